@@ -1,0 +1,225 @@
+"""The chart of a motor axis, as a table, and the Axis that obeys it.
+
+Outsiders command an axis, so what is legal must be data: this table refuses a command, greys out a
+button, draws the diagram and feeds the tests. What the hardware reports are events too (``homed``,
+``arrived``), so after a reconnection the state comes from the hardware and not from memory.
+"""
+
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from typing import Protocol
+
+
+class S(StrEnum):
+    """What an axis can be doing."""
+
+    DISABLED = "disabled"
+    INIT = "init"
+    HOMING = "homing"
+    INPOS = "inpos"
+    OUTPOS = "outpos"
+    MOVING = "moving"
+    STOPPED = "stopped"
+
+
+class E(StrEnum):
+    """What can happen to an axis: commands (named as clients know them), then reports."""
+
+    ENABLE = "enable"
+    DISABLE = "disable"
+    HOME = "home"
+    TARGET = "positionSet"
+    MOVE = "move"
+    STOP = "stop"
+
+    LOST_HOME = "lost_home"
+    HOMING_SEEN = "homing_seen"
+    HOMED = "homed"
+    MOTION_SEEN = "motion_seen"
+    ARRIVED = "arrived"
+    HALTED = "halted"
+
+
+CHART: dict[S, dict[E, S]] = {
+    S.DISABLED: {E.ENABLE: S.INIT},
+    S.INIT: {
+        E.HOME: S.HOMING,
+        E.HOMING_SEEN: S.HOMING,
+        E.HOMED: S.OUTPOS,
+    },
+    S.HOMING: {
+        E.STOP: S.INIT,
+        E.LOST_HOME: S.INIT,
+        E.HOMED: S.OUTPOS,
+    },
+    S.INPOS: {
+        E.HOME: S.HOMING,
+        E.TARGET: S.OUTPOS,
+        E.MOVE: S.INPOS,
+        E.STOP: S.INPOS,
+        E.HALTED: S.OUTPOS,
+        E.MOTION_SEEN: S.MOVING,
+    },
+    S.OUTPOS: {
+        E.HOME: S.HOMING,
+        E.TARGET: S.OUTPOS,
+        E.MOVE: S.MOVING,
+        E.STOP: S.STOPPED,
+        E.ARRIVED: S.INPOS,
+        E.MOTION_SEEN: S.MOVING,
+    },
+    S.MOVING: {
+        E.HOME: S.HOMING,
+        E.TARGET: S.MOVING,
+        E.MOVE: S.MOVING,
+        E.STOP: S.STOPPED,
+        E.ARRIVED: S.INPOS,
+        E.HALTED: S.OUTPOS,
+    },
+    S.STOPPED: {
+        E.HOME: S.HOMING,
+        E.TARGET: S.STOPPED,
+        E.MOVE: S.MOVING,
+        E.STOP: S.STOPPED,
+        E.ARRIVED: S.INPOS,
+        E.MOTION_SEEN: S.MOVING,
+    },
+}
+for _state in set(S) - {S.DISABLED}:
+    CHART[_state][E.DISABLE] = S.DISABLED
+    if _state not in (S.INIT, S.HOMING):
+        CHART[_state] |= {E.LOST_HOME: S.INIT, E.HOMING_SEEN: S.HOMING}
+
+COMMANDS = (E.ENABLE, E.DISABLE, E.HOME, E.TARGET, E.MOVE, E.STOP)
+ADVICE = {
+    S.DISABLED: "it is disabled (enable it first)",
+    S.INIT: "it has not been homed (home it first)",
+    S.HOMING: "it is homing (wait until it has finished)",
+}
+
+
+class NotAllowedError(Exception):
+    """A command that makes no sense in the present state."""
+
+
+class Drive(Protocol):
+    """What an axis needs of the hardware. Each raises as ``Link.ask`` does."""
+
+    async def drive_home(self, axis: "Axis") -> None:
+        """Begin to look for the home position."""
+
+    async def drive_to(self, axis: "Axis") -> None:
+        """Begin to move to the axis's target."""
+
+    async def drive_stop(self, axis: "Axis") -> None:
+        """Stop."""
+
+
+class Axis:
+    """One motor: where it is, where it should be, and which commands are legal now.
+
+    ``readback`` and ``setpoint`` name the fields of the device that are its position and target.
+    The position is None until the hardware has said; the target is then adopted from it.
+    """
+
+    def __init__(
+        self, name: str, drive: Drive, *, readback: str, setpoint: str, tolerance: float
+    ) -> None:
+        self.name, self.drive, self.tolerance = name, drive, tolerance
+        self.readback, self.setpoint = readback, setpoint
+        self.state = S.DISABLED
+        self.held = False
+        self.short = False
+        self.position: float | None = None
+        self.target: float | None = None
+
+    def after(self, event: E) -> S:
+        """Return the state that follows; NotAllowedError if the chart has no such arrow."""
+        try:
+            return CHART[self.state][event]
+        except KeyError:
+            legal = ", ".join(event for event in COMMANDS if event in CHART[self.state])
+            raise NotAllowedError(
+                f"{self.name} cannot {event} now: {self.advice()}; it allows {legal}"
+            ) from None
+
+    def advice(self) -> str:
+        """Say what the axis is doing, and what to do about it."""
+        if self.short:
+            return f"it stopped at {self.position:g}, short of its target {self.target:g}"
+        return ADVICE.get(self.state, f"it is {self.state}")
+
+    async def home(self) -> None:
+        """Look for the home position; the target becomes that position."""
+        await self._command(E.HOME, self.drive.drive_home)
+        self.target = None
+
+    async def move(self) -> None:
+        """Move to the target; a motion under way is replaced."""
+        await self._command(E.MOVE, self.drive.drive_to)
+
+    async def stop(self) -> None:
+        """Stop; the target stays, so that move goes on."""
+        await self._command(E.STOP, self.drive.drive_stop)
+
+    def aim(self, target: float) -> None:
+        """Replace the target; ``move`` goes there."""
+        self.state = self.after(E.TARGET)
+        self.target, self.short = target, False
+
+    async def enable(self) -> None:
+        """Follow the hardware again after disable."""
+        self.state = self.after(E.ENABLE)
+        self.held = False
+
+    async def disable(self) -> None:
+        """Accept no command until enabled; does not stop a motion."""
+        self.state = self.after(E.DISABLE)
+        self.held = True
+
+    async def _command(self, event: E, drive: Callable[["Axis"], Awaitable[None]]) -> None:
+        following = self.after(event)
+        await drive(self)  # if this fails, the next report says what became of it
+        self.state, self.short = following, False
+
+    def connect(self) -> None:
+        """Begin to follow the hardware, unless somebody disabled the axis."""
+        if not self.held:
+            self.state = S.INIT
+
+    def lose(self) -> None:
+        """Forget everything: the link is lost."""
+        self.state, self.position, self.target, self.short = S.DISABLED, None, None, False
+
+    def report(self, position: float, *, homed: bool, homing: bool, moving: bool) -> None:
+        """Follow what the hardware says."""
+        self.position = position
+        if self.state is S.DISABLED:
+            return
+        if homing:
+            self._seen(E.HOMING_SEEN)
+        elif not homed:
+            self._seen(E.LOST_HOME)
+        else:
+            self._seen(E.HOMED)
+            if self.target is None:
+                self.target = position
+            if moving:
+                self._seen(E.MOTION_SEEN)
+            else:
+                at_target = abs(position - self.target) <= self.tolerance
+                self.short = not at_target and (self.short or self.state is S.MOVING)
+                self._seen(E.ARRIVED if at_target else E.HALTED)
+
+    def _seen(self, event: E) -> None:
+        self.state = CHART[self.state].get(event, self.state)
+
+    @property
+    def busy(self) -> bool:
+        """Whether it is moving as far as is known."""
+        return self.state in (S.HOMING, S.MOVING)
+
+    def commands(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """Return the commands by name, as clients know them."""
+        calls = (self.enable, self.disable, self.home, self.move, self.stop)
+        return {call.__name__: call for call in calls}

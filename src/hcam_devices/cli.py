@@ -1,0 +1,252 @@
+"""The programs that people start: ``hwserver`` and ``hcam``.
+
+Each command imports what it needs when it runs, so that ``hcam call`` does not wait for what only
+``hcam watch`` needs.
+"""
+
+import asyncio
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import HcamError
+from .wamp import uris
+from .wamp.uris import Address
+
+INSTRUMENT = click.option(
+    "--instrument",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="HCAM_INSTRUMENT",
+    help="The instrument file (default: HiPERCAM with everything on loopback).",
+)
+EMULATE = click.option(
+    "-e", "--emulate", is_flag=True, help="Simulate the hardware, in its real protocols."
+)
+PORT = click.option("--port", type=click.IntRange(1, 65535), help="The router's port.")
+
+
+class Command(click.Command):
+    """A command that tells its errors in a sentence, with exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except HcamError as error:
+            raise click.ClickException(str(error)) from None
+
+
+class Group(click.Group):
+    """Commands that tell their errors in a sentence."""
+
+    command_class = Command
+
+
+def _example(text: str) -> str:
+    return f"Example: {text}"
+
+
+def _load(path: Path | None) -> Any:
+    from .instrument import load
+
+    return load(path)
+
+
+def _address(url: str | None, instrument: Any) -> Address:
+    """Return the router's address: as given, or from WAMP_SERVER, or from the instrument file."""
+    if url:
+        return Address.parse(url.removeprefix("ws://").removesuffix("/ws"))
+    if os.environ.get("WAMP_SERVER"):
+        return uris.address()
+    return Address(instrument.router.host, instrument.router.port)
+
+
+@click.command(cls=Command, epilog=_example("hwserver --emulate --devices 'pressure*'"))
+@EMULATE
+@click.option("--devices", "pattern", default="*", help="Only those whose name matches this glob.")
+@click.option("--url", help="The router, host or host:port (default: WAMP_SERVER).")
+@INSTRUMENT
+def hwserver(emulate: bool, pattern: str, url: str | None, instrument: Path | None) -> None:
+    """Present the instrument's peripheral hardware on the network."""
+    from .server import serve
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    declared = _load(instrument)
+    serve("hwserver", declared, pattern, _address(url, declared), emulate=emulate)
+
+
+@click.group(cls=Group)
+@click.version_option(package_name="hcam_devices")
+def main() -> None:
+    """Run, watch and command the hardware of HiPERCAM."""
+
+
+@main.command(epilog=_example("hcam up --emulate"))
+@EMULATE
+@PORT
+@INSTRUMENT
+def up(emulate: bool, port: int | None, instrument: Path | None) -> None:
+    """Run the router and the servers, and show them until Ctrl-C.
+
+    What they print goes to files in HCAM_HOME/log.
+    """
+    from . import supervisor
+
+    declared = _load(instrument)
+    address = Address("127.0.0.1", port or _address(None, declared).port)
+    raise SystemExit(asyncio.run(supervisor.up(declared, address, emulate=emulate)))
+
+
+@main.command(epilog=_example("hcam router --port 9000"))
+@PORT
+@INSTRUMENT
+def router(port: int | None, instrument: Path | None) -> None:
+    """Run the router alone, on loopback, until Ctrl-C."""
+    from . import router
+    from .server import home
+
+    raise SystemExit(
+        asyncio.run(router.run(port or _address(None, _load(instrument)).port, home()))
+    )
+
+
+@main.command(epilog=_example("hcam watch 'ccd*'"))
+@click.argument("pattern", default="*")
+@click.option("--once", is_flag=True, help="Print what is known after a moment, and end.")
+@click.option("--url", help="The router, host or host:port (default: WAMP_SERVER).")
+@INSTRUMENT
+def watch(pattern: str, once: bool, url: str | None, instrument: Path | None) -> None:
+    """Show the devices whose names match PATTERN, live."""
+    from . import panel
+
+    declared = _load(instrument)
+    try:
+        asyncio.run(panel.watch(declared, _address(url, declared), pattern, once=once))
+    except KeyboardInterrupt:
+        raise SystemExit(0) from None
+
+
+@main.command(epilog=_example("hcam status"))
+@click.option("--url", help="The router, host or host:port (default: WAMP_SERVER).")
+@INSTRUMENT
+def status(url: str | None, instrument: Path | None) -> None:
+    """Say in a few lines whether all is well; exit status 1 if not."""
+    from . import panel
+
+    declared = _load(instrument)
+    raise SystemExit(asyncio.run(panel.status(declared, _address(url, declared))))
+
+
+def argument(text: str) -> Any:
+    """Read an argument as JSON if it is JSON, and as text otherwise."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def arguments(texts: tuple[str, ...]) -> tuple[list[Any], dict[str, Any]]:
+    """Split ``1 "-80 deg_C" raoff=0.05`` into positional and named arguments."""
+    named = {
+        key: argument(value)
+        for key, equals, value in (text.partition("=") for text in texts)
+        if equals and key.isidentifier()
+    }
+    rest = [t for t in texts if not ("=" in t and t.partition("=")[0].isidentifier())]
+    return [argument(text) for text in rest], named
+
+
+NEGATIVE = {"ignore_unknown_options": True}
+"""So that ``-50`` is an argument and not an option."""
+
+
+@main.command(
+    context_settings=NEGATIVE,
+    epilog=_example("hcam call slide.stage.move   or   hcam call hipercam.slide.rpc.stage.move"),
+)
+@click.argument("procedure")
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+@click.option("--timeout", default=10.0, help="Seconds to wait for the answer.")
+def call(procedure: str, args: tuple[str, ...], timeout: float) -> None:
+    """Call a PROCEDURE with ARGS (numbers, texts, name=value, JSON) and print the answer."""
+    from .wamp import utils
+
+    procedure = uris.expand_procedure(procedure)
+    positional, named = arguments(args)
+    try:
+        answer = utils.call(procedure, *positional, timeout=timeout, **named)
+    except utils.NoSuchProcedureError as error:
+        raise HcamError(_what_there_is(procedure, error)) from None
+    click.echo(json.dumps(answer, indent=2, ensure_ascii=False))
+
+
+def _what_there_is(procedure: str, error: HcamError) -> str:
+    """Say what may be called instead of what there is not."""
+    from .wamp import utils
+
+    if not isinstance(error, utils.NoSuchProcedureError) or not error.uri.startswith("wamp."):
+        return str(error)
+    found = utils.call("wamp.registration.list")
+    prefixes = [utils.call("wamp.registration.get", n)["uri"] for n in found["prefix"]]
+    devices = sorted({uris.device_of(prefix) for prefix in prefixes} - {""})
+    asked = uris.device_of(procedure)
+    if asked in devices:
+        names = utils.call(uris.rpc(asked, "describe"))["procedures"]
+        return f"{procedure} does not exist; {asked} has {', '.join(names)}"
+    there = ", ".join(devices) or "none: is hwserver running?"
+    return f"nobody offers {procedure}; the devices are: {there}"
+
+
+@main.command(context_settings=NEGATIVE, epilog=_example("hcam publish slide.target_position -50"))
+@click.argument("topic")
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+def publish(topic: str, args: tuple[str, ...]) -> None:
+    """Publish ARGS to a TOPIC; a setpoint that is refused shows in the device's alarms."""
+    from .wamp import utils
+
+    positional, named = arguments(args)
+    utils.publish(uris.expand(topic), *positional, **named)
+
+
+@main.command(
+    context_settings=NEGATIVE,
+    epilog=_example(
+        "hcam simulate pressure1 set base=0.02   or   hcam simulate slide silence times=3"
+    ),
+)
+@click.argument("device")
+@click.argument("fault", default="")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def simulate(device: str, fault: str, options: tuple[str, ...]) -> None:
+    """Let a simulated DEVICE have a FAULT, set its values, or clear its faults.
+
+    Without a fault: say which there are.
+    """
+    from .wamp import utils
+
+    _, named = arguments(options)
+    answer = utils.call(uris.rpc(device, "simulate"), fault, **named)
+    for title, content in answer.items():
+        click.echo(f"{title}:")
+        for name, value in content.items():
+            shown = value
+            if isinstance(value, dict):
+                shown = " ".join(f"{key}={default}" for key, default in value.items())
+            click.echo(f"  {name:<12} {shown}")
+
+
+@main.group(cls=Group)
+def config() -> None:
+    """Look at the instrument file."""
+
+
+@config.command(epilog=_example("hcam config check --instrument ours.toml"))
+@INSTRUMENT
+def check(instrument: Path | None) -> None:
+    """Report every mistake in the instrument file, with its line."""
+    declared = _load(instrument)
+    click.echo(f"{declared.path}: {len(declared.entries)} devices, no mistakes")

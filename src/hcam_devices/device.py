@@ -1,0 +1,398 @@
+"""A device: what its class declares, and the life of its connection to the hardware.
+
+A device polls its hardware every ``poll_every`` seconds and hands a sample - its telemetry, as
+plain data - to each of its listeners, whether or not the hardware can be reached. It does not know
+WAMP.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Literal, TypeAlias, get_origin, get_type_hints
+
+from .axis import ADVICE, Axis
+from .fields import Procedure, Readback, Setpoint, Value
+from .link import LINK_LOST, Codec, RefusedError, Tcp
+
+log = logging.getLogger(__name__)
+
+Sample: TypeAlias = dict[str, Any]
+Severity: TypeAlias = Literal["WARN", "ERR"]
+
+FIRST_PAUSE = 0.1
+WHILE_MOVING = 0.5
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """Something that people should know, in a sentence."""
+
+    field: str
+    severity: Severity
+    reason: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A value, or None and the reason why there is none."""
+
+    value: Value | None
+    reason: str = ""
+
+
+def settings_of(cls: type) -> dict[str, tuple[Any, Any]]:
+    """Return what a class takes from the instrument file: name -> (type, default or ...)."""
+    return {
+        name: (hint, getattr(cls, name, ...))
+        for name, hint in get_type_hints(cls, include_extras=True).items()
+        if not name.startswith("_") and get_origin(hint) is not ClassVar
+    }
+
+
+def utc(seconds: float) -> str:
+    """Return a Unix time as telemetry carries it, e.g. ``2026-11-22T04:44:44.196Z``."""
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Device:
+    """Declarations, the connection, what was read last, and what is wrong.
+
+    A subclass declares readbacks, setpoints, commands and settings (annotated names), and gives
+    ``codec``. It may extend ``on_connect``, ``poll``, ``read``, ``write`` and ``notices``.
+    """
+
+    link_type: ClassVar[Any] = Tcp
+    simulator: ClassVar[Any] = None
+    fields: ClassVar[dict[str, Readback]] = {}
+
+    poll_every: float = 2.0
+
+    def __init_subclass__(cls) -> None:
+        """Collect the declarations of the class body, with a family of channels spelled out."""
+        declared = [
+            one
+            for name, member in vars(cls).items()
+            if isinstance(member, Readback)
+            for one in member.expand(name)
+        ]
+        cls.fields = cls.fields | {one.name: one for one in declared}
+
+    def __init__(
+        self, name: str, *, clock: Callable[[], float] = time.time, **settings: Any
+    ) -> None:
+        self.name, self.clock = name, clock
+        self.codec: Codec
+        own = settings_of(type(self))
+        for setting in own.keys() & settings.keys():
+            setattr(self, setting, settings.pop(setting))
+        self.link = self.link_type(**settings)
+        self.axes: list[Axis] = []
+        self.connection: Literal["offline", "online"] = "offline"
+        self.offline_reason = "the hardware has not answered yet"
+        self.read_at = clock()
+        self.readings: dict[str, Reading] = {}
+        self.disabled: set[str] = set()
+        self.refused: dict[str, Alarm] = {}
+        self.listeners: list[Callable[[Sample], None]] = []
+        self._wake: asyncio.Future[None] | None = None
+        self._forget(self.offline_reason)
+
+    # --- the connection ---------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Connect, poll, and connect again for ever; each attempt and each poll is a sample."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                await self.link.open()
+                await self.on_connect()
+                self._connected()
+                while True:
+                    await self.poll()
+                    pause = FIRST_PAUSE
+                    self.emit()
+                    await self.link.idle(self._until_next_poll(), self._new_wake())
+            except (*LINK_LOST, RefusedError, ValueError) as error:
+                self._disconnected(error)
+            finally:
+                self.link.close()
+            self.emit()
+            await asyncio.wait([self._new_wake()], timeout=pause)
+            pause = min(2 * pause, self.poll_every)
+
+    def _connected(self) -> None:
+        self.connection = "online"
+        for axis in self.axes:
+            axis.connect()
+
+    def _disconnected(self, error: BaseException) -> None:
+        reason = str(error) or type(error).__name__
+        first = self.connection == "online" or reason != self.offline_reason
+        log.log(logging.WARNING if first else logging.DEBUG, "%s: %s", self.name, reason)
+        self.connection = "offline"
+        self.offline_reason = reason
+        self._forget(f"{self.name} is offline")
+        for axis in self.axes:
+            axis.lose()
+
+    def _forget(self, reason: str) -> None:
+        self.readings = {name: Reading(None, reason) for name in self.fields}
+
+    def _until_next_poll(self) -> float:
+        busy = any(axis.busy for axis in self.axes)
+        return min(self.poll_every, WHILE_MOVING) if busy else self.poll_every
+
+    def _new_wake(self) -> asyncio.Future[None]:
+        self._wake = asyncio.get_running_loop().create_future()
+        return self._wake
+
+    def hurry(self) -> None:
+        """Poll, or try to connect, now rather than at the next time."""
+        if self._wake and not self._wake.done():
+            self._wake.set_result(None)
+
+    def sources(self) -> tuple[str, ...]:
+        """Return the names of the devices it is a view of; none if it has hardware of its own."""
+        return ()
+
+    def attach(self, devices: Mapping[str, "Device"]) -> None:
+        """Listen to the sources; KeyError if one is not there."""
+
+    async def on_connect(self) -> None:
+        """Make sure that the right hardware answers; raise ProtocolError if not."""
+
+    async def ask(self, ref: Any, value: Any = None) -> Any:
+        """Ask the hardware; raises as ``Link.ask``."""
+        return await self.link.ask(self.codec, ref, value)
+
+    # --- readings ---------------------------------------------------------------------------
+
+    async def poll(self) -> None:
+        """Read every readback that is enabled; raises as ``Link.ask`` if the link is lost."""
+        self.read_at = self.clock()
+        for field in self.fields.values():
+            self.readings[field.name] = await self._reading(field)
+
+    async def _reading(self, field: Readback) -> Reading:
+        if field.machine in self.disabled:
+            return Reading(None, f"reading it was disabled ({field.machine}.enable reads it again)")
+        for axis in self.axes:
+            if field.name in (axis.readback, axis.setpoint):
+                known = axis.position if field.name == axis.readback else axis.target
+                return Reading(known, "" if known is not None else f"{axis.name}: {axis.advice()}")
+        try:
+            value = await self.read(field)
+        except (RefusedError, ValueError) as error:
+            return Reading(None, str(error))
+        if isinstance(value, float) and not math.isfinite(value):
+            return Reading(None, f"the hardware answered {value}")
+        return Reading(value)
+
+    async def read(self, field: Readback) -> Value:
+        """Return one value from the hardware, in the declared unit."""
+        return field.kind(await self.ask(field.ref))
+
+    async def write(self, field: Setpoint, value: float) -> None:
+        """Send one setpoint, already checked, to the hardware (or to its axis)."""
+        for axis in self.axes:
+            if field.name == axis.setpoint:
+                return axis.aim(value)
+        await self.ask(field.ref, value)
+
+    # --- setpoints --------------------------------------------------------------------------
+
+    def settable(self, name: str) -> Setpoint:
+        """Return a declared setpoint by name."""
+        field = self.fields[name]
+        if not isinstance(field, Setpoint):
+            raise ValueError(f"{self.name} cannot set {name}: it is a readback")
+        return field
+
+    async def set(self, name: str, value: object, *, confirm: bool = False) -> Value:
+        """Check a setpoint, send it, read it back, and return what the hardware says it is now.
+
+        Raises ValueError if the value is not acceptable, NotAllowedError if not now,
+        ConnectionError if the device is offline (in these cases nothing was sent), RefusedError if
+        the hardware refused it or does something else.
+        """
+        field = self.settable(name)
+        number = await field.accept(value)
+        self.require_online()
+        if field.guarded and field.words[int(number)] not in field.guarded and confirm is not True:
+            raise ValueError(
+                f"{name} protects the detector while it is {' or '.join(field.guarded)}; to make "
+                f"it {field.words[int(number)]} all the same, call set_{name} with confirm=True"
+            )
+        await self.write(field, number)
+        self.readings[name] = reading = await self._reading(field)
+        if reading.value is None or field.differs(number, reading.value):
+            raise RefusedError(
+                f"{name}: {number:g} was sent, but the hardware says "
+                f"{reading.reason or reading.value}"
+            )
+        self.refused.pop(name, None)
+        self.emit()
+        return reading.value
+
+    async def set_unacknowledged(self, name: str, *args: object, **kwargs: object) -> None:
+        """Set what arrived by topic: nobody hears of an error, so it becomes an alarm."""
+        try:
+            if len(args) != 1 or kwargs:
+                raise ValueError(f"one value is expected, not {len(args)} and {len(kwargs)} named")
+            await self.set(name, args[0])
+        except Exception as error:  # noqa: BLE001  (whatever it is, it must be seen and not kill)
+            reason = f"{name} refused: {error or type(error).__name__}"
+            log.warning("%s: %s", self.name, reason)
+            self.refused[name] = Alarm(name, "WARN", reason)
+            self.emit()
+
+    def require_online(self) -> None:
+        """Raise ConnectionError, with the reason, unless the hardware can be reached."""
+        if self.connection != "online":
+            raise ConnectionError(
+                f"{self.name} is offline ({self.offline_reason}); nothing was sent"
+            )
+
+    # --- what the network sees --------------------------------------------------------------
+
+    def emit(self) -> None:
+        """Hand a sample to every listener."""
+        sample = self.snapshot()
+        for listener in self.listeners:
+            listener(sample)
+
+    def snapshot(self) -> Sample:
+        """Return what is known now: the telemetry, but for its number."""
+        return {
+            "device": self.name,
+            "timestamp": utc(self.read_at if self.connection == "online" else self.clock()),
+            "state": self.states(),
+            "alarms": [vars(alarm) for alarm in self.alarms()],
+            **self.values(),
+        }
+
+    def states(self) -> dict[str, str]:
+        """Return the active state of each machine."""
+        return {"connection": self.connection} | {axis.name: str(axis.state) for axis in self.axes}
+
+    def values(self) -> dict[str, Any]:
+        """Return each field as telemetry carries it."""
+        values = {
+            name: field.on_wire(self.readings[name].value) for name, field in self.fields.items()
+        }
+        for axis in self.axes:
+            current, target = values[axis.readback], values.pop(axis.setpoint)
+            values[axis.readback] = current and {"current": current, "target": target}
+        return values
+
+    def alarms(self) -> list[Alarm]:
+        """Return everything that is wrong, worst first."""
+        found = [*self.refused.values(), *self.notices()]
+        if self.connection == "offline":
+            found.append(Alarm("connection", "ERR", self.offline_reason))
+        else:
+            targets = {axis.setpoint for axis in self.axes}
+            for axis in self.axes:
+                if axis.state in ADVICE or axis.short:
+                    found.append(Alarm(axis.name, "WARN", axis.advice()))
+            for name, field in self.fields.items():
+                reading = self.readings[name]
+                if name in targets:
+                    continue
+                if reading.value is None:
+                    off = field.machine in self.disabled
+                    found.append(Alarm(name, "WARN" if off else "ERR", reading.reason))
+                elif reason := field.unhealthy(reading.value):
+                    found.append(Alarm(name, "ERR", reason))
+        return sorted(found, key=lambda alarm: alarm.severity)
+
+    def notices(self) -> list[Alarm]:
+        """Return what a device has to say beyond its readings."""
+        return []
+
+    def procedures(self) -> dict[str, Procedure]:
+        """Return everything that may be called, by the name after ``rpc.``."""
+        found = {
+            "describe": Procedure(self.describe, read_only=True),
+            "connection.connect": Procedure(self.connect),
+            "connection.disconnect": Procedure(self.disconnect),
+        }
+        for name in dir(type(self)):
+            if hasattr(getattr(type(self), name), "rpc"):
+                command = getattr(self, name)
+                found[name] = Procedure(command, read_only=command.read_only)
+        for name, field in self.fields.items():
+            found[f"{field.machine}.enable"] = Procedure(self._switch(field.machine, on=True))
+            found[f"{field.machine}.disable"] = Procedure(self._switch(field.machine, on=False))
+            if isinstance(field, Setpoint):
+                found[f"set_{name}"] = Procedure(self._setter(name), field.doc)
+                found[f"{field.machine}.targetSet"] = Procedure(self._target_setter(name))
+        for axis in self.axes:
+            del found[f"{axis.name}.targetSet"]
+            for name, call in axis.commands().items():
+                found[f"{axis.name}.{name}"] = Procedure(self._commander(call), call.__doc__ or "")
+            found[f"{axis.name}.positionSet"] = Procedure(self._position_setter(axis.setpoint))
+        return found
+
+    def _commander(self, call: Callable[[], Awaitable[None]]) -> Callable[..., Any]:
+        async def command() -> None:
+            self.require_online()
+            await call()
+            self.hurry()
+
+        return command
+
+    def _setter(self, name: str) -> Callable[..., Any]:
+        async def guarded(value: object, *, confirm: bool = False) -> Value:
+            return await self.set(name, value, confirm=confirm)
+
+        async def plain(value: object) -> Value:
+            return await self.set(name, value)
+
+        return guarded if self.settable(name).guarded else plain
+
+    def _target_setter(self, name: str) -> Callable[..., Any]:
+        async def target_set(target: object) -> Value:
+            return await self.set(name, target)
+
+        return target_set
+
+    def _position_setter(self, name: str) -> Callable[..., Any]:
+        async def position_set(position: object) -> Value:
+            return await self.set(name, position)
+
+        return position_set
+
+    def _switch(self, machine: str, *, on: bool) -> Callable[..., Any]:
+        async def switch() -> None:
+            (self.disabled.discard if on else self.disabled.add)(machine)
+
+        switch.__doc__ = "Read it again." if on else "Do not read it: its value becomes null."
+        return switch
+
+    async def connect(self) -> None:
+        """Try to connect now rather than after the pause."""
+        self.hurry()
+
+    async def disconnect(self) -> None:
+        """Drop the connection to the hardware; it is made again by itself."""
+        self.link.close(ConnectionAbortedError("disconnected by request"))
+
+    async def describe(self) -> dict[str, Any]:
+        """Return what this device is: its fields, setpoints and procedures, as plain data."""
+        return {
+            "device": self.name,
+            "kind": f"{type(self).__module__.rpartition('.')[2]}.{type(self).__name__}",
+            "doc": (type(self).__doc__ or "").partition("\n")[0],
+            "poll_every": self.poll_every,
+            "fields": {
+                name: field.describe() | {"settable": isinstance(field, Setpoint)}
+                for name, field in self.fields.items()
+            },
+            "procedures": {n: p.describe() for n, p in sorted(self.procedures().items())},
+        }

@@ -1,0 +1,358 @@
+"""Meerstetter TEC-1090 peltier controllers, three to an LTR-1200 rack, over TCP (MeCom).
+
+    -> #011235?VR03E801696A<CR>        address 01, sequence 1235, read parameter 1000, CRC
+    <- !011235C2B3E666D459<CR>         -89.95 deg_C
+    -> #01123AVS0BB801C2B40000BBA1<CR> set the target, 3000, to -90 deg_C
+    <- !01123ABBA1<CR>                 done (the CRC of the request), or +07 and its own CRC
+
+Sources: MeCom protocol specification 5117F; TEC controller communication protocol 5136AL (firmware
+5; with firmware 6 parameter 2010 knows no "HW Enable"). What the rack says on connection is
+unknown, so whatever arrives first is discarded.
+"""
+
+import math
+import struct
+from binascii import crc_hqx
+from typing import Any, ClassVar, Literal
+
+from ..device import Alarm, Device
+from ..fields import Range, Readback, Setpoint, Words, rpc
+from ..link import ProtocolError, RefusedError
+from ..sim import Simulator as Base
+from ..sim import toward
+
+STATUS = Words(enumerate(("init", "ready", "run", "error", "bootloader", "resetting")))
+STAGE_ENABLE = Words({0: "Static OFF", 1: "Static ON", 2: "Live OFF/ON", 3: "HW Enable"})
+OFF, STATIC_ON, HW_ENABLE = 0, 1, 3
+INTEGERS = (104, 105, 2010)
+ERRORS = {
+    1: "command not available",
+    2: "busy",
+    3: "communication",
+    4: "format",
+    5: "parameter not available",
+    6: "read only",
+    7: "out of range",
+    8: "instance not available",
+    9: "parameter failure",
+}
+STOPPED_BECAUSE = {
+    11: "emergency stop",
+    12: "front panel timeout",
+    30: "supply voltage low",
+    31: "supply voltage high",
+    60: "controller too hot",
+}
+REASSERT_EVERY = 60.0
+"""Seconds between attempts to restore HW Enable: each write wears the controller's flash."""
+
+
+def crc(text: bytes) -> bytes:
+    """Return the CRC-16/XMODEM of a frame as it is written, e.g. ``b"31C3"``."""
+    return b"%04X" % crc_hqx(text, 0)
+
+
+def encode(parameter: int, value: float) -> str:
+    """Return a value as eight hexadecimal digits; ValueError if it does not fit."""
+    try:
+        packed = struct.pack(">i" if parameter in INTEGERS else ">f", value)
+    except (struct.error, OverflowError):
+        raise ValueError(f"{value!r} cannot be sent") from None
+    return packed.hex().upper()
+
+
+def decode(parameter: int, text: str) -> float:
+    """Return the value of eight hexadecimal digits."""
+    number: float
+    (number,) = struct.unpack(">i" if parameter in INTEGERS else ">f", bytes.fromhex(text))
+    return number
+
+
+class Codec:
+    """MeCom, counting its messages; a reply must have the address and number of its request."""
+
+    def __init__(self, sequence: int = 0) -> None:
+        self.sequence = sequence
+
+    @staticmethod
+    def cut(buffer: bytearray) -> bytes | None:
+        """Cut one frame, from the last start character before the CR."""
+        frame, end, rest = buffer.partition(b"\r")
+        if not end:
+            return None
+        buffer[:] = rest
+        return bytes(frame[max(frame.rfind(b"!"), frame.rfind(b"#"), 0) :])
+
+    def request(self, ref: tuple[int | str, int], value: float | None = None) -> bytes:
+        """Read a parameter, write it, or send a command that is a text."""
+        parameter, channel = ref
+        if isinstance(parameter, str):
+            payload = parameter
+        elif value is None:
+            payload = f"?VR{parameter:04X}01"
+        else:
+            payload = f"VS{parameter:04X}01{encode(parameter, value)}"
+        self.sequence = (self.sequence + 1) % 0x10000
+        text = f"#{channel:02X}{self.sequence:04X}{payload}".encode()
+        return text + crc(text) + b"\r"
+
+    def reply(self, request: bytes, frame: bytes) -> float | str:
+        """Return the value read, or a text; an acknowledgement is the empty text."""
+        head, payload, check = frame[:7], frame[7:-4], frame[-4:]
+        if head[:1] != b"!" or len(frame) < 11:
+            raise ProtocolError(f"not a MeCom reply: {frame!r}")
+        writes = not request.startswith(b"?", 7)
+        acknowledged = writes and not payload and check == request[-5:-1]
+        if not acknowledged and check != crc(frame[:-4]):
+            raise ProtocolError(f"wrong checksum: {frame!r}")
+        if head[1:] != request[1:7]:
+            raise ProtocolError(f"{frame!r} answers something else than {request!r}")
+        text = payload.decode("ascii", "replace")
+        if text.startswith("+"):
+            code = int(text[1:], 16)
+            raise RefusedError(f"the controller refused: {ERRORS.get(code, 'error')} (+{code:02X})")
+        if acknowledged or not request.startswith(b"?VR", 7):
+            return text
+        try:
+            return decode(int(request[10:14], 16), text)
+        except (ValueError, struct.error):
+            raise ProtocolError(f"not a value: {frame!r}") from None
+
+
+class PeltierRack(Device):
+    """Three peltier controllers, each of which cools one CCD."""
+
+    status = Readback("", 104, STATUS, channels=3, doc="What the controller does.")
+    heatsink = Readback("deg_C", 1001, channels=3, doc="Temperature of the warm side.")
+    current = Readback("A", 1020, channels=3, doc="Peltier current.")
+    temperature = Readback("deg_C", 1000, channels=3, doc="Temperature of the CCD.")
+    target_temperature = Setpoint(
+        "deg_C",
+        3000,
+        channels=3,
+        machine="temperature",
+        limits=(-100, 25),
+        tolerance=1e-3,
+        doc="Where the CCD should be.",
+    )
+    stage_enable = Setpoint(
+        "",
+        2010,
+        STAGE_ENABLE,
+        channels=3,
+        words=Words({OFF: STAGE_ENABLE[OFF], HW_ENABLE: STAGE_ENABLE[HW_ENABLE]}),
+        guarded=(STAGE_ENABLE[HW_ENABLE],),
+        doc="HW Enable lets the coolant interlock stop the peltier.",
+    )
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        super().__init__(name, **settings)
+        self.codec = Codec(int(self.clock() * 1000) % 0x10000)
+        self._off_on_purpose: set[str] = set()
+        self._asserted_at: dict[str, float] = {}
+        self._errors: dict[str, str] = {}
+
+    async def on_connect(self) -> None:
+        """Discard the greeting; make sure that a TEC controller answers."""
+        await self.link.drain(0.1)
+        for channel in (1, 2, 3):
+            if "TEC" not in (identity := await self.ask(("?IF", channel))):
+                raise ProtocolError(f"channel {channel} is {identity!r}, not a TEC controller")
+
+    async def poll(self) -> None:
+        """Read everything; put the coolant interlock back in force where it is not."""
+        await super().poll()
+        for channel in (1, 2, 3):
+            await self._explain(channel)
+            await self._safeguard(f"stage_enable{channel}")
+
+    async def _explain(self, channel: int) -> None:
+        self._errors.pop(f"status{channel}", None)
+        if self.readings[f"status{channel}"].value == STATUS[3]:
+            number = int(await self.ask((105, channel)))
+            what = STOPPED_BECAUSE.get(number, "see the controller's manual")
+            self._errors[f"status{channel}"] = f"error {number} ({what})"
+
+    async def _safeguard(self, name: str) -> None:
+        now = self.readings[name].value
+        overdue = self.clock() - self._asserted_at.get(name, -math.inf) >= REASSERT_EVERY
+        if now in (None, STAGE_ENABLE[HW_ENABLE]) or name in self._off_on_purpose or not overdue:
+            return
+        self._asserted_at[name] = self.clock()
+        try:
+            await super().write(self.settable(name), HW_ENABLE)
+        except RefusedError as error:
+            self.refused[name] = Alarm(name, "ERR", f"cannot be made HW Enable: {error}")
+            return
+        self.refused.pop(name, None)
+        self.readings[name] = await self._reading(self.settable(name))
+
+    async def write(self, field: Setpoint, value: float) -> None:
+        """Send a setpoint only where it differs, to spare the controller's flash memory."""
+        if field.ref[0] == 2010:
+            keep = self._off_on_purpose.add if value == OFF else self._off_on_purpose.discard
+            keep(field.name)
+        if field.differs(value, await self.read(field)):
+            await super().write(field, value)
+
+    @rpc()
+    async def reset(self, address: Literal[1, 2, 3]) -> None:
+        """Restart one controller of the rack; its channel is without cooling for a few seconds."""
+        self.require_online()
+        await self.ask(("RS", address))
+
+    def notices(self) -> list[Alarm]:
+        """Say which controllers are in error, and where the interlock is not in force."""
+        found = [Alarm(name, "ERR", reason) for name, reason in self._errors.items()]
+        for name in (f"stage_enable{channel}" for channel in (1, 2, 3)):
+            now = self.readings[name].value
+            if now == STAGE_ENABLE[OFF] and name in self._off_on_purpose:
+                found.append(Alarm(name, "WARN", f"cooling was switched off by set_{name}"))
+            elif now not in (None, STAGE_ENABLE[HW_ENABLE]) and name not in self.refused:
+                found.append(Alarm(name, "ERR", f"{now}: the coolant interlock is not in force"))
+        return found
+
+
+AMBIENT = 15.0
+
+
+class _Controller:
+    """One simulated TEC: what it is told, and how hot things are."""
+
+    def __init__(self, target: float, now: float) -> None:
+        self.target, self.object, self.sink, self.enable = target, target + 0.05, 38.0, HW_ENABLE
+        self.error = 0
+        self.at = now
+        self.reset_at = -math.inf
+
+    def status(self, now: float) -> int:
+        since = now - self.reset_at
+        if since < 1.2:
+            return 5 if since < 0.2 else 0 if since < 0.7 else 1
+        return 3 if self.error else 2
+
+    def pass_time(self, now: float, interlock: str) -> float:
+        """Follow the temperatures; return the current."""
+        elapsed, self.at = now - self.at, now
+        allowed = self.enable == STATIC_ON or (self.enable == HW_ENABLE and interlock == "closed")
+        on = allowed and self.status(now) == 2
+        self.object = toward(self.object, self.target if on else AMBIENT, elapsed, 240)
+        self.sink = toward(self.sink, 38.0 if on else AMBIENT, elapsed, 120)
+        if not on:
+            return 0.0
+        return min(
+            max(0.076 * (AMBIENT - self.object) + 0.5 * (self.object - self.target), 0), 10.7
+        )
+
+
+class Simulator(Base):
+    """A rack of three controllers at -90 deg_C; opening the ``interlock`` stops the coolant."""
+
+    cut = staticmethod(Codec.cut)
+    greeting = b"Welcome to LTR-1200\r\n"
+    controls = ("interlock",)
+    WRITABLE: ClassVar[dict[int, Range]] = {2010: (0, 3), 3000: (-273, 1000)}
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.interlock = "closed"
+        self.controllers = {n: _Controller(-90.0, self.clock()) for n in (1, 2, 3)}
+
+    def answer(self, frame: bytes) -> bytes:
+        """Answer a frame with a good checksum and a known address; be silent otherwise."""
+        if frame[:1] != b"#" or len(frame) < 11 or frame[-4:] != crc(frame[:-4]):
+            return b""
+        controller = self.controllers.get(int(frame[1:3], 16))
+        if controller is None:
+            return b""
+        payload = self._obey(controller, frame[7:-4].decode("ascii", "replace"))
+        head = b"!" + frame[1:7]
+        if payload == "":
+            return head + frame[-4:] + b"\r"
+        return self._seal(head + payload.encode())
+
+    @staticmethod
+    def _seal(text: bytes) -> bytes:
+        return text + crc(text) + b"\r"
+
+    def _obey(self, controller: _Controller, payload: str) -> str:
+        if payload == "?IF":
+            return "8065-TEC SW G01     "
+        if payload == "RS":
+            controller.reset_at = self.clock()
+            return ""
+        verb, size = payload[:3], {"?VR": 9, "VS0": 16}.get(payload[:3], 0)
+        if size == 0:
+            return "+01"
+        if len(payload) != size:
+            return "+04"
+        start = 3 if verb == "?VR" else 2
+        parameter, instance = int(payload[start : start + 4], 16), payload[start + 4 : start + 6]
+        if instance != "01":
+            return "+08"
+        if verb == "?VR":
+            return self._read(controller, parameter)
+        return self._write(controller, parameter, payload[8:])
+
+    def _read(self, controller: _Controller, parameter: int) -> str:
+        now = self.clock()
+        current = controller.pass_time(now, self.interlock)
+        values: dict[int, float] = {
+            104: controller.status(now),
+            105: controller.error,
+            1000: controller.object + self.random.gauss(0, 0.01),
+            1001: controller.sink + self.random.gauss(0, 0.05),
+            1020: current,
+            1021: 1.9 * current,
+            2010: controller.enable,
+            3000: controller.target,
+        }
+        return encode(parameter, values[parameter]) if parameter in values else "+05"
+
+    def _write(self, controller: _Controller, parameter: int, text: str) -> str:
+        if parameter not in self.WRITABLE:
+            return "+06" if parameter in (104, 105, 1000, 1001, 1020, 1021) else "+05"
+        value = decode(parameter, text)
+        low, high = self.WRITABLE[parameter]
+        if not low <= value <= high:
+            return "+07"
+        controller.pass_time(self.clock(), self.interlock)
+        if parameter == 3000:
+            controller.target = value
+        else:
+            controller.enable = int(value)
+        return ""
+
+    def fault_checksum(self, reply: bytes) -> bytes:
+        """Send a wrong checksum."""
+        return reply[:-2] + (b"0" if reply[-2:-1] != b"0" else b"1") + b"\r"
+
+    def fault_error(self, reply: bytes, code: int = 2) -> bytes:
+        """Refuse everything."""
+        return self._seal(reply[:7] + b"+%02X" % code)
+
+    def fault_identity(self, reply: bytes, address: int = 9) -> bytes:
+        """Answer with another address."""
+        return self._seal(b"!%02X" % address + reply[3:-5])
+
+    def fault_sequence(self, reply: bytes) -> bytes:
+        """Answer with another sequence number."""
+        return self._seal(reply[:3] + b"FFFF" + reply[7:-5])
+
+    def fault_alarm(self, reply: bytes, code: int = 11, channel: int = 1) -> bytes:
+        """Put one controller into error; 0 takes it out."""
+        self.controllers[channel].error = code
+        return reply
+
+    def fault_static(self, reply: bytes, value: int = 1, channel: int = 1) -> bytes:
+        """Let somebody else change the output enable of a controller, once."""
+        self.controllers[channel].enable = value
+        self.faults.pop("static", None)
+        return reply
+
+    def fault_unsolicited(self, reply: bytes) -> bytes:
+        """Say something unasked after each reply."""
+        return reply + self._seal(b"!01FFFF00000002")
+
+
+PeltierRack.simulator = Simulator

@@ -1,0 +1,131 @@
+"""Honeywell Minitrend recorder, which measures the coolant flows, over Modbus TCP.
+
+    -> 0001 0000 0006 01 04 18C0 0014          read 20 input registers: pens 0 to 9
+    <- 0001 0000 002B 01 04 28 3FA00000 ...    1.25 l/min ...
+    <- 0001 0000 0003 01 84 02                 or refused: illegal address
+
+Pen i is a float at 18C0 + 2i, its six alarms the bits of 1980 + i. Sources: Honeywell X-Series user
+manual 43-TV-25-30, appendix J; that the alarms are at 1980 is known from use only.
+"""
+
+import struct
+from typing import Any, ClassVar
+
+from ..device import Alarm, Device
+from ..fields import Readback, Value
+from ..link import RefusedError
+from ..modbus import Modbus
+from ..sim import Simulator as Base
+
+PENS = (0, 1, 2, 3, 8, 9)
+"""The recorder's numbers of our pens 1 to 6: the flows of CCD 1 to 5, and of the NGC."""
+VALUES, ALARMS, RECORDED = 0x18C0, 0x1980, 10
+
+
+class FlowRecorder(Device):
+    """The coolant flows of the five CCD heads (pens 1 to 5) and of the NGC (pen 6)."""
+
+    link_type: ClassVar[Any] = Modbus
+
+    pen = Readback("l / min", "pen", channels=6, doc="Coolant flow.")
+    alarm = Readback("", "alarm", bool, channels=6, doc="One of the pen's six alarms is on.")
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        super().__init__(name, **settings)
+        self._answers: dict[str, list[float] | str] = {}
+
+    async def poll(self) -> None:
+        """Read all pens, then all alarms, in one request each."""
+        self._answers = {"pen": await self._pens(), "alarm": await self._alarms()}
+        await super().poll()
+
+    async def _pens(self) -> list[float] | str:
+        try:
+            registers = await self.link.ask(None, (VALUES, 2 * RECORDED))
+        except RefusedError as error:
+            return str(error)
+        return list(struct.unpack(f">{RECORDED}f", struct.pack(f">{2 * RECORDED}H", *registers)))
+
+    async def _alarms(self) -> list[float] | str:
+        try:
+            return [word & 0x3F for word in await self.link.ask(None, (ALARMS, RECORDED))]
+        except RefusedError as error:
+            return str(error)
+
+    async def read(self, field: Readback) -> Value:
+        """Return what the last requests said of one pen."""
+        which, number = field.ref
+        answer = self._answers[which]
+        if isinstance(answer, str):
+            raise RefusedError(answer)
+        return field.kind(answer[PENS[number - 1]])
+
+    def notices(self) -> list[Alarm]:
+        """Say which pens the recorder itself complains about."""
+        return [
+            Alarm(f"alarm{n}", "ERR", f"the recorder reports an alarm of pen {n}")
+            for n in range(1, 7)
+            if self.readings[f"alarm{n}"].value
+        ]
+
+
+class Simulator(Base):
+    """A recorder whose flows hover about ``flow`` while the ``pump`` runs."""
+
+    controls = ("flow", "pump", "alarms")
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.flow, self.pump, self.alarms = 1.05, True, 0
+
+    @staticmethod
+    def cut(buffer: bytearray) -> bytes | None:
+        """Cut one Modbus TCP frame; its header says how long it is."""
+        if len(buffer) < 6 or len(buffer) < (size := 6 + int.from_bytes(buffer[4:6], "big")):
+            return None
+        frame = bytes(buffer[:size])
+        del buffer[:size]
+        return frame
+
+    def answer(self, frame: bytes) -> bytes:
+        """Answer functions 3 and 4; exceptions 1 and 2 for others and for other addresses."""
+        if len(frame) < 12 or frame[7] not in (3, 4):
+            return self._reply(frame, bytes([frame[7] | 0x80, 1]))
+        address, count = struct.unpack(">HH", frame[8:12])
+        try:
+            words = [self._register(address + n) for n in range(count)]
+        except KeyError:
+            return self._reply(frame, bytes([frame[7] | 0x80, 2]))
+        return self._reply(frame, struct.pack(f">BB{count}H", frame[7], 2 * count, *words))
+
+    @staticmethod
+    def _reply(frame: bytes, pdu: bytes) -> bytes:
+        return frame[:4] + struct.pack(">HB", len(pdu) + 1, frame[6]) + pdu
+
+    def _register(self, address: int) -> int:
+        if VALUES <= address < VALUES + 0x40:
+            flow = max(self.random.gauss(self.flow, 0.01), 0.0) if self.pump else 0.0
+            high, low = struct.unpack(">HH", struct.pack(">f", flow))
+            return int(low if (address - VALUES) % 2 else high)
+        if ALARMS <= address < ALARMS + 0x20:
+            return self.alarms if address - ALARMS in PENS else 0
+        raise KeyError(address)
+
+    def fault_error(self, reply: bytes, code: int = 4) -> bytes:
+        """Refuse everything with a Modbus exception."""
+        return self._reply(reply, bytes([reply[7] | 0x80, code]))
+
+    def fault_identity(self, reply: bytes) -> bytes:
+        """Answer with another transaction's number."""
+        return b"\xff\xff" + reply[2:]
+
+    def fault_nan(self, reply: bytes) -> bytes:
+        """Measure nothing: a broken sensor."""
+        return reply[:9] + b"\x7f\xc0\x00\x00" * ((len(reply) - 9) // 4)
+
+    def fault_truncated(self, reply: bytes) -> bytes:
+        """Send half of each reply."""
+        return reply[: len(reply) // 2]
+
+
+FlowRecorder.simulator = Simulator

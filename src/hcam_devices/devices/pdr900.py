@@ -1,0 +1,158 @@
+"""MKS PDR900 vacuum gauge controller, on a serial line behind a terminal server.
+
+    -> @001PR1?;FF
+    <- @001ACK1.23E-5;FF     or, when it refuses,    @001NAK160;FF
+
+Sources: MKS 902B and 910 operation manuals (the command language of all 900-series transducers,
+p. 12-24) and MKS 946 manual, table 9-15 (NAK codes). The manual of the PDR900 itself was not found:
+that ``ADC`` asks for the controller's address is known from its use only.
+"""
+
+import math
+import re
+from typing import Any
+
+from ..device import Device
+from ..fields import Readback
+from ..link import ProtocolError, RefusedError, Until
+from ..sim import Simulator as Base
+from ..sim import toward
+
+EVERYBODY = 254
+NAK = {
+    150: "wrong gauge",
+    151: "no gauge",
+    160: "unrecognised message",
+    161: "setup locked",
+    163: "invalid channel",
+    169: "invalid argument",
+    172: "value out of range",
+    175: "bad ? or !",
+    180: "transducer setup locked",
+}
+MBAR = {"MBAR": 1.0, "TORR": 1.33322, "PASCAL": 0.01}
+HIGHEST = 1500.0
+
+
+class Codec:
+    """The language of one address; 254 asks everybody, and anybody may answer."""
+
+    cut = Until(b";FF")
+
+    def __init__(self, address: int = EVERYBODY) -> None:
+        self.address = address
+
+    def request(self, ref: str, value: str | None = None) -> bytes:
+        """Ask for ``ref``, or set it."""
+        return f"@{self.address:03d}{ref}{'?' if value is None else '!' + value};FF".encode()
+
+    def reply(self, request: bytes, frame: bytes) -> str:
+        """Return the text after ACK; RefusedError for NAK."""
+        match = re.fullmatch(r"@(\d{3})(?:ACK([^;@]*)|NAK(\d+))", frame.decode("ascii", "replace"))
+        if match is None:
+            raise ProtocolError(f"not the reply of a PDR900: {frame!r}")
+        if self.address not in (EVERYBODY, int(match[1])):
+            raise ProtocolError(f"address {match[1]} answered, {self.address:03d} was asked")
+        if match[3]:
+            meaning = NAK.get(int(match[3]), "not in the manual")
+            raise RefusedError(f"the gauge answered NAK {match[3]} ({meaning})")
+        return match[2]
+
+
+def pressure_number(text: str) -> float:
+    """Return a pressure; ValueError unless it is in the three-digit form of the manual."""
+    if not re.fullmatch(r"\d\.\d\dE[-+]?\d{1,2}", text):
+        raise ValueError(f"the gauge answered {text!r}, which is not a pressure")
+    return float(text)
+
+
+class VacuumGauge(Device):
+    """The pressure inside one CCD head."""
+
+    address: int = EVERYBODY
+
+    pressure = Readback(
+        "mbar", "PR1", pressure_number, healthy=(0, 8e-3), machine="gauge", doc="Inside the head."
+    )
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        super().__init__(name, **settings)
+        self.codec = Codec(self.address)
+
+    async def on_connect(self) -> None:
+        """Learn the address of the gauge, so that no other can answer in its place."""
+        self.codec = Codec(self.address)
+        text = await self.ask("ADC")
+        if not re.fullmatch(r"\d{3}", text):
+            raise ProtocolError(f"{text!r} is not the address of a gauge")
+        self.codec = Codec(int(text))
+
+    async def read(self, field: Readback) -> float:
+        """Return the pressure in mbar, whatever unit the gauge has been switched to."""
+        pressure = float(field.kind(await self.ask(field.ref)))
+        unit = await self.ask("U")
+        if unit not in MBAR:
+            raise ValueError(f"the gauge measures in {unit!r}, which is not known")
+        if pressure * MBAR[unit] > HIGHEST:
+            raise ValueError(f"the gauge answered {pressure:g} {unit}, more than it can measure")
+        return pressure * MBAR[unit]
+
+
+class Simulator(Base):
+    """A gauge in a head that is being pumped; it refuses what it does not know."""
+
+    cut = Codec.cut
+    controls = ("pressure", "base", "unit", "address")
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.pressure, self.base, self.unit, self.address = 1e-5, 1e-5, "MBAR", 1
+        self._at = self.clock()
+
+    def answer(self, frame: bytes) -> bytes:
+        """Answer one command; silence for other addresses."""
+        match = re.fullmatch(rb"@(\d{3})([A-Z0-9]+)([?!])(.*)", frame[frame.rfind(b"@") :].upper())
+        if not match or int(match[1]) not in (self.address, EVERYBODY):
+            return b""
+        return self._say(self._ask(match[2].decode()))
+
+    def _ask(self, ref: str) -> str:
+        match ref:
+            case "PR1":
+                return f"ACK{self._now() / MBAR[self.unit]:.2E}".replace("E-0", "E-").replace(
+                    "+0", "+"
+                )
+            case "ADC":
+                return f"ACK{self.address:03d}"
+            case "U":
+                return f"ACK{self.unit}"
+        return "NAK160"
+
+    def _say(self, text: str) -> bytes:
+        return f"@{self.address:03d}{text};FF".encode()
+
+    def _now(self) -> float:
+        """Pump toward the base pressure: a decade in about a minute, with noise of 1 %."""
+        elapsed, self._at = self.clock() - self._at, self.clock()
+        logarithm = toward(math.log(self.pressure), math.log(self.base), elapsed, 60)
+        self.pressure = math.exp(logarithm)
+        return self.pressure * self.random.gauss(1, 0.01)
+
+    def fault_error(self, reply: bytes, code: int = 160) -> bytes:
+        """Refuse everything."""
+        return self._say(f"NAK{code}")
+
+    def fault_identity(self, reply: bytes, address: int = 2) -> bytes:
+        """Answer as another gauge."""
+        return f"@{address:03d}".encode() + reply[4:]
+
+    def fault_text(self, reply: bytes, text: str = "OFF") -> bytes:
+        """Answer with something that is not a number."""
+        return self._say(f"ACK{text}")
+
+    def fault_unsolicited(self, reply: bytes) -> bytes:
+        """Say something unasked after each reply."""
+        return reply + b"@253ACK9.99E-9;FF"
+
+
+VacuumGauge.simulator = Simulator

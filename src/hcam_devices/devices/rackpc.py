@@ -1,0 +1,89 @@
+"""The computer in the rack: how busy it is. No wire: what psutil says of this machine.
+
+CPU and memory are means over the last minute; network rates, in MB (10^6 bytes) a second, too.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import psutil
+
+from ..device import Device
+from ..fields import Readback
+from ..link import Local, RefusedError
+
+FIRST_LOOK = 0.5
+
+
+class Look(NamedTuple):
+    """What the machine has counted: seconds, CPU seconds, percent, bytes in and out."""
+
+    time: float
+    busy: float
+    total: float
+    memory: float
+    interfaces: dict[str, tuple[int, int]]
+
+
+def look() -> Look:
+    """Return what this machine has counted so far."""
+    cpu = psutil.cpu_times()
+    total = cpu.user + cpu.nice + cpu.system + cpu.idle + cpu.iowait + cpu.irq + cpu.softirq
+    return Look(
+        time.monotonic(),
+        total - cpu.idle - cpu.iowait,
+        total,
+        psutil.virtual_memory().percent,
+        {
+            name: (count.bytes_recv, count.bytes_sent)
+            for name, count in psutil.net_io_counters(pernic=True).items()
+        },
+    )
+
+
+class RackPC(Device):
+    """The computer in the rack."""
+
+    link_type = Local
+    poll_every = 10.0
+
+    interface: str = ""
+
+    cpu = Readback("%", healthy=(0, 95), doc="Mean over the last minute.")
+    mem = Readback("%", healthy=(0, 90), doc="Mean over the last minute.")
+    net_in = Readback("MB / s", 0, doc="Received by the interface.")
+    net_out = Readback("MB / s", 1, doc="Sent by the interface.")
+
+    def __init__(self, name: str, *, look: Callable[[], Look] = look, **settings: Any) -> None:
+        super().__init__(name, **settings)
+        self._look = look
+        self._looks: deque[Look] = deque(maxlen=7)
+
+    async def on_connect(self) -> None:
+        """Take a first look, and another soon, so that there are true means at once."""
+        self._looks.clear()
+        self._looks.append(self._look())
+        await self.link.idle(FIRST_LOOK, self._new_wake())
+
+    async def poll(self) -> None:
+        """Look again."""
+        self._looks.append(self._look())
+        await super().poll()
+
+    async def read(self, field: Readback) -> float:
+        """Return a mean over the looks that are kept."""
+        first, last = self._looks[0], self._looks[-1]
+        if field.name == "mem":
+            return sum(look.memory for look in self._looks) / len(self._looks)
+        if field.name == "cpu":
+            return 100 * (last.busy - first.busy) / max(last.total - first.total, 1e-9)
+        name = self.interface or max(
+            last.interfaces, key=lambda name: (name != "lo", sum(last.interfaces[name]))
+        )
+        if name not in last.interfaces or name not in first.interfaces:
+            there = ", ".join(last.interfaces)
+            raise RefusedError(f"there is no network interface {name!r}; there are {there}")
+        count = last.interfaces[name][field.ref] - first.interfaces[name][field.ref]
+        return count / 1e6 / max(last.time - first.time, 1e-9)

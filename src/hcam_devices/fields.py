@@ -1,0 +1,230 @@
+"""What a device declares in its class body: readbacks, setpoints and commands (rpc).
+
+    pressure = Readback("mbar", "PR1", healthy=(0, 8e-3))
+    target_temperature = Setpoint("deg_C", 3000, channels=3, limits=(-100, 25))
+
+Units are written as astropy writes them. A family of channels is one line: ``channels=3`` declares
+``target_temperature1`` ... ``3`` with the refs ``(3000, 1)`` ... ``(3000, 3)``.
+"""
+
+import asyncio
+import inspect
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias, TypeVar
+
+from pydantic import ConfigDict, ValidationError, validate_call
+
+Value: TypeAlias = float | int | str | bool
+Range: TypeAlias = tuple[float, float]
+F = TypeVar("F", bound=Callable[..., Any])
+
+NUMBER_AND_UNIT = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\s*")
+
+
+class Words(dict[int, str]):
+    """The words for the numbers a device uses, as a reading's ``kind``: ``Words({0: "init"})``."""
+
+    def __call__(self, number: float) -> str:
+        """Return the word; ValueError if the device used a number that is not in its manual."""
+        try:
+            return self[int(number)]
+        except KeyError:
+            raise ValueError(f"the device answered {number}, which means nothing known") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Named:
+    name: str = ""
+    doc: str = ""
+
+
+@dataclass(frozen=True)
+class Readback(_Named):
+    """A value the hardware reports.
+
+    ``ref`` is what the device's codec calls it; ``kind`` turns the codec's answer into the value;
+    ``healthy`` is the range outside which it is an alarm; ``machine`` is the name under which
+    clients in use today enable and disable the reading (by default its own).
+    """
+
+    unit: str = ""
+    ref: Any = None
+    kind: Callable[[Any], Value] = float
+    healthy: Range | None = None
+    channels: int = 0
+    machine: str = ""
+
+    def expand(self, name: str) -> list["Readback"]:
+        """Return one readback per channel, named and numbered from 1."""
+        if not self.channels:
+            return [replace(self, name=name, machine=self.machine or name)]
+        return [
+            replace(
+                self,
+                name=f"{name}{n}",
+                machine=f"{self.machine or name}{n}",
+                ref=(self.ref, n),
+                channels=0,
+            )
+            for n in range(1, self.channels + 1)
+        ]
+
+    def on_wire(self, value: Value | None) -> Any:
+        """Return the value as telemetry carries it: ``{"value", "unit"}`` where it has a unit."""
+        return {"value": value, "unit": self.unit} if self.unit and value is not None else value
+
+    def unhealthy(self, value: Value) -> str | None:
+        """Say why a value is an alarm, or None if it is healthy."""
+        if self.healthy is None or isinstance(value, str):
+            return None
+        low, high = self.healthy
+        shown = f"{value:g} {self.unit}".strip()
+        if value > high:
+            return f"{shown} is above {high:g} {self.unit}".strip()
+        if value < low:
+            return f"{shown} is below {low:g} {self.unit}".strip()
+        return None
+
+    def describe(self) -> dict[str, Any]:
+        """Return the declaration as plain data, for clients that build themselves from it."""
+        return {"unit": self.unit, "doc": self.doc, "healthy": _plain(self.healthy)}
+
+
+@dataclass(frozen=True)
+class Setpoint(Readback):
+    """A value that may be set, within ``limits`` or to one of ``words``.
+
+    A value in ``guarded`` protects something: replacing it by another needs ``confirm=True``.
+    ``tolerance`` is how far what is read back may be from what was asked.
+    """
+
+    limits: Range = (-math.inf, math.inf)
+    words: Words = field(default_factory=Words)
+    guarded: tuple[str, ...] = ()
+    tolerance: float = 1e-4
+
+    async def accept(self, value: object) -> float:
+        """Return the number to send, in the declared unit.
+
+        Takes a number, ``{"value", "unit"}``, or text such as ``"-80 deg_C"`` or one of the words.
+        Raises ValueError, with what would have been accepted, for anything else.
+        """
+        if self.words:
+            return self._accept_word(value)
+        number, unit = self._number_and_unit(value)
+        if unit != self.unit:
+            # astropy costs 0.7 s and 35 MiB to import, and most servers never need it.
+            number = await asyncio.to_thread(_convert, number, unit, self.unit)
+        low, high = self.limits
+        if not low <= number <= high:  # also true of NaN
+            raise ValueError(f"{number:g} {self.unit} is not within {self._allowed()}")
+        return number
+
+    def _accept_word(self, value: object) -> float:
+        for number, word in self.words.items():
+            if (value == number and type(value) in (int, float)) or value == word:
+                return number
+        raise ValueError(f"{shorten(value)} is not one of {self._allowed()}")
+
+    def _number_and_unit(self, value: Any) -> tuple[float, str]:
+        unit: Any = self.unit
+        if isinstance(value, dict) and value.keys() == {"value", "unit"}:
+            value, unit = value["value"], value["unit"]
+        elif isinstance(value, str) and (match := NUMBER_AND_UNIT.fullmatch(value)):
+            value, unit = float(match[1]), match[2] or self.unit
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{shorten(value)} is not a number within {self._allowed()}")
+        if not isinstance(unit, str):
+            raise ValueError(f"{shorten(unit)} is not the name of a unit such as {self.unit!r}")
+        try:
+            return float(value), unit
+        except OverflowError:
+            raise ValueError(f"the number is not within {self._allowed()}") from None
+
+    def _allowed(self) -> str:
+        if self.words:
+            return ", ".join(f"{number} ({word})" for number, word in self.words.items())
+        low, high = self.limits
+        return f"{low:g} to {high:g} {self.unit}"
+
+    def differs(self, asked: float, value: Value | None) -> bool:
+        """Tell whether what was read back is not what was asked for."""
+        if self.words:
+            return value != self.words[int(asked)]
+        return not isinstance(value, int | float) or not abs(value - asked) <= self.tolerance
+
+    def describe(self) -> dict[str, Any]:
+        """Return the declaration as plain data; also what may be set."""
+        allowed = (
+            {"words": {str(n): word for n, word in self.words.items()}}
+            if self.words
+            else {"limits": _plain(self.limits)}
+        )
+        return super().describe() | allowed | {"guarded": list(self.guarded)}
+
+
+def _plain(bounds: Range | None) -> list[float | None] | None:
+    """Return a range without infinities, which JSON does not have."""
+    return bounds and [bound if math.isfinite(bound) else None for bound in bounds]
+
+
+def _convert(number: float, unit: str, to: str) -> float:
+    from astropy import units as u  # noqa: PLC0415  (see accept)
+
+    try:
+        return float(u.Quantity(number, unit).to_value(to, u.temperature()))
+    except (ValueError, TypeError, u.UnitConversionError):
+        raise ValueError(f"{unit!r} cannot be converted to {to!r}") from None
+
+
+def shorten(value: object) -> str:
+    """Return the repr of what somebody sent, short enough for a sentence."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def rpc(*, read_only: bool = False) -> Callable[[F], F]:
+    """Mark a method as a command that the network may call; its annotations check the arguments.
+
+    ``read_only`` commands change nothing and are open to those who may only observe.
+    """
+
+    def mark(function: F) -> F:
+        checked = validate_call(config=ConfigDict(strict=True, allow_inf_nan=False))(function)
+        checked.rpc = True  # type: ignore[attr-defined]  # how procedures() finds it
+        checked.read_only = read_only  # type: ignore[attr-defined]
+        return checked
+
+    return mark
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """Something that may be called: its function, and what a caller should know of it."""
+
+    call: Callable[..., Any]
+    doc: str = ""
+    read_only: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        """Return the signature and documentation as plain data."""
+        return {
+            "arguments": str(inspect.signature(self.call)).split(" -> ")[0],
+            "doc": inspect.cleandoc(self.doc or self.call.__doc__ or "").split("\n")[0],
+            "read_only": self.read_only,
+        }
+
+
+def sentence(error: ValidationError, what: str) -> str:
+    """Say what was wrong with some arguments or settings, all mistakes in one line."""
+    mistakes = []
+    for mistake in error.errors(include_url=False):
+        place = ".".join(str(part) for part in mistake["loc"])
+        given = (
+            "" if mistake["type"].startswith("missing") else f", not {shorten(mistake['input'])}"
+        )
+        mistakes.append(f"{place}: {mistake['msg'].lower()}{given}")
+    return f"{what}: " + "; ".join(mistakes)

@@ -1,0 +1,235 @@
+"""The instrument file (TOML): which devices there are, of which kind, and where.
+
+    [devices.pressure1]
+    kind = "pdr900.VacuumGauge"      # a class in devices/, or in views
+    host = "192.0.2.10"
+    port = 10001
+    aliases = ["Pressure1"]          # other names under which it can be called and set
+
+The class is the schema: its annotated names, and those of its link, are the settings of the table.
+"""
+
+import importlib
+import re
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from . import HcamError
+from .device import Device, settings_of
+from .fields import shorten
+
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+class InstrumentError(HcamError):
+    """Everything that is wrong with an instrument file, a line each."""
+
+
+class Router(BaseModel):
+    """Where the router is; ``[router]`` in the file."""
+
+    model_config = STRICT
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=1, le=65535)
+    realm: str = "hipercam"
+
+
+class _File(BaseModel):
+    model_config = STRICT
+
+    router: Router = Router()
+    devices: dict[str, dict[str, Any]]
+
+
+class _Common(BaseModel):
+    """What every device's table may have, whatever its kind."""
+
+    model_config = STRICT
+
+    kind: str
+    server: str = "hwserver"
+    aliases: list[str] = []
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One device of the instrument, as it is declared in the file."""
+
+    name: str
+    cls: type[Device]
+    server: str
+    aliases: tuple[str, ...]
+    settings: dict[str, Any]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name it answers to; the first is its own."""
+        return self.name, *self.aliases
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The devices it needs beside it; none but for a view."""
+        return self.build().sources()
+
+    def build(self, **overrides: Any) -> Device:
+        """Return the device; ``overrides`` are settings that replace those of the file."""
+        return self.cls(self.name, **(self.settings | overrides))
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """The router and the devices, in the order of the file."""
+
+    path: Path
+    router: Router
+    entries: dict[str, Entry]
+
+    def choose(self, server: str, pattern: str = "*") -> list[Entry]:
+        """Return the devices that a server presents, if their name matches a shell pattern."""
+        return [
+            entry
+            for entry in self.entries.values()
+            if entry.server == server and fnmatchcase(entry.name, pattern)
+        ]
+
+
+def default_path() -> Path:
+    """Return the instrument file of the package: HiPERCAM, with every address on loopback."""
+    return Path(str(files("hcam_devices") / "data" / "hipercam.toml"))
+
+
+def load(path: Path | None = None) -> Instrument:
+    """Read an instrument file; InstrumentError names every mistake, with file and line."""
+    path = path or default_path()
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InstrumentError(f"{path}: cannot be read: {error}") from None
+    try:
+        return _Reader(path, text).instrument(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"at line (\d+)", str(error))
+        raise InstrumentError(f"{path}:{line[1] if line else '?'}: {error}") from None
+
+
+class _Reader:
+    """Reads one file, collecting mistakes."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path, self.lines = path, text.splitlines()
+        self.mistakes: list[tuple[int, str]] = []
+
+    def instrument(self, content: dict[str, Any]) -> Instrument:
+        file = self._check(_File, content, ())
+        devices = content.get("devices")
+        entries = {}
+        for name, table in (devices if isinstance(devices, dict) else {}).items():
+            if isinstance(table, dict) and (entry := self._entry(name, table)):
+                entries[name] = entry
+        self._check_names(entries.values())
+        self._check_sources(entries)
+        if self.mistakes or file is None:
+            raise InstrumentError(
+                "\n".join(f"{self.path}:{line}: {text}" for line, text in sorted(self.mistakes))
+            )
+        return Instrument(self.path, file.router, entries)
+
+    def _entry(self, name: str, table: dict[str, Any]) -> Entry | None:
+        place = ("devices", name)
+        if not NAME.fullmatch(name):
+            self._mistake(place, f"{name!r} is not a device name (lower case letters, digits, _)")
+        common_keys = _Common.model_fields.keys()
+        common = self._check(_Common, {k: v for k, v in table.items() if k in common_keys}, place)
+        if common is None:
+            return None
+        for alias in common.aliases:
+            if not ALIAS.fullmatch(alias):
+                self._mistake((*place, "aliases"), f"{alias!r} is not a name (letters, digits, _)")
+        cls = self._kind(common.kind, place)
+        if cls is None:
+            return None
+        fields: dict[str, Any] = settings_of(cls) | settings_of(cls.link_type)
+        schema = create_model(common.kind, __config__=STRICT, **fields)
+        settings = self._check(
+            schema, {k: v for k, v in table.items() if k not in common_keys}, place
+        )
+        if settings is None:
+            return None
+        given = settings.model_dump(exclude_unset=True)
+        return Entry(name, cls, common.server, tuple(common.aliases), given)
+
+    def _kind(self, kind: str, place: tuple[str, ...]) -> type[Device] | None:
+        module, _, name = kind.partition(".")
+        where = "hcam_devices.views" if module == "views" else f"hcam_devices.devices.{module}"
+        try:
+            if not (NAME.fullmatch(module) and name.isidentifier()):
+                raise ModuleNotFoundError(name=where)
+            cls = getattr(importlib.import_module(where), name, None)
+        except ModuleNotFoundError as error:
+            if error.name != where:
+                raise
+            cls = None
+        if isinstance(cls, type) and issubclass(cls, Device):
+            return cls
+        self._mistake((*place, "kind"), f"there is no kind of device {kind!r}")
+        return None
+
+    def _check(self, schema: type[Any], content: Any, place: tuple[str, ...]) -> Any:
+        try:
+            return schema.model_validate(content)
+        except ValidationError as error:
+            for one in error.errors(include_url=False):
+                loc = (*place, *(str(part) for part in one["loc"]))
+                text = {
+                    "missing": f"{loc[-1]} is missing",
+                    "extra_forbidden": f"{loc[-1]} is not a setting here; there are "
+                    + ", ".join(sorted(schema.model_fields)),
+                }.get(one["type"], f"{loc[-1]}: {one['msg']}, not {shorten(one['input'])}")
+                self._mistake(loc, text)
+            return None
+
+    def _check_names(self, entries: Iterable[Entry]) -> None:
+        taken: dict[str, str] = {}
+        for entry in entries:
+            for name in entry.names:
+                if name in taken:
+                    place = ("devices", entry.name, "aliases")
+                    self._mistake(place, f"{name!r} is already a name of {taken[name]}")
+                taken[name] = entry.name
+
+    def _check_sources(self, entries: dict[str, Entry]) -> None:
+        for entry in entries.values():
+            for source in entry.sources:
+                if source not in entries:
+                    self._mistake(("devices", entry.name), f"there is no device {source!r}")
+                elif entries[source].server != entry.server:
+                    self._mistake(("devices", entry.name), f"{source!r} is in another server")
+
+    def _mistake(self, place: tuple[str, ...], text: str) -> None:
+        where = f"[{'.'.join(place[:2])}] " if len(place) > 1 else ""
+        self.mistakes.append((self._line(place), where + text))
+
+    def _line(self, place: tuple[str, ...]) -> int:
+        """Return the line of a key, or of the table that should have it; 1 if there is none."""
+        table: tuple[str, ...] = ()
+        line = 1
+        for number, text in enumerate(self.lines, 1):
+            if header := re.match(r"\s*\[([^\[\]]+)\]", text):
+                table = tuple(part.strip().strip("\"'") for part in header[1].split("."))
+                if table and table == place[: len(table)]:
+                    line = number
+            elif (key := re.match(r"\s*([\w-]+)\s*=", text)) and (*table, key[1]) == place[
+                : len(table) + 1
+            ]:
+                return number
+        return line

@@ -1,0 +1,233 @@
+"""The only sockets of the device side: one question at a time, each with a deadline.
+
+Failure has three kinds. The link is lost (``LINK_LOST``: OSError, timeout, ProtocolError): the
+exchange was interrupted or made no sense, so the link is closed, because a late reply would be
+taken for the answer to the next question. The hardware said no (RefusedError): the link is fine. A
+value cannot be sent (ValueError): nothing was.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+MOST_UNREAD = 65536
+
+
+class ProtocolError(Exception):
+    """What arrived is not what this hardware says."""
+
+
+class RefusedError(Exception):
+    """The hardware understood, and refused."""
+
+
+LINK_LOST = (OSError, TimeoutError, ProtocolError)
+
+
+class Codec(Protocol):
+    """A hardware's language, without any I/O."""
+
+    def request(self, ref: Any, value: Any = None) -> bytes:
+        """Return the bytes that read ``ref``, or write ``value`` to it."""
+
+    def cut(self, buffer: bytearray) -> bytes | None:
+        """Remove and return the first whole frame of the buffer, or None until there is one."""
+
+    def reply(self, request: bytes, frame: bytes) -> Any:
+        """Return the answer; None if the frame does not answer this request.
+
+        Raises RefusedError if the hardware refused, ProtocolError if the frame makes no sense.
+        """
+
+
+class Until:
+    """A ``cut`` for frames that end with certain bytes; the frame comes without them."""
+
+    def __init__(self, end: bytes) -> None:
+        self.end = end
+
+    def __call__(self, buffer: bytearray) -> bytes | None:
+        """Cut one frame; white space before it is dropped."""
+        frame, end, rest = buffer.partition(self.end)
+        if not end:
+            return None
+        buffer[:] = rest
+        return bytes(frame.lstrip())
+
+
+class Exactly:
+    """A ``cut`` for frames of a fixed number of bytes."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, buffer: bytearray) -> bytes | None:
+        """Cut one frame."""
+        if len(buffer) < self.size:
+            return None
+        frame = bytes(buffer[: self.size])
+        del buffer[: self.size]
+        return frame
+
+
+class _Stream(asyncio.Protocol):
+    """What has arrived on one connection, and whether it still stands."""
+
+    def __init__(self) -> None:
+        self.unread = bytearray()
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.lost.add_done_callback(lambda lost: lost.exception())  # nobody has to ask
+        self._arrival: asyncio.Future[None] | None = None
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  (for the type checker)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.unread += data
+        if len(self.unread) > MOST_UNREAD:
+            del self.unread[:-MOST_UNREAD]
+        self._wake()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.lost.done():
+            self.lost.set_exception(
+                error or ConnectionResetError("the other end closed the connection")
+            )
+        self._wake()
+
+    def end(self, reason: BaseException) -> None:
+        """Drop the connection, for a reason that those who wait on it are told."""
+        if not self.lost.done():
+            self.lost.set_exception(ConnectionAbortedError(str(reason)))
+        self.transport.abort()
+
+    def _wake(self) -> None:
+        if self._arrival and not self._arrival.done():
+            self._arrival.set_result(None)
+
+    async def more(self) -> None:
+        """Wait for bytes; raises what ended the connection."""
+        if self.lost.done():
+            self.lost.result()
+        self._arrival = asyncio.get_running_loop().create_future()
+        await self._arrival
+        if self.lost.done():
+            self.lost.result()
+
+
+@dataclass(kw_only=True)
+class Tcp:
+    """A TCP connection to ``host`` and ``port``; every exchange ends within ``timeout`` seconds."""
+
+    host: str = "127.0.0.1"
+    port: int
+    timeout: float = 1.0
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
+    _stream: _Stream | None = field(default=None, init=False, repr=False)
+
+    async def open(self) -> None:
+        """Connect; raises OSError or TimeoutError."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self.timeout):
+                _, self._stream = await loop.create_connection(_Stream, self.host, self.port)
+        except TimeoutError:
+            raise TimeoutError(f"no connection to {self} within {self.timeout:g} s") from None
+        except ConnectionRefusedError:
+            raise ConnectionRefusedError(f"{self} refused the connection") from None
+
+    def close(self, reason: BaseException | None = None) -> None:
+        """Drop the connection, with whatever was still unread."""
+        if self._stream:
+            self._stream.end(reason or ConnectionAbortedError("closed from here"))
+            self._stream = None
+
+    async def ask(self, codec: Codec, ref: Any, value: Any = None) -> Any:
+        """Return the answer to one request.
+
+        Raises what the codec raises, or OSError or TimeoutError; the link is then closed, except
+        after a RefusedError or ValueError.
+        """
+        request = codec.request(ref, value)
+        async with self._turn:
+            stream = self._require()
+            stream.unread.clear()  # late, doubled or unasked: no answer to what comes next
+            try:
+                async with asyncio.timeout(self.timeout):
+                    stream.transport.write(request)
+                    while True:
+                        while (frame := codec.cut(stream.unread)) is not None:
+                            if (answer := codec.reply(request, frame)) is not None:
+                                return answer
+                        await stream.more()
+            except RefusedError:
+                raise
+            except TimeoutError:
+                late = TimeoutError(f"{self} did not answer within {self.timeout:g} s")
+                self.close(late)
+                raise late from None
+            except BaseException as error:
+                self.close(error)
+                raise
+
+    async def tell(self, codec: Codec, ref: Any, value: Any = None) -> None:
+        """Send a request to which there is no answer."""
+        request = codec.request(ref, value)
+        async with self._turn:
+            self._require().transport.write(request)
+
+    async def drain(self, quiet: float) -> None:
+        """Discard what arrives, such as a greeting, until nothing has for ``quiet`` seconds."""
+        async with self._turn:
+            stream = self._require()
+            try:
+                async with asyncio.timeout(self.timeout):
+                    while True:
+                        try:
+                            await asyncio.wait_for(stream.more(), quiet)
+                        except TimeoutError:
+                            break
+            except TimeoutError:
+                raise ProtocolError(f"{self} will not stop talking") from None
+            stream.unread.clear()
+
+    async def idle(self, seconds: float, wake: asyncio.Future[None]) -> None:
+        """Let time pass, or until woken; raises at once, with the reason, if the link is lost."""
+        stream = self._require()
+        await asyncio.wait([stream.lost, wake], timeout=seconds, return_when="FIRST_COMPLETED")
+        if stream.lost.done():
+            stream.lost.result()
+
+    def _require(self) -> _Stream:
+        if self._stream is None:
+            raise ConnectionError(f"not connected to {self}")
+        return self._stream
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(kw_only=True)
+class Local:
+    """No wire: the hardware is the machine itself. It is there until somebody closes it."""
+
+    _lost: asyncio.Future[None] | None = field(default=None, init=False, repr=False)
+
+    async def open(self) -> None:
+        """Begin."""
+        self._lost = asyncio.get_running_loop().create_future()
+
+    def close(self, reason: BaseException | None = None) -> None:
+        """Let ``idle`` raise the reason."""
+        if self._lost and not self._lost.done():
+            self._lost.set_exception(reason or ConnectionAbortedError("closed from here"))
+            self._lost.exception()
+
+    async def idle(self, seconds: float, wake: asyncio.Future[None]) -> None:
+        """Let time pass, or until woken or closed."""
+        assert self._lost  # noqa: S101  (open comes first)
+        await asyncio.wait([self._lost, wake], timeout=seconds, return_when="FIRST_COMPLETED")
+        if self._lost.done():
+            self._lost.result()

@@ -1,0 +1,88 @@
+"""A link that speaks Modbus TCP, through pymodbus."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from pymodbus.client import AsyncModbusTcpClient
+from pymodbus.exceptions import ModbusException
+
+from .link import Local, RefusedError
+
+EXCEPTIONS = {
+    1: "illegal function",
+    2: "illegal address",
+    3: "illegal value",
+    4: "device failure",
+    6: "busy",
+    10: "gateway path unavailable",
+    11: "gateway target does not answer",
+}
+
+
+@dataclass(kw_only=True)
+class Modbus(Local):
+    """Input registers of unit ``unit`` at ``host`` and ``port``; ``timeout`` in seconds."""
+
+    host: str = "127.0.0.1"
+    port: int = 502
+    unit: int = 1
+    timeout: float = 1.0
+    _client: AsyncModbusTcpClient | None = field(default=None, init=False, repr=False)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
+
+    async def open(self) -> None:
+        """Connect; raises OSError or TimeoutError."""
+        client = AsyncModbusTcpClient(
+            self.host,
+            port=self.port,
+            timeout=self.timeout,
+            retries=0,
+            reconnect_delay=0,
+            trace_connect=self._follow,
+        )
+        if not await client.connect():
+            raise ConnectionRefusedError(f"no connection to {self}")
+        await super().open()
+        self._client = client
+
+    def _follow(self, connected: bool) -> None:
+        if not connected:
+            super().close(ConnectionResetError("the other end closed the connection"))
+
+    def close(self, reason: BaseException | None = None) -> None:
+        """Drop the connection."""
+        super().close(reason)
+        if self._client:
+            self._client.close()
+            self._client = None
+
+    async def ask(self, codec: Any, ref: tuple[int, int], value: None = None) -> list[int]:
+        """Return input registers: ``ref`` is the first one's address, and how many.
+
+        Raises RefusedError for a Modbus exception; TimeoutError, and closes, without an answer.
+        """
+        address, count = ref
+        async with self._turn:
+            if self._client is None:
+                raise ConnectionError(f"not connected to {self}")
+            try:
+                reply = await self._client.read_input_registers(
+                    address, count=count, device_id=self.unit
+                )
+            except ModbusException:
+                late = TimeoutError(f"{self} did not answer within {self.timeout:g} s")
+                self.close(late)
+                raise late from None
+            except BaseException as error:
+                self.close(error)
+                raise
+        if reply.isError():
+            code = reply.exception_code
+            raise RefusedError(f"Modbus exception {code} ({EXCEPTIONS.get(code, 'unknown')})")
+        if len(reply.registers) != count:
+            raise RefusedError(f"{len(reply.registers)} registers came, {count} were asked for")
+        return list(reply.registers)
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"

@@ -1,0 +1,252 @@
+"""The instrument in a terminal: ``hcam watch`` and ``hcam status``."""
+
+import asyncio
+import re
+import sys
+import time
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from typing import Any
+
+from autobahn.wamp.types import SubscribeOptions
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from .instrument import Instrument
+from .wamp import uris
+from .wamp.session import Session, join, keep_joined
+from .wamp.uris import Address
+
+PRETTY = {"deg_C": "°C", "l / min": "l/min", "MB / s": "MB/s"}
+COLOURS = {
+    "online": "green",
+    "OK": "green",
+    "inpos": "green",
+    "WARN": "yellow",
+    "ERR": "bold red",
+    "offline": "bold red",
+}
+LOST_AFTER = 5.0
+REDRAW = 0.5
+SETTLE = 1.0
+
+
+class Picture:
+    """What has been heard, and how it looks."""
+
+    def __init__(self, instrument: Instrument, pattern: str) -> None:
+        self.instrument, self.pattern = instrument, pattern
+        self.samples: dict[str, dict[str, Any]] = {
+            name: {} for name in instrument.entries if fnmatchcase(name, pattern)
+        }
+        self.heard: dict[str, float] = {}
+        self.servers: dict[str, dict[str, Any]] = {}
+        self.router = False
+
+    def hear(self, sample: Any) -> None:
+        """Take in one event of telemetry."""
+        name = sample.get("device") if isinstance(sample, dict) else None
+        if isinstance(name, str) and fnmatchcase(name, self.pattern):
+            self.samples[name] = sample
+            self.heard[name] = time.monotonic()
+
+    def hear_status(self, status: Any) -> None:
+        """Take in that a server came or went."""
+        self.servers[status["server"]] = status
+
+    def alarms(self) -> Iterator[tuple[str, str, str]]:
+        """Return severity, device and reason of everything that is wrong, worst first."""
+        found = [
+            (alarm["severity"], name, alarm["reason"])
+            for name, sample in self.samples.items()
+            for alarm in sample.get("alarms", ())
+        ]
+        yield from sorted(found, key=lambda alarm: alarm[0])
+
+
+async def follow(picture: Picture, session: Session) -> None:
+    """Let a session fill the picture: what is retained now, and whatever comes."""
+    last = SubscribeOptions(get_retained=True)
+    servers = {entry.server for entry in picture.instrument.entries.values()}
+    await asyncio.gather(
+        session.subscribe(picture.hear, uris.ALL_TELEMETRY, SubscribeOptions(match="wildcard")),
+        *(session.subscribe(picture.hear, uris.telemetry(name), last) for name in picture.samples),
+        *(session.subscribe(picture.hear_status, uris.status(name), last) for name in servers),
+    )
+    picture.router = True
+
+
+def number(value: Any) -> str:
+    """Return a value, short."""
+    if isinstance(value, bool) or not isinstance(value, float):
+        return "?" if value is None else str(value)
+    if value and not 1e-2 <= abs(value) < 1e5:
+        return f"{value:.1e}"
+    return f"{value:.2f}"
+
+
+def groups(sample: dict[str, Any]) -> Iterator[tuple[str, list[str], str]]:
+    """Return a sample's fields as (name, values, unit), channels of one family together."""
+    families: dict[str, tuple[list[str], str]] = {}
+    hidden = {"device", "seq", "epoch", "timestamp", "state", "alarms", "state_reason"}
+    for name, value in sample.items():
+        if name in hidden:
+            continue
+        unit, shown = "", number(value)
+        if isinstance(value, dict) and "current" in value:
+            current, target = value["current"], value["target"] or {"value": None}
+            unit = current["unit"]
+            shown = f"{number(current['value'])} (target {number(target['value'])})"
+        elif isinstance(value, dict):
+            unit, shown = value["unit"], number(value["value"])
+        family = re.sub(r"\d+$", "", name)
+        families.setdefault(family, ([], PRETTY.get(unit, unit)))[0].append(shown)
+    for family, (values, unit) in families.items():
+        same = len(values) > 1 and len(set(values)) == 1
+        yield family, [f"{values[0]} x{len(values)}"] if same else values, unit
+
+
+def state_of(sample: dict[str, Any], silent: float) -> str:
+    """Return the one word that matters most."""
+    if not sample:
+        return "no news"
+    states = dict(sample["state"])
+    if silent > LOST_AFTER * 12:
+        return "silent"
+    connection = states.pop("connection", "online")
+    return connection if connection != "online" else "/".join(states.values()) or connection
+
+
+def row(sample: dict[str, Any], width: int, *, compact: bool) -> Text:
+    """Return the fields of a device, wrapped between fields; compact: what fits in one line."""
+    text, used = Text(), 0
+    for name, values, unit in groups(sample):
+        content = f"{' '.join(values)} {unit}".rstrip()
+        size = len(name) + 1 + len(content)
+        if used and used + 3 + size > width:
+            if compact:
+                text.append(" ...", style="dim")
+                break
+            text.append("\n")
+            used = 0
+        elif used:
+            text.append(" \u00b7 ", style="dim")
+            used += 3
+        text.append(f"{name} ", style="dim").append(content)
+        used += size
+    return text
+
+
+def table(picture: Picture, width: int, *, compact: bool) -> Table:
+    """Return the table of devices."""
+    shown = Table(box=None, padding=(0, 1, 0, 0), width=width, show_header=False)
+    names = max((len(name) for name in picture.samples), default=6)
+    shown.add_column(width=names, no_wrap=True)
+    shown.add_column(width=9, no_wrap=True)
+    shown.add_column(ratio=1)
+    room = width - names - 9 - 3
+    for name, sample in picture.samples.items():
+        silent = time.monotonic() - picture.heard.get(name, 0)
+        state = state_of(sample, silent)
+        colour = COLOURS.get(state, "yellow")
+        content = row(sample, room, compact=compact)
+        shown.add_row(Text(name, style="bold"), Text(state, style=colour), content)
+    return shown
+
+
+def draw(picture: Picture, address: Address, size: tuple[int, int], hints: str = "") -> Group:
+    """Return the whole picture, fitted to a terminal's width and height."""
+    width, height = size
+    title = Text("HiPERCAM", style="bold")
+    title.append(f"  router {address} " + ("" if picture.router else "IS NOT THERE"))
+    for server in picture.servers.values():
+        emulated = " (emulated)" if server.get("emulated") else ""
+        title.append(f"  {server['server']} {server['state']}{emulated}")
+    title.append(time.strftime("  %H:%M:%S UTC", time.gmtime()))
+    title.truncate(width)
+    alarms = list(picture.alarms())
+    most = max(height // 3, 3)
+    lines = [
+        Text(f"{severity:4} {name}: {reason}", style=COLOURS[severity])
+        for severity, name, reason in alarms[:most]
+    ]
+    for line in lines:
+        line.truncate(width, overflow="ellipsis")
+    if len(alarms) > most:
+        lines.append(Text(f"... and {len(alarms) - most} more alarms", style="red"))
+    footer = Text(hints, style="dim")
+    room = height - len(lines) - len(footer.wrap(Console(width=width), width)) - 2
+    whole = table(picture, width, compact=False)
+    probe = Console(width=width, file=None, record=False)
+    fits = len(probe.render_lines(whole)) <= room
+    shown = whole if fits else table(picture, width, compact=True)
+    return Group(title, *lines, shown, *([footer] if hints else []))
+
+
+async def watch(
+    instrument: Instrument,
+    address: Address,
+    pattern: str = "*",
+    *,
+    once: bool = False,
+    hints: str = "",
+) -> None:
+    """Show the picture until cancelled; ``once``, or without a terminal, print it and end."""
+    picture = Picture(instrument, pattern)
+    console = Console()
+    if once or not sys.stdout.isatty():
+        async with join(address) as session:
+            await follow(picture, session)
+            await asyncio.sleep(SETTLE)
+            console.print(draw(picture, address, (console.width, 10_000)))
+        return
+
+    async def keep_following() -> None:
+        async def joined(session: Session) -> None:
+            await follow(picture, session)
+            session.over.add_done_callback(lambda _: setattr(picture, "router", False))
+
+        await keep_joined(address, joined)
+
+    following = asyncio.create_task(keep_following())
+    try:
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            while True:
+                size = (console.width, console.height)
+                live.update(draw(picture, address, size, hints), refresh=True)
+                await asyncio.sleep(REDRAW)
+    finally:
+        following.cancel()
+
+
+async def status(instrument: Instrument, address: Address) -> int:
+    """Print whether all is well; return 0 if it is, 1 if not."""
+    picture = Picture(instrument, "*")
+    console = Console()
+    try:
+        async with join(address) as session:
+            await follow(picture, session)
+            await asyncio.sleep(SETTLE)
+    except OSError as error:
+        console.print(f"no router at {address} ({error}); start it with: hcam up")
+        return 1
+    running = {s["server"] for s in picture.servers.values() if s["state"] == "running"}
+    for server in sorted({entry.server for entry in instrument.entries.values()}):
+        console.print(f"{server} is {'running' if server in running else 'NOT RUNNING'}")
+    silent = [name for name, sample in picture.samples.items() if not sample]
+    offline = [
+        name
+        for name, sample in picture.samples.items()
+        if sample and sample["state"]["connection"] != "online"
+    ]
+    online = len(picture.samples) - len(silent) - len(offline)
+    console.print(f"{online} of {len(picture.samples)} devices online")
+    for names, what in ((offline, "offline"), (silent, "not heard of")):
+        if names:
+            console.print(f"{what}: {', '.join(names)}")
+    alarms = list(picture.alarms())
+    for severity, name, reason in alarms:
+        console.print(Text(f"{severity:4} {name}: {reason}", style=COLOURS[severity]))
+    return 1 if alarms or silent or offline else 0

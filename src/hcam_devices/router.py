@@ -1,0 +1,169 @@
+"""The router, Crossbar: its configuration, and running it.
+
+Crossbar's own dependencies are old, so it lives in an environment of its own: ``router`` inside
+ours. Its configuration is generated; ``data/router.json`` is what the default instrument gives.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from . import HcamError
+from .wamp import uris
+
+EVERYTHING = {"call": True, "register": True, "publish": True, "subscribe": True}
+ROLES = [
+    {
+        "name": "local",
+        "permissions": [
+            {
+                "uri": "",
+                "match": "prefix",
+                "allow": EVERYTHING,
+                "disclose": {"caller": True, "publisher": True},
+                "cache": True,
+            }
+        ],
+    }
+]
+"""Who may do what. The router listens on loopback only, and lets every local program in."""
+
+STARTS_WITHIN = 60.0
+STOPS_WITHIN = 8.0
+LARGEST_MESSAGE = 1_048_576
+
+
+def configuration(port: int) -> dict[str, Any]:
+    """Return Crossbar's configuration."""
+    role = ROLES[0]["name"]
+    bridge = {"realm": uris.REALM, "role": role, "options": {"post_body_limit": LARGEST_MESSAGE}}
+    websocket = {
+        "type": "websocket",
+        "serializers": ["cbor", "msgpack", "json"],
+        "auth": {"anonymous": {"type": "static", "role": role}},
+        "options": {
+            "auto_ping_interval": 5000,
+            "auto_ping_timeout": 5000,
+            "auto_ping_size": 12,
+            "max_message_size": LARGEST_MESSAGE,
+            "allowed_origins": ["http://127.0.0.1:*", "http://localhost:*"],
+        },
+    }
+    web = {
+        "type": "web",
+        "endpoint": {"type": "tcp", "interface": "127.0.0.1", "port": port},
+        "paths": {
+            "/": {"type": "json", "value": {"realm": uris.REALM, "websocket": "/ws"}},
+            "ws": websocket,
+            "call": {"type": "caller", **bridge},
+            "publish": {"type": "publisher", **bridge},
+        },
+    }
+    return {
+        "version": 2,
+        "workers": [
+            {
+                "type": "router",
+                "realms": [{"name": uris.REALM, "roles": ROLES}],
+                "transports": [web],
+            }
+        ],
+    }
+
+
+def as_text(port: int) -> str:
+    """Return the configuration as it is written."""
+    return json.dumps(configuration(port), indent=2) + "\n"
+
+
+def shipped() -> Path:
+    """Return the configuration that the package carries."""
+    return Path(str(files("hcam_devices") / "data" / "router.json"))
+
+
+class RouterError(HcamError):
+    """The router cannot be run, and what to do about it."""
+
+
+def crossbar() -> Path:
+    """Return Crossbar's program; RouterError if it is not installed."""
+    program = Path(sys.prefix) / "router" / "bin" / "crossbar"
+    if not program.exists():
+        lock = shipped().with_name("router.lock")
+        raise RouterError(
+            f"the router is not installed: {program} is missing; run ./setup in the checkout, "
+            f"or install {lock} into an environment at {program.parent.parent}"
+        )
+    return program
+
+
+def tied(command: list[str]) -> list[str]:
+    """Return a command that is told to end when its parent dies, however that dies."""
+    return ["setpriv", "--pdeathsig", "TERM", "--", *command]
+
+
+def listening(port: int) -> bool:
+    """Tell whether something accepts connections on a loopback port."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+async def run(port: int, folder: Path) -> int:
+    """Run the router until SIGINT or SIGTERM; returns its exit status.
+
+    Raises RouterError if it is not installed, the port is taken or it does not start.
+    """
+    program = crossbar()
+    if listening(port):
+        raise RouterError(
+            f"port {port} is taken: is a router running already? choose another with --port"
+        )
+    node = folder / "router" / str(port)
+    node.mkdir(parents=True, exist_ok=True)
+    (node / "config.json").write_text(as_text(port))
+    command = [str(program), "start", "--cbdir", str(node), "--config", "config.json"]
+    with (node / "router.log").open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            *tied([*command, "--loglevel", "warn"]),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, _end, process)
+    try:
+        await _wait_until_up(process, port, node / "router.log")
+        print(f"router at ws://127.0.0.1:{port}/ws, realm {uris.REALM}", flush=True)
+        return await process.wait()
+    finally:
+        _kill_group(process.pid)
+
+
+async def _wait_until_up(process: asyncio.subprocess.Process, port: int, log: Path) -> None:
+    began = time.monotonic()
+    while not listening(port):
+        if process.returncode is not None or time.monotonic() - began > STARTS_WITHIN:
+            raise RouterError(f"the router did not start; see the end of {log}")
+        await asyncio.sleep(0.05)
+
+
+def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+        asyncio.get_running_loop().call_later(STOPS_WITHIN, _kill_group, process.pid)
+
+
+def _kill_group(leader: int) -> None:
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        return

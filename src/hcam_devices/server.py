@@ -1,0 +1,157 @@
+"""One server: some devices of the instrument in one process, each with its agent, and a journal.
+
+With emulation each device's simulator is served on a free loopback port, and the device is pointed
+there; nothing else differs.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_state_path
+
+from . import HcamError, sim
+from .device import Device, utc
+from .fields import Procedure
+from .instrument import Entry, Instrument
+from .journal import Journal
+from .wamp import uris
+from .wamp.agent import RETAIN, Agent
+from .wamp.session import Session, keep_joined
+from .wamp.uris import Address
+
+log = logging.getLogger(__name__)
+
+TIDY_EVERY = 60.0
+RESTART_AFTER = 1.0
+
+
+def home() -> Path:
+    """Return ``HCAM_HOME``: the one folder for journals, logs and generated configuration."""
+    given = os.environ.get("HCAM_HOME")
+    return Path(given).absolute() if given else user_state_path("hcam_devices", appauthor=False)
+
+
+class AlreadyRunningError(HcamError):
+    """Another process with the same home presents a device."""
+
+
+@contextmanager
+def claim(folder: Path, device: str) -> Iterator[None]:
+    """Make sure that no other process with this home presents the device."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{device}.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise AlreadyRunningError(
+                f"{device} is already presented by process {lock.read().strip() or '?'}; "
+                "stop that one first, or give this one another HCAM_HOME"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+class Server:
+    """The devices of one server; ``run`` presents them until it is cancelled."""
+
+    def __init__(
+        self, name: str, entries: list[Entry], address: Address, folder: Path, *, emulate: bool
+    ) -> None:
+        self.name, self.entries, self.address = name, entries, address
+        self.folder, self.emulate = folder, emulate
+        self.restarts = 0
+        self.devices: dict[str, Device] = {}
+
+    async def run(self) -> None:
+        """Present the devices. Raises AlreadyRunningError if another process does."""
+        async with AsyncExitStack() as stack:
+            for entry in self.entries:
+                stack.enter_context(claim(self.folder / "locks", entry.name))
+            journal = Journal(self.folder / "journal" / f"{self.name}.sqlite")
+            stack.callback(journal.close)
+            agents = [await self._agent(entry, journal, stack) for entry in self.entries]
+            for device in self.devices.values():
+                device.attach(self.devices)
+            async with asyncio.TaskGroup() as tasks:
+                for agent in agents:
+                    tasks.create_task(self._keep(agent.device.name, agent.device.run))
+                    tasks.create_task(self._keep(agent.device.name, agent.run, self.address))
+                tasks.create_task(self._keep(self.name, keep_joined, self.address, self._announce))
+                tasks.create_task(self._keep(self.name, self._tidy, journal))
+
+    async def _agent(self, entry: Entry, journal: Journal, stack: AsyncExitStack) -> Agent:
+        overrides: dict[str, Any] = {}
+        more: dict[str, Procedure] = {}
+        if self.emulate and entry.cls.simulator:
+            simulator = entry.cls.simulator()
+            overrides = await stack.enter_async_context(sim.serve(simulator))
+            more["simulate"] = Procedure(simulator.simulate)
+        device = self.devices[entry.name] = entry.build(**overrides)
+        return Agent(device, entry.names, journal, more)
+
+    async def _keep(self, what: str, run: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """Run something that never ends; if it dies all the same, say so and begin again."""
+        while True:
+            try:
+                await run(*args)
+            except Exception:
+                self.restarts += 1
+                log.exception("%s failed and is begun again (restart %d)", what, self.restarts)
+            await asyncio.sleep(RESTART_AFTER)
+
+    async def _announce(self, session: Session) -> None:
+        topic = uris.status(self.name)
+        gone = {"server": self.name, "state": "gone", "pid": os.getpid()}
+        await session.call(
+            "wamp.session.add_testament", topic, [gone], {}, publish_options={"retain": True}
+        )
+        here = gone | {
+            "state": "running",
+            "since": utc((self.devices and next(iter(self.devices.values())).clock()) or 0),
+            "devices": [entry.name for entry in self.entries],
+            "emulated": self.emulate,
+            "restarts": self.restarts,
+        }
+        session.publish(topic, here, options=RETAIN)
+
+    async def _tidy(self, journal: Journal) -> None:
+        while True:
+            await asyncio.sleep(TIDY_EVERY)
+            await asyncio.to_thread(journal.tidy)
+
+
+def serve(
+    name: str, instrument: Instrument, pattern: str, address: Address, *, emulate: bool
+) -> None:
+    """Run a server in this process until SIGINT or SIGTERM."""
+    entries = instrument.choose(name, pattern)
+    if not entries:
+        raise HcamError(f"no device of {name} matches {pattern!r} in {instrument.path}")
+    chosen = {entry.name for entry in entries}
+    for entry in entries:
+        if missing := set(entry.sources) - chosen:
+            raise HcamError(
+                f"{entry.name} is a view of {', '.join(sorted(missing))}: "
+                f"{pattern!r} must not leave that out"
+            )
+    server = Server(name, entries, address, home(), emulate=emulate)
+
+    async def until_told() -> None:
+        running = asyncio.create_task(server.run())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, running.cancel)
+        await asyncio.wait([running])
+        if not running.cancelled():
+            running.result()
+
+    asyncio.run(until_told())

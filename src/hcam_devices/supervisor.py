@@ -1,0 +1,129 @@
+"""``hcam up``: the router and the servers as child processes, begun again if they die."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from . import panel
+from .instrument import Instrument
+from .router import RouterError, crossbar, listening, tied
+from .server import home
+from .wamp.uris import Address
+
+FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0
+STEADY_AFTER = 60.0
+STOPS_WITHIN = 12.0
+HINTS = (
+    "Try, in another terminal:  .venv/bin/hcam call slide.block  ·  "
+    ".venv/bin/hcam simulate pressure1 set base=0.02 pressure=0.02  ·  "
+    ".venv/bin/hcam --help.  Ctrl-C stops everything."
+)
+
+
+class Child:
+    """One program that is kept running; what it prints goes to a file."""
+
+    def __init__(self, name: str, command: list[str], environment: dict[str, str]) -> None:
+        self.name, self.command, self.environment = name, command, environment
+        self.log = home() / "log" / f"{name}.log"
+        self.restarts = 0
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def keep_running(self) -> None:
+        """Run it, for ever; SIGTERM, then SIGKILL, when cancelled."""
+        pause = FIRST_PAUSE
+        while True:
+            began = time.monotonic()
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            with self.log.open("ab") as log:
+                self.process = await asyncio.create_subprocess_exec(
+                    *tied(self.command),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=self.environment,
+                    start_new_session=True,
+                )
+            try:
+                await self.process.wait()
+            except asyncio.CancelledError:
+                await self._stop(self.process)
+                raise
+            self.restarts += 1
+            if time.monotonic() - began > STEADY_AFTER:
+                pause = FIRST_PAUSE
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LAST_PAUSE)
+
+    async def _stop(self, process: asyncio.subprocess.Process) -> None:
+        if process.returncode is None:
+            process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), STOPS_WITHIN)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+def children(instrument: Instrument, address: Address, *, emulate: bool) -> list[Child]:
+    """Return what is to run: the router first."""
+    programs = Path(sys.prefix) / "bin"
+    environment = os.environ | {"WAMP_SERVER": str(address), "HCAM_HOME": str(home())}
+    file = ["--instrument", str(instrument.path)]
+    servers = sorted({entry.server for entry in instrument.entries.values()})
+    flags = ["--emulate"] if emulate else []
+    return [
+        Child(
+            "router",
+            [str(programs / "hcam"), "router", "--port", str(address.port), *file],
+            environment,
+        ),
+        *(Child(name, [str(programs / name), *flags, *file], environment) for name in servers),
+    ]
+
+
+async def up(instrument: Instrument, address: Address, *, emulate: bool) -> int:
+    """Run everything and show it, until SIGINT or SIGTERM; returns the exit status.
+
+    Raises RouterError if the router is not installed or its port is taken.
+    """
+    crossbar()
+    if listening(address.port):
+        raise RouterError(
+            f"port {address.port} is taken: is everything running already (hcam watch)? "
+            "Otherwise choose another with --port"
+        )
+    family = children(instrument, address, emulate=emulate)
+    running = [asyncio.create_task(child.keep_running()) for child in family]
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    if sys.stdout.isatty():
+        showing = asyncio.create_task(panel.watch(instrument, address, hints=HINTS))
+    else:
+        print(f"router {address}, logs in {home() / 'log'}; Ctrl-C stops everything", flush=True)
+        showing = asyncio.create_task(_say_restarts(family))
+    await asyncio.wait(
+        [showing, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED
+    )
+    showing.cancel()
+    await asyncio.wait([showing])
+    for task in reversed(running):  # the router last, so that the servers can say goodbye
+        task.cancel()
+        await asyncio.wait([task])
+    if not showing.cancelled():
+        showing.result()
+    return 0
+
+
+async def _say_restarts(family: list[Child]) -> None:
+    said = dict.fromkeys(family, 0)
+    while True:
+        for child in family:
+            if child.restarts > said[child]:
+                said[child] = child.restarts
+                print(f"{child.name} ended; restart {child.restarts}; see {child.log}", flush=True)
+        await asyncio.sleep(1)

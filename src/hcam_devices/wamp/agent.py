@@ -1,0 +1,166 @@
+"""The agent of a device: presents what the device declares as URIs, in a session of its own.
+
+The device does not wait for it: while there is no router, samples go to the journal.
+"""
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from autobahn.wamp.exception import ApplicationError, TransportLost
+from autobahn.wamp.types import PublishOptions, RegisterOptions
+from pydantic import ValidationError
+
+from ..axis import NotAllowedError
+from ..device import Device, Sample
+from ..fields import Procedure, Setpoint, sentence, shorten
+from ..journal import Journal
+from ..link import LINK_LOST, RefusedError
+from . import uris
+from .session import Session, keep_joined
+from .uris import Address
+
+log = logging.getLogger(__name__)
+
+RETAIN = PublishOptions(retain=True)
+MOST_SAMPLES = 10_000
+
+
+class Agent:
+    """One device on the network, under its name and its aliases."""
+
+    def __init__(
+        self,
+        device: Device,
+        names: tuple[str, ...],
+        journal: Journal,
+        more: Mapping[str, Procedure] | None = None,
+    ) -> None:
+        self.device, self.names, self.journal = device, names, journal
+        self.procedures = {
+            **device.procedures(),
+            "samples": Procedure(self.samples, read_only=True),
+            **(more or {}),
+        }
+        self._signatures = {
+            name: inspect.signature(one.call) for name, one in self.procedures.items()
+        }
+        self._session: Session | None = None
+        self._newest: Sample | None = None
+        device.listeners.append(self.publish)
+
+    async def run(self, address: Address) -> None:
+        """Stay on the network, for ever."""
+        await keep_joined(address, self._present)
+
+    async def _present(self, session: Session) -> None:
+        name = self.device.name
+        settable = [f.name for f in self.device.fields.values() if isinstance(f, Setpoint)]
+        async with asyncio.timeout(5):
+            await asyncio.gather(
+                session.call(
+                    "wamp.session.add_testament",
+                    uris.telemetry(name),
+                    [self._epitaph()],
+                    {},
+                    publish_options={"retain": True},
+                ),
+                *(
+                    session.register(
+                        self._serve,
+                        uris.rpc(alias),
+                        RegisterOptions(match="prefix", details_arg="_call", force_reregister=True),
+                    )
+                    for alias in self.names
+                ),
+                *(
+                    session.subscribe(self._setter(field), uris.setpoint(alias, field))
+                    for alias in self.names
+                    for field in settable
+                ),
+            )
+        self._session = session
+        if self._newest:
+            self._send(self._newest)
+
+    def publish(self, sample: Sample) -> None:
+        """Keep a sample, and publish it if there is a router."""
+        self._newest = self.journal.append(sample)
+        self._send(self._newest)
+
+    def _send(self, sample: Sample) -> None:
+        if self._session and self._session.is_attached():
+            try:
+                self._session.publish(uris.telemetry(self.device.name), sample, options=RETAIN)
+            except TransportLost:
+                log.debug("%s: sample %s only in the journal", self.device.name, sample["seq"])
+
+    def _epitaph(self) -> Sample:
+        """Return what the router says if this server dies: nothing is known any more."""
+        reason = f"the server of {self.device.name} has gone"
+        return {
+            "device": self.device.name,
+            "seq": None,
+            "epoch": self.journal.epoch,
+            "timestamp": None,
+            "state": {"connection": "offline"},
+            "alarms": [{"field": "connection", "severity": "ERR", "reason": reason}],
+            **dict.fromkeys(self.device.values()),
+        }
+
+    def _setter(self, field: str) -> Any:
+        async def receive(*args: object, **kwargs: object) -> None:
+            await self.device.set_unacknowledged(field, *args, **kwargs)
+
+        return receive
+
+    async def _serve(self, *args: Any, _call: Any, **kwargs: Any) -> Any:
+        name = _call.procedure.split(".rpc.", 1)[1]
+        try:
+            return await self.call(name, *args, **kwargs)
+        except NotAllowedError as error:
+            raise _error("not_allowed", error) from None
+        except ValueError as error:
+            raise _error("invalid_argument", error) from None
+        except RefusedError as error:
+            raise _error("refused", error) from None
+        except LINK_LOST as error:
+            raise _error("offline", error) from None
+        except ApplicationError:
+            raise
+        except Exception as error:
+            log.exception("%s: %s failed", self.device.name, name)
+            raise _error("internal", f"{type(error).__name__}: {error}") from None
+
+    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call one of the procedures, by the name after ``rpc.``."""
+        procedure = self.procedures.get(name)
+        if procedure is None:
+            raise _error(
+                "no_such_procedure",
+                f"{self.device.name} has no {name!r}; it has {', '.join(sorted(self.procedures))}",
+            )
+        try:
+            self._signatures[name].bind(*args, **kwargs)
+        except TypeError as error:
+            raise ValueError(f"{name}{self._signatures[name]}: {error}") from None
+        try:
+            result = procedure.call(*args, **kwargs)
+            return await result if inspect.isawaitable(result) else result
+        except ValidationError as error:
+            raise ValueError(sentence(error, name)) from None
+
+    def samples(self, after: int = 0, limit: int = 1000, epoch: str | None = None) -> list[Sample]:
+        """Return the samples with numbers above ``after``, in order; ask again until none come."""
+        for name, value in (("after", after), ("limit", limit)):
+            if type(value) is not int or not 0 <= value < 2**63:
+                raise ValueError(f"{name} is a whole number, not {shorten(value)}")
+        if epoch is not None and not isinstance(epoch, str):
+            raise ValueError(f"epoch is a text, not {shorten(epoch)}")
+        return self.journal.samples(self.device.name, after, min(limit, MOST_SAMPLES), epoch)
+
+
+def _error(name: str, text: object) -> ApplicationError:
+    return ApplicationError(uris.error(name), str(text))

@@ -1,0 +1,107 @@
+"""One membership of the router's realm, made again whenever it is lost."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from autobahn.asyncio.wamp import ApplicationSession
+from autobahn.asyncio.websocket import WampWebSocketClientFactory
+from autobahn.wamp.exception import Error as WampError
+from autobahn.wamp.serializer import CBORSerializer
+from autobahn.wamp.types import ComponentConfig
+
+from . import uris
+from .uris import Address
+
+log = logging.getLogger(__name__)
+
+JOIN_WITHIN = 3.0
+FIRST_PAUSE, LAST_PAUSE = 0.2, 1.0
+PING_EVERY, PING_TIMEOUT = 5.0, 3.0
+"""A frozen router is noticed within the sum of these seconds."""
+
+
+class Session(ApplicationSession):
+    """A session that says when it has joined, and when and why it is over."""
+
+    def __init__(self) -> None:
+        super().__init__(ComponentConfig(uris.REALM))
+        loop = asyncio.get_running_loop()
+        self.joined: asyncio.Future[None] = loop.create_future()
+        self.over: asyncio.Future[str] = loop.create_future()
+
+    def onJoin(self, details: Any) -> None:
+        """Say that it has joined."""
+        self.joined.set_result(None)
+
+    def onLeave(self, details: Any) -> None:
+        """Say that it is over, and why."""
+        self._end(f"{details.reason} {details.message or ''}".strip())
+        self.disconnect()
+
+    def onDisconnect(self) -> None:
+        """Say that it is over."""
+        self._end("the connection was lost")
+
+    def onUserError(self, fail: Any, msg: str) -> None:
+        """Leave it to the caller to report an error: the caller has been told."""
+        log.debug("%s", msg)
+
+    def _end(self, reason: str) -> None:
+        if not self.over.done():
+            self.over.set_result(reason)
+
+
+@asynccontextmanager
+async def join(address: Address) -> AsyncIterator[Session]:
+    """Join the realm, and leave it at the end.
+
+    Raises OSError or TimeoutError if that does not succeed within ``JOIN_WITHIN`` seconds.
+    """
+    session = Session()
+    loop = asyncio.get_running_loop()
+    factory = WampWebSocketClientFactory(
+        lambda: session,
+        url=f"ws://{address.host}:{address.port}/ws",
+        serializers=[CBORSerializer()],
+        loop=loop,
+    )
+    factory.setProtocolOptions(
+        openHandshakeTimeout=JOIN_WITHIN,
+        autoPingInterval=PING_EVERY,
+        autoPingTimeout=PING_TIMEOUT,
+        autoPingSize=12,
+        tcpNoDelay=True,
+    )
+    transport = None
+    try:
+        async with asyncio.timeout(JOIN_WITHIN):
+            transport, _ = await loop.create_connection(factory, address.host, address.port)
+            ends: list[asyncio.Future[Any]] = [session.joined, session.over]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if session.over.done():
+            raise ConnectionError(f"{address} did not let us in: {session.over.result()}")
+        yield session
+        if not session.over.done():
+            session.leave()
+            await asyncio.wait([session.over], timeout=1)
+    finally:
+        if transport:
+            transport.abort()
+
+
+async def keep_joined(address: Address, on_join: Callable[[Session], Awaitable[None]]) -> None:
+    """Join, call ``on_join``, and join again whenever the session is over, for ever."""
+    pause = FIRST_PAUSE
+    while True:
+        try:
+            async with join(address) as session:
+                await on_join(session)
+                pause = FIRST_PAUSE
+                log.debug("session with %s is over: %s", address, await session.over)
+        except (OSError, TimeoutError, WampError) as error:
+            log.debug("no session with %s: %s", address, error)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LAST_PAUSE)

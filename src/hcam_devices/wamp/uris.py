@@ -1,0 +1,82 @@
+"""Where the router is, and every name on the network. No other code spells a URI."""
+
+import os
+from typing import NamedTuple
+
+from .. import HcamError
+
+REALM = "hipercam"
+PREFIX = "hipercam"
+
+ALL_TELEMETRY = f"{PREFIX}..telemetry"
+"""The wildcard subscription that hears every device."""
+
+
+def telemetry(device: str) -> str:
+    """Return the topic of a device's samples."""
+    return f"{PREFIX}.{device}.telemetry"
+
+
+def setpoint(device: str, name: str) -> str:
+    """Return the topic on which a setpoint may be published, unacknowledged."""
+    return f"{PREFIX}.{device}.{name}"
+
+
+def rpc(device: str, name: str = "") -> str:
+    """Return the procedure of a command; without a name, the prefix of all of them."""
+    return f"{PREFIX}.{device}.rpc.{name}"
+
+
+def status(server: str) -> str:
+    """Return the topic that says whether a server came or went."""
+    return f"{PREFIX}.{server}.status"
+
+
+def error(name: str) -> str:
+    """Return the URI of one of our errors."""
+    return f"com.hipercam.error.{name}"
+
+
+class Address(NamedTuple):
+    """Where the router is."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """Read ``host`` or ``host:port``; an IPv6 host stands in brackets. Raises HcamError."""
+        host, colon, port = text.strip().rpartition(":")
+        if not colon or text.endswith("]"):
+            host, port = text.strip(), str(cls().port)
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise HcamError(f"{text!r} is not a host or host:port")
+        return cls(host.strip("[]"), int(port))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def address() -> Address:
+    """Return where ``WAMP_SERVER`` says that the router is."""
+    return Address.parse(os.environ.get("WAMP_SERVER") or str(Address()))
+
+
+def expand(short: str) -> str:
+    """Return the full name of what a person typed, e.g. ``slide.target_position``."""
+    return short if short.startswith((f"{PREFIX}.", "wamp.")) else f"{PREFIX}.{short}"
+
+
+def expand_procedure(short: str) -> str:
+    """Return the full name of a procedure that a person typed, e.g. ``slide.stage.move``."""
+    full = expand(short)
+    if ".rpc." in full or full.startswith("wamp."):
+        return full
+    _, device, *name = full.split(".")
+    return rpc(device, ".".join(name))
+
+
+def device_of(uri: str) -> str:
+    """Return the device that a URI of ours names; nothing if it is not ours."""
+    prefix, _, rest = uri.partition(".")
+    return rest.partition(".")[0] if prefix == PREFIX else ""

@@ -1,0 +1,135 @@
+"""``call`` and ``publish`` for scripts, over the router's HTTP interface.
+
+    from hcam_devices.wamp.utils import call, publish
+
+    publish("hipercam.FocalPlaneSlide.target_position", -50)
+    call("hipercam.slide.rpc.stage.move")
+
+The router is ``WAMP_SERVER``: a host, or host:port; by default this machine, port 8080.
+"""
+
+import json
+from functools import cache
+from typing import Any
+
+import urllib3
+
+from .. import HcamError
+from .uris import Address, address
+
+TIMEOUT = 10.0
+
+
+class WampError(HcamError):
+    """What went wrong: ``uri`` is the error's name on the network, ``text`` the reason."""
+
+    def __init__(self, uri: str, text: str) -> None:
+        super().__init__(text or uri)
+        self.uri, self.text = uri, text
+
+
+class NoSuchProcedureError(WampError):
+    """Nobody offers the procedure: the name is wrong, or its server is not running."""
+
+
+class NotAuthorizedError(WampError):
+    """The router does not allow this to whoever asks."""
+
+
+class InvalidArgumentError(WampError, ValueError):
+    """The device would not take the value; nothing was sent to the hardware."""
+
+
+class NotAllowedError(WampError):
+    """The command makes no sense in the device's present state; nothing was sent."""
+
+
+class RefusedError(WampError):
+    """The hardware refused."""
+
+
+class OfflineError(WampError, ConnectionError):
+    """The hardware could not be reached, or did not answer."""
+
+
+class RouterError(WampError, ConnectionError):
+    """The router could not be reached; nothing was sent."""
+
+
+class OutcomeUnknownError(WampError, TimeoutError):
+    """No answer came in time: the command may or may not have been carried out."""
+
+
+ERRORS: dict[str, type[WampError]] = {
+    "wamp.error.no_such_procedure": NoSuchProcedureError,
+    "wamp.error.not_authorized": NotAuthorizedError,
+    "com.hipercam.error.no_such_procedure": NoSuchProcedureError,
+    "com.hipercam.error.invalid_argument": InvalidArgumentError,
+    "com.hipercam.error.not_allowed": NotAllowedError,
+    "com.hipercam.error.refused": RefusedError,
+    "com.hipercam.error.offline": OfflineError,
+}
+
+
+@cache
+def _pool(where: Address) -> urllib3.HTTPConnectionPool:
+    return urllib3.HTTPConnectionPool(where.host, where.port, maxsize=4, retries=False)
+
+
+def _post(path: str, body: dict[str, Any], timeout: float) -> Any:
+    where = address()
+    try:
+        content = json.dumps(body, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(
+            "com.hipercam.error.invalid_argument", f"cannot be sent: {error}"
+        ) from None
+    try:
+        response = _pool(where).urlopen(
+            "POST",
+            path,
+            body=content,
+            headers={"Content-Type": "application/json"},
+            timeout=timeout,
+            retries=False,
+        )
+    except urllib3.exceptions.NewConnectionError:
+        raise RouterError(
+            "com.hipercam.error.no_router",
+            f"no router at {where}: start it (hcam up), or set WAMP_SERVER",
+        ) from None
+    except urllib3.exceptions.HTTPError as error:
+        raise OutcomeUnknownError(
+            "com.hipercam.error.outcome_unknown",
+            f"no answer from {where} within {timeout:g} s ({type(error).__name__}): "
+            "look at the telemetry before you repeat a command",
+        ) from None
+    if response.status != 200:
+        raise WampError(
+            f"com.hipercam.error.http_{response.status}",
+            f"{where} answered {response.status} to {path}: {response.data[:200]!r}",
+        )
+    answer = json.loads(response.data)
+    if "error" in answer:
+        text = " ".join(str(part) for part in answer.get("args") or ())
+        raise ERRORS.get(answer["error"], WampError)(answer["error"], text)
+    return answer
+
+
+def call(procedure: str, *args: Any, timeout: float = TIMEOUT, **kwargs: Any) -> Any:
+    """Call a procedure and return its result.
+
+    Raises a WampError: of the type that fits, with the error's URI and text. After
+    OutcomeUnknownError the command may have been carried out; it is never sent twice.
+    """
+    body = {"procedure": procedure, "args": args, "kwargs": kwargs}
+    answer = _post("/call", body, timeout).get("args")
+    return answer[0] if answer else None
+
+
+def publish(topic: str, *args: Any, timeout: float = TIMEOUT, **kwargs: Any) -> None:
+    """Publish to a topic. Whether a device accepts the value is seen in its telemetry.
+
+    Raises a WampError if the router cannot be reached or does not allow it.
+    """
+    _post("/publish", {"topic": topic, "args": args, "kwargs": kwargs}, timeout)
