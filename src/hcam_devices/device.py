@@ -318,7 +318,6 @@ class Device:
     def procedures(self) -> dict[str, Procedure]:
         """Return everything that may be called, by the name after ``rpc.``."""
         found = {
-            "describe": Procedure(self.describe, read_only=True),
             "connection.connect": Procedure(self.connect),
             "connection.disconnect": Procedure(self.disconnect),
         }
@@ -383,8 +382,8 @@ class Device:
         """Drop the connection to the hardware; it is made again by itself."""
         self.link.close(ConnectionAbortedError("disconnected by request"))
 
-    async def describe(self) -> dict[str, Any]:
-        """Return what this device is: its fields, setpoints and procedures, as plain data."""
+    def describe(self) -> dict[str, Any]:
+        """Return what is declared: the kind and the fields, as plain data."""
         return {
             "device": self.name,
             "kind": f"{type(self).__module__.rpartition('.')[2]}.{type(self).__name__}",
@@ -394,5 +393,4 @@ class Device:
                 name: field.describe() | {"settable": isinstance(field, Setpoint)}
                 for name, field in self.fields.items()
             },
-            "procedures": {n: p.describe() for n, p in sorted(self.procedures().items())},
         }

@@ -160,7 +160,7 @@ def draw(picture: Picture, address: Address, size: tuple[int, int], hints: str =
     """Return the whole picture, fitted to a terminal's width and height."""
     width, height = size
     title = Text("HiPERCAM", style="bold")
-    title.append(f"  router {address} " + ("" if picture.router else "IS NOT THERE"))
+    title.append(f"  router {address} " + ("" if picture.router else "is not there (yet)"))
     for server in picture.servers.values():
         emulated = " (emulated)" if server.get("emulated") else ""
         title.append(f"  {server['server']} {server['state']}{emulated}")

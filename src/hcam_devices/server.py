@@ -9,6 +9,7 @@ import fcntl
 import logging
 import os
 import signal
+import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -93,7 +94,7 @@ class Server:
         overrides: dict[str, Any] = {}
         more: dict[str, Procedure] = {}
         if self.emulate and entry.cls.simulator:
-            simulator = entry.cls.simulator()
+            simulator = entry.cls.simulator(seed=zlib.crc32(entry.name.encode()))
             overrides = await stack.enter_async_context(sim.serve(simulator))
             more["simulate"] = Procedure(simulator.simulate)
         device = self.devices[entry.name] = entry.build(**overrides)

@@ -56,9 +56,9 @@ class Simulator:
     greeting = b""
     cut: Callable[[bytearray], bytes | None]
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, seed: int = 0) -> None:
         self.clock = clock
-        self.random = random.Random(0)
+        self.random = random.Random(seed)
         self.faults: dict[str, dict[str, Any]] = {}
         self._hang_up: list[Callable[[], None]] = []
 

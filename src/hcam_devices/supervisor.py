@@ -16,11 +16,6 @@ from .wamp.uris import Address
 FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0
 STEADY_AFTER = 60.0
 STOPS_WITHIN = 12.0
-HINTS = (
-    "Try, in another terminal:  .venv/bin/hcam call slide.block  ·  "
-    ".venv/bin/hcam simulate pressure1 set base=0.02 pressure=0.02  ·  "
-    ".venv/bin/hcam --help.  Ctrl-C stops everything."
-)
 
 
 class Child:
@@ -85,6 +80,18 @@ def children(instrument: Instrument, address: Address, *, emulate: bool) -> list
     ]
 
 
+def hints(address: Address, *, emulate: bool) -> str:
+    """Say what to try next."""
+    hcam = os.path.relpath(sys.argv[0])
+    if address != Address():
+        hcam = f"WAMP_SERVER={address} {hcam}"
+    rehearse = f"  ·  {hcam} simulate pressure1 set pressure=0.02" if emulate else ""
+    return (
+        f"Try, in another terminal:  {hcam} call slide.block{rehearse}  ·  {hcam} --help"
+        "  ·  Ctrl-C stops everything."
+    )
+
+
 async def up(instrument: Instrument, address: Address, *, emulate: bool) -> int:
     """Run everything and show it, until SIGINT or SIGTERM; returns the exit status.
 
@@ -102,7 +109,9 @@ async def up(instrument: Instrument, address: Address, *, emulate: bool) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     if sys.stdout.isatty():
-        showing = asyncio.create_task(panel.watch(instrument, address, hints=HINTS))
+        showing = asyncio.create_task(
+            panel.watch(instrument, address, hints=hints(address, emulate=emulate))
+        )
     else:
         print(f"router {address}, logs in {home() / 'log'}; Ctrl-C stops everything", flush=True)
         showing = asyncio.create_task(_say_restarts(family))

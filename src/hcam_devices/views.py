@@ -31,11 +31,7 @@ class CCDHead(Device):
     recorder: str
     pen: Literal[1, 2, 3, 4, 5, 6]
 
-    pressure = Readback("mbar", ("gauge", "pressure"), healthy=(0, 8e-3), doc="Inside the head.")
-    flow = Readback("l / min", ("recorder", "pen"), healthy=(0.4, math.inf), doc="Of coolant.")
-    heatsink = Readback("deg_C", ("rack", "heatsink"), doc="Of the peltier's warm side.")
-    peltier_current = Readback("A", ("rack", "current"))
-    peltier_status = Readback("", ("rack", "status"), str, doc="What the controller does.")
+    temperature = Readback("deg_C", ("rack", "temperature"), doc="Of the CCD.")
     setpoint = Setpoint(
         "deg_C",
         ("rack", "target_temperature"),
@@ -43,7 +39,11 @@ class CCDHead(Device):
         tolerance=1e-3,
         doc="Of the CCD.",
     )
-    temperature = Readback("deg_C", ("rack", "temperature"), doc="Of the CCD.")
+    pressure = Readback("mbar", ("gauge", "pressure"), healthy=(0, 8e-3), doc="Inside the head.")
+    flow = Readback("l / min", ("recorder", "pen"), healthy=(0.4, math.inf), doc="Of coolant.")
+    heatsink = Readback("deg_C", ("rack", "heatsink"), doc="Of the peltier's warm side.")
+    peltier_current = Readback("A", ("rack", "current"))
+    peltier_status = Readback("", ("rack", "status"), str, doc="What the controller does.")
 
     def __init__(self, name: str, **settings: Any) -> None:
         super().__init__(name, **settings)

@@ -122,9 +122,6 @@ class Codec:
 class PeltierRack(Device):
     """Three peltier controllers, each of which cools one CCD."""
 
-    status = Readback("", 104, STATUS, channels=3, doc="What the controller does.")
-    heatsink = Readback("deg_C", 1001, channels=3, doc="Temperature of the warm side.")
-    current = Readback("A", 1020, channels=3, doc="Peltier current.")
     temperature = Readback("deg_C", 1000, channels=3, doc="Temperature of the CCD.")
     target_temperature = Setpoint(
         "deg_C",
@@ -135,6 +132,9 @@ class PeltierRack(Device):
         tolerance=1e-3,
         doc="Where the CCD should be.",
     )
+    status = Readback("", 104, STATUS, channels=3, doc="What the controller does.")
+    current = Readback("A", 1020, channels=3, doc="Peltier current.")
+    heatsink = Readback("deg_C", 1001, channels=3, doc="Temperature of the warm side.")
     stage_enable = Setpoint(
         "",
         2010,

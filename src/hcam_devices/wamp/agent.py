@@ -6,7 +6,7 @@ The device does not wait for it: while there is no router, samples go to the jou
 import asyncio
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from autobahn.wamp.exception import ApplicationError, TransportLost
@@ -17,7 +17,7 @@ from ..axis import NotAllowedError
 from ..device import Device, Sample
 from ..fields import Procedure, Setpoint, sentence, shorten
 from ..journal import Journal
-from ..link import LINK_LOST, RefusedError
+from ..link import ProtocolError, RefusedError
 from . import uris
 from .session import Session, keep_joined
 from .uris import Address
@@ -41,11 +41,16 @@ class Agent:
         self.device, self.names, self.journal = device, names, journal
         self.procedures = {
             **device.procedures(),
+            "describe": Procedure(self.describe, read_only=True),
             "samples": Procedure(self.samples, read_only=True),
             **(more or {}),
         }
         self._signatures = {
             name: inspect.signature(one.call) for name, one in self.procedures.items()
+        }
+        self._description = device.describe() | {
+            "aliases": list(names[1:]),
+            "procedures": {name: one.describe() for name, one in sorted(self.procedures.items())},
         }
         self._session: Session | None = None
         self._newest: Sample | None = None
@@ -116,26 +121,40 @@ class Agent:
 
         return receive
 
-    async def _serve(self, *args: Any, _call: Any, **kwargs: Any) -> Any:
+    def _serve(self, *args: Any, _call: Any, **kwargs: Any) -> Any:
         name = _call.procedure.split(".rpc.", 1)[1]
         try:
-            return await self.call(name, *args, **kwargs)
-        except NotAllowedError as error:
-            raise _error("not_allowed", error) from None
-        except ValueError as error:
-            raise _error("invalid_argument", error) from None
-        except RefusedError as error:
-            raise _error("refused", error) from None
-        except LINK_LOST as error:
-            raise _error("offline", error) from None
-        except ApplicationError:
-            raise
-        except Exception as error:
-            log.exception("%s: %s failed", self.device.name, name)
-            raise _error("internal", f"{type(error).__name__}: {error}") from None
+            result = self.call(name, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001  (whatever it is, the caller is told)
+            raise self._explained(name, error) from None
+        return self._finish(name, result) if inspect.isawaitable(result) else result
 
-    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Call one of the procedures, by the name after ``rpc.``."""
+    async def _finish(self, name: str, result: Awaitable[Any]) -> Any:
+        try:
+            return await result
+        except Exception as error:  # noqa: BLE001  (whatever it is, the caller is told)
+            raise self._explained(name, error) from None
+
+    def _explained(self, name: str, error: Exception) -> ApplicationError:
+        """Return what the caller is told."""
+        match error:
+            case ApplicationError():
+                return error
+            case ValidationError():
+                return _error("invalid_argument", sentence(error, name))
+            case NotAllowedError():
+                return _error("not_allowed", error)
+            case ValueError():
+                return _error("invalid_argument", error)
+            case RefusedError():
+                return _error("refused", error)
+            case OSError() | ProtocolError():
+                return _error("offline", error)
+        log.error("%s: %s failed", self.device.name, name, exc_info=error)
+        return _error("internal", f"{type(error).__name__}: {error}")
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call one of the procedures, by the name after ``rpc.``; return its result, or await."""
         procedure = self.procedures.get(name)
         if procedure is None:
             raise _error(
@@ -146,11 +165,11 @@ class Agent:
             self._signatures[name].bind(*args, **kwargs)
         except TypeError as error:
             raise ValueError(f"{name}{self._signatures[name]}: {error}") from None
-        try:
-            result = procedure.call(*args, **kwargs)
-            return await result if inspect.isawaitable(result) else result
-        except ValidationError as error:
-            raise ValueError(sentence(error, name)) from None
+        return procedure.call(*args, **kwargs)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what this device is: its fields, setpoints and procedures, as plain data."""
+        return self._description
 
     def samples(self, after: int = 0, limit: int = 1000, epoch: str | None = None) -> list[Sample]:
         """Return the samples with numbers above ``after``, in order; ask again until none come."""
