@@ -100,6 +100,7 @@ class Device:
         self.refused: dict[str, Alarm] = {}
         self.listeners: list[Callable[[Sample], None]] = []
         self._wake: asyncio.Future[None] | None = None
+        self._setting = asyncio.Lock()  # so that each setpoint is read back before the next
         self._forget(self.offline_reason)
 
     # --- the connection ---------------------------------------------------------------------
@@ -222,6 +223,11 @@ class Device:
         """
         field = self.settable(name)
         number = await field.accept(value)
+        async with self._setting:
+            return await self._set(field, number, confirm=confirm)
+
+    async def _set(self, field: Setpoint, number: float, *, confirm: bool) -> Value:
+        name = field.name
         self.require_online()
         if field.guarded and field.words[int(number)] not in field.guarded and confirm is not True:
             raise ValueError(

@@ -116,10 +116,15 @@ class Setpoint(Readback):
             return self._accept_word(value)
         number, unit = self._number_and_unit(value)
         if unit != self.unit:
-            # astropy costs 0.7 s and 35 MiB to import, and most servers never need it.
-            number = await asyncio.to_thread(_convert, number, unit, self.unit)
+            try:
+                # astropy costs 0.7 s and 35 MiB to import, and most servers never need it.
+                number = await asyncio.to_thread(_convert, number, unit, self.unit)
+            except ValueError as error:
+                raise ValueError(
+                    f"{number:g} {shorten(unit)}: {error}; it takes {self._allowed()}"
+                ) from None
         low, high = self.limits
-        if not low <= number <= high:  # also true of NaN
+        if not (math.isfinite(number) and low <= number <= high):
             raise ValueError(f"{number:g} {self.unit} is not within {self._allowed()}")
         return number
 
@@ -142,7 +147,7 @@ class Setpoint(Readback):
         try:
             return float(value), unit
         except OverflowError:
-            raise ValueError(f"the number is not within {self._allowed()}") from None
+            raise ValueError(f"{shorten(value)} is not within {self._allowed()}") from None
 
     def _allowed(self) -> str:
         if self.words:
@@ -174,15 +179,20 @@ def _plain(bounds: Range | None) -> list[float | None] | None:
 def _convert(number: float, unit: str, to: str) -> float:
     from astropy import units as u  # noqa: PLC0415  (see accept)
 
+    if len(unit) > 60:
+        raise ValueError("that is not the name of a unit")
     try:
         return float(u.Quantity(number, unit).to_value(to, u.temperature()))
     except (ValueError, TypeError, u.UnitConversionError):
-        raise ValueError(f"{unit!r} cannot be converted to {to!r}") from None
+        raise ValueError(f"cannot be converted to {to!r}") from None
 
 
 def shorten(value: object) -> str:
     """Return the repr of what somebody sent, short enough for a sentence."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits; nested too deeply
+        return f"{type(value).__name__} (too long to be shown)"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -218,11 +228,12 @@ class Procedure:
         }
 
 
-def sentence(error: ValidationError, what: str) -> str:
-    """Say what was wrong with some arguments or settings, all mistakes in one line."""
+def sentence(error: ValidationError, what: str, parameters: list[str]) -> str:
+    """Say what was wrong with some arguments, all mistakes in one line."""
     mistakes = []
     for mistake in error.errors(include_url=False):
-        place = ".".join(str(part) for part in mistake["loc"])
+        first = mistake["loc"][0]  # the position (after self) or the name of an argument
+        place = parameters[first - 1] if isinstance(first, int) else first
         given = (
             "" if mistake["type"].startswith("missing") else f", not {shorten(mistake['input'])}"
         )

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 DAY = 86400.0
-MOST_BYTES_A_REPLY = 400_000
+MOST_BYTES_A_REPLY = 200_000
 CHUNK = 500
 
 SCHEMA = """

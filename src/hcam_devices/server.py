@@ -9,6 +9,7 @@ import fcntl
 import logging
 import os
 import signal
+import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -71,6 +72,7 @@ class Server:
         self.name, self.entries, self.address = name, entries, address
         self.folder, self.emulate = folder, emulate
         self.restarts = 0
+        self.since = utc(time.time())
         self.devices: dict[str, Device] = {}
 
     async def run(self) -> None:
@@ -111,6 +113,10 @@ class Server:
             await asyncio.sleep(RESTART_AFTER)
 
     async def _announce(self, session: Session) -> None:
+        log.info("%s is on the network at %s", self.name, self.address)
+        session.over.add_done_callback(
+            lambda over: log.warning("no router (%s); samples go to the journal", over.result())
+        )
         topic = uris.status(self.name)
         gone = {"server": self.name, "state": "gone", "pid": os.getpid()}
         await session.call(
@@ -118,7 +124,7 @@ class Server:
         )
         here = gone | {
             "state": "running",
-            "since": utc((self.devices and next(iter(self.devices.values())).clock()) or 0),
+            "since": self.since,
             "devices": [entry.name for entry in self.entries],
             "emulated": self.emulate,
             "restarts": self.restarts,
@@ -138,9 +144,9 @@ def serve(
     entries = instrument.choose(name, pattern)
     if not entries:
         raise HcamError(f"no device of {name} matches {pattern!r} in {instrument.path}")
-    chosen = {entry.name for entry in entries}
+    chosen = [entry.name for entry in entries]
     for entry in entries:
-        if missing := set(entry.sources) - chosen:
+        if missing := set(entry.sources) - set(chosen):
             raise HcamError(
                 f"{entry.name} is a view of {', '.join(sorted(missing))}: "
                 f"{pattern!r} must not leave that out"
@@ -148,6 +154,7 @@ def serve(
     server = Server(name, entries, address, home(), emulate=emulate)
 
     async def until_told() -> None:
+        log.info("%s presents %s%s", name, ", ".join(chosen), ", emulated" if emulate else "")
         running = asyncio.create_task(server.run())
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, running.cancel)

@@ -228,6 +228,7 @@ class Simulator(Base):
                 return None
             case 1:
                 self.status, self.goal = HOMING, 0
+                return None
             case 20 | 21:
                 goal = data + (self.position if command == 21 else 0)
                 if self.status == HOMING:
@@ -235,6 +236,7 @@ class Simulator(Base):
                 if not 0 <= goal <= self.travel:
                     return ERROR, command
                 self.status, self.goal = command, goal
+                return None
             case 23:
                 self.goal, self.status = self.position, IDLE
                 return STOP, int(self.position)

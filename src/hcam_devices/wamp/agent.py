@@ -6,6 +6,7 @@ The device does not wait for it: while there is no router, samples go to the jou
 import asyncio
 import inspect
 import logging
+import sqlite3
 from collections.abc import Awaitable, Mapping
 from typing import Any
 
@@ -91,8 +92,15 @@ class Agent:
             self._send(self._newest)
 
     def publish(self, sample: Sample) -> None:
-        """Keep a sample, and publish it if there is a router."""
-        self._newest = self.journal.append(sample)
+        """Keep a sample, and publish it if there is a router; also if it cannot be kept."""
+        try:
+            self._newest = self.journal.append(sample)
+        except sqlite3.Error as error:
+            reason = f"samples are not being kept: {self.journal.path}: {error}"
+            log.error("%s: %s", self.device.name, reason)
+            alarm = {"field": "journal", "severity": "ERR", "reason": reason}
+            unkept = {"device": self.device.name, "seq": None, "epoch": self.journal.epoch}
+            self._newest = unkept | sample | {"alarms": [*sample["alarms"], alarm]}
         self._send(self._newest)
 
     def _send(self, sample: Sample) -> None:
@@ -141,7 +149,10 @@ class Agent:
             case ApplicationError():
                 return error
             case ValidationError():
-                return _error("invalid_argument", sentence(error, name))
+                return _error(
+                    "invalid_argument",
+                    sentence(error, name, list(self._signatures[name].parameters)),
+                )
             case NotAllowedError():
                 return _error("not_allowed", error)
             case ValueError():
