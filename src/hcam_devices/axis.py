@@ -223,3 +223,16 @@ class Axis:
         """Return the commands by name, as clients know them."""
         calls = (self.enable, self.disable, self.home, self.move, self.stop)
         return {call.__name__: call for call in calls}
+
+
+def diagram() -> str:
+    """Return the chart as a Mermaid state diagram: commands as they are, reports in brackets."""
+    lines = ["stateDiagram-v2", f"    [*] --> {S.DISABLED}"]
+    for state, arrows in CHART.items():
+        together: dict[S, list[str]] = {}
+        for event, following in arrows.items():
+            together.setdefault(following, []).append(
+                str(event) if event in COMMANDS else f"({event})"
+            )
+        lines += [f"    {state} --> {to}: {', '.join(events)}" for to, events in together.items()]
+    return "\n".join(lines)
