@@ -65,9 +65,15 @@ class Picture:
                 if name not in names:
                     names.append(name)
         return [
-            Text(f"{severity:4} {', '.join(names)}: {reason}", style=COLOURS[severity])
+            Text(f"{severity:4} {some(names)}: {reason}", style=COLOURS[severity])
             for (severity, reason), names in sorted(found.items())
         ]
+
+
+def some(names: list[str]) -> str:
+    """Return a few names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 4 else ""
+    return ", ".join(names[:3] if more else names) + more
 
 
 async def follow(picture: Picture, session: Session) -> None:

@@ -95,7 +95,7 @@ def children(instrument: Instrument, address: Address, *, emulate: bool) -> list
 
 def hints(address: Address, *, emulate: bool) -> str:
     """Say what to try next."""
-    hcam = os.path.relpath(sys.argv[0])
+    hcam = min(sys.argv[0], os.path.relpath(sys.argv[0]), key=len)
     if address != Address():
         hcam = f"WAMP_SERVER={address} {hcam}"
     rehearse = f"  ·  {hcam} simulate pressure1 set pressure=0.02" if emulate else ""
