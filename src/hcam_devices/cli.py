@@ -230,6 +230,8 @@ def simulate(device: str, fault: str, options: tuple[str, ...]) -> None:
 
     _, named = arguments(options)
     answer = utils.call(uris.rpc(device, "simulate"), fault, **named)
+    if fault:
+        del answer["may inject"]
     for title, content in answer.items():
         click.echo(f"{title}:")
         for name, value in content.items():

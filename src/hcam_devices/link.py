@@ -8,7 +8,12 @@ value cannot be sent (ValueError): nothing was.
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol, TypeAlias
+
+from pydantic import Field
+
+Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
+Seconds: TypeAlias = Annotated[float, Field(gt=0, le=86400)]
 
 MOST_UNREAD = 65536
 
@@ -122,10 +127,11 @@ class Tcp:
     """A TCP connection to ``host`` and ``port``; every exchange ends within ``timeout`` seconds."""
 
     host: str = "127.0.0.1"
-    port: int
-    timeout: float = 1.0
+    port: Port
+    timeout: Seconds = 1.0
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
     _stream: _Stream | None = field(default=None, init=False, repr=False)
+    _why: str = field(default="", init=False, repr=False)
 
     async def open(self) -> None:
         """Connect; raises OSError or TimeoutError."""
@@ -141,7 +147,9 @@ class Tcp:
     def close(self, reason: BaseException | None = None) -> None:
         """Drop the connection, with whatever was still unread."""
         if self._stream:
-            self._stream.end(reason or ConnectionAbortedError("closed from here"))
+            reason = reason or ConnectionAbortedError("closed from here")
+            self._why = str(reason) or type(reason).__name__
+            self._stream.end(reason)
             self._stream = None
 
     async def ask(self, codec: Codec, ref: Any, value: Any = None) -> Any:
@@ -186,7 +194,8 @@ class Tcp:
                 async with asyncio.timeout(self.timeout):
                     while True:
                         try:
-                            await asyncio.wait_for(stream.more(), quiet)
+                            async with asyncio.timeout(quiet):
+                                await stream.more()
                         except TimeoutError:
                             break
             except TimeoutError:
@@ -202,7 +211,7 @@ class Tcp:
 
     def _require(self) -> _Stream:
         if self._stream is None:
-            raise ConnectionError(f"not connected to {self}")
+            raise ConnectionError(self._why or f"not connected to {self}")
         return self._stream
 
     def __str__(self) -> str:

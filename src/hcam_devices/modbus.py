@@ -2,12 +2,13 @@
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from pymodbus.client import AsyncModbusTcpClient
 from pymodbus.exceptions import ModbusException
 
-from .link import Local, RefusedError
+from .link import Local, Port, RefusedError, Seconds
 
 EXCEPTIONS = {
     1: "illegal function",
@@ -25,9 +26,9 @@ class Modbus(Local):
     """Input registers of unit ``unit`` at ``host`` and ``port``; ``timeout`` in seconds."""
 
     host: str = "127.0.0.1"
-    port: int = 502
-    unit: int = 1
-    timeout: float = 1.0
+    port: Port = 502
+    unit: Annotated[int, Field(ge=0, le=255)] = 1
+    timeout: Seconds = 1.0
     _client: AsyncModbusTcpClient | None = field(default=None, init=False, repr=False)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
 
@@ -70,10 +71,14 @@ class Modbus(Local):
                 reply = await self._client.read_input_registers(
                     address, count=count, device_id=self.unit
                 )
+                task = asyncio.current_task()
+                if task and task.cancelling():  # Python 3.11's wait_for may swallow it
+                    raise asyncio.CancelledError
             except ModbusException:
                 late = TimeoutError(f"{self} did not answer within {self.timeout:g} s")
-                self.close(late)
-                raise late from None
+                lost = self._lost.exception() if self._lost and self._lost.done() else None
+                self.close(lost or late)
+                raise lost or late from None
             except BaseException as error:
                 self.close(error)
                 raise

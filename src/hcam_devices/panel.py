@@ -4,7 +4,7 @@ import asyncio
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -56,14 +56,24 @@ class Picture:
         """Take in that a server came or went."""
         self.servers[status["server"]] = status
 
-    def alarms(self) -> Iterator[tuple[str, str, str]]:
-        """Return severity, device and reason of everything that is wrong, worst first."""
-        found = [
-            (alarm["severity"], name, alarm["reason"])
-            for name, sample in self.samples.items()
-            for alarm in sample.get("alarms", ())
+    def alarms(self) -> list[Text]:
+        """Return everything that is wrong, a line each, worst first; the same of many is one."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for name, sample in self.samples.items():
+            for alarm in sample.get("alarms", ()):
+                names = found.setdefault((alarm["severity"], alarm["reason"]), [])
+                if name not in names:
+                    names.append(name)
+        return [
+            Text(f"{severity:4} {some(names)}: {reason}", style=COLOURS[severity])
+            for (severity, reason), names in sorted(found.items())
         ]
-        yield from sorted(found, key=lambda alarm: alarm[0])
+
+
+def some(names: list[str]) -> str:
+    """Return a few names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 4 else ""
+    return ", ".join(names[:3] if more else names) + more
 
 
 async def follow(picture: Picture, session: Session) -> None:
@@ -125,7 +135,7 @@ def row(sample: dict[str, Any], width: int, *, compact: bool) -> Text:
     for name, values, unit in groups(sample):
         content = f"{' '.join(values)} {unit}".rstrip()
         size = len(name) + 1 + len(content)
-        if used and used + 3 + size > width:
+        if used and used + 3 + size > width - (4 if compact else 0):
             if compact:
                 text.append(" ...", style="dim")
                 break
@@ -166,12 +176,9 @@ def draw(picture: Picture, address: Address, size: tuple[int, int], hints: str =
         title.append(f"  {server['server']} {server['state']}{emulated}")
     title.append(time.strftime("  %H:%M:%S UTC", time.gmtime()))
     title.truncate(width)
-    alarms = list(picture.alarms())
+    alarms = picture.alarms()
     most = max(height // 3, 3)
-    lines = [
-        Text(f"{severity:4} {name}: {reason}", style=COLOURS[severity])
-        for severity, name, reason in alarms[:most]
-    ]
+    lines = alarms[:most]
     for line in lines:
         line.truncate(width, overflow="ellipsis")
     if len(alarms) > most:
@@ -191,7 +198,7 @@ async def watch(
     pattern: str = "*",
     *,
     once: bool = False,
-    hints: str = "",
+    hints: Callable[[], str] = str,
 ) -> None:
     """Show the picture until cancelled; ``once``, or without a terminal, print it and end."""
     picture = Picture(instrument, pattern)
@@ -215,7 +222,7 @@ async def watch(
         with Live(console=console, screen=True, auto_refresh=False) as live:
             while True:
                 size = (console.width, console.height)
-                live.update(draw(picture, address, size, hints), refresh=True)
+                live.update(draw(picture, address, size, hints()), refresh=True)
                 await asyncio.sleep(REDRAW)
     finally:
         following.cancel()
@@ -246,7 +253,7 @@ async def status(instrument: Instrument, address: Address) -> int:
     for names, what in ((offline, "offline"), (silent, "not heard of")):
         if names:
             console.print(f"{what}: {', '.join(names)}")
-    alarms = list(picture.alarms())
-    for severity, name, reason in alarms:
-        console.print(Text(f"{severity:4} {name}: {reason}", style=COLOURS[severity]))
+    alarms = picture.alarms()
+    for line in alarms:
+        console.print(line)
     return 1 if alarms or silent or offline else 0

@@ -21,6 +21,7 @@ its methods ``fault_*``. A fault lasts for ``times`` replies, or until it is cle
 
 import asyncio
 import inspect
+import logging
 import math
 import random
 import time
@@ -29,6 +30,8 @@ from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
 from .fields import shorten
+
+log = logging.getLogger(__name__)
 
 WIRE_FAULTS: dict[str, dict[str, Any]] = {
     "delay": {"seconds": 0.2},
@@ -98,10 +101,12 @@ class Simulator:
             for key, value in chosen.items():
                 if key not in options:
                     raise ValueError(f"{fault} has no {key}; it has {', '.join(options)}")
-                if isinstance(options[key], int | float) and (
-                    isinstance(value, bool) or not isinstance(value, int | float) or value < 0
-                ):
-                    raise ValueError(f"{key} takes a number, not {shorten(value)}")
+                default = options[key]
+                if isinstance(default, str) and not isinstance(value, str):
+                    raise ValueError(f"{key} takes a text, not {shorten(value)}")
+                if not isinstance(default, str) and not _is_number(value, like=default):
+                    what = "whole number" if isinstance(default, int) else "number"
+                    raise ValueError(f"{key} takes a {what}, not {shorten(value)}")
             options |= chosen
             if options.get("when", "after") not in DISCONNECT_WHEN:
                 raise ValueError(f"when is one of {', '.join(DISCONNECT_WHEN)}")
@@ -148,6 +153,11 @@ class Simulator:
         return reply
 
 
+def _is_number(value: object, like: float) -> bool:
+    kinds = (int,) if isinstance(like, int) else (int, float)
+    return type(value) in kinds and 0 <= value < 2**31  # type: ignore[operator]
+
+
 def _shown(options: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value != math.inf}
 
@@ -170,6 +180,7 @@ class _Conversation:
         self, sim: Simulator, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         self.sim, self.reader, self.writer = sim, reader, writer
+        self._turn = asyncio.Lock()
 
     async def run(self) -> None:
         if "refuse" in self.sim.faults:
@@ -178,13 +189,16 @@ class _Conversation:
         unasked = asyncio.create_task(self._speak())
         buffer = bytearray()
         try:
-            await self._send(self.sim.greeting)
+            if "busy" not in self.sim.faults:
+                await self._send(self.sim.greeting)
             while data := await self.reader.read(4096):
                 buffer += data
                 while (frame := self.sim.cut(buffer)) is not None:
                     await self._answer(frame)
         except (ConnectionError, asyncio.CancelledError):
             return
+        except Exception:
+            log.exception("the simulator %s cannot answer", type(self.sim).__module__)
         finally:
             unasked.cancel()
             self.sim._hang_up.remove(self.writer.transport.abort)
@@ -193,7 +207,8 @@ class _Conversation:
     async def _speak(self) -> None:
         while True:
             said, pause = self.sim.speak()
-            await self._send(said)
+            if not self.sim.faults.keys() & {"busy", "silence"}:
+                await self._send(said)
             if pause is None:
                 return
             await asyncio.sleep(pause)
@@ -230,11 +245,12 @@ class _Conversation:
 
     async def _send(self, data: bytes, split: dict[str, Any] | None = None) -> None:
         size = max(int(split["size"]), 1) if split else len(data)
-        for start in range(0, len(data), size or 1):
-            self.writer.write(data[start : start + size])
-            if split:
-                await self.writer.drain()
-                await asyncio.sleep(split["gap"])
+        async with self._turn:  # no device says two things at once
+            for start in range(0, len(data), size or 1):
+                self.writer.write(data[start : start + size])
+                if split:
+                    await self.writer.drain()
+                    await asyncio.sleep(split["gap"])
 
 
 @asynccontextmanager
@@ -246,6 +262,7 @@ async def serve(sim: Simulator, port: int = 0) -> AsyncIterator[dict[str, Any]]:
         task = asyncio.create_task(_Conversation(sim, reader, writer).run())
         running.add(task)
         task.add_done_callback(running.discard)
+        task.add_done_callback(lambda _: writer.transport.abort())
 
     server = await asyncio.start_server(converse, "127.0.0.1", port)
     try:

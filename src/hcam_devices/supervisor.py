@@ -25,6 +25,7 @@ class Child:
         self.name, self.command, self.environment = name, command, environment
         self.log = home() / "log" / f"{name}.log"
         self.restarts = 0
+        self.trouble = ""
         self.process: asyncio.subprocess.Process | None = None
 
     async def keep_running(self) -> None:
@@ -48,6 +49,10 @@ class Child:
                 await self._stop(self.process)
                 raise
             self.restarts += 1
+            self.trouble = (
+                f"{self.name} ended ({self.process.returncode}); restart {self.restarts}; "
+                f"{self.log} ends: {last_line(self.log)}"
+            )
             if time.monotonic() - began > STEADY_AFTER:
                 pause = FIRST_PAUSE
             await asyncio.sleep(pause)
@@ -61,6 +66,14 @@ class Child:
             except TimeoutError:
                 process.kill()
                 await process.wait()
+
+
+def last_line(log: Path) -> str:
+    """Return the end of what a program printed."""
+    with log.open("rb") as file:
+        file.seek(max(log.stat().st_size - 1000, 0))
+        lines = file.read().decode(errors="replace").split("\n")
+    return next((line for line in reversed(lines) if line.strip()), "")
 
 
 def children(instrument: Instrument, address: Address, *, emulate: bool) -> list[Child]:
@@ -82,7 +95,7 @@ def children(instrument: Instrument, address: Address, *, emulate: bool) -> list
 
 def hints(address: Address, *, emulate: bool) -> str:
     """Say what to try next."""
-    hcam = os.path.relpath(sys.argv[0])
+    hcam = min(sys.argv[0], os.path.relpath(sys.argv[0]), key=len)
     if address != Address():
         hcam = f"WAMP_SERVER={address} {hcam}"
     rehearse = f"  ·  {hcam} simulate pressure1 set pressure=0.02" if emulate else ""
@@ -110,7 +123,11 @@ async def up(instrument: Instrument, address: Address, *, emulate: bool) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     if sys.stdout.isatty():
         showing = asyncio.create_task(
-            panel.watch(instrument, address, hints=hints(address, emulate=emulate))
+            panel.watch(
+                instrument,
+                address,
+                hints=lambda: trouble(family) or hints(address, emulate=emulate),
+            )
         )
     else:
         print(f"router {address}, logs in {home() / 'log'}; Ctrl-C stops everything", flush=True)
@@ -128,11 +145,15 @@ async def up(instrument: Instrument, address: Address, *, emulate: bool) -> int:
     return 0
 
 
+def trouble(family: list[Child]) -> str:
+    """Say which programs had to be started again lately, and what they said last."""
+    return "  ".join(child.trouble for child in family if child.trouble)
+
+
 async def _say_restarts(family: list[Child]) -> None:
-    said = dict.fromkeys(family, 0)
+    said = ""
     while True:
-        for child in family:
-            if child.restarts > said[child]:
-                said[child] = child.restarts
-                print(f"{child.name} ended; restart {child.restarts}; see {child.log}", flush=True)
+        if (now := trouble(family)) != said:
+            print(now, flush=True)
+            said = now
         await asyncio.sleep(1)

@@ -89,9 +89,13 @@ class Simulator(Base):
 
     def answer(self, frame: bytes) -> bytes:
         """Answer functions 3 and 4; exceptions 1 and 2 for others and for other addresses."""
+        if len(frame) < 8:
+            return b""
         if len(frame) < 12 or frame[7] not in (3, 4):
             return self._reply(frame, bytes([frame[7] | 0x80, 1]))
         address, count = struct.unpack(">HH", frame[8:12])
+        if not 1 <= count <= 125:
+            return self._reply(frame, bytes([frame[7] | 0x80, 3]))
         try:
             words = [self._register(address + n) for n in range(count)]
         except KeyError:
@@ -113,7 +117,7 @@ class Simulator(Base):
 
     def fault_error(self, reply: bytes, code: int = 4) -> bytes:
         """Refuse everything with a Modbus exception."""
-        return self._reply(reply, bytes([reply[7] | 0x80, code]))
+        return self._reply(reply, bytes([reply[7] | 0x80, code % 256]))
 
     def fault_identity(self, reply: bytes) -> bytes:
         """Answer with another transaction's number."""

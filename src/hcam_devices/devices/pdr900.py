@@ -119,9 +119,8 @@ class Simulator(Base):
     def _ask(self, ref: str) -> str:
         match ref:
             case "PR1":
-                return f"ACK{self._now() / MBAR[self.unit]:.2E}".replace("E-0", "E-").replace(
-                    "+0", "+"
-                )
+                shown = f"{self._now() / MBAR.get(self.unit, 1.0):.2E}"
+                return f"ACK{shown}".replace("E-0", "E-").replace("+0", "+")
             case "ADC":
                 return f"ACK{self.address:03d}"
             case "U":
@@ -134,7 +133,8 @@ class Simulator(Base):
     def _now(self) -> float:
         """Pump toward the base pressure: a decade in about a minute, with noise of 1 %."""
         elapsed, self._at = self.clock() - self._at, self.clock()
-        logarithm = toward(math.log(self.pressure), math.log(self.base), elapsed, 60)
+        now, base = (math.log(max(p, 1e-9)) for p in (self.pressure, self.base))
+        logarithm = toward(now, base, elapsed, 60)
         self.pressure = math.exp(logarithm)
         return self.pressure * self.random.gauss(1, 0.01)
 

@@ -112,7 +112,7 @@ class Agent:
 
     def _epitaph(self) -> Sample:
         """Return what the router says if this server dies: nothing is known any more."""
-        reason = f"the server of {self.device.name} has gone"
+        reason = "its server has gone"
         return {
             "device": self.device.name,
             "seq": None,

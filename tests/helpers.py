@@ -1,0 +1,110 @@
+"""What several tests need: waiting for a sample, a device in its loop, a clock to be set."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from hcam_devices import sim
+from hcam_devices.device import Device, Sample
+from hcam_devices.instrument import Entry, load
+
+AT_MOST = 20.0
+"""Seconds after which a test that waits has failed; nothing that works takes nearly as long."""
+
+FAST = {"poll_every": 0.02}
+ENTRIES = load().entries
+SIMULATED = {
+    entry.settings.get("kind", entry.cls.__name__): entry
+    for entry in reversed(ENTRIES.values())
+    if entry.cls.simulator
+}
+"""One entry of the default instrument for each class that has a simulator."""
+
+
+class Clock:
+    """A clock that stands still until it is put forward."""
+
+    def __init__(self, now: float = 1_800_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def sample_where(device: Device, predicate: Callable[[Sample], Any]) -> Sample:
+    """Return the next sample of which something is true."""
+    found: asyncio.Future[Sample] = asyncio.get_running_loop().create_future()
+    last: list[Sample] = []
+
+    def listen(sample: Sample) -> None:
+        last[:] = [sample]
+        try:
+            if not found.done() and predicate(sample):
+                found.set_result(sample)
+        except Exception as error:  # noqa: BLE001  (for the test to see)
+            found.set_exception(error)
+
+    device.listeners.append(listen)
+    try:
+        async with asyncio.timeout(AT_MOST):
+            return await found
+    except TimeoutError:
+        raise AssertionError(f"no such sample within {AT_MOST:g} s; the last: {last}") from None
+    finally:
+        device.listeners.remove(listen)
+
+
+def online(sample: Sample) -> bool:
+    """Tell whether the hardware was reached."""
+    return bool(sample["state"]["connection"] == "online")
+
+
+def offline(sample: Sample) -> bool:
+    """Tell whether it was not."""
+    return not online(sample)
+
+
+def reasons(sample: Sample, field: str | None = None) -> str:
+    """Return every reason for alarm, or every one of a field."""
+    return "; ".join(a["reason"] for a in sample["alarms"] if field in (None, a["field"]))
+
+
+@asynccontextmanager
+async def living(*devices: Device) -> AsyncIterator[None]:
+    """Run devices; at the end each must end when it is cancelled, and must not have died."""
+    tasks = [asyncio.create_task(device.run()) for device in devices]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=AT_MOST)
+        ended = [task.done() for task in tasks]
+        deaths = [task.exception() for task in tasks if task.done() and not task.cancelled()]
+    assert all(ended), "a device did not end when it was cancelled"
+    assert not deaths
+
+
+@asynccontextmanager
+async def presented(
+    entry: Entry, simulator: Any, port: int = 0, **settings: Any
+) -> AsyncIterator[Device]:
+    """Run a device of the instrument with its simulator on a free port."""
+    async with sim.serve(simulator, port) as place:
+        device = entry.build(**(FAST | place | settings))
+        async with living(device):
+            yield device
+
+
+def fed(
+    cut: Callable[[bytearray], bytes | None], stream: bytes, sizes: Iterable[int]
+) -> list[bytes]:
+    """Return the frames cut from a stream that arrives in pieces of these sizes."""
+    buffer, frames = bytearray(), []
+    for size in [*sizes, len(stream)]:
+        buffer += stream[:size]
+        stream = stream[size:]
+        while (frame := cut(buffer)) is not None:
+            frames.append(frame)
+    return frames

@@ -1,0 +1,292 @@
+"""The link: one question at a time, each with a deadline, and nothing late taken for an answer."""
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hcam_devices import sim
+from hcam_devices.devices.minitrend import VALUES
+from hcam_devices.devices.minitrend import Simulator as Recorder
+from hcam_devices.link import (
+    MOST_UNREAD,
+    Exactly,
+    Local,
+    ProtocolError,
+    RefusedError,
+    Tcp,
+    Until,
+)
+from hcam_devices.modbus import Modbus
+
+from .helpers import AT_MOST, fed
+
+Serving = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Echo:
+    """A language: lines, answered by the same line."""
+
+    cut = Until(b"\n")
+
+    def request(self, ref: str, value: Any = None) -> bytes:
+        if ref == "unsendable":
+            raise ValueError(ref)
+        return f"{ref}\n".encode()
+
+    def reply(self, request: bytes, frame: bytes) -> str | None:
+        match frame:
+            case b"no":
+                raise RefusedError("it said no")
+            case b"nonsense":
+                raise ProtocolError("nonsense")
+            case b"by the way":
+                return None
+        return frame.decode()
+
+
+ECHO = Echo()
+
+
+@asynccontextmanager
+async def serving(serve: Serving) -> AsyncIterator[Tcp]:
+    """Serve something, and give an open link to it."""
+    ended = asyncio.Event()
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await serve(reader, writer)
+        finally:
+            writer.transport.abort()
+            ended.set()
+
+    server = await asyncio.start_server(once, "127.0.0.1", 0)
+    link = Tcp(port=server.sockets[0].getsockname()[1], timeout=AT_MOST)
+    await link.open()
+    yield link
+    link.close()
+    server.close()
+    async with asyncio.timeout(AT_MOST):
+        await ended.wait()
+
+
+def saying(*replies: bytes) -> Serving:
+    """Answer each line with one of these, then only listen."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for reply in replies:
+            await reader.readline()
+            writer.write(reply)
+        await reader.read()
+
+    return serve
+
+
+async def lost(link: Tcp) -> str:
+    """Return why a link is lost."""
+    never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    with pytest.raises(OSError) as error:  # noqa: PT011  (whatever it is, it is returned)
+        await link.idle(AT_MOST, never)
+    return str(error.value)
+
+
+async def test_the_answer_comes_back_and_what_is_said_unasked_does_not() -> None:
+    async with serving(saying(b"by the way\none\n", b"two\n")) as link:
+        assert await link.ask(ECHO, "1") == "one"
+        assert await link.ask(ECHO, "2") == "two"
+
+
+async def test_questions_asked_at_once_are_asked_one_after_the_other() -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            assert not reader._buffer  # type: ignore[attr-defined]
+            writer.write(line)
+
+    async with serving(echo) as link:
+        answers = await asyncio.gather(*(link.ask(ECHO, str(n)) for n in range(50)))
+    assert answers == [str(n) for n in range(50)]
+
+
+async def test_a_refusal_and_an_unsendable_value_leave_the_link_open() -> None:
+    async with serving(saying(b"no\n", b"yes\n")) as link:
+        with pytest.raises(RefusedError, match="it said no"):
+            await link.ask(ECHO, "may I?")
+        with pytest.raises(ValueError, match="unsendable"):
+            await link.ask(ECHO, "unsendable")
+        assert await link.ask(ECHO, "now?") == "yes"
+
+
+@pytest.mark.parametrize(
+    ("serve", "error", "why"),
+    [
+        (saying(b"nonsense\n"), ProtocolError, "nonsense"),
+        (saying(b"half"), TimeoutError, "did not answer within 0.05 s"),
+        (saying(), TimeoutError, "did not answer within 0.05 s"),
+    ],
+)
+async def test_an_interrupted_exchange_closes_the_link_for_everybody_and_says_why(
+    serve: Serving, error: type[Exception], why: str
+) -> None:
+    async with serving(serve) as link:
+        link.timeout = 0.05
+        waiting = asyncio.create_task(lost(link))
+        await asyncio.sleep(0)
+        with pytest.raises(error, match=why):
+            await link.ask(ECHO, "1")
+        assert why in await waiting
+        with pytest.raises(ConnectionError, match=why):
+            await link.ask(ECHO, "2")
+
+
+async def test_a_cancelled_exchange_closes_the_link_and_stays_cancelled() -> None:
+    asked = asyncio.Event()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        asked.set()
+        await reader.read()
+
+    async with serving(listen) as link:
+        asking = asyncio.create_task(link.ask(ECHO, "1"))
+        await asked.wait()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        with pytest.raises(ConnectionError):
+            await link.ask(ECHO, "2")
+
+
+async def test_the_other_end_closing_is_noticed_while_idle() -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with serving(hang_up) as link:
+        assert await lost(link) == "the other end closed the connection"
+
+
+async def test_nothing_of_a_doubled_answer_is_taken_for_the_next() -> None:
+    async with serving(saying(b"one\none\n", b"two\n")) as link:
+        assert await link.ask(ECHO, "1") == "one"
+        assert await link.ask(ECHO, "2") == "two"
+
+
+async def test_somebody_who_never_stops_talking_fills_no_memory_and_stops_nobody() -> None:
+    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(b"x" * MOST_UNREAD)
+            await writer.drain()
+
+    async with serving(babble) as link:
+        link.timeout = 0.2
+        with pytest.raises(ProtocolError, match="will not stop talking"):
+            await link.drain(0.1)
+        with pytest.raises(TimeoutError):
+            await link.ask(ECHO, "1")
+
+
+async def test_a_greeting_is_discarded_however_it_is_cut() -> None:
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for byte in b"Welcome\nto\nthe rack":
+            writer.write(bytes([byte]))
+            await writer.drain()
+        await saying(b"one\n")(reader, writer)
+
+    async with serving(greet) as link:
+        await link.drain(0.2)
+        assert await link.ask(ECHO, "1") == "one"
+
+
+async def test_nobody_there_is_said_with_the_address() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        with pytest.raises(ConnectionRefusedError, match=f"127.0.0.1:{port} refused"):
+            await Tcp(port=port).open()
+        with pytest.raises(ConnectionError, match=str(port)):
+            await Modbus(port=port).open()
+    with pytest.raises(ConnectionError, match=r"not connected to 127\.0\.0\.1:1"):
+        await Tcp(port=1).ask(ECHO, "1")
+
+
+async def test_a_link_without_a_wire_is_there_until_it_is_closed() -> None:
+    link, loop = Local(), asyncio.get_running_loop()
+    await link.open()
+    woken = loop.create_future()
+    woken.set_result(None)
+    await link.idle(AT_MOST, woken)
+    link.close(ConnectionAbortedError("by request"))
+    with pytest.raises(ConnectionAbortedError, match="by request"):
+        await link.idle(AT_MOST, loop.create_future())
+
+
+@given(st.lists(st.integers(1, 5)))
+def test_frames_survive_any_split(sizes: list[int]) -> None:
+    assert fed(Until(b";FF"), b"one;FF\r\n two;FF;FFrest", sizes) == [b"one", b"two", b""]
+    assert fed(Exactly(3), b"onetwore", sizes) == [b"one", b"two"]
+
+
+# --- Modbus ---------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def modbus(simulator: Recorder) -> AsyncIterator[Modbus]:
+    async with sim.serve(simulator) as place:
+        link = Modbus(**place, timeout=0.1)
+        await link.open()
+        yield link
+        link.close()
+
+
+async def test_modbus_reads_input_registers() -> None:
+    async with modbus(Recorder()) as link:
+        (value,) = struct.unpack(">f", struct.pack(">2H", *await link.ask(None, (VALUES, 2))))
+        assert value == pytest.approx(1.05, abs=0.1)
+
+
+async def test_a_modbus_exception_is_a_refusal_with_its_meaning() -> None:
+    async with modbus(Recorder()) as link:
+        with pytest.raises(RefusedError, match=r"exception 2 \(illegal address\)"):
+            await link.ask(None, (0x5000, 1))
+        assert len(await link.ask(None, (VALUES, 20))) == 20
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        ("silence", "did not answer within 0.1 s"),
+        ("truncated", "did not answer within 0.1 s"),
+        ("identity", "did not answer within 0.1 s"),
+        ("disconnect", "closed the connection"),
+    ],
+)
+async def test_modbus_without_an_answer_closes_the_link_and_says_why(fault: str, why: str) -> None:
+    simulator = Recorder()
+    async with modbus(simulator) as link:
+        simulator.simulate(fault, **({"when": "before"} if fault == "disconnect" else {}))
+        with pytest.raises(OSError, match=why):
+            await link.ask(None, (VALUES, 20))
+        with pytest.raises(OSError, match=why):
+            await link.idle(AT_MOST, asyncio.get_running_loop().create_future())
+        with pytest.raises(ConnectionError, match="not connected"):
+            await link.ask(None, (VALUES, 20))
+
+
+async def test_a_modbus_question_cancelled_as_its_answer_arrives_is_cancelled() -> None:
+    async with modbus(Recorder()) as link:
+        asking = asyncio.create_task(link.ask(None, (VALUES, 20)))
+
+        def cancel(sending: bool, pdu: Any) -> Any:
+            if not sending:
+                asking.cancel()
+            return pdu
+
+        assert link._client
+        link._client.ctx.trace_pdu = cancel
+        with pytest.raises(asyncio.CancelledError):
+            await asking
