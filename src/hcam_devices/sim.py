@@ -13,20 +13,27 @@ loopback port and applies the faults that people inject:
     silence                 no reply
     disconnect when=after   or before, or during the reply
     busy                    connections are accepted, nothing is said
-    refuse                  connections are refused
+    refuse                  connections are refused (a serial device is unplugged)
 
 and those that only the device can do (``checksum``, ``error``, ``identity``, ``unsolicited`` ...):
 its methods ``fault_*``. A fault lasts for ``times`` replies, or until it is cleared.
+
+Hardware that is reached by running ``programs`` is simulated by programs of those names: each hands
+its arguments to the simulator on that port, and prints what comes back.
 """
 
 import asyncio
 import inspect
 import logging
 import math
+import os
 import random
 import time
+import tty
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 from .fields import shorten
@@ -51,11 +58,25 @@ WIRE_FAULTS: dict[str, dict[str, Any]] = {
 
 DISCONNECT_WHEN = ("before", "during", "after")
 
+PROGRAM = """#!/bin/bash
+# Hands its name and arguments to the simulator, prints what comes until EOT, and ends with the
+# status that comes then.
+LC_ALL=C
+exec 3<>/dev/tcp/127.0.0.1/{port} || exit 1
+printf '%s\\n' "${{0##*/}} ${{*@Q}}" >&3
+IFS= read -r -d $'\\004' -u 3 said
+printf '%s' "$said"
+read -r -u 3 status
+exit "${{status:-1}}"
+"""
+
 
 class Simulator:
     """What every simulator can do: faults by name, and values that may be set (``controls``)."""
 
     controls: ClassVar[tuple[str, ...]] = ()
+    programs: ClassVar[tuple[str, ...]] = ()
+    serial: ClassVar[bool] = False
     greeting = b""
     cut: Callable[[bytearray], bytes | None]
 
@@ -177,7 +198,10 @@ class _Conversation:
     """One connection to a simulator."""
 
     def __init__(
-        self, sim: Simulator, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        sim: Simulator,
+        reader: asyncio.StreamReader,
+        writer: "asyncio.StreamWriter | _Terminal",
     ) -> None:
         self.sim, self.reader, self.writer = sim, reader, writer
         self._turn = asyncio.Lock()
@@ -195,7 +219,7 @@ class _Conversation:
                 buffer += data
                 while (frame := self.sim.cut(buffer)) is not None:
                     await self._answer(frame)
-        except (ConnectionError, asyncio.CancelledError):
+        except ConnectionError:
             return
         except Exception:
             log.exception("the simulator %s cannot answer", type(self.sim).__module__)
@@ -255,7 +279,14 @@ class _Conversation:
 
 @asynccontextmanager
 async def serve(sim: Simulator, port: int = 0) -> AsyncIterator[dict[str, Any]]:
-    """Serve a simulator on a loopback port; yields the settings of a ``Tcp`` link to it."""
+    """Serve a simulator as its class says; yields the settings of a link to it.
+
+    On a loopback port (``port``, or a free one), or on a pseudo-terminal if it is ``serial``.
+    """
+    if sim.serial:
+        async with serve_serial(sim) as place:
+            yield place
+        return
     running: set[asyncio.Task[None]] = set()
 
     def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -265,14 +296,98 @@ async def serve(sim: Simulator, port: int = 0) -> AsyncIterator[dict[str, Any]]:
         task.add_done_callback(lambda _: writer.transport.abort())
 
     server = await asyncio.start_server(converse, "127.0.0.1", port)
+    port = server.sockets[0].getsockname()[1]
     try:
-        yield {"host": "127.0.0.1", "port": server.sockets[0].getsockname()[1]}
+        if sim.programs:
+            with TemporaryDirectory(prefix="hcam-") as folder:
+                write_programs(sim.programs, Path(folder), port)
+                yield {"folder": folder}
+        else:
+            yield {"host": "127.0.0.1", "port": port}
     finally:
         server.close()
         for task in running:
             task.cancel()
         if running:
             await asyncio.wait(running)
+
+
+def write_programs(names: tuple[str, ...], folder: Path, port: int) -> None:
+    """Write the programs that stand for a simulator on a loopback port."""
+    for name in names:
+        (folder / name).write_text(PROGRAM.format(port=port))
+        (folder / name).chmod(0o700)
+
+
+LOOK_EVERY = 0.02
+"""Seconds between looks whether an unplugged serial device is to be plugged in again."""
+
+
+class _Terminal:
+    """A pseudo-terminal under the name ``path``: the reader and writer of who simulates.
+
+    It is raw, and as on a serial line what nobody reads is lost once 4 KiB wait.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.reader, self.transport = path, asyncio.StreamReader(), self
+        # Our own hold on the far end keeps the line alive while no driver has it open.
+        self._near, self._far = os.openpty()
+        tty.setraw(self._far)
+        os.set_blocking(self._near, False)
+        path.symlink_to(os.ttyname(self._far))
+        asyncio.get_running_loop().add_reader(self._near, self._arrived)
+
+    def _arrived(self) -> None:
+        self.reader.feed_data(os.read(self._near, 4096))
+
+    def write(self, data: bytes) -> None:
+        """Say something; ConnectionResetError if it was unplugged meanwhile."""
+        if self._near < 0:
+            raise ConnectionResetError
+        with suppress(BlockingIOError):
+            os.write(self._near, data)
+
+    async def drain(self) -> None:
+        """Do nothing: ``write`` has already said it."""
+
+    def abort(self) -> None:
+        """Unplug it: who has it open hears EOF, and the name is gone."""
+        if self._near >= 0:
+            asyncio.get_running_loop().remove_reader(self._near)
+            self.path.unlink(missing_ok=True)
+            os.close(self._near)
+            os.close(self._far)
+            self._near = -1
+            self.reader.feed_eof()
+
+
+@asynccontextmanager
+async def serve_serial(sim: Simulator, path: Path | None = None) -> AsyncIterator[dict[str, Any]]:
+    """Serve a simulator on a pseudo-terminal; yields the settings of a ``Serial`` link to it.
+
+    Its name stays while it is unplugged (``refuse``) and plugged in again (``disconnect``).
+    """
+    with TemporaryDirectory(prefix="hcam-") as folder:
+        there = asyncio.Event()
+        path = path or Path(folder) / "port"
+        plugging = asyncio.create_task(_keep_plugged(sim, path, there))
+        try:
+            await there.wait()
+            yield {"path": str(path)}
+        finally:
+            plugging.cancel()
+            await asyncio.wait([plugging])
+
+
+async def _keep_plugged(sim: Simulator, path: Path, there: asyncio.Event) -> None:
+    while True:
+        if "refuse" not in sim.faults:
+            terminal = _Terminal(path)
+            there.set()
+            await _Conversation(sim, terminal.reader, terminal).run()
+        there.set()
+        await asyncio.sleep(LOOK_EVERY)
 
 
 def toward(value: float, target: float, seconds: float, time_constant: float) -> float:

@@ -1,0 +1,286 @@
+"""Spectracom TSYNC timing card, through the example programs of its vendor.
+
+    $ GetSatInfo 0        Number of satellites tracked:   9
+    $ GR_GetValidity 0 0  Time Valid : 1
+                          PPS Valid : 1
+    $ HW_GetTime 0        Year : 2026, Day : 326, Hour, Minute, Second, Nanosecond : 999999600
+                          Sync : TRUE                           (a line each)
+    Could not open ...                   there is no card
+    Error ...                            the card refused
+
+Source: what the predecessor made of their output. It counted lines and did not look at the labels,
+so except for the satellites the labels are not certain: the values are found by how the labels
+begin, and an answer without them is shown as it came.
+"""
+
+import re
+import shlex
+import time
+from collections.abc import Callable
+from datetime import date, timedelta
+from typing import Any, ClassVar
+
+from ..device import Alarm, Device, Sample
+from ..fields import Readback, Value
+from ..link import ProtocolError, RefusedError
+from ..process import Programs
+from ..sim import Simulator as Base
+
+SATELLITES, VALIDITY, TIME = "GetSatInfo", "GR_GetValidity", "HW_GetTime"
+TRACKED = re.compile(r"Number of satellites tracked:\s*(\d+)")
+FLAG = {"0": False, "1": True, "FALSE": False, "TRUE": True}
+EOT = b"\x04"
+
+
+def find(label: str, said: str) -> str:
+    """Return the number, TRUE or FALSE of the line that begins so; ProtocolError without one."""
+    line = rf"^[ \t]*{label}[^:\n]*:[ \t]*(\d+|TRUE|FALSE)[ \t\r]*$"
+    if match := re.search(line, said, re.MULTILINE | re.IGNORECASE):
+        return match[1].upper()
+    raise ProtocolError(f"there is no {label!r} in {said[:300]!r}")
+
+
+def number(label: str, said: str) -> int:
+    """Return the number of a line."""
+    text = find(label, said)
+    if not text.isdecimal():
+        raise ProtocolError(f"{label!r} is {text}, not a number")
+    return int(text)
+
+
+def flag(label: str, said: str) -> bool:
+    """Return what a line says is so, or not."""
+    text = find(label, said)
+    if text not in FLAG:
+        raise ProtocolError(f"{label!r} is {text}, neither true nor false")
+    return FLAG[text]
+
+
+def instant(said: str) -> str:
+    """Return the card's time as telemetry carries it, cut off after the millisecond.
+
+    From integers: as a floating point number 59.9999996 s would become 60. In a leap second, which
+    UTC has at 23:59 only, the second is 60.
+    """
+    year, day, hour, minute, second, nanosecond = (
+        number(label, said) for label in ("year", "day", "hour", "minute", "sec", "nano")
+    )
+    try:
+        today = date(year, 1, 1) + timedelta(day - 1)
+    except (ValueError, OverflowError):
+        today = date.min
+    leap = second == 60 and (hour, minute) == (23, 59)
+    if (
+        today.year != year
+        or not (hour < 24 and minute < 60 and nanosecond < 10**9)
+        or not (second < 60 or leap)
+    ):
+        raise ProtocolError(f"this is no time: {said[:300]!r}")
+    return f"{today}T{hour:02d}:{minute:02d}:{second:02d}.{nanosecond // 10**6:03d}Z"
+
+
+class Codec:
+    """Command lines, and what the programs print: a dictionary of what each one knows."""
+
+    @staticmethod
+    def cut(buffer: bytearray) -> bytes | None:
+        """Cut nothing: a program has said everything when it ends."""
+
+    def request(self, ref: str, value: None = None) -> bytes:
+        """Return the command line of a program, with its arguments."""
+        return ref.encode()
+
+    def reply(self, request: bytes, frame: bytes) -> dict[str, Any]:
+        """Return what a program said.
+
+        Raises ConnectionError if there is no card, RefusedError if the card refused.
+        """
+        program, said = request.split()[0].decode(), frame.decode("ascii", "replace")
+        if re.search(r"could not open", said, re.IGNORECASE):
+            raise ConnectionError(f"{program}: {said.strip()[:200]}")
+        if match := re.search(r"^[ \t]*(Error\b(?! closing).*)$", said, re.MULTILINE):
+            raise RefusedError(f"{program}: {match[1].strip()[:200]}")
+        match program:
+            case "GetSatInfo":
+                if not (tracked := TRACKED.search(said)):
+                    raise ProtocolError(f"there is no number of satellites in {said[:300]!r}")
+                return {"num_sats": int(tracked[1])}
+            case "GR_GetValidity":
+                return {
+                    "time_valid": flag("time valid", said),
+                    "pps_valid": flag("pps valid", said),
+                }
+        return {"time": instant(said), "synced": flag("sync", said)}
+
+
+class TimingCard(Device):
+    """The card that gives the detector controller its time; telemetry carries the card's time."""
+
+    link_type: ClassVar[Any] = Programs
+
+    poll_every: float = 10.0
+    board: int = 0
+
+    num_sats = Readback("", SATELLITES, int, doc="Satellites tracked.")
+    time_valid = Readback("", VALIDITY, bool, doc="The receiver's time is valid.")
+    pps_valid = Readback("", VALIDITY, bool, doc="The receiver's pulse a second is valid.")
+    synced = Readback("", TIME, bool, doc="The card follows its reference.")
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        super().__init__(name, **settings)
+        self.codec = Codec()
+        self._answers: dict[str, Any] = {}
+
+    async def on_connect(self) -> None:
+        """Make sure that there is a card."""
+        await self._look()
+
+    async def poll(self) -> None:
+        """Run the three programs at once."""
+        await self._look()
+        await super().poll()
+
+    async def _look(self) -> None:
+        questions = {
+            SATELLITES: f"{SATELLITES} {self.board}",
+            VALIDITY: f"{VALIDITY} {self.board} 0",
+            TIME: f"{TIME} {self.board}",
+        }
+        answers = await self.link.ask_all(self.codec, questions.values())
+        self._answers = dict(zip(questions, answers, strict=True))
+
+    async def read(self, field: Readback) -> Value:
+        """Return what the programs said last; RefusedError if its program was refused."""
+        answer = self._answers[field.ref]
+        if isinstance(answer, RefusedError):
+            raise answer
+        return field.kind(answer[field.name])
+
+    def snapshot(self) -> Sample:
+        """Return the telemetry; its timestamp is the card's time, if the card tells it."""
+        answer = self._answers.get(TIME)
+        if self.connection != "online" or not isinstance(answer, dict):
+            return super().snapshot()
+        return super().snapshot() | {"timestamp": answer["time"]}
+
+    def notices(self) -> list[Alarm]:
+        """Say what is wrong with the time."""
+        reasons = {
+            "time_valid": "the receiver says that its time is not valid",
+            "pps_valid": "the receiver says that its pulse a second is not valid",
+            "synced": "the card is not synchronised: its time drifts",
+        }
+        found = [
+            Alarm(name, "ERR", reason)
+            for name, reason in reasons.items()
+            if self.readings[name].value is False
+        ]
+        if self.connection == "online" and isinstance(self._answers.get(TIME), RefusedError):
+            found.append(Alarm("timestamp", "WARN", "it is the computer's time, not the card's"))
+        return found
+
+
+class Simulator(Base):
+    """A card that tracks nine satellites; in ``holdover`` it has lost them and runs on.
+
+    ``offset`` is how many seconds it is ahead of this computer.
+    """
+
+    programs = (SATELLITES, VALIDITY, TIME)
+    controls = ("satellites", "time_valid", "pps_valid", "synced", "offset", "holdover")
+
+    def __init__(self, wall: Callable[[], int] = time.time_ns, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.wall = wall
+        self.satellites, self.offset, self.holdover = 9, 0.0, False
+        self.time_valid = self.pps_valid = self.synced = True
+
+    @staticmethod
+    def cut(buffer: bytearray) -> bytes | None:
+        """Cut one command line."""
+        line, end, rest = buffer.partition(b"\n")
+        if not end:
+            return None
+        buffer[:] = rest
+        return bytes(line)
+
+    def answer(self, frame: bytes) -> bytes:
+        """Return what a program prints, EOT, and the exit status."""
+        program, *arguments = shlex.split(frame.decode())
+        tracking = not self.holdover
+        if arguments[:1] != ["0"]:
+            return self._say(f"Could not open /dev/tsyncpci{'/'.join(arguments[:1])}\n", 1)
+        if program == SATELLITES:
+            tracked = self.satellites if tracking else 0
+            return self._say(f"Number of satellites tracked:   {tracked}\n")
+        if program == VALIDITY:
+            valid = (self.time_valid and tracking, self.pps_valid and tracking)
+            return self._say(
+                "\nGR_GetValidity 0 0\nTime Valid : {:d}\nPPS Valid : {:d}\n".format(*valid)
+            )
+        seconds, nanoseconds = divmod(self.wall() + round(self.offset * 1e9), 10**9)
+        now = time.gmtime(seconds)
+        return self._time(now.tm_year, now.tm_yday, *now[3:6], nanoseconds)
+
+    def _time(self, *numbers: int) -> bytes:
+        labels = ("Year", "Day", "Hour", "Minute", "Second", "Nanosecond")
+        lines = [f"{label:<10} : {n}\n" for label, n in zip(labels, numbers, strict=True)]
+        synced = "TRUE" if self.synced and not self.holdover else "FALSE"
+        return self._say(f"\nHW_GetTime 0\n{''.join(lines)}Sync       : {synced}\n")
+
+    @staticmethod
+    def _say(text: str, status: int = 0) -> bytes:
+        return text.encode() + EOT + b"%d\n" % status
+
+    def fault_could_not_open(self, reply: bytes) -> bytes:
+        """Have no card."""
+        return self._say("Could not open /dev/tsyncpci0\n", 1)
+
+    def fault_error(self, reply: bytes, program: str = "") -> bytes:
+        """Refuse everything, or what one program asks."""
+        asked = self._program(reply)
+        return self._say("Error: -5\n", 1) if program in ("", asked) else reply
+
+    def fault_closing(self, reply: bytes) -> bytes:
+        """Warn of something that does no harm."""
+        return b"Error closing /dev/tsyncpci0\n" + reply
+
+    def fault_empty(self, reply: bytes) -> bytes:
+        """Print nothing."""
+        return self._say("")
+
+    def fault_status(self, reply: bytes, code: int = 3) -> bytes:
+        """End with an exit status, which means nothing."""
+        return reply.partition(EOT)[0] + EOT + b"%d\n" % code
+
+    def fault_heading(self, reply: bytes) -> bytes:
+        """Print headings of another version."""
+        return b"TSYNC 4.0\n\n Sat  C/No  Error\n Board : A\n" + reply
+
+    def fault_time(
+        self,
+        reply: bytes,
+        *,
+        year: int = 2026,
+        day: int = 365,
+        hour: int = 23,
+        minute: int = 59,
+        second: int = 59,
+        nanosecond: int = 999_999_900,
+    ) -> bytes:
+        """Tell a certain time: the end of a year, to a tenth of a microsecond."""
+        if self._program(reply) != TIME:
+            return reply
+        return self._time(year, day, hour, minute, second, nanosecond)
+
+    def fault_leap_second(self, reply: bytes) -> bytes:
+        """Be in the middle of a leap second."""
+        return self.fault_time(reply, second=60, nanosecond=500_000_000)
+
+    @staticmethod
+    def _program(reply: bytes) -> str:
+        words = {b"satellites": SATELLITES, b"PPS": VALIDITY, b"Nano": TIME}
+        return next((program for word, program in words.items() if word in reply), "")
+
+
+TimingCard.simulator = Simulator

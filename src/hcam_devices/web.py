@@ -1,0 +1,82 @@
+"""A link that asks a web server: one GET, one connection, one deadline for all of it."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import h11
+
+from .link import MOST_UNREAD, Local, ProtocolError
+
+
+@dataclass(frozen=True)
+class Get:
+    """A request: the path (with its query), and headers beyond the usual ones."""
+
+    target: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class Answer(NamedTuple):
+    """The status (200 is well) and the body of an answer."""
+
+    status: int
+    body: bytes
+
+
+@dataclass(kw_only=True)
+class Web(Local):
+    """HTTP at ``host`` and ``port``; every answer is there within ``timeout`` seconds.
+
+    Each request has a connection of its own: at one in ten seconds, a kept connection would be
+    closed by most servers in between. Redirections are not followed.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 80
+    timeout: float = 5.0
+
+    async def ask(self, codec: Any, ref: Any, value: None = None) -> Any:
+        """Return what the codec makes of the ``Answer`` to its request, a ``Get``.
+
+        Raises what the codec raises; OSError or TimeoutError without an answer; ProtocolError if
+        it is not HTTP, or more than 64 KiB.
+        """
+        request: Get = codec.request(ref, value)
+        try:
+            async with asyncio.timeout(self.timeout):
+                return codec.reply(request, await self._get(request))
+        except TimeoutError:
+            raise TimeoutError(f"{self} did not answer within {self.timeout:g} s") from None
+        except ConnectionRefusedError:
+            raise ConnectionRefusedError(f"{self} refused the connection") from None
+        except h11.LocalProtocolError as error:
+            raise ValueError(f"{request} cannot be sent: {error}") from None
+        except h11.RemoteProtocolError as error:
+            raise ProtocolError(f"{self} did not answer in HTTP: {error}") from None
+
+    async def _get(self, request: Get) -> Answer:
+        http = h11.Connection(h11.CLIENT)
+        headers = {"Host": str(self), "Connection": "close"} | request.headers
+        asked = h11.Request(method="GET", target=request.target, headers=list(headers.items()))
+        reader, writer = await asyncio.open_connection(self.host, self.port)
+        try:
+            writer.write((http.send(asked) or b"") + (http.send(h11.EndOfMessage()) or b""))
+            status, body = 0, bytearray()
+            while True:
+                match http.next_event():
+                    case h11.Response(status_code=status):
+                        pass
+                    case h11.Data(data=data):
+                        body += data
+                        if len(body) > MOST_UNREAD:
+                            raise ProtocolError(f"{self} answers without end")
+                    case h11.EndOfMessage():
+                        return Answer(status, bytes(body))
+                    case h11.NEED_DATA:
+                        http.receive_data(await reader.read(4096))
+        finally:
+            writer.transport.abort()
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
