@@ -130,8 +130,10 @@ class Axis:
         self.state = S.DISABLED
         self.held = False
         self.short = False
+        self.commands_given = 0
         self.position: float | None = None
         self.target: float | None = None
+        self._goal: float | None = None  # of the motion; the target may be another by now
 
     def after(self, event: E) -> S:
         """Return the state that follows; NotAllowedError if the chart has no such arrow."""
@@ -156,6 +158,10 @@ class Axis:
 
     async def move(self) -> None:
         """Move to the target; a motion under way is replaced."""
+        self.after(E.MOVE)
+        if self.target is None:
+            raise NotAllowedError(f"{self.name} cannot move now: it has no target yet")
+        self._goal = self.target
         await self._command(E.MOVE, self.drive.drive_to)
 
     async def stop(self) -> None:
@@ -179,7 +185,9 @@ class Axis:
 
     async def _command(self, event: E, drive: Callable[["Axis"], Awaitable[None]]) -> None:
         following = self.after(event)
+        self.commands_given += 1
         await drive(self)  # if this fails, the next report says what became of it
+        self.commands_given += 1
         self.state, self.short = following, False
 
     def connect(self) -> None:
@@ -189,27 +197,44 @@ class Axis:
 
     def lose(self) -> None:
         """Forget everything: the link is lost."""
-        self.state, self.position, self.target, self.short = S.DISABLED, None, None, False
+        self.state, self.position, self.short = S.DISABLED, None, False
+        self.target = self._goal = None
 
-    def report(self, position: float, *, homed: bool, homing: bool, moving: bool) -> None:
-        """Follow what the hardware says."""
+    def report(
+        self,
+        position: float,
+        *,
+        homed: bool,
+        homing: bool,
+        moving: bool,
+        asked_at: int | None = None,
+    ) -> None:
+        """Follow what the hardware says.
+
+        ``asked_at`` is how many commands had been given when it was asked: if one was given
+        meanwhile, what it said of its motion is no longer true.
+        """
         self.position = position
-        if self.state is S.DISABLED:
+        if self.state is S.DISABLED or asked_at not in (None, self.commands_given):
             return
-        if homing:
-            self._seen(E.HOMING_SEEN)
-        elif not homed:
-            self._seen(E.LOST_HOME)
-        else:
-            self._seen(E.HOMED)
-            if self.target is None:
-                self.target = position
-            if moving:
-                self._seen(E.MOTION_SEEN)
-            else:
-                at_target = abs(position - self.target) <= self.tolerance
-                self.short = not at_target and (self.short or self.state is S.MOVING)
-                self._seen(E.ARRIVED if at_target else E.HALTED)
+        if homing or not homed:
+            self.short = False
+            self._seen(E.HOMING_SEEN if homing else E.LOST_HOME)
+            return
+        self._seen(E.HOMED)
+        if moving:
+            self._seen(E.MOTION_SEEN)
+            return
+        if self.target is None:
+            self.target = position
+        at_target, at_goal = self._at(self.target), self._at(self._goal)
+        halted = self.state is S.MOVING and not at_goal
+        self.short = not at_target and (self.short or halted)
+        self._seen(E.ARRIVED if at_target else E.HALTED)
+
+    def _at(self, place: float | None) -> bool:
+        here = self.position
+        return place is not None and here is not None and abs(here - place) <= self.tolerance
 
     def _seen(self, event: E) -> None:
         self.state = CHART[self.state].get(event, self.state)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, get_origin, get_type_hints
 
 from .axis import ADVICE, Axis
 from .fields import Procedure, Readback, Setpoint, Value
-from .link import LINK_LOST, Codec, RefusedError, Tcp
+from .link import LINK_LOST, Codec, RefusedError, Seconds, Tcp
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Device:
     simulator: ClassVar[Any] = None
     fields: ClassVar[dict[str, Readback]] = {}
 
-    poll_every: float = 2.0
+    poll_every: Seconds = 2.0
 
     def __init_subclass__(cls) -> None:
         """Collect the declarations of the class body, with a family of channels spelled out."""
@@ -114,12 +114,15 @@ class Device:
                 await self.on_connect()
                 self._connected()
                 while True:
+                    wake = self._new_wake()
                     await self.poll()
                     pause = FIRST_PAUSE
                     self.emit()
-                    await self.link.idle(self._until_next_poll(), self._new_wake())
-            except (*LINK_LOST, RefusedError, ValueError) as error:
+                    await self.link.idle(self._until_next_poll(), wake)
+            except Exception as error:
                 self._disconnected(error)
+                if not isinstance(error, (*LINK_LOST, RefusedError, ValueError)):
+                    raise
             finally:
                 self.link.close()
             self.emit()
@@ -177,11 +180,13 @@ class Device:
         """Read every readback that is enabled; raises as ``Link.ask`` if the link is lost."""
         self.read_at = self.clock()
         for field in self.fields.values():
-            self.readings[field.name] = await self._reading(field)
+            off = field.machine in self.disabled
+            self.readings[field.name] = self._off(field) if off else await self._reading(field)
+
+    def _off(self, field: Readback) -> Reading:
+        return Reading(None, f"reading it was disabled ({field.machine}.enable reads it again)")
 
     async def _reading(self, field: Readback) -> Reading:
-        if field.machine in self.disabled:
-            return Reading(None, f"reading it was disabled ({field.machine}.enable reads it again)")
         for axis in self.axes:
             if field.name in (axis.readback, axis.setpoint):
                 known = axis.position if field.name == axis.readback else axis.target
@@ -222,9 +227,8 @@ class Device:
         the hardware refused it or does something else.
         """
         field = self.settable(name)
-        number = await field.accept(value)
         async with self._setting:
-            return await self._set(field, number, confirm=confirm)
+            return await self._set(field, await field.accept(value), confirm=confirm)
 
     async def _set(self, field: Setpoint, number: float, *, confirm: bool) -> Value:
         name = field.name
@@ -270,7 +274,10 @@ class Device:
         """Hand a sample to every listener."""
         sample = self.snapshot()
         for listener in self.listeners:
-            listener(sample)
+            try:
+                listener(sample)
+            except Exception:  # a fault of who listens is none of the hardware's
+                log.exception("%s: a sample was not taken", self.name)
 
     def snapshot(self) -> Sample:
         """Return what is known now: the telemetry, but for its number."""

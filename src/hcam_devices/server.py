@@ -114,9 +114,7 @@ class Server:
 
     async def _announce(self, session: Session) -> None:
         log.info("%s is on the network at %s", self.name, self.address)
-        session.over.add_done_callback(
-            lambda over: log.warning("no router (%s); samples go to the journal", over.result())
-        )
+        session.over.add_done_callback(self._lost)
         topic = uris.status(self.name)
         gone = {"server": self.name, "state": "gone", "pid": os.getpid()}
         await session.call(
@@ -129,7 +127,18 @@ class Server:
             "emulated": self.emulate,
             "restarts": self.restarts,
         }
-        session.publish(topic, here, options=RETAIN)
+
+        def say(event: Any = gone) -> None:
+            """Also when the router has only now found an earlier session of ours dead."""
+            if event == gone:
+                session.publish(topic, here, options=RETAIN)
+
+        await session.subscribe(say, topic)
+        say()
+
+    def _lost(self, over: asyncio.Future[str]) -> None:
+        if not over.cancelled():
+            log.warning("no router (%s); samples go to the journal", over.result())
 
     async def _tidy(self, journal: Journal) -> None:
         while True:

@@ -11,6 +11,7 @@ unknown, so whatever arrives first is discarded.
 """
 
 import math
+import re
 import struct
 from binascii import crc_hqx
 from typing import Any, ClassVar, Literal
@@ -43,6 +44,7 @@ STOPPED_BECAUSE = {
     31: "supply voltage high",
     60: "controller too hot",
 }
+HEX = re.compile(rb"[0-9A-F]{2}")
 REASSERT_EVERY = 60.0
 """Seconds between attempts to restore HW Enable: each write wears the controller's flash."""
 
@@ -96,22 +98,24 @@ class Codec:
         text = f"#{channel:02X}{self.sequence:04X}{payload}".encode()
         return text + crc(text) + b"\r"
 
-    def reply(self, request: bytes, frame: bytes) -> float | str:
+    def reply(self, request: bytes, frame: bytes) -> float | str | None:
         """Return the value read, or a text; an acknowledgement is the empty text."""
         head, payload, check = frame[:7], frame[7:-4], frame[-4:]
-        if head[:1] != b"!" or len(frame) < 11:
-            raise ProtocolError(f"not a MeCom reply: {frame!r}")
-        writes = not request.startswith(b"?", 7)
-        acknowledged = writes and not payload and check == request[-5:-1]
+        if not re.match(rb"![0-9A-F]{6}.{4}", frame):
+            return None  # a greeting
+        reads = request.startswith(b"?", 7)
+        acknowledged = not reads and not payload and check == request[-5:-1]
         if not acknowledged and check != crc(frame[:-4]):
             raise ProtocolError(f"wrong checksum: {frame!r}")
         if head[1:] != request[1:7]:
             raise ProtocolError(f"{frame!r} answers something else than {request!r}")
         text = payload.decode("ascii", "replace")
-        if text.startswith("+"):
-            code = int(text[1:], 16)
+        if refusal := re.fullmatch(r"\+([0-9A-F]{2})", text):
+            code = int(refusal[1], 16)
             raise RefusedError(f"the controller refused: {ERRORS.get(code, 'error')} (+{code:02X})")
-        if acknowledged or not request.startswith(b"?VR", 7):
+        if not (reads or acknowledged):
+            raise ProtocolError(f"{frame!r} acknowledges something else than {request!r}")
+        if not request.startswith(b"?VR", 7):
             return text
         try:
             return decode(int(request[10:14], 16), text)
@@ -150,6 +154,7 @@ class PeltierRack(Device):
         self.codec = Codec(int(self.clock() * 1000) % 0x10000)
         self._off_on_purpose: set[str] = set()
         self._asserted_at: dict[str, float] = {}
+        self._not_restored: dict[str, str] = {}
         self._errors: dict[str, str] = {}
 
     async def on_connect(self) -> None:
@@ -169,31 +174,44 @@ class PeltierRack(Device):
     async def _explain(self, channel: int) -> None:
         self._errors.pop(f"status{channel}", None)
         if self.readings[f"status{channel}"].value == STATUS[3]:
-            number = int(await self.ask((105, channel)))
-            what = STOPPED_BECAUSE.get(number, "see the controller's manual")
-            self._errors[f"status{channel}"] = f"error {number} ({what})"
+            try:
+                number = int(await self.ask((105, channel)))
+                what = STOPPED_BECAUSE.get(number, "see the controller's manual")
+                self._errors[f"status{channel}"] = f"error {number} ({what})"
+            except RefusedError as error:
+                self._errors[f"status{channel}"] = f"error of unknown number: {error}"
 
     async def _safeguard(self, name: str) -> None:
         now = self.readings[name].value
         overdue = self.clock() - self._asserted_at.get(name, -math.inf) >= REASSERT_EVERY
-        if now in (None, STAGE_ENABLE[HW_ENABLE]) or name in self._off_on_purpose or not overdue:
+        if now in (None, STAGE_ENABLE[HW_ENABLE]) or name in self._off_on_purpose:
+            self._not_restored.pop(name, None)
+            return
+        if not overdue:
             return
         self._asserted_at[name] = self.clock()
         try:
             await super().write(self.settable(name), HW_ENABLE)
         except RefusedError as error:
-            self.refused[name] = Alarm(name, "ERR", f"cannot be made HW Enable: {error}")
+            self._not_restored[name] = f"; it could not be restored: {error}"
             return
-        self.refused.pop(name, None)
+        self._not_restored.pop(name, None)
         self.readings[name] = await self._reading(self.settable(name))
 
     async def write(self, field: Setpoint, value: float) -> None:
         """Send a setpoint only where it differs, to spare the controller's flash memory."""
+        was_off = field.name in self._off_on_purpose
         if field.ref[0] == 2010:
-            keep = self._off_on_purpose.add if value == OFF else self._off_on_purpose.discard
-            keep(field.name)
-        if field.differs(value, await self.read(field)):
-            await super().write(field, value)
+            self._on_purpose(field.name, off=value == OFF)
+        try:
+            if field.differs(value, await self.read(field)):
+                await super().write(field, value)
+        except BaseException:
+            self._on_purpose(field.name, off=was_off)
+            raise
+
+    def _on_purpose(self, name: str, *, off: bool) -> None:
+        (self._off_on_purpose.add if off else self._off_on_purpose.discard)(name)
 
     @rpc()
     async def reset(self, address: Literal[1, 2, 3]) -> None:
@@ -208,8 +226,10 @@ class PeltierRack(Device):
             now = self.readings[name].value
             if now == STAGE_ENABLE[OFF] and name in self._off_on_purpose:
                 found.append(Alarm(name, "WARN", f"cooling was switched off by set_{name}"))
-            elif now not in (None, STAGE_ENABLE[HW_ENABLE]) and name not in self.refused:
-                found.append(Alarm(name, "ERR", f"{now}: the coolant interlock is not in force"))
+            elif now not in (None, STAGE_ENABLE[HW_ENABLE]):
+                why = self._not_restored.get(name, "")
+                reason = f"{now}: the coolant interlock is not in force{why}"
+                found.append(Alarm(name, "ERR", reason))
         return found
 
 
@@ -262,10 +282,13 @@ class Simulator(Base):
         """Answer a frame with a good checksum and a known address; be silent otherwise."""
         if frame[:1] != b"#" or len(frame) < 11 or frame[-4:] != crc(frame[:-4]):
             return b""
-        controller = self.controllers.get(int(frame[1:3], 16))
+        controller = self.controllers.get(int(frame[1:3], 16)) if HEX.match(frame, 1) else None
         if controller is None:
             return b""
-        payload = self._obey(controller, frame[7:-4].decode("ascii", "replace"))
+        try:
+            payload = self._obey(controller, frame[7:-4].decode("ascii", "replace"))
+        except (ValueError, struct.error):
+            payload = "+04"
         head = b"!" + frame[1:7]
         if payload == "":
             return head + frame[-4:] + b"\r"
@@ -341,12 +364,14 @@ class Simulator(Base):
 
     def fault_alarm(self, reply: bytes, code: int = 11, channel: int = 1) -> bytes:
         """Put one controller into error; 0 takes it out."""
-        self.controllers[channel].error = code
+        if channel in self.controllers:
+            self.controllers[channel].error = code
         return reply
 
     def fault_static(self, reply: bytes, value: int = 1, channel: int = 1) -> bytes:
         """Let somebody else change the output enable of a controller, once."""
-        self.controllers[channel].enable = value
+        if channel in self.controllers:
+            self.controllers[channel].enable = value
         self.faults.pop("static", None)
         return reply
 

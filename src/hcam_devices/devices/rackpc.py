@@ -80,7 +80,7 @@ class RackPC(Device):
         if field.name == "cpu":
             return 100 * (last.busy - first.busy) / max(last.total - first.total, 1e-9)
         name = self.interface or max(
-            last.interfaces, key=lambda name: (name != "lo", sum(last.interfaces[name]))
+            last.interfaces, key=lambda name: (name != "lo", sum(last.interfaces[name])), default=""
         )
         if name not in last.interfaces or name not in first.interfaces:
             there = ", ".join(last.interfaces)

@@ -42,6 +42,8 @@ ERRORS = {
 }
 SPONTANEOUS = (14, 15)
 PROBE = 0x2A51
+BEYOND = 5000
+"""How far, in microsteps, a homed stage may be beyond either end of its travel."""
 
 
 def frame(device: int, command: int, data: int = 0) -> bytes:
@@ -57,9 +59,11 @@ class Codec:
     def __init__(self, device: int = 1) -> None:
         self.device = device
         self.spontaneous = ""
+        self._refusal = ""
 
     def request(self, ref: int, value: int | None = None) -> bytes:
         """Return the message; for home, move and stop with a question for the status behind it."""
+        self._refusal = ""
         message = frame(self.device, ref, value or 0)
         return message + frame(self.device, STATUS) if ref in (HOME, MOVE, STOP) else message
 
@@ -70,8 +74,14 @@ class Codec:
         if device != self.device:
             raise ProtocolError(f"device {device} answered, {self.device} was asked")
         if command == ERROR and data not in SPONTANEOUS:
-            raise RefusedError(f"the stage refused: {ERRORS.get(data, 'error')} ({data})")
+            first = not self._refusal
+            self._refusal = f"the stage refused: {ERRORS.get(data, 'error')} ({data})"
+            if first and len(request) > 6:
+                return None  # the answer to the question for the status comes next
+            raise RefusedError(self._refusal)
         if command == (asked_data if asked == RETURN_SETTING else asked):
+            if self._refusal:
+                raise RefusedError(self._refusal)
             return int(data)
         if command == ERROR:
             self.spontaneous = f"{ERRORS[data]} (error {data})"
@@ -111,14 +121,18 @@ class LinearStage(Device):
     async def poll(self) -> None:
         """Follow position, status and whether the stage has been homed."""
         self._codec.spontaneous = ""
+        asked_at = self.stage.commands_given
         mode = await self.ask(RETURN_SETTING, SET_MODE)
         status = await self.ask(STATUS)
         steps = await self.ask(POSITION)
+        if mode & HOMED and not -BEYOND <= steps <= self.travel + BEYOND:
+            raise ProtocolError(f"the stage says that it is at {steps}, which is out of its range")
         self.stage.report(
             self.zero + steps * self.scale,
             homed=bool(mode & HOMED),
             homing=status == HOMING,
             moving=status not in (IDLE, HOMING, STOPPING),
+            asked_at=asked_at,
         )
         await super().poll()
 
@@ -281,7 +295,7 @@ class Simulator(Base):
 
     def fault_identity(self, reply: bytes, device: int = 2) -> bytes:
         """Answer as another device."""
-        return bytes([device]) + reply[1:]
+        return bytes([device % 256]) + reply[1:]
 
     def fault_alarm(self, reply: bytes, code: int = 14) -> bytes:
         """Report a low supply voltage before each reply."""

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 RETAIN = PublishOptions(retain=True)
 MOST_SAMPLES = 10_000
+LONGEST_REASON = 4000
+"""The router drops who sends more than a megabyte, and a reason may quote what was sent."""
 
 
 class Agent:
@@ -86,6 +88,7 @@ class Agent:
                     for alias in self.names
                     for field in settable
                 ),
+                session.subscribe(self._correct, uris.telemetry(name)),
             )
         self._session = session
         if self._newest:
@@ -109,6 +112,11 @@ class Agent:
                 self._session.publish(uris.telemetry(self.device.name), sample, options=RETAIN)
             except TransportLost:
                 log.debug("%s: sample %s only in the journal", self.device.name, sample["seq"])
+
+    def _correct(self, sample: Any) -> None:
+        """Answer the epitaph of a session that the router has only now found dead."""
+        if self._newest and isinstance(sample, dict) and sample.get("timestamp") is None:
+            self._send(self._newest)
 
     def _epitaph(self) -> Sample:
         """Return what the router says if this server dies: nothing is known any more."""
@@ -168,9 +176,9 @@ class Agent:
         """Call one of the procedures, by the name after ``rpc.``; return its result, or await."""
         procedure = self.procedures.get(name)
         if procedure is None:
+            there = ", ".join(sorted(self.procedures))
             raise _error(
-                "no_such_procedure",
-                f"{self.device.name} has no {name!r}; it has {', '.join(sorted(self.procedures))}",
+                "no_such_procedure", f"{self.device.name} has no {shorten(name)}; it has {there}"
             )
         try:
             self._signatures[name].bind(*args, **kwargs)
@@ -193,4 +201,4 @@ class Agent:
 
 
 def _error(name: str, text: object) -> ApplicationError:
-    return ApplicationError(uris.error(name), str(text))
+    return ApplicationError(uris.error(name), str(text)[:LONGEST_REASON])

@@ -8,6 +8,7 @@ from typing import Any
 
 from autobahn.asyncio.wamp import ApplicationSession
 from autobahn.asyncio.websocket import WampWebSocketClientFactory
+from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.exception import Error as WampError
 from autobahn.wamp.serializer import CBORSerializer
 from autobahn.wamp.types import ComponentConfig
@@ -37,8 +38,10 @@ class Session(ApplicationSession):
         self.joined.set_result(None)
 
     def onLeave(self, details: Any) -> None:
-        """Say that it is over, and why."""
+        """Say that it is over, and why; also to those who wait for an answer."""
         self._end(f"{details.reason} {details.message or ''}".strip())
+        lost = ApplicationError(details.reason, details.message)
+        self._errback_outstanding_requests(lost)  # type: ignore[no-untyped-call]
         self.disconnect()
 
     def onDisconnect(self) -> None:
@@ -78,11 +81,12 @@ async def join(address: Address) -> AsyncIterator[Session]:
     transport = None
     try:
         async with asyncio.timeout(JOIN_WITHIN):
-            transport, _ = await loop.create_connection(factory, address.host, address.port)
-            ends: list[asyncio.Future[Any]] = [session.joined, session.over]
+            transport, protocol = await loop.create_connection(factory, address.host, address.port)
+            ends: list[asyncio.Future[Any]] = [session.joined, session.over, protocol.is_closed]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        if session.over.done():
-            raise ConnectionError(f"{address} did not let us in: {session.over.result()}")
+        if session.over.done() or not session.joined.done():
+            why = session.over.result() if session.over.done() else "the connection was lost"
+            raise ConnectionError(f"{address} did not let us in: {why}")
         yield session
         if not session.over.done():
             session.leave()

@@ -1,6 +1,7 @@
 """Where the router is, and every name on the network. No other code spells a URI."""
 
 import os
+import re
 from typing import NamedTuple
 
 from .. import HcamError
@@ -37,6 +38,9 @@ def error(name: str) -> str:
     return f"com.hipercam.error.{name}"
 
 
+HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+))(?::([0-9]{1,5}))?", re.ASCII)
+
+
 class Address(NamedTuple):
     """Where the router is."""
 
@@ -46,12 +50,11 @@ class Address(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> "Address":
         """Read ``host`` or ``host:port``; an IPv6 host stands in brackets. Raises HcamError."""
-        host, colon, port = text.strip().rpartition(":")
-        if not colon or text.endswith("]"):
-            host, port = text.strip(), str(cls().port)
-        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise HcamError(f"{text!r} is not a host or host:port")
-        return cls(host.strip("[]"), int(port))
+        match = HOST_AND_PORT.fullmatch(text.strip())
+        port = int(match[3] or cls().port) if match else 0
+        if not match or not 0 < port < 65536:
+            raise HcamError(f"{text!r} is not a host or host:port (IPv6: [host] or [host]:port)")
+        return cls(match[1] or match[2], port)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -63,6 +63,7 @@ class OutcomeUnknownError(WampError, TimeoutError):
 ERRORS: dict[str, type[WampError]] = {
     "wamp.error.no_such_procedure": NoSuchProcedureError,
     "wamp.error.not_authorized": NotAuthorizedError,
+    "wamp.error.canceled": OutcomeUnknownError,
     "com.hipercam.error.no_such_procedure": NoSuchProcedureError,
     "com.hipercam.error.invalid_argument": InvalidArgumentError,
     "com.hipercam.error.not_allowed": NotAllowedError,
@@ -79,7 +80,7 @@ def _pool(where: Address) -> urllib3.HTTPConnectionPool:
 def _post(path: str, body: dict[str, Any], timeout: float) -> Any:
     where = address()
     try:
-        content = json.dumps(body, allow_nan=False)
+        content = json.dumps(body, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError) as error:
         raise InvalidArgumentError(
             "com.hipercam.error.invalid_argument", f"cannot be sent: {error}"
@@ -93,7 +94,11 @@ def _post(path: str, body: dict[str, Any], timeout: float) -> Any:
             timeout=timeout,
             retries=False,
         )
-    except urllib3.exceptions.NewConnectionError:
+    except (
+        urllib3.exceptions.NewConnectionError,
+        urllib3.exceptions.ConnectTimeoutError,
+        urllib3.exceptions.LocationParseError,
+    ):
         raise RouterError(
             "com.hipercam.error.no_router",
             f"no router at {where}: start it (hcam up), or set WAMP_SERVER",
@@ -109,7 +114,15 @@ def _post(path: str, body: dict[str, Any], timeout: float) -> Any:
             f"com.hipercam.error.http_{response.status}",
             f"{where} answered {response.status} to {path}: {response.data[:200]!r}",
         )
-    answer = json.loads(response.data)
+    try:
+        answer = json.loads(response.data)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise RouterError(
+            "com.hipercam.error.no_router",
+            f"{where} is not the router: it answered {response.data[:60]!r} to {path}",
+        )
     if "error" in answer:
         text = " ".join(str(part) for part in answer.get("args") or ())
         raise ERRORS.get(answer["error"], WampError)(answer["error"], text)
