@@ -77,6 +77,10 @@ class Simulator:
     controls: ClassVar[tuple[str, ...]] = ()
     programs: ClassVar[tuple[str, ...]] = ()
     serial: ClassVar[bool] = False
+    link_settings: ClassVar[dict[str, Any]] = {}
+    """What a link to it needs beside host and port."""
+    port = 0
+    """Where it is served."""
     greeting = b""
     cut: Callable[[bytearray], bytes | None]
 
@@ -296,14 +300,14 @@ async def serve(sim: Simulator, port: int = 0) -> AsyncIterator[dict[str, Any]]:
         task.add_done_callback(lambda _: writer.transport.abort())
 
     server = await asyncio.start_server(converse, "127.0.0.1", port)
-    port = server.sockets[0].getsockname()[1]
+    sim.port = port = server.sockets[0].getsockname()[1]
     try:
         if sim.programs:
             with TemporaryDirectory(prefix="hcam-") as folder:
                 write_programs(sim.programs, Path(folder), port)
                 yield {"folder": folder}
         else:
-            yield {"host": "127.0.0.1", "port": port}
+            yield {"host": "127.0.0.1", "port": port} | sim.link_settings
     finally:
         server.close()
         for task in running:

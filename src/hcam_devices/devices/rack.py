@@ -1,0 +1,73 @@
+"""The rack in the telescope's cabinet: its temperatures, and the dew point of the air around it.
+
+    -> getCabinetTemperature1, 2, 3     top, middle, bottom, in deg C
+    -> getHumidity                      percent
+    -> getTelescopeParams               header groups; the air's temperature is T_TUBE, in deg C
+
+The telescope is asked over CORBA (``telescope.corba``). Its interface is not public: operations and
+units are known from their use by the predecessor, hcam_devices 1.7.4; result types are inferred.
+"""
+
+import math
+from typing import Any, ClassVar
+
+from ..device import Device
+from ..fields import Readback
+from ..link import RefusedError
+from ..telescope.corba import Corba
+from ..telescope.headers import parse
+from ..telescope.sim import Simulator
+
+MAGNUS_A, MAGNUS_B = 17.625, 243.04
+HUMIDITIES, TEMPERATURES = (0.0, 110.0), (-90.0, 60.0)
+"""What can be true of air, in percent (sensors err by some) and deg C."""
+
+
+def dew_point(temperature: float, humidity: float) -> float:
+    """Return the dew point in deg C of air of a temperature in deg C and a humidity in percent.
+
+    Magnus' formula, with the coefficients of Alduchov and Eskridge (1996): good to 0.4 % of the
+    vapour pressure from -40 to 50 deg C. Raises ValueError for what cannot be air's.
+    """
+    low, high = HUMIDITIES
+    if not low < humidity <= high:
+        raise ValueError(f"no dew point: a humidity of {humidity:g} % cannot be")
+    low, high = TEMPERATURES
+    if not low <= temperature <= high:
+        raise ValueError(f"no dew point: an air temperature of {temperature:g} deg_C cannot be")
+    alpha = math.log(humidity / 100) + MAGNUS_A * temperature / (MAGNUS_B + temperature)
+    return MAGNUS_B * alpha / (MAGNUS_A - alpha)
+
+
+class Rack(Device):
+    """The temperatures in the rack, and the dew point of the air."""
+
+    link_type: ClassVar[Any] = Corba
+    simulator: ClassVar[Any] = Simulator
+
+    rack_temp_top = Readback("deg_C", "getCabinetTemperature1", doc="At the top of the rack.")
+    rack_temp_middle = Readback("deg_C", "getCabinetTemperature2", doc="In its middle.")
+    rack_temp_bottom = Readback("deg_C", "getCabinetTemperature3", doc="At its bottom.")
+    dewpoint = Readback("deg_C", "getHumidity", doc="Of the air, from its humidity and T_TUBE.")
+
+    async def read(self, field: Readback) -> float:
+        """Return a temperature; RefusedError or ValueError says why there is none."""
+        number = await self.link.ask(None, field.ref)
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise RefusedError(f"{field.ref} did not return a number")
+        if field.name == "dewpoint":
+            return await self._dew_point(number)
+        return float(number)
+
+    async def _dew_point(self, humidity: float) -> float:
+        if not humidity > 0:
+            raise ValueError(f"no dew point: a humidity of {humidity:g} % cannot be")
+        groups = await self.link.ask(None, "getTelescopeParams")
+        item = parse(str(group) for group in groups).get("T_TUBE")
+        if item is None:
+            raise RefusedError("no dew point: the telescope's header has no T_TUBE")
+        try:
+            tube = float(item.value)
+        except ValueError:
+            raise ValueError(f"no dew point: T_TUBE is {item.value!r}, not a number") from None
+        return dew_point(tube, humidity)
