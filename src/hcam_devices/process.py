@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from .link import MOST_UNREAD, Codec, Local, ProtocolError, RefusedError
+from .link import MOST_UNREAD, Codec, Local, ProtocolError, RefusedError, Seconds
 
 
 class _Run(asyncio.SubprocessProtocol):
@@ -55,7 +55,7 @@ class Programs(Local):
     """
 
     folder: str = ""
-    timeout: float = 2.0
+    timeout: Seconds = 2.0
 
     async def ask(self, codec: Codec, ref: Any, value: Any = None) -> Any:
         """Run the program that the codec's request names, as on a command line; return its answer.

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import h11
 
-from .link import MOST_UNREAD, Local, ProtocolError
+from .link import MOST_UNREAD, Local, Port, ProtocolError, Seconds
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Web(Local):
     """
 
     host: str = "127.0.0.1"
-    port: int = 80
-    timeout: float = 5.0
+    port: Port = 80
+    timeout: Seconds = 5.0
 
     async def ask(self, codec: Any, ref: Any, value: None = None) -> Any:
         """Return what the codec makes of the ``Answer`` to its request, a ``Get``.
@@ -50,6 +50,8 @@ class Web(Local):
             raise TimeoutError(f"{self} did not answer within {self.timeout:g} s") from None
         except ConnectionRefusedError:
             raise ConnectionRefusedError(f"{self} refused the connection") from None
+        except ConnectionError:
+            raise ConnectionResetError(f"{self} closed the connection") from None
         except h11.LocalProtocolError as error:
             raise ValueError(f"{request} cannot be sent: {error}") from None
         except h11.RemoteProtocolError as error:

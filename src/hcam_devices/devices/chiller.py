@@ -1,0 +1,257 @@
+"""The observatory's cooling circuit: temperatures kept by a FIWARE context broker (NGSI v2, HTTP).
+
+    -> GET /v2/entities/TemperatureSensor3?metadata=dateModified,*
+       fiware-service: gtc
+       fiware-servicePath: /
+    <- 200 {"id": "TemperatureSensor3", "temperature1": {"value": 12.3, "metadata": {...}}, ...}
+    <- 404 {"error": "NotFound", "description": "The requested entity has not been found. ..."}
+
+The broker serves the last value for ever, so its age decides: the metadata ``TimeInstant`` (when
+it was measured) or, without that, ``dateModified`` (when it changed; the broker tells it only if
+asked, and an update by an equal value is no change). Sources: FIWARE Orion and NGSI v2
+specification; which attribute is measured where is known from the predecessor.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any, ClassVar
+from urllib.parse import quote, unquote
+
+from ..device import Device, utc
+from ..fields import Readback, Value, shorten
+from ..link import ProtocolError, RefusedError, Seconds
+from ..sim import Simulator as Base
+from ..web import Answer, Get, Web
+
+NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
+
+
+class Codec:
+    """NGSI v2, as far as reading an entity goes; ``service`` and ``path`` say whose it is."""
+
+    def __init__(self, service: str, path: str) -> None:
+        self.headers = {"fiware-service": service, "fiware-servicePath": path}
+
+    def request(self, ref: str, value: None = None) -> Get:
+        """Ask for an entity by its id."""
+        return Get(f"/v2/entities/{quote(ref, safe='')}?metadata=dateModified,*", self.headers)
+
+    def reply(self, request: Get, answer: Answer) -> dict[str, Any]:
+        """Return the entity; RefusedError if the broker does not give it."""
+        if answer.status != HTTPStatus.OK:
+            raise RefusedError(f"the broker answered {answer.status}: {self._why(answer.body)}")
+        entity = self._object(answer.body)
+        asked = unquote(request.target.partition("?")[0].rpartition("/")[2])
+        if entity.get("id") != asked:
+            raise ProtocolError(f"{shorten(entity.get('id'))} was answered, {asked} was asked for")
+        return entity
+
+    def _why(self, body: bytes) -> str:
+        try:
+            error = self._object(body)
+        except ProtocolError:
+            return shorten(body)
+        return f"{error.get('error')}: {error.get('description')}"[:200]
+
+    @staticmethod
+    def _object(body: bytes) -> dict[str, Any]:
+        try:
+            found = json.loads(body)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise ProtocolError(f"the broker's answer is not a JSON object: {shorten(body)}")
+        return found
+
+
+def number(value: object) -> float:
+    """Return a number, or the number that a text is; ValueError for anything else."""
+    if isinstance(value, str) and NUMBER.fullmatch(value):
+        return float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"the broker's value is {shorten(value)}, not a number")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"the broker's value is {shorten(value)}") from None
+
+
+def measured_at(entity: dict[str, Any], attribute: dict[str, Any]) -> float | None:
+    """Return when an attribute was measured, or else changed; None if the broker does not say.
+
+    ValueError if it says so in a way that is not understood.
+    """
+    metadata = attribute.get("metadata")
+    said = metadata if isinstance(metadata, dict) else {}
+    for one in (said.get("TimeInstant"), entity.get("TimeInstant"), said.get("dateModified")):
+        if isinstance(one, dict):
+            try:
+                moment = datetime.fromisoformat(one["value"])
+            except (KeyError, TypeError, ValueError):
+                raise ValueError(f"the broker's time is {shorten(one)}") from None
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return None
+
+
+class CoolingCircuit(Device):
+    """The temperatures of the coolant, on its way to the CCDs and in the cabinet."""
+
+    link_type: ClassVar[Any] = Web
+
+    poll_every = 10.0
+
+    entity: str = "TemperatureSensor3"
+    service: str = "gtc"
+    service_path: str = "/"
+    oldest: Seconds = 900.0
+    """Seconds after which a value counts as unknown."""
+
+    ccd_input = Readback("deg_C", "temperature3", number, doc="On its way to the CCDs.")
+    cab_pre_filter = Readback("deg_C", "temperature2", number, doc="Cabinet, before the filter.")
+    cab_post_filter = Readback("deg_C", "temperature1", number, doc="Cabinet, after the filter.")
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        super().__init__(name, **settings)
+        self._ngsi = Codec(self.service, self.service_path)
+        self._answer: dict[str, Any] | RefusedError = {}
+
+    async def on_connect(self) -> None:
+        """Make sure that a broker answers."""
+        await self._look()
+
+    async def poll(self) -> None:
+        """Ask for the entity, with all its attributes."""
+        await self._look()
+        await super().poll()
+
+    async def _look(self) -> None:
+        try:
+            self._answer = await self.link.ask(self._ngsi, self.entity)
+        except RefusedError as error:
+            self._answer = error
+
+    async def read(self, field: Readback) -> Value:
+        """Return one attribute of the entity; RefusedError if there is none, or an old one."""
+        if isinstance(self._answer, RefusedError):
+            raise self._answer
+        attribute = self._answer.get(field.ref)
+        if not isinstance(attribute, dict):
+            raise RefusedError(f"{self.entity} has no {field.ref}")
+        if attribute.get("value") is None:
+            raise RefusedError(f"the broker has no value of {field.ref}")
+        at = measured_at(self._answer, attribute)
+        if at is not None and self.clock() - at > self.oldest:
+            raise RefusedError(
+                f"the broker's value is of {utc(at)}, more than {self.oldest:g} s ago"
+            )
+        return field.kind(attribute["value"])
+
+
+class Simulator(Base):
+    """A broker that knows one entity; ``temperature`` in deg_C is the coolant's for the CCDs.
+
+    Without the header of its ``service`` it finds nothing.
+    """
+
+    controls = ("temperature", "service", "entity")
+
+    def __init__(self, wall: Callable[[], float] = time.time, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.wall = wall
+        self.temperature, self.service, self.entity = 5.0, "gtc", "TemperatureSensor3"
+
+    @staticmethod
+    def cut(buffer: bytearray) -> bytes | None:
+        """Cut one request without a body."""
+        request, end, rest = buffer.partition(b"\r\n\r\n")
+        if not end:
+            return None
+        buffer[:] = rest
+        return bytes(request)
+
+    def answer(self, frame: bytes) -> bytes:
+        """Answer a GET of the entity, and 400, 404 or 405 otherwise."""
+        first, *lines = frame.decode("latin-1").split("\r\n")
+        headers = {
+            name.strip().lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in lines)
+        }
+        method, target, *_ = [*first.split(" "), "", ""]
+        path = unquote(target.partition("?")[0])
+        if method != "GET":
+            return self._error(405, "MethodNotAllowed", "method not allowed")
+        if not headers.get("fiware-servicepath", "/").startswith("/"):
+            return self._error(400, "BadRequest", "Only /absolute/ Service Paths allowed")
+        if headers.get("fiware-service") != self.service or path != f"/v2/entities/{self.entity}":
+            reason = "The requested entity has not been found. Check type and id"
+            return self._error(404, "NotFound", reason)
+        return self._say(200, self._known())
+
+    def _known(self) -> dict[str, Any]:
+        noise = self.random.gauss(0, 0.05)
+        values = (self.temperature + 7.3 + noise, self.temperature + 7.9, self.temperature + noise)
+        return {
+            "id": self.entity,
+            "type": "TemperatureSensor",
+            **{
+                f"temperature{n}": {
+                    "type": "Number",
+                    "value": round(value, 2),
+                    "metadata": {
+                        "dateModified": {"type": "DateTime", "value": utc(self.wall() - 2)}
+                    },
+                }
+                for n, value in enumerate(values, 1)
+            },
+        }
+
+    def _error(self, status: int, error: str, description: str) -> bytes:
+        return self._say(status, {"error": error, "description": description})
+
+    @staticmethod
+    def _say(status: int, content: dict[str, Any]) -> bytes:
+        body = json.dumps(content)
+        return (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}"
+        ).encode()
+
+    def _altered(self, attribute: str, **change: Any) -> bytes:
+        entity = self._known()
+        entity.get(attribute, {}).update(change)
+        return self._say(200, entity)
+
+    def fault_error(self, reply: bytes, status: int = 500) -> bytes:
+        """Answer everything with an error of the server."""
+        known = {one.value for one in HTTPStatus}
+        return self._error(status if status in known else 500, "InternalServerError", "on purpose")
+
+    def fault_identity(self, reply: bytes, entity: str = "TemperatureSensor4") -> bytes:
+        """Answer with another entity."""
+        return self._say(200, self._known() | {"id": entity})
+
+    def fault_null(self, reply: bytes, attribute: str = "temperature1") -> bytes:
+        """Have no value of an attribute."""
+        return self._altered(attribute, value=None)
+
+    def fault_text(self, reply: bytes, text: str = "NaN", attribute: str = "temperature1") -> bytes:
+        """Have a text as the value of an attribute."""
+        return self._altered(attribute, value=text)
+
+    def fault_missing(self, reply: bytes, attribute: str = "temperature1") -> bytes:
+        """Not have an attribute."""
+        return self._say(200, {k: v for k, v in self._known().items() if k != attribute})
+
+    def fault_stale(
+        self, reply: bytes, age: float = 86400.0, attribute: str = "temperature1"
+    ) -> bytes:
+        """Have an attribute that was measured long ago (seconds)."""
+        at = {"type": "DateTime", "value": utc(self.wall() - age)}
+        return self._altered(attribute, metadata={"TimeInstant": at})
+
+
+CoolingCircuit.simulator = Simulator

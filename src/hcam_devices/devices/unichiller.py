@@ -1,0 +1,276 @@
+"""Huber Unichiller 025-MPC, which cools the coolant where no observatory does (LAI protocol).
+
+    -> [M01V07C6<CR>                    who are you?
+    <- [S01V0EMINI CCAD<CR>             "MINI CC"
+    -> [M01G0D**0190E2<CR>              mode as it is, alarm as it is, setpoint 4.00 deg_C
+    <- [S01G15I001900187C504AB<CR>      controlling, no alarm, setpoint 4.00, internal 3.91,
+                                        external -151.00: there is no such sensor
+
+After the address: command, length up to the last character of the data (hexadecimal), data, and
+the low byte of the sum of all characters. Temperatures are hundredths of a degree in two's
+complement. A frame with a mistake is not answered. Sources: Huber manuals of the MPC controller
+(UC006, p. 27), Unichiller in desktop housing (p. 25-26) and CC508 (p. 72). That the unit works from
+-10 to 40 deg_C is its data sheet's and to be confirmed at the unit.
+"""
+
+import re
+from typing import Any
+
+from ..device import Alarm, Device
+from ..fields import Readback, Setpoint, Value, rpc
+from ..link import ProtocolError, RefusedError, Seconds, Until
+from ..sim import Simulator as Base
+from ..sim import toward
+
+OFF, CIRCULATE, CONTROL = "O", "C", "I"
+MODES = {OFF: "off", CIRCULATE: "circulating", CONTROL: "controlling"}
+ASK = "******"
+"""The data of a question: nothing is to change."""
+ABSENT = "C504"
+NO_SENSOR = "there is no external sensor"
+
+
+def checksum(text: bytes) -> bytes:
+    """Return the low byte of the sum of all characters, as it is written."""
+    return b"%02X" % (sum(text) & 0xFF)
+
+
+def seal(head: str, data: str) -> bytes:
+    """Return a whole frame; ``head`` is start, sender, address and command."""
+    text = f"{head}{len(head) + 2 + len(data):02X}{data}".encode()
+    return text + checksum(text) + b"\r"
+
+
+def encode(temperature: float) -> str:
+    """Return deg_C as four hexadecimal digits, rounded; ValueError if it does not fit."""
+    hundredths = round(temperature * 100)
+    if not -0x8000 <= hundredths < 0x8000:
+        raise ValueError(f"{temperature:g} deg_C cannot be sent")
+    return f"{hundredths & 0xFFFF:04X}"
+
+
+def decode(text: str) -> float:
+    """Return the deg_C of four hexadecimal digits; RefusedError if there is no sensor."""
+    if text == ABSENT:
+        raise RefusedError("the chiller has no such sensor (-151.00 deg_C)")
+    return ((int(text, 16) ^ 0x8000) - 0x8000) / 100
+
+
+class Codec:
+    """LAI, to the unit with address 01."""
+
+    @staticmethod
+    def cut(buffer: bytearray) -> bytes | None:
+        """Cut one frame, from the last start character before the CR."""
+        frame = Until(b"\r")(buffer)
+        return frame and frame[max(frame.rfind(b"["), 0) :]
+
+    def request(self, ref: str, value: str | None = None) -> bytes:
+        """Return a frame: ``V`` asks for the name, ``G`` for the status, or commands."""
+        return seal(f"[M01{ref}", "" if ref == "V" else value or ASK)
+
+    def reply(self, request: bytes, frame: bytes) -> str:
+        """Return the data of a reply."""
+        text, check = frame[:-2], frame[-2:]
+        if len(frame) < 9 or check != checksum(text) or int_or_none(text[5:7]) != len(text):
+            raise ProtocolError(f"wrong checksum or length, or no reply of LAI: {frame!r}")
+        if text[:5] != b"[S01" + request[4:5]:
+            raise ProtocolError(f"{frame!r} does not answer {request!r}")
+        data = text[7:].decode("ascii", "replace")
+        if request[4:5] == b"G" and not re.fullmatch(r"[CIO][0-9]([0-9A-F]{4}){3}", data):
+            raise ProtocolError(f"this is no status: {frame!r}")
+        return data
+
+
+def int_or_none(digits: bytes) -> int | None:
+    """Return the number of two upper case hexadecimal digits."""
+    return int(digits, 16) if re.fullmatch(rb"[0-9A-F]{2}", digits) else None
+
+
+class WaterChiller(Device):
+    """A chiller of the instrument's own, with its pump."""
+
+    settle: Seconds = 2.0
+    """Seconds for which the coolant circulates before the cooling begins."""
+
+    mode = Readback("", 0, MODES.__getitem__, doc="Off, circulating, controlling.")
+    alarm = Readback("", 1, int, doc="The digit that the chiller shows; 0 is none.")
+    setpoint = Setpoint(
+        "deg_C",
+        2,
+        decode,
+        limits=(-10, 40),
+        tolerance=0.0051,
+        doc="Of the coolant; forgotten when the power is cut.",
+    )
+    temperature = Readback("deg_C", 3, decode, doc="Of the coolant, inside.")
+    external_temperature = Readback("deg_C", 4, decode, doc="Of a sensor outside, if there is one.")
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        super().__init__(name, **settings)
+        self.codec = Codec()
+        self._status: tuple[str, ...] = ()
+
+    async def on_connect(self) -> None:
+        """Make sure that such a chiller answers."""
+        await self.ask("V")
+
+    async def poll(self) -> None:
+        """Read everything, in one question."""
+        await self._command()
+        await super().poll()
+
+    async def _command(self, data: str = ASK) -> tuple[str, ...]:
+        """Send a command; return the status that it has led to."""
+        said = await self.ask("G", data)
+        self._status = (said[0], said[1], said[2:6], said[6:10], said[10:14])
+        return self._status
+
+    async def read(self, field: Readback) -> Value:
+        """Return what the last status says."""
+        return field.kind(self._status[field.ref])
+
+    async def write(self, field: Setpoint, value: float) -> None:
+        """Send the setpoint, and ask what it has become."""
+        await self._command(f"**{encode(value)}")
+        await self._command()
+
+    @rpc()
+    async def pump_on(self) -> None:
+        """Let the coolant circulate, and then cool it."""
+        self.require_online()
+        await self._begin(CIRCULATE)
+        await self.link.idle(self.settle)
+        self._require(CIRCULATE, await self._command())  # somebody may have stopped it meanwhile
+        await self._begin(CONTROL)
+        self.hurry()
+
+    @rpc()
+    async def pump_off(self) -> None:
+        """Stop cooling and circulation."""
+        self.require_online()
+        await self._begin(OFF)
+        self.hurry()
+
+    async def _begin(self, mode: str) -> None:
+        self._require(mode, await self._command(f"{mode}*****"))
+
+    @staticmethod
+    def _require(mode: str, status: tuple[str, ...]) -> None:
+        if status[0] != mode:
+            because = f": it reports alarm {status[1]}" if status[1] != "0" else ""
+            raise RefusedError(f"the chiller is {MODES[status[0]]}{because}")
+
+    @rpc()
+    async def cancel_alarm(self) -> None:
+        """Acknowledge the alarm; it comes again if its cause is still there."""
+        self.require_online()
+        await self._command("*1****")
+        alarm = (await self._command())[1]
+        self.hurry()
+        if alarm != "0":
+            raise RefusedError(f"the chiller still reports alarm {alarm}")
+
+    def notices(self) -> list[Alarm]:
+        """Say what the chiller complains about, and that nothing flows."""
+        found = []
+        if number := self.readings["alarm"].value:
+            reason = f"the chiller reports alarm {number}: see its display"
+            found.append(Alarm("alarm", "ERR", reason))
+        if (mode := self.readings["mode"].value) not in (None, MODES[CONTROL]):
+            found.append(Alarm("mode", "WARN", f"the chiller is {mode}: pump_on starts it"))
+        return found
+
+    def alarms(self) -> list[Alarm]:
+        """Return everything that is wrong; that there is no external sensor is not."""
+        absent = self._status[4:] == (ABSENT,)
+        return [a for a in super().alarms() if not (absent and a.field == "external_temperature")]
+
+
+class Simulator(Base):
+    """A chiller that controls at 5 deg_C; an ``alarm`` (1 to 9) stops it until it is cancelled."""
+
+    controls = ("alarm", "ambient", "external", "persists")
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.mode, self.alarm, self.persists = CONTROL, 0, False
+        self.setpoint, self.temperature, self.ambient = 5.0, 5.0, 15.0
+        self.external = -151.0
+        self._at = self.clock()
+        self._begun = (0, 0.0)
+
+    def cut(self, buffer: bytearray) -> bytes | None:
+        """Cut one frame; more than 0.1 s between its characters, and it is forgotten."""
+        unfinished, since = self._begun
+        if unfinished and self.clock() - since > 0.1:
+            del buffer[:unfinished]
+        frame = Codec.cut(buffer)
+        self._begun = (len(buffer), self.clock())
+        return frame
+
+    def answer(self, frame: bytes) -> bytes:
+        """Answer a frame without a mistake; be silent otherwise."""
+        text, data = frame[:-2], frame[7:-2].decode("ascii", "replace")
+        if frame[-2:] != checksum(text) or int_or_none(text[5:7]) != len(text):
+            return b""
+        if text == b"[M01V07":
+            return seal("[S01V", "MINI CC")
+        if text[:5] != b"[M01G" or not re.fullmatch(r"[CIO*][01*]([0-9A-F]{4}|\*{4})", data):
+            return b""
+        self._pass_time()
+        if data[1] == "1" and not self.persists:
+            self.alarm = 0
+        if data[0] != "*":
+            self.mode = data[0]
+        if data[2] != "*":
+            self.setpoint = decode(data[2:])
+        return self._status()
+
+    def _pass_time(self) -> None:
+        elapsed, self._at = self.clock() - self._at, self.clock()
+        if self.alarm:
+            self.mode = OFF
+        goal = self.setpoint if self.mode == CONTROL else self.ambient
+        self.temperature = toward(self.temperature, goal, elapsed, 300)
+
+    def _status(self) -> bytes:
+        mode = OFF if self.alarm else self.mode
+        values = (self.setpoint, self.temperature, self.external)
+        return seal("[S01G", f"{mode}{self.alarm % 10}" + "".join(encode(v) for v in values))
+
+    def fault_checksum(self, reply: bytes) -> bytes:
+        """Send a wrong checksum."""
+        return reply[:-2] + (b"0" if reply[-2:-1] != b"0" else b"1") + b"\r"
+
+    def fault_length(self, reply: bytes) -> bytes:
+        """Send a wrong length, with the checksum that belongs to it."""
+        text = reply[:5] + b"FF" + reply[7:-3]
+        return text + checksum(text) + b"\r"
+
+    def fault_truncated(self, reply: bytes) -> bytes:
+        """Leave out the second half of the data."""
+        return reply[: len(reply) // 2] + b"\r"
+
+    def fault_identity(self, reply: bytes, address: int = 2) -> bytes:
+        """Answer as another unit."""
+        return seal(f"[S{address % 100:02d}{chr(reply[4])}", reply[7:-3].decode())
+
+    def fault_alarm(self, reply: bytes, code: int = 3) -> bytes:
+        """Report an alarm, whatever is done about it."""
+        if reply[4:5] != b"G":
+            return reply
+        return seal("[S01G", f"O{code % 10}{reply[9:-3].decode()}")
+
+    def fault_stuck(self, reply: bytes) -> bytes:
+        """Answer with another setpoint than it was given."""
+        if reply[4:5] != b"G":
+            return reply
+        return seal("[S01G", f"{reply[7:9].decode()}{encode(20)}{reply[13:-3].decode()}")
+
+    def fault_unsolicited(self, reply: bytes) -> bytes:
+        """Say something unasked after each reply."""
+        return reply + self._status()
+
+
+WaterChiller.simulator = Simulator
