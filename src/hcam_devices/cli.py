@@ -21,7 +21,7 @@ INSTRUMENT = click.option(
     "--instrument",
     type=click.Path(dir_okay=False, path_type=Path),
     envvar="HCAM_INSTRUMENT",
-    help="The instrument file (default: HiPERCAM with everything on loopback).",
+    help="The instrument file, or hipercam (the default) or wht: with everything on loopback.",
 )
 EMULATE = click.option(
     "-e", "--emulate", is_flag=True, help="Simulate the hardware, in its real protocols."

@@ -103,14 +103,19 @@ class Instrument:
         ]
 
 
-def default_path() -> Path:
-    """Return the instrument file of the package: HiPERCAM, with every address on loopback."""
-    return Path(str(files("hcam_devices") / "data" / "hipercam.toml"))
+def carried(name: str) -> Path:
+    """Return an instrument file of the package, by its bare name; its addresses are loopback."""
+    return Path(str(files("hcam_devices") / "data" / f"{name}.toml"))
 
 
 def load(path: Path | None = None) -> Instrument:
-    """Read an instrument file; InstrumentError names every mistake, with file and line."""
-    path = path or default_path()
+    """Read an instrument file; InstrumentError names every mistake, with file and line.
+
+    ``hipercam`` (the default) and ``wht`` are files that the package carries.
+    """
+    path = path or carried("hipercam")
+    if not path.is_file() and (known := carried(str(path))).is_file():
+        path = known
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:

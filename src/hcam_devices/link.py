@@ -202,10 +202,11 @@ class Tcp:
                 raise ProtocolError(f"{self} will not stop talking") from None
             stream.unread.clear()
 
-    async def idle(self, seconds: float, wake: asyncio.Future[None]) -> None:
+    async def idle(self, seconds: float, wake: asyncio.Future[None] | None = None) -> None:
         """Let time pass, or until woken; raises at once, with the reason, if the link is lost."""
         stream = self._require()
-        await asyncio.wait([stream.lost, wake], timeout=seconds, return_when="FIRST_COMPLETED")
+        ends = [stream.lost, wake] if wake else [stream.lost]
+        await asyncio.wait(ends, timeout=seconds, return_when="FIRST_COMPLETED")
         if stream.lost.done():
             stream.lost.result()
 

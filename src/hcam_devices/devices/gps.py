@@ -206,7 +206,10 @@ class Simulator(Base):
 
     def answer(self, frame: bytes) -> bytes:
         """Return what a program prints, EOT, and the exit status."""
-        program, *arguments = shlex.split(frame.decode())
+        try:
+            program, *arguments = shlex.split(frame.decode())
+        except ValueError:
+            return self._say("usage: PROGRAM BOARD\n", 1)
         tracking = not self.holdover
         if arguments[:1] != ["0"]:
             return self._say(f"Could not open /dev/tsyncpci{'/'.join(arguments[:1])}\n", 1)

@@ -223,7 +223,7 @@ class Simulator(Base):
             self.alarm = 0
         if data[0] != "*":
             self.mode = data[0]
-        if data[2] != "*":
+        if data[2:] not in ("****", ABSENT):
             self.setpoint = decode(data[2:])
         return self._status()
 
@@ -237,7 +237,7 @@ class Simulator(Base):
     def _status(self) -> bytes:
         mode = OFF if self.alarm else self.mode
         values = (self.setpoint, self.temperature, self.external)
-        return seal("[S01G", f"{mode}{self.alarm % 10}" + "".join(encode(v) for v in values))
+        return seal("[S01G", f"{mode}{self.alarm % 10}" + "".join(encode(min(max(v, -300), 300)) for v in values))
 
     def fault_checksum(self, reply: bytes) -> bytes:
         """Send a wrong checksum."""
