@@ -7,6 +7,7 @@ value cannot be sent (ValueError): nothing was.
 """
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol, TypeAlias
 
@@ -123,11 +124,9 @@ class _Stream(asyncio.Protocol):
 
 
 @dataclass(kw_only=True)
-class Tcp:
-    """A TCP connection to ``host`` and ``port``; every exchange ends within ``timeout`` seconds."""
+class _Wire:
+    """A stream of bytes in both directions; every exchange ends within ``timeout`` seconds."""
 
-    host: str = "127.0.0.1"
-    port: Port
     timeout: Seconds = 1.0
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
     _stream: _Stream | None = field(default=None, init=False, repr=False)
@@ -135,14 +134,14 @@ class Tcp:
 
     async def open(self) -> None:
         """Connect; raises OSError or TimeoutError."""
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.timeout):
-                _, self._stream = await loop.create_connection(_Stream, self.host, self.port)
+                self._stream = await self._connect()
         except TimeoutError:
             raise TimeoutError(f"no connection to {self} within {self.timeout:g} s") from None
-        except ConnectionRefusedError:
-            raise ConnectionRefusedError(f"{self} refused the connection") from None
+
+    async def _connect(self) -> _Stream:
+        raise NotImplementedError
 
     def close(self, reason: BaseException | None = None) -> None:
         """Drop the connection, with whatever was still unread."""
@@ -158,8 +157,8 @@ class Tcp:
         Raises what the codec raises, or OSError or TimeoutError; the link is then closed, except
         after a RefusedError or ValueError.
         """
-        request = codec.request(ref, value)
         async with self._turn:
+            request = codec.request(ref, value)  # in its turn: a codec may remember what it asked
             stream = self._require()
             stream.unread.clear()  # late, doubled or unasked: no answer to what comes next
             try:
@@ -182,8 +181,8 @@ class Tcp:
 
     async def tell(self, codec: Codec, ref: Any, value: Any = None) -> None:
         """Send a request to which there is no answer."""
-        request = codec.request(ref, value)
         async with self._turn:
+            request = codec.request(ref, value)
             self._require().transport.write(request)
 
     async def drain(self, quiet: float) -> None:
@@ -215,8 +214,77 @@ class Tcp:
             raise ConnectionError(self._why or f"not connected to {self}")
         return self._stream
 
+
+@dataclass(kw_only=True)
+class Tcp(_Wire):
+    """A TCP connection to ``host`` and ``port``."""
+
+    host: str = "127.0.0.1"
+    port: Port
+
+    async def _connect(self) -> _Stream:
+        loop = asyncio.get_running_loop()
+        try:
+            return (await loop.create_connection(_Stream, self.host, self.port))[1]
+        except ConnectionRefusedError:
+            raise ConnectionRefusedError(f"{self} refused the connection") from None
+
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
+
+
+@dataclass(kw_only=True)
+class Serial(_Wire):
+    """A serial port: the device ``path``, with 8 data bits, no parity and one stop bit.
+
+    With ``rtscts`` each side waits until the other is ready (hardware handshake). The port is
+    locked, so that no other program that locks it reads half of the answers.
+    """
+
+    path: str
+    baudrate: Annotated[int, Field(gt=0)] = 9600
+    rtscts: bool = False
+    _closing: Any = field(default=None, init=False, repr=False)
+
+    async def _connect(self) -> _Stream:
+        serialx = await asyncio.to_thread(_serialx)
+        if self._closing:
+            # It takes a while, and until then the port is locked. Shielded, because a cancelled
+            # wait would count as closed.
+            await asyncio.shield(self._closing.wait_closed())
+        try:
+            transport, stream = await serialx.create_serial_connection(
+                asyncio.get_running_loop(),
+                _Stream,
+                self.path,
+                self.baudrate,
+                rtscts=self.rtscts,
+                transport_cls=serialx.SerialTransport,
+            )
+        except (OSError, serialx.SerialException) as error:
+            why = getattr(error, "strerror", None) or error
+            raise ConnectionError(f"{self} cannot be opened: {why}") from None
+        self._closing = transport
+        with suppress(OSError):
+            transport.serial.reset_read_buffer()  # said to somebody else
+        return stream  # type: ignore[no-any-return]
+
+    def close(self, reason: BaseException | None = None) -> None:
+        """Drop the connection, with whatever was still unread or unsent."""
+        if self._stream and not self._stream.transport.is_closing():
+            # The system would keep the port open until the other side has taken all of it.
+            with suppress(OSError):
+                self._stream.transport.get_extra_info("serial").reset_write_buffer()
+        super().close(reason)
+
+    def __str__(self) -> str:
+        return self.path
+
+
+def _serialx() -> Any:
+    import serialx  # noqa: PLC0415  (costs 35 to 80 ms, and most servers have no serial port)
+
+    return serialx
 
 
 @dataclass(kw_only=True)
