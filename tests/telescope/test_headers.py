@@ -23,16 +23,18 @@ from hcam_devices.telescope.headers import Item, parse
         ("T_TUBE  =\t-5.25\t/ in the tube", "T_TUBE", "-5.25", "in the tube"),
     ],
 )
-def test_an_item_is_a_name_a_value_and_a_comment(text, name, value, comment):
+def test_an_item_is_a_name_a_value_and_a_comment(
+    text: str, name: str, value: str, comment: str
+) -> None:
     assert parse([text]) == {name: Item(value, comment)}
 
 
 @pytest.mark.parametrize("garbage", ["JUNK", "", "  ", " = 5 / nameless", "/ comment only", ";;;"])
-def test_what_is_no_item_is_ignored(garbage):
+def test_what_is_no_item_is_ignored(garbage: str) -> None:
     assert parse([garbage, "X = 1"]) == {"X": Item("1", "")}
 
 
-def test_the_items_of_all_groups_are_returned_and_the_last_of_a_name_counts():
+def test_the_items_of_all_groups_are_returned_and_the_last_of_a_name_counts() -> None:
     groups = ["RADEG   = 17.5541 / RA (degrees);DECDEG = 60.0766 / DEC (degrees);", "RADEG = 2"]
     assert parse(groups) == {"RADEG": Item("2", ""), "DECDEG": Item("60.0766", "DEC (degrees)")}
     assert parse([]) == {}
@@ -43,19 +45,19 @@ anything = st.text(st.characters(exclude_characters=";", exclude_categories=["Cs
 
 
 @given(names, anything, anything)
-def test_a_quoted_value_survives_whatever_is_in_it(name, value, comment):
+def test_a_quoted_value_survives_whatever_is_in_it(name: str, value: str, comment: str) -> None:
     quoted = value.replace("'", "''")
     assert parse([f"{name:8}= '{quoted}' / {comment}"]) == {name: Item(value, comment)}
 
 
 @given(names, st.floats(allow_nan=False), anything)
-def test_a_number_survives(name, number, comment):
+def test_a_number_survives(name: str, number: float, comment: str) -> None:
     (item,) = parse([f"{name:8}= {number} / {comment};"]).values()
     assert (float(item.value), item.comment) == (number, comment)
 
 
 @given(st.lists(st.text()))
-def test_no_text_is_too_strange(groups):
+def test_no_text_is_too_strange(groups: list[str]) -> None:
     for name, item in parse(groups).items():
         assert name == name.strip() != ""
         assert item.value == item.value.strip()

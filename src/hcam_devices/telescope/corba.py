@@ -137,12 +137,15 @@ class Corba(Local):
             raise self._explain(error, service, "resolve") from None
         try:
             wanted = interface._NP_RepositoryId if interface else REPOSITORY_ID
-            if found is None or not bounded(found)._is_a(wanted):
+            # _is_a is answered from the reference itself if that says so: it need not be alive.
+            if found is None or bounded(found)._non_existent():
+                raise ConnectionError(f"{telescope} is not there any more")
+            if not found._is_a(wanted):
                 raise ProtocolError(f"{self} is not a {wanted}; {HOW_TO_TYPE}")
             if interface:
                 found = bounded(found._unchecked_narrow(interface))
         except omniorb.CORBA.Exception as error:
-            raise self._explain(error, telescope, "_is_a") from None
+            raise self._explain(error, telescope, "to say what it is") from None
         call = typed(found) if interface else by_size(found, omniorb, orb)
 
         def explained(operation: str, arguments: tuple[object, ...]) -> Any:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 Order: TypeAlias = Literal["<", ">"]
+ORDERS: tuple[Order, Order] = ("<", ">")
 
 REQUEST, REPLY, CANCEL, LOCATE, LOCATE_REPLY, CLOSE, ERROR = range(7)
 NO_EXCEPTION, USER_EXCEPTION, SYSTEM_EXCEPTION = range(3)
@@ -155,15 +156,15 @@ def cut(buffer: bytearray) -> bytes | None:
 
 def parse(frame: bytes) -> Request | None:
     """Return what a message asks, None if it wants no answer; ValueError if it makes no sense."""
-    if frame[:5] != b"GIOP\1" or frame[5] > 2 or frame[6] & 2:
+    if len(frame) < 12 or frame[:5] != b"GIOP\1" or frame[5] > 2 or frame[6] & 2:
         raise ValueError("not a whole message of GIOP 1.0 to 1.2")
-    minor, order, kind = frame[5], "<" if frame[6] & 1 else ">", frame[7]
+    minor, order, kind = frame[5], ORDERS[not frame[6] & 1], frame[7]
     if kind in (CANCEL, CLOSE):
         return None
     if kind not in (REQUEST, LOCATE):
         raise ValueError(f"a client does not send messages of type {kind}")
     try:
-        return _request(kind, minor, Reader(frame, "<" if order == "<" else ">", 12))
+        return _request(kind, minor, Reader(frame, order, 12))
     except struct.error as error:
         raise ValueError(f"the message is too short: {error}") from None
 

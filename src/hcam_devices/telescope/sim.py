@@ -81,6 +81,8 @@ class Simulator(Base):
         if request.operation == "_is_a":
             here = request.arguments.text() == (NAMING if naming else INTERFACE)
             return request.reply(giop.NO_EXCEPTION, lambda writer: writer.number("?", here))
+        if request.operation == "_non_existent":
+            return request.reply(giop.NO_EXCEPTION, lambda writer: writer.number("?", False))
         return self._resolve(request) if naming else self._telescope(request)
 
     def _resolve(self, request: giop.Request) -> bytes:

@@ -1,0 +1,385 @@
+"""The link to the telescope: to our simulator, and to a telescope served by omniORB itself."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hcam_devices import sim
+from hcam_devices.link import ProtocolError, RefusedError
+from hcam_devices.telescope import corba, giop
+from hcam_devices.telescope import sim as telescope_sim
+from hcam_devices.telescope.corba import Corba, start_orb
+from hcam_devices.telescope.sim import IDL, Simulator
+
+from ..helpers import AT_MOST
+from .orb import name_service, said, telescope
+
+SOON = 0.2
+"""Seconds of a call that is to time out."""
+
+
+@asynccontextmanager
+async def linked(simulator: Simulator, **settings: Any) -> AsyncIterator[Corba]:
+    """Open a link to a simulated telescope."""
+    async with sim.serve(simulator) as place:
+        link = Corba(**({"timeout": AT_MOST} | place | settings))
+        await link.open()
+        yield link
+        link.close()
+
+
+@pytest.fixture
+def untyped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have neither stubs nor an IDL file."""
+    monkeypatch.setattr(corba, "_loaded", {"": None})
+    monkeypatch.setattr(Simulator, "link_settings", {})
+
+
+# --- values ---------------------------------------------------------------------------------
+
+
+async def test_what_the_telescope_says_is_returned() -> None:
+    async with linked(Simulator()) as link:
+        assert await link.ask(None, "getHumidity") == 31.0
+        assert await link.ask(None, "getCabinetTemperature3") == 9.5
+        groups = await link.ask(None, "getTelescopeParams")
+        assert groups[0].startswith("TELESCOP= 'GTC")
+
+
+async def test_a_telescope_served_by_omniorb_understands_the_same(tmp_path: Path) -> None:
+    async with name_service(tmp_path) as port, telescope(port) as process:
+        link = Corba(port=port, idl=IDL, timeout=AT_MOST)
+        await link.open()
+        assert await link.ask(None, "getHumidity") == 50.0
+        assert await link.ask(None, "areMACSFollowErrorBelowThreshold") is True
+        assert "NAME = 'caf\xe9' / of Latin-1" in await link.ask(None, "getTelescopeParams")
+        await link.ask(None, "requestTelescopeOffset", (5, -2.5))
+        assert await said(process) == "offset 5.0 -2.5"
+
+
+async def test_what_does_not_fit_the_interface_is_not_sent(tmp_path: Path) -> None:
+    async with name_service(tmp_path) as port, telescope(port) as process:
+        link = Corba(port=port, idl=IDL, timeout=AT_MOST)
+        await link.open()
+        with pytest.raises(RefusedError, match=r"refused startPointingModel: .*BAD_PARAM"):
+            await link.ask(None, "startPointingModel", (25.0,))
+        with pytest.raises(RefusedError, match="BAD_PARAM"):
+            await link.ask(None, "startPointingModel", (2**31,))
+        with pytest.raises(
+            ValueError, match="startPointingModel: Operation requires 1"
+        ):
+            await link.ask(None, "startPointingModel")
+        with pytest.raises(ValueError, match="has no operation park"):
+            await link.ask(None, "park")
+        await link.ask(None, "startPointingModel", (25,))
+        assert await said(process) == "stars 25"
+
+
+async def test_a_command_that_may_have_been_carried_out_is_called_that(tmp_path: Path) -> None:
+    async with name_service(tmp_path) as port, telescope(port) as process:
+        link = Corba(port=port, idl=IDL, timeout=AT_MOST)
+        await link.open()
+        with pytest.raises(RefusedError, match=r"refused requestTelescopeOffset: .*NO_PERMISSION"):
+            await link.ask(None, "requestTelescopeOffset", (101, 0))
+        with pytest.raises(OSError, match="requestTelescopeOffset may have been carried out"):
+            await link.ask(None, "requestTelescopeOffset", (0, 101))
+        assert await said(process) == "offset 101.0 0.0"
+        assert await said(process) == "offset 0.0 101.0"
+        assert await said(process) == "", "the offset was sent again"
+
+
+async def test_links_of_one_process_share_the_orb_and_keep_their_deadlines() -> None:
+    async with linked(Simulator()) as one, linked(Simulator(), timeout=SOON) as other:
+        assert start_orb() == start_orb()
+        assert await one.ask(None, "getHumidity") == await other.ask(None, "getHumidity")
+    silent = Simulator()
+    async with linked(silent, timeout=SOON) as one, linked(Simulator()) as other:
+        silent.simulate("silence")
+        late = asyncio.ensure_future(one.ask(None, "getHumidity"))
+        assert await other.ask(None, "getHumidity") == 31.0
+        with pytest.raises(TimeoutError):
+            await late
+
+
+# --- without the types ----------------------------------------------------------------------
+
+
+class Odd(Simulator):
+    """A telescope whose numbers are of another type."""
+
+    code, number = "f", 12.0
+
+    def _telescope(self, request: giop.Request) -> bytes:
+        return request.reply(
+            giop.NO_EXCEPTION, lambda writer: writer.number(self.code, self.number)
+        )
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(("code", "number"), [("f", 12.0), ("d", 12.0), ("f", 0.0), ("i", 0)])
+async def test_a_number_is_read_by_its_size(code: str, number: float) -> None:
+    odd = Odd()
+    odd.code, odd.number = code, number
+    async with linked(odd) as link:
+        for _ in range(3):
+            assert await link.ask(None, "getHumidity") == number
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    ("code", "number", "why"),
+    [
+        ("i", 12, "did not return a float; name the site's IDL file"),
+        ("q", 12, "did not return a double; name the site's IDL file"),
+        ("B", 1, "returned neither double nor float; name the site's IDL file"),
+    ],
+)
+async def test_what_is_no_such_number_is_refused(code: str, number: int, why: str) -> None:
+    odd = Odd()
+    odd.code, odd.number = code, number
+    async with linked(odd) as link:
+        for _ in range(2):
+            with pytest.raises(RefusedError, match=f"getHumidity {why}"):
+                await link.ask(None, "getHumidity")
+
+
+@pytest.mark.usefixtures("untyped")
+async def test_without_the_types_nothing_is_commanded() -> None:
+    async with linked(Simulator()) as link:
+        assert (await link.ask(None, "getTelescopeParams"))[1].startswith("M2UZ")
+        for operation, arguments in [
+            ("requestTelescopeOffset", (1.0, 1.0)),
+            ("changeStar", ()),
+            ("getHumidity", (1,)),
+        ]:
+            with pytest.raises(ValueError, match=f"types of {operation} are not known; name the"):
+                await link.ask(None, operation, arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("module HIPERTELESCOPESERVER {", "could not be compiled: .*Syntax error"),
+        ("module OTHER { const long ONE = 1; };", "does not declare the module"),
+    ],
+)
+async def test_an_idl_file_that_cannot_be_used_is_named(
+    text: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corba, "_loaded", {})
+    monkeypatch.delitem(sys.modules, "HIPERTELESCOPESERVER", raising=False)
+    path = tmp_path / "site.idl"
+    path.write_text(text)
+    with pytest.raises(ConnectionError, match=f"(?s){path} {why}"):
+        await Corba(idl=str(path)).open()
+
+
+async def test_one_process_knows_one_interface(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corba, "_loaded", {"/first.idl": object()})
+    with pytest.raises(ConnectionError, match=r"already that of /first.idl; /second.idl would"):
+        await Corba(idl="/second.idl").open()
+
+
+# --- loss -----------------------------------------------------------------------------------
+
+
+async def test_a_hanging_telescope_does_not_block_the_loop() -> None:
+    simulator = Simulator()
+    async with linked(simulator, timeout=SOON) as link:
+        simulator.simulate("silence")
+        hanging = asyncio.ensure_future(link.ask(None, "getHumidity"))
+        ticks = 0
+        while not hanging.done():
+            await asyncio.sleep(0)
+            ticks += 1
+        with pytest.raises(TimeoutError, match=r"did not answer within 0.2 s"):
+            await hanging
+        assert ticks > 100
+        with pytest.raises(TimeoutError, match=r"did not answer within 0.2 s"):
+            await link.ask(None, "getHumidity")
+        simulator.simulate("clear")
+        await link.open()
+        assert await link.ask(None, "getHumidity") == 31.0
+
+
+async def test_one_call_is_made_at_a_time_even_if_one_is_given_up() -> None:
+    simulator = Simulator()
+    async with linked(simulator, timeout=SOON) as link:
+        simulator.simulate("silence", times=1)
+        given_up = asyncio.ensure_future(link.ask(None, "getHumidity"))
+        while simulator.faults:  # noqa: ASYNC110  (until the call has arrived)
+            await asyncio.sleep(0)
+        next_one = asyncio.ensure_future(link.ask(None, "getHumidity"))
+        given_up.cancel()
+        assert await next_one == 31.0
+        assert given_up.cancelled()
+
+
+async def test_whoever_waits_is_told_why_it_was_closed() -> None:
+    async with linked(Simulator()) as link:
+        wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting = asyncio.ensure_future(link.idle(AT_MOST, wake))
+        await asyncio.sleep(0)
+        link.close(ConnectionAbortedError("by request"))
+        for task in (waiting, asyncio.ensure_future(link.ask(None, "getHumidity"))):
+            with pytest.raises(ConnectionAbortedError, match="by request"):
+                await task
+
+
+async def test_a_telescope_that_was_restarted_is_looked_up_again(tmp_path: Path) -> None:
+    async with name_service(tmp_path) as port:
+        link = Corba(port=port, idl=IDL, timeout=AT_MOST)
+        with pytest.raises(ConnectionError, match="knows no HIPERTelescopeServer: has the"):
+            await link.open()
+        async with telescope(port):
+            await link.open()
+            assert await link.ask(None, "getHumidity") == 50.0
+        with pytest.raises(ConnectionError, match=r"the telescope .* (broke|cannot be reached)"):
+            await link.ask(None, "getHumidity")
+        with pytest.raises(ConnectionRefusedError, match=r"the telescope .* cannot be reached"):
+            await link.open()  # the name has outlived it
+        async with telescope(port):
+            await link.open()
+            assert await link.ask(None, "getHumidity") == 50.0
+
+
+async def test_a_stale_reference_is_known_for_one() -> None:
+    simulator = Simulator()
+    async with linked(simulator) as link:
+        simulator.simulate("disconnect")
+        simulator.simulate("clear")
+        with pytest.raises(ConnectionError, match="is not there any more; it is looked up again"):
+            await link.ask(None, "getHumidity")
+        await link.open()
+        assert await link.ask(None, "getHumidity") == 31.0
+
+
+async def test_what_keeps_the_telescope_from_being_found_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    simulator = Simulator()
+    async with linked(simulator) as link:
+        simulator.simulate("unnamed")
+        with pytest.raises(ConnectionError, match="knows no HIPERTelescopeServer: has the"):
+            await link.open()
+        simulator.simulate("clear")
+        monkeypatch.setattr(telescope_sim, "INTERFACE", "IDL:SOMETHING/else:1.0")
+        with pytest.raises(ProtocolError, match=r"is not a IDL:HIPER.*name the site's IDL file"):
+            await link.open()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(ConnectionRefusedError, match=f"name service at 127.0.0.1:{port} cannot be"):
+        await Corba(port=port).open()
+
+
+async def test_an_exception_of_the_telescope_leaves_the_link_open() -> None:
+    simulator = Simulator()
+    async with linked(simulator) as link:
+        for exception in ("UNKNOWN", "NO_IMPLEMENT", "what nobody knows"):
+            simulator.simulate("error", exception=exception)
+            with pytest.raises(RefusedError, match="refused getHumidity: CORBA"):
+                await link.ask(None, "getHumidity")
+        simulator.simulate("clear")
+        assert await link.ask(None, "getHumidity") == 31.0
+
+
+# --- processes ------------------------------------------------------------------------------
+
+
+def run(program: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """Start Python on a program of a few lines."""
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(program), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | environment,
+    )
+
+
+async def printed(process: subprocess.Popen[str]) -> str:
+    """Return what it prints until it ends."""
+    try:
+        output, _ = await asyncio.to_thread(process.communicate, timeout=AT_MOST)
+    finally:
+        process.kill()
+    return output.strip()
+
+
+async def test_without_omniorb_all_starts_and_says_how_to_get_it() -> None:
+    program = """
+        import asyncio, sys
+        sys.modules["omniORB"] = None
+        import hcam_devices.cli
+        from hcam_devices.instrument import load
+        rack = load().entries["rack"].build()
+        async def main():
+            ended = asyncio.create_task(rack.run())
+            rack.listeners.append(lambda sample: ended.cancel())
+            await asyncio.wait([ended])
+            print(rack.connection, rack.offline_reason)
+        asyncio.run(main())
+    """
+    said = await printed(run(program))
+    assert said.startswith("rack: the telescope speaks CORBA, for which this installation lacks")
+    assert said.endswith("): pip install 'hcam_devices[gtc]'")
+    assert "\noffline the telescope speaks CORBA" in said
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1", "1.2"])
+async def test_the_simulator_speaks_every_version_of_giop(version: str) -> None:
+    program = """
+        import asyncio, sys
+        from hcam_devices.telescope.corba import Corba
+        async def main():
+            link = Corba(port=int(sys.argv[1]), timeout=20)
+            await link.open()
+            print(await link.ask(None, "getHumidity"), await link.ask(None, "getM1Temperature"))
+        asyncio.run(main())
+    """
+    async with sim.serve(Simulator()) as place:
+        port = str(place["port"])
+        assert await printed(run(program, port, ORBmaxGIOPVersion=version)) == "31.0 9.0"
+
+
+async def test_a_process_with_a_hanging_call_ends_when_it_is_told() -> None:
+    program = """
+        import asyncio, signal, sys
+        from hcam_devices.telescope.corba import Corba
+        async def main():
+            link = Corba(port=int(sys.argv[1]), timeout=1)
+            await link.open()
+            call = asyncio.create_task(link.ask(None, "getHumidity"))
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, call.cancel)
+            await asyncio.wait([call])
+            print("cancelled:", call.cancelled())
+        asyncio.run(main())
+    """
+    simulator = Simulator()
+    asked = asyncio.Event()
+    real = simulator.answer
+
+    def answer(frame: bytes) -> bytes:
+        if b"getHumidity" in frame:
+            asked.set()
+            return b""
+        return real(frame)
+
+    simulator.answer = answer  # type: ignore[method-assign]
+    async with sim.serve(simulator) as place:
+        process = run(program, str(place["port"]))
+        async with asyncio.timeout(AT_MOST):
+            await asked.wait()
+        process.send_signal(signal.SIGTERM)
+        assert await printed(process) == "cancelled: True"
+        assert process.returncode == 0
