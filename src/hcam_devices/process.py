@@ -44,6 +44,7 @@ class _Run(asyncio.SubprocessProtocol):
         with suppress(ProcessLookupError):
             os.killpg(self.transport.get_pid(), signal.SIGKILL)
         await asyncio.shield(self.ended)
+        self.transport.close()
 
 
 @dataclass(kw_only=True)
@@ -94,9 +95,19 @@ class Programs(Local):
         return os.path.join(os.path.expanduser(self.folder), name)
 
     async def _run(self, path: str, arguments: list[str]) -> tuple[bytes, int]:
-        loop = asyncio.get_running_loop()
+        starting = asyncio.create_task(self._start(path, arguments))
         try:
-            _, run = await loop.subprocess_exec(
+            run = await asyncio.shield(starting)  # asyncio would kill only the program itself
+            await asyncio.shield(run.over)
+        except BaseException:
+            await (await starting).kill()
+            raise
+        run.transport.close()
+        return bytes(run.said), run.transport.get_returncode() or 0
+
+    async def _start(self, path: str, arguments: list[str]) -> _Run:
+        try:
+            _, run = await asyncio.get_running_loop().subprocess_exec(
                 _Run,
                 path,
                 *arguments,
@@ -107,14 +118,7 @@ class Programs(Local):
             )
         except OSError as error:
             raise type(error)(f"{path} cannot be run: {error.strerror}") from None
-        try:
-            await asyncio.shield(run.over)
-        except BaseException:
-            await run.kill()
-            raise
-        finally:
-            run.transport.close()
-        return bytes(run.said), run.transport.get_returncode() or 0
+        return run
 
     def __str__(self) -> str:
         return self.folder or "PATH"

@@ -1,0 +1,394 @@
+"""The timing card: what its programs print, what becomes of it, and programs that will not end."""
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hcam_devices.devices.gps import Codec, Simulator, instant
+from hcam_devices.link import MOST_UNREAD, ProtocolError, RefusedError
+from hcam_devices.process import Programs
+
+from ..helpers import AT_MOST, ENTRIES, fed, offline, online, presented, reasons, sample_where
+
+ENTRY = ENTRIES["gps"]
+GOLDEN = (
+    b"heading\nheading\nYear       : 2026\nDay        : 326\nHour       : 15\nMinute     : 4\n"
+    b"Second     : 59\nNanosecond : 999999600\nSync       : TRUE\n"
+)
+NOVEMBER = 1_795_359_899_999_999_600
+"""The Unix time of the same moment, in nanoseconds."""
+
+
+def said(*numbers: int) -> str:
+    labels = ("Year", "Day", "Hour", "Minute", "Second", "Nanosecond")
+    return "\n".join(f"{label}: {n}" for label, n in zip(labels, numbers, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("program", "printed", "answer"),
+    [
+        ("GetSatInfo 0", b"Number of satellites tracked:   9\n", {"num_sats": 9}),
+        ("GetSatInfo 0", b" Sat Error CNR\n\nNumber of satellites tracked: 0", {"num_sats": 0}),
+        (
+            "GR_GetValidity 0 0",
+            b"a\nb\nTime Valid : 1\nPPS Valid : 1\n",
+            {"time_valid": True, "pps_valid": True},
+        ),
+        (
+            "GR_GetValidity 0 0",
+            b"one more heading\nboard: 0\nTime Valid : 0\r\nPPS Valid : 0\r\n",
+            {"time_valid": False, "pps_valid": False},
+        ),
+        ("HW_GetTime 0", GOLDEN, {"time": "2026-11-22T15:04:59.999Z", "synced": True}),
+        (
+            "HW_GetTime 0",
+            b"Error closing the board\n" + GOLDEN.replace(b"TRUE", b"FALSE"),
+            {"time": "2026-11-22T15:04:59.999Z", "synced": False},
+        ),
+    ],
+)
+def test_what_the_programs_print(program: str, printed: bytes, answer: dict[str, Any]) -> None:
+    assert Codec().reply(Codec().request(program), printed) == answer
+
+
+@pytest.mark.parametrize("program", ["GetSatInfo 0", "GR_GetValidity 0 0", "HW_GetTime 0"])
+@pytest.mark.parametrize(
+    ("printed", "error"),
+    [
+        (b"Could not open /dev/tsyncpci0\n", ConnectionError),
+        (b"  Error: -5\n", RefusedError),
+        (b"Error\n", RefusedError),
+        (b"\n\nError reading the board\n", RefusedError),
+        (b"", ProtocolError),
+        (b"\xff\x00\x80", ProtocolError),
+        (b"Year: 2026\nTime Valid: maybe\nNumber of satellites tracked: many\n", ProtocolError),
+    ],
+)
+def test_what_is_no_answer(program: str, printed: bytes, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        Codec().reply(Codec().request(program), printed)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "time"),
+    [
+        ((2026, 326, 15, 4, 59, 999_999_600), "2026-11-22T15:04:59.999Z"),
+        ((2026, 365, 23, 59, 59, 999_999_900), "2026-12-31T23:59:59.999Z"),
+        ((2027, 1, 0, 0, 0, 0), "2027-01-01T00:00:00.000Z"),
+        ((2028, 366, 1, 2, 3, 4_000_000), "2028-12-31T01:02:03.004Z"),
+        ((2028, 60, 0, 0, 0, 0), "2028-02-29T00:00:00.000Z"),
+        ((2016, 366, 23, 59, 60, 500_000_000), "2016-12-31T23:59:60.500Z"),
+    ],
+)
+def test_the_time_is_made_of_whole_numbers(numbers: tuple[int, ...], time: str) -> None:
+    assert instant(said(*numbers)) == time
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        (2026, 366, 0, 0, 0, 0),
+        (2026, 0, 0, 0, 0, 0),
+        (0, 1, 0, 0, 0, 0),
+        (10**9, 1, 0, 0, 0, 0),
+        (2026, 10**12, 0, 0, 0, 0),
+        (2026, 1, 24, 0, 0, 0),
+        (2026, 1, 0, 60, 0, 0),
+        (2026, 1, 0, 0, 60, 0),
+        (2026, 1, 23, 59, 61, 0),
+        (2026, 1, 0, 0, 0, 10**9),
+    ],
+)
+def test_what_is_no_time_is_not_taken_for_one(numbers: tuple[int, ...]) -> None:
+    with pytest.raises(ProtocolError, match="no time"):
+        instant(said(*numbers))
+
+
+@given(st.lists(st.integers(1, 5)))
+def test_command_lines_survive_any_split(sizes: list[int]) -> None:
+    stream = b"GetSatInfo '0'\nHW_GetTime 0\n"
+    assert fed(Simulator.cut, stream, sizes) == [b"GetSatInfo '0'", b"HW_GetTime 0"]
+
+
+@given(st.binary(max_size=80))
+def test_noise_is_never_taken_for_an_answer(printed: bytes) -> None:
+    for program in ("GetSatInfo 0", "GR_GetValidity 0 0", "HW_GetTime 0"):
+        with pytest.raises((ConnectionError, RefusedError, ProtocolError)):
+            Codec().reply(Codec().request(program), printed.replace(b":", b""))
+
+
+def good(sample: dict[str, Any]) -> bool:
+    return online(sample) and sample["num_sats"] == 9 and not sample["alarms"]
+
+
+async def test_telemetry_carries_the_time_of_the_card() -> None:
+    async with presented(ENTRY, Simulator(wall=lambda: NOVEMBER)) as card:
+        sample = await sample_where(card, online)
+        assert sample["timestamp"] == "2026-11-22T15:04:59.999Z"
+        assert (sample["num_sats"], sample["synced"], sample["alarms"]) == (9, True, [])
+        assert sample["time_valid"] is sample["pps_valid"] is True
+
+
+async def test_a_card_without_satellites_says_so() -> None:
+    simulator = Simulator()
+    simulator.simulate("set", holdover=True)
+    async with presented(ENTRY, simulator) as card:
+        sample = await sample_where(card, online)
+        assert sample["num_sats"] == 0
+        assert sample["time_valid"] is sample["pps_valid"] is sample["synced"] is False
+        assert "its time drifts" in reasons(sample, "synced")
+        simulator.simulate("set", holdover=False)
+        await sample_where(card, good)
+
+
+@pytest.mark.parametrize(
+    ("fault", "chosen", "why"),
+    [
+        ("could_not_open", {}, "Could not open /dev/tsyncpci0"),
+        ("empty", {}, "no number of satellites in ''|there is no 'time valid'"),
+        ("garbage", {}, "GetSatInfo|GR_GetValidity|HW_GetTime"),
+        ("flip", {}, "GetSatInfo: there is no"),
+        ("silence", {}, "did not end within"),
+        ("late", {"times": 3}, "did not end within"),
+        ("busy", {}, "did not end within"),
+        ("disconnect", {"when": "before"}, "GetSatInfo|GR_GetValidity|HW_GetTime"),
+        ("disconnect", {"when": "during"}, "there is no"),
+        ("refuse", {}, "GetSatInfo|GR_GetValidity|HW_GetTime"),
+        ("time", {"day": 366}, "this is no time"),
+    ],
+)
+async def test_a_card_that_cannot_be_heard_is_offline_until_it_can(
+    fault: str, chosen: dict[str, Any], why: str
+) -> None:
+    simulator = Simulator()
+    async with presented(ENTRY, simulator) as card:
+        await sample_where(card, good)
+        if fault in ("silence", "late", "busy", "garbage"):  # they take as long as the deadline
+            card.link.timeout = 0.3
+        simulator.simulate(fault, **chosen)
+        lost = await sample_where(card, offline)
+        assert re.search(why, reasons(lost))
+        assert lost["num_sats"] is lost["synced"] is None
+        simulator.simulate("clear")
+        card.link.timeout = AT_MOST
+        await sample_where(card, good)
+
+
+@pytest.mark.parametrize(
+    ("fault", "chosen"),
+    [
+        ("closing", {}),
+        ("heading", {}),
+        ("status", {"code": 3}),
+        ("double", {}),
+        ("delay", {"seconds": 0.05}),
+        ("split", {"size": 50, "gap": 0.001}),
+        ("disconnect", {"when": "after"}),
+    ],
+)
+async def test_what_does_no_harm(fault: str, chosen: dict[str, Any]) -> None:
+    simulator = Simulator()
+    simulator.simulate(fault, **chosen)
+    async with presented(ENTRY, simulator, timeout=AT_MOST) as card:
+        await sample_where(card, good)
+
+
+@pytest.mark.parametrize(
+    ("fault", "time"),
+    [("time", "2026-12-31T23:59:59.999Z"), ("leap_second", "2026-12-31T23:59:60.500Z")],
+)
+async def test_the_end_of_a_year(fault: str, time: str) -> None:
+    simulator = Simulator()
+    simulator.simulate(fault)
+    async with presented(ENTRY, simulator) as card:
+        assert (await sample_where(card, good))["timestamp"] == time
+
+
+async def test_a_refusal_takes_only_what_it_refuses() -> None:
+    simulator = Simulator(wall=lambda: NOVEMBER)
+    async with presented(ENTRY, simulator) as card:
+        await sample_where(card, good)
+        simulator.simulate("error", program="HW_GetTime")
+        sample = await sample_where(card, lambda sample: sample["synced"] is None)
+        assert online(sample)
+        assert sample["num_sats"] == 9
+        assert "Error: -5" in reasons(sample, "synced")
+        assert "the computer's time" in reasons(sample, "timestamp")
+        assert sample["timestamp"] != "2026-11-22T15:04:59.999Z"
+        simulator.simulate("clear")
+        await sample_where(card, good)
+
+
+async def test_without_the_programs_the_card_is_offline() -> None:
+    async with presented(ENTRY, Simulator(), folder="/nowhere") as card:
+        why = reasons(await sample_where(card, offline))
+        assert "/nowhere/GetSatInfo cannot be run: No such file or directory" in why
+
+
+async def test_another_board_than_there_is_cannot_be_opened() -> None:
+    async with presented(ENTRY, Simulator(), board=1) as card:
+        assert "Could not open" in reasons(await sample_where(card, offline))
+
+
+# --- the link to programs ---------------------------------------------------------------------
+
+
+class Plain:
+    """Command lines as they are; what a program prints as it is."""
+
+    cut = staticmethod(lambda buffer: None)
+
+    def request(self, ref: str, value: None = None) -> bytes:
+        return ref.encode()
+
+    def reply(self, request: bytes, frame: bytes) -> str:
+        if frame.startswith(b"no"):
+            raise RefusedError(frame.decode().strip())
+        return frame.decode().strip()
+
+
+def script(folder: Path, text: str, name: str = "program") -> Programs:
+    """Write a program; return a link to its folder."""
+    (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+    (folder / name).chmod(0o700)
+    return Programs(folder=str(folder), timeout=AT_MOST)
+
+
+async def test_arguments_arrive_as_they_are_without_a_shell(tmp_path: Path) -> None:
+    link = script(tmp_path, "printf '<%s>' \"$@\"")
+    said = await link.ask(Plain(), "program 'a b' '$HOME' ';' '*' ''")
+    assert said == "<a b><$HOME><;><*><>"
+
+
+async def test_there_is_nothing_to_read_and_errors_are_part_of_the_answer(tmp_path: Path) -> None:
+    link = script(tmp_path, "cat; echo oh >&2; exit 7")
+    assert await link.ask(Plain(), "program") == "oh"
+
+
+async def test_programs_run_at_the_same_time(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "meeting")  # each end waits for the other
+    link = script(tmp_path, f"echo hello > {tmp_path}/meeting; echo told", "tell")
+    script(tmp_path, f"cat {tmp_path}/meeting", "hear")
+    script(tmp_path, "echo no way", "refuse")
+    told, heard, refused = await link.ask_all(Plain(), ["tell", "hear", "refuse"])
+    assert (told, heard) == ("told", "hello")
+    assert isinstance(refused, RefusedError)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that only looking can tell."""
+    async with asyncio.timeout(AT_MOST):
+        while not condition():  # noqa: ASYNC110  (it happens in another process)
+            await asyncio.sleep(0.01)
+
+
+async def gone(pids: Iterable[int]) -> None:
+    """Wait until processes have ended (or are dead, and wait for somebody to notice)."""
+
+    def ended(pid: int) -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        except FileNotFoundError:
+            return True
+
+    await until(lambda: all(ended(pid) for pid in pids))
+
+
+HANGS = "sleep 600 & echo $$ $! > {0}/new; mv {0}/new {0}/pids; wait"
+
+
+async def pids(folder: Path) -> list[int]:
+    await until((folder / "pids").exists)
+    return [int(pid) for pid in (folder / "pids").read_text().split()]
+
+
+async def test_a_program_that_does_not_end_is_killed_with_what_it_started(tmp_path: Path) -> None:
+    link = script(tmp_path, HANGS.format(tmp_path))
+    link.timeout = 0.5
+    with pytest.raises(TimeoutError, match=r"program did not end within 0.5 s"):
+        await link.ask(Plain(), "program")
+    await gone(await pids(tmp_path))
+
+
+async def test_a_program_that_nobody_waits_for_any_more_is_killed(tmp_path: Path) -> None:
+    link = script(tmp_path, HANGS.format(tmp_path))
+    asking = asyncio.create_task(link.ask(Plain(), "program"))
+    started = await pids(tmp_path)
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert asking.cancelled()
+    await gone(started)
+
+
+def running(folder: Path) -> list[int]:
+    """Return the processes that have the name of a folder in their command line."""
+    found = []
+    for one in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if str(folder).encode() in one.read_bytes():
+                found.append(int(one.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_program_is_killed_even_while_it_starts(tmp_path: Path, turns: int) -> None:
+    link = script(tmp_path, f"(exec -a {tmp_path} sleep 600) & wait")
+    asking = asyncio.create_task(link.ask(Plain(), "program"))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    time.sleep(0.05)  # noqa: ASYNC251  (the loop stands still; the program, if any, goes on)
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert asking.cancelled()
+    await until(lambda: not running(tmp_path))
+
+
+async def test_what_a_program_leaves_behind_is_killed_if_it_holds_the_output(
+    tmp_path: Path,
+) -> None:
+    link = script(tmp_path, f"sleep 600 & echo $! > {tmp_path}/pids; echo done")
+    link.timeout = 0.5
+    with pytest.raises(TimeoutError):
+        await link.ask(Plain(), "program")
+    await gone(await pids(tmp_path))
+
+
+async def test_a_program_that_talks_without_end_is_stopped(tmp_path: Path) -> None:
+    link = script(tmp_path, "exec yes")
+    link.timeout = 0.5
+    with pytest.raises(TimeoutError):
+        await link.ask(Plain(), "program")
+
+
+async def test_a_long_answer_comes_whole(tmp_path: Path) -> None:
+    size = MOST_UNREAD - 1
+    link = script(tmp_path, f"head -c {size} /dev/zero | tr '\\0' x")
+    assert await link.ask(Plain(), "program") == "x" * size
+
+
+async def test_a_program_that_crashes_has_not_answered(tmp_path: Path) -> None:
+    link = script(tmp_path, "echo half; kill -SEGV $$")
+    with pytest.raises(ProtocolError, match="program was killed by signal 11"):
+        await link.ask(Plain(), "program")
+
+
+async def test_what_is_no_program_cannot_be_run(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("hello")
+    link = Programs(folder=str(tmp_path))
+    with pytest.raises(PermissionError, match="text cannot be run: Permission denied"):
+        await link.ask(Plain(), "text")
+    with pytest.raises(FileNotFoundError, match="none cannot be run"):
+        await link.ask(Plain(), "none")
+
+
+async def test_without_a_folder_a_program_is_found_on_the_path() -> None:
+    assert await Programs(timeout=AT_MOST).ask(Plain(), "echo hello") == "hello"
