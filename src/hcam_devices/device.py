@@ -298,10 +298,14 @@ class Device:
         values = {
             name: field.on_wire(self.readings[name].value) for name, field in self.fields.items()
         }
-        for axis in self.axes:
-            current, target = values[axis.readback], values.pop(axis.setpoint)
-            values[axis.readback] = current and {"current": current, "target": target}
+        for readback, setpoint in self.pairs().items():
+            current, target = values[readback], values.pop(setpoint)
+            values[readback] = current and {"current": current, "target": target}
         return values
+
+    def pairs(self) -> dict[str, str]:
+        """Return the positions whose targets are shown with them: readback -> setpoint."""
+        return {axis.readback: axis.setpoint for axis in self.axes}
 
     def alarms(self) -> list[Alarm]:
         """Return everything that is wrong, worst first."""
@@ -309,7 +313,7 @@ class Device:
         if self.connection == "offline":
             found.append(Alarm("connection", "ERR", self.offline_reason))
         else:
-            targets = {axis.setpoint for axis in self.axes}
+            targets = self.pairs().values()
             for axis in self.axes:
                 if axis.state in ADVICE or axis.short:
                     found.append(Alarm(axis.name, "WARN", axis.advice()))
