@@ -1,4 +1,4 @@
-"""The Zaber slide: its frames, its geometry, and its motions through a real port."""
+"""The Zaber stages: their frames, their geometry, and their motions through a real port."""
 
 from typing import Any
 
@@ -8,13 +8,21 @@ from hypothesis import strategies as st
 
 from hcam_devices.axis import NotAllowedError
 from hcam_devices.device import Sample
-from hcam_devices.devices.zaber import Codec, FocalPlaneSlide, Simulator, frame
+from hcam_devices.devices.zaber import (
+    Codec,
+    COMPOLens,
+    FocalPlaneSlide,
+    LensSimulator,
+    Simulator,
+    frame,
+)
 from hcam_devices.link import ProtocolError, RefusedError
 
 from ..helpers import ENTRIES, Clock, fed, offline, online, presented, reasons, sample_where
 
 ENTRY = ENTRIES["slide"]
 SLIDE = FocalPlaneSlide("slide", port=1)
+LENS = COMPOLens("compo_lens", port=1)
 
 
 def hexed(text: str) -> bytes:
@@ -146,6 +154,30 @@ async def test_1500_pixels_would_be_beyond_the_end_and_are_refused() -> None:
         await SLIDE.settable("target_position").accept(1500)
 
 
+@pytest.mark.parametrize(
+    ("millimetres", "microsteps"),
+    [(0, 0), (1, 41995), (4.0, 167979), (12.5, 524934), (25.0000055625, 1049869)],
+)
+def test_millimetres_become_microsteps_of_the_lens(millimetres: float, microsteps: int) -> None:
+    assert LENS.microsteps(millimetres) == microsteps
+    assert microsteps * LENS.scale == pytest.approx(millimetres, abs=1.2e-5)
+
+
+@given(st.floats(allow_nan=True))
+async def test_a_target_of_the_lens_is_within_its_travel_or_refused(millimetres: float) -> None:
+    try:
+        steps = LENS.microsteps(await LENS.settable("target_position").accept(millimetres))
+    except ValueError:
+        assert not 0 <= millimetres <= 25
+    else:
+        assert 0 <= steps <= 1049869
+
+
+async def test_a_refused_target_of_the_lens_says_what_it_takes() -> None:
+    with pytest.raises(ValueError, match=r"26 mm is not within 0 to 25 mm"):
+        await LENS.settable("target_position").accept("2.6 cm")
+
+
 def test_the_simulator_answers_as_a_stage_does() -> None:
     clock = Clock()
     stage = Simulator(clock=clock)
@@ -221,6 +253,22 @@ async def test_block_and_unblock_move_the_slide_and_it_says_so_all_the_way() -> 
         clock.now += 100
         assert at(await sample_where(slide, lambda s: stage(s) == "inpos"), 1100)
     assert simulator.told == [(20, 661329), (20, 150361)]
+
+
+async def test_the_lens_moves_in_millimetres_to_the_end_of_its_own_travel() -> None:
+    clock = Clock()
+    simulator = LensSimulator(clock=clock)
+    async with presented(ENTRIES["compo_lens"], simulator) as lens:
+        assert at(await sample_where(lens, online), 0)
+        for target in (25, "4 mm", 0):
+            value = await do(lens, "set_target_position", target)
+            await do(lens, "stage.move")
+            await sample_where(lens, lambda s: stage(s) == "moving")
+            clock.now += 100
+            there = await sample_where(lens, lambda s: stage(s) == "inpos")
+            shown = there["position"]["current"]
+            assert shown == {"value": pytest.approx(value, abs=1.2e-5), "unit": "mm"}
+            assert not there["alarms"]
 
 
 async def test_a_slide_without_a_home_refuses_everything_but_homing() -> None:

@@ -210,18 +210,36 @@ class FocalPlaneSlide(LinearStage):
         await self._go(self.UNBLOCKED)
 
 
+class COMPOLens(LinearStage):
+    """The lens of COMPO. Its position is in millimetres from its home."""
+
+    travel = 1049869
+    scale = 2.38125e-5
+    zero = 0.0
+
+    position = Readback("mm", machine="stage", doc="Where the lens is.")
+    target_position = Setpoint(
+        "mm",
+        machine="stage",
+        limits=(0, travel * scale),
+        tolerance=5 * scale,
+        doc="Where move goes.",
+    )
+
+
 class Simulator(Base):
     """A homed, unblocked slide; ``speed`` in microsteps a second."""
 
     cut = Exactly(6)
     controls = ("speed", "homed", "stalled", "knob")
     travel = FocalPlaneSlide.travel
+    begin = 150361.0
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.speed, self.homed, self.stalled, self.knob = 45000.0, True, False, False
         self.mode = 0
-        self.position = self.goal = 150361.0
+        self.position = self.goal = self.begin
         self.status = IDLE
         self._unasked = b""
         self._at = self.clock()
@@ -306,4 +324,12 @@ class Simulator(Base):
         return frame(1, 10, int(self.position)) + reply
 
 
+class LensSimulator(Simulator):
+    """The lens, homed."""
+
+    travel = COMPOLens.travel
+    begin = 0.0
+
+
 FocalPlaneSlide.simulator = Simulator
+COMPOLens.simulator = LensSimulator

@@ -1,0 +1,632 @@
+"""Newport ESP301 motion controller, on a serial port: the arms of COMPO.
+
+    -> 1TP?                     where is axis 1?
+    <- 13.0400
+    -> 1PA13.04                 go there: there is no reply, so
+    -> TB?                      what went wrong?
+    <- 0, 451322, NO ERROR DETECTED
+    <- 213, 52230, MOTOR NOT ENABLED        or, when it refuses (axis 2, error 13)
+
+Lines go out with CR and come back with CR LF. Each ``TB?`` takes the oldest of ten kept errors; its
+second number counts 400 us since the controller was started. Every exchange here ends with one, so
+an error is heard at once, and of whatever was refused. Source: ESP301 user's manual (EDH0235),
+command set and appendix A.
+
+The controller cannot say whether an axis has been homed: see docs/decisions/0010-homed-arms.md.
+"""
+
+import math
+import re
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..axis import Axis, Drive
+from ..device import Alarm, Device
+from ..fields import Readback, Setpoint, rpc
+from ..link import ProtocolError, RefusedError, Serial
+from ..sim import Simulator as Base
+
+DEGREES = 7
+UNITS = (
+    "encoder counts",
+    "motor steps",
+    "millimetres",
+    "micrometres",
+    "inches",
+    "milli-inches",
+    "micro-inches",
+    "degrees",
+    "gradians",
+    "radians",
+    "milliradians",
+    "microradians",
+)
+MOST_ERRORS = 10
+"""How many errors the controller keeps."""
+
+NO_ERROR, EMERGENCY_STOP, NO_COMMAND, OUT_OF_RANGE, NO_AXIS = 0, 4, 6, 7, 9
+AXIS_MISSING, PARAMETER_MISSING = 37, 38
+HARDWARE_LIMITS, SOFTWARE_LIMITS, UNCONNECTED, MOTOR_OFF, WHILE_HOMING = (4, 5), (6, 7), 8, 13, 30
+ERRORS = {
+    NO_ERROR: "NO ERROR DETECTED",
+    1: "PCI COMMUNICATION TIME-OUT",
+    EMERGENCY_STOP: "EMERGENCY STOP ACTIVATED",
+    NO_COMMAND: "COMMAND DOES NOT EXIST",
+    OUT_OF_RANGE: "PARAMETER OUT OF RANGE",
+    8: "CABLE INTERLOCK ERROR",
+    NO_AXIS: "AXIS NUMBER OUT OF RANGE",
+    27: "COMMAND NOT ALLOWED",
+    AXIS_MISSING: "AXIS NUMBER MISSING",
+    PARAMETER_MISSING: "COMMAND PARAMETER MISSING",
+}
+AXIS_ERRORS = {
+    0: "MOTOR TYPE NOT DEFINED",
+    1: "PARAMETER OUT OF RANGE",
+    2: "AMPLIFIER FAULT DETECTED",
+    3: "FOLLOWING ERROR THRESHOLD EXCEEDED",
+    4: "POSITIVE HARDWARE LIMIT DETECTED",
+    5: "NEGATIVE HARDWARE LIMIT DETECTED",
+    6: "POSITIVE SOFTWARE LIMIT DETECTED",
+    7: "NEGATIVE SOFTWARE LIMIT DETECTED",
+    UNCONNECTED: "MOTOR / STAGE NOT CONNECTED",
+    9: "FEEDBACK SIGNAL FAULT DETECTED",
+    10: "MAXIMUM VELOCITY EXCEEDED",
+    11: "MAXIMUM ACCELERATION EXCEEDED",
+    MOTOR_OFF: "MOTOR NOT ENABLED",
+    20: "HOMING ABORTED",
+    24: "SPEED OUT OF RANGE",
+    29: "DIGITAL I/O INTERLOCK DETECTED",
+    WHILE_HOMING: "COMMAND NOT ALLOWED DURING HOMING",
+}
+"""By the last two digits; the digit before them is the axis."""
+
+ERROR_LINE = re.compile(rb" *(\d{1,3}) *, *(\d+) *, *([^\r\n]*)")
+LAST_LINE = re.compile(rb"(?:^|[\r\n])" + ERROR_LINE.pattern + rb"[\r\n]")
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)")
+
+
+class Error(NamedTuple):
+    """One of the errors that the controller keeps."""
+
+    code: int
+    said: str
+
+    @property
+    def axis(self) -> int:
+        """The number of the axis that it concerns; 0 if it concerns all."""
+        return self.code // 100
+
+    def __str__(self) -> str:
+        known = AXIS_ERRORS.get(self.code % 100) if self.axis else ERRORS.get(self.code)
+        where = f", axis {self.axis}" if self.axis else ""
+        return f"{self.said or known or 'not in the manual'} (error {self.code}{where})"
+
+
+class Answer(NamedTuple):
+    """What came back: the text asked for, the oldest error, and the controller's clock."""
+
+    text: str
+    error: Error
+    ticks: int
+
+
+def cut(buffer: bytearray) -> bytes | None:
+    """Cut one exchange: everything up to the line that answers ``TB?``."""
+    match = LAST_LINE.search(buffer)
+    if match is None:
+        return None
+    frame = bytes(buffer[: match.end()])
+    del buffer[: match.end()]
+    return frame.strip()
+
+
+class Codec:
+    """Queries and commands, each followed by the question what went wrong."""
+
+    cut = staticmethod(cut)
+
+    def request(self, ref: str, value: None = None) -> bytes:
+        """Return the lines to send."""
+        return b"TB?\r" if ref == "TB?" else f"{ref}\rTB?\r".encode("ascii")
+
+    def reply(self, request: bytes, frame: bytes) -> Answer | None:
+        """Return the answer; RefusedError, with the controller's words, if it refused."""
+        asked = request.partition(b"\r")[0].decode()
+        *lines, last = re.split(rb"[\r\n]+", frame)
+        match = ERROR_LINE.fullmatch(last)
+        if match is None:
+            raise ProtocolError(f"not the reply of an ESP301: {frame!r}")
+        error = Error(int(match[1]), match[3].decode("ascii", "replace").strip())
+        if (error.code == NO_ERROR) != ("NO ERROR" in error.said.upper()):
+            raise ProtocolError(f"the controller contradicts itself: {last!r}")
+        answer = Answer(lines[0].decode("ascii", "replace") if lines else "", error, int(match[2]))
+        wants_text = asked.endswith("?") and asked != "TB?"
+        if len(set(lines)) > wants_text:
+            raise ProtocolError(f"the controller answered {frame!r} to {asked}")
+        if wants_text and not lines and error.code == NO_ERROR:
+            return None  # left over from an earlier question
+        if error.code != NO_ERROR and asked != "TB?" and not lines:
+            raise RefusedError(f"the controller refused {asked}: {error}")
+        return answer
+
+
+def number(text: str) -> float:
+    """Return a number; ProtocolError unless it is one, as the controller writes them."""
+    if not NUMBER.fullmatch(text.strip()):
+        raise ProtocolError(f"the controller answered {text!r}, which is not a number")
+    return float(text)
+
+
+def written(value: float) -> str:
+    """Return a number as the controller reads it: it does not know exponents."""
+    return f"{round(value, 4) + 0.0:.4f}"
+
+
+@dataclass(kw_only=True)
+class Line(Serial):
+    """A serial port as the controller uses it: 19200 baud, with hardware handshake."""
+
+    baudrate: int = 19200
+    rtscts: bool = True
+
+
+class Arm(Axis):
+    """One axis of the controller, and what is known of its home position.
+
+    ``homed``: a home search begun here has ended well, and nothing has since given reason to doubt
+    that the controller still counts from there. It outlives the connection, not this process.
+    """
+
+    ENDED_HOME = 0.1
+    """Degrees from 0 within which a home search that was not interrupted has ended."""
+
+    def __init__(self, name: str, drive: Drive, number: int) -> None:
+        super().__init__(
+            name,
+            drive,
+            readback=f"{name}_angle",
+            setpoint=f"target_{name}_angle",
+            tolerance=0.005,
+        )
+        self.number = number
+        self.homed = self.homing = self.on = False
+        self.trouble = ""
+
+    def advice(self) -> str:
+        """Say what it is doing, and what to do about it."""
+        return self.trouble or super().advice()
+
+    def doubt(self) -> None:
+        """Take it that the home position is lost."""
+        self.homed = self.homing = False
+        if self.position is not None:
+            self.report(self.position, homed=False, homing=False, moving=False)
+
+    def follow(self, position: float, *, done: bool, on: bool, asked_at: int) -> None:
+        """Take in what the controller says, unless a command was given since it was asked."""
+        if asked_at != self.commands_given:
+            return
+        if on and not self.on:
+            self.doubt()  # while it was off it may have been turned by hand
+        if self.homing and done:
+            self.homing = False
+            self.homed = on and abs(position) <= self.ENDED_HOME
+        self.on = on
+        if self.trouble:
+            self.trouble = ""
+            self.connect()
+        self.report(
+            position,
+            homed=self.homed,
+            homing=self.homing,
+            moving=not done,
+            asked_at=asked_at,
+        )
+
+    def unreadable(self, reason: str) -> None:
+        """Take it that nothing is known of it until it can be read again."""
+        self.trouble = reason
+        self.lose()
+
+
+class Arms(Device):
+    """The pickoff and the injection arm of COMPO.
+
+    A motor that is off stays off until ``power_on_axis`` or ``home``: connecting changes nothing.
+    """
+
+    link_type = Line
+
+    pickoff_angle = Readback("deg", machine="pickoff", doc="Where the pickoff arm is.")
+    target_pickoff_angle = Setpoint(
+        "deg", machine="pickoff", limits=(-67, 67), doc="Where its move goes."
+    )
+    injection_angle = Readback("deg", machine="injection", doc="Where the injection arm is.")
+    target_injection_angle = Setpoint(
+        "deg", machine="injection", limits=(-67, 67), doc="Where its move goes."
+    )
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        super().__init__(name, **settings)
+        self.codec = Codec()
+        self.arms = [Arm("pickoff", self, 1), Arm("injection", self, 2)]
+        self.axes = [*self.arms]
+        self._ticks = 0
+        self._errors: dict[int, Error] = {}
+
+    # --- the connection ---------------------------------------------------------------------
+
+    async def on_connect(self) -> None:
+        """Make sure that it is an ESP301 whose arms are in degrees."""
+        await self.link.drain(0.05)  # what it says late, after it was silent at a travel limit
+        version = await self.ask("VE?")
+        if "ESP301" not in version.upper():
+            raise ProtocolError(f"this is not an ESP301: it says {version!r}")
+        for arm in self.arms:
+            try:
+                await self._check(arm)
+                arm.trouble = ""
+                if not await self._is_on(arm):
+                    arm.doubt()  # a controller that was restarted has its motors off
+            except RefusedError as error:
+                arm.unreadable(str(error))
+
+    async def _check(self, arm: Arm) -> None:
+        units = int(number(await self.ask(f"{arm.number}SN?")))
+        if units != DEGREES:
+            what = UNITS[units] if 0 <= units < len(UNITS) else "unknown"
+            raise ProtocolError(
+                f"{arm.name} is set to {what} (units {units}), not to degrees ({DEGREES})"
+            )
+
+    async def _is_on(self, arm: Arm) -> bool:
+        answer = await self.ask(f"{arm.number}MO?")
+        if answer not in ("0", "1"):
+            raise ProtocolError(f"the controller answered {answer!r} to {arm.number}MO?")
+        return answer == "1"
+
+    async def ask(self, ref: str, value: None = None) -> str:
+        """Ask, keeping any error that came with the answer; raises as ``Link.ask``."""
+        return (await self._exchange(ref)).text
+
+    async def _exchange(self, ref: str) -> Answer:
+        answer: Answer = await super().ask(ref)
+        if answer.ticks < self._ticks:
+            self._ticks = answer.ticks
+            for arm in self.arms:
+                arm.doubt()
+            if self.connection == "online":
+                restarted = ProtocolError("the controller has been restarted")
+                self.link.close(restarted)  # its settings may be others, too
+                raise restarted
+        self._ticks = answer.ticks
+        if answer.error.code != NO_ERROR:
+            self._keep(answer.error)
+        return answer
+
+    def _keep(self, error: Error) -> None:
+        self._errors[error.code] = error
+        for arm in self.arms:
+            if error.axis in (0, arm.number) and error.code % 100 != WHILE_HOMING:
+                arm.homing = False
+
+    # --- readings ---------------------------------------------------------------------------
+
+    async def poll(self) -> None:
+        """Take the errors that the controller has kept, then follow each arm."""
+        await self._take_errors()
+        for arm in self.arms:
+            try:
+                await self._look(arm)
+            except RefusedError as error:
+                arm.unreadable(str(error))
+        await super().poll()
+
+    async def _take_errors(self) -> None:
+        for _ in range(MOST_ERRORS + 1):
+            if (await self._exchange("TB?")).error.code == NO_ERROR:
+                return
+
+    async def _look(self, arm: Arm) -> None:
+        if arm.trouble:
+            await self._check(arm)
+        asked_at = arm.commands_given
+        done = await self.ask(f"{arm.number}MD?")
+        if done not in ("0", "1"):
+            raise ProtocolError(f"the controller answered {done!r} to {arm.number}MD?")
+        position = number(await self.ask(f"{arm.number}TP?"))
+        on = await self._is_on(arm)
+        arm.follow(position, done=done == "1", on=on, asked_at=asked_at)
+
+    def notices(self) -> list[Alarm]:
+        """Report the errors since the last command, and motors that are off."""
+        found = []
+        for error in self._errors.values():
+            name = next((arm.name for arm in self.arms if arm.number == error.axis), "controller")
+            found.append(Alarm(name, "ERR", str(error)))
+        for place, arm in enumerate(self.arms):
+            if self.connection == "online" and not arm.trouble and not arm.on:
+                found.append(
+                    Alarm(
+                        arm.name,
+                        "ERR",
+                        f"its motor is off: home turns it on, or power_on_axis({place})",
+                    )
+                )
+        return found
+
+    # --- commands ---------------------------------------------------------------------------
+
+    async def _command(self, arm: Arm, command: str) -> None:
+        """Send what has no reply; RefusedError, with the controller's words, if it refuses."""
+        await self._take_errors()  # so that none of them is taken for the answer
+        await self.ask(f"{arm.number}{command}")
+        for code, error in list(self._errors.items()):
+            if error.axis in (0, arm.number):
+                del self._errors[code]
+
+    async def drive_home(self, axis: Axis) -> None:
+        """Turn the motor on, and begin to look for the home position."""
+        arm = self._arm(axis)
+        arm.doubt()
+        await self._command(arm, "MO")
+        await self._command(arm, "OR1")
+        arm.on = arm.homing = True
+
+    async def drive_to(self, axis: Axis) -> None:
+        """Begin to move to the target."""
+        assert axis.target is not None  # noqa: S101  (the chart has no move without a target)
+        await self._command(self._arm(axis), f"PA{written(axis.target)}")
+
+    async def drive_stop(self, axis: Axis) -> None:
+        """Decelerate and stop; a home search has then failed."""
+        arm = self._arm(axis)
+        await self._command(arm, "ST")
+        arm.homing = False
+
+    def _arm(self, axis: Axis) -> Arm:
+        return next(arm for arm in self.arms if arm is axis)
+
+    def _numbered(self, i: int) -> Arm:
+        if not 0 <= i < len(self.arms):
+            known = ", ".join(f"{place} is {arm.name}" for place, arm in enumerate(self.arms))
+            raise ValueError(f"there is no axis {i}: {known}")
+        return self.arms[i]
+
+    @rpc()
+    async def power_on_axis(self, i: int) -> None:
+        """Turn a motor on (0 pickoff, 1 injection); it has to be homed if it was off."""
+        arm = self._numbered(i)
+        self.require_online()
+        was_on = await self._is_on(arm)
+        await self._command(arm, "MO")
+        if not was_on:
+            arm.doubt()
+        arm.on = True
+        self.hurry()
+
+    @rpc()
+    async def power_off_axis(self, i: int) -> None:
+        """Turn a motor off (0 pickoff, 1 injection): the arm can then be turned by hand."""
+        arm = self._numbered(i)
+        self.require_online()
+        await self._command(arm, "MF")
+        arm.on = False
+        self.hurry()
+
+
+class Motor:
+    """One axis of the simulated controller, in degrees; ``limits`` are where the arm is stopped."""
+
+    SOFT_LIMIT = 67.0
+
+    def __init__(self, axis: int, *limits: float) -> None:
+        self.axis, self.limits = axis, limits
+        self.angle = self.zero = -66.4 if limits else 0.0
+        self.goal: float | None = None
+        self.on, self.homing = bool(limits), False
+
+    @property
+    def position(self) -> float:
+        """What the controller counts: from where it was switched on, until it is homed."""
+        return self.angle - self.zero
+
+    def error(self, number: int) -> int:
+        """Return the code of an error of this axis."""
+        return 100 * self.axis + number
+
+    def halt(self, *, on: bool | None = None) -> None:
+        """Stop where it is, and switch the motor."""
+        self.goal, self.homing = None, False
+        self.on = self.on if on is None else on
+
+    def travel(self, step: float) -> int:
+        """Go a step towards the goal; returns the error if the end of the travel was hit."""
+        if self.goal is None:
+            return NO_ERROR
+        distance = self.goal - self.angle
+        self.angle += math.copysign(min(step, abs(distance)), distance)
+        low, high = self.limits
+        if not low <= self.angle <= high:
+            self.angle = min(max(self.angle, low), high)
+            self.halt()
+            return self.error(HARDWARE_LIMITS[self.angle == low])
+        if self.angle == self.goal:
+            self.zero = self.angle if self.homing else self.zero
+            self.halt()
+        return NO_ERROR
+
+    def obey(self, command: str, parameter: str) -> int:
+        """Obey a command; returns the error."""
+        if command not in ("MO", "MF", "OR", "PA", "PR", "ST", "AB"):
+            return NO_COMMAND
+        if not self.limits:
+            return self.error(UNCONNECTED)
+        if command in ("ST", "AB"):
+            self.halt()
+        elif command == "MF":
+            self.halt(on=False)
+        elif command == "MO":
+            self.on = True
+        elif not self.on:
+            return self.error(MOTOR_OFF)
+        elif self.homing:
+            return self.error(WHILE_HOMING)
+        elif command == "OR":
+            if parameter not in ("", "0", "1", "2", "3", "4", "5", "6"):
+                return OUT_OF_RANGE
+            self.goal, self.homing = 0.0, True
+        else:
+            return self._go(command, parameter)
+        return NO_ERROR
+
+    def _go(self, command: str, parameter: str) -> int:
+        if not parameter:
+            return PARAMETER_MISSING
+        if not NUMBER.fullmatch(parameter):
+            return OUT_OF_RANGE
+        goal = float(parameter) + (self.position if command == "PR" else 0)
+        if abs(goal) > self.SOFT_LIMIT:
+            return self.error(SOFTWARE_LIMITS[goal < 0])
+        self.goal = goal + self.zero
+        return NO_ERROR
+
+
+def cut_line(buffer: bytearray) -> bytes | None:
+    """Cut one line, ended by CR or LF."""
+    match = re.search(rb"[\r\n]", buffer)
+    if match is None:
+        return None
+    line = bytes(buffer[: match.start()])
+    del buffer[: match.end()]
+    return line
+
+
+class Simulator(Base):
+    """A controller whose two arms are parked, on and not homed; ``speed`` in degrees a second.
+
+    After the end of a travel was hit it says nothing for ``limit_silence`` seconds.
+    """
+
+    cut = staticmethod(cut_line)
+    serial = True
+    controls = ("speed", "limit_silence", "version", "units")
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.speed, self.limit_silence = 10.0, 3.0
+        self.version, self.units = "ESP301 Version 3.0.1 6/1/99", DEGREES
+        self.motors = [Motor(1, -67.55, 67.79), Motor(2, -67.8, 67.4), Motor(3)]
+        self._errors: deque[tuple[int, int]] = deque(maxlen=MOST_ERRORS)
+        self._at = self._started = self.clock()
+        self._silent_until = -math.inf
+
+    def answer(self, line: bytes) -> bytes:
+        """Answer the commands of one line, in order."""
+        self._pass_time()
+        if self.clock() < self._silent_until:
+            return b""
+        commands = line.decode("ascii", "replace").upper().split(";")
+        replies = [self._obey(command.strip()) for command in commands]
+        return "".join(f"{reply}\r\n" for reply in replies if reply).encode()
+
+    def _obey(self, command: str) -> str:
+        match = re.fullmatch(r"(\d{0,3}) *([A-Z]{2}) *(.*)", command, re.ASCII)
+        if match is None:
+            self._fail(NO_COMMAND if command else NO_ERROR)
+            return ""
+        axis, name, parameter = match.groups()
+        if name in ("VE", "TB", "TE") and parameter == "?":
+            return self.version if name == "VE" else self._take_error(text=name == "TB")
+        if name in ("ST", "AB") and not axis:
+            for motor in self.motors:
+                motor.halt()
+            return ""
+        if not axis or not 1 <= int(axis) <= len(self.motors):
+            self._fail(NO_AXIS if axis else AXIS_MISSING)
+            return ""
+        motor = self.motors[int(axis) - 1]
+        if parameter == "?":
+            return self._tell(name, motor)
+        self._fail(motor.obey(name, parameter))
+        return ""
+
+    def _tell(self, name: str, motor: Motor) -> str:
+        known: dict[str, float | str] = {
+            "MO": str(int(motor.on)),
+            "MD": str(int(motor.goal is None)),
+            "SN": str(self.units),
+            "TP": motor.position,
+            "DP": motor.position if motor.goal is None else motor.goal - motor.zero,
+            "VA": self.speed,
+            "SL": -motor.SOFT_LIMIT,
+            "SR": motor.SOFT_LIMIT,
+        }
+        if name not in known:
+            self._fail(NO_COMMAND)
+            return ""
+        value = known[name]
+        return value if isinstance(value, str) else written(value)
+
+    def _fail(self, code: int) -> None:
+        if code != NO_ERROR:
+            self._errors.append((code, self._ticks()))
+
+    def _ticks(self) -> int:
+        return int((self.clock() - self._started) / 400e-6)
+
+    def _take_error(self, *, text: bool) -> str:
+        code, ticks = self._errors.popleft() if self._errors else (NO_ERROR, self._ticks())
+        return self._error_line(code, ticks) if text else str(code)
+
+    def _error_line(self, code: int, ticks: int) -> str:
+        said = AXIS_ERRORS.get(code % 100) if code >= 100 else ERRORS.get(code)
+        return f"{code}, {ticks}, {said or 'UNKNOWN ERROR'}"
+
+    def _pass_time(self) -> None:
+        elapsed, self._at = self.clock() - self._at, self.clock()
+        for motor in self.motors:
+            if error := motor.travel(elapsed * self.speed):
+                self._fail(error)
+                self._silent_until = self._at + self.limit_silence
+
+    def fault_error(self, reply: bytes, code: int = 7) -> bytes:
+        """Refuse everything."""
+        if not ERROR_LINE.match(reply):
+            return b""
+        return f"{self._error_line(code, self._ticks())}\r\n".encode()
+
+    def fault_identity(self, reply: bytes) -> bytes:
+        """Be the model before it."""
+        return reply.replace(b"ESP301", b"ESP300")
+
+    def fault_unsolicited(self, reply: bytes) -> bytes:
+        """Say something unasked before each reply."""
+        return b"POWER UP\r\n" + reply
+
+    def fault_limit(self, reply: bytes, axis: int = 1, times: int = 1) -> bytes:
+        """Let an arm run into the end of its travel: an error, then silence."""
+        motor = self.motors[(axis - 1) % 2]
+        motor.on, motor.homing, motor.goal = True, False, motor.limits[1] + 1
+        return b""
+
+    def fault_emergency(self, reply: bytes, times: int = 1) -> bytes:
+        """Press the emergency stop: everything halts, and the motors go off."""
+        self._fail(EMERGENCY_STOP)
+        for motor in self.motors:
+            motor.halt(on=False)
+        return reply
+
+    def fault_power_cycle(self, reply: bytes, seconds: float = 3.0, times: int = 1) -> bytes:
+        """Switch it off and on: the motors are off, and positions count from where they are."""
+        self._errors.clear()
+        self._started = self._at = self.clock() + seconds
+        self._silent_until = self._started
+        for motor in self.motors:
+            motor.halt(on=False)
+            motor.zero = motor.angle
+        return b""
+
+
+Arms.simulator = Simulator
