@@ -1,0 +1,86 @@
+"""The documentation's code is run as it stands there."""
+
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+import hcam_devices.devices
+from hcam_devices import sim
+from hcam_devices.instrument import load
+
+from .helpers import living, online, sample_where
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"^```(\w+) (file|output)=(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGE = (ROOT / "docs" / "adding-a-device.md").read_text()
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write the files of the page, and let devices be found among them."""
+    files: dict[str, list[str]] = defaultdict(list)
+    for _, what, name, text in BLOCK.findall(PAGE):
+        files[name if what == "file" else f"{name}.output"].append(text)
+    (tmp_path / "devices").mkdir()
+    for name, parts in files.items():
+        (tmp_path / name).write_text("\n\n\n".join(part.strip("\n") for part in parts) + "\n")
+    path = [*hcam_devices.devices.__path__, str(tmp_path / "devices")]
+    monkeypatch.setattr(hcam_devices.devices, "__path__", path)
+    monkeypatch.delitem(sys.modules, "hcam_devices.devices.domethermometer", raising=False)
+    return tmp_path
+
+
+def run(folder: Path, *command: str) -> str:
+    """Run Python with the page's device in its place; return what it prints."""
+    (folder / "sitecustomize.py").write_text(
+        "import hcam_devices.devices\n"
+        f"hcam_devices.devices.__path__.append({str(folder / 'devices')!r})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, *command],
+        env={"PYTHONPATH": f"{folder}:{ROOT}", "PATH": "/usr/bin:/bin", "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_every_block_of_code_is_run_by_this_file() -> None:
+    assert len(BLOCK.findall(PAGE)) == PAGE.count("\n```") // 2
+
+
+def test_it_can_be_tried_raw(written: Path) -> None:
+    assert run(written, str(written / "raw.py")) == (written / "raw.py.output").read_text()
+
+
+def test_its_own_tests_pass(written: Path) -> None:
+    settings, tests = str(ROOT / "pyproject.toml"), str(written / "test_domethermometer.py")
+    run(written, "-m", "pytest", "-p", "no:cacheprovider", "-c", settings, tests)
+
+
+async def test_its_table_builds_it_and_it_runs_emulated(written: Path) -> None:
+    (entry,) = load(written / "ours.toml").entries.values()
+    assert entry.names == ("dome", "DomeThermometer")
+    async with sim.serve(entry.cls.simulator()) as place:
+        device = entry.build(**place)
+        async with living(device):
+            sample = await sample_where(device, online)
+    assert sample["fan"] == "off"
+    assert sample["temperature2"] == {"value": 12.75, "unit": "deg_C"}
+
+
+def test_it_is_in_style_and_typed(written: Path) -> None:
+    module = (written / "devices" / "domethermometer.py").read_text()
+    (written / "dome.py").write_text(module.replace("from ..", "from hcam_devices."))
+    settings, dome = str(ROOT / "pyproject.toml"), str(written / "dome.py")
+    run(written, "-m", "ruff", "check", "--config", settings, dome)
+    run(written, "-m", "ruff", "format", "--check", "--config", settings, dome)
+    cache = str(ROOT / ".mypy_cache")
+    run(written, "-m", "mypy", "--config-file", settings, "--cache-dir", cache, dome)
