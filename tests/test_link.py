@@ -4,7 +4,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from hcam_devices.link import (
     Local,
     ProtocolError,
     RefusedError,
+    Serial,
     Tcp,
     Until,
 )
@@ -102,15 +103,34 @@ async def test_the_answer_comes_back_and_what_is_said_unasked_does_not() -> None
         assert await link.ask(ECHO, "2") == "two"
 
 
-async def test_questions_asked_at_once_are_asked_one_after_the_other() -> None:
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while line := await reader.readline():
-            assert not reader._buffer  # type: ignore[attr-defined]
-            writer.write(line)
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Repeat each line; nothing may have been asked before it was."""
+    while line := await reader.readline():
+        assert not reader._buffer  # type: ignore[attr-defined]
+        writer.write(line)
 
+
+async def test_questions_asked_at_once_are_asked_one_after_the_other() -> None:
     async with serving(echo) as link:
         answers = await asyncio.gather(*(link.ask(ECHO, str(n)) for n in range(50)))
     assert answers == [str(n) for n in range(50)]
+
+
+async def test_a_codec_that_remembers_what_it_asked_is_not_asked_again_before_the_answer() -> None:
+    class Remembering(Echo):
+        asked = ""
+
+        def request(self, ref: str, value: Any = None) -> bytes:
+            self.asked = ref
+            return super().request(ref)
+
+        def reply(self, request: bytes, frame: bytes) -> str | None:
+            return f"{frame.decode()} to {self.asked}"
+
+    codec = Remembering()
+    async with serving(echo) as link:
+        answers = await asyncio.gather(*(link.ask(codec, name) for name in "abc"))
+        assert answers == ["a to a", "b to b", "c to c"]
 
 
 async def test_a_refusal_and_an_unsendable_value_leave_the_link_open() -> None:
@@ -212,6 +232,86 @@ async def test_nobody_there_is_said_with_the_address() -> None:
             await Modbus(port=port).open()
     with pytest.raises(ConnectionError, match=r"not connected to 127\.0\.0\.1:1"):
         await Tcp(port=1).ask(ECHO, "1")
+
+
+# --- a serial port --------------------------------------------------------------------------
+
+
+class Parrot(sim.Simulator):
+    """Repeats each line, on a pseudo-terminal."""
+
+    cut = Until(b"\n")
+    serial = True
+
+    def answer(self, frame: bytes) -> bytes:
+        return frame + b"\n"
+
+
+@pytest.mark.parametrize("rtscts", [False, True])
+async def test_a_serial_port_is_a_link_as_any_other(rtscts: bool) -> None:
+    async with sim.serve(Parrot()) as place:
+        link = Serial(**place, rtscts=rtscts)
+        for _ in range(3):
+            await link.open()
+            said = [await link.ask(ECHO, name) for name in ("one", "two")]
+            assert said == ["one", "two"]
+            link.close()
+
+
+async def test_an_unplugged_serial_port_is_noticed_while_idle_and_found_again() -> None:
+    parrot = Parrot()
+    async with sim.serve(parrot) as place:
+        link = Serial(**place)
+        await link.open()
+        parrot.simulate("refuse")
+        with pytest.raises(OSError, match="disconnected"):
+            await link.idle(AT_MOST, asyncio.get_running_loop().create_future())
+        link.close()
+        with pytest.raises(ConnectionError, match="port cannot be opened: No such file"):
+            await link.open()
+        parrot.simulate("clear")
+        async with asyncio.timeout(AT_MOST):
+            while True:
+                with suppress(ConnectionError):
+                    await link.open()
+                    break
+                await asyncio.sleep(0.01)
+        assert await link.ask(ECHO, "three") == "three"
+        link.close()
+
+
+async def test_what_was_said_to_whoever_had_the_serial_port_before_is_not_heard() -> None:
+    async with sim.serve(Parrot()) as place:
+        link = Serial(**place)
+        await link.open()
+        await link.tell(ECHO, "late")
+        link.close()
+        await link.open()
+        assert await link.ask(ECHO, "now") == "now"
+        link.close()
+
+
+async def test_a_serial_port_has_one_user() -> None:
+    async with sim.serve(Parrot()) as place:
+        first, second = Serial(**place), Serial(**place)
+        await first.open()
+        with pytest.raises(ConnectionError, match="locked by another"):
+            await second.open()
+        first.close()
+
+
+async def test_a_serial_port_that_was_written_to_after_it_was_unplugged_is_lost() -> None:
+    parrot = Parrot()
+    async with sim.serve(parrot) as place:
+        link = Serial(**place)
+        await link.open()
+        parrot.hang_up()
+        with pytest.raises(OSError, match=r"Input/output error|disconnected"):
+            await link.ask(ECHO, "anybody?")
+        link.close()
+
+
+# --- no wire --------------------------------------------------------------------------------
 
 
 async def test_a_link_without_a_wire_is_there_until_it_is_closed() -> None:
