@@ -237,7 +237,10 @@ class Simulator(Base):
     def _status(self) -> bytes:
         mode = OFF if self.alarm else self.mode
         values = (self.setpoint, self.temperature, self.external)
-        return seal("[S01G", f"{mode}{self.alarm % 10}" + "".join(encode(min(max(v, -300), 300)) for v in values))
+        return seal(
+            "[S01G",
+            f"{mode}{self.alarm % 10}" + "".join(encode(min(max(v, -300), 300)) for v in values),
+        )
 
     def fault_checksum(self, reply: bytes) -> bytes:
         """Send a wrong checksum."""
