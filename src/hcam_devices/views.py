@@ -25,7 +25,7 @@ class View(Device):
         super().__init__(name, **settings)
         self._heard: dict[str, tuple[float, Sample]] = {}
         self._devices: Mapping[str, Device] = {}
-        self._emitted: list[Alarm] = []
+        self._emitted: object = None
 
     def origin(self, field: Readback) -> tuple[str, str]:
         """Return the device that has a field, and its name there."""
@@ -40,7 +40,7 @@ class View(Device):
     def _hear(self, sample: Sample) -> None:
         self._heard[sample["device"]] = (self.clock(), sample)
         self._judge()
-        if self.connection == "online" and self.alarms() != self._emitted:
+        if self.connection == "online" and (self.states(), self.alarms()) != self._emitted:
             self.emit()
 
     async def poll(self) -> None:
@@ -95,7 +95,7 @@ class View(Device):
 
     def emit(self) -> None:
         """Hand a sample to every listener."""
-        self._emitted = self.alarms()
+        self._emitted = self.states(), self.alarms()
         super().emit()
 
 
