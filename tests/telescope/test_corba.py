@@ -75,9 +75,7 @@ async def test_what_does_not_fit_the_interface_is_not_sent(tmp_path: Path) -> No
             await link.ask(None, "startPointingModel", (25.0,))
         with pytest.raises(RefusedError, match="BAD_PARAM"):
             await link.ask(None, "startPointingModel", (2**31,))
-        with pytest.raises(
-            ValueError, match="startPointingModel: Operation requires 1"
-        ):
+        with pytest.raises(ValueError, match="startPointingModel: Operation requires 1"):
             await link.ask(None, "startPointingModel")
         with pytest.raises(ValueError, match="has no operation park"):
             await link.ask(None, "park")
@@ -205,9 +203,9 @@ async def test_a_hanging_telescope_does_not_block_the_loop() -> None:
         with pytest.raises(TimeoutError, match=r"did not answer within 0.2 s"):
             await hanging
         assert ticks > 100
-        with pytest.raises(TimeoutError, match=r"did not answer within 0.2 s"):
-            await link.ask(None, "getHumidity")
         simulator.simulate("clear")
+        with pytest.raises(TimeoutError, match=r"did not answer within 0.2 s"):
+            await link.ask(None, "getHumidity")  # it was closed for that reason
         await link.open()
         assert await link.ask(None, "getHumidity") == 31.0
 

@@ -82,7 +82,7 @@ class Corba(Local):
         super().close(reason)
         self._telescope = None
 
-    async def ask(self, codec: Any, ref: str, value: tuple[object, ...] = ()) -> Any:
+    async def ask(self, codec: Any, ref: str, value: tuple[object, ...] | None = None) -> Any:
         """Return what the operation ``ref`` returns for the arguments ``value``.
 
         Raises RefusedError for an exception of the telescope, ValueError if the operation is not
@@ -92,8 +92,11 @@ class Corba(Local):
             lost = self._lost and self._lost.done() and self._lost.exception()
             raise lost or ConnectionError(f"not connected to {self}")
         call = self._telescope
+        self._show(">", ref.encode(), value or "")
         try:
-            return await self._in_thread(lambda: call(ref, value))
+            answer = await self._in_thread(lambda: call(ref, value or ()))
+            self._show("<", b"", answer)
+            return answer
         except LINK_LOST as error:
             self.close(error)
             raise
