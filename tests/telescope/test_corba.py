@@ -115,9 +115,10 @@ async def test_links_of_one_process_share_the_orb_and_keep_their_deadlines() -> 
 class Odd(Simulator):
     """A telescope whose numbers are of another type."""
 
-    code, number = "f", 12.0
+    code, number, asked = "f", 12.0, 0
 
     def _telescope(self, request: giop.Request) -> bytes:
+        self.asked += request.operation == "getHumidity"
         return request.reply(
             giop.NO_EXCEPTION, lambda writer: writer.number(self.code, self.number)
         )
@@ -131,6 +132,7 @@ async def test_a_number_is_read_by_its_size(code: str, number: float) -> None:
     async with linked(odd) as link:
         for _ in range(3):
             assert await link.ask(None, "getHumidity") == number
+        assert odd.asked == (3 if code == "d" else 4), "what fits is remembered"
 
 
 @pytest.mark.usefixtures("untyped")

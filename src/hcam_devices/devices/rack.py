@@ -60,8 +60,6 @@ class Rack(Device):
         return float(number)
 
     async def _dew_point(self, humidity: float) -> float:
-        if not humidity > 0:
-            raise ValueError(f"no dew point: a humidity of {humidity:g} % cannot be")
         groups = await self.link.ask(None, "getTelescopeParams")
         item = parse(str(group) for group in groups).get("T_TUBE")
         if item is None:
