@@ -69,14 +69,32 @@ def _address(url: str | None, instrument: Any) -> Address:
 @EMULATE
 @click.option("--devices", "pattern", default="*", help="Only those whose name matches this glob.")
 @click.option("--url", help="The router, host or host:port (default: WAMP_SERVER).")
+@click.option(
+    "--replay",
+    multiple=True,
+    metavar="DEVICE=FILE",
+    help="Let a device's simulator answer as in a recording of hcam wire (with --emulate).",
+)
 @INSTRUMENT
-def hwserver(emulate: bool, pattern: str, url: str | None, instrument: Path | None) -> None:
+def hwserver(
+    emulate: bool,
+    pattern: str,
+    url: str | None,
+    replay: tuple[str, ...],
+    instrument: Path | None,
+) -> None:
     """Present the instrument's peripheral hardware on the network."""
     from .server import serve
 
+    recordings = {name: Path(file) for name, _, file in (text.partition("=") for text in replay)}
+    if recordings and not emulate:
+        raise HcamError("--replay is for simulators: add --emulate")
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     declared = _load(instrument)
-    serve("hwserver", declared, pattern, _address(url, declared), emulate=emulate)
+    serve(
+        "hwserver", declared, pattern, _address(url, declared), emulate=emulate, replay=recordings
+    )
 
 
 @click.group(cls=Group)
@@ -239,6 +257,31 @@ def simulate(device: str, fault: str, options: tuple[str, ...]) -> None:
             if isinstance(value, dict):
                 shown = " ".join(f"{key}={default}" for key, default in value.items())
             click.echo(f"  {name:<12} {shown}")
+
+
+@main.command(
+    epilog=_example(
+        "hcam wire pressure1 --record fault.jsonl   or   hcam wire slide --send '01 3C'"
+    )
+)
+@click.argument("device")
+@click.option("--seconds", default=60.0, help="How long to listen.")
+@click.option("--record", type=click.Path(dir_okay=False, path_type=Path), help="Also to a file.")
+@click.option("--send", metavar="HEX", help="Send raw bytes, print what comes back, and end.")
+@click.option("--confirm", is_flag=True, help="Send them although nothing checks them.")
+def wire(
+    device: str, seconds: float, record: Path | None, send: str | None, *, confirm: bool
+) -> None:
+    """Show the bytes that pass between DEVICE and its hardware, with times and meaning."""
+    if send is None:
+        from . import panel
+
+        asyncio.run(panel.wire(device, uris.address(), seconds, record))
+    else:
+        from .wamp import utils
+
+        said = utils.call(uris.rpc(device, "exchange"), send, confirm=confirm)
+        click.echo(f"{said}   {bytes.fromhex(said).decode('ascii', 'backslashreplace')!r}")
 
 
 @main.group(cls=Group)

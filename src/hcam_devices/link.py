@@ -7,6 +7,7 @@ value cannot be sent (ValueError): nothing was.
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol, TypeAlias
@@ -17,6 +18,8 @@ Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
 Seconds: TypeAlias = Annotated[float, Field(gt=0, le=86400)]
 
 MOST_UNREAD = 65536
+UNASKED = object()
+Trace: TypeAlias = Callable[[str, bytes, str], None]
 
 
 class ProtocolError(Exception):
@@ -124,7 +127,18 @@ class _Stream(asyncio.Protocol):
 
 
 @dataclass(kw_only=True)
-class _Wire:
+class _Traced:
+    """What passes can be shown to somebody: direction (``>`` out, ``<`` in), bytes, meaning."""
+
+    trace: Trace | None = field(default=None, init=False, repr=False)
+
+    def _show(self, direction: str, data: bytes, meaning: object) -> None:
+        if self.trace:
+            self.trace(direction, data, str(meaning))
+
+
+@dataclass(kw_only=True)
+class _Wire(_Traced):
     """A stream of bytes in both directions; every exchange ends within ``timeout`` seconds."""
 
     timeout: Seconds = 1.0
@@ -164,26 +178,58 @@ class _Wire:
             try:
                 async with asyncio.timeout(self.timeout):
                     stream.transport.write(request)
+                    self._show(">", request, ref if value is None else f"{ref} = {value}")
                     while True:
-                        while (frame := codec.cut(stream.unread)) is not None:
-                            if (answer := codec.reply(request, frame)) is not None:
+                        while (answer := self._answer(codec, request, stream.unread)) is not None:
+                            if answer is not UNASKED:
                                 return answer
                         await stream.more()
             except RefusedError:
                 raise
             except TimeoutError:
                 late = TimeoutError(f"{self} did not answer within {self.timeout:g} s")
+                self._show("<", bytes(stream.unread), late)
                 self.close(late)
                 raise late from None
             except BaseException as error:
                 self.close(error)
                 raise
 
+    def _answer(self, codec: Codec, request: bytes, unread: bytearray) -> Any:
+        """Return the answer in the next frame; UNASKED if there is none in it, None if no frame."""
+        before = bytes(unread) if self.trace else b""
+        if (frame := codec.cut(unread)) is None:
+            return None
+        data = before[: len(before) - len(unread)]
+        try:
+            answer = codec.reply(request, frame)
+        except (ProtocolError, RefusedError) as error:
+            self._show("<", data, error)
+            raise
+        self._show("<", data, "unasked" if answer is None else answer)
+        return UNASKED if answer is None else answer
+
+    async def exchange(self, data: bytes, seconds: float) -> bytes:
+        """Send raw bytes and return whatever comes within ``seconds``; raises OSError."""
+        async with self._turn:
+            stream = self._require()
+            stream.unread.clear()
+            stream.transport.write(data)
+            self._show(">", data, "raw")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    while True:
+                        await stream.more()
+            self._show("<", said := bytes(stream.unread), "raw")
+            stream.unread.clear()
+            return said
+
     async def tell(self, codec: Codec, ref: Any, value: Any = None) -> None:
         """Send a request to which there is no answer."""
         async with self._turn:
             request = codec.request(ref, value)
             self._require().transport.write(request)
+            self._show(">", request, ref if value is None else f"{ref} = {value}")
 
     async def drain(self, quiet: float) -> None:
         """Discard what arrives, such as a greeting, until nothing has for ``quiet`` seconds."""
@@ -288,7 +334,7 @@ def _serialx() -> Any:
 
 
 @dataclass(kw_only=True)
-class Local:
+class Local(_Traced):
     """No wire: the hardware is the machine itself. It is there until somebody closes it."""
 
     _lost: asyncio.Future[None] | None = field(default=None, init=False, repr=False)

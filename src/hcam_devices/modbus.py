@@ -41,11 +41,16 @@ class Modbus(Local):
             retries=0,
             reconnect_delay=0,
             trace_connect=self._follow,
+            trace_packet=self._packet,
         )
         if not await client.connect():
             raise ConnectionRefusedError(f"no connection to {self}")
         await super().open()
         self._client = client
+
+    def _packet(self, sending: bool, data: bytes) -> bytes:
+        self._show(">" if sending else "<", data, "")
+        return data
 
     def _follow(self, connected: bool) -> None:
         if not connected:

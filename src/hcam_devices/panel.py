@@ -5,15 +5,19 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
+from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.types import SubscribeOptions
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from . import HcamError, recording
 from .instrument import Instrument
 from .wamp import uris
 from .wamp.session import Session, join, keep_joined
@@ -257,3 +261,26 @@ async def status(instrument: Instrument, address: Address) -> int:
     for line in alarms:
         console.print(line)
     return 1 if alarms or silent or offline else 0
+
+
+async def wire(device: str, address: Address, seconds: float, file: Path | None) -> None:
+    """Print what passes between a device and its hardware for a while, and record it."""
+    with file.open("a") if file else nullcontext() as kept:
+
+        def show(event: dict[str, Any]) -> None:
+            said = repr(bytes.fromhex(event["hex"]))[2:-1]
+            clock = event["time"][11:-1]
+            print(f"{clock} {event['direction']} {said:<44} {event['meaning']}", flush=True)
+            if kept:
+                kept.write(recording.record(event) + "\n")
+                kept.flush()
+
+        try:
+            async with join(address) as session:
+                await session.subscribe(show, uris.wire(device))
+                await asyncio.wait_for(session.call(uris.rpc(device, "wire"), seconds), 10)
+                await asyncio.wait([session.over], timeout=seconds)
+        except ApplicationError as error:
+            raise HcamError(" ".join(str(part) for part in error.args)) from None
+        except OSError as error:
+            raise HcamError(f"no router at {address} ({error})") from None

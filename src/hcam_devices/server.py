@@ -11,14 +11,14 @@ import os
 import signal
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from platformdirs import user_state_path
 
-from . import HcamError, sim
+from . import HcamError, recording, sim
 from .device import Device, utc
 from .fields import Procedure
 from .instrument import Entry, Instrument
@@ -67,10 +67,17 @@ class Server:
     """The devices of one server; ``run`` presents them until it is cancelled."""
 
     def __init__(
-        self, name: str, entries: list[Entry], address: Address, folder: Path, *, emulate: bool
+        self,
+        name: str,
+        entries: list[Entry],
+        address: Address,
+        folder: Path,
+        *,
+        emulate: bool,
+        replay: Mapping[str, Path],
     ) -> None:
         self.name, self.entries, self.address = name, entries, address
-        self.folder, self.emulate = folder, emulate
+        self.folder, self.emulate, self.replay = folder, emulate, replay
         self.restarts = 0
         self.since = utc(time.time())
         self.devices: dict[str, Device] = {}
@@ -97,6 +104,8 @@ class Server:
         more: dict[str, Procedure] = {}
         if self.emulate and entry.cls.simulator:
             simulator = entry.cls.simulator(seed=zlib.crc32(entry.name.encode()))
+            if entry.name in self.replay:
+                simulator.play(recording.read(self.replay[entry.name]))
             overrides = await stack.enter_async_context(sim.serve(simulator))
             more["simulate"] = Procedure(simulator.simulate)
         device = self.devices[entry.name] = entry.build(**overrides)
@@ -147,7 +156,13 @@ class Server:
 
 
 def serve(
-    name: str, instrument: Instrument, pattern: str, address: Address, *, emulate: bool
+    name: str,
+    instrument: Instrument,
+    pattern: str,
+    address: Address,
+    *,
+    emulate: bool,
+    replay: Mapping[str, Path] | None = None,
 ) -> None:
     """Run a server in this process until SIGINT or SIGTERM."""
     entries = instrument.choose(name, pattern)
@@ -160,7 +175,7 @@ def serve(
                 f"{entry.name} is a view of {', '.join(sorted(missing))}: "
                 f"{pattern!r} must not leave that out"
             )
-    server = Server(name, entries, address, home(), emulate=emulate)
+    server = Server(name, entries, address, home(), emulate=emulate, replay=replay or {})
 
     async def until_told() -> None:
         log.info("%s presents %s%s", name, ", ".join(chosen), ", emulated" if emulate else "")

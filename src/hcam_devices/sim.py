@@ -30,7 +30,7 @@ import os
 import random
 import time
 import tty
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -88,11 +88,44 @@ class Simulator:
         self.clock = clock
         self.random = random.Random(seed)
         self.faults: dict[str, dict[str, Any]] = {}
+        self._recorded: dict[bytes, list[bytes]] | None = None
         self._hang_up: list[Callable[[], None]] = []
 
     def answer(self, frame: bytes) -> bytes:
         """Return the reply to a frame; nothing if the device would not answer."""
         raise NotImplementedError
+
+    def constant(self, frame: bytes) -> bytes:
+        """Return the part of a request that is the same each time it is made."""
+        return frame
+
+    def renumber(self, reply: bytes, frame: bytes) -> bytes:
+        """Return a recorded reply as the answer to this frame, where requests are numbered."""
+        return reply
+
+    def play(self, passed: Iterable[tuple[str, bytes]]) -> None:
+        """Answer each request as in a recording (direction and bytes), in order.
+
+        The last answer to a request stays; what was not answered, or never asked, is not answered.
+        """
+        self._recorded = {}
+        asked = b""
+        for direction, data in passed:
+            if direction == ">":
+                buffer = bytearray(data)
+                while (frame := self.cut(buffer)) is not None:
+                    asked = self.constant(frame)
+                    self._recorded.setdefault(asked, []).append(b"")
+            elif asked:
+                self._recorded[asked][-1] += data
+
+    def reply(self, frame: bytes) -> bytes:
+        """Return the answer to a frame, from the recording that is played if there is one."""
+        if self._recorded is None:
+            return self.answer(frame)
+        replies = self._recorded.get(self.constant(frame), [b""])
+        said = replies.pop(0) if len(replies) > 1 else replies[0]
+        return self.renumber(said, frame)
 
     def speak(self) -> tuple[bytes, float | None]:
         """Return what is to be said unasked now, and in how many seconds to ask again."""
@@ -249,7 +282,7 @@ class _Conversation:
         when = hang_up["when"] if hang_up else ""
         if when == "before":
             raise ConnectionResetError
-        reply = sim.answer(frame)
+        reply = sim.reply(frame)
         if reply:
             reply = sim.own_faults(reply)
             reply = self._damaged(reply)

@@ -45,7 +45,10 @@ class Web(Local):
         request: Get = codec.request(ref, value)
         try:
             async with asyncio.timeout(self.timeout):
-                return codec.reply(request, await self._get(request))
+                self._show(">", f"GET {request.target}".encode(), ref)
+                answer = await self._get(request)
+                self._show("<", answer.body, f"status {answer.status}")
+                return codec.reply(request, answer)
         except TimeoutError:
             raise TimeoutError(f"{self} did not answer within {self.timeout:g} s") from None
         except ConnectionRefusedError:

@@ -346,6 +346,21 @@ class Simulator(Base):
             controller.enable = int(value)
         return ""
 
+    def constant(self, frame: bytes) -> bytes:
+        """Return a request without its sequence number and checksum."""
+        return frame[:3] + frame[7:-4]
+
+    def renumber(self, reply: bytes, frame: bytes) -> bytes:
+        """Return a recorded reply with the sequence number, and a good checksum, of this frame."""
+        said = Codec.cut(bytearray(reply))
+        if said is None or len(said) < 11:
+            return reply
+        head = said[:3] + frame[3:7]
+        if len(said) == 11:
+            return head + frame[-4:] + b"\r"
+        whole = head + said[7:-4]
+        return self._seal(whole) if said[-4:] == crc(said[:-4]) else whole + said[-4:] + b"\r"
+
     def fault_checksum(self, reply: bytes) -> bytes:
         """Send a wrong checksum."""
         return reply[:-2] + (b"0" if reply[-2:-1] != b"0" else b"1") + b"\r"

@@ -115,6 +115,14 @@ class Simulator(Base):
             return self.alarms if address - ALARMS in PENS else 0
         raise KeyError(address)
 
+    def constant(self, frame: bytes) -> bytes:
+        """Return a request without its transaction number."""
+        return frame[2:]
+
+    def renumber(self, reply: bytes, frame: bytes) -> bytes:
+        """Return a recorded reply with the transaction number of this frame."""
+        return frame[:2] + reply[2:]
+
     def fault_error(self, reply: bytes, code: int = 4) -> bytes:
         """Refuse everything with a Modbus exception."""
         return self._reply(reply, bytes([reply[7] | 0x80, code % 256]))

@@ -8,6 +8,7 @@ import inspect
 import logging
 import sqlite3
 from collections.abc import Awaitable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from autobahn.wamp.exception import ApplicationError, TransportLost
@@ -15,7 +16,7 @@ from autobahn.wamp.types import PublishOptions, RegisterOptions
 from pydantic import ValidationError
 
 from ..axis import NotAllowedError
-from ..device import Device, Sample
+from ..device import Device, Sample, utc
 from ..fields import Procedure, Setpoint, sentence, shorten
 from ..journal import Journal
 from ..link import ProtocolError, RefusedError
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 RETAIN = PublishOptions(retain=True)
 MOST_SAMPLES = 10_000
+LONGEST_WIRE = 86_400.0
+LONGEST_EXCHANGE = 10.0
 LONGEST_REASON = 4000
 """The router drops who sends more than a megabyte, and a reason may quote what was sent."""
 
@@ -46,6 +49,8 @@ class Agent:
             **device.procedures(),
             "describe": Procedure(self.describe, read_only=True),
             "samples": Procedure(self.samples, read_only=True),
+            "wire": Procedure(self.wire, read_only=True),
+            "exchange": Procedure(self.exchange),
             **(more or {}),
         }
         self._signatures = {
@@ -55,6 +60,7 @@ class Agent:
             "aliases": list(names[1:]),
             "procedures": {name: one.describe() for name, one in sorted(self.procedures.items())},
         }
+        self._untrace: asyncio.TimerHandle | None = None
         self._session: Session | None = None
         self._newest: Sample | None = None
         device.listeners.append(self.publish)
@@ -198,6 +204,44 @@ class Agent:
         if epoch is not None and not isinstance(epoch, str):
             raise ValueError(f"epoch is a text, not {shorten(epoch)}")
         return self.journal.samples(self.device.name, after, min(limit, MOST_SAMPLES), epoch)
+
+    async def wire(self, seconds: float = 60.0) -> None:
+        """Publish, for a while, what passes to and from the hardware (topic ``wire``)."""
+        if not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST_WIRE:
+            raise ValueError(f"seconds is 0 to {LONGEST_WIRE:g}, not {shorten(seconds)}")
+        if self._untrace:
+            self._untrace.cancel()
+        self.device.link.trace = self._publish_wire
+        loop = asyncio.get_running_loop()
+        self._untrace = loop.call_later(seconds, setattr, self.device.link, "trace", None)
+
+    def _publish_wire(self, direction: str, data: bytes, meaning: str) -> None:
+        if self._session and self._session.is_attached():
+            event = {
+                "device": self.device.name,
+                "time": utc(self.device.clock()),
+                "direction": direction,
+                "hex": data.hex(" "),
+                "text": data.decode("ascii", "backslashreplace"),
+                "meaning": meaning[:LONGEST_REASON],
+            }
+            with suppress(TransportLost):
+                self._session.publish(uris.wire(self.device.name), event)
+
+    async def exchange(self, hex: str, seconds: float = 1.0, *, confirm: bool = False) -> str:
+        """Send raw bytes to the hardware and return what comes back, both in hexadecimal.
+
+        Nothing checks what is sent, so it needs confirm=True.
+        """
+        if confirm is not True:
+            raise ValueError("nothing checks what is sent raw; if you are sure, add confirm=True")
+        if not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST_EXCHANGE:
+            raise ValueError(f"seconds is 0 to {LONGEST_EXCHANGE:g}, not {shorten(seconds)}")
+        if not isinstance(hex, str) or not hasattr(self.device.link, "exchange"):
+            raise ValueError(f"{self.device.name} takes no raw bytes such as {shorten(hex)}")
+        self.device.require_online()
+        said: bytes = await self.device.link.exchange(bytes.fromhex(hex), seconds)
+        return said.hex(" ")
 
 
 def _error(name: str, text: object) -> ApplicationError:

@@ -28,6 +28,11 @@ def rpc(device: str, name: str = "") -> str:
     return f"{PREFIX}.{device}.rpc.{name}"
 
 
+def wire(device: str) -> str:
+    """Return the topic of the bytes that pass between a device and its hardware."""
+    return f"{PREFIX}.{device}.wire"
+
+
 def status(server: str) -> str:
     """Return the topic that says whether a server came or went."""
     return f"{PREFIX}.{server}.status"
