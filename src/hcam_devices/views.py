@@ -94,6 +94,8 @@ class CCDHead(Device):
             raise RefusedError(f"nothing heard from {source} for {age:.0f} s")
         if sample["state"]["connection"] != "online":
             raise RefusedError(f"{source} is offline")
+        if name not in sample:
+            raise RefusedError(f"{source} has no {name}: it is of another kind")
         if sample[name] is None:
             why = (alarm["reason"] for alarm in sample["alarms"] if alarm["field"] == name)
             raise RefusedError(f"{source}: {next(why, 'not read')}")
