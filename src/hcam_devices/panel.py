@@ -47,14 +47,14 @@ class Picture:
 
     def hear(self, sample: Any) -> None:
         """Take in one event of telemetry."""
-        name = sample.get("device") if isinstance(sample, dict) else None
-        if isinstance(name, str) and fnmatchcase(name, self.pattern):
+        if is_telemetry(sample) and fnmatchcase(name := sample["device"], self.pattern):
             self.samples[name] = sample
             self.heard[name] = time.monotonic()
 
     def hear_status(self, status: Any) -> None:
         """Take in that a server came or went."""
-        self.servers[status["server"]] = status
+        if isinstance(status, dict) and {"server", "state"} <= status.keys():
+            self.servers[str(status["server"])] = status
 
     def alarms(self) -> list[Text]:
         """Return everything that is wrong, a line each, worst first; the same of many is one."""
@@ -86,6 +86,18 @@ async def follow(picture: Picture, session: Session) -> None:
         *(session.subscribe(picture.hear_status, uris.status(name), last) for name in servers),
     )
     picture.router = True
+
+
+def is_telemetry(sample: Any) -> bool:
+    """Tell whether it can be shown: anybody may publish anything."""
+    try:
+        row(sample, 80, compact=False)
+        texts = [sample["device"], sample["state"]["connection"], state_of(sample, 0)]
+        texts += [alarm["reason"] for alarm in sample["alarms"] if alarm["severity"] in COLOURS]
+        whole = len(texts) == 3 + len(sample["alarms"])
+        return whole and all(isinstance(text, str) for text in texts)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
 
 
 def number(value: Any) -> str:

@@ -109,6 +109,11 @@ def _post(path: str, body: dict[str, Any], timeout: float) -> Any:
             f"no answer from {where} within {timeout:g} s ({type(error).__name__}): "
             "look at the telemetry before you repeat a command",
         ) from None
+    if response.status == 404:  # so does the router while it starts
+        raise RouterError(
+            "com.hipercam.error.no_router",
+            f"{where} has no {path}: it is not the router, or has only just started",
+        )
     if response.status != 200:
         raise WampError(
             f"com.hipercam.error.http_{response.status}",
