@@ -191,7 +191,7 @@ class Tcp:
         async with self._turn:
             stream = self._require()
             try:
-                async with asyncio.timeout(self.timeout):
+                async with asyncio.timeout(self.timeout + quiet):
                     while True:
                         try:
                             async with asyncio.timeout(quiet):
