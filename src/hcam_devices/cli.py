@@ -170,7 +170,12 @@ NEGATIVE = {"ignore_unknown_options": True}
 )
 @click.argument("procedure")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
-@click.option("--timeout", default=10.0, help="Seconds to wait for the answer.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0.001, 86400),
+    default=10.0,
+    help="Seconds to wait for the answer.",
+)
 def call(procedure: str, args: tuple[str, ...], timeout: float) -> None:
     """Call a PROCEDURE with ARGS (numbers, texts, name=value, JSON) and print the answer."""
     from .wamp import utils

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
+from autobahn.wamp.exception import Error as WampError
 from autobahn.wamp.types import SubscribeOptions
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from . import HcamError
 from .instrument import Instrument
 from .wamp import uris
 from .wamp.session import Session, join, keep_joined
@@ -86,6 +88,16 @@ async def follow(picture: Picture, session: Session) -> None:
         *(session.subscribe(picture.hear_status, uris.status(name), last) for name in servers),
     )
     picture.router = True
+
+
+async def look(picture: Picture, address: Address) -> None:
+    """Fill the picture with what is known after a moment; HcamError if there is no router."""
+    try:
+        async with join(address) as session:
+            await follow(picture, session)
+            await asyncio.sleep(SETTLE)
+    except (OSError, WampError) as error:
+        raise HcamError(f"no router at {address} ({error}); start it with: hcam up") from None
 
 
 def is_telemetry(sample: Any) -> bool:
@@ -216,10 +228,8 @@ async def watch(
     picture = Picture(instrument, pattern)
     console = Console()
     if once or not sys.stdout.isatty():
-        async with join(address) as session:
-            await follow(picture, session)
-            await asyncio.sleep(SETTLE)
-            console.print(draw(picture, address, (console.width, 10_000)))
+        await look(picture, address)
+        console.print(draw(picture, address, (console.width, 10_000)))
         return
 
     async def keep_following() -> None:
@@ -244,13 +254,7 @@ async def status(instrument: Instrument, address: Address) -> int:
     """Print whether all is well; return 0 if it is, 1 if not."""
     picture = Picture(instrument, "*")
     console = Console()
-    try:
-        async with join(address) as session:
-            await follow(picture, session)
-            await asyncio.sleep(SETTLE)
-    except OSError as error:
-        console.print(f"no router at {address} ({error}); start it with: hcam up")
-        return 1
+    await look(picture, address)
     running = {s["server"] for s in picture.servers.values() if s["state"] == "running"}
     for server in sorted({entry.server for entry in instrument.entries.values()}):
         console.print(f"{server} is {'running' if server in running else 'NOT RUNNING'}")
