@@ -33,7 +33,7 @@ def gone(net: Net) -> None:
     assert net.router
     until(lambda: not routers(net))
     net.router.wait()
-    assert not listening(net.port)
+    until(lambda: not listening(net.port))
 
 
 def controller_killed(net: Net) -> None:

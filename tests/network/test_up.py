@@ -124,7 +124,7 @@ def test_it_shows_everything_survives_mischief_and_ends_with_control_c(
     terminal.type("\x03")
     assert terminal.process.wait(30) == 0
     until(lambda: not living(net.home))
-    assert not listening(net.port)
+    until(lambda: not listening(net.port))
     assert b"Traceback" not in terminal.output
     assert "\x1b[?1049l" in terminal.output.decode(errors="replace"), "the screen is given back"
 
@@ -135,7 +135,7 @@ def test_killing_it_leaves_nothing_behind(terminal: Terminal) -> None:
     terminal.process.kill()
     terminal.process.wait()
     until(lambda: not living(net.home))
-    assert not listening(net.port)
+    until(lambda: not listening(net.port))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -152,7 +152,7 @@ def test_a_signal_while_it_begins_ends_it(
         up.send_signal(number)
         assert up.wait(30) == 0
         until(lambda: not living(net.home))
-        assert not listening(net.port)
+        until(lambda: not listening(net.port))
     finally:
         net.end()
 
