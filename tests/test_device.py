@@ -182,6 +182,30 @@ async def test_it_lets_itself_be_disconnected_and_read_selectively(entry: Entry)
         await sample_where(device, complete)
 
 
+@pytest.mark.parametrize("entry", SIMULATED.values(), ids=SIMULATED)
+async def test_nothing_is_left_running_when_it_is_cancelled_in_the_middle_of_a_question(
+    entry: Entry,
+) -> None:
+    before = asyncio.all_tasks()
+    simulator = entry.cls.simulator(clock=Clock())
+    cut, asked = simulator.cut, asyncio.Event()
+
+    def listen(buffer: bytearray) -> Any:
+        frame = cut(buffer)
+        if frame is not None:
+            asked.set()
+        return frame
+
+    simulator.cut = listen
+    async with presented(entry, simulator, timeout=20.0) as device:
+        await sample_where(device, complete)
+        simulator.simulate("silence")
+        asked.clear()
+        async with asyncio.timeout(AT_MOST):
+            await asked.wait()
+    assert asyncio.all_tasks() == before
+
+
 @pytest.mark.parametrize("name", ENTRIES)
 async def test_every_device_describes_all_its_fields_and_ends_when_cancelled(name: str) -> None:
     device = ENTRIES[name].build()

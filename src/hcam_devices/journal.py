@@ -8,7 +8,6 @@ used twice.)
 
 import json
 import logging
-import math
 import sqlite3
 import time
 import zlib
@@ -69,9 +68,6 @@ class Journal:
                 "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;"
                 "PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0;" + SCHEMA
             )
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            if self.path.stat().st_size < math.prod(_pragmas(db, "page_count", "page_size")):
-                raise sqlite3.DatabaseError("its end is missing")
             return db, *self._current_epoch(db, boot)
         except BaseException:
             db.close()
@@ -168,9 +164,8 @@ class Journal:
 
 
 def _used(db: sqlite3.Connection) -> int:
-    pages, free, size = _pragmas(db, "page_count", "freelist_count", "page_size")
-    return (pages - free) * size
-
-
-def _pragmas(db: sqlite3.Connection, *names: str) -> list[int]:
-    return [int(db.execute(f"PRAGMA {name}").fetchone()[0]) for name in names]
+    pages, free, size = (
+        db.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * size)
