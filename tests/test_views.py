@@ -168,6 +168,17 @@ async def test_a_silent_source_is_stale_after_a_minute_also_if_nobody_speaks(rol
     assert all(sample[name] is None for name in head.view.fields)
 
 
+async def test_a_field_that_was_disabled_is_null_and_a_warning_until_enabled() -> None:
+    head = Head()
+    await head.say()
+    await head.view.procedures()["pressure.disable"].call()
+    sample = await head.say(pressure=1.0)
+    assert sample["pressure"] is None
+    assert (health(sample), "pressure.enable" in sample["state_reason"]) == ("WARN", True)
+    await head.view.procedures()["pressure.enable"].call()
+    assert health(await head.say()) == "ERR"
+
+
 async def test_the_time_of_a_head_is_that_of_what_it_heard_longest_ago() -> None:
     head = Head()
     first = (await head.say())["timestamp"]
