@@ -214,7 +214,10 @@ def publish(topic: str, args: tuple[str, ...]) -> None:
     from .wamp import utils
 
     positional, named = arguments(args)
-    utils.publish(uris.expand(topic), *positional, **named)
+    full = uris.expand(topic)
+    if not utils.call("wamp.subscription.match", full):
+        raise HcamError(f"nobody listens to {full}; hcam call DEVICE.describe says what can be set")
+    utils.publish(full, *positional, **named)
 
 
 @main.command(
