@@ -5,10 +5,11 @@ import json
 import math
 import re
 from collections.abc import Callable
+from contextlib import closing
+from http.client import HTTPConnection
 from typing import Any, NamedTuple
 
 import pytest
-import urllib3
 from autobahn.wamp.exception import ApplicationError
 
 from .conftest import DEVICES
@@ -172,14 +173,18 @@ HTTP = [
 ]  # fmt: skip
 
 
+def post(net: Net, body: str) -> Any:
+    with closing(HTTPConnection(net.address.host, net.port, timeout=20)) as http:
+        http.request("POST", "/call", body)
+        return json.loads(http.getresponse().read())
+
+
 async def test_the_same_over_http(net: Net) -> None:
-    http = urllib3.HTTPConnectionPool(net.address.host, net.port)
     for text, said in HTTP:
         body = f'{{"procedure": "hipercam.slide.rpc.set_target_position", "args": [{text}]}}'
-        answer = json.loads(http.urlopen("POST", "/call", body=body, timeout=20).data)
+        answer = post(net, body)
         assert answer["error"] == INVALID, text
         assert said in answer["args"][0]
-    http.close()
 
 
 async def test_a_message_that_cannot_be_answered_disturbs_nobody(net: Net) -> None:
@@ -220,10 +225,8 @@ async def test_white_space_does_not_stop_the_server(net: Net) -> None:
 
 async def test_a_message_too_deep_for_us_costs_no_more_than_a_moment(net: Net) -> None:
     """The router passes it on, and our serializer then ends the session."""
-    http = urllib3.HTTPConnectionPool(net.address.host, net.port)
     deep = "[" * 600 + "]" * 600
     body = f'{{"procedure": "hipercam.slide.rpc.set_target_position", "args": [{deep}]}}'
-    answer = json.loads(http.urlopen("POST", "/call", body=body, timeout=20).data)
+    answer = post(net, body)
     assert answer["error"] in (INVALID, "wamp.error.canceled")
-    http.close()
     net.wait_for_devices("slide")

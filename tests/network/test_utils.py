@@ -64,8 +64,7 @@ def counting(host: str = "127.0.0.1") -> Iterator[tuple[type[Counting], Address]
         try:
             yield Handler, Address(host, server.server_address[1])
         finally:
-            where = Address(host, server.server_address[1])
-            utils._pool(where).close()
+            utils._kept.__dict__.clear()  # the server waits for its connections to end
             server.shutdown()
             thread.join()
 
