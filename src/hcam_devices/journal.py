@@ -114,6 +114,8 @@ class Journal:
 
         At most ``limit``, and no more than fit into one message: ask again until none come.
         """
+        if epoch in (None, self.epoch) and after >= self.last(device):
+            return []
         found: list[dict[str, Any]] = []
         size = 0
         for (body,) in self._db.execute(
