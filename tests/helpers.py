@@ -108,3 +108,40 @@ def fed(
         while (frame := cut(buffer)) is not None:
             frames.append(frame)
     return frames
+
+
+TOLERANCE = {"deg_C": 1.0, "l / min": 0.1, "mbar": 5e-6, "pix": 0.0, "mm": 0.0, "A": 0.1}
+"""How far a value may be from the truth, by its unit, while the simulator's clock stands still."""
+
+
+def lies(sample: Sample, truth: Sample) -> list[str]:
+    """Return everything in a sample that is neither the truth nor null with a reason."""
+    found = []
+    explained = {alarm["field"] for alarm in sample["alarms"] if alarm["reason"]}
+    fields = truth.keys() - {"device", "timestamp", "state", "alarms"}
+    if offline(sample) and "connection" not in explained:
+        found.append("offline without a reason")
+    for name in sorted(fields):
+        value, true = sample[name], truth[name]
+        if value is None:
+            if online(sample) and name not in explained:
+                found.append(f"{name} is null without a reason")
+        elif offline(sample):
+            found.append(f"{name} is {value} while offline")
+        elif not _close(value, true):
+            found.append(f"{name} is {value}, in truth {true}")
+    return found
+
+
+def _close(value: Any, true: Any) -> bool:
+    if isinstance(true, dict) and "current" in true:
+        return _close(value["current"], true["current"])
+    if not isinstance(true, dict):
+        return bool(value == true)
+    far = abs(value["value"] - true["value"])
+    return bool(value["unit"] == true["unit"] and far <= TOLERANCE.get(true["unit"], 0.0))
+
+
+def complete(sample: Sample) -> bool:
+    """Tell whether everything could be read."""
+    return online(sample) and not any(value is None for value in sample.values())

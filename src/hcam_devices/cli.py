@@ -188,7 +188,12 @@ NEGATIVE = {"ignore_unknown_options": True}
 )
 @click.argument("procedure")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
-@click.option("--timeout", default=10.0, help="Seconds to wait for the answer.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0.001, 86400),
+    default=10.0,
+    help="Seconds to wait for the answer.",
+)
 def call(procedure: str, args: tuple[str, ...], timeout: float) -> None:
     """Call a PROCEDURE with ARGS (numbers, texts, name=value, JSON) and print the answer."""
     from .wamp import utils
@@ -227,7 +232,10 @@ def publish(topic: str, args: tuple[str, ...]) -> None:
     from .wamp import utils
 
     positional, named = arguments(args)
-    utils.publish(uris.expand(topic), *positional, **named)
+    full = uris.expand(topic)
+    if not utils.call("wamp.subscription.match", full):
+        raise HcamError(f"nobody listens to {full}; hcam call DEVICE.describe says what can be set")
+    utils.publish(full, *positional, **named)
 
 
 @main.command(

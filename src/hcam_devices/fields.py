@@ -21,7 +21,8 @@ Value: TypeAlias = float | int | str | bool
 Range: TypeAlias = tuple[float, float]
 F = TypeVar("F", bound=Callable[..., Any])
 
-NUMBER_AND_UNIT = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\s*")
+NUMBER_AND_UNIT = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?:\s*(\S[^\n]*))?")
+LONGEST_TEXT = 100
 
 
 class Words(dict[int, str]):
@@ -138,7 +139,11 @@ class Setpoint(Readback):
         unit: Any = self.unit
         if isinstance(value, dict) and value.keys() == {"value", "unit"}:
             value, unit = value["value"], value["unit"]
-        elif isinstance(value, str) and (match := NUMBER_AND_UNIT.fullmatch(value)):
+        elif (
+            isinstance(value, str)
+            and len(value) <= LONGEST_TEXT
+            and (match := NUMBER_AND_UNIT.fullmatch(value.strip()))
+        ):
             value, unit = float(match[1]), match[2] or self.unit
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{shorten(value)} is not a number within {self._allowed()}")

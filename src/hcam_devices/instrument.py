@@ -124,7 +124,8 @@ def load(path: Path | None = None) -> Instrument:
         return _Reader(path, text).instrument(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"at line (\d+)", str(error))
-        raise InstrumentError(f"{path}:{line[1] if line else '?'}: {error}") from None
+        last = len(text.splitlines())
+        raise InstrumentError(f"{path}:{line[1] if line else last}: {error}") from None
 
 
 class _Reader:
@@ -184,7 +185,12 @@ class _Reader:
             if error.name != where:
                 raise
             cls = None
-        if isinstance(cls, type) and issubclass(cls, Device):
+        if (
+            isinstance(cls, type)
+            and issubclass(cls, Device)
+            and cls.__module__ == where
+            and cls.fields  # without, it is what several kinds have in common
+        ):
             return cls
         self._mistake((*place, "kind"), f"there is no kind of device {kind!r}")
         return None

@@ -47,28 +47,33 @@ class Journal:
     ) -> None:
         self.path, self.keep, self.most, self.clock = path, keep, most, clock
         path.parent.mkdir(parents=True, exist_ok=True)
+        boot = boot or BOOT_ID.read_text().strip()
         try:
-            self._db = self._open()
+            self._db, self._epoch, self.epoch = self._open(boot)
+        except sqlite3.OperationalError:  # locked, no space, no permission: not damaged
+            raise
         except sqlite3.DatabaseError as error:
             aside = path.with_name(f"{path.name}.damaged-{int(clock())}")
             log.error("%s is damaged (%s): kept as %s, a new one begins", path, error, aside.name)
-            path.rename(aside)
-            for extra in ("-wal", "-shm"):
-                path.with_name(path.name + extra).unlink(missing_ok=True)
-            self._db = self._open()
-        self._epoch, self.epoch = self._current_epoch(boot or BOOT_ID.read_text().strip())
+            for extra in ("-wal", "-shm", ""):
+                if (part := path.with_name(path.name + extra)).exists():
+                    part.rename(aside.with_name(aside.name + extra))
+            self._db, self._epoch, self.epoch = self._open(boot)
         self._last: dict[str, int] = {}
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self, boot: str) -> tuple[sqlite3.Connection, int, str]:
         db = sqlite3.connect(self.path, isolation_level=None, timeout=5)
-        db.executescript(
-            "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;"
-            "PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0;" + SCHEMA
-        )
-        return db
+        try:
+            db.executescript(
+                "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;"
+                "PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0;" + SCHEMA
+            )
+            return db, *self._current_epoch(db, boot)
+        except BaseException:
+            db.close()
+            raise
 
-    def _current_epoch(self, boot: str) -> tuple[int, str]:
-        db = self._db
+    def _current_epoch(self, db: sqlite3.Connection, boot: str) -> tuple[int, str]:
         db.execute("BEGIN IMMEDIATE")
         last = db.execute("SELECT id, name, boot FROM epoch ORDER BY id DESC LIMIT 1").fetchone()
         if not last or last[2] != boot:
@@ -109,6 +114,8 @@ class Journal:
 
         At most ``limit``, and no more than fit into one message: ask again until none come.
         """
+        if epoch in (None, self.epoch) and after >= self.last(device):
+            return []
         found: list[dict[str, Any]] = []
         size = 0
         for (body,) in self._db.execute(
@@ -128,9 +135,9 @@ class Journal:
         dropped = 0
         db = sqlite3.connect(self.path, isolation_level=None, timeout=5)
         try:
-            while count := _drop(db, self.clock() - self.keep):
+            while count := self._drop(db, self.clock() - self.keep):
                 dropped += count
-            while _used(db) > self.most and (count := _drop(db, self.clock())):
+            while _used(db) > self.most and (count := self._drop(db, self.clock())):
                 dropped += count
             db.execute("PRAGMA incremental_vacuum")
             db.execute("PRAGMA wal_checkpoint(PASSIVE)")
@@ -140,18 +147,22 @@ class Journal:
             log.info("%s: dropped %d samples at the bound of the journal", self.path.name, dropped)
         return dropped
 
+    def _drop(self, db: sqlite3.Connection, before: float) -> int:
+        """Drop the oldest few, so that whoever publishes never waits long.
+
+        A device's newest sample of this epoch stays, so that its number is not used again.
+        """
+        return db.execute(
+            "DELETE FROM sample WHERE (device, epoch, seq) IN"
+            " (SELECT device, epoch, seq FROM sample AS one WHERE time < ? AND NOT (epoch = ?"
+            " AND seq = (SELECT max(seq) FROM sample"
+            " WHERE device = one.device AND epoch = one.epoch)) ORDER BY time LIMIT ?)",
+            (before, self._epoch, CHUNK),
+        ).rowcount
+
     def close(self) -> None:
         """Close the file."""
         self._db.close()
-
-
-def _drop(db: sqlite3.Connection, before: float) -> int:
-    """Drop the oldest few, so that whoever publishes never waits long."""
-    return db.execute(
-        "DELETE FROM sample WHERE (device, epoch, seq) IN"
-        " (SELECT device, epoch, seq FROM sample WHERE time < ? ORDER BY time LIMIT ?)",
-        (before, CHUNK),
-    ).rowcount
 
 
 def _used(db: sqlite3.Connection) -> int:

@@ -236,7 +236,7 @@ class _Wire(_Traced):
         async with self._turn:
             stream = self._require()
             try:
-                async with asyncio.timeout(self.timeout):
+                async with asyncio.timeout(self.timeout + quiet):
                     while True:
                         try:
                             async with asyncio.timeout(quiet):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autobahn.wamp.exception import ApplicationError
+from autobahn.wamp.exception import Error as WampError
 from autobahn.wamp.types import SubscribeOptions
 from rich.console import Console, Group
 from rich.live import Live
@@ -51,14 +52,14 @@ class Picture:
 
     def hear(self, sample: Any) -> None:
         """Take in one event of telemetry."""
-        name = sample.get("device") if isinstance(sample, dict) else None
-        if isinstance(name, str) and fnmatchcase(name, self.pattern):
+        if is_telemetry(sample) and fnmatchcase(name := sample["device"], self.pattern):
             self.samples[name] = sample
             self.heard[name] = time.monotonic()
 
     def hear_status(self, status: Any) -> None:
         """Take in that a server came or went."""
-        self.servers[status["server"]] = status
+        if isinstance(status, dict) and {"server", "state"} <= status.keys():
+            self.servers[str(status["server"])] = status
 
     def alarms(self) -> list[Text]:
         """Return everything that is wrong, a line each, worst first; the same of many is one."""
@@ -90,6 +91,28 @@ async def follow(picture: Picture, session: Session) -> None:
         *(session.subscribe(picture.hear_status, uris.status(name), last) for name in servers),
     )
     picture.router = True
+
+
+async def look(picture: Picture, address: Address) -> None:
+    """Fill the picture with what is known after a moment; HcamError if there is no router."""
+    try:
+        async with join(address) as session:
+            await follow(picture, session)
+            await asyncio.sleep(SETTLE)
+    except (OSError, WampError) as error:
+        raise HcamError(f"no router at {address} ({error}); start it with: hcam up") from None
+
+
+def is_telemetry(sample: Any) -> bool:
+    """Tell whether it can be shown: anybody may publish anything."""
+    try:
+        row(sample, 80, compact=False)
+        texts = [sample["device"], sample["state"]["connection"], state_of(sample, 0)]
+        texts += [alarm["reason"] for alarm in sample["alarms"] if alarm["severity"] in COLOURS]
+        whole = len(texts) == 3 + len(sample["alarms"])
+        return whole and all(isinstance(text, str) for text in texts)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
 
 
 def number(value: Any) -> str:
@@ -208,10 +231,8 @@ async def watch(
     picture = Picture(instrument, pattern)
     console = Console()
     if once or not sys.stdout.isatty():
-        async with join(address) as session:
-            await follow(picture, session)
-            await asyncio.sleep(SETTLE)
-            console.print(draw(picture, address, (console.width, 10_000)))
+        await look(picture, address)
+        console.print(draw(picture, address, (console.width, 10_000)))
         return
 
     async def keep_following() -> None:
@@ -236,13 +257,7 @@ async def status(instrument: Instrument, address: Address) -> int:
     """Print whether all is well; return 0 if it is, 1 if not."""
     picture = Picture(instrument, "*")
     console = Console()
-    try:
-        async with join(address) as session:
-            await follow(picture, session)
-            await asyncio.sleep(SETTLE)
-    except OSError as error:
-        console.print(f"no router at {address} ({error}); start it with: hcam up")
-        return 1
+    await look(picture, address)
     running = {s["server"] for s in picture.servers.values() if s["state"] == "running"}
     for server in sorted({entry.server for entry in instrument.entries.values()}):
         console.print(f"{server} is {'running' if server in running else 'NOT RUNNING'}")

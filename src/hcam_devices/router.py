@@ -5,6 +5,7 @@ ours. Its configuration is generated; ``data/router.json`` is what the default i
 """
 
 import asyncio
+import http.client
 import json
 import os
 import signal
@@ -116,6 +117,18 @@ def listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def answers(port: int) -> bool:
+    """Tell whether the router is complete: it listens some time before it knows its paths."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+    try:
+        connection.request("POST", "/publish")
+        return connection.getresponse().status != http.HTTPStatus.NOT_FOUND
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
 async def run(port: int, folder: Path) -> int:
     """Run the router until SIGINT or SIGTERM; returns its exit status.
 
@@ -138,19 +151,30 @@ async def run(port: int, folder: Path) -> int:
             stderr=log,
             start_new_session=True,
         )
+    told = asyncio.Event()
+
+    def end() -> None:
+        told.set()
+        _end(process)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, _end, process)
+        asyncio.get_running_loop().add_signal_handler(number, end)
     try:
         await _wait_until_up(process, port, node / "router.log")
         print(f"router at ws://127.0.0.1:{port}/ws, realm {uris.REALM}", flush=True)
-        return await process.wait()
+        status = await process.wait()
+    except RouterError:
+        if not told.is_set():
+            raise
+        status = 0
     finally:
         _kill_group(process.pid)
+    return 0 if told.is_set() else status
 
 
 async def _wait_until_up(process: asyncio.subprocess.Process, port: int, log: Path) -> None:
     began = time.monotonic()
-    while not listening(port):
+    while not answers(port):
         if process.returncode is not None or time.monotonic() - began > STARTS_WITHIN:
             raise RouterError(f"the router did not start; see the end of {log}")
         await asyncio.sleep(0.05)

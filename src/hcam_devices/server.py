@@ -74,10 +74,10 @@ class Server:
         folder: Path,
         *,
         emulate: bool,
-        replay: Mapping[str, Path],
+        replay: Mapping[str, Path] | None = None,
     ) -> None:
         self.name, self.entries, self.address = name, entries, address
-        self.folder, self.emulate, self.replay = folder, emulate, replay
+        self.folder, self.emulate, self.replay = folder, emulate, replay or {}
         self.restarts = 0
         self.since = utc(time.time())
         self.devices: dict[str, Device] = {}
@@ -175,7 +175,7 @@ def serve(
                 f"{entry.name} is a view of {', '.join(sorted(missing))}: "
                 f"{pattern!r} must not leave that out"
             )
-    server = Server(name, entries, address, home(), emulate=emulate, replay=replay or {})
+    server = Server(name, entries, address, home(), emulate=emulate, replay=replay)
 
     async def until_told() -> None:
         log.info("%s presents %s%s", name, ", ".join(chosen), ", emulated" if emulate else "")

@@ -150,6 +150,8 @@ class Simulator:
         Without a fault: return what may be done. Raises ValueError for what is not offered.
         """
         offers = self.offers()
+        if not isinstance(fault, str):
+            raise ValueError(f"{shorten(fault)} is not the name of a fault")
         if fault == "set":
             self._set(chosen)
         elif fault == "clear":

@@ -49,6 +49,9 @@ class View(Device):
 
     def _judge(self) -> None:
         for field in self.fields.values():
+            if field.machine in self.disabled:
+                self.readings[field.name] = self._off(field)
+                continue
             try:
                 self.readings[field.name] = Reading(self._look(field))
             except RefusedError as error:

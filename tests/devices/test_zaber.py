@@ -1,5 +1,6 @@
 """The Zaber stages: their frames, their geometry, and their motions through a real port."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -399,7 +400,26 @@ async def test_a_position_far_out_of_the_travel_is_not_believed() -> None:
         assert "1006698752, which is out of its range" in reasons(gone)
 
 
-async def test_a_move_in_the_middle_of_a_poll_is_not_undone_by_what_was_asked_before() -> None:
+async def test_a_move_between_the_questions_of_a_poll_is_not_undone_by_the_poll() -> None:
+    moves: list[asyncio.Task[Any]] = []
+
+    class Eager(Watched):
+        def _obey(self, command: int, data: int) -> tuple[int, int] | None:
+            if command == 54 and slide.stage.state == "outpos" and not moves:
+                moves.append(asyncio.create_task(do(slide, "stage.move")))
+            return super()._obey(command, data)
+
+    async with presented(ENTRY, Eager(clock=Clock())) as device:
+        slide: Any = device
+        await sample_where(slide, online)
+        await slide.set("target_position", 0)
+        await sample_where(slide, lambda s: bool(moves))
+        after = await sample_where(slide, lambda s: True)
+        assert (stage(after), after["alarms"]) == ("moving", [])
+        await moves[0]
+
+
+async def test_commands_are_followed_by_the_next_sample() -> None:
     simulator = Watched(clock=Clock())
     states: list[str] = []
     async with presented(ENTRY, simulator) as slide:

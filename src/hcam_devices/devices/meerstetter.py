@@ -14,7 +14,9 @@ import math
 import re
 import struct
 from binascii import crc_hqx
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from ..device import Alarm, Device
 from ..fields import Range, Readback, Setpoint, Words, rpc
@@ -182,7 +184,9 @@ class PeltierRack(Device):
                 self._errors[f"status{channel}"] = f"error of unknown number: {error}"
 
     async def _safeguard(self, name: str) -> None:
-        now = self.readings[name].value
+        field = self.settable(name)
+        unread = field.machine in self.disabled  # which must not switch the safeguard off
+        now = (await self._reading(field) if unread else self.readings[name]).value
         overdue = self.clock() - self._asserted_at.get(name, -math.inf) >= REASSERT_EVERY
         if now in (None, STAGE_ENABLE[HW_ENABLE]) or name in self._off_on_purpose:
             self._not_restored.pop(name, None)
@@ -191,12 +195,13 @@ class PeltierRack(Device):
             return
         self._asserted_at[name] = self.clock()
         try:
-            await super().write(self.settable(name), HW_ENABLE)
+            await super().write(field, HW_ENABLE)
         except RefusedError as error:
             self._not_restored[name] = f"; it could not be restored: {error}"
             return
         self._not_restored.pop(name, None)
-        self.readings[name] = await self._reading(self.settable(name))
+        if not unread:
+            self.readings[name] = await self._reading(field)
 
     async def write(self, field: Setpoint, value: float) -> None:
         """Send a setpoint only where it differs, to spare the controller's flash memory."""
@@ -214,7 +219,7 @@ class PeltierRack(Device):
         (self._off_on_purpose.add if off else self._off_on_purpose.discard)(name)
 
     @rpc()
-    async def reset(self, address: Literal[1, 2, 3]) -> None:
+    async def reset(self, address: Annotated[int, Field(ge=1, le=3)]) -> None:
         """Restart one controller of the rack; its channel is without cooling for a few seconds."""
         self.require_online()
         await self.ask(("RS", address))

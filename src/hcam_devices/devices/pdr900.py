@@ -10,7 +10,9 @@ that ``ADC`` asks for the controller's address is known from its use only.
 
 import math
 import re
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from ..device import Device
 from ..fields import Readback
@@ -69,7 +71,7 @@ def pressure_number(text: str) -> float:
 class VacuumGauge(Device):
     """The pressure inside one CCD head."""
 
-    address: int = EVERYBODY
+    address: Annotated[int, Field(ge=1, le=EVERYBODY)] = EVERYBODY
 
     pressure = Readback(
         "mbar", "PR1", pressure_number, healthy=(0, 8e-3), machine="gauge", doc="Inside the head."

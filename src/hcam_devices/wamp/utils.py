@@ -9,10 +9,11 @@ The router is ``WAMP_SERVER``: a host, or host:port; by default this machine, po
 """
 
 import json
-from functools import cache
+import os
+import select
+import threading
+from http.client import HTTPConnection, HTTPException
 from typing import Any
-
-import urllib3
 
 from .. import HcamError
 from .uris import Address, address
@@ -72,9 +73,36 @@ ERRORS: dict[str, type[WampError]] = {
 }
 
 
-@cache
-def _pool(where: Address) -> urllib3.HTTPConnectionPool:
-    return urllib3.HTTPConnectionPool(where.host, where.port, maxsize=4, retries=False)
+class _Connection(HTTPConnection):
+    """A connection that is kept between calls, and closed with the thread that kept it."""
+
+    def dropped(self) -> bool:
+        """Tell whether it has ended: nothing is to be read between two calls."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def __del__(self) -> None:
+        self.close()
+
+
+_kept = threading.local()
+
+
+def _connection(where: Address, timeout: float) -> _Connection:
+    """Return the connection of this thread (and process: a fork must not share it), open."""
+    key = (where, os.getpid())
+    if getattr(_kept, "key", None) != key:
+        _kept.key, _kept.connection = key, _Connection(where.host, where.port)
+    connection: _Connection = _kept.connection
+    if connection.sock and connection.dropped():
+        connection.close()
+    connection.timeout = timeout
+    if connection.sock:
+        connection.sock.settimeout(timeout)
+    else:
+        connection.connect()
+    return connection
 
 
 def _post(path: str, body: dict[str, Any], timeout: float) -> Any:
@@ -86,42 +114,44 @@ def _post(path: str, body: dict[str, Any], timeout: float) -> Any:
             "com.hipercam.error.invalid_argument", f"cannot be sent: {error}"
         ) from None
     try:
-        response = _pool(where).urlopen(
-            "POST",
-            path,
-            body=content,
-            headers={"Content-Type": "application/json"},
-            timeout=timeout,
-            retries=False,
-        )
-    except (
-        urllib3.exceptions.NewConnectionError,
-        urllib3.exceptions.ConnectTimeoutError,
-        urllib3.exceptions.LocationParseError,
-    ):
+        connection = _connection(where, timeout)
+    except (OSError, ValueError):
         raise RouterError(
             "com.hipercam.error.no_router",
             f"no router at {where}: start it (hcam up), or set WAMP_SERVER",
         ) from None
-    except urllib3.exceptions.HTTPError as error:
+    try:
+        connection.request("POST", path, content, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        data = response.read()
+    except (OSError, HTTPException) as error:
+        connection.close()
         raise OutcomeUnknownError(
             "com.hipercam.error.outcome_unknown",
             f"no answer from {where} within {timeout:g} s ({type(error).__name__}): "
             "look at the telemetry before you repeat a command",
         ) from None
+    except BaseException:  # Ctrl-C: the answer would be taken for that to the next call
+        connection.close()
+        raise
+    if response.status == 404:  # so does the router while it starts
+        raise RouterError(
+            "com.hipercam.error.no_router",
+            f"{where} has no {path}: it is not the router, or has only just started",
+        )
     if response.status != 200:
         raise WampError(
             f"com.hipercam.error.http_{response.status}",
-            f"{where} answered {response.status} to {path}: {response.data[:200]!r}",
+            f"{where} answered {response.status} to {path}: {data[:200]!r}",
         )
     try:
-        answer = json.loads(response.data)
+        answer = json.loads(data)
     except ValueError:
         answer = None
     if not isinstance(answer, dict):
         raise RouterError(
             "com.hipercam.error.no_router",
-            f"{where} is not the router: it answered {response.data[:60]!r} to {path}",
+            f"{where} is not the router: it answered {data[:60]!r} to {path}",
         )
     if "error" in answer:
         text = " ".join(str(part) for part in answer.get("args") or ())

@@ -1,0 +1,43 @@
+"""Times `call()` against one bare keep-alive POST of the same call, block by block in turn.
+
+Runs in ours and in the original's environment, whose `call` has the same name and place.
+"""
+
+import http.client
+import json
+import sys
+import time
+from collections.abc import Callable
+
+from hcam_devices.wamp.utils import call
+
+BLOCKS, CALLS = 100, 5  # blocks, and calls of each way in one
+
+
+def main() -> None:
+    """Print the seconds of both as one line of JSON."""
+    host, port, procedure, arguments = sys.argv[1:]
+    args = json.loads(arguments)
+    connection = http.client.HTTPConnection(host, int(port), timeout=60)
+    body = json.dumps({"procedure": procedure, "args": args})
+
+    def post() -> None:
+        connection.request("POST", "/call", body, {"Content-Type": "application/json"})
+        answer = json.loads(connection.getresponse().read())
+        if "error" in answer:
+            raise RuntimeError(f"the bridge answered {answer}")
+
+    ways: dict[str, Callable[[], object]] = {"post": post, "call": lambda: call(procedure, *args)}
+    took: dict[str, list[float]] = {way: [] for way in ways}
+    for block in range(BLOCKS + 1):  # the first round warms up
+        for way, function in ways.items():
+            for _ in range(CALLS):
+                start = time.perf_counter()
+                function()
+                if block:
+                    took[way].append(time.perf_counter() - start)
+    print(json.dumps(took))
+
+
+if __name__ == "__main__":
+    main()

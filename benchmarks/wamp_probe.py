@@ -1,0 +1,191 @@
+"""One bare WAMP session (autobahn asyncio, CBOR over WebSocket) that echoes, watches or asks.
+
+`compare.py` runs it with the Python of the system it measures; every finding is one line of JSON.
+Times are of the monotonic clock, which the processes of one machine share.
+"""
+
+import argparse
+import asyncio
+import json
+import pickle
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+from autobahn.asyncio.component import Component
+
+ECHO = "hipercam.bench.rpc.echo"
+SET, SHOWN = "hipercam.bench.target", "hipercam.bench.telemetry"
+SLIDE = "hipercam.slide"
+TARGETS = (1440.0, 1437.0)  # pixels, near home: a short move between two samples
+BLOCKS, CALLS, SETPOINTS = 100, 20, 20  # blocks, and calls of each procedure in one
+PATIENCE = 60.0  # seconds without an answer
+
+Telemetry = dict[str, Any]
+
+
+def report(**found: Any) -> None:
+    """Print one finding."""
+    print(json.dumps(found), flush=True)
+
+
+async def join(url: str, realm: str) -> Any:
+    """Return a session that has joined, however long the router takes to start."""
+    joined: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    transport = {"type": "websocket", "url": url, "serializers": ["cbor"]}
+    patience = {"max_retries": -1, "initial_retry_delay": 0.2, "max_retry_delay": 0.5}
+    transports = [transport | patience]
+    component: Any = Component(transports=transports, realm=realm)
+    component.on_join(lambda session, _details: joined.set_result(session))
+    component.start()
+    return await joined
+
+
+def is_true(telemetry: Telemetry) -> bool:
+    """Whether this telemetry of ours says what is: connected, and nothing is unknown.
+
+    The position of an axis that was not homed is unknown, and to say so is true.
+    """
+    state = telemetry["state"]
+    fields = (v for k, v in telemetry.items() if k not in ("state", "alarms"))
+    known = "init" in state.values() or None not in fields
+    return known and state["connection"] == "online" and state.get("health") != "ERR"
+
+
+def is_true_original(telemetry: Telemetry) -> bool:
+    """Whether the original says what is: connected, and no reading is still its initial zero."""
+    state = telemetry.get("state", {})
+    if isinstance(state, str):  # a CCD head judges itself
+        return state != "ERR"
+    if "arms_state" in state:  # COMPO repeats the states of its parts
+        return all(part and "online" in part["connection"] for part in state.values())
+    read = all(getattr(value, "value", 1) != 0 for value in telemetry.values())
+    return read and "online" in state.get("connection", "online")
+
+
+async def echo(session: Any) -> None:
+    """Answer calls and show setpoints with nothing behind: the floor of every figure."""
+    await session.register(lambda value: value, ECHO)
+    await session.subscribe(lambda value: session.publish(SHOWN, value), SET)
+    report(ready=time.monotonic())
+    await asyncio.Event().wait()
+
+
+async def watch(
+    session: Any, devices: list[str], read: Callable[[Any], Telemetry], ok: Callable[..., bool]
+) -> None:
+    """Report when each device first publishes true values."""
+    waiting = set(devices)
+    done = asyncio.Event()
+
+    def heard(device: str, payload: Any) -> None:
+        if device in waiting and ok(read(payload)):
+            waiting.remove(device)
+            report(device=device, time=time.monotonic())
+            if not waiting:
+                done.set()
+
+    for device in devices:
+        topic = f"hipercam.{device}.telemetry"
+        await session.subscribe(lambda payload, device=device: heard(device, payload), topic)
+    report(ready=time.monotonic())
+    await done.wait()
+
+
+async def ask(session: Any, calls: dict[str, list[Any]]) -> None:
+    """Time sequential calls, one block of each procedure in turn; the first round warms up."""
+    took: dict[str, list[float]] = {name: [] for name in calls}
+    for block in range(BLOCKS + 1):
+        for name, call in calls.items():
+            for _ in range(CALLS):
+                start = time.perf_counter()
+                await session.call(*call)
+                if block:
+                    took[name].append(time.perf_counter() - start)
+    report(**took)
+
+
+async def floor_setpoint(session: Any) -> None:
+    """Time from publishing a number to hearing it back from a bare subscriber."""
+    heard: asyncio.Queue[float] = asyncio.Queue()
+    await session.subscribe(heard.put_nowait, SHOWN)
+    took = []
+    for n in range(SETPOINTS):
+        await asyncio.sleep(random.uniform(0, 0.1))
+        start = time.perf_counter()
+        session.publish(SET, n)
+        await asyncio.wait_for(heard.get(), PATIENCE)
+        took.append(time.perf_counter() - start)
+    report(setpoint=took)
+
+
+async def setpoint(session: Any, read: Callable[[Any], Telemetry]) -> None:
+    """Time from publishing a target of the slide to the telemetry that shows it.
+
+    Between two samples the slide moves there, because the original ignores a second target.
+    """
+    heard: asyncio.Queue[Telemetry] = asyncio.Queue()
+    await session.subscribe(lambda payload: heard.put_nowait(read(payload)), f"{SLIDE}.telemetry")
+
+    async def until(shows: Callable[[Telemetry], bool]) -> None:
+        while not shows(await asyncio.wait_for(heard.get(), PATIENCE)):
+            pass
+
+    def shows(wanted: float) -> Callable[[Telemetry], bool]:
+        def check(telemetry: Telemetry) -> bool:
+            target = telemetry["position"]["target"]
+            value = target["value"] if isinstance(target, dict) else target.value
+            return abs(float(value) - wanted) < 0.01
+
+        return check
+
+    async def finish(command: str) -> None:
+        await session.call(f"{SLIDE}.rpc.stage.{command}")
+        while not heard.empty():  # what was said before
+            heard.get_nowait()
+        await until(lambda telemetry: "inpos" in telemetry["state"]["stage"])
+
+    await finish("home")
+    took = []
+    for n in range(SETPOINTS):
+        wanted = TARGETS[n % len(TARGETS)]
+        await asyncio.sleep(random.uniform(0, 2))
+        start = time.perf_counter()
+        session.publish(f"{SLIDE}.target_position", wanted)
+        await until(shows(wanted))
+        took.append(time.perf_counter() - start)
+        await finish("move")
+    report(setpoint=took)
+
+
+async def main() -> None:
+    """Do what the command line says in one session."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["echo", "watch", "ask", "floor", "setpoint"])
+    parser.add_argument("url")
+    parser.add_argument("realm")
+    parser.add_argument("--original", action="store_true", help="telemetry is a pickle")
+    parser.add_argument("--devices", nargs="*", default=[])
+    parser.add_argument("--calls", type=json.loads, help="{name: [procedure, *arguments], ...}")
+    args = parser.parse_args()
+    # Only the original's own Python is ever given --original, on a network with nobody else.
+    read = pickle.loads if args.original else dict
+    session = await join(args.url, args.realm)
+    match args.what:
+        case "echo":
+            await echo(session)
+        case "watch":
+            ok = is_true_original if args.original else is_true
+            await watch(session, args.devices, read, ok)
+        case "ask":
+            await ask(session, {"echo": [ECHO, 0]} | args.calls)
+        case "floor":
+            await floor_setpoint(session)
+        case "setpoint":
+            await setpoint(session, read)
+    session.leave()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,58 @@
+"""One router and one server for every test of a worker that does not kill them."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from hcam_devices.instrument import load
+
+from .tools import Net
+
+DEVICES = list(load().entries)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
+    """The router and the server of this worker."""
+    net = Net(tmp_path_factory.mktemp("shared"))
+    try:
+        net.start_server()
+        net.start_router()
+        yield net
+    finally:
+        net.end()
+
+
+@pytest.fixture
+def net(shared: Net, monkeypatch: pytest.MonkeyPatch) -> Net:
+    """The network of this worker, with every device online; ``call`` and ``publish`` find it."""
+    monkeypatch.setenv("WAMP_SERVER", str(shared.address))
+    monkeypatch.setenv("HCAM_HOME", str(shared.home))
+    if shared.server is None or shared.server.poll() is not None:
+        shared.start_server()
+    shared.wait_for_devices(*DEVICES)
+    return shared
+
+
+@pytest.fixture
+def own(net_of_module: Net, monkeypatch: pytest.MonkeyPatch) -> Net:
+    """A network of the module's own, to be broken."""
+    monkeypatch.setenv("WAMP_SERVER", str(net_of_module.address))
+    monkeypatch.setenv("HCAM_HOME", str(net_of_module.home))
+    return net_of_module
+
+
+@pytest.fixture(scope="module")
+def net_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
+    """A network of the module's own: nothing is started."""
+    net = Net(tmp_path_factory.mktemp("own"))
+    try:
+        yield net
+    finally:
+        net.end()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest."""
+    first = ("test_router_outages", "test_up")
+    items.sort(key=lambda item: item.path.stem not in first)

@@ -1,0 +1,220 @@
+"""What people type: each command does what it says, and every mistake is told in a sentence."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hcam_devices.wamp.utils import call
+
+from .tools import BIN, Net, free_port, living, until
+
+COMMANDS = ["up", "router", "watch", "status", "call", "publish", "simulate", "config check"]
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Net:
+    """A home without a router."""
+    return Net(tmp_path)
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_the_help_of_each_command_has_an_example(alone: Net, command: str) -> None:
+    said = alone.hcam(*command.split(), "--help")
+    if command:
+        assert re.search(rf"Example: hcam {command}\b", said)
+    else:
+        assert all(name.split()[0] in said for name in COMMANDS)
+
+
+def test_the_help_of_a_server_has_an_example(alone: Net) -> None:
+    assert "Example: hwserver --emulate" in alone.run(BIN / "hwserver", "--help")
+
+
+def test_call_prints_the_answer_as_json(net: Net) -> None:
+    for name in ("slide.describe", "hipercam.slide.rpc.describe", "FocalPlaneSlide.describe"):
+        assert json.loads(net.hcam("call", name))["device"] == "slide"
+    assert json.loads(net.hcam("call", "slide.set_target_position", "-50")) == -50
+    assert json.loads(net.hcam("call", "slide.stage.positionSet", "position=1100 pix")) == 1100
+    assert json.loads(net.hcam("call", "meerstetter1.set_target_temperature1", "-90 deg_C")) == -90
+    assert len(json.loads(net.hcam("call", "slide.samples", "0", "limit=2"))) == 2
+    assert net.hcam("call", "slide.stage.move") == "null\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("call slyde.block", r"nobody offers hipercam\.slyde\.rpc\.block; .*\bccd1, .*\bslide\b"),
+        ("call slide.dance", r"slide has no 'dance'; it has .*\bblock\b.*stage\.move"),
+        ("call slide", r"\S"),
+        ("call slide..block", r"\S"),
+        ("call slide.set_target_position 1e9", r"1e\+09 pix is not within -125"),
+        ("call slide.set_target_position NaN", r"cannot be sent"),
+        ("call slide.set_target_position", r"argument: 'value'"),
+        ("call slide.stage.move 1 2", r"argument"),
+        ("call slide.block --timeout 0", r"timeout"),
+        ("simulate slide explode", r"no fault 'explode'; there are delay, "),
+        ("simulate slide set colour=1", r"there is no colour to set; there is speed"),
+        ("simulate slyde", r"nobody offers .*slyde.*|slyde"),
+        ("simulate ccd1 silence", r"ccd1 has no 'simulate'"),
+        ("publish slide.target_position NaN", r"cannot be sent"),
+    ],
+)
+def test_a_mistake_is_told_in_one_sentence(net: Net, command: str, said: str) -> None:
+    told = net.hcam(*command.split(), code=2 if "--timeout" in command else 1)
+    assert re.search(said, told)
+    if "--timeout" not in command:
+        assert told.startswith("Error: ")
+        assert told.count("\n") == 1
+
+
+def test_publish_sets_and_simulate_shows_and_injects(net: Net) -> None:
+    net.hcam("publish", "slide.target_position", "1099")
+    until(lambda: net.newest("slide")["position"]["target"]["value"] == 1099)
+    net.hcam("publish", "hipercam.FocalPlaneSlide.target_position", "1100 pix")
+    until(lambda: net.newest("slide")["position"]["target"]["value"] == 1100)
+    offered = net.hcam("simulate", "pressure1")
+    assert all(word in offered for word in ("may inject", "silence", "base", "delay"))
+    try:
+        net.hcam("simulate", "pressure1", "set", "pressure=0.02", "base=0.02")
+        call("hipercam.pressure1.rpc.connection.disconnect")
+        until(lambda: (net.newest("pressure1")["pressure"] or {}).get("value", 0) > 8e-3)
+        told = net.hcam("status", code=1)
+        assert "is above 0.008 mbar" in told
+        assert "pressure1" in told
+    finally:
+        net.hcam("simulate", "pressure1", "set", "pressure=1e-5", "base=1e-5")
+
+
+def test_watch_once_shows_the_devices_of_a_pattern(net: Net) -> None:
+    shown = net.hcam("watch", "--once", "s*")
+    assert "hwserver running (emulated)" in shown
+    assert re.search(r"slide +inpos +position 1\d\d\d\.\d\d", shown)
+    assert "pressure1" not in shown
+
+
+def test_status_says_that_all_is_well(net: Net) -> None:
+    call("hipercam.rackpc.rpc.cpu.disable")  # a test machine is busy
+    call("hipercam.rackpc.rpc.mem.disable")
+    try:
+        call("hipercam.rackpc.rpc.connection.connect")
+        until(lambda: net.newest("rackpc")["cpu"] is None)
+        told = net.hcam("status", code=1)
+    finally:
+        call("hipercam.rackpc.rpc.cpu.enable")
+        call("hipercam.rackpc.rpc.mem.enable")
+    assert "hwserver is running" in told
+    assert "15 of 15 devices online" in told
+    assert {line.split()[1] for line in told.splitlines()[2:]} == {"rackpc:"}
+
+
+@pytest.mark.parametrize(
+    "command", ["status", "watch --once", "watch", "call slide.block", "publish slide.x 1"]
+)
+def test_no_router_is_told_in_one_sentence(alone: Net, command: str) -> None:
+    told = alone.hcam(*command.split(), code=1)
+    assert re.search(rf"no router at 127\.0\.0\.1:{alone.port}", " ".join(told.split()))
+    assert "hcam up" in " ".join(told.split())
+
+
+@pytest.mark.parametrize(
+    "command", ["status", "watch --once", "call slide.block", "publish slide.x 1"]
+)
+def test_nonsense_in_wamp_server_is_told(alone: Net, command: str) -> None:
+    done = subprocess.run(
+        [BIN / "hcam", *command.split()],
+        env=os.environ | {"WAMP_SERVER": "http://nowhere"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "'http://nowhere' is not a host or host:port" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_default_instrument_has_no_mistakes(alone: Net) -> None:
+    assert re.search(r"hipercam\.toml: \d+ devices, no mistakes", alone.hcam("config", "check"))
+
+
+WRONG = """\
+[router]
+port = 99999
+
+[devices.Pressure1]
+kind = "pdr900.VacuumGauge"
+port = 1
+
+[devices.slide]
+kind = "zaber.Slider"
+
+[devices.flow]
+kind = "minitrend.FlowRecorder"
+prot = 502
+
+[devices.ccd1]
+kind = "views.CCDHead"
+gauge = "pressure1"
+"""
+
+
+@pytest.mark.parametrize(
+    "command", ["hcam config check", "hcam up -e", "hcam router", "hcam status", "hwserver -e"]
+)
+def test_every_mistake_in_the_instrument_file_is_told_with_its_line(
+    alone: Net, command: str
+) -> None:
+    (alone.home / "wrong.toml").write_text(WRONG)
+    program, *arguments = command.split()
+    told = alone.run(BIN / program, *arguments, "--instrument", "wrong.toml", code=1)
+    for line, word in ((2, "port"), (4, "Pressure1"), (9, "zaber.Slider"), (13, "prot")):
+        assert re.search(rf"wrong\.toml:{line}: .*{re.escape(word)}", told)
+    assert all(f"{name} is missing" in told for name in ("rack", "channel", "recorder", "pen"))
+
+
+def test_no_instrument_file_is_told(alone: Net) -> None:
+    told = alone.hcam("config", "check", "--instrument", "absent.toml", code=1)
+    assert "absent.toml: cannot be read" in told
+
+
+def test_a_server_presents_the_devices_of_a_glob(alone: Net) -> None:
+    for pattern, said in (("nothing*", "no device of hwserver matches"), ("ccd*", "is a view of")):
+        told = alone.run(BIN / "hwserver", "-e", "--devices", pattern, code=1)
+        assert said in told
+        assert told.count("\n") == 1
+    try:
+        alone.start(BIN / "hwserver", "-e", "--devices", "pressure[12]", log="hwserver.out")
+        until(lambda: alone.last("pressure2") > 1)
+        assert alone.last("pressure3") == 0
+    finally:
+        alone.end()
+
+
+def test_a_second_server_in_one_home_names_the_first(net: Net) -> None:
+    assert net.server
+    told = net.run(BIN / "hwserver", "-e", code=1)
+    last = told.splitlines()[-1]
+    assert f"is already presented by process {net.server.pid}" in last
+    assert "HCAM_HOME" in last
+
+
+def test_a_server_ends_quietly_and_at_once_when_told(alone: Net) -> None:
+    alone.port = free_port()
+    try:
+        for number in (15, 2):
+            alone.start_server()
+            assert alone.server
+            before = alone.last("slide")
+            until(lambda b=before: alone.last("slide") > b)  # type: ignore[misc]
+            alone.server.send_signal(number)
+            assert alone.server.wait(20) == 0
+        said = (alone.home / "hwserver.out").read_text()
+        assert "Traceback" not in said
+        assert "ERROR" not in said
+        assert "CancelledError" not in said
+        until(lambda: not living(alone.home))
+    finally:
+        alone.end()

@@ -1,0 +1,156 @@
+"""The router dies, in every way it can; the server goes on, comes back, and nothing is missing."""
+
+import signal
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from hcam_devices.router import listening
+from hcam_devices.wamp.utils import NoSuchProcedureError, RouterError, call
+
+from .conftest import DEVICES
+from .tools import Net, living, until
+
+FIRST, SECOND = (pytest.mark.xdist_group(f"router_outages{n}") for n in (1, 2))
+"""Each group has a network of its own."""
+
+QUICK = [name for name in DEVICES if name != "rackpc"]  # which is read every ten seconds
+
+
+def routers(net: Net) -> list[psutil.Process]:
+    """Return the processes of the router: ours, Crossbar's controller and its worker."""
+    return [p for p in living(net.home) if net.server is None or p.pid != net.server.pid]
+
+
+def crossbar(net: Net, what: str) -> psutil.Process:
+    [found] = [p for p in routers(net) if f"crossbar-{what}" in " ".join(p.cmdline())]
+    return found
+
+
+def gone(net: Net) -> None:
+    """Wait until the router has ended, whoever had to see to it."""
+    assert net.router
+    until(lambda: not routers(net))
+    net.router.wait()
+    until(lambda: not listening(net.port))
+
+
+def controller_killed(net: Net) -> None:
+    crossbar(net, "controller").kill()
+    gone(net)
+
+
+def worker_killed(net: Net) -> None:
+    crossbar(net, "worker").kill()
+    gone(net)
+
+
+def all_killed(net: Net) -> None:
+    for process in routers(net):
+        process.kill()
+    gone(net)
+
+
+def stopped(net: Net) -> None:
+    assert net.router
+    net.router.send_signal(signal.SIGTERM)
+    gone(net)
+    assert net.router.returncode == 0
+
+
+def only_ours_killed(net: Net) -> None:
+    assert net.router
+    net.router.kill()
+    gone(net)
+
+
+def restarted_twice(net: Net) -> None:
+    all_killed(net)
+    net.start_router()
+    all_killed(net)
+
+
+def frozen(net: Net) -> None:
+    """Stop it in its tracks until the server has noticed, and given up every connection."""
+    assert net.server
+    server = psutil.Process(net.server.pid)
+
+    def connections() -> set[int]:
+        return {c.laddr.port for c in server.net_connections() if c.raddr[1:] == (net.port,)}
+
+    before = connections()
+    for process in routers(net):
+        process.suspend()
+    until(lambda: not before & connections())
+    for process in routers(net):
+        process.resume()
+
+
+@FIRST
+def test_a_server_started_before_the_router_finds_it_by_itself(own: Net) -> None:
+    own.start_server()
+    until(lambda: all(own.last(name) > 1 for name in QUICK))
+    with pytest.raises(RouterError):
+        call("hipercam.slide.rpc.describe")
+    own.start_router()
+    own.wait_for_devices(*DEVICES)
+    assert call("hipercam.slide.rpc.samples", 0, 1)[0]["seq"] == 1
+
+
+@pytest.mark.parametrize(
+    "outage",
+    [
+        pytest.param(controller_killed, marks=FIRST),
+        pytest.param(all_killed, marks=FIRST),
+        pytest.param(frozen, marks=FIRST),
+        pytest.param(worker_killed, marks=SECOND),
+        pytest.param(stopped, marks=SECOND),
+        pytest.param(only_ours_killed, marks=SECOND),
+        pytest.param(restarted_twice, marks=SECOND),
+    ],
+)
+def test_no_sample_is_missing_after(own: Net, outage: Callable[[Net], None]) -> None:
+    everything_up(own)
+    assert own.server
+    before = {name: own.last(name) for name in DEVICES}
+    epoch = call("hipercam.slide.rpc.samples")[0]["epoch"]
+    outage(own)
+    during = {name: own.last(name) for name in QUICK}
+    if outage is not frozen:
+        until(lambda: all(own.last(name) > during[name] for name in QUICK))
+        own.start_router()
+    until(lambda: all(answers(name) for name in DEVICES))
+    until(lambda: all(own.last(name) > during[name] for name in QUICK))
+    assert own.server.poll() is None
+    for name in DEVICES:
+        samples = call(f"hipercam.{name}.rpc.samples", before[name])
+        numbers = [sample["seq"] for sample in samples]
+        assert numbers == list(range(before[name] + 1, before[name] + 1 + len(numbers)))
+        assert before[name] + len(numbers) >= during.get(name, 0)
+        assert {sample["epoch"] for sample in samples} <= {epoch}
+        assert {sample["state"]["connection"] for sample in samples} <= {"online"}
+
+
+def answers(name: str) -> bool:
+    try:
+        return bool(call(f"hipercam.{name}.rpc.describe")["device"] == name)
+    except NoSuchProcedureError:
+        return False
+
+
+def everything_up(net: Net) -> None:
+    """Start what an earlier test, if it failed, has left down."""
+    if net.server is None:
+        net.start_server()
+    if not listening(net.port):
+        net.start_router()
+    net.wait_for_devices(*DEVICES)
+
+
+@SECOND
+def test_a_router_does_not_begin_beside_another(own: Net) -> None:
+    everything_up(own)
+    said = own.hcam("router", "--port", str(own.port), code=1)
+    assert f"port {own.port} is taken" in said
+    assert answers("slide")

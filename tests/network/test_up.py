@@ -1,0 +1,163 @@
+"""``hcam up`` in a terminal of 80 by 24."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import termios
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hcam_devices.instrument import load
+from hcam_devices.router import listening
+from hcam_devices.wamp.utils import call, publish
+
+from .tools import BIN, Net, living, until
+
+pytestmark = pytest.mark.xdist_group("up")
+
+WIDTH, HEIGHT = 80, 24
+
+
+class Terminal:
+    """A terminal in which ``hcam up -e`` runs, and what it shows."""
+
+    def __init__(self, net: Net) -> None:
+        self.net = net
+        self.master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", HEIGHT, WIDTH, 0, 0))
+        self.process = net.start(
+            *("setsid", "--ctty", str(BIN / "hcam"), "up", "-e", "--port", str(net.port)),
+            log="up.out",
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=False,
+        )
+        os.close(slave)
+        self.output = b""
+        self._reading = threading.Thread(target=self._read)
+        self._reading.start()
+
+    def _read(self) -> None:
+        try:
+            while data := os.read(self.master, 65536):
+                self.output = self.output[-200_000:] + data
+        except OSError:  # nobody has the other end any more
+            return
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def picture(self) -> list[str]:
+        """Return the lines of the last complete picture."""
+        pictures = self.output.decode(errors="replace").split("\x1b[H")
+        if len(pictures) < 3:
+            return []
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", pictures[-2])
+        return [line.rstrip() for line in text.replace("\r", "").split("\n")]
+
+    def shows(self, *words: str) -> bool:
+        text = "\n".join(self.picture())
+        return all(word in text for word in words)
+
+    def close(self) -> None:
+        self._reading.join()
+        os.close(self.master)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
+    net = Net(tmp_path)
+    monkeypatch.setenv("WAMP_SERVER", str(net.address))
+    monkeypatch.setenv("TERM", "xterm-256color")
+    terminal = Terminal(net)
+    try:
+        yield terminal
+    finally:
+        net.end()
+        terminal.close()
+
+
+def server_of(net: Net) -> psutil.Process | None:
+    found = [p for p in living(net.home) if any("hwserver" in word for word in p.cmdline())]
+    return found[0] if found else None
+
+
+def test_it_shows_everything_survives_mischief_and_ends_with_control_c(
+    terminal: Terminal,
+) -> None:
+    net = terminal.net
+    until(lambda: terminal.shows("hwserver running (emulated)", "inpos", "1100.00", "-90"))
+    lines = terminal.picture()
+    assert len(lines) <= HEIGHT
+    assert max(map(len, lines)) <= WIDTH
+    assert all(any(line.startswith(name) for line in lines) for name in load().entries)
+
+    for nonsense in (
+        {"device": "slide"},
+        {"device": "slide", "state": 1, "alarms": 2},
+        {"device": "slide", "state": {"connection": [1]}, "alarms": [3], "position": {}},
+        {"device": "ghost\x1b[31m", "alarms": [{"severity": "?", "reason": None}]},
+        [1], None, "text",
+    ):  # fmt: skip
+        publish("hipercam.slide.telemetry", nonsense)
+        publish("hipercam.hwserver.status", nonsense)
+    publish("hipercam.hwserver.status", {"server": "hwserver"})
+
+    first = server_of(net)
+    assert first
+    first.kill()
+    until(lambda: (again := server_of(net)) and again.pid != first.pid)
+    until(lambda: terminal.shows("hwserver running (emulated)", "inpos", "1100.00"))
+    net.wait_for_devices("slide")
+    assert "slide" in json.dumps(call("hipercam.slide.rpc.describe"))
+
+    terminal.type("\x03")
+    assert terminal.process.wait(30) == 0
+    until(lambda: not living(net.home))
+    until(lambda: not listening(net.port))
+    assert b"Traceback" not in terminal.output
+    assert "\x1b[?1049l" in terminal.output.decode(errors="replace"), "the screen is given back"
+
+
+def test_killing_it_leaves_nothing_behind(terminal: Terminal) -> None:
+    net = terminal.net
+    until(lambda: server_of(net) and len(living(net.home)) >= 5)
+    terminal.process.kill()
+    terminal.process.wait()
+    until(lambda: not living(net.home))
+    until(lambda: not listening(net.port))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_while_it_begins_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    net = Net(tmp_path)
+    monkeypatch.delenv("WAMP_SERVER", raising=False)
+    try:
+        up = net.start(
+            BIN / "hcam", "up", "-e", "--port", str(net.port), log="up.out", start_new_session=True
+        )
+        until(lambda: b"Ctrl-C" in (tmp_path / "up.out").read_bytes())
+        up.send_signal(number)
+        assert up.wait(30) == 0
+        until(lambda: not living(net.home))
+        until(lambda: not listening(net.port))
+    finally:
+        net.end()
+
+
+def test_a_port_that_is_taken_is_told_at_once(net: Net) -> None:
+    said = net.hcam("up", "-e", "--port", str(net.port), code=1)
+    assert f"port {net.port} is taken" in said
+    assert subprocess.list2cmdline(["hcam", "watch"]) in said

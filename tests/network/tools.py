@@ -1,0 +1,335 @@
+"""Programs that do not outlive a test, a WAMP client that is not ours, and patience."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+from autobahn.asyncio.wamp import ApplicationSession
+from autobahn.asyncio.websocket import WampWebSocketClientFactory
+from autobahn.wamp.serializer import CBORSerializer, JsonSerializer
+from autobahn.wamp.types import ComponentConfig, SubscribeOptions
+
+from hcam_devices.instrument import load
+from hcam_devices.router import answers, tied
+from hcam_devices.wamp import utils
+from hcam_devices.wamp.uris import Address
+
+BIN = Path(sys.prefix) / "bin"
+ROUTER_PYTHON = Path(sys.prefix) / "router" / "bin" / "python"
+PATIENCE = 40.0
+
+Sample = dict[str, Any]
+T = TypeVar("T")
+
+
+def until(condition: Callable[[], T]) -> T:
+    """Wait until a condition is true."""
+    end = time.monotonic() + PATIENCE
+    while not (result := condition()):
+        assert time.monotonic() < end, f"waited {PATIENCE:g} s in vain"
+        time.sleep(0.02)
+    return result
+
+
+def free_port() -> int:
+    """Return a port nobody listens on, below those that outgoing connections take."""
+    while True:
+        port = random.SystemRandom().randint(15000, 32000)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+def living(home: Path) -> list[psutil.Process]:
+    """Return the processes that work in a folder, whoever their parent is now."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()).is_relative_to(home):
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+async def soon(condition: Callable[[], Awaitable[T]]) -> T:
+    """Wait until a condition is true, without holding up the loop."""
+    end = time.monotonic() + PATIENCE
+    while not (result := await condition()):
+        assert time.monotonic() < end, f"waited {PATIENCE:g} s in vain"
+        await asyncio.sleep(0.02)
+    return result
+
+
+class Net:
+    """A router and a server of one home; every program of it is started in that folder."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.port = home, free_port()
+        self.started: list[subprocess.Popen[bytes]] = []
+        self.router: subprocess.Popen[bytes] | None = None
+        self.server: subprocess.Popen[bytes] | None = None
+        self.before: dict[str, int] = {}
+
+    @property
+    def address(self) -> Address:
+        return Address("127.0.0.1", self.port)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return os.environ | {
+            "WAMP_SERVER": str(self.address),
+            "HCAM_HOME": str(self.home),
+        }
+
+    def start(self, *command: str | Path, log: str, **more: Any) -> subprocess.Popen[bytes]:
+        """Start a program that ends when this process does."""
+        with (self.home / log).open("ab") as output:
+            streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
+            options: dict[str, Any] = {"start_new_session": True} | streams | more
+            process: subprocess.Popen[bytes] = subprocess.Popen(
+                tied([str(word) for word in command]),
+                cwd=self.home,
+                env=self.environment,
+                **options,
+            )
+        self.started.append(process)
+        return process
+
+    def run(self, *command: str | Path, code: int = 0, timeout: float = PATIENCE) -> str:
+        """Run a program to its end; return what it said."""
+        done = subprocess.run(
+            [str(word) for word in command],
+            cwd=self.home,
+            env=self.environment,
+            text=True,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
+        said = done.stdout + done.stderr
+        assert done.returncode == code, said
+        assert "Traceback" not in said
+        return said
+
+    def hcam(self, *arguments: str, code: int = 0) -> str:
+        return self.run(BIN / "hcam", *arguments, code=code)
+
+    def start_router(self) -> None:
+        router = self.router = self.start(
+            BIN / "hcam", "router", "--port", str(self.port), log="router.out"
+        )
+        until(lambda: answers(self.port) or router.poll() is not None)
+        assert router.poll() is None, (self.home / "router.out").read_text()
+
+    def start_server(self) -> None:
+        self.before = {name: self.last(name) for name in load().entries}
+        self.server = self.start(BIN / "hwserver", "--emulate", log="hwserver.out")
+
+    def wait_for_devices(self, *names: str) -> None:
+        """Wait until the devices can be called, and have read their hardware."""
+        for name in names:
+            until(lambda name=name: self._online(name))  # type: ignore[misc]
+
+    def _online(self, name: str) -> bool:
+        try:
+            newest = self.newest(name)
+        except (utils.NoSuchProcedureError, utils.RouterError, utils.OutcomeUnknownError):
+            return False
+        fresh = int(newest["seq"]) > self.before.get(name, 0)
+        return fresh and bool(newest["state"]["connection"] == "online")
+
+    def newest(self, name: str) -> Sample:
+        """Return the newest sample of a device's journal, through the network."""
+        after = max(self.last(name) - 1, 0)
+        found = utils.call(f"hipercam.{name}.rpc.samples", after)
+        return dict(found[-1]) if found else {"seq": 0}
+
+    def last(self, name: str) -> int:
+        """Return the newest number in the journal on disk: no network."""
+        file = self.home / "journal" / "hwserver.sqlite"
+        if not file.exists():
+            return 0
+        db = sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=5)
+        try:
+            query = "SELECT max(seq) FROM sample WHERE device = ?"
+            return int(db.execute(query, (name,)).fetchone()[0] or 0)
+        except sqlite3.OperationalError:  # the server is just making it
+            return 0
+        finally:
+            db.close()
+
+    def end(self) -> None:
+        """End everything, whatever state it is in."""
+        while left := living(self.home):
+            for process in left:
+                try:
+                    process.send_signal(signal.SIGKILL)
+                except psutil.NoSuchProcess:
+                    continue
+            psutil.wait_procs(left, timeout=5)
+            for started in self.started:
+                started.poll()
+        for started in self.started:
+            started.wait()
+
+
+class Client(ApplicationSession):
+    """A WAMP session of somebody else's making."""
+
+    def __init__(self) -> None:
+        super().__init__(ComponentConfig("hipercam"))
+        self.joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.cut: Callable[[], None]
+
+    def onJoin(self, details: Any) -> None:
+        self.joined.set_result(None)
+
+    def onUserError(self, fail: Any, msg: str) -> None:
+        raise AssertionError(msg)
+
+
+@asynccontextmanager
+async def client(address: Address, serializer: str = "cbor") -> AsyncIterator[Client]:
+    """Join the realm over WebSocket."""
+    session = Client()
+    serializers = {"cbor": CBORSerializer, "json": JsonSerializer}
+    factory = WampWebSocketClientFactory(
+        lambda: session,
+        url=f"ws://{address.host}:{address.port}/ws",
+        serializers=[serializers[serializer]()],
+        loop=asyncio.get_running_loop(),
+    )
+    transport, protocol = await asyncio.get_running_loop().create_connection(
+        factory, address.host, address.port
+    )
+    session.cut = transport.abort
+    try:
+        await asyncio.wait_for(session.joined, PATIENCE)
+        yield session
+    finally:
+        transport.abort()
+        await protocol.is_closed
+
+
+class Follower:
+    """What one topic has said, the retained event first."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+        self._news = asyncio.Event()
+
+    @classmethod
+    async def of(cls, session: Client, topic: str) -> "Follower":
+        follower = cls()
+        await session.subscribe(follower._hear, topic, SubscribeOptions(get_retained=True))
+        return follower
+
+    def _hear(self, event: Any) -> None:
+        self.heard.append(event)
+        self._news.set()
+
+    async def until(self, condition: Callable[[Any], Any], begin: int = 0) -> Any:
+        """Return the first event, after ``begin`` others, that satisfies a condition."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                for event in self.heard[begin:]:
+                    if condition(event):
+                        return event
+                begin = len(self.heard)
+                self._news.clear()
+                await self._news.wait()
+
+    async def next(self, condition: Callable[[Any], Any]) -> Any:
+        """Return the first event from now on that satisfies a condition."""
+        return await self.until(condition, len(self.heard))
+
+
+class Proxy:
+    """A TCP proxy in front of the router; it can cut or freeze what goes through it."""
+
+    def __init__(self, to: Address) -> None:
+        self.to = to
+        self.cuts: list[int] = []
+        self.pairs: list[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = []
+        self._running: set[asyncio.Task[None]] = set()
+        self.address = to
+
+    async def __aenter__(self) -> "Proxy":
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.address = Address("127.0.0.1", self._server.sockets[0].getsockname()[1])
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        for pair in self.pairs:
+            for writer in pair:
+                writer.transport.abort()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, router = await asyncio.open_connection(self.to.host, self.to.port)
+        self.pairs.append((writer, router))
+        most = self.cuts.pop(0) if self.cuts else sys.maxsize
+        for source, sink, limit in ((reader, router, sys.maxsize), (there, writer, most)):
+            task = asyncio.create_task(self._pump(source, sink, limit, (writer, router)))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _pump(
+        self,
+        source: asyncio.StreamReader,
+        sink: asyncio.StreamWriter,
+        most: int,
+        pair: tuple[asyncio.StreamWriter, asyncio.StreamWriter],
+    ) -> None:
+        try:
+            while data := await source.read(4096):
+                sink.write(data[:most])
+                most -= len(data)
+                if most <= 0:
+                    for writer in pair:
+                        writer.transport.abort()
+                    return
+        except ConnectionError:
+            return
+
+    def lose_clients(self) -> list[asyncio.StreamWriter]:
+        """Cut the clients off without the router noticing; returns its side of each."""
+        kept = []
+        for here, router in self.pairs:
+            if not here.transport.is_closing():
+                here.transport.abort()
+                kept.append(router)
+        return kept
+
+
+def plain(value: Any) -> bool:
+    """Tell whether a value is plain data in every serializer."""
+    if isinstance(value, dict):
+        return all(type(key) is str and plain(one) for key, one in value.items())
+    if isinstance(value, list):
+        return all(plain(one) for one in value)
+    return value is None or type(value) in (str, int, float, bool)
+
+
+def as_json(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, sort_keys=True)

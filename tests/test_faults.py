@@ -1,0 +1,110 @@
+"""Whatever becomes of the wire or of the hardware: the truth, or null and offline with a reason.
+
+Each fault is put between each kind of device and its simulator, whose clock stands still, so that
+what was read before the fault is the truth until its end. A neighbour of the same kind lives in
+the same loop and must not notice.
+
+Not tested is what no driver can notice: a digit that was changed or added (flip, insert) where the
+protocol has no checksum - PDR900, Zaber, Modbus.
+"""
+
+from typing import Any
+
+import pytest
+
+from hcam_devices.device import Sample
+from hcam_devices.instrument import Entry
+
+from .helpers import SIMULATED, Clock, complete, lies, offline, presented, sample_where
+
+HARMLESS: dict[str, dict[str, Any]] = {
+    "delay": {"seconds": 0.002},
+    "split": {"gap": 0.0005},
+    "double": {},
+    "unsolicited": {},
+}
+"""Those after which the device may go on."""
+
+WIRE: dict[str, dict[str, Any]] = {
+    "silence": {},
+    "late": {"seconds": 0.2, "times": 1},
+    "late for ever": {"seconds": 0.2, "times": 1000},
+    "garbage": {},
+    "drop": {},
+    "drop the first": {"index": 0},
+    "disconnect": {"when": "before"},
+    "disconnect in the middle": {"when": "during"},
+    "disconnect afterwards": {"when": "after"},
+    "busy": {},
+    "refuse": {},
+}
+CHECKED = {"flip", "insert"}
+"""Those that only a checksum reveals."""
+TRUE = {"alarm", "static"}
+"""Those that change the hardware and not what it says."""
+
+
+def faults(entry: Entry) -> dict[str, dict[str, Any]]:
+    offers = entry.cls.simulator().offers()
+    own: dict[str, dict[str, Any]] = {
+        name: {} for name in offers if name not in {*TRUE, "silence", *CHECKED, *HARMLESS}
+    }
+    checked: dict[str, dict[str, Any]] = {name: {} for name in CHECKED if "checksum" in offers}
+    harmless = {name: chosen for name, chosen in HARMLESS.items() if name in offers}
+    return own | WIRE | dict(sorted(checked.items())) | harmless
+
+
+CASES = [
+    pytest.param(entry, fault, chosen, id=f"{kind}-{fault}")
+    for kind, entry in SIMULATED.items()
+    for fault, chosen in faults(entry).items()
+]
+
+
+@pytest.mark.parametrize(("entry", "fault", "chosen"), CASES)
+async def test_a_fault_is_said_at_once_is_never_a_wrong_value_and_leaves_nothing_behind(
+    entry: Entry, fault: str, chosen: dict[str, Any]
+) -> None:
+    simulator = entry.cls.simulator(clock=Clock())
+    untouched = entry.cls.simulator(clock=Clock())
+    told: list[Sample] = []
+    beside: list[Sample] = []
+    async with (
+        presented(entry, simulator, timeout=0.1) as device,
+        presented(entry, untouched, timeout=20.0) as neighbour,
+    ):
+        truth = await sample_where(device, complete)
+        await sample_where(neighbour, complete)
+        device.listeners.append(told.append)
+        neighbour.listeners.append(beside.append)
+
+        simulator.simulate(fault.split(maxsplit=1)[0], **chosen)
+        for _ in range(4):
+            await sample_where(device, lambda sample: True)
+        for _ in range(3):
+            await sample_where(neighbour, lambda sample: True)
+        during = list(told)
+        simulator.simulate("clear")
+        await sample_where(device, complete)
+        await sample_where(device, complete)
+
+    assert [lie for sample in told for lie in lies(sample, truth)] == []
+    assert [lie for sample in beside for lie in lies(sample, truth)] == []
+    assert all(complete(sample) for sample in beside)
+    if fault not in HARMLESS:
+        # The first sample may be of a poll that had begun before.
+        assert not all(complete(sample) for sample in during[:2]), "it did not say so"
+
+
+@pytest.mark.parametrize("entry", SIMULATED.values(), ids=SIMULATED)
+async def test_hardware_that_goes_and_comes_while_it_is_not_looked_at_is_still_noticed(
+    entry: Entry,
+) -> None:
+    simulator = entry.cls.simulator(clock=Clock())
+    async with presented(entry, simulator, poll_every=3600.0) as device:
+        truth = await sample_where(device, complete)
+        for _ in range(3):
+            simulator.hang_up()
+            gone = await sample_where(device, offline)
+            back = await sample_where(device, complete)
+            assert lies(gone, truth) == lies(back, truth) == []

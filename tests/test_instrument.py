@@ -1,0 +1,172 @@
+"""The instrument file: it loads, and every mistake in it is named at once, with its line."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hcam_devices.devices.pdr900 import VacuumGauge
+from hcam_devices.instrument import InstrumentError, load
+
+HEADS = ["ccd1", "ccd2", "ccd3", "ccd4", "ccd5"]
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "site.toml"
+    path.write_text(text)
+    return path
+
+
+def test_the_instrument_of_the_package_loads_and_every_device_can_be_built() -> None:
+    instrument = load()
+    assert {*HEADS, "meerstetter1", "meerstetter2", "pressure5", "flow", "slide", "rackpc"} <= (
+        instrument.entries.keys()
+    )
+    for name, entry in instrument.entries.items():
+        assert entry.build().name == name
+        assert set(entry.sources) <= instrument.entries.keys()
+    assert instrument.entries["slide"].names == ("slide", "FocalPlaneSlide")
+    assert instrument.router.host == "127.0.0.1"
+
+
+def test_devices_are_chosen_by_server_and_by_pattern() -> None:
+    instrument = load()
+    assert [entry.name for entry in instrument.choose("hwserver", "ccd?")] == HEADS
+    assert instrument.choose("hserver", "ccd?") == []
+    assert len(instrument.choose("hwserver")) == len(instrument.entries)
+
+
+def test_settings_reach_the_device_and_its_link(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """
+        [router]
+        host = "192.0.2.1"
+        port = 8081
+        [devices.gauge]
+        kind = "pdr900.VacuumGauge"
+        server = "vacuum"
+        aliases = ["Gauge"]
+        host = "192.0.2.10"
+        port = 10001
+        timeout = 3
+        poll_every = 0.5
+        address = 7
+        """,
+    )
+    instrument = load(path)
+    entry = instrument.entries["gauge"]
+    gauge = entry.build()
+    assert isinstance(gauge, VacuumGauge)
+    assert (gauge.address, gauge.poll_every, gauge.link.timeout) == (7, 0.5, 3.0)
+    assert str(gauge.link) == "192.0.2.10:10001"
+    assert str(entry.build(host="127.0.0.1", port=5).link) == "127.0.0.1:5"
+    assert (entry.server, entry.names) == ("vacuum", ("gauge", "Gauge"))
+    assert (instrument.router.host, instrument.router.port) == ("192.0.2.1", 8081)
+
+
+GAUGE = 'kind = "pdr900.VacuumGauge"'
+MISTAKES = [
+    ('[devices.a]\nkind = "pdr900.Gauge"', 2, "no kind of device 'pdr900.Gauge'"),
+    ('[devices.a]\nkind = "pdr901.VacuumGauge"', 2, "no kind of device"),
+    ('[devices.a]\nkind = "VacuumGauge"', 2, "no kind of device"),
+    ('[devices.a]\nkind = "pdr900.Device"', 2, "no kind of device"),
+    ('[devices.a]\nkind = "pdr900.Simulator"', 2, "no kind of device"),
+    ('[devices.a]\nkind = "zaber.LinearStage"', 2, "no kind of device"),
+    ('[devices.a]\nkind = "..os.path"', 2, "no kind of device"),
+    ("[devices.a]\nkind = 5", 2, "kind: .*not 5"),
+    ("[devices.a]\nport = 5", 1, "kind is missing"),
+    (f"[devices.a]\n{GAUGE}", 1, "port is missing"),
+    (f"[devices.a]\n{GAUGE}\nport = 1\nprot = 2", 4, "prot is not a setting here; there are addr"),
+    (f'[devices.a]\n{GAUGE}\nport = "1"', 3, "port: .*not '1'"),
+    (f"[devices.a]\n{GAUGE}\nport = true", 3, "port: .*not True"),
+    (f"[devices.a]\n{GAUGE}\nport = 1.5", 3, "port: .*not 1.5"),
+    (f"[devices.a]\n{GAUGE}\nport = 65536", 3, "port: .*65535, not 65536"),
+    (f"[devices.a]\n{GAUGE}\nport = 0", 3, "port: .*not 0"),
+    (f"[devices.a]\n{GAUGE}\nport = 1\ntimeout = nan", 4, "timeout: .*not nan"),
+    (f"[devices.a]\n{GAUGE}\nport = 1\ntimeout = inf", 4, "timeout: .*not inf"),
+    (f"[devices.a]\n{GAUGE}\nport = 1\npoll_every = 0", 4, "poll_every: .*not 0"),
+    (f"[devices.a]\n{GAUGE}\nport = 1\npoll_every = -1.0", 4, "poll_every: .*not -1.0"),
+    (f"[devices.a]\n{GAUGE}\nport = 1\naddress = 1000", 4, "address: .*not 1000"),
+    (f'[devices.a]\n{GAUGE}\nport = 1\naliases = "A"', 4, "aliases: .*not 'A'"),
+    (f'[devices.a]\n{GAUGE}\nport = 1\naliases = ["A.b"]', 4, "'A.b' is not a name"),
+    (f'[devices.a]\n{GAUGE}\nport = 1\naliases = ["a"]', 4, "'a' is already a name of a"),
+    (f"[devices.Slide]\n{GAUGE}\nport = 1", 1, "'Slide' is not a device name"),
+    (f'[devices."a.b"]\n{GAUGE}\nport = 1', 1, "'a.b' is not a device name"),
+    ("[devices]\na = 5", 2, "a: .*not 5"),
+    ("devices = 5", 1, "devices: .*not 5"),
+    ("[router]\nport = 8080", 1, "devices is missing"),
+    ("[router]\nport = 0\n[devices]", 2, "port: .*not 0"),
+    ("[devices]\n[rooter]", 2, "rooter is not a setting here; there are devices, router"),
+    ("[devices.a]\nkind = ", 2, "Invalid value"),
+    ("[devices.a]\nx = 1\nx = 2", 3, "Cannot overwrite"),
+    ('[devices.a]\nkind = "', 2, "Unterminated|Illegal"),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "why"), MISTAKES)
+def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, line: int, why: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(InstrumentError) as error:
+        load(path)
+    (mistake,) = str(error.value).splitlines()
+    assert re.fullmatch(f"{re.escape(str(path))}:{line}: .*({why}).*", mistake), mistake
+
+
+def test_every_mistake_is_named_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """[devices.one]          # line 1
+kind = "pdr900.Nothing"
+[devices.two]
+kind = "pdr900.VacuumGauge"
+port = "x"
+timeout = 0
+[devices.three]
+kind = "pdr900.VacuumGauge"
+port = 1
+aliases = ["four"]
+[devices.four]
+kind = "pdr900.VacuumGauge"
+server = "elsewhere"
+port = 1
+[devices.head]
+kind = "views.CCDHead"
+gauge = "nowhere"
+rack = "four"
+channel = 4
+recorder = "flow"
+pen = 1
+[devices.other]
+kind = "views.CCDHead"
+gauge = "nowhere"
+rack = "four"
+channel = 3
+recorder = "three"
+pen = 1
+""",
+    )
+    with pytest.raises(InstrumentError) as error:
+        load(path)
+    found = [re.sub(r"^.*site\.toml:", "", line)[:60] for line in str(error.value).splitlines()]
+    starts = [
+        "2: [devices.one] there is no kind",
+        "5: [devices.two] port",
+        "6: [devices.two] timeout",
+        "11: [devices.four] 'four' is already a name of three",
+        "19: [devices.head] channel",
+        "22: [devices.other] 'four' is in another server",
+        "22: [devices.other] there is no device 'nowhere'",
+    ]
+    assert [one[: len(start)] for one, start in zip(found, starts, strict=True)] == starts
+
+
+@pytest.mark.parametrize("kind", ["missing", "a folder", "not text"])
+def test_a_file_that_cannot_be_read_is_said(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "site.toml"
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "not text":
+        path.write_bytes(b"\xff\xfe")
+    with pytest.raises(InstrumentError, match=r"site.toml: cannot be read"):
+        load(path)
