@@ -45,10 +45,7 @@ class Web(Local):
         request: Get = codec.request(ref, value)
         try:
             async with asyncio.timeout(self.timeout):
-                self._show(">", f"GET {request.target}".encode(), ref)
-                answer = await self._get(request)
-                self._show("<", answer.body, f"status {answer.status}")
-                return codec.reply(request, answer)
+                return codec.reply(request, await self._get(request))
         except TimeoutError:
             raise TimeoutError(f"{self} did not answer within {self.timeout:g} s") from None
         except ConnectionRefusedError:
@@ -66,7 +63,8 @@ class Web(Local):
         asked = h11.Request(method="GET", target=request.target, headers=list(headers.items()))
         reader, writer = await asyncio.open_connection(self.host, self.port)
         try:
-            writer.write((http.send(asked) or b"") + (http.send(h11.EndOfMessage()) or b""))
+            writer.write(sent := (http.send(asked) or b"") + (http.send(h11.EndOfMessage()) or b""))
+            self._show(">", sent, f"GET {request.target}")
             status, body = 0, bytearray()
             while True:
                 match http.next_event():
@@ -79,7 +77,8 @@ class Web(Local):
                     case h11.EndOfMessage():
                         return Answer(status, bytes(body))
                     case h11.NEED_DATA:
-                        http.receive_data(await reader.read(4096))
+                        http.receive_data(data := await reader.read(4096))
+                        self._show("<", data, "")
         finally:
             writer.transport.abort()
 

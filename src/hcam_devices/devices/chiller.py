@@ -173,6 +173,10 @@ class Simulator(Base):
         buffer[:] = rest
         return bytes(request)
 
+    def constant(self, frame: bytes) -> bytes:
+        """Return a request without its headers, which name the port."""
+        return frame.partition(b"\r\n")[0]
+
     def answer(self, frame: bytes) -> bytes:
         """Answer a GET of the entity, and 400, 404 or 405 otherwise."""
         first, *lines = frame.decode("latin-1").split("\r\n")

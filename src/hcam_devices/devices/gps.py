@@ -204,6 +204,10 @@ class Simulator(Base):
         buffer[:] = rest
         return bytes(line)
 
+    def constant(self, frame: bytes) -> bytes:
+        """Return a command line, however it was quoted."""
+        return shlex.join(shlex.split(frame.decode("ascii", "replace"))).encode()
+
     def answer(self, frame: bytes) -> bytes:
         """Return what a program prints, EOT, and the exit status."""
         try:
