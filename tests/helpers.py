@@ -8,6 +8,8 @@ from typing import Any
 from hcam_devices import sim
 from hcam_devices.device import Device, Sample
 from hcam_devices.instrument import Entry, load
+from hcam_devices.link import Serial, Tcp
+from hcam_devices.modbus import Modbus
 
 AT_MOST = 20.0
 """Seconds after which a test that waits has failed; nothing that works takes nearly as long."""
@@ -20,6 +22,14 @@ SIMULATED = {
     if entry.cls.simulator
 }
 """One entry of the default instrument for each class that has a simulator."""
+
+
+CONNECTED = {
+    kind: entry
+    for kind, entry in SIMULATED.items()
+    if issubclass(entry.cls.link_type, (Tcp, Serial, Modbus))
+}
+"""Those that keep a connection, and so notice its end at once; the others when they next ask."""
 
 
 class Clock:

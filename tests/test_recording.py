@@ -44,8 +44,7 @@ def measured(sample: Sample) -> dict[str, Any]:
 @pytest.mark.parametrize("entry", RECORDABLE.values(), ids=RECORDABLE)
 async def test_a_recording_speaks_as_the_hardware_did(entry: Entry, tmp_path: Path) -> None:
     file = tmp_path / "wire.jsonl"
-    clock = Clock()
-    async with presented(entry, entry.cls.simulator(clock=Clock()), clock=clock) as device:
+    async with presented(entry, entry.cls.simulator(clock=Clock())) as device:
         record_to(file, device)
         device.link.close(ConnectionAbortedError("to record the connection too"))
         await sample_where(device, complete)
@@ -55,7 +54,7 @@ async def test_a_recording_speaks_as_the_hardware_did(entry: Entry, tmp_path: Pa
 
     simulator = entry.cls.simulator(clock=Clock(), seed=7)
     simulator.play(recording.read(file))
-    async with presented(entry, simulator, clock=clock) as device:
+    async with presented(entry, simulator) as device:
         seen = []
         for _ in range(8):
             seen.append(measured(await sample_where(device, complete)))

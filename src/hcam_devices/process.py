@@ -65,13 +65,14 @@ class Programs(Local):
         not end in time (it is then killed); ProtocolError if it was killed by somebody else.
         """
         request = codec.request(ref, value)
-        self._show(">", request + b"\n", ref)
         name, *arguments = shlex.split(request.decode())
         try:
             async with asyncio.timeout(self.timeout):
                 said, status = await self._run(self._path(name), arguments)
         except TimeoutError:
+            self._show(">", request + b"\n", "it did not end")
             raise TimeoutError(f"{name} did not end within {self.timeout:g} s") from None
+        self._show(">", request + b"\n", ref)  # several run at once: keep them together
         self._show("<", said + b"\x04%d\n" % status, f"exit status {status}")
         if status < 0:
             raise ProtocolError(f"{name} was killed by signal {-status}")

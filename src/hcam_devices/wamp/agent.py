@@ -207,8 +207,7 @@ class Agent:
 
     async def wire(self, seconds: float = 60.0) -> None:
         """Publish, for a while, what passes to and from the hardware (topic ``wire``)."""
-        if not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST_WIRE:
-            raise ValueError(f"seconds is 0 to {LONGEST_WIRE:g}, not {shorten(seconds)}")
+        _check_seconds(seconds, LONGEST_WIRE)
         if self._untrace:
             self._untrace.cancel()
         self.device.link.trace = self._publish_wire
@@ -233,15 +232,23 @@ class Agent:
 
         Nothing checks what is sent, so it needs confirm=True.
         """
+        try:
+            data = bytes.fromhex(hex)
+        except (TypeError, ValueError):
+            raise ValueError(f"hex is bytes such as '01 3C', not {shorten(hex)}") from None
+        _check_seconds(seconds, LONGEST_EXCHANGE)
+        if not hasattr(self.device.link, "exchange"):
+            raise ValueError(f"{self.device.name} takes no raw bytes such as {shorten(hex)}")
         if confirm is not True:
             raise ValueError("nothing checks what is sent raw; if you are sure, add confirm=True")
-        if not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST_EXCHANGE:
-            raise ValueError(f"seconds is 0 to {LONGEST_EXCHANGE:g}, not {shorten(seconds)}")
-        if not isinstance(hex, str) or not hasattr(self.device.link, "exchange"):
-            raise ValueError(f"{self.device.name} takes no raw bytes such as {shorten(hex)}")
         self.device.require_online()
-        said: bytes = await self.device.link.exchange(bytes.fromhex(hex), seconds)
+        said: bytes = await self.device.link.exchange(data, seconds)
         return said.hex(" ")
+
+
+def _check_seconds(seconds: object, most: float) -> None:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= most:
+        raise ValueError(f"seconds is more than 0 and at most {most:g}, not {shorten(seconds)}")
 
 
 def _error(name: str, text: object) -> ApplicationError:
