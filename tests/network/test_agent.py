@@ -32,16 +32,30 @@ HEAD = {
     "pressure": "mbar", "flow": "l / min", "heatsink": "deg_C", "peltier_current": "A",
     "peltier_status": "", "setpoint": "deg_C", "temperature": "deg_C", "state_reason": "",
 }  # fmt: skip
+ARMS = {"pickoff_angle": "deg", "injection_angle": "deg"}
 FIELDS: dict[str, dict[str, str]] = {
     **{name: RACK for name in RACKS},
     **{name: {"pressure": "mbar"} for name in GAUGES},
     "flow": channels(6, pen="l / min", alarm=""),
     "slide": {"position": "pix"},
     **{name: HEAD for name in HEADS},
+    "compo_lens": {"position": "mm"},
+    "compo_arms": ARMS,
+    "compo": ARMS | {"lens_position": "mm"},
+    "rack": dict.fromkeys(
+        ("rack_temp_bottom", "rack_temp_middle", "rack_temp_top", "dewpoint"), "deg_C"
+    ),
+    "gps": dict.fromkeys(("num_sats", "time_valid", "pps_valid", "synced"), ""),
+    "chiller": dict.fromkeys(("ccd_input", "cab_pre_filter", "cab_post_filter"), "deg_C"),
     "rackpc": {"cpu": "%", "mem": "%", "net_in": "MB / s", "net_out": "MB / s"},
 }
 COMMON = {"device", "seq", "epoch", "timestamp", "state", "alarms"}
-MACHINES = {"slide": {"stage"}} | {name: {"health"} for name in HEADS}
+MACHINES = {
+    "slide": {"stage"},
+    "compo_lens": {"stage"},
+    "compo_arms": {"pickoff", "injection"},
+    "compo": {"pickoff", "injection", "stage", "arms", "lens"},
+} | {name: {"health"} for name in HEADS}
 SENSOR = ("enable", "disable")
 CONTROLLER = (*SENSOR, "targetSet")
 MOTOR = ("enable", "disable", "home", "positionSet", "move", "stop")
@@ -54,15 +68,22 @@ EVENTS: dict[str, dict[str, tuple[str, ...]]] = {
     **{name: {"gauge": SENSOR} for name in GAUGES},
     "flow": channels(6, pen=SENSOR),
     "slide": {"stage": MOTOR},
+    "compo_lens": {"stage": MOTOR},
+    "compo_arms": {"pickoff": MOTOR, "injection": MOTOR},
 }
 SETPOINTS = {
     **{name: list(channels(3, target_temperature=0, stage_enable=0)) for name in RACKS},
     "slide": ["target_position"],
+    "compo_lens": ["target_position"],
+    "compo_arms": [f"target_{name}" for name in ARMS],
+    "compo": [*(f"target_{name}" for name in ARMS), "target_lens_position"],
     **{name: ["setpoint"] for name in HEADS},
 }
 COMMANDS = {
     **{name: ["reset"] for name in RACKS},
     "slide": ["block", "unblock", "enable", "disable", "reset"],
+    "compo_lens": ["enable", "disable", "reset"],
+    "compo_arms": ["power_on_axis", "power_off_axis"],
 }
 
 RETAINED = """
@@ -128,12 +149,15 @@ async def test_a_late_subscriber_gets_the_telemetry_of_the_contract(
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", sample["timestamp"])
         for field, unit in FIELDS[name].items():
             value = sample[field]
-            for one in value.values() if field == "position" else [value]:
-                if unit:
+            pair = isinstance(value, dict) and "current" in value
+            for one in value.values() if pair else [value]:
+                if one is None:
+                    assert field.endswith("_angle"), "only arms that are not homed have no target"
+                elif unit:
                     assert one.keys() == {"value", "unit"}
                     assert (type(one["value"]), one["unit"]) == (float, unit)
                 else:
-                    assert type(one) in (str, bool)
+                    assert type(one) in (str, bool, int)
         [kept] = rpc(name, "samples", sample["seq"] - 1, 1)
         assert as_json(kept) == as_json(sample), "the journal has what was published"
 

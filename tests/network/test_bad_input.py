@@ -90,8 +90,15 @@ async def refusal(session: Client, device: str, attempt: Attempt) -> None:
 
 def what_is_set(sample: Sample, setpoints: list[str]) -> list[Any]:
     """Return what may change only by command."""
-    stage = sample["state"].get("stage")
-    return [sample.get("position"), stage, *(sample.get(name) for name in setpoints)]
+    return [sample["state"].get("stage"), *(setting(sample, name) for name in setpoints)]
+
+
+def setting(sample: Sample, name: str) -> Any:
+    """Return a setpoint as telemetry has it, also where it is the target of an axis."""
+    if name in sample:
+        return sample[name]
+    pair = sample[name.removeprefix("target_")]
+    return pair and pair["target"]
 
 
 def refused(field: str, said: str) -> Callable[[Sample], bool]:
@@ -110,8 +117,11 @@ async def test_what_makes_no_sense_is_refused_and_changes_nothing(net: Net, devi
         described = await session.call(f"hipercam.{device}.rpc.describe")
         setpoints = [name for name, field in described["fields"].items() if field["settable"]]
         telemetry = await Follower.of(session, f"hipercam.{device}.telemetry")
+        if device in ("compo", "compo_arms"):  # which take a target when they are homed
+            for axis in ("pickoff", "injection"):
+                await session.call(f"hipercam.compo_arms.rpc.{axis}.home")
         before = what_is_set(
-            await telemetry.until(lambda s: s["state"]["connection"] == "online"), setpoints
+            await telemetry.until(lambda s: None not in what_is_set(s, setpoints)[1:]), setpoints
         )
         names = [device, *described["aliases"]]
 
@@ -137,7 +147,7 @@ async def test_what_makes_no_sense_is_refused_and_changes_nothing(net: Net, devi
         newest = telemetry.heard[-1]
         assert what_is_set(newest, setpoints) == before
         for setpoint in setpoints:
-            value = newest.get(setpoint) or newest["position"]["target"]
+            value = setting(newest, setpoint)
             good = 3 if value == "HW Enable" else value
             session.publish(f"hipercam.{device}.{setpoint}", good)
         await telemetry.until(

@@ -236,6 +236,8 @@ class Agent:
             data = bytes.fromhex(hex)
         except (TypeError, ValueError):
             raise ValueError(f"hex is bytes such as '01 3C', not {shorten(hex)}") from None
+        if not data:
+            raise ValueError(f"hex is bytes such as '01 3C', not {shorten(hex)}")
         _check_seconds(seconds, LONGEST_EXCHANGE)
         if not hasattr(self.device.link, "exchange"):
             raise ValueError(f"{self.device.name} takes no raw bytes such as {shorten(hex)}")
