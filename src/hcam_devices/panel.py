@@ -176,20 +176,41 @@ def row(sample: dict[str, Any], width: int, *, compact: bool) -> Text:
     return text
 
 
-def table(picture: Picture, width: int, *, compact: bool) -> Table:
-    """Return the table of devices."""
+def siblings(samples: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the samples with quiet, numbered devices of one value (the gauges) in one row."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, sample in samples.items():
+        family = re.sub(r"\d+$", "", name)
+        fields = [one for one in sample if one.startswith(family)]
+        if family == name or sample.get("alarms") or len(fields) != 1:
+            found[name] = sample
+        else:
+            together = found.setdefault(f"{family}s", {"state": sample["state"]})
+            together[name] = sample[fields[0]]
+    return found
+
+
+def table(picture: Picture, width: int, most: int | None = None) -> Table:
+    """Return the table of devices; with ``most``, in so many lines, those with alarms first."""
+    samples = picture.samples if most is None else siblings(picture.samples)
+    hidden = len(samples) - most + 1 if most is not None and len(samples) > most else 0
+    if hidden:
+        alarmed_first = sorted(samples, key=lambda name: not samples[name].get("alarms"))
+        kept = set(alarmed_first[: len(samples) - hidden])
+        samples = {name: sample for name, sample in samples.items() if name in kept}
     shown = Table(box=None, padding=(0, 1, 0, 0), width=width, show_header=False)
-    names = max((len(name) for name in picture.samples), default=6)
+    names = max((len(name) for name in samples), default=6)
     shown.add_column(width=names, no_wrap=True)
     shown.add_column(width=9, no_wrap=True)
     shown.add_column(ratio=1)
     room = width - names - 9 - 3
-    for name, sample in picture.samples.items():
-        silent = time.monotonic() - picture.heard.get(name, 0)
-        state = state_of(sample, silent)
+    for name, sample in samples.items():
+        state = state_of(sample, time.monotonic() - picture.heard.get(name, time.monotonic()))
+        content = row(sample, room, compact=most is not None)
         colour = COLOURS.get(state, "yellow")
-        content = row(sample, room, compact=compact)
         shown.add_row(Text(name, style="bold"), Text(state, style=colour), content)
+    if hidden:
+        shown.add_row("...", "", Text(f"{hidden} more: enlarge the window, or hcam watch 'ccd*'"))
     return shown
 
 
@@ -212,10 +233,10 @@ def draw(picture: Picture, address: Address, size: tuple[int, int], hints: str =
         lines.append(Text(f"... and {len(alarms) - most} more alarms", style="red"))
     footer = Text(hints, style="dim")
     room = height - len(lines) - len(footer.wrap(Console(width=width), width)) - 2
-    whole = table(picture, width, compact=False)
+    whole = table(picture, width)
     probe = Console(width=width, file=None, record=False)
     fits = len(probe.render_lines(whole)) <= room
-    shown = whole if fits else table(picture, width, compact=True)
+    shown = whole if fits else table(picture, width, max(room, 2))
     return Group(title, *lines, shown, *([footer] if hints else []))
 
 
