@@ -100,7 +100,12 @@ def test_it_shows_everything_survives_mischief_and_ends_with_control_c(
     lines = terminal.picture()
     assert len(lines) <= HEIGHT
     assert max(map(len, lines)) <= WIDTH
-    assert all(any(line.startswith(name) for line in lines) for name in load().entries)
+    assert any(line.startswith("pressures ") for line in lines), "the gauges share a row"
+    rows = [name for name in load().entries if not name.startswith("pressure")]
+    absent = [name for name in rows if not any(line.startswith(f"{name} ") for line in lines)]
+    told = re.search(r"^\.\.\. +(\d+) more", "\n".join(lines), re.MULTILINE)
+    assert len(absent) == (int(told[1]) if told else 0)
+    assert not {"compo", "compo_arms"} & {*absent}, "what has alarms comes first"
 
     for nonsense in (
         {"device": "slide"},
