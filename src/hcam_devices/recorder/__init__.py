@@ -1,0 +1,1 @@
+"""The recorder: follows every device's samples into stores, each exactly once."""

@@ -1,0 +1,148 @@
+"""A sample as a row of numbers and texts, and back."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeAlias
+
+from ..fields import Value
+
+Field: TypeAlias = float | bool | str
+
+HEADER = ("device", "seq", "epoch", "timestamp")
+MOST_FIELDS = 500
+DEEPEST = 8
+LONGEST_TEXT = 60_000
+"""InfluxDB refuses texts of 64 KiB."""
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MILLISECOND = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One sample, flat.
+
+    ``time`` is UTC in milliseconds since 1970. A pair of positions is ``position`` (the current
+    one) and ``position.target``; other nested values are paths such as ``state.connection``;
+    ``alarms`` is the list of them as JSON. Nulls, NaN and infinities are left out.
+    """
+
+    device: str
+    epoch: str
+    seq: int
+    time: int
+    values: dict[str, Field]
+    units: dict[str, str]
+
+
+def milliseconds(timestamp: str) -> int:
+    """Return a time such as ``2026-11-22T04:44:44.196Z`` in ms since 1970; ValueError if it is not.
+
+    A leap second (``23:59:60.5Z``) is, as in Unix time, the first second of the next day.
+    """
+    leap = timestamp[17:19] == "60"
+    text = f"{timestamp[:17]}59{timestamp[19:]}" if leap else timestamp
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return round((moment - EPOCH) / MILLISECOND) + 1000 * leap
+
+
+def flatten(sample: dict[str, Any]) -> Point:
+    """Return a numbered sample as a point; ValueError if it is not one."""
+    device, epoch, seq = sample.get("device"), sample.get("epoch"), sample.get("seq")
+    if not isinstance(device, str) or not isinstance(epoch, str) or type(seq) is not int:
+        raise ValueError("it has no device, epoch or number")
+    timestamp = sample.get("timestamp")
+    if not isinstance(timestamp, str):
+        raise ValueError(f"{device} {seq}: it has no time")
+    values: dict[str, Field] = {}
+    units: dict[str, str] = {}
+    for name, value in sample.items():
+        if name not in HEADER:
+            if name == "alarms":
+                value = json.dumps(value)  # noqa: PLW2901
+            _put(str(name), value, values, units, 0)
+    return Point(device, epoch, seq, milliseconds(timestamp), values, units)
+
+
+def _put(
+    name: str, value: Any, values: dict[str, Field], units: dict[str, str], depth: int
+) -> None:
+    kind = type(value)
+    if kind is dict:
+        if value.keys() == {"value", "unit"}:
+            _put(name, value["value"], values, units, depth)
+            if name in values:
+                units[name] = str(value["unit"])
+        elif depth < DEEPEST:
+            for key, one in value.items():
+                path = name if key == "current" and "target" in value else f"{name}.{key}"
+                _put(path, one, values, units, depth + 1)
+    elif value is None or len(values) >= MOST_FIELDS:
+        return
+    elif kind is str:
+        values[name] = value[:LONGEST_TEXT]
+    elif kind is bool:
+        values[name] = value
+    elif kind is float or kind is int:
+        try:
+            if math.isfinite(number := float(value)):
+                values[name] = number
+        except OverflowError:
+            return
+    elif kind is list:
+        values[name] = json.dumps(value, default=str)[:LONGEST_TEXT]
+
+
+def unflatten(point: Point) -> dict[str, Any]:
+    """Return the sample of a point; what was null is not there."""
+
+    def value(name: str) -> Value | dict[str, Any]:
+        unit = point.units.get(name)
+        plain = point.values[name]
+        return plain if unit is None else {"value": plain, "unit": unit}
+
+    moment = EPOCH + timedelta(milliseconds=point.time)
+    timestamp = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    sample: dict[str, Any] = {
+        "device": point.device,
+        "seq": point.seq,
+        "epoch": point.epoch,
+        "timestamp": timestamp,
+        "state": {},
+        "alarms": [],
+    }
+    for name in point.values:
+        base, dot, rest = name.partition(".")
+        if name == "alarms":
+            sample["alarms"] = json.loads(str(point.values[name]))
+        elif not dot:
+            pair = f"{name}.target" in point.values
+            sample[name] = {"current": value(name)} if pair else value(name)
+        else:
+            inside = sample.setdefault(base, {"current": None} if rest == "target" else {})
+            if isinstance(inside, dict):
+                inside[rest] = value(name)
+    return sample
+
+
+def night_of(time: int) -> str:
+    """Return the night of a time (ms): from noon to noon UTC, named by its evening's date."""
+    return (EPOCH + timedelta(milliseconds=time, hours=-12)).date().isoformat()
+
+
+def night_bounds(night: str) -> tuple[int, int]:
+    """Return when a night such as ``2026-11-22`` begins and ends (ms); ValueError if it is none."""
+    begin = datetime.fromisoformat(night).replace(tzinfo=UTC, hour=12)
+    start = round((begin - EPOCH) / MILLISECOND)
+    return start, start + 86_400_000
+
+
+def nights(start: int, end: int) -> Iterator[str]:
+    """Yield the nights that a span of time (ms) touches."""
+    first = night_bounds(night_of(start))[0]
+    for begin in range(first, end + 1, 86_400_000):
+        yield night_of(begin)

@@ -1,0 +1,95 @@
+"""A sample as a row, and back."""
+
+import math
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hcam_devices.recorder.coverage import Coverage
+from hcam_devices.recorder.points import (
+    flatten,
+    milliseconds,
+    night_bounds,
+    night_of,
+    nights,
+    unflatten,
+)
+
+SLIDE = {
+    "device": "slide",
+    "seq": 1842,
+    "epoch": "4f3c",
+    "timestamp": "2026-11-22T04:44:44.196Z",
+    "state": {"connection": "online", "stage": "inpos"},
+    "alarms": [{"field": "pressure", "severity": "ERR", "reason": 'a "quoted" one'}],
+    "position": {
+        "current": {"value": 1100.5, "unit": "pix"},
+        "target": {"value": 1100.0, "unit": "pix"},
+    },
+    "synced": True,
+    "mode": "fast",
+    "frames": 3.0,
+}
+
+
+def test_a_sample_comes_back_as_it_was() -> None:
+    assert unflatten(flatten(SLIDE)) == SLIDE
+
+
+def test_a_pair_is_named_after_the_readback() -> None:
+    point = flatten(SLIDE)
+    assert point.values["position"] == 1100.5
+    assert point.values["position.target"] == 1100.0
+    assert point.units["position.target"] == "pix"
+    assert point.values["state.stage"] == "inpos"
+
+
+@pytest.mark.parametrize("nothing", [None, math.nan, math.inf, -math.inf, 10**400, b"bytes"])
+def test_what_is_no_value_is_left_out_and_the_rest_kept(nothing: object) -> None:
+    bad = {"value": nothing, "unit": "mbar"}
+    point = flatten(SLIDE | {"plain": nothing, "pressure": bad, "position": None})
+    assert {"plain", "pressure", "position"}.isdisjoint(point.values)
+    assert point.units == {}
+    assert point.values["mode"] == "fast"
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [{"seq": None}, {"seq": True}, {"epoch": 3}, {"device": None}, {"timestamp": None}],
+)
+def test_without_number_or_time_it_is_no_point(missing: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="no "):
+        flatten(SLIDE | missing)
+
+
+def test_a_leap_second_is_the_first_of_the_next_day() -> None:
+    assert milliseconds("2016-12-31T23:59:60.500Z") == milliseconds("2017-01-01T00:00:00.500Z")
+    assert milliseconds("1970-01-01T00:00:01.001Z") == 1001
+
+
+def test_a_night_lasts_from_noon_to_noon() -> None:
+    start, end = night_bounds("2026-11-22")
+    assert start == milliseconds("2026-11-22T12:00:00Z")
+    assert [night_of(start - 1), night_of(start), night_of(end - 1)] == [
+        "2026-11-21",
+        "2026-11-22",
+        "2026-11-22",
+    ]
+    assert list(nights(start - 1, end)) == ["2026-11-21", "2026-11-22", "2026-11-23"]
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 10))), st.integers(1, 40))
+def test_coverage_is_a_set_of_numbers(spans: list[tuple[int, int]], last: int) -> None:
+    coverage, numbers = Coverage(), set()
+    for first, more in spans:
+        coverage.add("ccd1", "a", first, first + more)
+        numbers |= set(range(first, first + more + 1))
+    missing = {
+        n for low, high in coverage.missing("ccd1", "a", 1, last) for n in range(low, high + 1)
+    }
+    assert missing == set(range(1, last + 1)) - numbers
+    assert coverage.newest("ccd1", "a") == max(numbers, default=0)
+    ranges = coverage.ranges.get(("ccd1", "a"), [])
+    assert all(one[1] + 1 < two[0] for one, two in pairwise(ranges))
