@@ -1,4 +1,4 @@
-"""The programs that people start: ``hwserver`` and ``hcam``.
+"""The programs that people start: ``hwserver``, ``hwlogger`` and ``hcam``.
 
 Each command imports what it needs when it runs, so that ``hcam call`` does not wait for what only
 ``hcam watch`` needs.
@@ -95,6 +95,18 @@ def hwserver(
     serve(
         "hwserver", declared, pattern, _address(url, declared), emulate=emulate, replay=recordings
     )
+
+
+@click.command(cls=Command, epilog=_example("hwlogger --instrument ours.toml"))
+@click.option("--url", help="The router, host or host:port (default: WAMP_SERVER).")
+@INSTRUMENT
+def hwlogger(url: str | None, instrument: Path | None) -> None:
+    """Record every device into the stores of the instrument file."""
+    from .recorder import serve
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    declared = _load(instrument)
+    serve(declared, _address(url, declared))
 
 
 @click.group(cls=Group)

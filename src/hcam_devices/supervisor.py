@@ -83,12 +83,14 @@ def children(instrument: Instrument, address: Address, *, emulate: bool) -> list
     file = ["--instrument", str(instrument.path)]
     servers = sorted({entry.server for entry in instrument.entries.values()})
     flags = ["--emulate"] if emulate else []
+    logger = [str(programs / "hwlogger"), *file]
     return [
         Child(
             "router",
             [str(programs / "hcam"), "router", "--port", str(address.port), *file],
             environment,
         ),
+        Child("hwlogger", logger, environment),
         *(Child(name, [str(programs / name), *flags, *file], environment) for name in servers),
     ]
 
