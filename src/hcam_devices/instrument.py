@@ -101,6 +101,16 @@ class Instrument:
     entries: dict[str, Entry]
     stores: Mapping[str, StoreSettings]
 
+    @property
+    def servers(self) -> list[str]:
+        """The servers that present it."""
+        return sorted({entry.server for entry in self.entries.values()} | {"hwlogger"})
+
+    @property
+    def names(self) -> list[str]:
+        """Every device, the recorder last."""
+        return [*self.entries, "recorder"]
+
     def choose(self, server: str, pattern: str = "*") -> list[Entry]:
         """Return the devices that a server presents, if their name matches a shell pattern."""
         return [
