@@ -1,7 +1,10 @@
 """What was recorded can be asked for, by field and span, and is shown without losing an extreme."""
 
+import csv
 import json
 import math
+import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from hcam_devices import history
+from hcam_devices import HcamError, history, plot
 from hcam_devices.axis import NotAllowedError
 from hcam_devices.history import Archive, HistoryError, Span, duration, samples, span, utc
 from hcam_devices.recorder import Journals, Keeper, Recorder, recorder_of
@@ -327,6 +330,216 @@ def test_without_recorder_and_files_both_places_are_named(
     monkeypatch.setenv("WAMP_SERVER", "127.0.0.1:1")
     with pytest.raises(HistoryError, match=rf"127\.0\.0\.1:1 .*no history in {tmp_path}/history"):
         history.source()
+
+
+# --- as people see it -----------------------------------------------------------------------------
+
+
+def drawn(written: Written, *fields: str, span: Span = TODAY, size: Any = (80, 40)) -> list[str]:
+    replies = [written.archive.history(field, *span, history.MOST_POINTS) for field in fields]
+    return [line.plain for line in plot.charts(replies, span, *size)]
+
+
+def area(lines: list[str]) -> list[str]:
+    """Return what is right of the axis."""
+    return [re.split("[│┤]", line)[1] for line in lines if re.search("[│┤]", line)]
+
+
+def test_a_spike_of_one_sample_in_a_day_is_drawn_and_told(written: Written) -> None:
+    values = [-90.0] * 4000
+    values[2000] = -80.0
+    written.write("ccd1", 20_000, temperature=values)
+    lines = drawn(written, "ccd1.temperature")
+    plotted = area(lines)
+    spike = {len(line) - len(line.lstrip()) for line in plotted[2:-3]}
+    assert len(spike) == 1
+    assert spike.pop() == pytest.approx(len(plotted[0]) * 11.11 / 24, abs=1)
+    assert "last -90.0 (10:12), min -90.0 (12:00), max -80.0 (23:06)" in lines[-1]
+
+
+def test_what_was_not_recorded_is_left_empty(written: Written) -> None:
+    for hours in (0, 12):
+        written.write("ccd1", 20_000, NOON + hours * history.HOUR, temperature=[1.0] * 360)
+    (line,) = (line for line in area(drawn(written, "ccd1.temperature")) if line.strip())
+    pieces = line.split()
+    assert len(pieces) == 2
+    assert [len(piece) for piece in pieces] == pytest.approx([len(line) / 12] * 2, abs=1)
+
+
+@given(
+    values=st.lists(st.floats(-1e12, 1e12), min_size=1, max_size=20),
+    width=st.integers(40, 200),
+    height=st.integers(5, 60),
+    length=st.integers(1, 10**12),
+)
+def test_any_numbers_fit_into_any_terminal(
+    values: list[float], width: int, height: int, length: int
+) -> None:
+    whole = Span(NOON, NOON + length)
+    times = [NOON + n * length // len(values) for n in range(len(values))]
+    same = dict.fromkeys(("min", "mean", "max", "last"), values)
+    reply = {"field": "x.y", "unit": "mbar", "time": times, "n": [1] * len(values), **same}
+    lines = list(plot.chart([reply], whole, width, height))
+    assert len(lines) == height + 2
+    assert all(len(line.plain) <= width for line in lines)
+    assert any(set(line.plain) - set(" \u2502\u2524") for line in lines[:height])
+    assert len("\n".join(plot.table(reply)).splitlines()) == len(values) + 2
+
+
+@pytest.mark.parametrize(
+    ("length", "first", "second"),
+    [
+        (10 * 1000, "12:00:00", "12:00:02"),
+        (history.HOUR, "12:00", "12:10"),
+        (history.DAY, "12:00", "16:00"),
+        (14 * history.DAY, "2026-11-23", "2026-11-25"),
+    ],
+)
+def test_the_axis_of_time_has_round_marks(length: int, first: str, second: str) -> None:
+    marks = plot.Times(Span(NOON, NOON + length), 80).marks(7)
+    assert list(marks.values())[:2] == [first, second]
+    assert all(
+        utc(at)[11:].startswith(text) or utc(at).startswith(text) for at, text in marks.items()
+    )
+
+
+def test_midnight_is_marked_by_its_date() -> None:
+    assert "2026-11-23" in plot.Times(TODAY, 80).marks(7).values()
+
+
+def test_pressures_have_a_logarithmic_axis_when_they_need_it(written: Written) -> None:
+    written.write("pressure1", 1000, pressure=[10.0 ** (-n / 100) for n in range(100, 600)])
+    written.write("pressure2", 1000, pressure=[1e-5, 1.1e-5])
+    lines = drawn(written, "pressure1.pressure")
+    assert "mbar, logarithmic" in lines[0]
+    assert [line.split()[0] for line in lines if "\u2524" in line] == [
+        f"1e-0{n}" for n in range(1, 7)
+    ]
+    assert "logarithmic" not in drawn(written, "pressure2.pressure")[0]
+
+
+def test_fields_of_one_unit_share_a_plot_and_texts_are_tables(written: Written) -> None:
+    times = written.write(
+        "ccd1", 1000, temperature=[1.0, 2.0], setpoint=[1.0, 1.0], state__health=["OK", "WARN"]
+    )
+    written.write("ccd2", 1000, temperature=[3.0, 4.0])
+    lines = drawn(
+        written, "ccd1.temperature", "ccd2.temperature", "ccd1.setpoint", "ccd1.state.health"
+    )
+    assert sum("2026-11-22 12:00 to 2026-11-23 12:00 UTC" in line for line in lines) == 2
+    assert lines[0].startswith("ccd1.temperature, ccd2.temperature  deg_C")
+    assert lines[-4:] == [
+        "time (UTC)           ccd1.state.health",
+        f"{utc(times[0])}  OK",
+        f"{utc(times[1])}  WARN",
+        f"{utc(times[1])}  still WARN",
+    ]
+
+
+def test_many_changes_of_a_text_do_not_scroll_the_plots_away(written: Written) -> None:
+    words = [str(n) for n in range(100)]
+    written.write("ccd1", 1000, temperature=[1.0] * 100, status=words)
+    lines = drawn(written, "ccd1.temperature", "ccd1.status", size=(80, 40))
+    assert len(lines) <= 40
+    assert re.search(r"\(\d\d changes before\)", "\n".join(lines))
+    assert lines[-1].endswith("still 99")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "value", "shown"),
+    [
+        (-90.5, -89.4, -90.123456, "-90.12"),
+        (0.0, 0.0, 0.0, "0"),
+        (-90.25, -90.25, -90.25, "-90.25"),
+        (1e-5, 3e-4, 2.5e-5, "2.50e-05"),
+        (1e-5, 3e2, 1.0, "1.00e+00"),
+        (0.0, 99.0, 33.333, "33.3"),
+        (0.0, 5e8, 1.5e8, "1.50e+08"),
+        (1100.0, 1100.02, 1100.0042, "1100.0042"),
+    ],
+)
+def test_numbers_have_the_digits_that_tell_them_apart(
+    low: float, high: float, value: float, shown: str
+) -> None:
+    assert plot.formatter(low, high)(value) == shown
+
+
+def test_csv_has_units_times_and_every_sample(
+    written: Written, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written.write("ccd1", 1500, temperature=[1.5, -2.25], peltier_status=["a, b", "c"])
+    written.write("slide", 1000, NOON + 1500, position=[3.0])
+    fields = ("ccd1.temperature", "ccd1.peltier_status", "slide.position")
+    assert plot.show(written.archive, fields, TODAY, how="csv", points=None, png=None) == 0
+    said = capsys.readouterr().out
+    assert said == (
+        "time,ccd1.temperature [deg_C],ccd1.peltier_status,slide.position\n"
+        '2026-11-22T12:00:00.000Z,1.5,"a, b",\n'
+        "2026-11-22T12:00:01.500Z,-2.25,c,3.0\n"
+    )
+    assert len(list(csv.reader(said.splitlines()))) == 3
+
+
+def test_in_a_pipe_it_is_a_table_with_all_changes_of_texts(
+    written: Written, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words: list[Field] = [str(n) for n in range(100)]
+    written.write("ccd1", 1000, temperature=[float(n) for n in range(100)], status=words)
+
+    def shown(field: str, points: int | None = None) -> list[str]:
+        assert plot.show(written.archive, (field,), TODAY, how=None, points=points, png=None) == 0
+        return capsys.readouterr().out.splitlines()
+
+    assert len(shown("ccd1.status")) == 102
+    assert shown("ccd1.status", 1)[1:3] == ["(99 changes before)", "2026-11-22 12:01:39  99"]
+    assert shown("ccd1.temperature") == [
+        "ccd1.temperature  deg_C",
+        "time (UTC)           min  mean   max  last      n",
+        "2026-11-22 12:00:00  0.0  49.5  99.0  99.0    100",
+    ]
+
+
+def test_a_field_of_which_there_is_nothing_is_told_beside_the_others(
+    written: Written, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written.write("ccd1", 1000, temperature=[1.0])
+    written.write("ccd2", 1000, NOON - history.DAY, temperature=[1.0])
+    fields = ("ccd1.temperature", "ccd2.temperature")
+    for how in (None, "csv"):
+        assert plot.show(written.archive, fields, TODAY, how=how, points=None, png=None) == 1
+        said = capsys.readouterr()
+        assert "ccd1.temperature" in said.out
+        assert said.err == (
+            "there is nothing of ccd2.temperature from 2026-11-22 12:00 to 2026-11-23 12:00 UTC; "
+            "the newest is of 2026-11-21 12:00 UTC\n"
+        )
+
+
+def test_a_png_has_a_panel_for_each_unit_and_each_text(written: Written, tmp_path: Path) -> None:
+    written.write("ccd1", 1000, temperature=[1.0, 2.0], state__health=["OK", "WARN"])
+    written.write("pressure1", 1000, pressure=[1e-5, 1.0])
+    heights = []
+    for fields in (
+        ("ccd1.temperature",),
+        ("ccd1.temperature", "pressure1.pressure", "ccd1.state.health"),
+    ):
+        file = tmp_path / "out.png"
+        assert plot.show(written.archive, fields, TODAY, how=None, points=None, png=file) == 0
+        head = file.read_bytes()[:24]
+        assert head.startswith(b"\x89PNG")
+        heights.append(int.from_bytes(head[20:24]))
+    assert heights == [480, 960]
+    with pytest.raises(HcamError, match="cannot be written"):
+        plot.write_png([written.archive.history("ccd1.temperature", *TODAY)], TODAY, tmp_path)
+
+
+def test_without_matplotlib_it_is_said_how_to_get_it(
+    written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    written.write("ccd1", 1000, temperature=[1.0])
+    with pytest.raises(HcamError, match=r"pip install 'hcam_devices\[plot\]'"):
+        plot.write_png([written.archive.history("ccd1.temperature", *TODAY)], TODAY, tmp_path / "a")
 
 
 # --- by the recorder ------------------------------------------------------------------------------
