@@ -307,7 +307,7 @@ def wire(
 @main.command(
     epilog=_example(
         "hcam history ccd1.temperature ccd2.temperature --last 7d   or   "
-        "hcam history rack.humidity --night 2026-11-22 --csv > humidity.csv"
+        "hcam history rack.dewpoint --night 2026-11-22 --csv > dewpoint.csv"
     )
 )
 @click.argument("fields", nargs=-1)
