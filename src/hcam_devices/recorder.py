@@ -20,10 +20,10 @@ from typing import Any
 from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.exception import Error as WampError
 from autobahn.wamp.types import SubscribeOptions
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
 from .device import Alarm, Device, Sample, utc
-from .fields import Readback, Value
+from .fields import Readback, Value, shorten
 from .instrument import Entry, Instrument
 from .journal import DAY, Journal
 from .link import Local
@@ -86,9 +86,6 @@ class Holdings(BaseModel):
         return now - milliseconds(self.oldest) / 1000
 
 
-SAMPLES = TypeAdapter(list[dict[str, Any]])
-
-
 class Journals:
     """The journals of all devices, through the router; and the recorder's own."""
 
@@ -128,7 +125,9 @@ class Journals:
         if found := self.own.samples(device, after, PAGE, epoch):
             return found
         reply = await self._call(uris.rpc(device, "samples"), after, PAGE, epoch)
-        return SAMPLES.validate_python(reply)
+        if not (isinstance(reply, list) and all(isinstance(one, dict) for one in reply)):
+            raise ValueError(f"{device} answered {shorten(reply)} instead of samples")
+        return reply
 
 
 class Keeper:
