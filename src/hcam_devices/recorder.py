@@ -149,7 +149,7 @@ class Keeper:
         self._accepts = True
         self._newest: dict[tuple[str, str], int] = {}
         self._news: dict[str, tuple[float, str]] = {}
-        self._many = asyncio.Event()
+        self._wake = asyncio.Event()
         self._checked = self._tidied = -math.inf
         self._thread = ThreadPoolExecutor(1, f"store {store.name}")
 
@@ -167,9 +167,14 @@ class Keeper:
         if self._accepts and len(self._live) < MOST_LIVE:
             self._live.append(point)
             if len(self._live) >= MANY:
-                self._many.set()
+                self._wake.set()
         else:
             self.due.add(point.device)
+
+    def hurry(self) -> None:
+        """Ask every journal now: the network has come back."""
+        self.due |= self.journals.devices
+        self._wake.set()
 
     async def run(self) -> None:
         """Keep the store complete, for ever."""
@@ -191,7 +196,7 @@ class Keeper:
     async def _round(self) -> None:
         try:
             async with asyncio.timeout(WRITE_EVERY):
-                await self._many.wait()
+                await self._wake.wait()
         except TimeoutError:
             pass
         await self._write([])
@@ -214,7 +219,7 @@ class Keeper:
 
     async def _write(self, points: list[Point]) -> None:
         batch, self._live = self._live, []
-        self._many.clear()
+        self._wake.clear()
         unique = {(one.device, one.epoch, one.seq): one for one in (*batch, *points)}
         if not unique:
             return
@@ -352,7 +357,7 @@ class Recorder(Device):
         )
         self.journals.session = session
         for keeper in self.keepers:
-            keeper.due |= self.journals.devices
+            keeper.hurry()
 
     def _hear(self, *args: Any, _event: Any, **_: Any) -> None:
         self._heard += 1
