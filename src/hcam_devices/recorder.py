@@ -22,6 +22,7 @@ from autobahn.wamp.exception import Error as WampError
 from autobahn.wamp.types import SubscribeOptions
 from pydantic import BaseModel
 
+from . import HcamError
 from .device import Alarm, Device, Sample, utc
 from .fields import Readback, Value, shorten
 from .instrument import Entry, Instrument
@@ -30,6 +31,7 @@ from .link import Local
 from .server import Server, Task, claim, home, until_told
 from .stores import AwayError, Store, StoreSettings
 from .stores.coverage import Gone
+from .stores.embedded import EmbeddedStore
 from .stores.points import Point, flatten, milliseconds
 from .wamp import uris
 from .wamp.session import Session, keep_joined
@@ -103,7 +105,7 @@ class Journals:
 
     async def holdings(self, device: str) -> list[Holdings]:
         """Return what is held of a device; raises one of UNLIKELY."""
-        own = Holdings.model_validate(self.own.holds(device))
+        own = Holdings.model_validate(await asyncio.to_thread(self.own.holds, device))
         found = [own] if own.epochs or own.gone else []
         try:
             reply = await self._call(uris.rpc(device, "journal"))
@@ -455,8 +457,12 @@ def _plain(value: Any, depth: int = 0) -> Any:
 
 
 def open_store(name: str, settings: StoreSettings, folder: Path) -> Store:
-    """Return the store that a table ``[stores.NAME]`` describes; ``folder`` is the home."""
-    raise NotImplementedError
+    """Return the store that a table ``[stores.NAME]`` describes; ``folder`` is the home.
+
+    Raises AwayError if its files cannot be used.
+    """
+    place = Path(settings.folder) if settings.folder else folder / "history"
+    return EmbeddedStore(name, place, raw_days=settings.raw_days)
 
 
 def serve(instrument: Instrument, address: Address) -> None:
@@ -467,7 +473,11 @@ def serve(instrument: Instrument, address: Address) -> None:
         journals = Journals(instrument.entries)
         keepers = []
         for name, settings in instrument.stores.items():
-            keepers.append(keeper := Keeper(open_store(name, settings, folder), journals))
+            try:
+                store = open_store(name, settings, folder)
+            except AwayError as error:
+                raise HcamError(f"store {name}: {error}") from None
+            keepers.append(keeper := Keeper(store, journals))
             stack.callback(keeper.close)
         parts = {"keepers": keepers, "journals": journals, "folder": folder}
         entry = Entry("recorder", recorder_of(instrument.stores), "hwlogger", (), parts)

@@ -1,8 +1,8 @@
 """The recorder with a real router and real stores: whatever dies, nothing is lost or doubled."""
 
 import random
-import signal
 import sqlite3
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from hcam_devices.stores import Embedded
-from hcam_devices.stores.embedded import EmbeddedStore
+from hcam_devices.stores.history import History
 from hcam_devices.wamp.utils import call, publish
 
-from .tools import BIN, Net, until
+from .tools import BIN, Net, living, until
 
+KILLS = 200
 KILLED, OUTAGES, DAMAGED = (
     pytest.mark.xdist_group(f"recorder{n}") for n in ("killed", "outages", "damaged")
 )
@@ -28,8 +28,8 @@ def start_flood(net: Net, rate: float = 100, devices: int = 5) -> None:
     net.server = net.start(sys.executable, FLOOD, str(rate), str(devices), log="flood.out")
 
 
-def start_recorder(net: Net) -> None:
-    net.recorder = net.start(BIN / "hwlogger", log="hwlogger.out")
+def start_recorder(net: Net) -> subprocess.Popen[bytes]:
+    return net.start(BIN / "hwlogger", log="hwlogger.out")
 
 
 def published(net: Net, server: str = "flood") -> set[Number]:
@@ -47,10 +47,9 @@ def published(net: Net, server: str = "flood") -> set[Number]:
 def stored(net: Net) -> Counter[Number]:
     """Return how often each number is in the night files, whatever the store believes."""
     found: Counter[Number] = Counter()
-    folder = net.home / "history"
-    for file in folder.glob("????-??-??.sqlite"):
-        reader = EmbeddedStore.reader(folder)
-        for point in reader.samples(file.stem):
+    history = History(net.home / "history")
+    for night in history.nights():
+        for point in history.samples(night):
             found[point.device, point.epoch, point.seq] += 1
     return found
 
@@ -68,9 +67,13 @@ def test_a_recorder_killed_at_200_instants_neither_loses_nor_doubles(own: Net) -
     own.start_router()
     start_flood(own, rate=200)
     instants = random.Random(22)
-    for _ in range(200):
+    for kills in range(KILLS):
         recorder = start_recorder(own)
-        time.sleep(instants.uniform(0.3, 1.3))
+        if kills % 4:  # otherwise while it starts
+            log = own.home / "hwlogger.out"
+            joined = log.read_text().count("on the network")
+            until(lambda: log.read_text().count("on the network") > joined)
+        time.sleep(instants.uniform(0, 0.6))
         recorder.kill()
         recorder.wait()
     assert len(stored(own)) > 1000
@@ -94,8 +97,11 @@ def test_a_router_killed_20_times_loses_nothing(own: Net) -> None:
 
 
 def kill_router(net: Net) -> None:
-    for process in routers(net):
-        process.kill()
+    assert net.router
+    for process in living(net.home):
+        if "crossbar" in " ".join(process.cmdline()):
+            process.kill()
+    net.router.wait()
 
 
 @OUTAGES
