@@ -12,6 +12,7 @@
 import json
 import os
 import signal
+import ssl
 import subprocess
 import urllib.parse
 import urllib.request
@@ -26,7 +27,6 @@ from tests.network.tools import free_port, until
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT / ".venv" / "databases"
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def program(name: str) -> Path:
@@ -46,13 +46,15 @@ class Server:
     health: str
     """The path that answers when it is up."""
 
-    def __init__(self, folder: Path, command: Sequence[object], port: int) -> None:
-        self.folder, self.command, self.port = folder, command, port
+    def __init__(
+        self, folder: Path, command: Sequence[object], port: int, ca: Path | None = None
+    ) -> None:
+        self.folder, self.command, self.port, self.ca = folder, command, port, ca
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.ca else 'http'}://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -104,7 +106,11 @@ class Server:
     ) -> bytes:
         """Return the answer to a GET, or to a POST if there is a body; OSError if there is none."""
         url = f"{self.url}{path}?{urllib.parse.urlencode(arguments)}"
-        with DIRECT.open(urllib.request.Request(url, body), timeout=timeout) as answer:
+        context = ssl.create_default_context(cafile=self.ca) if self.ca else None
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+        )
+        with opener.open(urllib.request.Request(url, body), timeout=timeout) as answer:
             return bytes(answer.read())
 
 
@@ -132,8 +138,16 @@ class VictoriaMetrics(Server):
 
     health = "/health"
 
+    def names(self) -> set[str]:
+        """Return the name of every series."""
+        self.ask("/internal/force_flush")
+        return set(json.loads(self.ask("/api/v1/label/__name__/values", start=0))["data"])
+
     def query(self, selector: str = '{__name__!=""}') -> dict[str, list[tuple[int, float]]]:
-        """Return times (ms) and values of every series that a selector matches, by its name."""
+        """Return times (ms) and values of every series that a selector matches, by its name.
+
+        ValueError if there is an infinity: that is not written as JSON.
+        """
         self.ask("/internal/force_flush")
         found: dict[str, list[tuple[int, float]]] = {}
         matching: dict[str, Any] = {"match[]": selector}
@@ -145,8 +159,11 @@ class VictoriaMetrics(Server):
 
 
 @contextmanager
-def influxdb(folder: Path, http: str = "") -> Iterator[InfluxDB]:
-    """Run InfluxDB, its data in a folder of its own; ``http``: lines for its ``[http]`` section."""
+def influxdb(folder: Path, http: str = "", ca: Path | None = None) -> Iterator[InfluxDB]:
+    """Run InfluxDB, its data in a folder of its own.
+
+    ``http``: lines for its ``[http]`` section; ``ca``: who vouches for it, if they turn TLS on.
+    """
     folder = folder / "influxdb"
     folder.mkdir()
     port = free_port()
@@ -175,8 +192,9 @@ log-enabled = false
 """
     )
     command = [program("influxd"), "-config", folder / "influxdb.conf"]
-    with _running(InfluxDB(folder, command, port)) as server:
-        server.query(f'CREATE DATABASE "{server.database}"')
+    with _running(InfluxDB(folder, command, port, ca)) as server:
+        if "auth-enabled" not in http:
+            server.query(f'CREATE DATABASE "{server.database}"')
         yield server
 
 
