@@ -32,6 +32,8 @@ from .server import Server, Task, claim, home, until_told
 from .stores import AwayError, Store, StoreSettings
 from .stores.coverage import Gone
 from .stores.embedded import EmbeddedStore
+from .stores.influxdb import InfluxDB
+from .stores.lines import LineStore
 from .stores.points import Point, flatten, milliseconds
 from .wamp import uris
 from .wamp.session import Session, keep_joined
@@ -461,6 +463,8 @@ def open_store(name: str, settings: StoreSettings, folder: Path) -> Store:
 
     Raises AwayError if its files cannot be used.
     """
+    if isinstance(settings, InfluxDB):
+        return LineStore(name, settings, folder / "stores")
     place = Path(settings.folder) if settings.folder else folder / "history"
     return EmbeddedStore(name, place, raw_days=settings.raw_days)
 
