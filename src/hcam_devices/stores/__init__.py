@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Protocol, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from .coverage import Coverage, Gone
+from .influxdb import InfluxDB
 from .points import Point
 
 STRICT = ConfigDict(extra="forbid", strict=True)
@@ -23,7 +24,7 @@ class Embedded(BaseModel):
     folder: str = ""
 
 
-StoreSettings: TypeAlias = Embedded
+StoreSettings: TypeAlias = Annotated[Embedded | InfluxDB, Field(discriminator="kind")]
 
 
 class AwayError(Exception):
