@@ -86,13 +86,15 @@ class Holdings(BaseModel):
     keep: float
     used: int
     most: int
-    oldest: str | None
+    oldest: float | str | None
 
     def covers(self, now: float) -> float:
         """Return how far back it reaches, or will when it is full, in seconds."""
         if self.oldest is None or self.used < 0.9 * self.most:
             return self.keep
-        return now - milliseconds(self.oldest) / 1000
+        if isinstance(self.oldest, str):
+            return now - milliseconds(self.oldest) / 1000
+        return now - self.oldest
 
 
 class Journals:
