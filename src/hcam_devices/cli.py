@@ -147,15 +147,21 @@ def router(port: int | None, instrument: Path | None) -> None:
 @main.command(epilog=_example("hcam watch 'ccd*'"))
 @click.argument("pattern", default="*")
 @click.option("--once", is_flag=True, help="Print what is known after a moment, and end.")
+@click.option(
+    "--realm",
+    type=click.Choice([uris.REALM, uris.REPLAY]),
+    default=uris.REALM,
+    help="The instrument (the default), or what hcam replay publishes.",
+)
 @click.option("--url", help="The router, host or host:port (default: WAMP_SERVER).")
 @INSTRUMENT
-def watch(pattern: str, once: bool, url: str | None, instrument: Path | None) -> None:
+def watch(pattern: str, once: bool, realm: str, url: str | None, instrument: Path | None) -> None:
     """Show the devices whose names match PATTERN, live."""
     from . import panel
 
     declared = _load(instrument)
     try:
-        asyncio.run(panel.watch(declared, _address(url, declared), pattern, once=once))
+        asyncio.run(panel.watch(declared, _address(url, declared), pattern, realm, once=once))
     except KeyboardInterrupt:
         raise SystemExit(0) from None
 
