@@ -1,7 +1,5 @@
 """The audit believes no store: what is not there, or there twice, is named with its cause."""
 
-from collections.abc import Iterable
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +14,7 @@ NIGHT = "2026-11-22"
 START, END = night_bounds(NIGHT)
 NOW = END / 1000
 LATER = NOW + 15 * DAY
+DAY_MS = 86_400_000
 SILENT = "hwserver is not running"
 
 
@@ -29,8 +28,10 @@ class Shelf:
     def __init__(self, name: str = "local", uncounted: str = "") -> None:
         self.name, self.uncounted = name, uncounted
         self.has: dict[str, list[Row]] = {}
+        self.elsewhere: list[Row] = []
         self.stored = Coverage()
         self.gone: list[Gone] = []
+        self.damage: list[str] = []
         self.away = ""
 
     def keep(self, device: str, *rows: Row) -> None:
@@ -42,15 +43,17 @@ class Shelf:
         self.gone.append(gone)
         self.stored.add(gone.device, gone.epoch, gone.first, gone.last)
 
-    def rows(self, device: str, start: int, end: int) -> Iterable[Row]:
+    def look(self, device: str) -> tuple[list[Row], list[Span]]:
         if self.away:
             raise AwayError(self.away)
-        return [one for one in self.has.get(device, ()) if start <= one.time < end]
+        rows = self.has.get(device, [])
+        ranges = {one.epoch: self.stored.ranges[device, one.epoch] for one in rows}
+        return rows, [(epoch, some[0][0], some[-1][1]) for epoch, some in ranges.items()]
 
-    def spans(self, device: str, start: int, end: int) -> Iterable[Span]:
-        for epoch in {one.epoch for one in self.rows(device, start, end)}:
-            ranges = self.stored.ranges[device, epoch]
-            yield epoch, ranges[0][0], ranges[-1][1]
+    def search(self, device: str, epoch: str, first: int, last: int) -> list[int]:
+        return [
+            one.seq for one in self.elsewhere if one.epoch == epoch and first <= one.seq <= last
+        ]
 
 
 EPOCH = row(1).epoch
@@ -206,6 +209,27 @@ def test_a_sample_timed_before_noon_and_appended_after_it_is_found() -> None:
     shelf = Shelf()
     shelf.keep("ccd1", Row(EPOCH, 1, START - 100), row(2))
     assert audit(NIGHT, {"ccd1": published(1, 2)}, [shelf], NOW).complete
+
+
+def test_one_with_quite_another_time_is_found_if_the_store_noted_it() -> None:
+    shelf = Shelf()
+    shelf.keep("ccd1", *of(1, 2, 3, 4, 5))
+    shelf.has["ccd1"][2:4] = []
+    shelf.elsewhere = [row(3, late=DAY_MS)]
+    result = audit(NIGHT, {"ccd1": published(1, 5)}, [shelf], NOW)
+    assert [(one.first, one.last) for one in result.stores[0].findings] == [(4, 4)]
+    shelf.elsewhere = [row(3, late=DAY_MS), row(4, late=-DAY_MS)]
+    assert audit(NIGHT, {"ccd1": published(1, 5)}, [shelf], NOW).complete
+
+
+def test_damage_is_told_even_if_nothing_of_the_night_is_missing() -> None:
+    shelf = Shelf()
+    shelf.keep("ccd1", *of(1, 2))
+    shelf.damage = ["2026-11-23.sqlite is damaged: file is not a database"]
+    result = audit(NIGHT, {"ccd1": published(1, 2)}, [shelf], NOW)
+    assert not result.complete
+    assert "local is damaged, and has 2 samples" in result.verdict
+    assert shelf.damage[0] in list(text(result))
 
 
 def test_very_many_gaps_are_counted_but_not_all_listed() -> None:

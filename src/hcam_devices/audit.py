@@ -16,11 +16,9 @@ from pydantic import BaseModel
 from .device import utc
 from .journal import DAY
 from .stores import AwayError
-from .stores.coverage import Coverage, Gone
+from .stores.coverage import Coverage, Gone, Key
 from .stores.points import night_bounds, night_of
 
-MARGIN = 3_600_000
-"""Samples are looked for so far (ms) outside the night: noon may be between one and its journal."""
 KEPT = 14 * DAY
 """For so long (s) after a night nothing of it is proven while a journal does not answer."""
 MOST_FINDINGS = 300
@@ -45,7 +43,7 @@ class Row(NamedTuple):
 
 
 class Witness(Protocol):
-    """A store, as it can be read from outside. Its methods raise AwayError."""
+    """What a store has of a night, as it can be read from outside. Its methods raise AwayError."""
 
     name: str
     uncounted: str
@@ -54,12 +52,17 @@ class Witness(Protocol):
     """What it noted that it has, or never will."""
     gone: list[Gone]
     """What of that it never will have, or has set aside, and why."""
+    damage: list[str]
+    """What was found to be damaged, so far."""
 
-    def rows(self, device: str, start: int, end: int) -> Iterable[Row]:
-        """Return the sound rows of a device, their times (ms) in a span of time."""
+    def look(self, device: str) -> tuple[list[Row], list[Span]]:
+        """Return the sound rows of a device in and around the night, and what has to be there.
 
-    def spans(self, device: str, start: int, end: int) -> Iterable[Span]:
-        """Return the numbers that belong there: after the last before, up to the next."""
+        These are the numbers after the last before the night, up to the first after it.
+        """
+
+    def search(self, device: str, epoch: str, first: int, last: int) -> list[int]:
+        """Return which of some numbers it has at any time at all."""
 
 
 @dataclass
@@ -105,6 +108,7 @@ class Audited(BaseModel):
     name: str
     uncounted: str
     unread: str = ""
+    damage: list[str] = []
     lines: list[Line] = []
     findings: list[Finding] = []
     more: int = 0
@@ -112,8 +116,9 @@ class Audited(BaseModel):
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is missing, doubled or on the way."""
-        return not self.unread and self.total("missing", "doubled", "coming") == 0
+        """Whether nothing is missing, doubled, on the way or damaged."""
+        bad = self.unread or self.damage or self.total("missing", "doubled", "coming")
+        return not bad
 
     def total(self, *columns: str) -> int:
         """Return the sum of columns."""
@@ -137,7 +142,7 @@ class Evidence:
     """What one store has of one device."""
 
     def __init__(self, device: str, rows: Iterable[Row] = (), spans: Iterable[Span] = ()) -> None:
-        self.device, self.spans = device, list(spans)
+        self.device, self.spans = device, spans
         self.there = Coverage()
         self.again: list[tuple[str, int]] = []
         self._rows: dict[str, list[tuple[int, int]]] = defaultdict(list)
@@ -177,7 +182,6 @@ def audit(
     ``published`` is what the journals say, by device; ``now`` is a Unix time.
     """
     start, end = night_bounds(night)
-    night = night_of(start)
     stores = [Audited(name=one.name, uncounted=one.uncounted) for one in witnesses]
     silent: dict[str, list[str]] = defaultdict(list)
     noted = {device for one in witnesses for device, *_ in one.stored}
@@ -185,21 +189,26 @@ def audit(
         said = published.get(device, Published())
         if said.silent and now < end / 1000 + KEPT:
             silent[said.silent].append(device)
-        seen = [_ask(*pair, device, start, end) for pair in zip(witnesses, stores, strict=True)]
+        seen = [_ask(*pair, device) for pair in zip(witnesses, stores, strict=True)]
         whole = Coverage()
-        dropped = [(gone.epoch, gone.first, gone.last) for gone in said.gone]
-        for span in chain(said.spans, dropped, *(evidence.spans for evidence in seen)):
+        for span in chain(said.spans, *(evidence.spans for evidence in seen)):
             whole.add(device, *span)
         for witness, store, evidence in zip(witnesses, stores, seen, strict=True):
-            if whole.ranges and not store.unread:
-                _judge(whole, said, witness, store, evidence)
-    for store in stores:
+            try:
+                if whole.ranges and not store.unread:
+                    _judge(whole, said, witness, store, evidence)
+            except AwayError as error:
+                store.unread = str(error)
+    for witness, store in zip(witnesses, stores, strict=True):
+        store.damage = witness.damage
         store.verdict = _clause(store)
     unproven = [f"{', '.join(names)}: {reason}" for reason, names in silent.items()]
     counted = any(store.lines and not store.uncounted for store in stores)
     sure = counted and not unproven
     complete = sure and all(store.complete for store in stores)
-    only_coming = sure and not any(one.unread or one.total("missing", "doubled") for one in stores)
+    only_coming = sure and not any(
+        one.unread or one.damage or one.total("missing", "doubled") for one in stores
+    )
     head = (
         "Everything published is stored once"
         if complete
@@ -208,7 +217,7 @@ def audit(
         else "It is NOT certain that everything published is stored once"
     )
     return Audit(
-        night=night,
+        night=night_of(start),
         at=utc(min(now, end / 1000)),
         stores=stores,
         unproven=unproven,
@@ -217,50 +226,48 @@ def audit(
     )
 
 
-def _ask(one: Witness, store: Audited, device: str, start: int, end: int) -> Evidence:
+def _ask(one: Witness, store: Audited, device: str) -> Evidence:
     """Return what a store has, or acknowledged; nothing any more once it could not be read."""
-    evidence = Evidence(device)
     if one.uncounted:
-        for who, epoch, first, last in one.stored:
-            kept = [(first, last)] if who == device else []
-            for gone in one.gone:
-                if (gone.device, gone.epoch) == (device, epoch):
-                    _, kept = _cut(kept, gone.first, gone.last)
-            for span in kept:
-                evidence.there.add(device, epoch, *span)
-    elif not store.unread:
-        try:
-            rows = one.rows(device, start - MARGIN, end + MARGIN)
-            evidence = Evidence(device, rows, one.spans(device, start, end))
-        except AwayError as error:
-            store.unread = str(error)
-    return evidence
+        evidence = Evidence(device)
+        evidence.there = without(one.stored, one.gone)
+        return evidence
+    try:
+        rows, spans = ([], []) if store.unread else one.look(device)
+        return Evidence(device, rows, spans)
+    except AwayError as error:
+        store.unread = str(error)
+        return Evidence(device)
 
 
 def _judge(
     whole: Coverage, said: Published, one: Witness, store: Audited, evidence: Evidence
 ) -> None:
-    """Count and explain what a store does not have, and what it has twice."""
-    device = evidence.device
+    """Count and explain what a store does not have, and what it has twice. Raises AwayError."""
+    device, there = evidence.device, evidence.there
     again = [one for one in evidence.again if (device, *one) in whole]
     twice = Coverage()
     for epoch, seq in again:
         twice.add(device, epoch, seq, seq)
-    found: list[tuple[Span, str]] = [(one[1:], TWICE) for one in twice]
-    coming = published = 0
-    for _, epoch, first, last in whole:
-        published += last - first + 1
+    found: list[tuple[Span, str]] = []
+    for _, epoch, *span in whole:
         causes = list(_causes(device, epoch, said, one))
-        for gap in evidence.there.missing(device, epoch, first, last):
-            rest = [gap]
-            for low, high, cause in causes:
-                parts, rest = _cut(rest, low, high)
-                if cause == COMING:
-                    coming += _size(parts)
-                else:
-                    found += [((epoch, *part), cause) for part in parts]
-            found += [((epoch, *part), UNASKED if said.silent else NEVER) for part in rest]
-    missing = _size((first, last) for (_, first, last), cause in found if cause != TWICE)
+        rest = there.missing(device, epoch, *span)
+        for first, last, cause in causes:
+            parts, rest = _cut(rest, first, last)
+            found += [((epoch, *part), cause) for part in parts]
+        found += [((epoch, *part), UNASKED if said.silent else NEVER) for part in rest]
+    lost = [span for span, cause in found if cause == LOST]
+    for epoch in {epoch for epoch, *_ in lost}:
+        numbers = [number for name, *ends in lost for number in ends if name == epoch]
+        for seq in one.search(device, epoch, min(numbers), max(numbers)):
+            there.add(device, epoch, seq, seq)
+    gaps = [
+        ((span[0], *part), cause) for span, cause in found for part in there.missing(device, *span)
+    ]
+    published = _size(one[1:] for one in whole)
+    coming = _size(span for span, cause in gaps if cause == COMING)
+    missing = _size(span for span, _ in gaps) - coming
     words = [
         f"{count} {what}"
         for count, what in ((missing, "MISSING"), (len(again), "DOUBLED"), (coming, COMING))
@@ -277,9 +284,25 @@ def _judge(
             verdict=", ".join(words) or ("acknowledged" if one.uncounted else "complete"),
         )
     )
+    findings = [(one[1:], TWICE) for one in twice] + [one for one in gaps if one[1] != COMING]
     room = MOST_FINDINGS - len(store.findings)
-    store.findings += [evidence.finding(span, cause) for span, cause in found[:room]]
-    store.more += len(found[room:])
+    store.findings += [evidence.finding(*one) for one in findings[:room]]
+    store.more += len(findings[room:])
+
+
+def without(coverage: Coverage, gone: Iterable[Gone]) -> Coverage:
+    """Return what is really stored of what was noted."""
+    found = Coverage()
+    dropped: dict[Key, list[Gone]] = defaultdict(list)
+    for one in gone:
+        dropped[one.device, one.epoch].append(one)
+    for key, ranges in coverage.ranges.items():
+        kept = [(first, last) for first, last in ranges]
+        for one in dropped[key]:
+            _, kept = _cut(kept, one.first, one.last)
+        for span in kept:
+            found.add(*key, *span)
+    return found
 
 
 def _causes(
@@ -314,8 +337,8 @@ def _cut(
     return inside, outside
 
 
-def _size(parts: Iterable[tuple[int, int]]) -> int:
-    return sum(last - first + 1 for first, last in parts)
+def _size(spans: Iterable[Span]) -> int:
+    return sum(last - first + 1 for _, first, last in spans)
 
 
 def _clause(store: Audited) -> str:
@@ -331,6 +354,8 @@ def _clause(store: Audited) -> str:
         "waits for": store.total("coming"),
     }
     words = [f"{what} {count}" for what, count in totals.items() if count]
+    if store.damage:
+        return f"{store.name} is damaged, and {' and '.join(words) or 'has'} {whole}"
     return (
         f"{store.name} {' and '.join(words)} of {whole}" if words else f"{store.name} has {whole}"
     )
@@ -350,6 +375,7 @@ def text(result: Audit) -> Iterator[str]:
                 f"{line.device:{width}} {line.published:9} {line.stored:9} {line.missing:8} "
                 f"{line.doubled:8}  {line.verdict}"
             )
+        yield from store.damage
         yield from (str(finding) for finding in store.findings)
         if store.more:
             yield f"... and {store.more} more gaps"

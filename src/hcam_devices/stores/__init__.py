@@ -1,6 +1,7 @@
 """Stores: where the recorder keeps samples, and what it asks of each."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal, Protocol, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -24,6 +25,12 @@ class Embedded(BaseModel):
 
 
 StoreSettings: TypeAlias = Embedded
+
+
+def place(name: str, settings: StoreSettings, home: Path) -> Path:
+    """Return the folder in which a store keeps its files."""
+    given = settings.folder if isinstance(settings, Embedded) else ""
+    return Path(given) if given else home / "history" / name
 
 
 class AwayError(Exception):
