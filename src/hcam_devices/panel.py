@@ -24,7 +24,7 @@ from .wamp import uris
 from .wamp.session import Session, join, keep_joined
 from .wamp.uris import Address
 
-PRETTY = {"deg_C": "°C", "l / min": "l/min", "MB / s": "MB/s"}
+PRETTY = {"deg_C": "°C", "l / min": "l/min", "MB / s": "MB/s", "1 / s": "/s"}
 COLOURS = {
     "online": "green",
     "OK": "green",

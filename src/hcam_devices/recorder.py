@@ -20,16 +20,18 @@ from typing import Any
 from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.exception import Error as WampError
 from autobahn.wamp.types import SubscribeOptions
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
+from . import HcamError
 from .device import Alarm, Device, Sample, utc
-from .fields import Readback, Value
+from .fields import Readback, Value, shorten
 from .instrument import Entry, Instrument
 from .journal import DAY, Journal
 from .link import Local
 from .server import Server, Task, claim, home, until_told
-from .stores import AwayError, Store, StoreSettings
+from .stores import AwayError, Store, StoreSettings, place
 from .stores.coverage import Gone
+from .stores.embedded import EmbeddedStore
 from .stores.points import Point, flatten, milliseconds
 from .wamp import uris
 from .wamp.session import Session, keep_joined
@@ -86,9 +88,6 @@ class Holdings(BaseModel):
         return now - milliseconds(self.oldest) / 1000
 
 
-SAMPLES = TypeAdapter(list[dict[str, Any]])
-
-
 class Journals:
     """The journals of all devices, through the router; and the recorder's own."""
 
@@ -106,7 +105,7 @@ class Journals:
 
     async def holdings(self, device: str) -> list[Holdings]:
         """Return what is held of a device; raises one of UNLIKELY."""
-        own = Holdings.model_validate(self.own.holds(device))
+        own = Holdings.model_validate(await asyncio.to_thread(self.own.holds, device))
         found = [own] if own.epochs or own.gone else []
         try:
             reply = await self._call(uris.rpc(device, "journal"))
@@ -128,7 +127,9 @@ class Journals:
         if found := self.own.samples(device, after, PAGE, epoch):
             return found
         reply = await self._call(uris.rpc(device, "samples"), after, PAGE, epoch)
-        return SAMPLES.validate_python(reply)
+        if not (isinstance(reply, list) and all(isinstance(one, dict) for one in reply)):
+            raise ValueError(f"{device} answered {shorten(reply)} instead of samples")
+        return reply
 
 
 class Keeper:
@@ -150,7 +151,7 @@ class Keeper:
         self._accepts = True
         self._newest: dict[tuple[str, str], int] = {}
         self._news: dict[str, tuple[float, str]] = {}
-        self._many = asyncio.Event()
+        self._wake = asyncio.Event()
         self._checked = self._tidied = -math.inf
         self._thread = ThreadPoolExecutor(1, f"store {store.name}")
 
@@ -168,9 +169,14 @@ class Keeper:
         if self._accepts and len(self._live) < MOST_LIVE:
             self._live.append(point)
             if len(self._live) >= MANY:
-                self._many.set()
+                self._wake.set()
         else:
             self.due.add(point.device)
+
+    def hurry(self) -> None:
+        """Ask every journal now: the network has come back."""
+        self.due |= self.journals.devices
+        self._wake.set()
 
     async def run(self) -> None:
         """Keep the store complete, for ever."""
@@ -192,7 +198,7 @@ class Keeper:
     async def _round(self) -> None:
         try:
             async with asyncio.timeout(WRITE_EVERY):
-                await self._many.wait()
+                await self._wake.wait()
         except TimeoutError:
             pass
         await self._write([])
@@ -215,7 +221,7 @@ class Keeper:
 
     async def _write(self, points: list[Point]) -> None:
         batch, self._live = self._live, []
-        self._many.clear()
+        self._wake.clear()
         unique = {(one.device, one.epoch, one.seq): one for one in (*batch, *points)}
         if not unique:
             return
@@ -353,7 +359,7 @@ class Recorder(Device):
         )
         self.journals.session = session
         for keeper in self.keepers:
-            keeper.due |= self.journals.devices
+            keeper.hurry()
 
     def _hear(self, *args: Any, _event: Any, **_: Any) -> None:
         self._heard += 1
@@ -451,8 +457,11 @@ def _plain(value: Any, depth: int = 0) -> Any:
 
 
 def open_store(name: str, settings: StoreSettings, folder: Path) -> Store:
-    """Return the store that a table ``[stores.NAME]`` describes; ``folder`` is the home."""
-    raise NotImplementedError
+    """Return the store that a table ``[stores.NAME]`` describes; ``folder`` is the home.
+
+    Raises AwayError if its files cannot be used.
+    """
+    return EmbeddedStore(name, place(settings, folder), raw_days=settings.raw_days)
 
 
 def serve(instrument: Instrument, address: Address) -> None:
@@ -463,7 +472,11 @@ def serve(instrument: Instrument, address: Address) -> None:
         journals = Journals(instrument.entries)
         keepers = []
         for name, settings in instrument.stores.items():
-            keepers.append(keeper := Keeper(open_store(name, settings, folder), journals))
+            try:
+                store = open_store(name, settings, folder)
+            except AwayError as error:
+                raise HcamError(f"store {name}: {error}") from None
+            keepers.append(keeper := Keeper(store, journals))
             stack.callback(keeper.close)
         parts = {"keepers": keepers, "journals": journals, "folder": folder}
         entry = Entry("recorder", recorder_of(instrument.stores), "hwlogger", (), parts)

@@ -27,10 +27,10 @@ class Embedded(BaseModel):
 StoreSettings: TypeAlias = Embedded
 
 
-def place(name: str, settings: StoreSettings, home: Path) -> Path:
+def place(settings: StoreSettings, home: Path) -> Path:
     """Return the folder in which a store keeps its files."""
     given = settings.folder if isinstance(settings, Embedded) else ""
-    return Path(given) if given else home / "history" / name
+    return Path(given) if given else home / "history"
 
 
 class AwayError(Exception):

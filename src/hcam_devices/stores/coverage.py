@@ -3,9 +3,12 @@
 import sqlite3
 import time
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
+
+from .sealed import File, Table, quick_check, stamp
 
 Key = tuple[str, str]
 """Device and epoch."""
@@ -31,6 +34,23 @@ class Coverage:
         touching = [r for r in ranges if not (r[1] < first - 1 or r[0] > last + 1)]
         joined = [min([first, *(r[0] for r in touching)]), max([last, *(r[1] for r in touching)])]
         self.ranges[device, epoch] = sorted([*apart, joined])
+
+    def add_each(self, device: str, epoch: str, numbers: Iterable[int]) -> None:
+        """Take in numbers one by one; quickly if they go up by one."""
+        first, last = 0, -1
+        for number in numbers:
+            if number != last + 1:
+                if first <= last:
+                    self.add(device, epoch, first, last)
+                first = number
+            last = number
+        if first <= last:
+            self.add(device, epoch, first, last)
+
+    def update(self, other: "Coverage") -> None:
+        """Take in all that another has."""
+        for one in other:
+            self.add(*one)
 
     def missing(self, device: str, epoch: str, first: int, last: int) -> list[tuple[int, int]]:
         """Return the ranges between ``first`` and ``last``, both included, that are not there."""
@@ -71,76 +91,90 @@ class Gone:
     cause: str
 
 
-STORED = """
-CREATE TABLE IF NOT EXISTS stored (
-    device TEXT, epoch TEXT, first INTEGER, last INTEGER, PRIMARY KEY (device, epoch, first)
-) WITHOUT ROWID;
-"""
+def stamped(name: str, columns: str, keys: int) -> Table:
+    """Return a table with one more column, which proves the others."""
+
+    def proves(*row: Any) -> bool:
+        return bool(stamp(name, *row[:-1]) == row[-1])
+
+    return Table(name, f"{columns}, stamp", keys, proves)
 
 
-def load(db: sqlite3.Connection, into: Coverage) -> None:
-    """Read what a file says that is stored (its table ``stored``)."""
-    for row in db.execute("SELECT device, epoch, first, last FROM stored"):
-        into.add(*row)
+STORED = stamped("stored", "device, epoch, first, last", 4)
+GONE = stamped("gone", "noticed, device, epoch, first, last, cause", 4)
+ASIDE = stamped("aside", "device, epoch, seq, body, reason, noticed", 3)
+LEDGER = (STORED, GONE, ASIDE)
+
+
+def put(db: sqlite3.Connection, table: Table, *values: Any) -> None:
+    """Keep a row of a stamped table."""
+    db.execute(table.insert(), (*values, stamp(table.name, *values)))
+
+
+def load(db: sqlite3.Connection) -> Coverage:
+    """Return what a file says that is stored; sqlite3.DatabaseError if it is not what was said."""
+    coverage = Coverage()
+    for row in db.execute("SELECT * FROM stored"):
+        if not STORED.proves(*row):
+            raise sqlite3.DatabaseError("what is stored does not prove itself")
+        coverage.add(*row[:4])
+    return coverage
 
 
 def save(db: sqlite3.Connection, coverage: Coverage, keys: Iterable[Key]) -> None:
     """Write the ranges of some devices and epochs, within the caller's transaction."""
     for device, epoch in keys:
         db.execute("DELETE FROM stored WHERE device = ? AND epoch = ?", (device, epoch))
-        db.executemany(
-            "INSERT INTO stored VALUES (?, ?, ?, ?)",
-            [(device, epoch, *one) for one in coverage.ranges.get((device, epoch), ())],
-        )
+        for first, last in coverage.ranges.get((device, epoch), ()):
+            put(db, STORED, device, epoch, first, last)
 
 
 class Ledger:
-    """A small file beside a store: what is stored, what is gone and why, what was set aside."""
+    """A small file beside a store: what is stored, what is gone and why, what was set aside.
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.db = sqlite3.connect(path, isolation_level=None, timeout=5, check_same_thread=False)
-        self.db.executescript(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;"
-            + STORED
-            + """
-            CREATE TABLE IF NOT EXISTS gone (
-                device TEXT, epoch TEXT, first INTEGER, last INTEGER, cause TEXT, noticed REAL);
-            CREATE TABLE IF NOT EXISTS aside (
-                device TEXT, epoch TEXT, seq INTEGER, body TEXT, reason TEXT, noticed REAL,
-                PRIMARY KEY (device, epoch, seq)) WITHOUT ROWID;
-            """
-        )
-        self.stored = Coverage()
-        load(self.db, self.stored)
+    Its methods raise sqlite3.OperationalError and OSError. If it is damaged, it is made anew of
+    the rows that prove themselves, and ``stored`` is what is left.
+    """
+
+    def __init__(
+        self, path: Path, tables: Iterable[Table] = LEDGER, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.clock = clock
+        # Each change is on the disk before anything relies on it, power failures included.
+        self.file = File(path, tables, self._load, synchronous="FULL", clock=clock)
+        self.file.do(quick_check)
+        self.file.do(self._load)
+
+    def _load(self, db: sqlite3.Connection) -> None:
+        self.stored = load(db)
 
     def gone(self) -> list[Gone]:
         """Return what is gone, as it was noticed."""
-        rows = self.db.execute("SELECT device, epoch, first, last, cause FROM gone ORDER BY rowid")
-        return [Gone(*row) for row in rows]
+        query = "SELECT device, epoch, first, last, cause FROM gone ORDER BY noticed"
+        return self.file.do(lambda db: [Gone(*row) for row in db.execute(query)])
 
     def set_aside(self, device: str, epoch: str, seq: int, body: str, reason: str) -> None:
         """Keep a sample that the store refuses, with the store's reason."""
-        self.db.execute(
-            "INSERT OR REPLACE INTO aside VALUES (?, ?, ?, ?, ?, ?)",
-            (device, epoch, seq, body, reason, time.time()),
-        )
+        row = (device, epoch, seq, body, reason, self.clock())
+        self.file.do(lambda db: put(db, ASIDE, *row))
 
     def aside(self) -> int:
         """Return how many samples were set aside."""
-        return int(self.db.execute("SELECT count(*) FROM aside").fetchone()[0])
+        count = "SELECT count(*) FROM aside"
+        return self.file.do(lambda db: int(db.execute(count).fetchone()[0]))
 
     def settle(self, gone: Gone) -> None:
         """Note that numbers will never come, so that nobody asks for them again."""
-        with self.db:
-            self.db.execute("BEGIN")
-            self.db.execute(
-                "INSERT INTO gone VALUES (?, ?, ?, ?, ?, ?)",
-                (gone.device, gone.epoch, gone.first, gone.last, gone.cause, time.time()),
-            )
-            self.stored.add(gone.device, gone.epoch, gone.first, gone.last)
-            save(self.db, self.stored, [(gone.device, gone.epoch)])
+
+        def note(db: sqlite3.Connection) -> Coverage:
+            coverage = load(db)
+            coverage.add(gone.device, gone.epoch, gone.first, gone.last)
+            put(db, GONE, self.clock(), *astuple(gone))
+            save(db, coverage, [(gone.device, gone.epoch)])
+            return coverage
+
+        self.stored = self.file.do(note)
 
     def close(self) -> None:
         """Close the file."""
-        self.db.close()
+        self.file.close()

@@ -1,0 +1,333 @@
+"""The store that needs nothing but a folder: a file for each night, and one for what is old."""
+
+import fcntl
+import json
+import sqlite3
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+
+from . import AwayError
+from .coverage import Coverage, Gone, Ledger, load, save
+from .history import (
+    HALF_HOUR,
+    MAIN,
+    MAIN_TABLES,
+    MINUTE,
+    MINUTES,
+    NIGHT_TABLES,
+    NIGHTS,
+    SAMPLE,
+    Stream,
+    away,
+    decoder,
+    packed,
+    rows,
+    streams,
+    summarize,
+    survey,
+)
+from .points import Point, night_bounds, night_of
+from .sealed import File, digest, is_damage, put_texts, quick_check, sealed
+
+DAY = 86_400_000
+MOST_OPEN = 3
+KINDS = {bool: "bool", str: "text"}
+
+
+@lru_cache(maxsize=1000)
+def _stream(
+    device: str,
+    epoch: str,
+    names: tuple[str, ...],
+    kinds: tuple[type, ...],
+    units: tuple[tuple[str, str], ...],
+) -> Stream:
+    unit = dict(units).get
+    fields = zip(names, kinds, strict=True)
+    return Stream(device, epoch, tuple((n, KINDS.get(k, "number"), unit(n)) for n, k in fields))
+
+
+def _row(point: Point, texts: dict[int, str]) -> tuple[int, int, int, bytes]:
+    """Return a point as it is kept, and the texts that belong to it."""
+    names, values = tuple(point.values), point.values.values()
+    units = tuple(point.units.items())
+    stream = _stream(point.device, point.epoch, names, tuple(map(type, values)), units)
+    texts[stream.id] = stream.text
+    numbers = []
+    for value in values:
+        if isinstance(value, str):
+            texts[number := digest(value)] = value
+            numbers.append(float(number))
+        else:
+            numbers.append(value)
+    key = stream.id, point.time, point.seq
+    return *key, sealed(stream.body.pack(*numbers), *key)
+
+
+class Night:
+    """A night's file. Its methods raise sqlite3.OperationalError and OSError."""
+
+    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+        self.file = File(path, NIGHT_TABLES, self._mend, clock=clock)
+        self.stored = Coverage()
+        self._checked = False
+
+    def _mend(self, db: sqlite3.Connection) -> None:
+        coverage, unsound = survey(db)
+        db.executemany("DELETE FROM sample WHERE stream = ? AND time = ? AND seq = ?", unsound)
+        db.execute("DELETE FROM stored")
+        save(db, coverage, coverage.ranges)
+        self.stored = coverage
+
+    def load(self) -> None:
+        """Read what is stored, and close the file."""
+        self.stored = self.file.do(load)
+        self.file.close()
+
+    def write(self, points: Sequence[Point]) -> None:
+        """Keep points, and that they are kept, in one transaction."""
+        texts: dict[int, str] = {}
+        found = [_row(point, texts) for point in points]
+
+        def keep(db: sqlite3.Connection) -> Coverage:
+            if not self._checked:
+                quick_check(db)
+            put_texts(db, texts)
+            db.executemany(SAMPLE.insert(), found)
+            stored = load(db)
+            for point in points:
+                stored.add(point.device, point.epoch, point.seq, point.seq)
+            save(db, stored, {(point.device, point.epoch) for point in points})
+            return stored
+
+        self.stored = self.file.do(keep)
+        self._checked = True
+
+    def check(self) -> None:
+        """Read everything; make the file anew if any of it does not prove itself."""
+
+        def look(db: sqlite3.Connection) -> None:
+            quick_check(db)
+            coverage, unsound = survey(db)
+            if unsound or coverage.ranges != load(db).ranges:
+                raise sqlite3.DatabaseError(f"samples that prove nothing: {len(unsound)}")
+
+        self.file.do(look)
+
+
+def _rolled_up(
+    db: sqlite3.Connection, known: Coverage
+) -> tuple[Coverage, dict[int, str], list[tuple[int, int, int, bytes]]]:
+    """Return a night's numbers that are not known: as coverage, series and rows of minutes."""
+    coverage = Coverage()
+    texts: dict[int, str] = {}
+    found = []
+    for stream in streams(db):
+        who = stream.device, stream.epoch
+        series = [json.dumps([stream.device, *field]) for field in stream.fields]
+        values = [decoder(db, kind) for _, kind, _ in stream.fields]
+        texts |= {digest(text): text for text in series}
+        for half, group in groupby(rows(db, stream), lambda row: row[0] // HALF_HOUR):
+            fresh = list(group)
+            span = min(row[1] for row in fresh), max(row[1] for row in fresh)
+            if known.missing(*who, *span) != [span]:
+                fresh = [row for row in fresh if (*who, row[1]) not in known]
+            if not fresh:
+                continue
+            times, seqs, bodies = zip(*fresh, strict=True)
+            coverage.add_each(*who, seqs)
+            part = digest(f"{stream.epoch} {seqs[0]}")
+            columns = zip(*map(stream.body.unpack_from, bodies), strict=True)
+            for text, value, column in zip(series, values, columns, strict=True):
+                minutes = [one for _, one in summarize(times, column, value, 0, MINUTE)]
+                if minutes:
+                    key = digest(text), half, part
+                    found.append((*key, packed(minutes, *key)))
+    return coverage, texts, found
+
+
+@contextmanager
+def _trying(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BlockingIOError as error:
+        raise AwayError(f"{path} is written by another recorder: end one of the two") from error
+    except (OSError, sqlite3.OperationalError) as error:
+        raise away(path, error) from error
+    except sqlite3.Error as error:
+        if is_damage(error):  # although it has just been made anew
+            raise away(path, error) from error
+        raise
+
+
+class EmbeddedStore:
+    """Keeps nights as they were recorded for ``raw_days``, then their minutes for ever.
+
+    Only one may write to a folder. Raises AwayError if the folder cannot be used.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        raw_days: float = 30,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.name, self.folder, self.clock = name, folder, clock
+        self.keep = raw_days * DAY
+        self._nights: dict[str, Night] = {}
+        self._recent: list[str] = []
+        self._turn = ""
+        with _trying(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (folder / "lock").open("w")
+        try:
+            with _trying(folder):
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            main = folder / f"{MAIN}.sqlite"
+            with _trying(main):
+                self._ledger = Ledger(main, MAIN_TABLES, clock)
+            for path in sorted((*folder.glob(NIGHTS), *folder.glob(f"{NIGHTS}.new"))):
+                night = self._night(path.name.partition(".")[0])
+                with _trying(night.file.path):
+                    night.load()
+            self._unite()
+        except BaseException:
+            self.close()
+            raise
+
+    def _night(self, name: str) -> Night:
+        """Return a night; of those that were asked for, a few stay open."""
+        if name not in self._nights:
+            self._nights[name] = Night(self.folder / f"{name}.sqlite", self.clock)
+        self._recent = [*(one for one in self._recent if one != name), name]
+        while len(self._recent) > MOST_OPEN:
+            self._nights[self._recent.pop(0)].file.close()
+        night = self._nights[name]
+        if not night.file.path.exists():  # somebody has removed it
+            night.file.close()
+        return night
+
+    def _unite(self) -> None:
+        stored = Coverage()
+        for one in (self._ledger.stored, *(night.stored for night in self._nights.values())):
+            stored.update(one)
+        for night in self._nights.values():
+            night.file.renewed = False
+        self.stored = stored
+
+    def write(self, points: Sequence[Point]) -> None:
+        """Keep points, each in its night; those of one night together. Raises AwayError."""
+        fresh: dict[tuple[str, str, int], Point] = {}
+        for point in points:
+            key = point.device, point.epoch, point.seq
+            if key not in self.stored:
+                fresh.setdefault(key, point)
+        nights: dict[int, list[Point]] = defaultdict(list)
+        for point in fresh.values():
+            nights[(point.time - DAY // 2) // DAY].append(point)
+        for some in nights.values():
+            night = self._night(night_of(some[0].time))
+            try:
+                with _trying(night.file.path):
+                    night.write(some)
+                for point in some:
+                    self.stored.add(point.device, point.epoch, point.seq, point.seq)
+            finally:
+                if night.file.renewed:
+                    self._unite()
+
+    def settle(self, gone: Gone) -> None:
+        """Note that those that are not stored will never come. Raises AwayError."""
+        try:
+            with _trying(self._ledger.file.path):
+                missing = self.stored.missing(gone.device, gone.epoch, gone.first, gone.last)
+                for first, last in missing:
+                    self._ledger.settle(replace(gone, first=first, last=last))
+        finally:
+            self._unite()
+
+    def gone(self) -> list[Gone]:
+        """Return what is gone, and why. Raises AwayError."""
+        try:
+            with _trying(self._ledger.file.path):
+                return self._ledger.gone()
+        finally:
+            self._unite()
+
+    def aside(self) -> int:
+        """Return 0: this store refuses nothing."""
+        return 0
+
+    def tidy(self) -> None:
+        """Read one night and repair it if it is damaged; roll it up if it is old.
+
+        The oldest night comes first if it is old enough; otherwise each has its turn. What was
+        written before this night is closed, and is then one file. Raises AwayError.
+        """
+        now = int(self.clock() * 1000)
+        today = night_of(now)
+        for name, night in list(self._nights.items()):
+            if name != today:
+                night.file.close()
+            if not night.file.path.exists():
+                self._forget(name)
+        finished = sorted(name for name in self._nights if name < today)
+        try:
+            if finished and night_bounds(finished[0])[1] + self.keep <= now:
+                self._check(finished[0])
+                self._roll_up(finished[0])
+            elif finished:
+                self._turn = next((name for name in finished if name > self._turn), finished[0])
+                self._check(self._turn)
+        finally:
+            self._unite()
+
+    def _check(self, name: str) -> None:
+        night = self._night(name)
+        with _trying(night.file.path):
+            night.check()
+            night.file.close()
+
+    def _roll_up(self, name: str) -> None:
+        """Move a night into the main file, and only then remove its own.
+
+        If that is interrupted in between, its numbers are known there and do not count again.
+        """
+        night, main = self._nights[name], self._ledger.file
+        with _trying(night.file.path):
+            known = self._ledger.stored
+            coverage, texts, minutes = night.file.do(lambda db: _rolled_up(db, known))
+
+        def keep(db: sqlite3.Connection) -> Coverage:
+            put_texts(db, texts)
+            db.executemany(MINUTES.insert(), minutes)
+            stored = load(db)
+            stored.update(coverage)
+            save(db, stored, coverage.ranges)
+            return stored
+
+        with _trying(main.path):
+            self._ledger.stored = main.do(keep)
+        with _trying(night.file.path):
+            night.file.remove()
+        self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        self._nights.pop(name).file.close()
+        self._recent = [one for one in self._recent if one != name]
+
+    def close(self) -> None:
+        """Close everything."""
+        for night in self._nights.values():
+            night.file.close()
+        if hasattr(self, "_ledger"):
+            self._ledger.close()
+        self._lock.close()

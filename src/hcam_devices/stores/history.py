@@ -1,0 +1,464 @@
+"""The embedded store's files, and reading them: also from other programs, while it writes.
+
+A folder has one file for each night and ``history.sqlite``, where nights go when they are old:
+
+- ``sample`` (nights): a stream's number, time (ms), number of the sample, and a double for each
+  field of the stream (a text's is the id of the text, a bool's 0 or 1), sealed with a CRC-32.
+- ``minute`` (``history.sqlite``): a series' number, the half-hour (since 1970), which part of it,
+  and the columns of its minutes (compressed JSON), sealed likewise.
+- ``text``: texts by their hash. A stream is the text (JSON) of device, epoch and fields, each with
+  its kind and unit; a series that of device, field, kind and unit.
+- ``stored``: the ranges of numbers that are there.
+"""
+
+import heapq
+import json
+import logging
+import sqlite3
+import struct
+import zlib
+from array import array
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from math import fsum, isnan, nan
+from operator import attrgetter, itemgetter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from . import AwayError
+from .coverage import LEDGER, STORED, Coverage, load
+from .points import Field, Point, night_of
+from .sealed import SOUND, SPARE, TEXT, Table, digest, is_damage, reading, sealed, sound
+
+log = logging.getLogger(__name__)
+
+MINUTE, HALF_HOUR = 60_000, 1_800_000  # so much of a noisy field fits into a page
+MAIN = "history"
+NIGHTS = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9].sqlite"
+
+
+def _proves_body(*row: Any) -> bool:
+    *key, body = row
+    return sound(body, *key)
+
+
+SAMPLE = Table("sample", "stream, time, seq, body", 3, _proves_body)
+MINUTES = Table("minute", "series, half, part, body", 3, _proves_body)
+NIGHT_TABLES = (SAMPLE, TEXT, STORED, SPARE)
+MAIN_TABLES = (TEXT, MINUTES, *LEDGER, SPARE)
+
+STREAMS = """
+WITH RECURSIVE one (id) AS (
+    SELECT min(stream) FROM sample UNION
+    SELECT (SELECT min(stream) FROM sample WHERE stream > one.id) FROM one WHERE id IS NOT NULL)
+SELECT id, text.text FROM one LEFT JOIN text USING (id) WHERE id IS NOT NULL
+"""
+SERIES = STREAMS.replace("stream", "series").replace("sample", "minute")
+HALVES = "SELECT half, part, body FROM minute WHERE series = ? AND half >= ? AND half < ?"
+ADVICE = {
+    "SQLITE_FULL": "make room on its disk",
+    "SQLITE_BUSY": "end whatever else writes to it",
+    "SQLITE_READONLY": "let this user write there",
+    "SQLITE_CANTOPEN": "let this user read and write there",
+}
+
+
+def away(path: Path, error: Exception) -> AwayError:
+    """Return what to tell whoever can help when a file cannot be read or written."""
+    code = str(getattr(error, "sqlite_errorname", ""))
+    advice = [one for beginning, one in ADVICE.items() if code.startswith(beginning)]
+    return AwayError(
+        f"{path} cannot be used now ({error}): {(*advice, 'see whether its disk is in order')[0]}"
+    )
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Samples of one device and epoch that have the same fields."""
+
+    device: str
+    epoch: str
+    fields: tuple[tuple[str, str, str | None], ...]
+    """Names, kinds (``number``, ``bool``, ``text``) and units."""
+
+    @cached_property
+    def text(self) -> str:
+        """The stream as text."""
+        return json.dumps([self.device, self.epoch, self.fields])
+
+    @cached_property
+    def id(self) -> int:
+        """The number of the stream."""
+        return digest(self.text)
+
+    @cached_property
+    def body(self) -> struct.Struct:
+        """How the values of a sample are packed."""
+        return struct.Struct(f"<{len(self.fields)}d")
+
+    @cached_property
+    def texts(self) -> Callable[[bytes], tuple[float, ...]]:
+        """Unpacks the ids of the texts of a sample."""
+        kinds = "".join("d" if kind == "text" else "8x" for _, kind, _ in self.fields)
+        return struct.Struct(f"<{kinds}").unpack_from
+
+    @classmethod
+    def parse(cls, text: str) -> "Stream":
+        """Return the stream of a text."""
+        device, epoch, fields = json.loads(text)
+        return cls(device, epoch, tuple((name, kind, unit) for name, kind, unit in fields))
+
+
+Decoder = Callable[[float], Field | None]
+
+
+class Bucket(NamedTuple):
+    """What a field did in a span of time that begins at ``time`` (ms).
+
+    ``last`` is the value of the last of ``n`` samples. Texts have no min, mean and max; a bool
+    counts as 0 or 1.
+    """
+
+    time: int
+    min: float | None
+    mean: float | None
+    max: float | None
+    last: Field
+    n: int
+
+
+class Summary(NamedTuple):
+    """A bucket to be joined with others; ``when`` is the time of its last sample."""
+
+    n: int
+    when: int
+    min: float
+    mean: float
+    max: float
+    last: Any
+
+
+def joined(some: list[Summary]) -> Summary:
+    """Return what several say together."""
+    n = sum(one.n for one in some)
+    low, high = min(one.min for one in some), max(one.max for one in some)
+    mean = fsum(one.mean * (one.n / n) for one in some)
+    newest = max(some, key=lambda one: one.when)
+    return Summary(n, newest.when, low, min(max(mean, low), high), high, newest.last)
+
+
+def summarize(
+    times: Sequence[int], numbers: Sequence[float], value: Decoder, first: int, width: int
+) -> Iterator[tuple[int, Summary]]:
+    """Yield what happened in each ``width`` (ms) after ``first``, with its index, in order.
+
+    What the numbers stand for is their ``value``; of texts there is only a last one.
+    """
+    start = 0
+    while start < len(times):
+        index = (times[start] - first) // width
+        end = bisect_left(times, first + (index + 1) * width, start)
+        some, n, when = numbers[start:end], end - start, times[end - 1]
+        last = value(some[-1])
+        if isinstance(last, str):
+            yield index, Summary(n, when, nan, nan, nan, last)
+        elif last is not None:
+            low, high = min(some), max(some)
+            mean = min(max(fsum([one / n for one in some]), low), high)
+            yield index, Summary(n, when, low, mean, high, last)
+        start = end
+
+
+def streams(db: sqlite3.Connection) -> list[Stream]:
+    """Return the streams of a night's file that prove themselves."""
+    return [Stream.parse(text) for number, text in db.execute(STREAMS) if TEXT.proves(number, text)]
+
+
+def rows(
+    db: sqlite3.Connection, stream: Stream, start: int = -(2**63), end: int = 2**63 - 1
+) -> Iterator[tuple[int, int, bytes]]:
+    """Yield time, number and body of a stream's sound rows, in order, each once."""
+    query = "SELECT time, seq, body FROM sample WHERE stream = ? AND time >= ? AND time < ?"
+    number, before = stream.id, (start, -(2**63))
+    pack, crc32 = struct.Struct("<qqq").pack, zlib.crc32
+    for row in db.execute(query, (number, start, end)):
+        time, seq, body = row
+        try:
+            proven = crc32(body, crc32(pack(number, time, seq))) == SOUND
+        except (TypeError, struct.error):
+            continue
+        if proven and (time, seq) > before:
+            before = time, seq
+            yield row
+
+
+def numbers_at(index: int) -> Callable[[bytes], tuple[float]]:
+    """Return what unpacks one field of a sample."""
+    return struct.Struct(f"<{8 * index}xd").unpack_from
+
+
+def decoder(db: sqlite3.Connection, kind: str) -> Decoder:
+    """Return what makes a value of a number; None is a text that is damaged."""
+
+    @lru_cache(maxsize=4096)
+    def text_of(number: float) -> str | None:
+        for row in db.execute("SELECT id, text FROM text WHERE id = ?", (int(number),)):
+            if TEXT.proves(*row) and row[0] == number:
+                return str(row[1])
+        return None
+
+    return {"number": float, "bool": bool}.get(kind, text_of)
+
+
+def text_ids(db: sqlite3.Connection) -> set[int]:
+    """Return the ids of all texts that prove themselves."""
+    return {row[0] for row in db.execute("SELECT id, text FROM text") if TEXT.proves(*row)}
+
+
+def survey(db: sqlite3.Connection) -> tuple[Coverage, list[tuple[int, int, int]]]:
+    """Read a whole night: which numbers are there, and the keys of the rows that are not sound."""
+    coverage = Coverage()
+    unsound = []
+    texts = text_ids(db)
+    for number, text in db.execute(STREAMS).fetchall():
+        stream = Stream.parse(text) if TEXT.proves(number, text) else None
+        there = []
+        query = "SELECT time, seq, body FROM sample WHERE stream = ?"
+        for time, seq, body in db.execute(query, (number,)):
+            if stream and sound(body, number, time, seq) and texts.issuperset(stream.texts(body)):
+                there.append(seq)
+            else:
+                unsound.append((number, time, seq))
+        if stream:
+            coverage.add_each(stream.device, stream.epoch, there)
+    return coverage, unsound
+
+
+def rolled_up(stored: Coverage, main: Coverage) -> bool:
+    """Tell whether a night is in the main file too: of its numbers, either all are or none."""
+    return not any(main.missing(*one) for one in stored)
+
+
+class History:
+    """Reads a folder that an EmbeddedStore writes, or has written; from any thread or program.
+
+    Times are UTC in milliseconds since 1970; spans include their start, not their end. What is
+    damaged is left out, with a warning in the log, until the store has made the file anew.
+    Methods raise AwayError if a file cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._told: set[Path] = set()
+
+    def nights(self) -> list[str]:
+        """Return the nights that are there as they were recorded, oldest first."""
+        return sorted(path.stem for path in self.folder.glob(NIGHTS))
+
+    def series(
+        self, device: str, field: str, start: int, end: int
+    ) -> "tuple[array[int], array[float] | list[Field]]":
+        """Return the times and values of a field as they were recorded: numbers as an array.
+
+        Nights that are old have been rolled up and have none; ``downsampled`` has them.
+        """
+        found: list[tuple[int, Field]] = []
+        kinds = set()
+        for night in self._between(start, end):
+            with self._reading(night, NIGHT_TABLES) as db:
+                for kind, times, numbers in _recorded(db, device, field, start, end):
+                    kinds.add(kind)
+                    decoded = zip(times, map(decoder(db, kind), numbers), strict=True)
+                    found += [(time, value) for time, value in decoded if value is not None]
+        found.sort(key=itemgetter(0))
+        at = array("q", [time for time, _ in found])
+        if kinds <= {"number"}:
+            return at, array("d", [float(value) for _, value in found])
+        return at, [value for _, value in found]
+
+    def downsampled(
+        self, device: str, field: str, start: int, end: int, points: int
+    ) -> list[Bucket]:
+        """Return what a field did in ``points`` spans of the same length, but for empty ones.
+
+        It is exact, except that of a night that is old a whole minute counts where it begins.
+        ValueError if there are no points or no time.
+        """
+        if points < 1 or end <= start:
+            raise ValueError(f"{points} points between {start} and {end}: ask for one at least")
+        width = -(-(end - start) // points)
+        while True:
+            nights = self._between(start, end)
+            found = self._summaries(nights, (device, field, start, end), width)
+            if set(nights) <= set(self.nights()):  # else one was rolled up meanwhile
+                break
+        buckets = []
+        for index, some in sorted(found.items()):
+            one = joined(some)
+            low, mean, high = (None if isnan(v) else v for v in (one.min, one.mean, one.max))
+            buckets.append(Bucket(start + index * width, low, mean, high, one.last, one.n))
+        return buckets
+
+    def _summaries(
+        self, nights: list[str], what: tuple[str, str, int, int], width: int
+    ) -> dict[int, list[Summary]]:
+        found: dict[int, list[Summary]] = defaultdict(list)
+
+        start = what[2]
+        known = Coverage()
+        with self._reading(MAIN, MAIN_TABLES) as db:
+            db.execute("BEGIN")  # what is known and the minutes are of the same moment
+            known = load(db)
+            for time, one in _minutes(db, *what):
+                found[(time - start) // width].append(one)
+        for night in nights:
+            with self._reading(night, NIGHT_TABLES) as db:
+                if not rolled_up(load(db), known):
+                    for kind, times, numbers in _recorded(db, *what):
+                        value = decoder(db, kind)
+                        for index, one in summarize(times, numbers, value, start, width):
+                            found[index].append(one)
+        return found
+
+    def fields(self, start: int, end: int) -> dict[str, dict[str, str]]:
+        """Return what was recorded: for each device, its fields and their units, or ``""``."""
+        found: dict[str, dict[str, str]] = defaultdict(dict)
+        with self._reading(MAIN, MAIN_TABLES) as db:
+            for number, text in db.execute(SERIES).fetchall():
+                span = (number, start // HALF_HOUR, -(-end // HALF_HOUR))
+                if TEXT.proves(number, text) and db.execute(HALVES, span).fetchone():
+                    device, field, _, unit = json.loads(text)
+                    found[device][field] = unit or ""
+        for night in self._between(start, end):
+            with self._reading(night, NIGHT_TABLES) as db:
+                for stream in streams(db):
+                    if next(rows(db, stream, start, end), None):
+                        fields = ((name, unit or "") for name, _, unit in stream.fields)
+                        found[stream.device].update(fields)
+        return dict(found)
+
+    def count(self, device: str, epoch: str, first: int, last: int) -> int:
+        """Return how many of these numbers, both included, are there as they were recorded.
+
+        Rows are read and have to prove themselves; nights that were rolled up have none.
+        """
+        there = Coverage()
+        for night in self.nights():
+            with self._reading(night, NIGHT_TABLES) as db:
+                texts = text_ids(db)
+                for stream in streams(db):
+                    if (stream.device, stream.epoch) == (device, epoch):
+                        whole = (
+                            seq
+                            for _, seq, body in rows(db, stream)
+                            if first <= seq <= last and texts.issuperset(stream.texts(body))
+                        )
+                        there.add_each(device, epoch, whole)
+        return sum(high - low + 1 for _, _, low, high in there)
+
+    def samples(self, night: str) -> Iterator[Point]:
+        """Yield a night's samples in order of time; none if it is not there as recorded."""
+        with self._reading(night, NIGHT_TABLES) as db:
+            each = [_points(db, stream) for stream in streams(db)]
+            yield from heapq.merge(*each, key=attrgetter("time"))
+
+    def _between(self, start: int, end: int) -> list[str]:
+        first, last = night_of(start), night_of(end - 1)
+        return [night for night in self.nights() if first <= night <= last]
+
+    @contextmanager
+    def _reading(self, name: str, tables: tuple[Table, ...]) -> Iterator[sqlite3.Connection]:
+        """Open a file; an empty one if it is not there. The block ends where it is damaged."""
+        path = self.folder / f"{name}.sqlite"
+        try:
+            db = reading(path, tables)
+        except FileNotFoundError:
+            db = empty(tables)
+        except (sqlite3.Error, OSError) as error:
+            self._leave_out(path, error)
+            db = empty(tables)
+        try:
+            yield db
+        except sqlite3.Error as error:
+            self._leave_out(path, error)
+        finally:
+            db.close()
+
+    def _leave_out(self, path: Path, error: sqlite3.Error | OSError) -> None:
+        if isinstance(error, (sqlite3.OperationalError, OSError)):
+            raise away(path, error) from error
+        if not is_damage(error):
+            raise error
+        if path not in self._told:
+            log.warning("%s is damaged (%s): not all of it is read", path, error)
+        self._told.add(path)
+
+
+def _recorded(
+    db: sqlite3.Connection, device: str, field: str, start: int, end: int
+) -> Iterator[tuple[str, list[int], list[float]]]:
+    """Yield kind, times and numbers of a field, for each stream that has it."""
+    for stream in streams(db):
+        for index, (name, kind, _) in enumerate(stream.fields):
+            if stream.device == device and name == field:
+                times, numbers, unpack = [], [], numbers_at(index)
+                for time, _, body in rows(db, stream, start, end):
+                    times.append(time)
+                    numbers.append(unpack(body)[0])
+                yield kind, times, numbers
+
+
+def _minutes(
+    db: sqlite3.Connection, device: str, field: str, start: int, end: int
+) -> Iterator[tuple[int, Summary]]:
+    """Yield the minutes of a field, with their times, whatever kinds and units it has had."""
+    for series, text in db.execute(SERIES).fetchall():
+        if not TEXT.proves(series, text) or json.loads(text)[:2] != [device, field]:
+            continue
+        before = (-(2**63), 0)
+        halves = (series, start // HALF_HOUR, -(-end // HALF_HOUR))
+        for half, part, body in db.execute(HALVES, halves):
+            if sound(body, series, half, part) and (half, part) > before:
+                before = half, part
+                for one in unpacked(body, half):
+                    if start <= (time := one.when // MINUTE * MINUTE) < end:
+                        yield time, one
+
+
+def packed(minutes: Iterable[Summary], *key: int) -> bytes:
+    """Return a row's minutes, each ``when`` from the row's half-hour, the means to 12 digits."""
+    columns = dict(zip(Summary._fields, map(list, zip(*minutes, strict=True)), strict=True))
+    columns["when"] = [when % HALF_HOUR for when in columns["when"]]
+    columns["mean"] = [float(f"{mean:.12g}") for mean in columns["mean"]]
+    return sealed(zlib.compress(json.dumps(columns, separators=(",", ":")).encode()), *key)
+
+
+def unpacked(body: bytes, half: int) -> Iterator[Summary]:
+    """Yield what was packed."""
+    columns = json.loads(zlib.decompress(body[:-4]))
+    columns["when"] = [half * HALF_HOUR + when for when in columns["when"]]
+    return map(Summary, *(columns[name] for name in Summary._fields))
+
+
+def _points(db: sqlite3.Connection, stream: Stream) -> Iterator[Point]:
+    decoders = {kind: decoder(db, kind) for kind in ("number", "bool", "text")}
+    fields = [(name, decoders[kind]) for name, kind, _ in stream.fields]
+    units = {name: unit for name, _, unit in stream.fields if unit is not None}
+    for time, seq, body in rows(db, stream):
+        numbers = stream.body.unpack_from(body)
+        values = {name: value(n) for (name, value), n in zip(fields, numbers, strict=True)}
+        known = {name: value for name, value in values.items() if value is not None}
+        if len(known) == len(values):
+            yield Point(stream.device, stream.epoch, seq, time, known, dict(units))
+
+
+def empty(tables: Iterable[Table]) -> sqlite3.Connection:
+    """Return a file with nothing in it, in memory."""
+    db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    for table in tables:
+        db.execute(table.schema())
+    return db
