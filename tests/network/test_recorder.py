@@ -7,19 +7,38 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from hcam_devices.device import utc
+from hcam_devices.journal import Journal
 from hcam_devices.stores.history import History
 from hcam_devices.wamp.utils import call, publish
 
+from ..stores.databases import InfluxDB, influxdb
 from .tools import BIN, Net, living, until
 
 KILLS = 200
-KILLED, OUTAGES, DAMAGED = (
-    pytest.mark.xdist_group(f"recorder{n}") for n in ("killed", "outages", "damaged")
+KILLED, OUTAGES, AWAY = (
+    pytest.mark.xdist_group(f"recorder_{what}") for what in ("killed", "outages", "away")
 )
 
+SITE = """
+[devices.rackpc]
+kind = "rackpc.RackPC"
+server = "flood"
+
+[stores.local]
+
+[stores.offsite]
+kind = "influxdb"
+url = "{url}"
+database = "hipercam"
+timeout = 3
+"""
+AN_HOUR = 27 * 1800
+"""Samples of the whole instrument."""
 FLOOD = Path(__file__).with_name("flood.py")
 Number = tuple[str, str, int]
 
@@ -28,8 +47,14 @@ def start_flood(net: Net, rate: float = 100, devices: int = 5) -> None:
     net.server = net.start(sys.executable, FLOOD, str(rate), str(devices), log="flood.out")
 
 
-def start_recorder(net: Net) -> subprocess.Popen[bytes]:
-    return net.start(BIN / "hwlogger", log="hwlogger.out")
+def start_recorder(net: Net, *arguments: str | Path) -> subprocess.Popen[bytes]:
+    return net.start(BIN / "hwlogger", *arguments, log="hwlogger.out")
+
+
+def joined(net: Net) -> int:
+    """Return how often a recorder has come onto the network."""
+    log = net.home / "hwlogger.out"
+    return log.read_text().count("on the network") if log.exists() else 0
 
 
 def published(net: Net, server: str = "flood") -> set[Number]:
@@ -68,11 +93,10 @@ def test_a_recorder_killed_at_200_instants_neither_loses_nor_doubles(own: Net) -
     start_flood(own, rate=200)
     instants = random.Random(22)
     for kills in range(KILLS):
+        before = joined(own)
         recorder = start_recorder(own)
         if kills % 4:  # otherwise while it starts
-            log = own.home / "hwlogger.out"
-            joined = log.read_text().count("on the network")
-            until(lambda: log.read_text().count("on the network") > joined)
+            until(lambda before=before: joined(own) > before)  # type: ignore[misc]
         time.sleep(instants.uniform(0, 0.6))
         recorder.kill()
         recorder.wait()
@@ -110,3 +134,58 @@ def test_telemetry_without_numbers_is_kept_too(own: Net) -> None:
     for n in range(20):
         publish("hipercam.autoguider.telemetry", {"state": "guiding", "flux": n, "bad": [None]})
     until(lambda: sum(number[0] == "autoguider" for number in stored(own)) == 20)
+
+
+def in_influxdb(database: InfluxDB) -> Counter[Number]:
+    """Return how often each number is in the database."""
+    found: Counter[Number] = Counter()
+    for device, rows in database.query("SELECT seq, epoch FROM /.*/").items():
+        found.update((device, row["epoch"], int(row["seq"])) for row in rows)
+    return found
+
+
+@AWAY
+def test_a_database_away_for_an_hour_killed_and_frozen_gets_everything_once(own: Net) -> None:
+    fill(own, AN_HOUR)
+    with influxdb(own.home) as database:
+        site = own.home / "site.toml"
+        site.write_text(SITE.format(url=database.url))
+        database.stop()
+        own.start_router()
+        start_flood(own)
+        start_recorder(own, "--instrument", site)
+        until(lambda: len(stored(own)) > AN_HOUR)
+        alarms = newest("recorder")["alarms"]
+        assert any("store offsite is away" in alarm["reason"] for alarm in alarms)
+        database.start()
+        until(lambda: len(in_influxdb(database)) > AN_HOUR)
+        for interrupt, resume in (
+            (database.kill, database.start),
+            (database.freeze, database.thaw),
+            (database.stop, database.start),
+        ):
+            interrupt()
+            before = len(published(own))
+            until(lambda before=before: len(published(own)) > before + 600)  # type: ignore[misc]
+            resume()
+            wanted = published(own)
+            until(lambda wanted=wanted: wanted <= in_influxdb(database).keys())  # type: ignore[misc]
+        assert set(in_influxdb(database).values()) == {1}
+        assert set(stored(own).values()) == {1}
+        until(lambda: not newest("recorder")["alarms"])
+
+
+def newest(device: str) -> Any:
+    """Return the newest sample of a device."""
+    held = call(f"hipercam.{device}.rpc.journal")["epochs"][-1]
+    return call(f"hipercam.{device}.rpc.samples", held["last"] - 1)[-1]
+
+
+def fill(net: Net, count: int) -> None:
+    """Write a journal that a server has left behind."""
+    journal = Journal(net.home / "journal" / "flood.sqlite")
+    for number in range(count):
+        fields = {f"count{n}": {"value": float(number), "unit": "deg_C"} for n in range(1, 9)}
+        said = {"device": f"load{number % 5 + 1}", "timestamp": utc(1.7e9 + 2 * number)}
+        journal.append(said | {"state": {"connection": "online"}, "alarms": []} | fields)
+    journal.close()
