@@ -310,6 +310,30 @@ def wire(
         click.echo(f"{said}   {bytes.fromhex(said).decode('ascii', 'backslashreplace')!r}")
 
 
+@main.command(epilog=_example("hcam dashboards grafana --instrument ours.toml"))
+@click.argument(
+    "folder", default="grafana", type=click.Path(file_okay=False, path_type=Path, writable=True)
+)
+@click.option("--store", help="Of which history, if the instrument file has several InfluxDBs.")
+@INSTRUMENT
+def dashboards(folder: Path, store: str | None, instrument: Path | None) -> None:
+    """Write Grafana dashboards of every device, with all that Grafana needs, into FOLDER.
+
+    docs/grafana.md says how Grafana is started with it.
+    """
+    try:
+        from . import dashboards
+    except ModuleNotFoundError as error:
+        if not str(error.name).startswith("grafana_foundation_sdk"):
+            raise
+        raise HcamError(
+            "this installation lacks what dashboards are made with: "
+            "pip install 'hcam_devices[grafana]'"
+        ) from None
+    titles = dashboards.write(folder, _load(instrument), store)
+    click.echo(f"{folder}: {', '.join(titles)}")
+
+
 @main.group(cls=Group)
 def config() -> None:
     """Look at the instrument file."""

@@ -32,6 +32,8 @@ from .server import Server, Task, claim, home, until_told
 from .stores import AwayError, Store, StoreSettings, place
 from .stores.coverage import Gone
 from .stores.embedded import EmbeddedStore
+from .stores.influxdb import InfluxDB
+from .stores.lines import LineStore
 from .stores.points import Point, flatten, milliseconds
 from .wamp import uris
 from .wamp.session import Session, keep_joined
@@ -461,7 +463,10 @@ def open_store(name: str, settings: StoreSettings, folder: Path) -> Store:
 
     Raises AwayError if its files cannot be used.
     """
-    return EmbeddedStore(name, place(settings, folder), raw_days=settings.raw_days)
+    where = place(settings, folder)
+    if isinstance(settings, InfluxDB):
+        return LineStore(name, settings, where)
+    return EmbeddedStore(name, where, raw_days=settings.raw_days)
 
 
 def serve(instrument: Instrument, address: Address) -> None:

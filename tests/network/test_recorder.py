@@ -30,6 +30,7 @@ kind = "rackpc.RackPC"
 server = "flood"
 
 [stores.local]
+kind = "embedded"
 
 [stores.offsite]
 kind = "influxdb"

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from hcam_devices.stores import AwayError, Store
 from hcam_devices.stores.coverage import Coverage, Gone
 from hcam_devices.stores.embedded import DAY, EmbeddedStore
-from hcam_devices.stores.history import Bucket, History
+from hcam_devices.stores.history import Bucket, History, rows, streams
 from hcam_devices.stores.points import Field, Point, night_bounds, night_of
 from hcam_devices.stores.sealed import File
 
@@ -313,9 +313,11 @@ def test_what_comes_late_counts_as_much_as_what_was_there(
         }
 
 
+@pytest.mark.parametrize("late", [False, True])
 def test_a_night_counts_once_if_it_cannot_be_removed_after_it_was_rolled_up(
-    store: EmbeddedStore, history: History, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    store: EmbeddedStore, clock: Clock, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
+    history = History(store.folder)
     store.write(some(1, 100))
     before = minutes(history)
     old_night(store, clock)
@@ -332,10 +334,14 @@ def test_a_night_counts_once_if_it_cannot_be_removed_after_it_was_rolled_up(
     store.close()
     with closing(EmbeddedStore("embedded", store.folder, clock=clock)) as again:
         assert minutes(history) == close_to(before)
+        if late:
+            again.write([point(200)])
+        assert sum(bucket.n for bucket in minutes(history)) == 100 + late
         again.tidy()
         assert history.nights() == []
-        assert minutes(history) == close_to(before)
-        assert numbers(again.stored) == keys(some(1, 100))
+        assert sum(bucket.n for bucket in minutes(history)) == 100 + late
+        assert minutes(history)[: len(before)] == close_to(before)
+        assert numbers(again.stored) == keys(some(1, 100)) | (keys([point(200)]) if late else set())
 
 
 def test_what_is_settled_is_stored_and_said_but_not_of_what_was_there(
@@ -401,6 +407,7 @@ def test_a_night_that_somebody_removed_is_asked_for_again(store: EmbeddedStore) 
         part.unlink()
     store.tidy()
     assert numbers(store.stored) == keys(tomorrow)
+    store.write(some(2, 4, time=END + 1, epoch="later"))
     for part in store.folder.glob("2026-11-23*"):
         part.unlink()
     store.write(some(6, 9, time=END + 2))
@@ -599,6 +606,89 @@ def test_a_flipped_bit_that_sqlite_does_not_see_is_left_out_and_then_mended(
     assert re.search(told, caplog.text)
     store.write([point(seq) for seq in range(1, 30)])
     assert in_order(all_of(store.folder)) == [point(seq) for seq in range(1, 30)]
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_a_text_is_there_twice_and_without_it_a_sample_is_not_whole(
+    tmp_path: Path, whole: dict[str, Path], copies: int
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(whole["night"], folder)
+    path = folder / FILES["night"]
+    path.write_bytes(path.read_bytes().replace(b"moving", b"moved!", copies))
+    sound = [one for one in SOME if copies == 1 or one.values["state.stage"] != "moving"]
+    with closing(EmbeddedStore("embedded", folder, clock=Clock(END / 1000 + 86400))) as store:
+        nothing_wrong(History(folder))
+        store.tidy()
+        assert in_order(all_of(folder)) == in_order(sound)
+        assert {key for key in numbers(store.stored) if key[1] in ("4f3c", "later")} == keys(sound)
+
+
+def test_what_is_said_to_be_stored_proves_itself(tmp_path: Path, whole: dict[str, Path]) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(whole["night"], folder)
+    with closing(sqlite3.connect(folder / FILES["night"], isolation_level=None)) as db:
+        db.execute("UPDATE stored SET last = 5000 WHERE last = 400")
+    with closing(EmbeddedStore("embedded", folder)) as store:
+        assert not store.stored.missing("slide", "4f3c", 1, 400)
+        assert store.stored.missing("slide", "4f3c", 401, 5000) == [(401, 5000)]
+
+
+def test_what_is_stored_is_found_to_differ_from_what_is_there(
+    tmp_path: Path, whole: dict[str, Path]
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(whole["night"], folder)
+    with closing(sqlite3.connect(folder / FILES["night"], isolation_level=None)) as db:
+        db.execute("DELETE FROM sample WHERE seq = 7")
+    with closing(EmbeddedStore("embedded", folder, clock=Clock(END / 1000 + 86400))) as store:
+        assert not store.stored.missing("slide", "4f3c", 1, 400)
+        store.tidy()
+        there = {(one.device, one.epoch, one.seq) for one in all_of(folder)}
+        assert there == {key for key in numbers(store.stored) if key[1] in ("4f3c", "later")}
+
+
+def test_a_damaged_tree_is_found_before_anything_is_written_into_it(
+    tmp_path: Path, whole: dict[str, Path]
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(whole["night"], folder)
+    path = folder / FILES["night"]
+    pages = path.stat().st_size // PAGE
+    with path.open("r+b") as stream:
+        stream.seek((pages - 2) * PAGE)
+        stream.write(bytes(PAGE))
+    with closing(EmbeddedStore("embedded", folder)) as store:
+        store.write([point(7000)])
+        assert list(folder.glob("*.damaged-*"))
+        assert numbers(store.stored) > keys([point(7000)])
+
+
+def test_the_log_of_a_file_that_was_removed_is_not_read_into_the_next(
+    tmp_path: Path, whole: dict[str, Path]
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(whole["log"], folder)
+    (folder / FILES["night"]).unlink()
+    with closing(EmbeddedStore("embedded", folder)) as store:
+        store.write([point(7000)])
+        assert all_of(folder) == [point(7000)]
+
+
+def test_rows_that_a_damaged_tree_has_twice_or_out_of_order_come_once_and_in_order(
+    store: EmbeddedStore,
+) -> None:
+    store.write([point(seq) for seq in range(1, 20)])
+    with closing(sqlite3.connect(path_of(store))) as db:
+        (stream,) = streams(db)
+        there = db.execute("SELECT * FROM sample").fetchall()
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.execute("CREATE TABLE sample (stream, time, seq, body)")  # without a key
+        disordered = [*there[:9], *there[3:6], *there[12:], *there[9:12]]
+        db.executemany("INSERT INTO sample VALUES (?, ?, ?, ?)", disordered)
+        found = [seq for _, seq, _ in rows(db, stream)]
+    assert found == sorted(set(found))
+    assert len(found) == 9 + 7
 
 
 def test_a_file_damaged_while_it_is_open_is_made_anew(

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Protocol, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from .coverage import Coverage, Gone
+from .influxdb import InfluxDB
 from .points import Point
 
 STRICT = ConfigDict(extra="forbid", strict=True)
@@ -24,13 +25,14 @@ class Embedded(BaseModel):
     folder: str = ""
 
 
-StoreSettings: TypeAlias = Embedded
+StoreSettings: TypeAlias = Annotated[Embedded | InfluxDB, Field(discriminator="kind")]
 
 
 def place(settings: StoreSettings, home: Path) -> Path:
     """Return the folder in which a store keeps its files."""
-    given = settings.folder if isinstance(settings, Embedded) else ""
-    return Path(given) if given else home / "history"
+    if isinstance(settings, InfluxDB):
+        return home / "stores"
+    return Path(settings.folder) if settings.folder else home / "history"
 
 
 class AwayError(Exception):

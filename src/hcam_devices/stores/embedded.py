@@ -27,6 +27,7 @@ from .history import (
     away,
     decoder,
     packed,
+    rolled_up,
     rows,
     streams,
     summarize,
@@ -112,36 +113,28 @@ class Night:
     def check(self) -> None:
         """Read everything; make the file anew if any of it does not prove itself."""
 
-        def look(db: sqlite3.Connection) -> None:
+        def look(db: sqlite3.Connection) -> Coverage:
             quick_check(db)
             coverage, unsound = survey(db)
             if unsound or coverage.ranges != load(db).ranges:
                 raise sqlite3.DatabaseError(f"samples that prove nothing: {len(unsound)}")
+            return coverage
 
-        self.file.do(look)
+        self.stored = self.file.do(look)
 
 
-def _rolled_up(
-    db: sqlite3.Connection, known: Coverage
-) -> tuple[Coverage, dict[int, str], list[tuple[int, int, int, bytes]]]:
-    """Return a night's numbers that are not known: as coverage, series and rows of minutes."""
-    coverage = Coverage()
+def _minutes_of(
+    db: sqlite3.Connection,
+) -> tuple[dict[int, str], list[tuple[int, int, int, bytes]]]:
+    """Return a night as texts (its series) and rows of minutes."""
     texts: dict[int, str] = {}
     found = []
     for stream in streams(db):
-        who = stream.device, stream.epoch
         series = [json.dumps([stream.device, *field]) for field in stream.fields]
         values = [decoder(db, kind) for _, kind, _ in stream.fields]
         texts |= {digest(text): text for text in series}
         for half, group in groupby(rows(db, stream), lambda row: row[0] // HALF_HOUR):
-            fresh = list(group)
-            span = min(row[1] for row in fresh), max(row[1] for row in fresh)
-            if known.missing(*who, *span) != [span]:
-                fresh = [row for row in fresh if (*who, row[1]) not in known]
-            if not fresh:
-                continue
-            times, seqs, bodies = zip(*fresh, strict=True)
-            coverage.add_each(*who, seqs)
+            times, seqs, bodies = zip(*group, strict=True)
             part = digest(f"{stream.epoch} {seqs[0]}")
             columns = zip(*map(stream.body.unpack_from, bodies), strict=True)
             for text, value, column in zip(series, values, columns, strict=True):
@@ -149,7 +142,7 @@ def _rolled_up(
                 if minutes:
                     key = digest(text), half, part
                     found.append((*key, packed(minutes, *key)))
-    return coverage, texts, found
+    return texts, found
 
 
 @contextmanager
@@ -237,6 +230,8 @@ class EmbeddedStore:
             night = self._night(night_of(some[0].time))
             try:
                 with _trying(night.file.path):
+                    if rolled_up(night.stored, self._ledger.stored):  # and could not be removed
+                        night.file.remove()
                     night.write(some)
                 for point in some:
                     self.stored.add(point.device, point.epoch, point.seq, point.seq)
@@ -297,25 +292,22 @@ class EmbeddedStore:
             night.file.close()
 
     def _roll_up(self, name: str) -> None:
-        """Move a night into the main file, and only then remove its own.
-
-        If that is interrupted in between, its numbers are known there and do not count again.
-        """
+        """Move a night into the main file, unless that has been done, and remove its own."""
         night, main = self._nights[name], self._ledger.file
-        with _trying(night.file.path):
-            known = self._ledger.stored
-            coverage, texts, minutes = night.file.do(lambda db: _rolled_up(db, known))
+        if not rolled_up(night.stored, self._ledger.stored):
+            with _trying(night.file.path):
+                texts, minutes = night.file.do(_minutes_of)
 
-        def keep(db: sqlite3.Connection) -> Coverage:
-            put_texts(db, texts)
-            db.executemany(MINUTES.insert(), minutes)
-            stored = load(db)
-            stored.update(coverage)
-            save(db, stored, coverage.ranges)
-            return stored
+            def keep(db: sqlite3.Connection) -> Coverage:
+                put_texts(db, texts)
+                db.executemany(MINUTES.insert(), minutes)
+                stored = load(db)
+                stored.update(night.stored)
+                save(db, stored, night.stored.ranges)
+                return stored
 
-        with _trying(main.path):
-            self._ledger.stored = main.do(keep)
+            with _trying(main.path):
+                self._ledger.stored = main.do(keep)
         with _trying(night.file.path):
             night.file.remove()
         self._forget(name)

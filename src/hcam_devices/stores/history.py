@@ -239,8 +239,8 @@ def survey(db: sqlite3.Connection) -> tuple[Coverage, list[tuple[int, int, int]]
 
 
 def rolled_up(stored: Coverage, main: Coverage) -> bool:
-    """Tell whether a night is in the main file too: of its numbers, either all are or none."""
-    return not any(main.missing(*one) for one in stored)
+    """Tell whether a night is in the main file, too: all of its numbers are, or else none."""
+    return bool(stored.ranges) and not any(main.missing(*one) for one in stored)
 
 
 class History:

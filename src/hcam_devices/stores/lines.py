@@ -25,7 +25,6 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from functools import lru_cache
 from http import HTTPStatus
 from pathlib import Path
@@ -33,7 +32,7 @@ from typing import TypeAlias
 from urllib.parse import quote, urlencode
 
 from . import AwayError
-from .coverage import Coverage, Gone, Ledger, load, save
+from .coverage import Coverage, Gone, Ledger
 from .influxdb import InfluxDB, SecretError
 from .points import Field, Point
 from .post import Connection
@@ -153,9 +152,8 @@ class LineStore:
 
     def _doubt(self) -> None:
         """Hold for stored only what the ledger says."""
-        for coverage in (self.ledger.stored, self.stored):
-            coverage.ranges = {}
-            load(self.ledger.db, coverage)
+        self.stored = Coverage()
+        self.stored.update(self.ledger.stored)
         self._unsure: deque[tuple[float, Coverage]] = deque()
 
     def _acknowledged(self, lines: list[Line]) -> None:
@@ -168,30 +166,26 @@ class LineStore:
 
     def _grow_sure(self) -> None:
         """Take into the ledger what was acknowledged long enough ago."""
-        keys = set()
+        sure = Coverage()
         while self._unsure and self.clock() - self._unsure[0][0] >= SURE_AFTER:
-            for device, epoch, first, last in self._unsure.popleft()[1]:
-                self.ledger.stored.add(device, epoch, first, last)
-                keys.add((device, epoch))
-        if keys:
-            with self.ledger.db:
-                self.ledger.db.execute("BEGIN")
-                save(self.ledger.db, self.ledger.stored, keys)
+            sure.update(self._unsure.popleft()[1])
+        if sure.ranges:
+            self.ledger.enter(sure)
 
     def _set_aside(self, refused: list[tuple[Line, str]]) -> None:
-        with self.ledger.db:
-            self.ledger.db.execute("BEGIN")
-            for (point, line), reason in refused:
-                number = point.device, point.epoch, point.seq
-                self.ledger.set_aside(*number, line.decode(), reason)
-                for coverage in (self.ledger.stored, self.stored):
-                    coverage.add(*number, point.seq)
-            keys = {(point.device, point.epoch) for (point, _), _ in refused}
-            save(self.ledger.db, self.ledger.stored, keys)
+        numbers = [(one.device, one.epoch, one.seq) for (one, _), _ in refused]
+        self.ledger.enter(
+            [(*number, number[-1]) for number in numbers],
+            aside=[
+                (*number, line.decode(), reason)
+                for number, ((_, line), reason) in zip(numbers, refused, strict=True)
+            ],
+        )
+        for number in numbers:
+            self.stored.add(*number, number[-1])
 
     def _ledger_fails(self, error: sqlite3.Error) -> AwayError:
-        with suppress(sqlite3.Error):
-            self._doubt()
+        self._doubt()
         return AwayError(f"the ledger of {self.name}: {error}; is the disk full?")
 
     # --- lines ------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import random
 import re
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -43,6 +44,10 @@ def point(seq: int, device: str = "slide", epoch: str = EPOCH, **values: Field) 
 
 def number(one: Point) -> tuple[str, str, int]:
     return one.device, one.epoch, one.seq
+
+
+def in_ledger(store: LineStore, query: str) -> list[Any]:
+    return store.ledger.file.do(lambda db: db.execute(query).fetchall())
 
 
 def given_as(**table: Any) -> InfluxDB:
@@ -410,7 +415,7 @@ def test_only_what_is_refused_alone_is_set_aside(
     store.write([point(seq) for seq in range(1, 501)])
     assert list(store.stored) == [("slide", EPOCH, 1, 500)]
     assert store.aside() == 3
-    rows = store.ledger.db.execute("SELECT seq, body, reason FROM aside").fetchall()
+    rows = in_ledger(store, "SELECT seq, body, reason FROM aside")
     assert rows[0] == (77, line_of(point(77)).decode(), f"{status}: it has seq=77.0")
     assert [row[0] for row in rows] == [77, 78, 500]
     assert len(server.requests) < 70
@@ -480,7 +485,7 @@ def test_a_type_conflict_a_time_out_of_range_and_an_old_sample_are_set_aside_by_
     store = opened(empty.url, database="short")
     store.write(points)
     assert numbers_in(empty, "short") == sorted(map(number, good))
-    rows = store.ledger.db.execute("SELECT seq, reason FROM aside").fetchall()
+    rows = in_ledger(store, "SELECT seq, reason FROM aside")
     assert [row[0] for row in rows] == [1001, 1002, 1003, 1004]
     for (_, reason), said in zip(
         rows,
@@ -502,7 +507,7 @@ def test_what_is_too_large_is_sent_in_parts(tmp_path: Path, opened: Opener) -> N
         store.write(points)
         assert numbers_in(small) == [number(one) for one in points[:-1]]
         assert store.aside() == 1
-        (reason,) = store.ledger.db.execute("SELECT reason FROM aside").fetchone()
+        ((reason,),) = in_ledger(store, "SELECT reason FROM aside")
         assert reason.startswith("413")
 
 
@@ -589,7 +594,7 @@ def test_a_secret_is_not_repeated_after_a_server_that_repeats_it(
     server.judge = judge
     try:
         store.write([point(2)])
-        (text,) = store.ledger.db.execute("SELECT reason FROM aside").fetchone()
+        ((text,),) = in_ledger(store, "SELECT reason FROM aside")
     except AwayError as error:
         text = str(error)
     assert "hush" not in text
@@ -764,18 +769,21 @@ def test_what_is_gone_or_set_aside_is_neither_asked_for_nor_counted_again(
 
 
 def test_a_ledger_that_cannot_be_written_is_a_store_that_is_away(
-    server: Scripted, opened: Opener
+    server: Scripted, opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def full(_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
     store = opened(server.url)
     store.write([point(1)])
     opened.clock.now += SURE_AFTER
-    store.ledger.db.execute("PRAGMA query_only = ON")
+    monkeypatch.setattr(store.ledger.file, "do", full)
     with pytest.raises(AwayError, match=r"the ledger of offsite: .*is the disk full"):
         store.write([point(2)])
     with pytest.raises(AwayError, match="the ledger of offsite"):
         store.settle(Gone("slide", EPOCH, 5, 5, "lost"))
     assert list(store.stored) == []
-    store.ledger.db.execute("PRAGMA query_only = OFF")
+    monkeypatch.undo()
     deliver(store, [point(1), point(2)])
 
 
