@@ -31,7 +31,7 @@ class Shelf:
         self.elsewhere: list[Row] = []
         self.stored = Coverage()
         self.gone: list[Gone] = []
-        self.damage: list[str] = []
+        self.troubles: list[str] = []
         self.away = ""
 
     def keep(self, device: str, *rows: Row) -> None:
@@ -142,7 +142,7 @@ def test_without_a_journal_nothing_is_proven_until_the_journals_reach_back_no_mo
         assert audit(NIGHT, said, [shelf], LATER).complete
     recent = audit(NIGHT, {"ccd1": Published(silent=SILENT)}, [shelf], NOW)
     assert not recent.complete
-    assert recent.unproven == [f"ccd1: {SILENT}"]
+    assert recent.unproven == [f"{SILENT} (ccd1)"]
 
 
 def test_numbers_between_those_of_the_stores_were_published_whatever_the_journals_know() -> None:
@@ -197,6 +197,7 @@ def test_a_store_that_cannot_be_read_is_not_complete() -> None:
 def test_a_night_of_which_nothing_is_known_is_not_complete() -> None:
     result = audit(NIGHT, {"ccd1": Published()}, [Shelf()], LATER)
     assert not result.complete
+    assert "local knows of nothing" in result.verdict
 
 
 @pytest.mark.parametrize("wrong", ["yesterday", "2026-13-01", "", "2026-11-22; DROP"])
@@ -222,14 +223,14 @@ def test_one_with_quite_another_time_is_found_if_the_store_noted_it() -> None:
     assert audit(NIGHT, {"ccd1": published(1, 5)}, [shelf], NOW).complete
 
 
-def test_damage_is_told_even_if_nothing_of_the_night_is_missing() -> None:
+def test_trouble_is_told_even_if_nothing_of_the_night_is_missing() -> None:
     shelf = Shelf()
     shelf.keep("ccd1", *of(1, 2))
-    shelf.damage = ["2026-11-23.sqlite is damaged: file is not a database"]
+    shelf.troubles = ["2026-11-23.sqlite is damaged: file is not a database"]
     result = audit(NIGHT, {"ccd1": published(1, 2)}, [shelf], NOW)
     assert not result.complete
-    assert "local is damaged, and has 2 samples" in result.verdict
-    assert shelf.damage[0] in list(text(result))
+    assert "local cannot be read completely" in result.verdict
+    assert shelf.troubles[0] in list(text(result))
 
 
 def test_very_many_gaps_are_counted_but_not_all_listed() -> None:

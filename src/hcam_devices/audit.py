@@ -52,8 +52,8 @@ class Witness(Protocol):
     """What it noted that it has, or never will."""
     gone: list[Gone]
     """What of that it never will have, or has set aside, and why."""
-    damage: list[str]
-    """What was found to be damaged, so far."""
+    troubles: list[str]
+    """What of its files could not be read, so far."""
 
     def look(self, device: str) -> tuple[list[Row], list[Span]]:
         """Return the sound rows of a device in and around the night, and what has to be there.
@@ -108,7 +108,7 @@ class Audited(BaseModel):
     name: str
     uncounted: str
     unread: str = ""
-    damage: list[str] = []
+    troubles: list[str] = []
     lines: list[Line] = []
     findings: list[Finding] = []
     more: int = 0
@@ -116,8 +116,8 @@ class Audited(BaseModel):
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is missing, doubled, on the way or damaged."""
-        bad = self.unread or self.damage or self.total("missing", "doubled", "coming")
+        """Whether nothing is missing, doubled or on the way, and all of it could be read."""
+        bad = self.unread or self.troubles or self.total("missing", "doubled", "coming")
         return not bad
 
     def total(self, *columns: str) -> int:
@@ -200,14 +200,14 @@ def audit(
             except AwayError as error:
                 store.unread = str(error)
     for witness, store in zip(witnesses, stores, strict=True):
-        store.damage = witness.damage
+        store.troubles = witness.troubles
         store.verdict = _clause(store)
-    unproven = [f"{', '.join(names)}: {reason}" for reason, names in silent.items()]
+    unproven = [f"{reason} ({_some(names)})" for reason, names in silent.items()]
     counted = any(store.lines and not store.uncounted for store in stores)
     sure = counted and not unproven
     complete = sure and all(store.complete for store in stores)
     only_coming = sure and not any(
-        one.unread or one.damage or one.total("missing", "doubled") for one in stores
+        one.unread or one.troubles or one.total("missing", "doubled") for one in stores
     )
     head = (
         "Everything published is stored once"
@@ -341,11 +341,17 @@ def _size(spans: Iterable[Span]) -> int:
     return sum(last - first + 1 for _, first, last in spans)
 
 
+def _some(names: list[str]) -> str:
+    return ", ".join(names) if len(names) < 5 else f"{len(names)} devices"
+
+
 def _clause(store: Audited) -> str:
     published, devices = store.total("published"), len(store.lines)
     whole = f"{published} samples of {devices} device{'s' * (devices != 1)}"
     if store.unread:
         return f"{store.name} could not be read: {store.unread}"
+    if not store.lines:
+        return f"{store.name} knows of nothing"
     if store.uncounted and store.complete:
         return f"{store.name} acknowledged {whole}, not counted: {store.uncounted}"
     totals = {
@@ -354,11 +360,8 @@ def _clause(store: Audited) -> str:
         "waits for": store.total("coming"),
     }
     words = [f"{what} {count}" for what, count in totals.items() if count]
-    if store.damage:
-        return f"{store.name} is damaged, and {' and '.join(words) or 'has'} {whole}"
-    return (
-        f"{store.name} {' and '.join(words)} of {whole}" if words else f"{store.name} has {whole}"
-    )
+    said = f"{' and '.join(words)} of {whole}" if words else f"has {whole}"
+    return f"{store.name} {'cannot be read completely; it ' if store.troubles else ''}{said}"
 
 
 def text(result: Audit) -> Iterator[str]:
@@ -375,7 +378,7 @@ def text(result: Audit) -> Iterator[str]:
                 f"{line.device:{width}} {line.published:9} {line.stored:9} {line.missing:8} "
                 f"{line.doubled:8}  {line.verdict}"
             )
-        yield from store.damage
+        yield from store.troubles
         yield from (str(finding) for finding in store.findings)
         if store.more:
             yield f"... and {store.more} more gaps"
