@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,45 @@ def status(url: str | None, instrument: Path | None) -> None:
 
     declared = _load(instrument)
     raise SystemExit(asyncio.run(panel.status(declared, _address(url, declared))))
+
+
+@main.command(epilog=_example("hcam replay 2026-11-22 --from 23:00 --speed 60"))
+@click.argument("night")
+@click.option(
+    "--speed", type=click.FloatRange(0, min_open=True), default=1.0, help="Times as fast."
+)
+@click.option("--devices", "pattern", default="*", help="Only those whose name matches this glob.")
+@click.option("--from", "begin", default="12:00", help="When to begin (UTC).")
+@click.option("--until", "end", default="", help="When to end (UTC).")
+@click.option("--url", help="The router, host or host:port (default: WAMP_SERVER).")
+@INSTRUMENT
+def replay(
+    night: str,
+    *,
+    speed: float,
+    pattern: str,
+    begin: str,
+    end: str,
+    url: str | None,
+    instrument: Path | None,
+) -> None:
+    """Publish a recorded NIGHT again, in realm replay: see it with hcam watch --realm replay."""
+    from . import replay
+    from .server import home
+    from .stores import Embedded, place
+
+    declared = _load(instrument)
+    folders = [place(one, home()) for one in declared.stores.values() if isinstance(one, Embedded)]
+    if not folders:
+        raise HcamError(f"{declared.path} has no store of kind embedded, which could be replayed")
+    points = replay.recorded(folders[0], night, pattern, begin, end)
+    progress = replay.Progress(sys.stdout)
+    try:
+        asyncio.run(replay.replay(replay.paced(points, speed), _address(url, declared), progress))
+    except KeyboardInterrupt:
+        pass
+    finally:
+        progress.end()
 
 
 def argument(text: str) -> Any:
