@@ -4,7 +4,7 @@ import json
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from http import HTTPStatus
 from itertools import chain
@@ -117,8 +117,10 @@ class Nights:
             noted = self._noted[one] = Coverage()
             self._files.read(self._path(one), NIGHT_TABLES, partial(_load, noted))
             self.stored.update(noted)
-        lost = night not in self._noted and history.fields(self._start, self._end)
-        self.uncounted = "of that night it has only the minutes left" if lost else ""
+        self.uncounted = ""
+        with suppress(AwayError):  # then its notes could not be read either
+            if night not in self._noted and history.fields(self._start, self._end):
+                self.uncounted = "of that night it has only the minutes left"
 
     def look(self, device: str) -> tuple[list[Row], list[Span]]:
         """See ``Witness``."""

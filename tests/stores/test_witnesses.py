@@ -128,6 +128,17 @@ def test_a_file_that_is_damaged_is_told(local: Local, where: int) -> None:
     assert "local cannot be read completely" in result.verdict
 
 
+def test_files_that_may_not_be_read_are_told(local: Local) -> None:
+    local.keep(points(1, 50))
+    for path in (local.folder / "history.sqlite", local.folder / f"{NIGHT}.sqlite"):
+        path.rename(path.with_suffix(".away"))
+        path.mkdir()
+    result = local.audited(1, 50)
+    assert not result.complete
+    assert len(result.stores[0].troubles) == 2
+    assert "history.sqlite cannot be used now" in result.stores[0].troubles[0]
+
+
 def test_a_night_whose_file_was_removed_is_missed(local: Local) -> None:
     local.keep([*points(1, 20), *points(21, 40, offset=DAY), *points(41, 60, offset=2 * DAY)])
     (local.folder / "2026-11-23.sqlite").unlink()
