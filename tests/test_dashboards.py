@@ -33,8 +33,8 @@ from hcam_devices.stores.lines import LineStore
 from hcam_devices.stores.points import flatten
 
 from .helpers import FAST, Clock, complete, living, online, sample_where
-from .recorder.databases import InfluxDB as Database
-from .recorder.databases import influxdb
+from .stores.databases import InfluxDB as Database
+from .stores.databases import influxdb
 
 pytestmark = pytest.mark.xdist_group("dashboards")
 

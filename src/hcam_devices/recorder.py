@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.exception import Error as WampError
@@ -23,8 +23,10 @@ from autobahn.wamp.types import SubscribeOptions
 from pydantic import BaseModel
 
 from . import HcamError
+from .axis import NotAllowedError
 from .device import Alarm, Device, Sample, utc
-from .fields import Readback, Value, shorten
+from .fields import Procedure, Readback, Value, rpc, shorten
+from .history import Archive, Moment, Reply, span
 from .instrument import Entry, Instrument
 from .journal import DAY, Journal
 from .link import Local
@@ -32,6 +34,7 @@ from .server import Server, Task, claim, home, until_told
 from .stores import AwayError, Store, StoreSettings, place
 from .stores.coverage import Gone
 from .stores.embedded import EmbeddedStore
+from .stores.history import History
 from .stores.influxdb import InfluxDB
 from .stores.lines import LineStore
 from .stores.points import Point, flatten, milliseconds
@@ -40,6 +43,8 @@ from .wamp.session import Session, keep_joined
 from .wamp.uris import Address
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 WRITE_EVERY = 1.0
 CHECK_EVERY = 60.0
@@ -81,13 +86,15 @@ class Holdings(BaseModel):
     keep: float
     used: int
     most: int
-    oldest: str | None
+    oldest: float | str | None
 
     def covers(self, now: float) -> float:
         """Return how far back it reaches, or will when it is full, in seconds."""
         if self.oldest is None or self.used < 0.9 * self.most:
             return self.keep
-        return now - milliseconds(self.oldest) / 1000
+        if isinstance(self.oldest, str):
+            return now - milliseconds(self.oldest) / 1000
+        return now - self.oldest
 
 
 class Journals:
@@ -398,6 +405,50 @@ class Recorder(Device):
         self.journals.devices.add(point.device)
         for keeper in self.keepers:
             keeper.hear(point)
+
+    # --- what is asked of it ----------------------------------------------------------------
+
+    @rpc(read_only=True)
+    async def history(
+        self,
+        field: str,
+        last: str | None = None,
+        start: Moment | None = None,
+        end: Moment | None = None,
+        points: int = 1000,
+    ) -> Reply:
+        """Return what a field (ccd1.temperature) did: its min, mean, max, last in equal pieces."""
+        asked = span(round(self.clock() * 1000), last, start, end)
+        return await self._look(lambda archive: archive.history(field, *asked, points))
+
+    @rpc(read_only=True)
+    async def raw(self, field: str, start: Moment, end: Moment) -> Reply:
+        """Return samples of a field as they were recorded; ask for those after from ``next``."""
+        asked = span(round(self.clock() * 1000), None, start, end)
+        return await self._look(lambda archive: archive.raw(field, *asked))
+
+    async def recorded(self) -> dict[str, dict[str, str]]:
+        """Return the unit of every field of which there is history, by device and name."""
+        return await self._look(lambda archive: archive.fields())
+
+    def procedures(self) -> dict[str, Procedure]:
+        """Return what may be called; ``fields`` is what is recorded."""
+        return super().procedures() | {"fields": Procedure(self.recorded, read_only=True)}
+
+    async def _look(self, how: Callable[[Archive], T]) -> T:
+        """Read history in a thread. Raises NotAllowedError if it is not kept here."""
+        stores = [keeper.store for keeper in self.keepers]
+        for store in stores:
+            if isinstance(store, EmbeddedStore):
+                try:
+                    return await asyncio.to_thread(how, Archive(History(store.folder)))
+                except AwayError as error:
+                    raise ConnectionError(str(error)) from None
+        kept = " and ".join(f"[stores.{store.name}]" for store in stores) or "no store"
+        raise NotAllowedError(
+            f"history is kept as {kept} of the instrument file says: look there, or add a store of "
+            'kind = "embedded", in which hwlogger can look'
+        )
 
     # --- what it says -----------------------------------------------------------------------
 

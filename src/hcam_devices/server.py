@@ -105,7 +105,7 @@ class Server:
                     tasks.create_task(self._keep(agent.device.name, agent.device.run))
                     tasks.create_task(self._keep(agent.device.name, agent.run, self.address))
                 tasks.create_task(self._keep(self.name, keep_joined, self.address, self._announce))
-                tasks.create_task(self._keep(self.name, self._tidy, journal))
+                tasks.create_task(self._keep(self.name, self._tidy, journal, agents[0]))
                 for what, task in self.beside(self, journal).items():
                     tasks.create_task(self._keep(what, task))
 
@@ -159,10 +159,12 @@ class Server:
         if not over.cancelled():
             log.warning("no router (%s); samples go to the journal", over.result())
 
-    async def _tidy(self, journal: Journal) -> None:
+    async def _tidy(self, journal: Journal, agent: Agent) -> None:
+        """Tidy the journal now and then; what people should know of it is one device's alarm."""
         while True:
-            await asyncio.sleep(TIDY_EVERY)
             await asyncio.to_thread(journal.tidy)
+            agent.warning = journal.warning
+            await asyncio.sleep(TIDY_EVERY)
 
 
 def serve(
