@@ -550,7 +550,8 @@ def recorder(stores: list[Any], folder: Path) -> Recorder:
     keepers = [Keeper(store, journals) for store in stores]
     cls = recorder_of([store.name for store in stores])
     clock = Clock(NOW / 1000)
-    return cls("recorder", keepers=keepers, journals=journals, folder=folder, clock=clock)
+    parts: dict[str, Any] = {"journals": journals, "folder": folder, "stores": {}}
+    return cls("recorder", keepers=keepers, clock=clock, **parts)
 
 
 async def test_the_recorder_answers_from_its_files(written: Written) -> None:

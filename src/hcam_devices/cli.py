@@ -178,6 +178,44 @@ def status(url: str | None, instrument: Path | None) -> None:
     raise SystemExit(asyncio.run(panel.status(declared, _address(url, declared))))
 
 
+@main.command(epilog=_example("hcam audit 2026-11-22"))
+@click.argument("night", default="")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@INSTRUMENT
+def audit(night: str, as_json: bool, instrument: Path | None) -> None:
+    """Prove that what was published in a NIGHT (the one going on) is stored once.
+
+    Exit status 1 if it is not, or is not certain.
+    """
+    from . import audit
+    from .wamp import utils
+
+    try:
+        answer = utils.call(uris.rpc("recorder", "audit"), night, timeout=LONGEST_AUDIT)
+        found = audit.Audit.model_validate(answer)
+    except (utils.NoSuchProcedureError, utils.RouterError):
+        found = _audit_of_files(night, _load(instrument))
+    click.echo(found.model_dump_json(indent=2) if as_json else "\n".join(audit.text(found)))
+    raise SystemExit(0 if found.complete else 1)
+
+
+def _audit_of_files(night: str, instrument: Any) -> Any:
+    import time
+
+    from .audit import Published, audit
+    from .server import home
+    from .stores.points import night_of
+    from .witnesses import witnesses
+
+    night = night or night_of(int(time.time() * 1000))
+    silent = Published(silent="the recorder is not running: no journal was asked")
+    try:
+        found = witnesses(instrument.stores, home(), night)
+        return audit(night, dict.fromkeys(instrument.names, silent), found, time.time())
+    except ValueError as error:
+        raise HcamError(str(error)) from None
+
+
 @main.command(epilog=_example("hcam replay 2026-11-22 --from 23:00 --speed 60"))
 @click.argument("night")
 @click.option(
@@ -238,6 +276,7 @@ def arguments(texts: tuple[str, ...]) -> tuple[list[Any], dict[str, Any]]:
 
 NEGATIVE = {"ignore_unknown_options": True}
 """So that ``-50`` is an argument and not an option."""
+LONGEST_AUDIT = 600.0
 
 
 @main.command(

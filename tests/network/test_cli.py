@@ -14,6 +14,7 @@ from .conftest import DEVICES
 from .tools import BIN, Net, free_port, living, until
 
 COMMANDS = ["up", "router", "watch", "status", "call", "publish", "simulate", "config check"]
+COMMANDS += ["audit", "replay"]
 
 
 @pytest.fixture
