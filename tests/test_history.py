@@ -21,7 +21,7 @@ from hcam_devices import HcamError, history, plot
 from hcam_devices.axis import NotAllowedError
 from hcam_devices.history import Archive, HistoryError, Span, duration, samples, span, utc
 from hcam_devices.recorder import Journals, Keeper, Recorder, recorder_of
-from hcam_devices.stores import Embedded
+from hcam_devices.stores import Embedded, place
 from hcam_devices.stores.embedded import EmbeddedStore
 from hcam_devices.stores.history import History
 from hcam_devices.stores.influxdb import InfluxDB
@@ -364,7 +364,7 @@ def test_the_files_are_where_the_instrument_says(
     assert isinstance(found, Archive)
     assert found.files.folder == elsewhere
     assert said.endswith(f"this is read from {elsewhere}")
-    assert Embedded().place(tmp_path) == alone.store.folder
+    assert place(Embedded(), tmp_path) == alone.store.folder
 
 
 # --- as people see it -----------------------------------------------------------------------------
@@ -585,7 +585,8 @@ def recorder(stores: list[Any], folder: Path) -> Recorder:
     keepers = [Keeper(store, journals) for store in stores]
     cls = recorder_of([store.name for store in stores])
     clock = Clock(NOW / 1000)
-    return cls("recorder", keepers=keepers, journals=journals, folder=folder, clock=clock)
+    parts: dict[str, Any] = {"journals": journals, "folder": folder, "stores": {}}
+    return cls("recorder", keepers=keepers, clock=clock, **parts)
 
 
 async def test_the_recorder_answers_from_its_files(written: Written) -> None:

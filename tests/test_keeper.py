@@ -68,7 +68,7 @@ class MemoryJournals(Journals):
         self.reachable = True
         self.asked = 0
 
-    async def holdings(self, device: str) -> list[Holdings]:
+    async def holdings(self, device: str, *during: float) -> list[Holdings]:
         self.asked += 1
         if not self.reachable:
             raise ConnectionError("no router")

@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -147,15 +148,21 @@ def router(port: int | None, instrument: Path | None) -> None:
 @main.command(epilog=_example("hcam watch 'ccd*'"))
 @click.argument("pattern", default="*")
 @click.option("--once", is_flag=True, help="Print what is known after a moment, and end.")
+@click.option(
+    "--realm",
+    type=click.Choice([uris.REALM, uris.REPLAY]),
+    default=uris.REALM,
+    help="The instrument (the default), or what hcam replay publishes.",
+)
 @click.option("--url", help="The router, host or host:port (default: WAMP_SERVER).")
 @INSTRUMENT
-def watch(pattern: str, once: bool, url: str | None, instrument: Path | None) -> None:
+def watch(pattern: str, once: bool, realm: str, url: str | None, instrument: Path | None) -> None:
     """Show the devices whose names match PATTERN, live."""
     from . import panel
 
     declared = _load(instrument)
     try:
-        asyncio.run(panel.watch(declared, _address(url, declared), pattern, once=once))
+        asyncio.run(panel.watch(declared, _address(url, declared), pattern, realm, once=once))
     except KeyboardInterrupt:
         raise SystemExit(0) from None
 
@@ -169,6 +176,83 @@ def status(url: str | None, instrument: Path | None) -> None:
 
     declared = _load(instrument)
     raise SystemExit(asyncio.run(panel.status(declared, _address(url, declared))))
+
+
+@main.command(epilog=_example("hcam audit 2026-11-22"))
+@click.argument("night", default="")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@INSTRUMENT
+def audit(night: str, as_json: bool, instrument: Path | None) -> None:
+    """Prove that what was published in a NIGHT (the one going on) is stored once.
+
+    Exit status 1 if it is not, or is not certain.
+    """
+    from . import audit
+    from .wamp import utils
+
+    try:
+        answer = utils.call(uris.rpc("recorder", "audit"), night, timeout=LONGEST_AUDIT)
+        found = audit.Audit.model_validate(answer)
+    except (utils.NoSuchProcedureError, utils.RouterError):
+        found = _audit_of_files(night, _load(instrument))
+    click.echo(found.model_dump_json(indent=2) if as_json else "\n".join(audit.text(found)))
+    raise SystemExit(0 if found.complete else 1)
+
+
+def _audit_of_files(night: str, instrument: Any) -> Any:
+    import time
+
+    from .audit import Published, audit
+    from .server import home
+    from .stores.points import night_of
+    from .witnesses import witnesses
+
+    night = night or night_of(int(time.time() * 1000))
+    silent = Published(silent="the recorder is not running: no journal was asked")
+    try:
+        found = witnesses(instrument.stores, home(), night)
+        return audit(night, dict.fromkeys(instrument.names, silent), found, time.time())
+    except ValueError as error:
+        raise HcamError(str(error)) from None
+
+
+@main.command(epilog=_example("hcam replay 2026-11-22 --from 23:00 --speed 60"))
+@click.argument("night")
+@click.option(
+    "--speed", type=click.FloatRange(0, min_open=True), default=1.0, help="Times as fast."
+)
+@click.option("--devices", "pattern", default="*", help="Only those whose name matches this glob.")
+@click.option("--from", "begin", default="12:00", help="When to begin (UTC).")
+@click.option("--until", "end", default="", help="When to end (UTC).")
+@click.option("--url", help="The router, host or host:port (default: WAMP_SERVER).")
+@INSTRUMENT
+def replay(
+    night: str,
+    *,
+    speed: float,
+    pattern: str,
+    begin: str,
+    end: str,
+    url: str | None,
+    instrument: Path | None,
+) -> None:
+    """Publish a recorded NIGHT again, in realm replay: see it with hcam watch --realm replay."""
+    from . import replay
+    from .server import home
+    from .stores import Embedded, place
+
+    declared = _load(instrument)
+    folders = [place(one, home()) for one in declared.stores.values() if isinstance(one, Embedded)]
+    if not folders:
+        raise HcamError(f"{declared.path} has no store of kind embedded, which could be replayed")
+    points = replay.recorded(folders[0], night, pattern, begin, end)
+    progress = replay.Progress(sys.stdout)
+    try:
+        asyncio.run(replay.replay(replay.paced(points, speed), _address(url, declared), progress))
+    except KeyboardInterrupt:
+        pass
+    finally:
+        progress.end()
 
 
 def argument(text: str) -> Any:
@@ -192,6 +276,7 @@ def arguments(texts: tuple[str, ...]) -> tuple[list[Any], dict[str, Any]]:
 
 NEGATIVE = {"ignore_unknown_options": True}
 """So that ``-50`` is an argument and not an option."""
+LONGEST_AUDIT = 600.0
 
 
 @main.command(

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from . import HcamError
-from .stores import Embedded
+from .stores import Embedded, place
 from .stores.history import History
 from .stores.influxdb import InfluxDB
 from .stores.points import EPOCH, Field, milliseconds, night_bounds, night_of
@@ -316,7 +316,7 @@ def source(instrument: Path | None = None) -> tuple[Source, str]:
     where = f"no recorder answers at {uris.address()} (WAMP_SERVER)"
     given = instrument or os.environ.get("HCAM_INSTRUMENT")
     stores = load(Path(given) if given else None).stores
-    folders = [one.place(home()) for one in stores.values() if isinstance(one, Embedded)]
+    folders = [place(one, home()) for one in stores.values() if isinstance(one, Embedded)]
     if not folders:
         there = {name: one for name, one in stores.items() if isinstance(one, InfluxDB)}
         raise HistoryError(f"{where}, and {elsewhere(there)}")

@@ -41,8 +41,8 @@ SETTLE = 1.0
 class Picture:
     """What has been heard, and how it looks."""
 
-    def __init__(self, instrument: Instrument, pattern: str) -> None:
-        self.instrument, self.pattern = instrument, pattern
+    def __init__(self, instrument: Instrument, pattern: str, realm: str = uris.REALM) -> None:
+        self.instrument, self.pattern, self.realm = instrument, pattern, realm
         self.samples: dict[str, dict[str, Any]] = {
             name: {} for name in instrument.names if fnmatchcase(name, pattern)
         }
@@ -96,7 +96,7 @@ async def follow(picture: Picture, session: Session) -> None:
 async def look(picture: Picture, address: Address) -> None:
     """Fill the picture with what is known after a moment; HcamError if there is no router."""
     try:
-        async with join(address) as session:
+        async with join(address, picture.realm) as session:
             await follow(picture, session)
             await asyncio.sleep(SETTLE)
     except (OSError, WampError) as error:
@@ -222,7 +222,11 @@ def draw(picture: Picture, address: Address, size: tuple[int, int], hints: str =
     for server in picture.servers.values():
         emulated = " (emulated)" if server.get("emulated") else ""
         title.append(f"  {server['server']} {server['state']}{emulated}")
-    title.append(time.strftime("  %H:%M:%S UTC", time.gmtime()))
+    if picture.realm == uris.REPLAY:
+        newest = max((str(one["timestamp"]) for one in picture.samples.values() if one), default="")
+        title.append(f"  REPLAY {newest[:19].replace('T', ' ')}", style="bold red")
+    else:
+        title.append(time.strftime("  %H:%M:%S UTC", time.gmtime()))
     title.truncate(width)
     alarms = picture.alarms()
     most = max(height // 3, 3)
@@ -244,12 +248,13 @@ async def watch(
     instrument: Instrument,
     address: Address,
     pattern: str = "*",
+    realm: str = uris.REALM,
     *,
     once: bool = False,
     hints: Callable[[], str] = str,
 ) -> None:
     """Show the picture until cancelled; ``once``, or without a terminal, print it and end."""
-    picture = Picture(instrument, pattern)
+    picture = Picture(instrument, pattern, realm)
     console = Console()
     if once or not sys.stdout.isatty():
         await look(picture, address)
@@ -261,7 +266,7 @@ async def watch(
             await follow(picture, session)
             session.over.add_done_callback(lambda _: setattr(picture, "router", False))
 
-        await keep_joined(address, joined)
+        await keep_joined(address, joined, realm)
 
     following = asyncio.create_task(keep_following())
     try:

@@ -11,7 +11,7 @@ import math
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +23,7 @@ from autobahn.wamp.types import SubscribeOptions
 from pydantic import BaseModel
 
 from . import HcamError
+from .audit import Audit, Published, audit, without
 from .axis import NotAllowedError
 from .device import Alarm, Device, Sample, utc
 from .fields import Procedure, Readback, Value, rpc, shorten
@@ -31,16 +32,17 @@ from .instrument import Entry, Instrument
 from .journal import DAY, Journal
 from .link import Local
 from .server import Server, Task, claim, home, until_told
-from .stores import AwayError, Store, StoreSettings
-from .stores.coverage import Gone
+from .stores import AwayError, Store, StoreSettings, place
+from .stores.coverage import Coverage, Gone
 from .stores.embedded import EmbeddedStore
 from .stores.history import History
 from .stores.influxdb import InfluxDB
 from .stores.lines import LineStore
-from .stores.points import Point, flatten, milliseconds
+from .stores.points import Point, flatten, milliseconds, night_bounds, night_of
 from .wamp import uris
 from .wamp.session import Session, keep_joined
 from .wamp.uris import Address
+from .witnesses import witnesses
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ MOST_JUMP = 100_000
 """A number further ahead is not believed before the device's journal has been asked."""
 PAGE = 1000
 ANSWER_WITHIN = 20.0
+LOOK_AGAIN = 50
 FIRST_PAUSE, LAST_PAUSE = 1.0, 30.0
 UNLIKELY = (WampError, OSError, TimeoutError, ValueError)
 """What goes wrong when a device's server, or the router, is not there, or answers nonsense."""
@@ -87,6 +90,7 @@ class Holdings(BaseModel):
     used: int
     most: int
     oldest: float | str | None
+    salvaging: bool = False
 
     def covers(self, now: float) -> float:
         """Return how far back it reaches, or will when it is full, in seconds."""
@@ -102,6 +106,7 @@ class Journals:
 
     def __init__(self, devices: Iterable[str]) -> None:
         self.devices = set(devices)
+        self.declared = frozenset(self.devices)
         self.own: Journal
         self.session: Session | None = None
         self._known: dict[str, Holdings] = {}
@@ -112,14 +117,18 @@ class Journals:
         async with asyncio.timeout(ANSWER_WITHIN):
             return await self.session.call(procedure, *arguments)
 
-    async def holdings(self, device: str) -> list[Holdings]:
-        """Return what is held of a device; raises one of UNLIKELY."""
-        own = Holdings.model_validate(await asyncio.to_thread(self.own.holds, device))
+    async def holdings(self, device: str, *during: float) -> list[Holdings]:
+        """Return what is held of a device; raises one of UNLIKELY.
+
+        With ``during``, two Unix times, the epochs are of what was appended between them.
+        """
+        own = Holdings.model_validate(await asyncio.to_thread(self.own.holds, device, *during))
         found = [own] if own.epochs or own.gone else []
         try:
-            reply = await self._call(uris.rpc(device, "journal"))
+            reply = await self._call(uris.rpc(device, "journal"), *during)
         except ApplicationError as error:
-            if not (found and error.error == ApplicationError.NO_SUCH_PROCEDURE):
+            absent = error.error == ApplicationError.NO_SUCH_PROCEDURE
+            if not absent or (device in self.declared and not found):
                 raise
         else:
             there = self._known[device] = Holdings.model_validate(reply)
@@ -224,6 +233,11 @@ class Keeper:
         if now - self._tidied > TIDY_EVERY:
             self._tidied = now
             await self._do(self.store.tidy)
+
+    async def noted(self) -> Coverage:
+        """Return a copy of what the store notes that it has."""
+        copy: Coverage = await self._do(without, self.store.stored, ())
+        return copy
 
     async def _do(self, what: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, what, *args)
@@ -349,9 +363,16 @@ class Recorder(Device):
     disk = Readback("GB", healthy=(2, math.inf), doc="Free where history is kept.")
 
     def __init__(
-        self, name: str, *, keepers: list[Keeper], journals: Journals, folder: Path, **settings: Any
+        self,
+        name: str,
+        *,
+        keepers: list[Keeper],
+        journals: Journals,
+        folder: Path,
+        stores: Mapping[str, StoreSettings],
+        **settings: Any,
     ) -> None:
-        self.keepers, self.journals, self.folder = keepers, journals, folder
+        self.keepers, self.journals, self.folder, self.stores = keepers, journals, folder, stores
         self._counted: dict[str, tuple[float, int]] = {}
         self._heard = 0
         self._unkept = ""
@@ -472,6 +493,50 @@ class Recorder(Device):
         self._counted[name] = now, count
         return (count - counted) / max(now - before, 1e-3)
 
+    @rpc(read_only=True)
+    async def audit(self, night: str = "") -> dict[str, Any]:
+        """Compare what was published in a night (``2026-11-22``) with what each store has."""
+        night = night or night_of(round(self.clock() * 1000))
+        start, end = (time / 1000 for time in night_bounds(night))
+        devices = sorted(self.journals.devices)
+        answers = await asyncio.gather(*(self._published(one, start, end) for one in devices))
+        published = dict(zip(devices, answers, strict=True))
+        await self._until_written(published)
+        noted = {keeper.store.name: await keeper.noted() for keeper in self.keepers}
+
+        def compare() -> Audit:
+            found = witnesses(self.stores, self.folder, night, noted)
+            return audit(night, published, found, self.clock())
+
+        return (await asyncio.to_thread(compare)).model_dump()
+
+    async def _published(self, device: str, start: float, end: float) -> Published:
+        found = Published()
+        try:
+            for held in await self.journals.holdings(device, start, end):
+                found.spans += [(one.epoch, one.first, one.last) for one in held.epochs]
+                found.gone += [
+                    Gone(device, one.epoch, one.first, one.last, one.reason) for one in held.gone
+                ]
+                if held.salvaging:
+                    found.silent = "its journal was damaged and is being restored: ask again later"
+        except UNLIKELY as error:
+            if getattr(error, "error", "") == ApplicationError.NO_SUCH_PROCEDURE:
+                found.silent = "nobody answers for its journal: is its server running?"
+            else:
+                said = " ".join(map(str, error.args)) or type(error).__name__
+                found.silent = f"no answer from its journal: {said}"
+        return found
+
+    async def _until_written(self, published: dict[str, Published]) -> None:
+        """Give the stores time to write what has only just been published."""
+        spans = [(device, *span) for device, said in published.items() for span in said.spans]
+        stores = [keeper.store for keeper in self.keepers if not keeper.away]
+        for _ in range(LOOK_AGAIN):
+            if not any(store.stored.missing(*span) for store in stores for span in spans):
+                break
+            await asyncio.sleep(0.1)
+
     def notices(self) -> list[Alarm]:
         """Say what is away, set aside or gone, before data is at risk."""
         found = []
@@ -514,9 +579,10 @@ def open_store(name: str, settings: StoreSettings, folder: Path) -> Store:
 
     Raises AwayError if its files cannot be used.
     """
+    where = place(settings, folder)
     if isinstance(settings, InfluxDB):
-        return LineStore(name, settings, folder / "stores")
-    return EmbeddedStore(name, settings.place(folder), raw_days=settings.raw_days)
+        return LineStore(name, settings, where)
+    return EmbeddedStore(name, where, raw_days=settings.raw_days)
 
 
 def serve(instrument: Instrument, address: Address) -> None:
@@ -533,7 +599,12 @@ def serve(instrument: Instrument, address: Address) -> None:
                 raise HcamError(f"store {name}: {error}") from None
             keepers.append(keeper := Keeper(store, journals))
             stack.callback(keeper.close)
-        parts = {"keepers": keepers, "journals": journals, "folder": folder}
+        parts = {
+            "keepers": keepers,
+            "journals": journals,
+            "folder": folder,
+            "stores": instrument.stores,
+        }
         entry = Entry("recorder", recorder_of(instrument.stores), "hwlogger", (), parts)
 
         def beside(server: Server, journal: Journal) -> dict[str, Task]:

@@ -72,7 +72,7 @@ def configuration(port: int) -> dict[str, Any]:
         "workers": [
             {
                 "type": "router",
-                "realms": [{"name": uris.REALM, "roles": ROLES}],
+                "realms": [{"name": name, "roles": ROLES} for name in (uris.REALM, uris.REPLAY)],
                 "transports": [web],
             }
         ],

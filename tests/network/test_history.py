@@ -66,7 +66,7 @@ async def recording(net: Net, store: EmbeddedStore, folder: Path) -> AsyncIterat
     journals = Journals([])
     keepers = [Keeper(store, journals)]
     device = recorder_of([store.name])(
-        "recorder", keepers=keepers, journals=journals, folder=folder
+        "recorder", keepers=keepers, journals=journals, folder=folder, stores={}
     )
     journal = Journal(folder / "journal.sqlite")
     agent = asyncio.create_task(Agent(device, ("recorder",), journal).run(net.address))

@@ -196,8 +196,8 @@ class Net:
 class Client(ApplicationSession):
     """A WAMP session of somebody else's making."""
 
-    def __init__(self) -> None:
-        super().__init__(ComponentConfig("hipercam"))
+    def __init__(self, realm: str) -> None:
+        super().__init__(ComponentConfig(realm))
         self.joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.cut: Callable[[], None]
 
@@ -209,9 +209,11 @@ class Client(ApplicationSession):
 
 
 @asynccontextmanager
-async def client(address: Address, serializer: str = "cbor") -> AsyncIterator[Client]:
-    """Join the realm over WebSocket."""
-    session = Client()
+async def client(
+    address: Address, serializer: str = "cbor", realm: str = "hipercam"
+) -> AsyncIterator[Client]:
+    """Join a realm over WebSocket."""
+    session = Client(realm)
     serializers = {"cbor": CBORSerializer, "json": JsonSerializer}
     factory = WampWebSocketClientFactory(
         lambda: session,

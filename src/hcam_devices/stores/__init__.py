@@ -24,12 +24,15 @@ class Embedded(BaseModel):
     raw_days: int = Field(default=30, ge=1)
     folder: str = ""
 
-    def place(self, home: Path) -> Path:
-        """Return where the files are; a ``folder`` that is not a whole path is within the home."""
-        return home / (self.folder or "history")
-
 
 StoreSettings: TypeAlias = Annotated[Embedded | InfluxDB, Field(discriminator="kind")]
+
+
+def place(settings: StoreSettings, home: Path) -> Path:
+    """Return the folder in which a store keeps its files: within the home if it is relative."""
+    if isinstance(settings, InfluxDB):
+        return home / "stores"
+    return home / (settings.folder or "history")
 
 
 class AwayError(Exception):

@@ -360,10 +360,10 @@ class History:
                         there.add_each(device, epoch, whole)
         return sum(high - low + 1 for _, _, low, high in there)
 
-    def samples(self, night: str) -> Iterator[Point]:
+    def samples(self, night: str, start: int = -(2**63), end: int = 2**63 - 1) -> Iterator[Point]:
         """Yield a night's samples in order of time; none if it is not there as recorded."""
         with self._reading(night, NIGHT_TABLES) as db:
-            each = [_points(db, stream) for stream in streams(db)]
+            each = [_points(db, stream, start, end) for stream in streams(db)]
             yield from heapq.merge(*each, key=attrgetter("time"))
 
     def _between(self, start: int, end: int) -> list[str]:
@@ -444,11 +444,11 @@ def unpacked(body: bytes, half: int) -> Iterator[Summary]:
     return map(Summary, *(columns[name] for name in Summary._fields))
 
 
-def _points(db: sqlite3.Connection, stream: Stream) -> Iterator[Point]:
+def _points(db: sqlite3.Connection, stream: Stream, start: int, end: int) -> Iterator[Point]:
     decoders = {kind: decoder(db, kind) for kind in ("number", "bool", "text")}
     fields = [(name, decoders[kind]) for name, kind, _ in stream.fields]
     units = {name: unit for name, _, unit in stream.fields if unit is not None}
-    for time, seq, body in rows(db, stream):
+    for time, seq, body in rows(db, stream, start, end):
         numbers = stream.body.unpack_from(body)
         values = {name: value(n) for (name, value), n in zip(fields, numbers, strict=True)}
         known = {name: value for name, value in values.items() if value is not None}

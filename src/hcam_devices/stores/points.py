@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from math import isfinite
 from typing import Any, TypeAlias
 
@@ -137,7 +137,11 @@ def night_of(time: int) -> str:
 
 def night_bounds(night: str) -> tuple[int, int]:
     """Return when a night such as ``2026-11-22`` begins and ends (ms); ValueError if it is none."""
-    begin = datetime.fromisoformat(night).replace(tzinfo=UTC, hour=12)
+    try:
+        begin = datetime.combine(date.fromisoformat(night), datetime.min.time(), UTC)
+    except ValueError:
+        raise ValueError(f"{night!r} is not a night such as 2026-11-22") from None
+    begin += timedelta(hours=12)
     start = round((begin - EPOCH) / MILLISECOND)
     return start, start + 86_400_000
 

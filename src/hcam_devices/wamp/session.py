@@ -1,4 +1,4 @@
-"""One membership of the router's realm, made again whenever it is lost."""
+"""One membership of a realm of the router, made again whenever it is lost."""
 
 import asyncio
 import logging
@@ -27,8 +27,8 @@ PING_EVERY, PING_TIMEOUT = 5.0, 3.0
 class Session(ApplicationSession):
     """A session that says when it has joined, and when and why it is over."""
 
-    def __init__(self) -> None:
-        super().__init__(ComponentConfig(uris.REALM))
+    def __init__(self, realm: str) -> None:
+        super().__init__(ComponentConfig(realm))
         loop = asyncio.get_running_loop()
         self.joined: asyncio.Future[None] = loop.create_future()
         self.over: asyncio.Future[str] = loop.create_future()
@@ -58,12 +58,12 @@ class Session(ApplicationSession):
 
 
 @asynccontextmanager
-async def join(address: Address) -> AsyncIterator[Session]:
-    """Join the realm, and leave it at the end.
+async def join(address: Address, realm: str = uris.REALM) -> AsyncIterator[Session]:
+    """Join a realm, and leave it at the end.
 
     Raises OSError or TimeoutError if that does not succeed within ``JOIN_WITHIN`` seconds.
     """
-    session = Session()
+    session = Session(realm)
     loop = asyncio.get_running_loop()
     factory = WampWebSocketClientFactory(
         lambda: session,
@@ -96,12 +96,14 @@ async def join(address: Address) -> AsyncIterator[Session]:
             transport.abort()
 
 
-async def keep_joined(address: Address, on_join: Callable[[Session], Awaitable[None]]) -> None:
+async def keep_joined(
+    address: Address, on_join: Callable[[Session], Awaitable[None]], realm: str = uris.REALM
+) -> None:
     """Join, call ``on_join``, and join again whenever the session is over, for ever."""
     pause = FIRST_PAUSE
     while True:
         try:
-            async with join(address) as session:
+            async with join(address, realm) as session:
                 await on_join(session)
                 pause = FIRST_PAUSE
                 log.debug("session with %s is over: %s", address, await session.over)

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from .. import HcamError
 
 REALM = "hipercam"
+REPLAY = "replay"
+"""The realm of the same router in which recorded nights are published again."""
 PREFIX = "hipercam"
 
 ALL_TELEMETRY = f"{PREFIX}..telemetry"

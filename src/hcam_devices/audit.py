@@ -1,0 +1,387 @@
+"""The audit of a night: whether everything that was published is stored once, or what is not.
+
+Published is what the journals of the devices say that they appended in that night, and each number
+between those that a store has. A store is asked what it really has, whatever it noted on writing.
+"""
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, pairwise
+from typing import NamedTuple, Protocol, TypeAlias
+
+from pydantic import BaseModel
+
+from .device import utc
+from .journal import DAY
+from .stores import AwayError
+from .stores.coverage import Coverage, Gone, Key
+from .stores.points import night_bounds, night_of
+
+KEPT = 14 * DAY
+"""For so long (s) after a night nothing of it is proven while a journal does not answer."""
+MOST_FINDINGS = 300
+"""Of one store: a reply has to fit into one message."""
+
+LOST = "noted as stored, but not there or damaged"
+NEVER = "never stored, and no journal has it any more"
+UNASKED = "not stored, and no journal answered"
+TWICE = "there more than once"
+COMING = "on the way"
+
+Span: TypeAlias = tuple[str, int, int]
+"""Epoch, first and last number."""
+
+
+class Row(NamedTuple):
+    """A sample that is really in a store; ``time`` in ms since 1970."""
+
+    epoch: str
+    seq: int
+    time: int
+
+
+class Witness(Protocol):
+    """What a store has of a night, as it can be read from outside. Its methods raise AwayError."""
+
+    name: str
+    uncounted: str
+    """Why its rows cannot be counted, if so; it is then not asked for any."""
+    stored: Coverage
+    """What it noted that it has, or never will."""
+    gone: list[Gone]
+    """What of that it never will have, or has set aside, and why."""
+    troubles: list[str]
+    """What of its files could not be read, so far."""
+
+    def look(self, device: str) -> tuple[list[Row], list[Span]]:
+        """Return the sound rows of a device in and around the night, and what has to be there.
+
+        These are the numbers after the last before the night, up to the first after it.
+        """
+
+    def search(self, device: str, epoch: str, first: int, last: int) -> list[int]:
+        """Return which of some numbers it has at any time at all."""
+
+
+@dataclass
+class Published:
+    """What a device's journal says of a night, or why it cannot be asked."""
+
+    spans: list[Span] = field(default_factory=list)
+    gone: list[Gone] = field(default_factory=list)
+    silent: str = ""
+
+
+class Finding(BaseModel):
+    """Numbers that are not stored once, ``when`` they were published (UTC), and the cause."""
+
+    device: str
+    epoch: str
+    first: int
+    last: int
+    when: str
+    cause: str
+
+    def __str__(self) -> str:
+        numbers = f"{self.first}" if self.first == self.last else f"{self.first}-{self.last}"
+        when = f"{self.when}, " if self.when else ""
+        return f"{self.device} {numbers} (epoch {self.epoch[:4]}): {when}{self.cause}"
+
+
+class Line(BaseModel):
+    """How much of a device one store has; ``coming`` is what a journal still has for it."""
+
+    device: str
+    published: int
+    stored: int
+    missing: int
+    doubled: int
+    coming: int
+    verdict: str
+
+
+class Audited(BaseModel):
+    """What was found in one store; ``unread`` is why nothing could be, ``more`` is not listed."""
+
+    name: str
+    uncounted: str
+    unread: str = ""
+    troubles: list[str] = []
+    lines: list[Line] = []
+    findings: list[Finding] = []
+    more: int = 0
+    verdict: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing, doubled or on the way, and all of it could be read."""
+        bad = self.unread or self.troubles or self.total("missing", "doubled", "coming")
+        return not bad
+
+    def total(self, *columns: str) -> int:
+        """Return the sum of columns."""
+        return sum(getattr(line, column) for line in self.lines for column in columns)
+
+
+class Audit(BaseModel):
+    """What was found of a night, up to the time ``at`` (UTC)."""
+
+    night: str
+    at: str
+    stores: list[Audited]
+    unproven: list[str]
+    """Why there may have been more than is known of here."""
+    complete: bool
+    """Whether it is certain that every store has everything once; one at least was counted."""
+    verdict: str
+
+
+class Evidence:
+    """What one store has of one device."""
+
+    def __init__(self, device: str, rows: Iterable[Row] = (), spans: Iterable[Span] = ()) -> None:
+        self.device, self.spans = device, spans
+        self.there = Coverage()
+        self.again: list[tuple[str, int]] = []
+        self._rows: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for epoch, seq, time in rows:
+            self._rows[epoch].append((seq, time))
+        for epoch, found in self._rows.items():
+            found.sort()
+            for (seq, _), (following, _) in pairwise([*found, (-1, 0)]):
+                self.there.add(device, epoch, seq, seq)
+                if seq == following:
+                    self.again.append((epoch, seq))
+
+    def finding(self, span: Span, cause: str) -> Finding:
+        """Return a finding; when that was is known from what is there on either side."""
+        epoch, first, last = span
+        rows = self._rows.get(epoch, [])
+        before, after = bisect_left(rows, (first,)), bisect_left(rows, (last + 1,))
+        sides = (*rows[:before][-1:], *rows[after:][:1])
+        when = " to ".join(utc(time / 1000)[11:19] for _, time in sides)
+        if len(sides) == 1:
+            when = f"{'after' if before else 'before'} {when}"
+        return Finding(
+            device=self.device,
+            epoch=epoch,
+            first=first,
+            last=last,
+            when=when,
+            cause=cause,
+        )
+
+
+def audit(
+    night: str, published: Mapping[str, Published], witnesses: Sequence[Witness], now: float
+) -> Audit:
+    """Compare what was published in a night with what each store has; ValueError if it is none.
+
+    ``published`` is what the journals say, by device; ``now`` is a Unix time.
+    """
+    start, end = night_bounds(night)
+    stores = [Audited(name=one.name, uncounted=one.uncounted) for one in witnesses]
+    silent: dict[str, list[str]] = defaultdict(list)
+    noted = {device for one in witnesses for device, *_ in one.stored}
+    for device in sorted(noted | published.keys()):
+        said = published.get(device, Published())
+        if said.silent and now < end / 1000 + KEPT:
+            silent[said.silent].append(device)
+        seen = [_ask(*pair, device) for pair in zip(witnesses, stores, strict=True)]
+        whole = Coverage()
+        for span in chain(said.spans, *(evidence.spans for evidence in seen)):
+            whole.add(device, *span)
+        for witness, store, evidence in zip(witnesses, stores, seen, strict=True):
+            try:
+                if whole.ranges and not store.unread:
+                    _judge(whole, said, witness, store, evidence)
+            except AwayError as error:
+                store.unread = str(error)
+    for witness, store in zip(witnesses, stores, strict=True):
+        store.troubles = witness.troubles
+        store.verdict = _clause(store)
+    unproven = [f"{reason} ({_some(names)})" for reason, names in silent.items()]
+    counted = any(store.lines and not store.uncounted for store in stores)
+    sure = counted and not unproven
+    complete = sure and all(store.complete for store in stores)
+    only_coming = sure and not any(
+        one.unread or one.troubles or one.total("missing", "doubled") for one in stores
+    )
+    head = (
+        "Everything published is stored once"
+        if complete
+        else "Nothing is lost, but not everything is stored yet"
+        if only_coming
+        else "It is NOT certain that everything published is stored once"
+    )
+    return Audit(
+        night=night_of(start),
+        at=utc(min(now, end / 1000)),
+        stores=stores,
+        unproven=unproven,
+        complete=complete,
+        verdict=f"{head}: {'; '.join(store.verdict for store in stores)}.",
+    )
+
+
+def _ask(one: Witness, store: Audited, device: str) -> Evidence:
+    """Return what a store has, or acknowledged; nothing any more once it could not be read."""
+    if one.uncounted:
+        evidence = Evidence(device)
+        evidence.there = without(one.stored, one.gone)
+        return evidence
+    try:
+        rows, spans = ([], []) if store.unread else one.look(device)
+        return Evidence(device, rows, spans)
+    except AwayError as error:
+        store.unread = str(error)
+        return Evidence(device)
+
+
+def _judge(
+    whole: Coverage, said: Published, one: Witness, store: Audited, evidence: Evidence
+) -> None:
+    """Count and explain what a store does not have, and what it has twice. Raises AwayError."""
+    device, there = evidence.device, evidence.there
+    again = [one for one in evidence.again if (device, *one) in whole]
+    twice = Coverage()
+    for epoch, seq in again:
+        twice.add(device, epoch, seq, seq)
+    found: list[tuple[Span, str]] = []
+    for _, epoch, *span in whole:
+        causes = list(_causes(device, epoch, said, one))
+        rest = there.missing(device, epoch, *span)
+        for first, last, cause in causes:
+            parts, rest = _cut(rest, first, last)
+            found += [((epoch, *part), cause) for part in parts]
+        found += [((epoch, *part), UNASKED if said.silent else NEVER) for part in rest]
+    lost = [span for span, cause in found if cause == LOST]
+    for epoch in {epoch for epoch, *_ in lost}:
+        numbers = [number for name, *ends in lost for number in ends if name == epoch]
+        for seq in one.search(device, epoch, min(numbers), max(numbers)):
+            there.add(device, epoch, seq, seq)
+    gaps = [
+        ((span[0], *part), cause) for span, cause in found for part in there.missing(device, *span)
+    ]
+    published = _size(one[1:] for one in whole)
+    coming = _size(span for span, cause in gaps if cause == COMING)
+    missing = _size(span for span, _ in gaps) - coming
+    words = [
+        f"{count} {what}"
+        for count, what in ((missing, "MISSING"), (len(again), "DOUBLED"), (coming, COMING))
+        if count
+    ]
+    store.lines.append(
+        Line(
+            device=device,
+            published=published,
+            stored=published - missing - coming,
+            missing=missing,
+            doubled=len(again),
+            coming=coming,
+            verdict=", ".join(words) or ("acknowledged" if one.uncounted else "complete"),
+        )
+    )
+    findings = [(one[1:], TWICE) for one in twice] + [one for one in gaps if one[1] != COMING]
+    room = MOST_FINDINGS - len(store.findings)
+    store.findings += [evidence.finding(*one) for one in findings[:room]]
+    store.more += len(findings[room:])
+
+
+def without(coverage: Coverage, gone: Iterable[Gone]) -> Coverage:
+    """Return what is really stored of what was noted."""
+    found = Coverage()
+    dropped: dict[Key, list[Gone]] = defaultdict(list)
+    for one in gone:
+        dropped[one.device, one.epoch].append(one)
+    for key, ranges in coverage.ranges.items():
+        kept = [(first, last) for first, last in ranges]
+        for one in dropped[key]:
+            _, kept = _cut(kept, one.first, one.last)
+        for span in kept:
+            found.add(*key, *span)
+    return found
+
+
+def _causes(
+    device: str, epoch: str, said: Published, one: Witness
+) -> Iterator[tuple[int, int, str]]:
+    """Yield what may explain that numbers are not there, what is most certain first."""
+    for gone in one.gone:
+        if (gone.device, gone.epoch) == (device, epoch):
+            yield gone.first, gone.last, gone.cause
+    for first, last in one.stored.ranges.get((device, epoch), ()):
+        yield first, last, LOST
+    for gone in said.gone:
+        if gone.epoch == epoch:
+            yield gone.first, gone.last, gone.cause
+    for name, first, last in said.spans:
+        if name == epoch:
+            yield first, last, COMING
+
+
+def _cut(
+    parts: list[tuple[int, int]], first: int, last: int
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Return what of some ranges of numbers is within another, and what is not."""
+    inside, outside = [], []
+    for low, high in parts:
+        if high < first or last < low:
+            outside.append((low, high))
+            continue
+        inside.append((max(low, first), min(high, last)))
+        outside += [(low, first - 1)] if low < first else []
+        outside += [(last + 1, high)] if last < high else []
+    return inside, outside
+
+
+def _size(spans: Iterable[Span]) -> int:
+    return sum(last - first + 1 for _, first, last in spans)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names) if len(names) < 5 else f"{len(names)} devices"
+
+
+def _clause(store: Audited) -> str:
+    published, devices = store.total("published"), len(store.lines)
+    whole = f"{published} samples of {devices} device{'s' * (devices != 1)}"
+    if store.unread:
+        return f"{store.name} could not be read: {store.unread}"
+    if not store.lines:
+        return f"{store.name} knows of nothing"
+    if store.uncounted and store.complete:
+        return f"{store.name} acknowledged {whole}, not counted: {store.uncounted}"
+    totals = {
+        "lacks": store.total("missing"),
+        "has more than once": store.total("doubled"),
+        "waits for": store.total("coming"),
+    }
+    words = [f"{what} {count}" for what, count in totals.items() if count]
+    said = f"{' and '.join(words)} of {whole}" if words else f"has {whole}"
+    return f"{store.name} {'cannot be read completely; it ' if store.troubles else ''}{said}"
+
+
+def text(result: Audit) -> Iterator[str]:
+    """Yield what was found as lines for people."""
+    yield f"Night {result.night}, up to {result.at[:19].replace('T', ' ')} UTC"
+    for store in result.stores:
+        yield ""
+        yield f"store {store.name}"
+        width = max([6, *(len(line.device) for line in store.lines)])
+        if store.lines:
+            yield f"{'device':{width}} {'published':>9} {'stored':>9} {'missing':>8} {'doubled':>8}"
+        for line in store.lines:
+            yield (
+                f"{line.device:{width}} {line.published:9} {line.stored:9} {line.missing:8} "
+                f"{line.doubled:8}  {line.verdict}"
+            )
+        yield from store.troubles
+        yield from (str(finding) for finding in store.findings)
+        if store.more:
+            yield f"... and {store.more} more gaps"
+    yield ""
+    yield from result.unproven
+    yield result.verdict

@@ -1,0 +1,72 @@
+"""``hcam audit`` with a real recorder: it tells what is so, whoever runs, and whoever lies."""
+
+import json
+import sqlite3
+from typing import Any
+
+import pytest
+
+from hcam_devices.stores.history import History
+from hcam_devices.wamp.utils import call
+
+from .conftest import DEVICES
+from .tools import BIN, Net, until
+
+AUDIT = pytest.mark.xdist_group("audit")
+
+
+def audited() -> dict[str, Any]:
+    """Return what the recorder finds in its one store."""
+    (store,) = call("hipercam.recorder.rpc.audit")["stores"]
+    return dict(store)
+
+
+@AUDIT
+def test_a_night_that_is_being_recorded_is_complete_up_to_now(own: Net) -> None:
+    own.start_router()
+    own.start_server()
+    own.start(BIN / "hwlogger", log="hwlogger.out")
+    own.wait_for_devices(*DEVICES)
+    until(lambda: all(own.last(name) > 2 for name in DEVICES))
+    until(lambda: len(audited()["lines"]) > len(DEVICES))
+    said = own.hcam("audit")
+    assert all(f"\n{name} " in said for name in (*DEVICES, "recorder"))
+    assert "Everything published is stored once: local has " in said
+    found = json.loads(own.hcam("audit", "--json"))
+    assert found["complete"]
+    assert found["stores"][0]["lines"][0]["published"] > 0
+
+
+@AUDIT
+def test_rows_taken_from_the_store_are_missed_at_once(own: Net) -> None:
+    file = own.home / "history" / f"{History(own.home / 'history').nights()[-1]}.sqlite"
+    db = sqlite3.connect(file, timeout=20)
+    with db:
+        count = db.execute("DELETE FROM sample WHERE seq = 2").rowcount
+    db.close()
+    assert count >= len(DEVICES)
+    said = own.hcam("audit", code=1)
+    assert f"local lacks {count} of " in said
+    assert "slide 2 (epoch " in said
+    assert "noted as stored, but not there or damaged" in said
+
+
+@AUDIT
+def test_without_a_server_nothing_is_certain(own: Net) -> None:
+    assert own.server
+    own.server.terminate()
+    own.server.wait()
+    said = own.hcam("audit", code=1)
+    assert "nobody answers for its journal: is its server running? (21 devices)" in said
+
+
+@AUDIT
+def test_without_the_recorder_its_files_alone_are_looked_at(own: Net) -> None:
+    own.end()
+    said = own.hcam("audit", code=1)
+    assert "the recorder is not running: no journal was asked (22 devices)" in said
+    assert "slide 2 (epoch " in said
+
+
+def test_what_is_no_night_is_told(own: Net) -> None:
+    assert "'tonight' is not a night such as 2026-11-22" in own.hcam("audit", "tonight", code=1)

@@ -1,0 +1,296 @@
+"""The audit believes no store: what is not there, or there twice, is named with its cause."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hcam_devices.audit import Audit, Published, Row, Span, audit, text
+from hcam_devices.journal import DAY
+from hcam_devices.stores import AwayError
+from hcam_devices.stores.coverage import Coverage, Gone
+from hcam_devices.stores.points import night_bounds
+
+NIGHT = "2026-11-22"
+START, END = night_bounds(NIGHT)
+NOW = END / 1000
+LATER = NOW + 15 * DAY
+DAY_MS = 86_400_000
+SILENT = "hwserver is not running"
+
+
+def row(seq: int, epoch: str = "4f3c0a9be1d2", late: int = 0) -> Row:
+    return Row(epoch, seq, START + 1000 * seq + late)
+
+
+class Shelf:
+    """A store that may lie: what it noted and what it has are apart."""
+
+    def __init__(self, name: str = "local", uncounted: str = "") -> None:
+        self.name, self.uncounted = name, uncounted
+        self.has: dict[str, list[Row]] = {}
+        self.elsewhere: list[Row] = []
+        self.stored = Coverage()
+        self.gone: list[Gone] = []
+        self.troubles: list[str] = []
+        self.away = ""
+
+    def keep(self, device: str, *rows: Row) -> None:
+        self.has.setdefault(device, []).extend(rows)
+        for one in rows:
+            self.stored.add(device, one.epoch, one.seq, one.seq)
+
+    def settle(self, gone: Gone) -> None:
+        self.gone.append(gone)
+        self.stored.add(gone.device, gone.epoch, gone.first, gone.last)
+
+    def look(self, device: str) -> tuple[list[Row], list[Span]]:
+        if self.away:
+            raise AwayError(self.away)
+        rows = self.has.get(device, [])
+        ranges = {one.epoch: self.stored.ranges[device, one.epoch] for one in rows}
+        return rows, [(epoch, some[0][0], some[-1][1]) for epoch, some in ranges.items()]
+
+    def search(self, device: str, epoch: str, first: int, last: int) -> list[int]:
+        return [
+            one.seq for one in self.elsewhere if one.epoch == epoch and first <= one.seq <= last
+        ]
+
+
+EPOCH = row(1).epoch
+
+
+def of(*seqs: int) -> list[Row]:
+    return [row(seq) for seq in seqs]
+
+
+def published(first: int, last: int) -> Published:
+    return Published([(EPOCH, first, last)])
+
+
+def causes(result: Audit) -> list[str]:
+    return [str(one) for store in result.stores for one in store.findings]
+
+
+def test_a_night_is_complete_if_everything_published_is_there_once() -> None:
+    shelf = Shelf()
+    shelf.keep("ccd1", *of(1, 2, 3))
+    shelf.keep("slide", *of(7, 8))
+    said = {"ccd1": published(1, 3), "slide": published(7, 8)}
+    result = audit(NIGHT, said, [shelf], NOW)
+    assert result.complete
+    assert causes(result) == []
+    assert result.verdict == (
+        "Everything published is stored once: local has 5 samples of 2 devices."
+    )
+
+
+def test_a_row_that_the_store_noted_but_does_not_have_is_missing() -> None:
+    shelf = Shelf()
+    shelf.keep("ccd1", *of(*range(1, 11)))
+    del shelf.has["ccd1"][3:6]
+    for said, now in (({"ccd1": published(1, 10)}, NOW), ({}, LATER)):
+        result = audit(NIGHT, said, [shelf], now)
+        assert not result.complete
+        assert causes(result) == [
+            "ccd1 4-6 (epoch 4f3c): 12:00:03 to 12:00:07, noted as stored, but not there or damaged"
+        ]
+        assert result.stores[0].lines[0].verdict == "3 MISSING"
+        assert "NOT certain" in result.verdict
+
+
+def test_a_row_that_is_there_twice_at_another_time_is_doubled() -> None:
+    shelf = Shelf()
+    shelf.keep("ccd1", *of(1, 2, 3), row(2, late=1), row(2, late=2), row(3, late=1))
+    result = audit(NIGHT, {"ccd1": published(1, 3)}, [shelf], NOW)
+    assert not result.complete
+    assert result.stores[0].lines[0].doubled == 3
+    assert causes(result) == ["ccd1 2-3 (epoch 4f3c): after 12:00:01, there more than once"]
+    assert "local has more than once 3 of 3 samples of 1 device" in result.verdict
+
+
+def test_what_was_dropped_or_set_aside_is_named_with_its_cause() -> None:
+    shelf = Shelf()
+    shelf.keep("ccd1", *of(1, 2, 8))
+    shelf.settle(Gone("ccd1", EPOCH, 3, 4, "dropped by the journal: older than 14 days"))
+    shelf.settle(Gone("ccd1", EPOCH, 6, 6, "set aside: field type conflict"))
+    said = published(5, 8)
+    said.gone = [Gone("ccd1", EPOCH, 1, 5, "dropped by the journal: more than 2 GB")]
+    result = audit(NIGHT, {"ccd1": said}, [shelf], NOW)
+    assert [(one.first, one.last, one.cause) for one in result.stores[0].findings] == [
+        (3, 4, "dropped by the journal: older than 14 days"),
+        (6, 6, "set aside: field type conflict"),
+        (5, 5, "dropped by the journal: more than 2 GB"),
+    ]
+    assert result.stores[0].lines[0].coming == 1  # 7, which its journal has
+    assert result.stores[0].lines[0].published == 8
+
+
+def test_what_the_journal_still_has_is_on_the_way_and_no_gap() -> None:
+    shelf = Shelf()
+    shelf.keep("ccd1", *of(1, 2, 3))
+    result = audit(NIGHT, {"ccd1": published(1, 5)}, [shelf], NOW)
+    assert not result.complete
+    assert causes(result) == []
+    assert result.stores[0].lines[0].verdict == "2 on the way"
+    assert result.verdict.startswith("Nothing is lost, but not everything is stored yet: ")
+
+
+def test_without_a_journal_nothing_is_proven_until_the_journals_reach_back_no_more() -> None:
+    shelf = Shelf()
+    shelf.keep("ccd1", *of(4, 5, 6))
+    for said in ({}, {"ccd1": Published(silent=SILENT)}):
+        assert audit(NIGHT, said, [shelf], LATER).complete
+    recent = audit(NIGHT, {"ccd1": Published(silent=SILENT)}, [shelf], NOW)
+    assert not recent.complete
+    assert recent.unproven == [f"{SILENT} (ccd1)"]
+
+
+def test_numbers_between_those_of_the_stores_were_published_whatever_the_journals_know() -> None:
+    shelf = Shelf()
+    shelf.keep("ccd1", *of(4, 5, 8))
+    result = audit(NIGHT, {"ccd1": Published()}, [shelf], LATER)
+    (cause,) = causes(result)
+    assert cause.startswith("ccd1 6-7 (epoch 4f3c): 12:00:05 to 12:00:08, never")
+    assert not result.complete
+
+
+def test_what_one_store_has_another_is_asked_for() -> None:
+    whole, part = Shelf("local"), Shelf("offsite")
+    whole.keep("ccd1", *of(1, 2, 3))
+    part.keep("ccd1", *of(1, 2))
+    result = audit(NIGHT, {}, [whole, part], LATER)
+    assert [one.complete for one in result.stores] == [True, False]
+    assert "local has 3 samples" in result.verdict
+    assert "offsite lacks 1 of 3 samples" in result.verdict
+
+
+def test_what_cannot_be_counted_is_called_acknowledged() -> None:
+    counted, other = Shelf(), Shelf("offsite", "VictoriaMetrics keeps no epochs")
+    for one in (counted, other):
+        one.keep("ccd1", *of(1, 2, 3))
+    other.has = {}
+    said = {"ccd1": published(1, 3)}
+    result = audit(NIGHT, said, [counted, other], NOW)
+    assert result.complete
+    assert "offsite acknowledged 3 samples of 1 device, not counted: Vic" in result.verdict
+    assert not audit(NIGHT, said, [other], NOW).complete
+    other.settle(Gone("ccd1", EPOCH, 4, 4, "lost with its disk"))
+    counted.keep("ccd1", row(4))
+    result = audit(NIGHT, {"ccd1": published(1, 5)}, [counted, other], NOW)
+    assert [str(one) for one in result.stores[1].findings] == [
+        "ccd1 4 (epoch 4f3c): lost with its disk"
+    ]
+    assert result.stores[1].lines[0].verdict == "1 MISSING, 1 on the way"
+
+
+def test_a_store_that_cannot_be_read_is_not_complete() -> None:
+    shelf, away = Shelf(), Shelf("offsite")
+    shelf.keep("ccd1", *of(1, 2))
+    away.keep("ccd1", *of(1, 2))
+    away.away = "connection refused"
+    result = audit(NIGHT, {"ccd1": published(1, 2)}, [shelf, away], NOW)
+    assert not result.complete
+    assert "offsite could not be read: connection refused" in result.verdict
+    assert result.stores[1].lines == []
+
+
+def test_a_night_of_which_nothing_is_known_is_not_complete() -> None:
+    result = audit(NIGHT, {"ccd1": Published()}, [Shelf()], LATER)
+    assert not result.complete
+    assert "local knows of nothing" in result.verdict
+
+
+@pytest.mark.parametrize("wrong", ["yesterday", "2026-13-01", "", "2026-11-22; DROP"])
+def test_only_a_night_can_be_audited(wrong: str) -> None:
+    with pytest.raises(ValueError, match="is not a night such as 2026-11-22"):
+        audit(wrong, {}, [], NOW)
+
+
+def test_a_sample_timed_before_noon_and_appended_after_it_is_found() -> None:
+    shelf = Shelf()
+    shelf.keep("ccd1", Row(EPOCH, 1, START - 100), row(2))
+    assert audit(NIGHT, {"ccd1": published(1, 2)}, [shelf], NOW).complete
+
+
+def test_one_with_quite_another_time_is_found_if_the_store_noted_it() -> None:
+    shelf = Shelf()
+    shelf.keep("ccd1", *of(1, 2, 3, 4, 5))
+    shelf.has["ccd1"][2:4] = []
+    shelf.elsewhere = [row(3, late=DAY_MS)]
+    result = audit(NIGHT, {"ccd1": published(1, 5)}, [shelf], NOW)
+    assert [(one.first, one.last) for one in result.stores[0].findings] == [(4, 4)]
+    shelf.elsewhere = [row(3, late=DAY_MS), row(4, late=-DAY_MS)]
+    assert audit(NIGHT, {"ccd1": published(1, 5)}, [shelf], NOW).complete
+
+
+def test_trouble_is_told_even_if_nothing_of_the_night_is_missing() -> None:
+    shelf = Shelf()
+    shelf.keep("ccd1", *of(1, 2))
+    shelf.troubles = ["2026-11-23.sqlite is damaged: file is not a database"]
+    result = audit(NIGHT, {"ccd1": published(1, 2)}, [shelf], NOW)
+    assert not result.complete
+    assert "local cannot be read completely" in result.verdict
+    assert shelf.troubles[0] in list(text(result))
+
+
+def test_very_many_gaps_are_counted_but_not_all_listed() -> None:
+    shelf = Shelf()
+    shelf.keep("ccd1", *of(*range(1, 10_001)))
+    shelf.has["ccd1"] = shelf.has["ccd1"][::2]
+    result = audit(NIGHT, {"ccd1": published(1, 10_000)}, [shelf], NOW)
+    assert result.stores[0].lines[0].missing == 5000
+    assert len(result.model_dump_json()) < 100_000
+    assert "... and 4700 more gaps" in list(text(result))
+
+
+def test_it_is_told_in_a_table() -> None:
+    shelf = Shelf()
+    shelf.keep("ccd1", *of(1, 2, 3))
+    shelf.keep("meerstetter1", *of(1, 2, 3))
+    del shelf.has["meerstetter1"][1]
+    said = {name: published(1, 3) for name in ("ccd1", "meerstetter1")}
+    assert list(text(audit(NIGHT, said, [shelf], NOW))) == [
+        "Night 2026-11-22, up to 2026-11-23 12:00:00 UTC",
+        "",
+        "store local",
+        "device       published    stored  missing  doubled",
+        "ccd1                 3         3        0        0  complete",
+        "meerstetter1         3         2        1        0  1 MISSING",
+        "meerstetter1 2 (epoch 4f3c): 12:00:01 to 12:00:03, "
+        "noted as stored, but not there or damaged",
+        "",
+        "It is NOT certain that everything published is stored once: "
+        "local lacks 1 of 6 samples of 2 devices.",
+    ]
+
+
+@given(
+    st.sets(st.integers(1, 30)),
+    st.lists(st.integers(1, 30)),
+    st.sets(st.integers(1, 30)),
+    st.integers(0, 30),
+)
+def test_every_number_is_counted_once_as_what_it_is(
+    noted: set[int], there: list[int], gone: set[int], last: int
+) -> None:
+    shelf = Shelf()
+    shelf.keep("ccd1", *of(*noted))
+    shelf.has = {"ccd1": [row(seq, late=late) for late, seq in enumerate(there)]}
+    for seq in gone:
+        shelf.settle(Gone("ccd1", EPOCH, seq, seq, "gone"))
+    for seq in there:
+        shelf.stored.add("ccd1", EPOCH, seq, seq)
+    said = published(1, last) if last else Published()
+    result = audit(NIGHT, {"ccd1": said}, [shelf], NOW)
+    numbers = noted | set(there) | gone if there else set()
+    whole = set(range(1, last + 1)) | set(
+        range(min(numbers, default=1), max(numbers, default=0) + 1)
+    )
+    if not whole:
+        assert result.stores[0].lines == []
+        return
+    (line,) = result.stores[0].lines
+    assert line.published == len(whole) == line.stored + line.missing + line.coming
+    assert line.stored == len(set(there))
+    assert line.doubled == len(there) - len(set(there))
+    assert line.coming == len(set(range(1, last + 1)) - set(there) - noted - gone)
