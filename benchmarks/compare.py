@@ -431,9 +431,9 @@ def install_original() -> None:
         subprocess.run([uv, "-q", *command], env=env, check=False)
 
 
-def go_alone() -> None:
+def go_alone(up: str = UP) -> None:
     """Start again where there is only loopback, if this machine allows it."""
-    fresh = ["unshare", "-n" if os.geteuid() == 0 else "-rn", "sh", "-c", UP, "sh"]
+    fresh = ["unshare", "-nm" if os.geteuid() == 0 else "-rnm", "sh", "-c", up, "sh"]
     if shutil.which("unshare") and subprocess.run([*fresh, "true"], check=False).returncode == 0:
         os.execvpe(fresh[0], [*fresh, sys.executable, *sys.argv], os.environ | {ALONE: "yes"})
 

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from autobahn.asyncio.component import Component
+from autobahn.wamp.types import PublishOptions
 
 ECHO = "hipercam.bench.rpc.echo"
 SET, SHOWN = "hipercam.bench.target", "hipercam.bench.telemetry"
@@ -154,14 +155,39 @@ async def setpoint(session: Any) -> None:
     report(setpoint=took)
 
 
+async def flood(session: Any, count: int) -> None:
+    """Publish telemetry of CCD heads as the original does, as fast as the router takes it."""
+    import pickle  # noqa: PLC0415  (to write what the original reads; nothing is read)
+
+    from astropy import units as u  # noqa: PLC0415
+    from astropy.time import Time  # noqa: PLC0415
+
+    begin = Time.now() - 1 * u.day
+    names = ("pressure", "flow", "heatsink", "peltier_current", "setpoint", "temperature")
+    fields = {name: n * u.deg_C for n, name in enumerate(names)}
+    words = {"peltier_status": "run", "state": "OK", "state_reason": "None"}
+    payloads = [
+        pickle.dumps({"timestamp": begin + n * u.ms} | fields | words)
+        for n in range(0, 2 * count, 2)
+    ]
+    report(ready=time.monotonic())
+    for n, payload in enumerate(payloads):
+        options = PublishOptions(acknowledge=n % 50 == 49)  # so that nothing piles up here
+        published = session.publish(f"hipercam.ccd{n % 5 + 1}.telemetry", payload, options=options)
+        if options.acknowledge:
+            await published
+    report(done=time.monotonic())
+
+
 async def main() -> None:
     """Do what the command line says in one session."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["echo", "watch", "ask", "floor", "setpoint"])
+    parser.add_argument("what", choices=["echo", "watch", "ask", "floor", "setpoint", "flood"])
     parser.add_argument("url")
     parser.add_argument("realm")
     parser.add_argument("--original", action="store_true", help="its telemetry cannot be read")
     parser.add_argument("--devices", nargs="*", default=[])
+    parser.add_argument("--count", type=int, default=0)
     parser.add_argument("--calls", type=json.loads, help="{name: [procedure, *arguments], ...}")
     args = parser.parse_args()
     session = await join(args.url, args.realm)
@@ -177,6 +203,8 @@ async def main() -> None:
             await floor_setpoint(session)
         case "setpoint":
             await setpoint(session)
+        case "flood":
+            await flood(session, args.count)
     session.leave()
 
 

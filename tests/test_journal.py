@@ -1,17 +1,28 @@
 """The journal: gapless numbers, bounds, and what survives a kill, a reboot and a damaged disk."""
 
+import json
+import random
+import re
+import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
+import zlib
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from hcam_devices import journal as module
 from hcam_devices.journal import DAY, MOST_BYTES_A_REPLY, Journal
+from hcam_devices.salvage import Value, records
 
 from .helpers import AT_MOST, Clock
 
@@ -101,24 +112,68 @@ def test_this_machine_has_a_boot_of_its_own(path: Path) -> None:
         assert two.epoch == epoch
 
 
+def gone(journal: Journal, device: str = "slide") -> list[tuple[int, int, str]]:
+    return [(one["first"], one["last"], one["reason"]) for one in journal.holds(device)["gone"]]
+
+
+def truth(journal: Journal, *devices: str) -> dict[tuple[str, str, int], dict[str, Any]]:
+    """Return all samples; see that each number is either given or gone, and counted rightly."""
+    found: dict[tuple[str, str, int], dict[str, Any]] = {}
+    for device in devices or ("slide",):
+        said = journal.holds(device)
+        lost: dict[str, list[int]] = defaultdict(list)
+        for one in said["gone"]:
+            lost[one["epoch"]] += range(one["first"], one["last"] + 1)
+        for one in said["epochs"]:
+            epoch = one["epoch"]
+            kept = {sample["seq"]: sample for sample in all_of(journal, device, epoch)}
+            numbers = list(kept)
+            assert (numbers[0], numbers[-1], len(numbers)) == (
+                one["first"],
+                one["last"],
+                one["count"],
+            )
+            numbers += lost[epoch]
+            assert sorted(numbers) == list(range(1, max(numbers) + 1))
+            found |= {(device, epoch, seq): sample for seq, sample in kept.items()}
+    return found
+
+
 def test_what_is_too_old_is_dropped_but_no_number_is_used_twice(path: Path) -> None:
     clock = Clock()
+    old = "older than 14 days"
     with closing(Journal(path, clock=clock, boot="one")) as journal:
         fill(journal, 1000)
         clock.now += 15 * DAY
-        assert journal.tidy() == 999
-        assert seqs(journal) == [1000]
         fill(journal, 2)
-        assert journal.tidy() == 1
+        assert journal.tidy() == 1000
         assert seqs(journal) == [1001, 1002]
+        assert gone(journal) == [(1, 1000, old)]
         clock.now += 15 * DAY
-        assert journal.tidy() == 1
+        assert journal.tidy() == 2
+        assert (seqs(journal), gone(journal)) == ([], [(1, 1002, old)])
     with closing(Journal(path, clock=clock, boot="one")) as journal:
         assert fill(journal, 1) == [1003]
     with closing(Journal(path, clock=clock, boot="two")) as journal:
         clock.now += 15 * DAY
-        assert journal.tidy() == 2
+        assert journal.tidy() == 1
+        assert gone(journal) == [(1, 1003, old)]
         assert fill(journal, 1) == [1]
+
+
+def test_what_was_gone_is_forgotten_when_nothing_has_been_left_of_its_epoch_for_long(
+    path: Path,
+) -> None:
+    clock = Clock()
+    with closing(Journal(path, clock=clock, boot="one")) as journal:
+        fill(journal, 3)
+    with closing(Journal(path, clock=clock, boot="two")) as journal:
+        fill(journal, 3)
+        for days, ranges in ((15, 2), (13, 2), (2, 1), (15, 1)):  # the last epoch is this one
+            clock.now += days * DAY
+            journal.tidy()
+            assert len(gone(journal)) == ranges
+        assert fill(journal, 1) == [4]
 
 
 def test_what_is_too_much_is_dropped_oldest_first_while_others_append(path: Path) -> None:
@@ -143,18 +198,35 @@ def test_what_is_too_much_is_dropped_oldest_first_while_others_append(path: Path
             tidying.join(AT_MOST)
         clock.now += 1
         dropped.append(journal.tidy())
-        kept = [one["seq"] for one in all_of(journal)]
+        kept = [seq for _, _, seq in truth(journal)]
         assert sum(dropped) > 0
         assert kept == list(range(kept[0], 3001))
-        assert len(kept) < 3000
+        assert gone(journal) == [(1, 3000 - len(kept), "the journal reached 0.0004 GB")]
     assert path.stat().st_size < 2 * most
 
 
-def all_of(journal: Journal) -> Iterator[dict[str, Any]]:
+def all_of(
+    journal: Journal, device: str = "slide", epoch: str | None = None
+) -> Iterator[dict[str, Any]]:
     after = 0
-    while page := journal.samples("slide", after, 500):
+    while page := journal.samples(device, after, 500, epoch):
         yield from page
         after = page[-1]["seq"]
+
+
+def test_of_several_devices_and_epochs_the_oldest_is_dropped_first(path: Path) -> None:
+    clock = Clock()
+    for boot in ("one", "two"):
+        with closing(Journal(path, clock=clock, boot=boot, most=100_000)) as journal:
+            for n in range(600):
+                clock.now += 1
+                for device in ("slide", "flow"):
+                    journal.append(sample(device, text=f"{n * 7919:x}" * 30, time=clock.now))
+    with closing(Journal(path, clock=clock, boot="two", most=100_000)) as journal:
+        assert journal.tidy() > 1200
+        times = [one["time"] for one in truth(journal, "slide", "flow").values()]
+        assert len(times) > 100
+        assert min(times) > clock.now - len(times) / 2 - module.SPAN
 
 
 def test_a_clock_that_was_put_back_does_not_hang_the_tidying(path: Path) -> None:
@@ -162,7 +234,95 @@ def test_a_clock_that_was_put_back_does_not_hang_the_tidying(path: Path) -> None
     with closing(Journal(path, clock=clock, boot="one", most=0)) as journal:
         fill(journal, 3)
         clock.now -= DAY
-        assert journal.tidy() == 0
+        assert journal.tidy() == 3
+        assert fill(journal, 1) == [4]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    steps=st.lists(st.integers(-5, 10), max_size=60),
+    gaps=st.sets(st.integers(1, 60)),
+    window=st.tuples(*[st.none() | st.integers(-50, 300)] * 2),
+)
+def test_it_says_what_it_holds_of_any_time_whatever_the_clock_did(
+    tmp_path_factory: pytest.TempPathFactory,
+    steps: list[int],
+    gaps: set[int],
+    window: tuple[int | None, int | None],
+) -> None:
+    path = tmp_path_factory.mktemp("holds") / "journal.sqlite"
+    clock = Clock(100.0)
+    times: list[list[float]] = [[], []]
+    for times_of_boot in times:
+        with closing(Journal(path, clock=clock, boot=str(id(times_of_boot)))) as journal:
+            for step in steps:
+                clock.now += step
+                journal.append(sample())
+                journal.append(sample("flow"))
+                times_of_boot.append(clock.now)
+    with closing(sqlite3.connect(path)) as db:  # bodies that are damaged are found, and gone
+        db.executemany("UPDATE sample SET body = x'00' WHERE seq = ?", [(gap,) for gap in gaps])
+        db.commit()
+    start, end = window
+    with closing(Journal(path, clock=clock, boot=str(id(times[1])))) as journal:
+        journal.tidy()
+        truth(journal, "slide", "flow")
+        expected = [
+            [
+                seq
+                for seq, time in enumerate(times_of_boot, 1)
+                if seq not in gaps
+                and (start is None or time >= start)
+                and (end is None or time < end)
+            ]
+            for times_of_boot in times
+        ]
+        assert [
+            (one["first"], one["last"], one["count"])
+            for one in journal.holds("slide", *window)["epochs"]
+        ] == [(seqs[0], seqs[-1], len(seqs)) for seqs in expected if seqs]
+
+
+def test_what_it_holds_is_plain_data_and_complete(journal: Journal) -> None:
+    assert journal.holds("slide")["oldest"] is None
+    fill(journal, 3)
+    fill(journal, 1, "flow")
+    said = journal.holds("slide")
+    assert 0 < said.pop("used") < 100_000
+    assert said.pop("free") > 0
+    assert said == {
+        "epoch": journal.epoch,
+        "keep": 14 * DAY,
+        "most": 2_000_000_000,
+        "oldest": Clock().now,
+        "salvaging": False,
+        "epochs": [{"epoch": journal.epoch, "first": 1, "last": 3, "count": 3}],
+        "gone": [],
+    }
+
+
+@pytest.mark.parametrize(
+    "query",
+    [module.PAIRS, module.EPOCHS, module.HELD, module.HELD_BETWEEN, module.NEWEST],
+)
+def test_what_is_asked_often_looks_only_at_what_it_needs(journal: Journal, query: str) -> None:
+    fill(journal, 3)
+    with closing(sqlite3.connect(journal.path)) as db:
+        places = len(set(re.findall(r"\?\d", query))) or query.count("?")
+        plan = db.execute(f"EXPLAIN QUERY PLAN {query}", (None,) * places).fetchall()
+    assert not [step for *_, step in plan if step.startswith("SCAN sample")]
+
+
+def test_an_almost_full_disk_is_told(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal.tidy()
+    assert journal.warning is None or "GB are free" in journal.warning
+    monkeypatch.setattr(module, "LEAST_FREE", 10**18)
+    journal.tidy()
+    assert journal.warning
+    assert "make room" in journal.warning
+    monkeypatch.setattr(module, "LEAST_FREE", 0)
+    journal.tidy()
+    assert journal.warning is None
 
 
 def overwrite(file: Path) -> None:
@@ -198,6 +358,188 @@ def test_a_damaged_journal_is_kept_aside_and_a_new_epoch_begins(
         assert seqs(journal) == [1, 2]
     assert path.with_name("journal.sqlite.damaged-5").read_bytes() == damaged
     assert "is damaged" in caplog.text
+
+
+def large(path: Path, clock: Clock) -> Journal:
+    """Return a journal of two devices, most of which is not in SQLite's cache."""
+    with closing(Journal(path, clock=clock, boot="one")) as journal:
+        for device in ("slide", "flow"):
+            fill(journal, 1500, device, text=random.Random(1).randbytes(800).hex())
+    return Journal(path, clock=clock, boot="one")
+
+
+def spoil(path: Path, first: int, last: int) -> None:
+    """Overwrite some pages, and make SQLite notice that the file has changed."""
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 1")
+        with path.open("r+b") as stream:
+            stream.seek(first * 4096)
+            stream.write(random.Random(2).randbytes((last - first) * 4096))
+        db.execute("PRAGMA user_version = 2")
+        db.commit()
+
+
+@pytest.mark.parametrize("seen_by", ["append", "samples", "holds", "tidy", "last"])
+def test_damage_while_it_is_open_costs_no_number_and_no_undamaged_sample(
+    path: Path, seen_by: str
+) -> None:
+    clock = Clock()
+    with closing(large(path, clock)) as journal:
+        epoch = journal.epoch
+        fill(journal, 1)
+        fill(journal, 1, "flow")
+        pages = path.stat().st_size // 4096
+        if seen_by == "samples":
+            spoil(path, pages // 2, pages // 2 + 20)
+        else:
+            spoil(path, 1, 20)
+        match seen_by:
+            case "append":
+                fill(journal, 1)
+            case "samples":
+                list(all_of(journal, "flow"))
+                list(all_of(journal, "slide"))
+            case "holds":
+                journal.holds("flow")
+            case "tidy":
+                journal.tidy()
+            case "last":
+                journal.last("rack")
+        assert journal.epoch != epoch
+        assert fill(journal, 1) == [2 if seen_by == "append" else 1]
+        journal.tidy()
+        found = truth(journal, "slide", "flow")
+        old = [key for key in found if key[1] == epoch]
+        assert 2500 < len(old) < 3002
+        for device in ("slide", "flow"):  # also what was lost at the end is known
+            lost = sum(b - a + 1 for a, b, _ in gone(journal, device))
+            assert lost + sum(key[0] == device for key in old) == 1501
+            assert {why for *_, why in gone(journal, device)} <= {
+                f"lost by damage ({path.name}.salvaged-{clock.now:.0f})"
+            }
+
+
+def test_damage_that_is_never_read_is_found_by_the_first_tidying(path: Path) -> None:
+    with closing(Journal(path, boot="one")) as journal:
+        fill(journal, 2000)
+        epoch = journal.epoch
+    spoil(path, 30, 31)
+    with closing(Journal(path, boot="one")) as journal:
+        assert fill(journal, 1) == [2001]
+        journal.tidy()
+        assert journal.epoch != epoch
+        assert len(truth(journal)) > 1800
+        epoch = journal.epoch
+        journal.tidy()
+        assert journal.epoch == epoch
+
+
+def test_a_damaged_body_is_no_sample_but_gone(path: Path) -> None:
+    with closing(Journal(path, boot="one")) as journal:
+        fill(journal, 30)
+    data = path.read_bytes()
+    with closing(sqlite3.connect(path)) as db:
+        query = "SELECT body FROM sample WHERE seq IN (3, 4, 5, 9, 30)"
+        for (body,) in db.execute(query).fetchall():
+            data = data.replace(body, body[:20] + bytes([body[20] ^ 4]) + body[21:])
+    path.write_bytes(data)
+    with closing(Journal(path, boot="one")) as journal:
+        assert seqs(journal, 2, 2) == [6, 7]
+        why = "the record was damaged"
+        assert gone(journal) == [(3, 5, why)]
+        journal.tidy()
+        assert gone(journal) == [(3, 5, why), (9, 9, why), (30, 30, why)]
+        assert len(truth(journal)) == 25
+    with closing(Journal(path, boot="one")) as journal:
+        assert fill(journal, 1) == [31]
+
+
+def test_samples_in_the_wrong_place_are_salvaged(path: Path) -> None:
+    with closing(Journal(path, boot="one")) as journal:
+        kept = fill(journal, 30)
+        epoch = journal.epoch
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE sample SET seq = 1000 WHERE seq = 5")
+        db.execute("UPDATE sample SET device = 'nobody' WHERE seq = 7")
+        db.execute("UPDATE sample SET epoch = 3 WHERE seq = 9")
+        db.commit()
+    with closing(Journal(path, boot="one")) as journal:
+        journal.tidy()
+        assert seqs(journal, epoch=epoch) == kept
+        assert gone(journal) == []
+
+
+def test_salvaging_is_completed_after_an_interruption(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    with closing(large(path, clock)) as journal:
+        epoch = journal.epoch
+    overwrite(path)
+
+    def some(file: Path) -> Iterator[tuple[Value, ...]]:
+        yield from islice(records(file), 4000)
+        raise OSError("the disk has gone")
+
+    with monkeypatch.context() as patch, closing(Journal(path, clock=clock, boot="one")) as journal:
+        patch.setattr(module, "records", some)
+        journal.tidy()
+    assert "the disk has gone" in caplog.text
+    with closing(Journal(path, clock=clock, boot="one")) as journal:
+        assert journal.holds("slide")["salvaging"]
+        assert [one["epoch"] for one in journal.holds("slide")["epochs"]] == []
+        assert seqs(journal, epoch=epoch) == []
+        fill(journal, 1)
+        journal.tidy()
+        assert not journal.holds("slide")["salvaging"]
+        assert len(truth(journal, "slide", "flow")) == 3001
+        assert [one["epoch"] for one in journal.holds("slide")["epochs"]] == [epoch, journal.epoch]
+    assert "3000 samples" not in caplog.text  # some had been copied before
+    assert "0 are gone" in caplog.text
+    assert "cannot be known" in caplog.text
+    assert path.with_name(f"{path.name}.salvaged-{clock.now:.0f}").exists()
+
+
+def test_nothing_is_copied_on_a_full_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(Journal(path, boot="one")) as journal:
+        fill(journal, 3000)
+    overwrite(path)
+    monkeypatch.setattr(module, "LEAST_FREE", 10**18)
+    with closing(Journal(path, boot="one")) as journal:
+        journal.tidy()
+        assert journal.holds("slide")["salvaging"]
+        monkeypatch.setattr(module, "LEAST_FREE", 0)
+        journal.tidy()
+        assert len(truth(journal)) == 3000
+
+
+def test_closing_does_not_wait_for_a_thread(path: Path) -> None:
+    with closing(large(path, Clock())) as journal:
+        running = threading.Thread(target=lambda: [journal.tidy() for _ in range(3)])
+        running.start()
+    running.join(AT_MOST)
+    assert not running.is_alive()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        journal.append(sample())
+    with pytest.raises(sqlite3.OperationalError, match="closed"):
+        journal.holds("slide")
+
+
+def test_an_earlier_form_of_the_journal_is_opened(path: Path) -> None:
+    with closing(Journal(path, boot="one")) as journal:
+        fill(journal, 30)
+        epoch = journal.epoch
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(
+            "DROP TABLE gone; DROP INDEX sample_when; CREATE INDEX sample_time ON sample (time);"
+            "UPDATE sample SET epoch = 1; UPDATE epoch SET id = 1;"
+        )
+    with closing(Journal(path, boot="one")) as journal:
+        assert journal.epoch == epoch
+        assert fill(journal, 1) == [31]
+        journal.tidy()
+        assert journal.epoch == epoch
+        assert len(truth(journal)) == 31
 
 
 def test_an_empty_file_is_a_new_journal(path: Path) -> None:
@@ -245,3 +587,94 @@ def test_a_process_killed_while_it_appends_loses_nothing_that_was_appended(path:
             kept = [one["seq"] for one in all_of(journal)]
         assert kept == list(range(1, len(kept) + 1))
         assert len(kept) in (told, told + 1)
+
+
+def spoil_header(data: bytearray, rng: random.Random) -> None:
+    data[:210] = b"not a database at all" * 10
+
+
+def flip(data: bytearray, rng: random.Random) -> None:
+    for _ in range(rng.choice((1, 10, 100))):
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+
+
+def blank(data: bytearray, rng: random.Random) -> None:
+    for _ in range(rng.choice((1, 5))):
+        at = rng.randrange(0, len(data), 4096)
+        data[at : at + 4096] = bytes(len(data[at : at + 4096]))
+
+
+def misplace(data: bytearray, rng: random.Random) -> None:
+    a, b = (rng.randrange(0, len(data) - 4096, 4096) for _ in range(2))
+    data[a : a + 4096] = data[b : b + 4096]
+
+
+def cut(data: bytearray, rng: random.Random) -> None:
+    del data[rng.randrange(len(data)) :]
+
+
+def undamaged(path: Path, before: bytes, after: bytes, frame: int) -> set[tuple[str, int, bytes]]:
+    """Return the samples on pages, or frames of the WAL, that are as they were."""
+    header = 32 if frame else 0
+    step = 4096 + frame
+    clean = bytearray(before)
+    for at in range(header, len(before), step):
+        if before[at : at + step] != after[at : at + step]:
+            clean[at + frame : at + step] = bytes(4096)
+    alone = path.with_name("alone")
+    shutil.rmtree(alone, ignore_errors=True)
+    alone.mkdir()
+    (alone / ("file-wal" if frame else "file")).write_bytes(clean)
+    return {
+        (str(row[0]), int(str(row[2])), row[4])
+        for row in records(alone / "file")
+        if len(row) == 5 and isinstance(row[4], bytes)
+    }
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("damage", [spoil_header, flip, blank, misplace, cut])
+@pytest.mark.parametrize("place", ["", "-wal"], ids=["file", "wal"])
+def test_no_undamaged_sample_is_lost_and_what_is_gone_is_told(
+    path: Path, place: str, damage: Callable[[bytearray, random.Random], None], seed: int
+) -> None:
+    rng = random.Random(seed)
+    clock = Clock()
+    devices = "slide", "flow", "rack"
+    kept: dict[tuple[str, str, int], dict[str, Any]] = {}
+    with closing(Journal(path.with_name("original"), clock=clock, boot="one")) as journal:
+        fill(journal, 200)
+        clock.now += 20 * DAY
+        journal.tidy()  # so that some are gone already
+    for boot in ("one", "two"):
+        with closing(Journal(path.with_name("original"), clock=clock, boot=boot)) as journal:
+            for n in range(60):
+                if n == 30:
+                    journal.tidy()
+                clock.now += 1
+                for device in devices:
+                    one = journal.append(sample(device, text=rng.randbytes(60).hex()))
+                    kept[device, journal.epoch, one["seq"]] = one
+            for end in ("", "-wal"):  # as after a kill
+                shutil.copyfile(f"{journal.path}{end}", f"{path}{end}")
+            epochs = {epoch for _, epoch, _ in kept}
+    file = path.with_name(path.name + place)
+    before = file.read_bytes()
+    data = bytearray(before)
+    damage(data, rng)
+    file.write_bytes(data)
+    safe = undamaged(path, before, bytes(data), 24 if place else 0)
+    bodies = {zlib.compress(json.dumps(one).encode(), 1): key for key, one in kept.items()}
+    expected = {bodies[body] for _, _, body in safe if body in bodies}
+
+    with closing(Journal(path, clock=clock, boot="two")) as journal:
+        for device in devices:
+            fill(journal, 1, device)
+        journal.tidy()
+        new = journal.epoch
+        found = truth(journal, *devices)
+        assert not journal.holds("slide")["salvaging"]
+        for key, one in found.items():
+            assert kept.get(key, one) == one or damage is cut
+            assert key in kept or key[1] == new or key[1] in epochs
+        assert expected <= found.keys()

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcam_devices.recorder.coverage import Coverage
-from hcam_devices.recorder.points import (
+from hcam_devices.stores.coverage import Coverage
+from hcam_devices.stores.points import (
     flatten,
     milliseconds,
     night_bounds,

@@ -1,4 +1,4 @@
-"""The programs that people start: ``hwserver`` and ``hcam``.
+"""The programs that people start: ``hwserver``, ``hwlogger`` and ``hcam``.
 
 Each command imports what it needs when it runs, so that ``hcam call`` does not wait for what only
 ``hcam watch`` needs.
@@ -95,6 +95,18 @@ def hwserver(
     serve(
         "hwserver", declared, pattern, _address(url, declared), emulate=emulate, replay=recordings
     )
+
+
+@click.command(cls=Command, epilog=_example("hwlogger --instrument ours.toml"))
+@click.option("--url", help="The router, host or host:port (default: WAMP_SERVER).")
+@INSTRUMENT
+def hwlogger(url: str | None, instrument: Path | None) -> None:
+    """Record every device into the stores of the instrument file."""
+    from .recorder import serve
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    declared = _load(instrument)
+    serve(declared, _address(url, declared))
 
 
 @click.group(cls=Group)
@@ -290,6 +302,81 @@ def wire(
 
         said = utils.call(uris.rpc(device, "exchange"), send, confirm=confirm)
         click.echo(f"{said}   {bytes.fromhex(said).decode('ascii', 'backslashreplace')!r}")
+
+
+@main.command(
+    epilog=_example(
+        "hcam history ccd1.temperature ccd2.temperature --last 7d   or   "
+        "hcam history rack.dewpoint --night 2026-11-22 --csv > dewpoint.csv"
+    )
+)
+@click.argument("fields", nargs=-1)
+@click.option("--last", metavar="TIME", help="How far back: 90s, 15m, 24h (the default), 7d, 2w.")
+@click.option("--from", "start", metavar="UTC", help="A date, a date and time, or a time.")
+@click.option("--to", "end", metavar="UTC", help="Likewise; now, if it is not given.")
+@click.option("--night", metavar="DATE", help="From noon of this date to the next.")
+@click.option("--table", "how", flag_value="table", help="A table instead of a plot.")
+@click.option("--csv", "how", flag_value="csv", help="Everything as it was recorded.")
+@click.option(
+    "--png", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Plot to a file."
+)
+@click.option("--points", type=click.IntRange(1, 3000), help="Lines of a table, for each field.")
+def history(
+    fields: tuple[str, ...],
+    *,
+    last: str | None,
+    start: str | None,
+    end: str | None,
+    night: str | None,
+    how: str | None,
+    png: Path | None,
+    points: int | None,
+) -> None:
+    """Show what was recorded of FIELDS such as ccd1.temperature; without any, say which there are.
+
+    In a terminal it is a plot. Times are UTC.
+    """
+    import time
+
+    from . import plot
+    from .history import source, span
+    from .stores import AwayError
+
+    if (how and png) or (points and (png or how == "csv")):
+        raise click.UsageError("choose one of --table (with --points), --csv and --png")
+    asked = span(round(time.time() * 1000), last, start, end, night)
+    place, note = source()
+    if note:
+        click.echo(note, err=True)
+    try:
+        chosen = tuple(dict.fromkeys(fields))
+        raise SystemExit(plot.show(place, chosen, asked, how=how, points=points, png=png))
+    except AwayError as error:
+        raise HcamError(str(error)) from None
+
+
+@main.command(epilog=_example("hcam dashboards grafana --instrument ours.toml"))
+@click.argument(
+    "folder", default="grafana", type=click.Path(file_okay=False, path_type=Path, writable=True)
+)
+@click.option("--store", help="Of which history, if the instrument file has several InfluxDBs.")
+@INSTRUMENT
+def dashboards(folder: Path, store: str | None, instrument: Path | None) -> None:
+    """Write Grafana dashboards of every device, with all that Grafana needs, into FOLDER.
+
+    docs/grafana.md says how Grafana is started with it.
+    """
+    try:
+        from . import dashboards
+    except ModuleNotFoundError as error:
+        if not str(error.name).startswith("grafana_foundation_sdk"):
+            raise
+        raise HcamError(
+            "this installation lacks what dashboards are made with: "
+            "pip install 'hcam_devices[grafana]'"
+        ) from None
+    titles = dashboards.write(folder, _load(instrument), store)
+    click.echo(f"{folder}: {', '.join(titles)}")
 
 
 @main.group(cls=Group)

@@ -7,12 +7,16 @@
     aliases = ["Pressure1"]          # other names under which it can be called and set
 
 The class is the schema: its annotated names, and those of its link, are the settings of the table.
+
+    [stores.offsite]                 # where hwlogger keeps history; by default in files
+    kind = "influxdb"
+    url = "http://192.0.2.20:8086"
 """
 
 import importlib
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.resources import files
@@ -24,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from . import HcamError
 from .device import Device, settings_of
 from .fields import shorten
+from .stores import Embedded, StoreName, StoreSettings
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -49,6 +54,7 @@ class _File(BaseModel):
 
     router: Router = Router()
     devices: dict[str, dict[str, Any]]
+    stores: dict[StoreName, StoreSettings] = {"local": Embedded()}
 
 
 class _Common(BaseModel):
@@ -93,6 +99,17 @@ class Instrument:
     path: Path
     router: Router
     entries: dict[str, Entry]
+    stores: Mapping[str, StoreSettings]
+
+    @property
+    def servers(self) -> list[str]:
+        """The servers that present it."""
+        return sorted({entry.server for entry in self.entries.values()} | {"hwlogger"})
+
+    @property
+    def names(self) -> list[str]:
+        """Every device, the recorder last."""
+        return [*self.entries, "recorder"]
 
     def choose(self, server: str, pattern: str = "*") -> list[Entry]:
         """Return the devices that a server presents, if their name matches a shell pattern."""
@@ -148,7 +165,7 @@ class _Reader:
             raise InstrumentError(
                 "\n".join(f"{self.path}:{line}: {text}" for line, text in sorted(self.mistakes))
             )
-        return Instrument(self.path, file.router, entries)
+        return Instrument(self.path, file.router, entries, file.stores)
 
     def _entry(self, name: str, table: dict[str, Any]) -> Entry | None:
         place = ("devices", name)

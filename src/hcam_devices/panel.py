@@ -24,7 +24,7 @@ from .wamp import uris
 from .wamp.session import Session, join, keep_joined
 from .wamp.uris import Address
 
-PRETTY = {"deg_C": "°C", "l / min": "l/min", "MB / s": "MB/s"}
+PRETTY = {"deg_C": "°C", "l / min": "l/min", "MB / s": "MB/s", "1 / s": "/s"}
 COLOURS = {
     "online": "green",
     "OK": "green",
@@ -44,7 +44,7 @@ class Picture:
     def __init__(self, instrument: Instrument, pattern: str) -> None:
         self.instrument, self.pattern = instrument, pattern
         self.samples: dict[str, dict[str, Any]] = {
-            name: {} for name in instrument.entries if fnmatchcase(name, pattern)
+            name: {} for name in instrument.names if fnmatchcase(name, pattern)
         }
         self.heard: dict[str, float] = {}
         self.servers: dict[str, dict[str, Any]] = {}
@@ -84,7 +84,7 @@ def some(names: list[str]) -> str:
 async def follow(picture: Picture, session: Session) -> None:
     """Let a session fill the picture: what is retained now, and whatever comes."""
     last = SubscribeOptions(get_retained=True)
-    servers = {entry.server for entry in picture.instrument.entries.values()}
+    servers = picture.instrument.servers
     await asyncio.gather(
         session.subscribe(picture.hear, uris.ALL_TELEMETRY, SubscribeOptions(match="wildcard")),
         *(session.subscribe(picture.hear, uris.telemetry(name), last) for name in picture.samples),
@@ -280,7 +280,7 @@ async def status(instrument: Instrument, address: Address) -> int:
     console = Console()
     await look(picture, address)
     running = {s["server"] for s in picture.servers.values() if s["state"] == "running"}
-    for server in sorted({entry.server for entry in instrument.entries.values()}):
+    for server in instrument.servers:
         console.print(f"{server} is {'running' if server in running else 'NOT RUNNING'}")
     silent = [name for name, sample in picture.samples.items() if not sample]
     offline = [

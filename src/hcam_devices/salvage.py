@@ -48,6 +48,38 @@ def records(path: Path) -> Iterator[tuple[Value, ...]]:
         yield from _records_of_wal(wal, size, page)
 
 
+def overlooked(wal: Path, accepted: int) -> bool:
+    """Tell whether a WAL has transactions behind the frames that SQLite ``accepted`` at opening.
+
+    A process that is killed leaves at most one, cut off, with nothing after it. More of them mean
+    that a frame, or the header, is damaged; SQLite ignores what is behind, and overwrites it.
+    """
+    with _File(wal) as file:
+        header = file.read(0, WAL_HEADER)
+        if len(header) < WAL_HEADER or file.size <= WAL_HEADER:
+            return False
+        if accepted <= 0 and _checksum(header[:24]) != header[24:]:
+            return True
+        size = int.from_bytes(header[8:12], "big")
+        if size not in SIZES:  # SQLite has accepted another header, of a WAL that is gone
+            return False
+        step = FRAME_HEADER + size
+        rest = range(WAL_HEADER + max(accepted, 0) * step, file.size, step)
+        frames = (file.read(at, 16) for at in rest)
+        commits = [frame[4:8] != bytes(4) for frame in frames if frame[8:] == header[16:24]]
+        return any(commits[:-1])
+
+
+def _checksum(data: bytes) -> bytes:
+    """Return the checksum of the beginning of a WAL, in whose first four bytes is the order."""
+    order = "<>"[data[3] & 1]
+    one = two = 0
+    for first, second in struct.iter_unpack(f"{order}II", data):
+        one = (one + first + two) & 0xFFFFFFFF
+        two = (two + second + one) & 0xFFFFFFFF
+    return struct.pack(">II", one, two)
+
+
 class _File:
     """A file, or nothing, of which parts may be unreadable."""
 

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from platformdirs import user_state_path
 
@@ -38,6 +38,9 @@ def home() -> Path:
     """Return ``HCAM_HOME``: the one folder for journals, logs and generated configuration."""
     given = os.environ.get("HCAM_HOME")
     return Path(given).absolute() if given else user_state_path("hcam_devices", appauthor=False)
+
+
+Task: TypeAlias = Callable[[], Awaitable[None]]
 
 
 class AlreadyRunningError(HcamError):
@@ -64,7 +67,10 @@ def claim(folder: Path, device: str) -> Iterator[None]:
 
 
 class Server:
-    """The devices of one server; ``run`` presents them until it is cancelled."""
+    """The devices of one server; ``run`` presents them until it is cancelled.
+
+    ``beside`` gives what else is to be kept running, by name.
+    """
 
     def __init__(
         self,
@@ -75,9 +81,11 @@ class Server:
         *,
         emulate: bool,
         replay: Mapping[str, Path] | None = None,
+        beside: Callable[["Server", Journal], Mapping[str, Task]] = lambda *_: {},
     ) -> None:
         self.name, self.entries, self.address = name, entries, address
         self.folder, self.emulate, self.replay = folder, emulate, replay or {}
+        self.beside = beside
         self.restarts = 0
         self.since = utc(time.time())
         self.devices: dict[str, Device] = {}
@@ -97,7 +105,9 @@ class Server:
                     tasks.create_task(self._keep(agent.device.name, agent.device.run))
                     tasks.create_task(self._keep(agent.device.name, agent.run, self.address))
                 tasks.create_task(self._keep(self.name, keep_joined, self.address, self._announce))
-                tasks.create_task(self._keep(self.name, self._tidy, journal))
+                tasks.create_task(self._keep(self.name, self._tidy, journal, agents[0]))
+                for what, task in self.beside(self, journal).items():
+                    tasks.create_task(self._keep(what, task))
 
     async def _agent(self, entry: Entry, journal: Journal, stack: AsyncExitStack) -> Agent:
         overrides: dict[str, Any] = {}
@@ -149,10 +159,12 @@ class Server:
         if not over.cancelled():
             log.warning("no router (%s); samples go to the journal", over.result())
 
-    async def _tidy(self, journal: Journal) -> None:
+    async def _tidy(self, journal: Journal, agent: Agent) -> None:
+        """Tidy the journal now and then; what people should know of it is one device's alarm."""
         while True:
-            await asyncio.sleep(TIDY_EVERY)
             await asyncio.to_thread(journal.tidy)
+            agent.warning = journal.warning
+            await asyncio.sleep(TIDY_EVERY)
 
 
 def serve(
@@ -176,14 +188,15 @@ def serve(
                 f"{pattern!r} must not leave that out"
             )
     server = Server(name, entries, address, home(), emulate=emulate, replay=replay)
+    log.info("%s presents %s%s", name, ", ".join(chosen), ", emulated" if emulate else "")
+    asyncio.run(until_told(server))
 
-    async def until_told() -> None:
-        log.info("%s presents %s%s", name, ", ".join(chosen), ", emulated" if emulate else "")
-        running = asyncio.create_task(server.run())
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, running.cancel)
-        await asyncio.wait([running])
-        if not running.cancelled():
-            running.result()
 
-    asyncio.run(until_told())
+async def until_told(server: Server) -> None:
+    """Run a server until SIGINT or SIGTERM."""
+    running = asyncio.create_task(server.run())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, running.cancel)
+    await asyncio.wait([running])
+    if not running.cancelled():
+        running.result()

@@ -81,15 +81,19 @@ def children(instrument: Instrument, address: Address, *, emulate: bool) -> list
     programs = Path(sys.prefix) / "bin"
     environment = os.environ | {"WAMP_SERVER": str(address), "HCAM_HOME": str(home())}
     file = ["--instrument", str(instrument.path)]
-    servers = sorted({entry.server for entry in instrument.entries.values()})
-    flags = ["--emulate"] if emulate else []
+    arguments = {
+        name: ["--emulate"] if emulate and name != "hwlogger" else [] for name in instrument.servers
+    }
     return [
         Child(
             "router",
             [str(programs / "hcam"), "router", "--port", str(address.port), *file],
             environment,
         ),
-        *(Child(name, [str(programs / name), *flags, *file], environment) for name in servers),
+        *(
+            Child(name, [str(programs / name), *flags, *file], environment)
+            for name, flags in arguments.items()
+        ),
     ]
 
 

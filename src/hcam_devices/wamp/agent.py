@@ -30,6 +30,8 @@ RETAIN = PublishOptions(retain=True)
 MOST_SAMPLES = 10_000
 LONGEST_WIRE = 86_400.0
 LONGEST_EXCHANGE = 10.0
+UNIX_SECONDS = 1.5e9, 1e10
+"""From July 2017, before HiPERCAM saw first light; milliseconds, for instance, are beyond."""
 LONGEST_REASON = 4000
 """The router drops who sends more than a megabyte, and a reason may quote what was sent."""
 
@@ -49,6 +51,7 @@ class Agent:
             **device.procedures(),
             "describe": Procedure(self.describe, read_only=True),
             "samples": Procedure(self.samples, read_only=True),
+            "journal": Procedure(self.held, read_only=True),
             "wire": Procedure(self.wire, read_only=True),
             "exchange": Procedure(self.exchange),
             **(more or {}),
@@ -60,6 +63,7 @@ class Agent:
             "aliases": list(names[1:]),
             "procedures": {name: one.describe() for name, one in sorted(self.procedures.items())},
         }
+        self.warning: str | None = None
         self._untrace: asyncio.TimerHandle | None = None
         self._session: Session | None = None
         self._newest: Sample | None = None
@@ -101,7 +105,13 @@ class Agent:
             self._send(self._newest)
 
     def publish(self, sample: Sample) -> None:
-        """Keep a sample, and publish it if there is a router; also if it cannot be kept."""
+        """Keep a sample, and publish it if there is a router; also if it cannot be kept.
+
+        A ``warning`` about the journal is one more of its alarms.
+        """
+        if self.warning:
+            alarm = {"field": "journal", "severity": "WARN", "reason": self.warning}
+            sample = sample | {"alarms": [*sample["alarms"], alarm]}
         try:
             self._newest = self.journal.append(sample)
         except sqlite3.Error as error:
@@ -204,6 +214,21 @@ class Agent:
         if epoch is not None and not isinstance(epoch, str):
             raise ValueError(f"epoch is a text, not {shorten(epoch)}")
         return self.journal.samples(self.device.name, after, min(limit, MOST_SAMPLES), epoch)
+
+    async def held(self, start: float | None = None, end: float | None = None) -> dict[str, Any]:
+        """Return which samples the journal has and which are gone, with reasons (Unix seconds)."""
+        for name, value in (("start", start), ("end", end)):
+            if value is not None and (
+                isinstance(value, bool)
+                or not isinstance(value, int | float)
+                or not UNIX_SECONDS[0] <= value <= UNIX_SECONDS[1]
+            ):
+                low, high = UNIX_SECONDS
+                raise ValueError(
+                    f"{name} is a time in Unix seconds, {low:g} to {high:g}, not {shorten(value)}"
+                )
+        found = await asyncio.to_thread(self.journal.holds, self.device.name, start, end)
+        return found | {"oldest": None if found["oldest"] is None else utc(found["oldest"])}
 
     async def wire(self, seconds: float = 60.0) -> None:
         """Publish, for a while, what passes to and from the hardware (topic ``wire``)."""

@@ -1,10 +1,11 @@
 """A sample as a row of numbers and texts, and back."""
 
 import json
-import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from math import isfinite
 from typing import Any, TypeAlias
 
 from ..fields import Value
@@ -63,7 +64,7 @@ def flatten(sample: dict[str, Any]) -> Point:
     for name, value in sample.items():
         if name not in HEADER:
             if name == "alarms":
-                value = json.dumps(value)  # noqa: PLW2901
+                value = json.dumps(value) if value else "[]"  # noqa: PLW2901
             _put(str(name), value, values, units, 0)
     return Point(device, epoch, seq, milliseconds(timestamp), values, units)
 
@@ -73,7 +74,7 @@ def _put(
 ) -> None:
     kind = type(value)
     if kind is dict:
-        if value.keys() == {"value", "unit"}:
+        if len(value) == 2 and "value" in value and "unit" in value:
             _put(name, value["value"], values, units, depth)
             if name in values:
                 units[name] = str(value["unit"])
@@ -83,16 +84,16 @@ def _put(
                 _put(path, one, values, units, depth + 1)
     elif value is None or len(values) >= MOST_FIELDS:
         return
+    elif kind is float:
+        if isfinite(value):
+            values[name] = value
     elif kind is str:
         values[name] = value[:LONGEST_TEXT]
     elif kind is bool:
         values[name] = value
-    elif kind is float or kind is int:
-        try:
-            if math.isfinite(number := float(value)):
-                values[name] = number
-        except OverflowError:
-            return
+    elif kind is int:
+        with suppress(OverflowError):
+            values[name] = float(value)
     elif kind is list:
         values[name] = json.dumps(value, default=str)[:LONGEST_TEXT]
 

@@ -153,27 +153,40 @@ class Ledger:
         query = "SELECT device, epoch, first, last, cause FROM gone ORDER BY noticed"
         return self.file.do(lambda db: [Gone(*row) for row in db.execute(query)])
 
-    def set_aside(self, device: str, epoch: str, seq: int, body: str, reason: str) -> None:
-        """Keep a sample that the store refuses, with the store's reason."""
-        row = (device, epoch, seq, body, reason, self.clock())
-        self.file.do(lambda db: put(db, ASIDE, *row))
-
     def aside(self) -> int:
         """Return how many samples were set aside."""
         count = "SELECT count(*) FROM aside"
         return self.file.do(lambda db: int(db.execute(count).fetchone()[0]))
 
-    def settle(self, gone: Gone) -> None:
-        """Note that numbers will never come, so that nobody asks for them again."""
+    def enter(
+        self,
+        numbers: Iterable[tuple[str, str, int, int]],
+        *,
+        gone: Iterable[Gone] = (),
+        aside: Iterable[tuple[str, str, int, str, str]] = (),
+    ) -> None:
+        """Note ranges of numbers as stored, in one transaction.
+
+        Also those that are ``gone``, and of those set ``aside`` the sample and the store's reason.
+        """
+        ranges = list(numbers)
 
         def note(db: sqlite3.Connection) -> Coverage:
             coverage = load(db)
-            coverage.add(gone.device, gone.epoch, gone.first, gone.last)
-            put(db, GONE, self.clock(), *astuple(gone))
-            save(db, coverage, [(gone.device, gone.epoch)])
+            for one in ranges:
+                coverage.add(*one)
+            for lost in gone:
+                put(db, GONE, self.clock(), *astuple(lost))
+            for row in aside:
+                put(db, ASIDE, *row, self.clock())
+            save(db, coverage, {(device, epoch) for device, epoch, *_ in ranges})
             return coverage
 
         self.stored = self.file.do(note)
+
+    def settle(self, gone: Gone) -> None:
+        """Note that numbers will never come, so that nobody asks for them again."""
+        self.enter([(gone.device, gone.epoch, gone.first, gone.last)], gone=[gone])
 
     def close(self) -> None:
         """Close the file."""

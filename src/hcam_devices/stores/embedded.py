@@ -12,6 +12,7 @@ from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
+from . import AwayError
 from .coverage import Coverage, Gone, Ledger, load, save
 from .history import (
     HALF_HOUR,
@@ -34,7 +35,6 @@ from .history import (
 )
 from .points import Point, night_bounds, night_of
 from .sealed import File, digest, is_damage, put_texts, quick_check, sealed
-from .stores import AwayError
 
 DAY = 86_400_000
 MOST_OPEN = 3

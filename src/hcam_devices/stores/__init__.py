@@ -1,10 +1,30 @@
-"""What the recorder asks of a store, whatever it is."""
+"""Stores: where the recorder keeps samples, and what it asks of each."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Annotated, Literal, Protocol, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from .coverage import Coverage, Gone
+from .influxdb import InfluxDB
 from .points import Point
+
+STRICT = ConfigDict(extra="forbid", strict=True)
+
+StoreName: TypeAlias = Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_]*$")]
+
+
+class Embedded(BaseModel):
+    """Files on this machine: each sample for ``raw_days`` days, then minutes, for ever."""
+
+    model_config = STRICT
+
+    kind: Literal["embedded"] = "embedded"
+    raw_days: int = Field(default=30, ge=1)
+    folder: str = ""
+
+
+StoreSettings: TypeAlias = Annotated[Embedded | InfluxDB, Field(discriminator="kind")]
 
 
 class AwayError(Exception):

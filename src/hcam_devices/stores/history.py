@@ -29,10 +29,10 @@ from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from . import AwayError
 from .coverage import LEDGER, STORED, Coverage, load
 from .points import Field, Point, night_of
 from .sealed import SOUND, SPARE, TEXT, Table, digest, is_damage, reading, sealed, sound
-from .stores import AwayError
 
 log = logging.getLogger(__name__)
 

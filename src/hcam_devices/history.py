@@ -1,0 +1,400 @@
+"""History: what was recorded of each field, from the recorder or straight from its files.
+
+    from hcam_devices.history import timeseries
+
+    timeseries("ccd1.temperature", "ccd1.setpoint", last="24h")
+
+Fields are named ``device.field`` as in telemetry: ``ccd1.state.health``, ``slide.position.target``.
+Times are UTC, in milliseconds since 1970; spans have their start but not their end.
+"""
+
+import heapq
+import json
+import re
+import time
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from datetime import timedelta
+from difflib import SequenceMatcher
+from itertools import chain, groupby, islice
+from operator import itemgetter
+from typing import Any, NamedTuple, TypeAlias
+
+from . import HcamError
+from .stores.history import History
+from .stores.points import EPOCH, Field, milliseconds, night_bounds, night_of
+from .wamp import uris
+from .wamp.utils import NoSuchProcedureError, OutcomeUnknownError, RouterError, call
+
+Reply: TypeAlias = dict[str, Any]
+Moment: TypeAlias = str | int
+"""A time as people write it (see ``moment``), or in ms."""
+
+SECOND, MINUTE, HOUR, DAY = 1000, 60_000, 3_600_000, 86_400_000
+UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
+DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])", re.ASCII)
+MOST_POINTS = 3000
+"""In one reply, which stays below 500 kB: the router ends a session that sends a megabyte."""
+MOST_VALUES = 10_000
+MOST_TEXT = 300_000
+WINDOW = 3 * HOUR
+"""Raw samples are read so many at a time."""
+OLD_WINDOW = 7 * DAY
+NAMES_SHOWN = 12
+ANSWER_WITHIN = 60.0
+
+
+class HistoryError(HcamError, ValueError):
+    """What was asked for does not exist; the text says what does."""
+
+
+class Span(NamedTuple):
+    """From ``start`` up to, not including, ``end``."""
+
+    start: int
+    end: int
+
+    def __str__(self) -> str:
+        digits = 16 if self.end - self.start >= HOUR else 19
+        return f"{utc(self.start)[:digits]} to {utc(self.end)[:digits]} UTC"
+
+
+EVER = Span(0, 253_370_764_800_000)
+"""To the year 9999."""
+
+
+def utc(time: int, *, milliseconds: bool = False) -> str:
+    """Return a time as people read it: ``2026-11-22 04:44:44``."""
+    moment = EPOCH + timedelta(milliseconds=time)
+    return moment.isoformat(" ", "milliseconds" if milliseconds else "seconds")[:-6]
+
+
+def duration(text: str) -> int:
+    """Return how long ``90s``, ``15m``, ``24h``, ``7d`` or ``2w`` is; HistoryError if it is not."""
+    match = DURATION.fullmatch(text.strip())
+    length = round(float(match[1]) * UNITS[match[2]]) if match else 0
+    if length < 1:
+        raise HistoryError(f"{text!r} is not a duration such as 90s, 15m, 24h, 7d or 2w")
+    return length
+
+
+def moment(given: Moment, now: int) -> int:
+    """Return a time: a date is its midnight, ``21:30`` the last one that there was.
+
+    Raises HistoryError if it is not a time.
+    """
+    if isinstance(given, int):
+        found = given
+    else:
+        try:
+            if re.match(r"\d\d:\d\d", given):
+                found = milliseconds(f"{utc(now)[:10]}T{given}")
+                found -= DAY if found > now else 0
+            else:
+                found = milliseconds(given)
+        except ValueError:
+            raise HistoryError(
+                f"{given!r} is not a time such as 2026-11-22, 2026-11-22T21:30 or 21:30 (UTC)"
+            ) from None
+    return min(max(found, EVER.start), EVER.end)
+
+
+def span(
+    now: int,
+    last: str | None = None,
+    start: Moment | None = None,
+    end: Moment | None = None,
+    night: str | None = None,
+) -> Span:
+    """Return the span that is meant: two of ``last``, ``start`` and ``end``, or a night.
+
+    ``end`` is now by default, and ``last`` 24 hours. A night such as ``2026-11-22`` begins at noon
+    of that date. Raises HistoryError.
+    """
+    if night is not None:
+        if (last, start, end) != (None, None, None):
+            raise HistoryError("a night has its beginning and its end: give it alone")
+        try:
+            return Span(*night_bounds(night))
+        except ValueError:
+            raise HistoryError(f"{night!r} is not a night such as 2026-11-22") from None
+    if None not in (last, start, end):
+        raise HistoryError("give two of last, start (from) and end (to), not all three")
+    length = duration(last or "24h")
+    until = now if end is None else moment(end, now)
+    since = max(until - length, 0) if start is None else moment(start, now)
+    if start is not None and last is not None:
+        until = min(since + length, EVER.end)
+    if until <= since:
+        raise HistoryError(f"it begins at {utc(since)} and so cannot end at {utc(until)} (UTC)")
+    return Span(since, until)
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """Return names as text, those most like ``name`` first."""
+
+    def unlike(other: str) -> tuple[float, str]:
+        return -SequenceMatcher(None, name.lower(), other.lower()).ratio(), other
+
+    shown = sorted(names, key=unlike)[:NAMES_SHOWN]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+class Archive:
+    """The history in the files of an embedded store, which may be writing to them.
+
+    Its methods block. They raise HistoryError if there is no such field, and AwayError if a file
+    cannot be read.
+    """
+
+    def __init__(self, files: History) -> None:
+        self.files = files
+
+    def fields(self) -> dict[str, dict[str, str]]:
+        """Return the unit of every field (``""`` if it has none), by device and name."""
+        return self.files.fields(*EVER)
+
+    def history(self, field: str, start: int, end: int, points: int = 1000) -> Reply:
+        """Return what a field did, as plain data of less than 500 kB.
+
+        ``field``, ``unit``, ``time`` (ms) and, as lists of the same length: of numbers what they
+        were in at most ``points`` (1 to 3000) pieces of equal length, of which each has its
+        beginning as its time: ``min``, ``mean``, ``max``, ``last``, and ``n``, how many there were.
+        Of texts ``value``, their changes: the newest ``points`` of them, with ``until``, the time
+        of the last text that is known, and ``earlier``, how many changes are left out. If there is
+        nothing, ``newest`` is the time of the newest that there is, otherwise null.
+        """
+        if not 1 <= points <= MOST_POINTS:
+            raise HistoryError(f"points are 1 to {MOST_POINTS}, not {points}")
+        device, name, reply = self._head(field, Span(start, end))
+        if not reply["unit"]:
+            recorded = self._samples(device, name, Span(start, end))
+            if first := [one for one in islice(recorded, 1) if isinstance(one[1], str)]:
+                return reply | _changes(chain(first, recorded), points)
+        found = self.files.downsampled(device, name, start, end, points)
+        columns = zip(*found, strict=True) if found else [()] * 6
+        keys = ("time", "min", "mean", "max", "last", "n")
+        return self._or_newest(
+            reply | {key: list(column) for key, column in zip(keys, columns, strict=True)}
+        )
+
+    def raw(self, field: str, start: int, end: int) -> Reply:
+        """Return samples as they were recorded: ``field``, ``unit``, ``time`` (ms) and ``value``.
+
+        Of nights that are too old for that it is the last sample of each minute. Those after ask
+        for with ``next`` as ``start``; there are none if it is null. ``newest`` as in ``history``.
+        """
+        device, name, reply = self._head(field, Span(start, end))
+        times: list[int] = []
+        values: list[Field] = []
+        room = MOST_TEXT
+        for at, value in self._samples(device, name, Span(start, end)):
+            room -= _size(value)
+            if len(times) >= MOST_VALUES or room < 0:
+                # Samples of the same time stay together, unless there is nothing else.
+                upto = at if at != times[0] else at + 1
+                keep = bisect_left(times, upto)
+                return reply | {"time": times[:keep], "value": values[:keep], "next": upto}
+            times.append(at)
+            values.append(value)
+        return self._or_newest(reply | {"time": times, "value": values, "next": None})
+
+    def _head(self, field: str, span: Span) -> tuple[str, str, Reply]:
+        """Return device and name of a field, and how a reply begins."""
+        device, _, name = field.partition(".")
+        units = self.files.fields(*span)
+        if name not in units.get(device, {}):
+            units = self.fields()
+        if device not in units:
+            there = nearest(device, list(units)) or "nothing yet"
+            raise HistoryError(f"there is no history of {device!r}; there is of {there}")
+        if name not in units[device]:
+            wrong = f"{device} has no {name!r}" if name else f"say which field of {device}"
+            raise HistoryError(f"{wrong}; it has {nearest(name, list(units[device]))}")
+        return device, name, {"field": field, "unit": units[device][name], "newest": None}
+
+    def _or_newest(self, reply: Reply) -> Reply:
+        """Add, where there is nothing, the newest minute of which there is something."""
+        if reply["time"]:
+            return reply
+        device, _, name = reply["field"].partition(".")
+        low, high = EVER
+        while high - low > HOUR:
+            middle = (low + high) // 2
+            if name in self.files.fields(middle, high).get(device, {}):
+                low = middle
+            else:
+                high = middle
+        begin = low - low % MINUTE - HOUR
+        found = self.files.downsampled(device, name, begin, begin + 3 * HOUR, 180)
+        return reply | {"newest": found[-1].time if found else low}
+
+    def _samples(self, device: str, name: str, span: Span) -> Iterator[tuple[int, Field]]:
+        """Yield times and values, reading a few hours at once; of old nights, minutes."""
+        begins = {night_bounds(night)[0] for night in self.files.nights()}
+        start, end = span
+        while start < end:
+            begin, until = night_bounds(night_of(start))
+            if begin in begins:
+                stop = min(start + WINDOW, until, end)
+                times, values = self.files.series(device, name, start, stop)
+                if times:
+                    yield from zip(times, values, strict=True)
+                    start = stop
+                    continue
+            else:
+                after = (later for later in begins if later > start)
+                stop = min(start - start % MINUTE + OLD_WINDOW, end, *after)
+            minute = start - start % MINUTE
+            points = -(-(stop - minute) // MINUTE)
+            found = self.files.downsampled(device, name, minute, minute + points * MINUTE, points)
+            yield from ((one.time, one.last) for one in found if one.time >= start)
+            start = stop
+
+
+def _size(value: Field) -> int:
+    """Return how long a text is in JSON; numbers are bounded by how many they are."""
+    return len(json.dumps(value)) if isinstance(value, str) else 0
+
+
+def _changes(recorded: Iterable[tuple[int, Field]], most: int) -> Reply:
+    times: list[int] = []
+    values: list[str] = []
+    until = 0
+    for at, value in recorded:
+        until = at
+        if not values or str(value) != values[-1]:
+            times.append(at)
+            values.append(str(value))
+    room, first = MOST_TEXT, len(values)
+    while first and len(values) - first < most and (room := room - _size(values[first - 1])) >= 0:
+        first -= 1
+    return {"time": times[first:], "value": values[first:], "until": until, "earlier": first}
+
+
+class Remote:
+    """The history that the recorder has, through the router; its methods raise WampErrors."""
+
+    def fields(self) -> dict[str, dict[str, str]]:
+        """As ``Archive.fields``."""
+        return dict(self._ask("fields"))
+
+    def history(self, field: str, start: int, end: int, points: int = 1000) -> Reply:
+        """As ``Archive.history``."""
+        return dict(self._ask("history", field, start=start, end=end, points=points))
+
+    def raw(self, field: str, start: int, end: int) -> Reply:
+        """As ``Archive.raw``."""
+        return dict(self._ask("raw", field, start, end))
+
+    def _ask(self, what: str, *args: Any, **kwargs: Any) -> Any:
+        return call(uris.rpc("recorder", what), *args, timeout=ANSWER_WITHIN, **kwargs)
+
+
+Source: TypeAlias = Archive | Remote
+
+
+def source() -> tuple[Source, str]:
+    """Return where history is to be had, and, if that is not the recorder, why.
+
+    It is the recorder at WAMP_SERVER; if it does not answer, the files in HCAM_HOME. Raises
+    HistoryError if there are none either.
+    """
+    with suppress(RouterError, NoSuchProcedureError, OutcomeUnknownError):
+        if "history" in call(uris.rpc("recorder", "describe"))["procedures"]:
+            return Remote(), ""
+    from .server import home  # noqa: PLC0415  (0.7 s, for those without a recorder)
+
+    folder = home() / "history"
+    where = f"no recorder answers at {uris.address()} (WAMP_SERVER)"
+    if not folder.is_dir():
+        raise HistoryError(f"{where}, and there is no history in {folder} (HCAM_HOME)")
+    return Archive(History(folder)), f"{where}: this is read from {folder}"
+
+
+Sampled: TypeAlias = tuple[int, str, Field]
+"""When, of which field, and what."""
+
+
+def samples(source: Source, field: str, span: Span) -> tuple[Reply, Iterator[Sampled]]:
+    """Return the first page of a field as it was recorded, and what yields all of it."""
+    first = source.raw(field, *span)
+
+    def every() -> Iterator[Sampled]:
+        page = first
+        while True:
+            for at, value in zip(page["time"], page["value"], strict=True):
+                yield at, field, value
+            if page["next"] is None:
+                return
+            page = source.raw(field, page["next"], span.end)
+
+    return first, every()
+
+
+def rows(streams: Iterable[Iterator[Sampled]]) -> Iterator[tuple[int, dict[str, Field]]]:
+    """Yield each time there is, and what fields were then: those of one sample are together."""
+    for at, together in groupby(heapq.merge(*streams, key=itemgetter(0)), itemgetter(0)):
+        row: dict[str, Field] = {}
+        for _, field, value in together:
+            if field in row:  # two samples of the same time
+                yield at, row
+                row = {}
+            row[field] = value
+        yield at, row
+
+
+def nothing(reply: Reply, span: Span) -> str:
+    """Say that there is nothing in a span, and when there is."""
+    newest = utc(reply["newest"])[:16]
+    return f"there is nothing of {reply['field']} from {span}; the newest is of {newest} UTC"
+
+
+def timeseries(
+    *fields: str,
+    last: str | None = None,
+    start: Moment | None = None,
+    end: Moment | None = None,
+    night: str | None = None,
+) -> Any:
+    """Return samples as they were recorded as an astropy TimeSeries, a column for each field.
+
+    Numbers have their unit; fields of one sample are one row, and what a row does not have is
+    masked. Nights that are too old to be there in full have the last sample of each minute. The
+    span is the last 24 hours, or as in ``span``; the samples come from the recorder, in pages, or
+    from the files. Raises HistoryError, or a WampError.
+    """
+    # 0.7 s, which the recorder and hcam do not need
+    import numpy as np  # noqa: PLC0415
+    from astropy.table import MaskedColumn  # noqa: PLC0415
+    from astropy.time import Time  # noqa: PLC0415
+    from astropy.timeseries import TimeSeries  # noqa: PLC0415
+    from astropy.units import Unit  # noqa: PLC0415
+    from astropy.utils.masked import Masked  # noqa: PLC0415
+
+    if not fields:
+        raise HistoryError("name at least one field, such as 'ccd1.temperature'")
+    fields = tuple(dict.fromkeys(fields))
+    asked = span(round(time.time() * 1000), last, start, end, night)
+    place, _ = source()
+    pages, streams = zip(*(samples(place, field, asked) for field in fields), strict=True)
+    if all(page["newest"] for page in pages):
+        raise HistoryError(nothing(pages[0], asked))
+    found = list(rows(streams))
+    ms = np.array([at for at, _ in found], dtype=np.int64)
+    times = Time(ms // DAY * 86400.0, ms % DAY / 1000, format="unix", scale="utc")
+    times.format = "isot"
+    series = TimeSeries(time=times)
+    for field, page in zip(fields, pages, strict=True):
+        values = [row.get(field) for _, row in found]
+        missing = np.array([value is None for value in values])
+        filler = next((value for value in values if value is not None), 0.0)
+        filled = np.array([filler if value is None else value for value in values])
+        if page["unit"] and filled.dtype.kind == "f":
+            filled = filled * Unit(page["unit"], parse_strict="silent")
+            series[field] = Masked(filled, missing) if missing.any() else filled
+        else:
+            series[field] = MaskedColumn(filled, mask=missing)
+    return series

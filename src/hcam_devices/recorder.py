@@ -1,0 +1,552 @@
+"""The recorder: brings every sample of every device home to every store, each exactly once.
+
+It hears telemetry as it is published, and asks the devices' journals for the numbers that a store
+does not have. Nothing waits in memory for a store that is away: the journals have it. Telemetry of
+other programs, without numbers, goes through a journal of the recorder's own.
+"""
+
+import asyncio
+import logging
+import math
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+from autobahn.wamp.exception import ApplicationError
+from autobahn.wamp.exception import Error as WampError
+from autobahn.wamp.types import SubscribeOptions
+from pydantic import BaseModel
+
+from . import HcamError
+from .axis import NotAllowedError
+from .device import Alarm, Device, Sample, utc
+from .fields import Procedure, Readback, Value, rpc, shorten
+from .history import Archive, Moment, Reply, span
+from .instrument import Entry, Instrument
+from .journal import DAY, Journal
+from .link import Local
+from .server import Server, Task, claim, home, until_told
+from .stores import AwayError, Store, StoreSettings
+from .stores.coverage import Gone
+from .stores.embedded import EmbeddedStore
+from .stores.history import History
+from .stores.influxdb import InfluxDB
+from .stores.lines import LineStore
+from .stores.points import Point, flatten, milliseconds
+from .wamp import uris
+from .wamp.session import Session, keep_joined
+from .wamp.uris import Address
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+WRITE_EVERY = 1.0
+CHECK_EVERY = 60.0
+TIDY_EVERY = 3600.0
+MANY = 1000
+MOST_LIVE = 5000
+"""Of samples that wait to be written; what is heard beyond is fetched from the journals later."""
+MOST_JUMP = 100_000
+"""A number further ahead is not believed before the device's journal has been asked."""
+PAGE = 1000
+ANSWER_WITHIN = 20.0
+FIRST_PAUSE, LAST_PAUSE = 1.0, 30.0
+UNLIKELY = (WampError, OSError, TimeoutError, ValueError)
+"""What goes wrong when a device's server, or the router, is not there, or answers nonsense."""
+
+
+class _Held(BaseModel):
+    """What a journal says of one epoch."""
+
+    epoch: str
+    first: int
+    last: int
+
+
+class _Lost(BaseModel):
+    """Numbers that a journal has no more."""
+
+    epoch: str
+    first: int
+    last: int
+    reason: str
+
+
+class Holdings(BaseModel):
+    """What the journal of a device holds: the reply to ``hipercam.<device>.rpc.journal()``."""
+
+    epochs: list[_Held]
+    gone: list[_Lost]
+    keep: float
+    used: int
+    most: int
+    oldest: float | str | None
+
+    def covers(self, now: float) -> float:
+        """Return how far back it reaches, or will when it is full, in seconds."""
+        if self.oldest is None or self.used < 0.9 * self.most:
+            return self.keep
+        if isinstance(self.oldest, str):
+            return now - milliseconds(self.oldest) / 1000
+        return now - self.oldest
+
+
+class Journals:
+    """The journals of all devices, through the router; and the recorder's own."""
+
+    def __init__(self, devices: Iterable[str]) -> None:
+        self.devices = set(devices)
+        self.own: Journal
+        self.session: Session | None = None
+        self._known: dict[str, Holdings] = {}
+
+    async def _call(self, procedure: str, *arguments: Any) -> Any:
+        if self.session is None or not self.session.is_attached():
+            raise ConnectionError("there is no router")
+        async with asyncio.timeout(ANSWER_WITHIN):
+            return await self.session.call(procedure, *arguments)
+
+    async def holdings(self, device: str) -> list[Holdings]:
+        """Return what is held of a device; raises one of UNLIKELY."""
+        own = Holdings.model_validate(await asyncio.to_thread(self.own.holds, device))
+        found = [own] if own.epochs or own.gone else []
+        try:
+            reply = await self._call(uris.rpc(device, "journal"))
+        except ApplicationError as error:
+            if not (found and error.error == ApplicationError.NO_SUCH_PROCEDURE):
+                raise
+        else:
+            there = self._known[device] = Holdings.model_validate(reply)
+            if there.epochs != own.epochs:
+                found.append(there)
+        return found
+
+    def covered(self, now: float) -> float:
+        """Return how far back every journal reaches, in seconds."""
+        return min((one.covers(now) for one in self._known.values()), default=14 * DAY)
+
+    async def samples(self, device: str, after: int, epoch: str) -> list[Sample]:
+        """Return some of the samples with numbers above ``after``; raises one of UNLIKELY."""
+        if found := self.own.samples(device, after, PAGE, epoch):
+            return found
+        reply = await self._call(uris.rpc(device, "samples"), after, PAGE, epoch)
+        if not (isinstance(reply, list) and all(isinstance(one, dict) for one in reply)):
+            raise ValueError(f"{device} answered {shorten(reply)} instead of samples")
+        return reply
+
+
+class Keeper:
+    """Keeps one store complete: live samples at once, missing ones from the journals."""
+
+    def __init__(
+        self, store: Store, journals: Journals, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.store, self.journals, self.clock = store, journals, clock
+        self.due: set[str] = set()
+        self.backlog: dict[str, int] = {}
+        self.written = 0
+        self.lag = 0.0
+        self.aside = store.aside()
+        self.gone = sum(one.last - one.first + 1 for one in store.gone())
+        self.away = ""
+        self.away_since = 0.0
+        self._live: list[Point] = []
+        self._accepts = True
+        self._newest: dict[tuple[str, str], int] = {}
+        self._news: dict[str, tuple[float, str]] = {}
+        self._wake = asyncio.Event()
+        self._checked = self._tidied = -math.inf
+        self._thread = ThreadPoolExecutor(1, f"store {store.name}")
+
+    def hear(self, point: Point) -> None:
+        """Take in a live sample; what it does not follow on from is asked of the journal."""
+        key = point.device, point.epoch
+        newest = self._newest.get(key)
+        if newest is None or point.seq != newest + 1:
+            if newest is not None and point.seq <= newest:
+                return
+            self.due.add(point.device)
+            if newest is not None and point.seq - newest > MOST_JUMP:
+                return
+        self._newest[key] = point.seq
+        if self._accepts and len(self._live) < MOST_LIVE:
+            self._live.append(point)
+            if len(self._live) >= MANY:
+                self._wake.set()
+        else:
+            self.due.add(point.device)
+
+    def hurry(self) -> None:
+        """Ask every journal now: the network has come back."""
+        self.due |= self.journals.devices
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Keep the store complete, for ever."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                await self._round()
+                pause = FIRST_PAUSE
+            except AwayError as error:
+                self._is_away(str(error))
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LAST_PAUSE)
+                self.due |= self.journals.devices
+                self._accepts = True
+            except BaseException:
+                self.due |= self.journals.devices
+                raise
+
+    async def _round(self) -> None:
+        try:
+            async with asyncio.timeout(WRITE_EVERY):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        await self._write([])
+        now = time.monotonic()
+        if now - self._checked > CHECK_EVERY:
+            self._checked = now
+            self.due |= self.journals.devices
+        while self.due:
+            device = self.due.pop()
+            try:
+                await self._complete(device)
+            except UNLIKELY as error:
+                log.debug("%s: cannot ask the journal of %s: %r", self.store.name, device, error)
+        if now - self._tidied > TIDY_EVERY:
+            self._tidied = now
+            await self._do(self.store.tidy)
+
+    async def _do(self, what: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, what, *args)
+
+    async def _write(self, points: list[Point]) -> None:
+        batch, self._live = self._live, []
+        self._wake.clear()
+        unique = {(one.device, one.epoch, one.seq): one for one in (*batch, *points)}
+        if not unique:
+            return
+        await self._do(self.store.write, list(unique.values()))
+        self.written += len(unique)
+        if (aside := await self._do(self.store.aside)) > self.aside:
+            said = f"it refused {aside} samples so far; they are set aside"
+            self._news["aside"] = self.clock(), said
+        self.aside = aside
+        if batch:
+            self.lag = self.clock() - min(point.time for point in batch) / 1000
+        if self.away:
+            log.warning("store %s is back", self.store.name)
+            self.away = ""
+
+    def _is_away(self, reason: str) -> None:
+        if not self.away:
+            self.away_since = self.clock()
+        if reason != self.away:
+            log.warning("store %s is away: %s", self.store.name, reason)
+        self.away = reason
+        self._accepts = False
+        self._live = []
+
+    async def _complete(self, device: str) -> None:
+        """Fetch what the store does not have of a device; raises one of UNLIKELY, or AwayError."""
+        holdings = await self.journals.holdings(device)
+        await self._write([])
+        missing = []
+        for held in holdings:
+            for one in held.epochs:
+                key = device, one.epoch
+                if not one.last <= self._newest.get(key, 0) <= one.last + MOST_JUMP:
+                    self._newest[key] = one.last
+                spans = self.store.stored.missing(device, one.epoch, 1, one.last)
+                missing += [(held, one.epoch, first, last) for first, last in spans]
+            for lost in held.gone:
+                spans = self.store.stored.missing(device, lost.epoch, lost.first, lost.last)
+                for first, last in spans:
+                    await self._settle(Gone(device, lost.epoch, first, last, lost.reason))
+        self.backlog[device] = sum(last - first + 1 for *_, first, last in missing)
+        for _, epoch, first, last in missing:
+            await self._fetch(device, epoch, first, last)
+
+    async def _fetch(self, device: str, epoch: str, first: int, last: int) -> None:
+        """Bring the numbers from ``first`` to ``last``; ask for a page while writing another."""
+        coming = asyncio.ensure_future(self._page(device, epoch, first, last))
+        try:
+            while first <= last:
+                points = await coming
+                upto = points[-1].seq if points else last
+                if upto < last:
+                    coming = asyncio.ensure_future(self._page(device, epoch, upto + 1, last))
+                await self._write(points)
+                for low, high in self.store.stored.missing(device, epoch, first, upto):
+                    cause = "the device's journal does not have it, or it cannot be read"
+                    await self._settle(Gone(device, epoch, low, high, cause))
+                self.backlog[device] -= upto - first + 1
+                first = upto + 1
+        finally:
+            coming.cancel()
+
+    async def _page(self, device: str, epoch: str, first: int, last: int) -> list[Point]:
+        found = []
+        for sample in await self.journals.samples(device, first - 1, epoch):
+            try:
+                point = flatten(sample)
+            except ValueError as error:
+                log.warning("a sample of %s cannot be kept: %s", device, error)
+                continue
+            if (point.device, point.epoch) == (device, epoch) and first <= point.seq <= last:
+                found.append(point)
+        return sorted(found, key=lambda point: point.seq)
+
+    async def _settle(self, gone: Gone) -> None:
+        await self._do(self.store.settle, gone)
+        self.gone += gone.last - gone.first + 1
+        said = f"it will never have {gone.device} {gone.first} to {gone.last}: {gone.cause}"
+        self._news["gone"] = self.clock(), said
+        log.warning("store %s: %s (epoch %s)", self.store.name, said, gone.epoch)
+
+    def notices(self) -> list[Alarm]:
+        """Say what happened in the last day, and whether the store is away."""
+        now, name = self.clock(), self.store.name
+        found = [
+            Alarm(f"{field}_{name}", "WARN", f"store {name}: {said}")
+            for field, (when, said) in self._news.items()
+            if now - when < DAY
+        ]
+        if self.away:
+            covered = self.journals.covered(now)
+            since = now - self.away_since
+            found.append(
+                Alarm(
+                    f"rate_{name}",
+                    "ERR" if since > covered / 2 else "WARN",
+                    f"store {name} is away since {utc(self.away_since)} ({self.away}); what it "
+                    f"misses is in the journals, which keep {covered / DAY:.1f} days",
+                )
+            )
+        return found
+
+    def close(self) -> None:
+        """Wait for what is being written, and close the store."""
+        self._thread.submit(self.store.close)
+        self._thread.shutdown()
+
+
+class Recorder(Device):
+    """What the recorder hears, and how complete each store is."""
+
+    link_type = Local
+    poll_every = 5.0
+
+    heard = Readback("1 / s", doc="Telemetry heard.")
+    disk = Readback("GB", healthy=(2, math.inf), doc="Free where history is kept.")
+
+    def __init__(
+        self, name: str, *, keepers: list[Keeper], journals: Journals, folder: Path, **settings: Any
+    ) -> None:
+        self.keepers, self.journals, self.folder = keepers, journals, folder
+        self._counted: dict[str, tuple[float, int]] = {}
+        self._heard = 0
+        self._unkept = ""
+        super().__init__(name, **settings)
+
+    # --- what is heard ----------------------------------------------------------------------
+
+    async def follow(self, session: Session) -> None:
+        """Hear every device, and complete what was missed before."""
+        await session.subscribe(
+            self._hear,
+            uris.ALL_TELEMETRY,
+            SubscribeOptions(match="wildcard", details_arg="_event"),
+        )
+        self.journals.session = session
+        for keeper in self.keepers:
+            keeper.hurry()
+
+    def _hear(self, *args: Any, _event: Any, **_: Any) -> None:
+        self._heard += 1
+        device = uris.device_of(_event.topic)
+        sample = args[0] if args and isinstance(args[0], dict) else {"value": list(args)}
+        if sample.get("timestamp", "") is None:
+            return  # the epitaph of a server: it says that nothing is known
+        try:
+            point = flatten(sample)
+            if point.device != device:
+                raise ValueError(f"{point.device} speaks as {device}")
+        except ValueError:
+            self._hear_foreign(device, sample)
+        else:
+            self._pass_on(point)
+
+    def _hear_foreign(self, device: str, sample: dict[Any, Any]) -> None:
+        """Give numbers to what another program says, or a device whose journal is full."""
+        said = {str(k): _plain(v) for k, v in sample.items() if k not in ("device", "seq", "epoch")}
+        try:
+            milliseconds(str(said.get("timestamp")))
+        except ValueError:
+            said["timestamp"] = utc(self.clock())
+        try:
+            numbered = self.journals.own.append({"device": device} | said)
+        except sqlite3.Error as error:
+            self._unkept = f"{device}: {error}"
+            log.error("telemetry without numbers is not being kept: %s", self._unkept)
+        else:
+            self._unkept = ""
+            self._pass_on(flatten(numbered))
+
+    def _pass_on(self, point: Point) -> None:
+        self.journals.devices.add(point.device)
+        for keeper in self.keepers:
+            keeper.hear(point)
+
+    # --- what is asked of it ----------------------------------------------------------------
+
+    @rpc(read_only=True)
+    async def history(
+        self,
+        field: str,
+        last: str | None = None,
+        start: Moment | None = None,
+        end: Moment | None = None,
+        points: int = 1000,
+    ) -> Reply:
+        """Return what a field (ccd1.temperature) did: its min, mean, max, last in equal pieces."""
+        asked = span(round(self.clock() * 1000), last, start, end)
+        return await self._look(lambda archive: archive.history(field, *asked, points))
+
+    @rpc(read_only=True)
+    async def raw(self, field: str, start: Moment, end: Moment) -> Reply:
+        """Return samples of a field as they were recorded; ask for those after from ``next``."""
+        asked = span(round(self.clock() * 1000), None, start, end)
+        return await self._look(lambda archive: archive.raw(field, *asked))
+
+    async def recorded(self) -> dict[str, dict[str, str]]:
+        """Return the unit of every field of which there is history, by device and name."""
+        return await self._look(lambda archive: archive.fields())
+
+    def procedures(self) -> dict[str, Procedure]:
+        """Return what may be called; ``fields`` is what is recorded."""
+        return super().procedures() | {"fields": Procedure(self.recorded, read_only=True)}
+
+    async def _look(self, how: Callable[[Archive], T]) -> T:
+        """Read history in a thread. Raises NotAllowedError if it is not kept here."""
+        stores = [keeper.store for keeper in self.keepers]
+        for store in stores:
+            if isinstance(store, EmbeddedStore):
+                try:
+                    return await asyncio.to_thread(how, Archive(History(store.folder)))
+                except AwayError as error:
+                    raise ConnectionError(str(error)) from None
+        kept = " and ".join(f"[stores.{store.name}]" for store in stores) or "no store"
+        raise NotAllowedError(
+            f"history is kept as {kept} of the instrument file says: look there, or add a store of "
+            'kind = "embedded", in which hwlogger can look'
+        )
+
+    # --- what it says -----------------------------------------------------------------------
+
+    async def read(self, field: Readback) -> Value:
+        """Return one figure."""
+        if field.name == "heard":
+            return self._rate("heard", self._heard)
+        if field.name == "disk":
+            return shutil.disk_usage(self.folder).free / 1e9
+        name, _, store = field.name.partition("_")
+        keeper = next(one for one in self.keepers if one.store.name == store)
+        if name == "rate":
+            return self._rate(store, keeper.written)
+        if name == "backlog":
+            return float(sum(keeper.backlog.values()))
+        return float(getattr(keeper, name))
+
+    def _rate(self, name: str, count: int) -> float:
+        now = time.monotonic()
+        before, counted = self._counted.get(name, (now - self.poll_every, 0))
+        self._counted[name] = now, count
+        return (count - counted) / max(now - before, 1e-3)
+
+    def notices(self) -> list[Alarm]:
+        """Say what is away, set aside or gone, before data is at risk."""
+        found = []
+        if self._unkept:
+            found.append(Alarm("journal", "ERR", f"not being kept: {self._unkept}"))
+        for keeper in self.keepers:
+            found += keeper.notices()
+        return found
+
+
+def recorder_of(stores: Iterable[str]) -> type[Recorder]:
+    """Return the recorder with the figures of some stores declared."""
+    declared: dict[str, Any] = {}
+    for store in stores:
+        declared |= {
+            f"rate_{store}": Readback("1 / s", doc="Samples written."),
+            f"lag_{store}": Readback("s", doc="From a sample's time to when it was written."),
+            f"backlog_{store}": Readback(doc="Samples still to be fetched from journals."),
+            f"aside_{store}": Readback(doc="Samples the store refused; they are set aside."),
+            f"gone_{store}": Readback(doc="Samples that can no longer be had."),
+        }
+    return type(
+        "Recorder", (Recorder,), {"__module__": __name__, "__doc__": Recorder.__doc__} | declared
+    )
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """Return what JSON can carry of a value."""
+    if isinstance(value, dict) and depth < 8:
+        return {str(key): _plain(one, depth + 1) for key, one in value.items()}
+    if isinstance(value, list) and depth < 8:
+        return [_plain(one, depth + 1) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, bool | int | str | None) else repr(value)[:1000]
+
+
+def open_store(name: str, settings: StoreSettings, folder: Path) -> Store:
+    """Return the store that a table ``[stores.NAME]`` describes; ``folder`` is the home.
+
+    Raises AwayError if its files cannot be used.
+    """
+    if isinstance(settings, InfluxDB):
+        return LineStore(name, settings, folder / "stores")
+    place = Path(settings.folder) if settings.folder else folder / "history"
+    return EmbeddedStore(name, place, raw_days=settings.raw_days)
+
+
+def serve(instrument: Instrument, address: Address) -> None:
+    """Run the recorder in this process until SIGINT or SIGTERM."""
+    folder = home()
+    with ExitStack() as stack:
+        stack.enter_context(claim(folder / "locks", "history"))
+        journals = Journals(instrument.entries)
+        keepers = []
+        for name, settings in instrument.stores.items():
+            try:
+                store = open_store(name, settings, folder)
+            except AwayError as error:
+                raise HcamError(f"store {name}: {error}") from None
+            keepers.append(keeper := Keeper(store, journals))
+            stack.callback(keeper.close)
+        parts = {"keepers": keepers, "journals": journals, "folder": folder}
+        entry = Entry("recorder", recorder_of(instrument.stores), "hwlogger", (), parts)
+
+        def beside(server: Server, journal: Journal) -> dict[str, Task]:
+            recorder = server.devices["recorder"]
+            assert isinstance(recorder, Recorder)  # noqa: S101  (built from the entry above)
+            journals.own = journal
+            journals.devices |= journal.devices()
+            return {
+                "telemetry": lambda: keep_joined(address, recorder.follow),
+                **{f"store {one.store.name}": one.run for one in keepers},
+            }
+
+        server = Server("hwlogger", [entry], address, folder, emulate=False, beside=beside)
+        log.info("hwlogger records into %s", ", ".join(instrument.stores))
+        asyncio.run(until_told(server))

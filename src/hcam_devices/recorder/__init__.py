@@ -1,1 +1,0 @@
-"""The recorder: follows every device's samples into stores, each exactly once."""

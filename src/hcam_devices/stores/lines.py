@@ -1,0 +1,312 @@
+"""A store that is an InfluxDB, of version 1, 2 or 3, or a VictoriaMetrics: line protocol over HTTP.
+
+A sample is one line: the device is the measurement, its values are the fields. Numbers, and what is
+true or false, are always floats, so that no field is ever of two kinds; texts are texts. Two fields
+more are ``seq``, a float like the others, and ``epoch``, a text; there are no tags. The time, in
+nanoseconds, is the sample's, with ``seq % 1_000_000`` after its millisecond: samples of one
+millisecond do not overwrite each other, and one written again changes nothing.
+
+Names: all but ASCII letters, digits and ``_.-~`` is percent-encoded (``urllib.parse.unquote`` gives
+the name back), and so is the first character of ``time`` and of what begins with ``_``, which
+InfluxDB keeps for itself; no name at all is ``%``. In a text, a newline becomes ``␊``, because
+VictoriaMetrics takes what follows for another line, whatever the quotes say.
+
+VictoriaMetrics keeps milliseconds, about 13 digits, and 0 for a text. It has to run with
+``-dedup.minScrapeInterval=1ms``, or what is written again is there twice; and what is older than
+its ``-retentionPeriod`` it drops without a word. It acknowledges what it has in memory only.
+Therefore a number is in the ledger only ``SURE_AFTER`` its acknowledgement; what is younger, when
+the database is away or has ended the connection, is not held for stored any more, and so is written
+again.
+"""
+
+import gzip
+import re
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from http import HTTPStatus
+from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import quote, urlencode
+
+from . import AwayError
+from .coverage import Coverage, Gone, Ledger
+from .influxdb import InfluxDB, SecretError
+from .points import Field, Point
+from .post import Connection
+
+SURE_AFTER = 60.0
+"""Seconds. VictoriaMetrics, killed, was seen to lose what it had acknowledged 10 s before."""
+MOST_LINES = 5000
+MOST_BYTES = 4_000_000
+LONGEST_REST = 60.0
+FEW = 10
+"""If so many lines are refused before one has ever been taken, the fault is not in the lines."""
+DROPPED = re.compile(r"partial write: .*dropped=(\d+)")
+GATEWAY = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
+
+Line: TypeAlias = tuple[Point, bytes]
+
+
+@lru_cache(4096)
+def name_of(text: str) -> str:
+    """Return a device or field as it is written: nothing in it means anything to the protocol."""
+    name = quote(text, safe="", errors="surrogatepass") or "%"
+    return f"%{ord(name[0]):X}{name[1:]}" if name == "time" or name[0] == "_" else name
+
+
+def value_of(value: Field) -> str:
+    """Return a value as it is written."""
+    if isinstance(value, str):
+        text = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "␊")
+        return f'"{text}"'
+    return repr(float(value))
+
+
+def line_of(point: Point) -> bytes:
+    """Return a sample as a line, without its end."""
+    fields = point.values | {"seq": float(point.seq), "epoch": point.epoch}
+    written = ",".join(f"{name_of(name)}={value_of(value)}" for name, value in fields.items())
+    nanoseconds = point.time * 1_000_000 + point.seq % 1_000_000
+    return f"{name_of(point.device)} {written} {nanoseconds}".encode(errors="replace")
+
+
+class _RefusedError(Exception):
+    """The database does not want some of these lines; ``each``: it says, none of them."""
+
+    def __init__(self, reason: str, each: bool = False) -> None:
+        super().__init__(reason)
+        self.each = each
+
+
+class LineStore:
+    """A ``Store`` with its ledger in ``<folder>/<name>.sqlite``; ``clock`` counts seconds.
+
+    ``write`` has kept its points if the answer is 204. Otherwise it raises AwayError, and they can
+    be written again, which changes nothing. A line that is refused while others are taken is set
+    aside in the ledger.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: InfluxDB,
+        folder: Path,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name, self.settings, self.clock = name, settings, clock
+        self.ledger = Ledger(folder / f"{name}.sqlite")
+        self.stored = Coverage()
+        self._doubt()
+        self._connection = Connection(settings.url, settings.ca, settings.timeout)
+        self._taken: Line | None = None
+        self._most_bytes = MOST_BYTES
+        self._rest_until = -float("inf")
+        self._created = False
+
+    def write(self, points: Sequence[Point]) -> None:
+        """Keep points, and that they are kept. Raises AwayError."""
+        if (rest := self._rest_until - self.clock()) > 0:
+            raise self._away(f"it asked for a rest, of {rest:.0f} s more")
+        try:
+            self._grow_sure()
+            if self._connection.broken():  # the database may have ended and begun meanwhile
+                self._connection.close()
+                self._doubt()
+            new = (one for one in points if (one.device, one.epoch, one.seq) not in self.stored)
+            for batch in self._batches(new):
+                self._send(batch)
+        except sqlite3.Error as error:
+            raise self._ledger_fails(error) from error
+
+    def settle(self, gone: Gone) -> None:
+        """Note that numbers will never come. Raises AwayError."""
+        try:
+            self.ledger.settle(gone)
+        except sqlite3.Error as error:
+            raise self._ledger_fails(error) from error
+        self.stored.add(gone.device, gone.epoch, gone.first, gone.last)
+
+    def gone(self) -> list[Gone]:
+        """Return what is gone, and why."""
+        return self.ledger.gone()
+
+    def aside(self) -> int:
+        """Return how many points were refused; they are set aside in the ledger."""
+        return self.ledger.aside()
+
+    def tidy(self) -> None:
+        """Do nothing: how long the database keeps what, it has been told by others."""
+
+    def close(self) -> None:
+        """Close the connection and the ledger."""
+        self._connection.close()
+        try:
+            self._grow_sure()
+        finally:
+            self.ledger.close()
+
+    # --- what is stored ---------------------------------------------------------------------
+
+    def _doubt(self) -> None:
+        """Hold for stored only what the ledger says."""
+        self.stored = Coverage()
+        self.stored.update(self.ledger.stored)
+        self._unsure: deque[tuple[float, Coverage]] = deque()
+
+    def _acknowledged(self, lines: list[Line]) -> None:
+        numbers = Coverage()
+        for point, _ in lines:
+            for coverage in (numbers, self.stored):
+                coverage.add(point.device, point.epoch, point.seq, point.seq)
+        self._unsure.append((self.clock(), numbers))
+        self._taken = lines[-1]
+
+    def _grow_sure(self) -> None:
+        """Take into the ledger what was acknowledged long enough ago."""
+        sure = Coverage()
+        while self._unsure and self.clock() - self._unsure[0][0] >= SURE_AFTER:
+            sure.update(self._unsure.popleft()[1])
+        if sure.ranges:
+            self.ledger.enter(sure)
+
+    def _set_aside(self, refused: list[tuple[Line, str]]) -> None:
+        numbers = [(one.device, one.epoch, one.seq) for (one, _), _ in refused]
+        self.ledger.enter(
+            [(*number, number[-1]) for number in numbers],
+            aside=[
+                (*number, line.decode(), reason)
+                for number, ((_, line), reason) in zip(numbers, refused, strict=True)
+            ],
+        )
+        for number in numbers:
+            self.stored.add(*number, number[-1])
+
+    def _ledger_fails(self, error: sqlite3.Error) -> AwayError:
+        self._doubt()
+        return AwayError(f"the ledger of {self.name}: {error}; is the disk full?")
+
+    # --- lines ------------------------------------------------------------------------------
+
+    def _batches(self, points: Iterable[Point]) -> Iterator[list[Line]]:
+        batch: list[Line] = []
+        size = 0
+        for point in points:
+            line = line_of(point)
+            if batch and (len(batch) == MOST_LINES or size + len(line) > self._most_bytes):
+                yield batch
+                batch, size = [], 0
+            batch.append((point, line))
+            size += len(line) + 1
+        if batch:
+            yield batch
+
+    def _send(self, batch: list[Line]) -> None:
+        """Write lines; set aside those that are refused alone. Raises AwayError."""
+        waiting, refused = [batch], []
+        proven = False
+        while waiting:
+            lines = waiting.pop()
+            try:
+                self._post(lines)
+            except _RefusedError as error:
+                if len(lines) > 1 and not error.each:
+                    half = len(lines) // 2
+                    waiting += [lines[half:], lines[:half]]
+                    continue
+                refused += [(one, str(error)) for one in lines]
+                proven = proven or error.each
+                if not proven and (self._taken or len(refused) == FEW or not waiting):
+                    self._prove(error)
+                    proven = True
+            else:
+                self._acknowledged(lines)
+                proven = True
+        if refused:
+            self._set_aside(refused)
+
+    def _prove(self, refusal: _RefusedError) -> None:
+        """Raise AwayError unless a line that was taken is taken again: then others are at fault."""
+        try:
+            if self._taken is None:
+                raise refusal
+            self._post([self._taken])
+        except _RefusedError:
+            raise self._away(
+                f"it refuses every line ({refusal}): are its address and version right?"
+            ) from None
+
+    def _post(self, lines: list[Line]) -> None:
+        """Write lines with one request. Raises _RefusedError or AwayError."""
+        body = b"\n".join(line for _, line in lines)
+        status, said = self._ask(self.settings.target, body)
+        if status == HTTPStatus.NOT_FOUND and self.settings.version == 1 and not self._created:
+            self._created = True
+            name = str(self.settings.database).replace('"', '\\"')
+            self._ask("/query?" + urlencode({"q": f'CREATE DATABASE "{name}"'}), b"")
+            status, said = self._ask(self.settings.target, body)
+        if status == HTTPStatus.NO_CONTENT:
+            return
+        if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            self._most_bytes = len(body) // 2
+        elif status not in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY):
+            raise self._away(self._explain(status, shorten(said)))
+        dropped = DROPPED.search(said)
+        every = dropped is not None and int(dropped[1]) == len(lines)
+        raise _RefusedError(f"{status}: {shorten(said)}", every)
+
+    def _explain(self, status: int, said: str) -> str:
+        """Return what an answer means, and what to do."""
+        settings = self.settings
+        if status == HTTPStatus.UNAUTHORIZED:
+            if settings.secret_from:
+                return f"401: it does not accept what is in {settings.secret_from}: correct it"
+            return "401: it wants to know who writes: set secret_file (and user, for version 1)"
+        if status == HTTPStatus.FORBIDDEN:
+            who = settings.user or settings.secret_from or "everybody"
+            return f"403: {who} may not write into {settings.place}: allow it ({said})"
+        if status == HTTPStatus.NOT_FOUND:
+            return f"404: there is no {settings.place}: create it, or correct its name ({said})"
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
+            return f"429: it has too much to do ({said})"
+        if status < 400:
+            return f"{status}, which is not how a database answers: is the url right? ({said})"
+        return f"{status}: {said}"
+
+    def _ask(self, target: str, body: bytes) -> tuple[int, str]:
+        """POST; return the status and what was said. Raises AwayError."""
+        headers = {"User-Agent": "hcam_devices"}
+        if body:
+            headers |= {"Content-Type": "text/plain; charset=utf-8", "Content-Encoding": "gzip"}
+        try:
+            authorization, secret = self.settings.authorization()
+            if authorization:
+                headers["Authorization"] = authorization
+            answer = self._connection.post(target, headers, body and gzip.compress(body, 1))
+        except SecretError as error:
+            raise self._away(str(error)) from None
+        except OSError as error:
+            self._doubt()
+            raise self._away(shorten(str(error))) from None
+        said = answer.text
+        if secret:
+            for hidden in (authorization.partition(" ")[2], secret):
+                said = said.replace(hidden, "***")
+        if answer.status >= 400 and answer.rest:
+            self._rest_until = self.clock() + min(answer.rest, LONGEST_REST)
+        if answer.status in GATEWAY:
+            self._doubt()
+            raise self._away(f"{answer.status}: {shorten(said)}")
+        return answer.status, said
+
+    def _away(self, reason: str) -> AwayError:
+        return AwayError(f"{self.settings.url}: {reason}")
+
+
+def shorten(said: str) -> str:
+    """Return an answer on one line; a long one repeats a line, then says what is wrong with it."""
+    text = "".join(one if one.isprintable() else " " for one in said)
+    text = " ".join(text.split())
+    return text if len(text) <= 300 else f"{text[:150]} ... {text[-150:]}"

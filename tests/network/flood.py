@@ -1,0 +1,43 @@
+"""A server of devices that say more than any hardware: ``python flood.py RATE DEVICES``."""
+
+import asyncio
+import sys
+from typing import Any
+
+from hcam_devices.device import Device
+from hcam_devices.fields import Readback, Value
+from hcam_devices.instrument import Entry
+from hcam_devices.link import Local
+from hcam_devices.server import Server, home, until_told
+from hcam_devices.wamp import uris
+
+
+class Ticker(Device):
+    """Something that counts, in every unit."""
+
+    link_type = Local
+    poll_every = 0.05
+
+    count = Readback("", channels=8, doc="How often it was asked.")
+    word = Readback("", kind=str)
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        super().__init__(name, **settings)
+        self._asked = 0
+
+    async def read(self, field: Readback) -> Value:
+        self._asked += 1
+        return field.kind(self._asked)
+
+
+def main() -> None:
+    rate, count = float(sys.argv[1]), int(sys.argv[2])
+    settings = {"poll_every": count / rate}
+    entries = [
+        Entry(f"load{number}", Ticker, "flood", (), settings) for number in range(1, count + 1)
+    ]
+    asyncio.run(until_told(Server("flood", entries, uris.address(), home(), emulate=False)))
+
+
+if __name__ == "__main__":
+    main()

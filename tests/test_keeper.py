@@ -1,0 +1,247 @@
+"""Whatever is lost, doubled or away on the way, every sample comes home to the store once."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hcam_devices import recorder
+from hcam_devices.recorder import Holdings, Journals, Keeper
+from hcam_devices.stores import AwayError
+from hcam_devices.stores.coverage import Coverage, Gone
+from hcam_devices.stores.points import Point, flatten
+
+Sample = dict[str, Any]
+
+
+def sample(device: str, seq: int, epoch: str = "a") -> Sample:
+    timestamp = f"2026-11-22T{seq // 3600:02d}:{seq // 60 % 60:02d}:{seq % 60:02d}.000Z"
+    return {"device": device, "seq": seq, "epoch": epoch, "timestamp": timestamp, "x": float(seq)}
+
+
+class MemoryStore:
+    """A store that counts every row, and is away when told."""
+
+    name = "memory"
+
+    def __init__(self) -> None:
+        self.stored = Coverage()
+        self.rows: list[tuple[str, str, int]] = []
+        self.lost: list[Gone] = []
+        self.failures: list[bool] = []
+
+    def write(self, points: Sequence[Point]) -> None:
+        if self.failures and self.failures.pop(0):
+            raise AwayError("out for lunch")
+        for one in points:
+            if (one.device, one.epoch, one.seq) not in self.stored:
+                self.rows.append((one.device, one.epoch, one.seq))
+                self.stored.add(one.device, one.epoch, one.seq, one.seq)
+
+    def settle(self, gone: Gone) -> None:
+        self.lost.append(gone)
+        self.stored.add(gone.device, gone.epoch, gone.first, gone.last)
+
+    def gone(self) -> list[Gone]:
+        return self.lost
+
+    def aside(self) -> int:
+        return 0
+
+    def tidy(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class MemoryJournals(Journals):
+    """Journals of devices, without a network; ``reachable`` says whether there is one."""
+
+    def __init__(self, samples: dict[str, list[Sample]]) -> None:
+        super().__init__(samples)
+        self.kept = samples
+        self.dropped: dict[str, list[dict[str, Any]]] = {}
+        self.reachable = True
+        self.asked = 0
+
+    async def holdings(self, device: str) -> list[Holdings]:
+        self.asked += 1
+        if not self.reachable:
+            raise ConnectionError("no router")
+        epochs: dict[str, list[int]] = {}
+        for one in self.kept[device]:
+            epochs.setdefault(one["epoch"], []).append(one["seq"])
+        held = {
+            "epochs": [{"epoch": e, "first": min(n), "last": max(n)} for e, n in epochs.items()],
+            "gone": self.dropped.get(device, []),
+            "keep": 1e6,
+            "used": 1,
+            "most": 100,
+            "oldest": None,
+        }
+        return [Holdings.model_validate(held)]
+
+    async def samples(self, device: str, after: int, epoch: str) -> list[Sample]:
+        await asyncio.sleep(0)
+        if not self.reachable:
+            raise ConnectionError("no router")
+        later = [s for s in self.kept[device] if s["epoch"] == epoch and s["seq"] > after]
+        return later[:7]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "WRITE_EVERY", 0.001)
+    monkeypatch.setattr(recorder, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(recorder, "LAST_PAUSE", 0.002)
+    monkeypatch.setattr(recorder, "CHECK_EVERY", 0.005)
+
+
+async def reached(condition: Callable[[], bool]) -> None:
+    """Look again at every turn of the loop."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  (what it waits for has no event)
+            await asyncio.sleep(0)
+
+
+async def until_complete(keeper: Keeper, journals: MemoryJournals) -> None:
+    """Let the keeper work until the store has everything that the journals have."""
+    running = asyncio.create_task(keeper.run())
+    try:
+        async with asyncio.timeout(20):
+            while any(
+                (device, one["epoch"], one["seq"]) not in keeper.store.stored
+                for device, samples in journals.kept.items()
+                for one in samples
+            ):
+                await asyncio.sleep(0.001)
+                assert not running.done(), running.result()
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+        keeper.close()
+
+
+def published(journals: MemoryJournals) -> list[tuple[str, str, int]]:
+    return sorted((d, s["epoch"], s["seq"]) for d, some in journals.kept.items() for s in some)
+
+
+WHAT_HAPPENS = st.lists(
+    st.sampled_from(["heard", "missed", "twice", "reboot", "away", "router", "write"]), max_size=60
+)
+
+
+@given(WHAT_HAPPENS)
+@settings(max_examples=60, deadline=None)
+def test_every_sample_is_stored_once_whatever_happens(events: list[str]) -> None:
+    async def night() -> None:
+        journals = MemoryJournals({"ccd1": [], "slide": []})
+        store = MemoryStore()
+        keeper = Keeper(store, journals)
+        seq, epoch = 0, "a"
+        running = asyncio.create_task(keeper.run())
+        for number, event in enumerate(events):
+            device = ("ccd1", "slide")[number % 2]
+            if event == "reboot":
+                seq, epoch = 0, epoch + "a"
+            elif event == "away":
+                store.failures += [True, False, True]
+            elif event == "router":
+                journals.reachable = not journals.reachable
+            elif event == "write":
+                await asyncio.sleep(0.003)
+            else:
+                seq += 1
+                for name in ("ccd1", "slide"):
+                    journals.kept[name].append(sample(name, seq, epoch))
+                for _ in range({"heard": 1, "missed": 0, "twice": 2}[event]):
+                    keeper.hear(flatten(sample(device, seq, epoch)))
+        running.cancel()
+        await asyncio.wait([running])
+        journals.reachable = True
+        await until_complete(Keeper(store, journals), journals)
+        assert sorted(store.rows) == published(journals)
+        assert store.lost == []
+
+    asyncio.run(night())
+
+
+async def test_live_samples_are_written_while_a_backlog_is_fetched() -> None:
+    journals = MemoryJournals({"ccd1": [sample("ccd1", n) for n in range(1, 500)]})
+    store = MemoryStore()
+    keeper = Keeper(store, journals)
+    keeper.due = {"ccd1"}
+    running = asyncio.create_task(keeper.run())
+    await reached(lambda: bool(store.rows))
+    journals.kept["ccd1"].append(sample("ccd1", 500))
+    keeper.hear(flatten(sample("ccd1", 500)))
+    await reached(lambda: ("ccd1", "a", 500) in store.stored)
+    assert ("ccd1", "a", 480) not in store.stored
+    running.cancel()
+    await asyncio.wait([running])
+    keeper.close()
+
+
+async def test_numbers_that_the_journal_dropped_are_settled_with_its_reason() -> None:
+    journals = MemoryJournals({"ccd1": [sample("ccd1", n) for n in (6, 7, 9)]})
+    journals.dropped["ccd1"] = [
+        {"epoch": "a", "first": 1, "last": 4, "reason": "older than 14 days"},
+    ]
+    store = MemoryStore()
+    keeper = Keeper(store, journals)
+    keeper.due = {"ccd1"}
+    running = asyncio.create_task(keeper.run())
+    await reached(lambda: keeper.gone == 6)
+    running.cancel()
+    await asyncio.wait([running])
+    keeper.close()
+    assert [(one.first, one.last) for one in store.lost] == [(1, 4), (5, 5), (8, 8)]
+    assert store.lost[0].cause == "older than 14 days"
+    assert "does not have it" in store.lost[1].cause
+    assert "ccd1 8 to 8" in keeper.notices()[0].reason
+
+
+async def test_a_forged_number_far_ahead_neither_stops_nor_replaces_what_is_true() -> None:
+    journals = MemoryJournals({"ccd1": [sample("ccd1", 1)]})
+    store = MemoryStore()
+    keeper = Keeper(store, journals)
+    keeper.hear(flatten(sample("ccd1", 1)))
+    keeper.hear(flatten(sample("ccd1", 2) | {"seq": 10**15}))
+    journals.kept["ccd1"].append(sample("ccd1", 2))
+    keeper.hear(flatten(sample("ccd1", 2)))
+    await until_complete(keeper, journals)
+    assert sorted(store.rows) == [("ccd1", "a", 1), ("ccd1", "a", 2)]
+
+
+async def test_while_a_store_is_away_nothing_waits_in_memory_and_people_are_told() -> None:
+    journals = MemoryJournals({"ccd1": []})
+    store = MemoryStore()
+    keeper = Keeper(store, journals)
+    keeper._is_away("503: the database is starting")
+    for seq in range(1, 100):
+        journals.kept["ccd1"].append(sample("ccd1", seq))
+        keeper.hear(flatten(sample("ccd1", seq)))
+    assert keeper._live == []
+    (alarm,) = keeper.notices()
+    assert alarm.severity == "WARN"
+    assert "503: the database is starting" in alarm.reason
+    assert "14.0 days" in alarm.reason
+    keeper._accepts = True
+    await until_complete(keeper, journals)
+    assert len(store.rows) == 99
+    assert keeper.notices() == []
+
+
+async def test_a_page_that_cannot_be_read_does_not_stop_the_rest() -> None:
+    bad = sample("ccd1", 2) | {"timestamp": "soon"}
+    journals = MemoryJournals({"ccd1": [sample("ccd1", 1), bad, sample("ccd1", 3)]})
+    store = MemoryStore()
+    keeper = Keeper(store, journals)
+    keeper.due = {"ccd1"}
+    await until_complete(keeper, journals)
+    assert [seq for *_, seq in store.rows] == [1, 3]
+    assert [(one.first, one.last) for one in store.lost] == [(2, 2)]
