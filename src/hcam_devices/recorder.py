@@ -26,7 +26,7 @@ from . import HcamError
 from .axis import NotAllowedError
 from .device import Alarm, Device, Sample, utc
 from .fields import Procedure, Readback, Value, rpc, shorten
-from .history import Archive, Moment, Reply, span
+from .history import Archive, Moment, Reply, elsewhere, span
 from .instrument import Entry, Instrument
 from .journal import DAY, Journal
 from .link import Local
@@ -444,10 +444,10 @@ class Recorder(Device):
                     return await asyncio.to_thread(how, Archive(History(store.folder)))
                 except AwayError as error:
                     raise ConnectionError(str(error)) from None
-        kept = " and ".join(f"[stores.{store.name}]" for store in stores) or "no store"
         raise NotAllowedError(
-            f"history is kept as {kept} of the instrument file says: look there, or add a store of "
-            'kind = "embedded", in which hwlogger can look'
+            elsewhere(
+                {store.name: store.settings for store in stores if isinstance(store, LineStore)}
+            )
         )
 
     # --- what it says -----------------------------------------------------------------------
@@ -516,8 +516,7 @@ def open_store(name: str, settings: StoreSettings, folder: Path) -> Store:
     """
     if isinstance(settings, InfluxDB):
         return LineStore(name, settings, folder / "stores")
-    place = Path(settings.folder) if settings.folder else folder / "history"
-    return EmbeddedStore(name, place, raw_days=settings.raw_days)
+    return EmbeddedStore(name, settings.place(folder), raw_days=settings.raw_days)
 
 
 def serve(instrument: Instrument, address: Address) -> None:

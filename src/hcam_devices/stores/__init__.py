@@ -1,6 +1,7 @@
 """Stores: where the recorder keeps samples, and what it asks of each."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal, Protocol, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -22,6 +23,10 @@ class Embedded(BaseModel):
     kind: Literal["embedded"] = "embedded"
     raw_days: int = Field(default=30, ge=1)
     folder: str = ""
+
+    def place(self, home: Path) -> Path:
+        """Return where the files are; a ``folder`` that is not a whole path is within the home."""
+        return home / (self.folder or "history")
 
 
 StoreSettings: TypeAlias = Annotated[Embedded | InfluxDB, Field(discriminator="kind")]
