@@ -57,7 +57,15 @@ def test_what_is_no_value_is_left_out_and_the_rest_kept(nothing: object) -> None
 
 @pytest.mark.parametrize(
     "missing",
-    [{"seq": None}, {"seq": True}, {"epoch": 3}, {"device": None}, {"timestamp": None}],
+    [
+        {"seq": None},
+        {"seq": True},
+        {"seq": 0},
+        {"seq": 2**63},
+        {"epoch": 3},
+        {"device": None},
+        {"timestamp": None},
+    ],
 )
 def test_without_number_or_time_it_is_no_point(missing: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="no "):

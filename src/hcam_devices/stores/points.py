@@ -54,8 +54,10 @@ def milliseconds(timestamp: str) -> int:
 def flatten(sample: dict[str, Any]) -> Point:
     """Return a numbered sample as a point; ValueError if it is not one."""
     device, epoch, seq = sample.get("device"), sample.get("epoch"), sample.get("seq")
-    if not isinstance(device, str) or not isinstance(epoch, str) or type(seq) is not int:
-        raise ValueError("it has no device, epoch or number")
+    if not isinstance(device, str) or not isinstance(epoch, str):
+        raise ValueError("it has no device or epoch")
+    if type(seq) is not int or not 0 < seq < 2**63:
+        raise ValueError(f"{device}: it has no number")
     timestamp = sample.get("timestamp")
     if not isinstance(timestamp, str):
         raise ValueError(f"{device} {seq}: it has no time")
