@@ -43,7 +43,7 @@ MOST_LINES = 5000
 MOST_BYTES = 4_000_000
 LONGEST_REST = 60.0
 FEW = 10
-"""If so many lines are refused before one has ever been taken, the fault is not in the lines."""
+"""So many lines of a batch are refused, and none taken, before the fault is sought elsewhere."""
 DROPPED = re.compile(r"partial write: .*dropped=(\d+)")
 GATEWAY = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
 
@@ -218,7 +218,7 @@ class LineStore:
                     continue
                 refused += [(one, str(error)) for one in lines]
                 proven = proven or error.each
-                if not proven and (self._taken or len(refused) == FEW or not waiting):
+                if not proven and (len(refused) == FEW or not waiting):
                     self._prove(error)
                     proven = True
             else:
