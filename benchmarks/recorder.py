@@ -130,15 +130,17 @@ def measure_original(home: Path) -> dict[str, float]:
 
 FILL = """
 import sys
+import time
 from pathlib import Path
 from hcam_devices.device import utc
 from hcam_devices.journal import Journal
 count, devices = int(sys.argv[1]), int(sys.argv[2])
 journal = Journal(Path(sys.argv[3]))
+begin = time.time() - 2 * count
 for n in range(count):
     number = {"value": float(n), "unit": "deg_C"}
     journal.append(
-        {"device": f"load{n % devices + 1}", "timestamp": utc(1.7e9 + 2 * n), "alarms": []}
+        {"device": f"load{n % devices + 1}", "timestamp": utc(begin + 2 * n), "alarms": []}
         | {"state": {"connection": "online"}, "word": "run"}
         | {f"count{channel}": number for channel in range(1, 9)}
     )

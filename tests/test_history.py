@@ -6,6 +6,7 @@ import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from hcam_devices import HcamError, history, plot
 from hcam_devices.axis import NotAllowedError
 from hcam_devices.history import Archive, HistoryError, Span, duration, samples, span, utc
 from hcam_devices.recorder import Journals, Keeper, Recorder, recorder_of
+from hcam_devices.stores import Embedded, place
 from hcam_devices.stores.embedded import EmbeddedStore
 from hcam_devices.stores.history import History
+from hcam_devices.stores.influxdb import InfluxDB
+from hcam_devices.stores.lines import LineStore
 from hcam_devices.stores.points import Field, Point, milliseconds
 
 from .helpers import Clock
@@ -332,6 +336,37 @@ def test_without_recorder_and_files_both_places_are_named(
         history.source()
 
 
+INSTRUMENT = """
+[stores.offsite]
+kind = "influxdb"
+url = "http://192.0.2.20:8086"
+database = "hipercam"
+{more}
+[devices]
+"""
+
+
+def test_the_files_are_where_the_instrument_says(
+    alone: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "ours.toml"
+    monkeypatch.setenv("HCAM_INSTRUMENT", str(file))
+    file.write_text(INSTRUMENT.format(more=""))
+    with pytest.raises(HistoryError, match=f"no recorder answers .*, and history is {OFFSITE}"):
+        history.source()
+    elsewhere = tmp_path / "big disk"
+    more = f"[stores.local]\nkind = 'embedded'\nfolder = '{elsewhere}'"
+    file.write_text(INSTRUMENT.format(more=more))
+    with pytest.raises(HistoryError, match=f"there is no history in {elsewhere}"):
+        history.source()
+    elsewhere.mkdir()
+    found, said = history.source(file)
+    assert isinstance(found, Archive)
+    assert found.files.folder == elsewhere
+    assert said.endswith(f"this is read from {elsewhere}")
+    assert place(Embedded(), tmp_path) == alone.store.folder
+
+
 # --- as people see it -----------------------------------------------------------------------------
 
 
@@ -566,20 +601,16 @@ async def test_the_recorder_answers_from_its_files(written: Written) -> None:
     assert (page["value"], page["next"]) == ([1.0, 2.0], None)
 
 
+OFFSITE = r"kept in offsite \(database 'hipercam' at http://192\.0\.2\.20:8086\): ask that, or add"
+
+
 async def test_a_recorder_without_files_says_where_history_is(tmp_path: Path) -> None:
-    class Elsewhere:
-        name = "offsite"
-
-        def aside(self) -> int:
-            return 0
-
-        def gone(self) -> list[Any]:
-            return []
-
-    asked = recorder([Elsewhere()], tmp_path)
-    for call in (asked.recorded(), asked.history("ccd1.temperature"), asked.raw("a.b", 0, 1)):
-        with pytest.raises(NotAllowedError, match=r"kept as \[stores\.offsite\] of the instrument"):
-            await call
+    settings = InfluxDB(kind="influxdb", url="http://192.0.2.20:8086", database="hipercam")
+    with closing(LineStore("offsite", settings, tmp_path)) as store:
+        asked = recorder([store], tmp_path)
+        for call in (asked.recorded(), asked.history("ccd1.temperature"), asked.raw("a.b", 0, 1)):
+            with pytest.raises(NotAllowedError, match=OFFSITE):
+                await call
 
 
 @pytest.mark.parametrize(

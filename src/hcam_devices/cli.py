@@ -406,6 +406,7 @@ def wire(
     "--png", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Plot to a file."
 )
 @click.option("--points", type=click.IntRange(1, 3000), help="Lines of a table, for each field.")
+@INSTRUMENT
 def history(
     fields: tuple[str, ...],
     *,
@@ -416,6 +417,7 @@ def history(
     how: str | None,
     png: Path | None,
     points: int | None,
+    instrument: Path | None,
 ) -> None:
     """Show what was recorded of FIELDS such as ccd1.temperature; without any, say which there are.
 
@@ -430,7 +432,7 @@ def history(
     if (how and png) or (points and (png or how == "csv")):
         raise click.UsageError("choose one of --table (with --points), --csv and --png")
     asked = span(round(time.time() * 1000), last, start, end, night)
-    place, note = source()
+    place, note = source(instrument)
     if note:
         click.echo(note, err=True)
     try:

@@ -10,19 +10,23 @@ Times are UTC, in milliseconds since 1970; spans have their start but not their 
 
 import heapq
 import json
+import os
 import re
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from difflib import SequenceMatcher
 from itertools import chain, groupby, islice
 from operator import itemgetter
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from . import HcamError
+from .stores import Embedded, place
 from .stores.history import History
+from .stores.influxdb import InfluxDB
 from .stores.points import EPOCH, Field, milliseconds, night_bounds, night_of
 from .wamp import uris
 from .wamp.utils import NoSuchProcedureError, OutcomeUnknownError, RouterError, call
@@ -296,22 +300,38 @@ class Remote:
 Source: TypeAlias = Archive | Remote
 
 
-def source() -> tuple[Source, str]:
+def source(instrument: Path | None = None) -> tuple[Source, str]:
     """Return where history is to be had, and, if that is not the recorder, why.
 
-    It is the recorder at WAMP_SERVER; if it does not answer, the files in HCAM_HOME. Raises
-    HistoryError if there are none either.
+    It is the recorder at WAMP_SERVER; if it does not answer, the files of the instrument's first
+    embedded store in HCAM_HOME. Raises HistoryError if there are none either.
     """
     with suppress(RouterError, NoSuchProcedureError, OutcomeUnknownError):
         if "history" in call(uris.rpc("recorder", "describe"))["procedures"]:
             return Remote(), ""
-    from .server import home  # noqa: PLC0415  (0.7 s, for those without a recorder)
+    # 0.7 s, for those without a recorder
+    from .instrument import load  # noqa: PLC0415
+    from .server import home  # noqa: PLC0415
 
-    folder = home() / "history"
     where = f"no recorder answers at {uris.address()} (WAMP_SERVER)"
-    if not folder.is_dir():
-        raise HistoryError(f"{where}, and there is no history in {folder} (HCAM_HOME)")
-    return Archive(History(folder)), f"{where}: this is read from {folder}"
+    given = instrument or os.environ.get("HCAM_INSTRUMENT")
+    stores = load(Path(given) if given else None).stores
+    folders = [place(one, home()) for one in stores.values() if isinstance(one, Embedded)]
+    if not folders:
+        there = {name: one for name, one in stores.items() if isinstance(one, InfluxDB)}
+        raise HistoryError(f"{where}, and {elsewhere(there)}")
+    if not folders[0].is_dir():
+        raise HistoryError(f"{where}, and there is no history in {folders[0]} (HCAM_HOME)")
+    return Archive(History(folders[0])), f"{where}: this is read from {folders[0]}"
+
+
+def elsewhere(stores: Mapping[str, InfluxDB]) -> str:
+    """Say where history is that this cannot read."""
+    places = " and ".join(f"{name} ({one.place} at {one.url})" for name, one in stores.items())
+    return (
+        f'history is kept in {places}: ask that, or add a store of kind = "embedded" to the '
+        "instrument file, which is asked here"
+    )
 
 
 Sampled: TypeAlias = tuple[int, str, Field]

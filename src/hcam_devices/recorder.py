@@ -27,7 +27,7 @@ from .audit import Audit, Published, audit, without
 from .axis import NotAllowedError
 from .device import Alarm, Device, Sample, utc
 from .fields import Procedure, Readback, Value, rpc, shorten
-from .history import Archive, Moment, Reply, span
+from .history import Archive, Moment, Reply, elsewhere, span
 from .instrument import Entry, Instrument
 from .journal import DAY, Journal
 from .link import Local
@@ -465,10 +465,10 @@ class Recorder(Device):
                     return await asyncio.to_thread(how, Archive(History(store.folder)))
                 except AwayError as error:
                     raise ConnectionError(str(error)) from None
-        kept = " and ".join(f"[stores.{store.name}]" for store in stores) or "no store"
         raise NotAllowedError(
-            f"history is kept as {kept} of the instrument file says: look there, or add a store of "
-            'kind = "embedded", in which hwlogger can look'
+            elsewhere(
+                {store.name: store.settings for store in stores if isinstance(store, LineStore)}
+            )
         )
 
     # --- what it says -----------------------------------------------------------------------

@@ -17,6 +17,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
     net = Net(tmp_path_factory.mktemp("shared"))
     try:
         net.start_server()
+        net.start_recorder()
         net.start_router()
         yield net
     finally:
@@ -30,7 +31,7 @@ def net(shared: Net, monkeypatch: pytest.MonkeyPatch) -> Net:
     monkeypatch.setenv("HCAM_HOME", str(shared.home))
     if shared.server is None or shared.server.poll() is not None:
         shared.start_server()
-    shared.wait_for_devices(*DEVICES)
+    shared.wait_for_devices(*DEVICES, "recorder")
     return shared
 
 

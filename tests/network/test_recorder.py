@@ -2,7 +2,6 @@
 
 import random
 import sqlite3
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -17,7 +16,7 @@ from hcam_devices.stores.history import History
 from hcam_devices.wamp.utils import call, publish
 
 from ..stores.databases import InfluxDB, influxdb
-from .tools import BIN, Net, living, until
+from .tools import Net, living, until
 
 KILLS = 200
 KILLED, OUTAGES, AWAY = (
@@ -46,10 +45,6 @@ Number = tuple[str, str, int]
 
 def start_flood(net: Net, rate: float = 100, devices: int = 5) -> None:
     net.server = net.start(sys.executable, FLOOD, str(rate), str(devices), log="flood.out")
-
-
-def start_recorder(net: Net, *arguments: str | Path) -> subprocess.Popen[bytes]:
-    return net.start(BIN / "hwlogger", *arguments, log="hwlogger.out")
 
 
 def joined(net: Net) -> int:
@@ -95,14 +90,14 @@ def test_a_recorder_killed_at_200_instants_neither_loses_nor_doubles(own: Net) -
     instants = random.Random(22)
     for kills in range(KILLS):
         before = joined(own)
-        recorder = start_recorder(own)
+        recorder = own.start_recorder()
         if kills % 4:  # otherwise while it starts
             until(lambda before=before: joined(own) > before)  # type: ignore[misc]
         time.sleep(instants.uniform(0, 0.6))
         recorder.kill()
         recorder.wait()
     assert len(stored(own)) > 1000
-    start_recorder(own)
+    own.start_recorder()
     all_home(own)
     assert "gone_local" in call("hipercam.recorder.rpc.samples", 0)[-1]
     assert call("hipercam.recorder.rpc.samples", 0)[-1]["gone_local"] == 0
@@ -111,7 +106,7 @@ def test_a_recorder_killed_at_200_instants_neither_loses_nor_doubles(own: Net) -
 @OUTAGES
 def test_a_router_killed_20_times_loses_nothing(own: Net) -> None:
     start_flood(own)
-    start_recorder(own)
+    own.start_recorder()
     for _ in range(20):
         own.start_router()
         before = len(stored(own))
@@ -131,7 +126,10 @@ def kill_router(net: Net) -> None:
 
 @OUTAGES
 def test_telemetry_without_numbers_is_kept_too(own: Net) -> None:
-    until(lambda: call("hipercam.recorder.rpc.describe"))
+    if not own.started:
+        own.start_router()
+        own.start_recorder()
+    until(lambda: joined(own))
     for n in range(20):
         publish("hipercam.autoguider.telemetry", {"state": "guiding", "flux": n, "bad": [None]})
     until(lambda: sum(number[0] == "autoguider" for number in stored(own)) == 20)
@@ -154,7 +152,7 @@ def test_a_database_away_for_an_hour_killed_and_frozen_gets_everything_once(own:
         database.stop()
         own.start_router()
         start_flood(own)
-        start_recorder(own, "--instrument", site)
+        own.start_recorder("--instrument", site)
         until(lambda: len(stored(own)) > AN_HOUR)
         alarms = newest("recorder")["alarms"]
         assert any("store offsite is away" in alarm["reason"] for alarm in alarms)
@@ -185,8 +183,9 @@ def newest(device: str) -> Any:
 def fill(net: Net, count: int) -> None:
     """Write a journal that a server has left behind."""
     journal = Journal(net.home / "journal" / "flood.sqlite")
+    begin = time.time() - 2 * count
     for number in range(count):
         fields = {f"count{n}": {"value": float(number), "unit": "deg_C"} for n in range(1, 9)}
-        said = {"device": f"load{number % 5 + 1}", "timestamp": utc(1.7e9 + 2 * number)}
+        said = {"device": f"load{number % 5 + 1}", "timestamp": utc(begin + 2 * number)}
         journal.append(said | {"state": {"connection": "online"}, "alarms": []} | fields)
     journal.close()

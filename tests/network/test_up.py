@@ -101,7 +101,7 @@ def test_it_shows_everything_survives_mischief_and_ends_with_control_c(
     assert len(lines) <= HEIGHT
     assert max(map(len, lines)) <= WIDTH
     assert any(line.startswith("pressures ") for line in lines), "the gauges share a row"
-    rows = [name for name in load().entries if not name.startswith("pressure")]
+    rows = [name for name in load().names if not name.startswith("pressure")]
     absent = [name for name in rows if not any(line.startswith(f"{name} ") for line in lines)]
     told = re.search(r"^\.\.\. +(\d+) more", "\n".join(lines), re.MULTILINE)
     assert len(absent) == (int(told[1]) if told else 0)

@@ -142,6 +142,9 @@ class Net:
         self.before = {name: self.last(name) for name in load().entries}
         self.server = self.start(BIN / "hwserver", "--emulate", log="hwserver.out")
 
+    def start_recorder(self, *arguments: str | Path) -> subprocess.Popen[bytes]:
+        return self.start(BIN / "hwlogger", *arguments, log="hwlogger.out")
+
     def wait_for_devices(self, *names: str) -> None:
         """Wait until the devices can be called, and have read their hardware."""
         for name in names:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -267,7 +267,7 @@ def close_to(buckets: list[Bucket]) -> list[Any]:
 def test_an_old_night_becomes_minutes_that_say_the_same(
     store: EmbeddedStore, history: History, clock: Clock
 ) -> None:
-    store.write([*some(1, 100), *some(50, 150, epoch="later"), point(7000)])
+    store.write([*some(1, 100), *some(1, 150, epoch="later"), point(7000)])
     fields = ("position", "synced", "state.stage")
     before = {field: minutes(history, field=field) for field in fields}
     known, units = numbers(store.stored), history.fields(START, END)
@@ -342,6 +342,26 @@ def test_a_night_counts_once_if_it_cannot_be_removed_after_it_was_rolled_up(
         assert sum(bucket.n for bucket in minutes(history)) == 100 + late
         assert minutes(history)[: len(before)] == close_to(before)
         assert numbers(again.stored) == keys(some(1, 100)) | (keys([point(200)]) if late else set())
+
+
+def test_a_night_that_is_rolled_up_while_it_is_read_is_neither_missed_nor_counted_twice(
+    store: EmbeddedStore, history: History, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write(some(1, 100))
+    before = minutes(history)
+    old_night(store, clock)
+    reading = History._reading
+
+    @contextmanager
+    def slow(self: History, name: str, tables: Any) -> Iterator[sqlite3.Connection]:
+        with reading(self, name, tables) as db:
+            yield db
+        if name == "history":
+            store.tidy()
+
+    monkeypatch.setattr(History, "_reading", slow)
+    assert minutes(history) == close_to(before)
+    assert history.nights() == []
 
 
 def test_what_is_settled_is_stored_and_said_but_not_of_what_was_there(
@@ -436,10 +456,13 @@ def test_it_is_read_while_it_is_written(store: EmbeddedStore, history: History) 
 
 
 def test_a_night_is_one_file_when_it_is_over(store: EmbeddedStore, clock: Clock) -> None:
-    store.write(some(1, 50))
-    clock.now += 86400
+    store.write([*some(1, 50), *some(1, 50, epoch="later", time=END)])
+    clock.now += 2 * 86400
     store.tidy()
-    assert [path.name for path in store.folder.glob(f"{NIGHT}*")] == [f"{NIGHT}.sqlite"]
+    assert {path.name for path in store.folder.glob("2026*")} == {
+        f"{NIGHT}.sqlite",
+        "2026-11-23.sqlite",
+    }
 
 
 WRITE = """
@@ -608,20 +631,53 @@ def test_a_flipped_bit_that_sqlite_does_not_see_is_left_out_and_then_mended(
     assert in_order(all_of(store.folder)) == [point(seq) for seq in range(1, 30)]
 
 
-@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize(
+    ("text", "copies", "is_lost"),
+    [
+        (b"moving", 1, lambda one: False),
+        (b"moving", 2, lambda one: one.values["state.stage"] == "moving"),
+        (b'["ccd1", "4f3c"', 2, lambda one: (one.device, one.epoch) == ("ccd1", "4f3c")),
+    ],
+)
 def test_a_text_is_there_twice_and_without_it_a_sample_is_not_whole(
-    tmp_path: Path, whole: dict[str, Path], copies: int
+    tmp_path: Path,
+    whole: dict[str, Path],
+    text: bytes,
+    copies: int,
+    is_lost: Callable[[Point], bool],
 ) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(whole["night"], folder)
     path = folder / FILES["night"]
-    path.write_bytes(path.read_bytes().replace(b"moving", b"moved!", copies))
-    sound = [one for one in SOME if copies == 1 or one.values["state.stage"] != "moving"]
+    assert path.read_bytes().count(text) == 2
+    path.write_bytes(path.read_bytes().replace(text, text[:-2] + b"x" + text[-1:], copies))
+    left = [one for one in SOME if not is_lost(one)]
     with closing(EmbeddedStore("embedded", folder, clock=Clock(END / 1000 + 86400))) as store:
         nothing_wrong(History(folder))
         store.tidy()
-        assert in_order(all_of(folder)) == in_order(sound)
-        assert {key for key in numbers(store.stored) if key[1] in ("4f3c", "later")} == keys(sound)
+        assert in_order(all_of(folder)) == in_order(left)
+        assert {key for key in numbers(store.stored) if key[1] in ("4f3c", "later")} == keys(left)
+
+
+HEADERS = [(0, 0), (18, 3), (19, 1), (19, 3), (20, 4), (47, 5), (55, 1), (59, 2)]
+
+
+@pytest.mark.parametrize(("at", "value"), HEADERS)
+@pytest.mark.parametrize("which", ["night", "main"])
+def test_a_header_that_is_damaged_is_not_taken_for_a_file_that_may_not_be_written(
+    tmp_path: Path, whole: dict[str, Path], which: str, at: int, value: int
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(whole[which], folder)
+    with (folder / FILES[which]).open("r+b") as stream:
+        stream.seek(at)
+        stream.write(bytes([value]))
+    nothing_wrong(History(folder))
+    with closing(EmbeddedStore("embedded", folder)) as store:
+        store.write([point(7000)])
+        assert list(folder.glob(f"{FILES[which]}.damaged-*"))
+        assert numbers(store.stored) >= keys([*OLD, *SOME, point(7000)])
+        assert len(store.gone()) == 1
 
 
 def test_what_is_said_to_be_stored_proves_itself(tmp_path: Path, whole: dict[str, Path]) -> None:
@@ -646,6 +702,24 @@ def test_what_is_stored_is_found_to_differ_from_what_is_there(
         store.tidy()
         there = {(one.device, one.epoch, one.seq) for one in all_of(folder)}
         assert there == {key for key in numbers(store.stored) if key[1] in ("4f3c", "later")}
+        before = numbers(store.stored)
+    with closing(EmbeddedStore("embedded", folder)) as store:
+        assert numbers(store.stored) == before
+
+
+def test_a_damaged_minute_is_left_out(tmp_path: Path, whole: dict[str, Path]) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(whole["main"], folder)
+    path = folder / FILES["main"]
+    history = History(folder)
+    before = history.downsampled("slide", "position", START - 41 * DAY, END, 1)
+    with closing(sqlite3.connect(path)) as db:
+        bodies = [body for (body,) in db.execute("SELECT body FROM minute")]
+    for body in bodies:
+        flip(path, path.read_bytes().index(body) + 9)
+    after = history.downsampled("slide", "position", START - 41 * DAY, END, 1)
+    assert before[0].n == len([one for one in (*OLD, *SOME) if one.device == "slide"])
+    assert after[0].n == len([one for one in SOME if one.device == "slide"])
 
 
 def test_a_damaged_tree_is_found_before_anything_is_written_into_it(

@@ -29,10 +29,10 @@ StoreSettings: TypeAlias = Annotated[Embedded | InfluxDB, Field(discriminator="k
 
 
 def place(settings: StoreSettings, home: Path) -> Path:
-    """Return the folder in which a store keeps its files."""
+    """Return the folder in which a store keeps its files: within the home if it is relative."""
     if isinstance(settings, InfluxDB):
         return home / "stores"
-    return Path(settings.folder) if settings.folder else home / "history"
+    return home / (settings.folder or "history")
 
 
 class AwayError(Exception):

@@ -6,7 +6,7 @@ import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
@@ -116,7 +116,7 @@ class Night:
         def look(db: sqlite3.Connection) -> Coverage:
             quick_check(db)
             coverage, unsound = survey(db)
-            if unsound or coverage.ranges != load(db).ranges:
+            if coverage.ranges != load(db).ranges:
                 raise sqlite3.DatabaseError(f"samples that prove nothing: {len(unsound)}")
             return coverage
 
@@ -178,23 +178,21 @@ class EmbeddedStore:
         self._nights: dict[str, Night] = {}
         self._recent: list[str] = []
         self._turn = ""
-        with _trying(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (folder / "lock").open("w")
-        try:
+        with ExitStack() as opened:
             with _trying(folder):
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                folder.mkdir(parents=True, exist_ok=True)
+                lock = opened.enter_context((folder / "lock").open("w"))
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             main = folder / f"{MAIN}.sqlite"
             with _trying(main):
                 self._ledger = Ledger(main, MAIN_TABLES, clock)
+            opened.callback(self._ledger.close)
             for path in sorted((*folder.glob(NIGHTS), *folder.glob(f"{NIGHTS}.new"))):
                 night = self._night(path.name.partition(".")[0])
                 with _trying(night.file.path):
                     night.load()
-            self._unite()
-        except BaseException:
-            self.close()
-            raise
+            self._opened = opened.pop_all()
+        self._unite()
 
     def _night(self, name: str) -> Night:
         """Return a night; of those that were asked for, a few stay open."""
@@ -320,6 +318,4 @@ class EmbeddedStore:
         """Close everything."""
         for night in self._nights.values():
             night.file.close()
-        if hasattr(self, "_ledger"):
-            self._ledger.close()
-        self._lock.close()
+        self._opened.close()

@@ -6,8 +6,8 @@ A folder has one file for each night and ``history.sqlite``, where nights go whe
   field of the stream (a text's is the id of the text, a bool's 0 or 1), sealed with a CRC-32.
 - ``minute`` (``history.sqlite``): a series' number, the half-hour (since 1970), which part of it,
   and the columns of its minutes (compressed JSON), sealed likewise.
-- ``text``: texts by their hash. A stream is the text (JSON) of device, epoch and fields, each with
-  its kind and unit; a series that of device, field, kind and unit.
+- ``text``, and once more ``spare``: texts by their hash. A stream is the text (JSON) of device,
+  epoch and fields, each with its kind and unit; a series that of device, field, kind and unit.
 - ``stored``: the ranges of numbers that are there.
 """
 
