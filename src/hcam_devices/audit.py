@@ -190,9 +190,7 @@ def audit(
         if said.silent and now < end / 1000 + KEPT:
             silent[said.silent].append(device)
         seen = [_ask(*pair, device) for pair in zip(witnesses, stores, strict=True)]
-        whole = Coverage()
-        for span in chain(said.spans, *(evidence.spans for evidence in seen)):
-            whole.add(device, *span)
+        whole = _published(device, said, chain(*(evidence.spans for evidence in seen)))
         for witness, store, evidence in zip(witnesses, stores, seen, strict=True):
             try:
                 if whole.ranges and not store.unread:
@@ -226,6 +224,19 @@ def audit(
     )
 
 
+def _published(device: str, said: Published, belonging: Iterable[Span]) -> Coverage:
+    """Return the numbers that were published up to when the journal was asked."""
+    found = Coverage()
+    ends: dict[str, int] = {}
+    for epoch, first, last in said.spans:
+        found.add(device, epoch, first, last)
+        ends[epoch] = max(last, ends.get(epoch, 0))
+    for epoch, first, last in belonging:
+        if first <= (end := min(last, ends.get(epoch, last))):
+            found.add(device, epoch, first, end)
+    return found
+
+
 def _ask(one: Witness, store: Audited, device: str) -> Evidence:
     """Return what a store has, or acknowledged; nothing any more once it could not be read."""
     if one.uncounted:
@@ -256,7 +267,10 @@ def _judge(
         for first, last, cause in causes:
             parts, rest = _cut(rest, first, last)
             found += [((epoch, *part), cause) for part in parts]
-        found += [((epoch, *part), UNASKED if said.silent else NEVER) for part in rest]
+        for part in rest:
+            newer = said.silent and part[0] > one.stored.newest(device, epoch)
+            cause = COMING if newer else UNASKED if said.silent else NEVER
+            found.append(((epoch, *part), cause))
     lost = [span for span, cause in found if cause == LOST]
     for epoch in {epoch for epoch, *_ in lost}:
         numbers = [number for name, *ends in lost for number in ends if name == epoch]
