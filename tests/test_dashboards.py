@@ -36,8 +36,6 @@ from .helpers import FAST, Clock, complete, living, online, sample_where
 from .stores.databases import InfluxDB as Database
 from .stores.databases import influxdb
 
-pytestmark = pytest.mark.xdist_group("dashboards")
-
 
 class Invented(Device):
     """A device that answers from memory."""
@@ -194,8 +192,9 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
         settings = store(url=database.url)
         stores = [LineStore(name, settings, folder) for name in EXTENDED.stores]
         keepers = [Keeper(one, Journals(())) for one in stores]
-        parts: dict[str, Any] = {"keepers": keepers, "journals": Journals(()), "folder": folder}
-        recorder = recorder_of(EXTENDED.stores)("recorder", **(parts | FAST))
+        parts: dict[str, Any] = {"keepers": keepers, "folder": folder, "stores": EXTENDED.stores}
+        parts |= {"journals": Journals(())} | FAST
+        recorder = recorder_of(EXTENDED.stores)("recorder", **parts)
         samples = asyncio.run(lived(recorder))
         stores[0].write(
             [flatten(one | {"epoch": "e", "seq": n}) for n, one in enumerate(samples, 1)]

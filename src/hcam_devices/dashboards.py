@@ -388,7 +388,12 @@ def texts() -> Table:
 
 def devices_of(instrument: Instrument) -> list[Device]:
     """Return every device of an instrument, the recorder last; none is connected."""
-    parts: dict[str, Any] = {"keepers": [], "journals": Journals(()), "folder": Path()}
+    parts: dict[str, Any] = {
+        "keepers": [],
+        "journals": Journals(()),
+        "folder": Path(),
+        "stores": {},
+    }
     recorder = recorder_of(instrument.stores)("recorder", **parts)
     return [*(entry.build() for entry in instrument.entries.values()), recorder]
 

@@ -274,7 +274,10 @@ class Journal:
             except sqlite3.Error as error:
                 if _is_damage(error):
                     self._begin_anew(error, epoch)
-                elif self._closed or error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+                elif (
+                    self._closed
+                    or getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_INTERRUPT
+                ):
                     raise
         raise sqlite3.OperationalError(f"{self.path.name} is damaged again and again")
 

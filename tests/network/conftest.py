@@ -55,5 +55,5 @@ def net_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest."""
-    first = ("test_router_outages", "test_up")
+    first = ("test_recorder_killed", "test_router_outages", "test_recorder_outages", "test_up")
     items.sort(key=lambda item: item.path.stem not in first)

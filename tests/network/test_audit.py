@@ -4,15 +4,11 @@ import json
 import sqlite3
 from typing import Any
 
-import pytest
-
 from hcam_devices.stores.history import History
 from hcam_devices.wamp.utils import call
 
 from .conftest import DEVICES
 from .tools import BIN, Net, until
-
-AUDIT = pytest.mark.xdist_group("audit")
 
 
 def audited() -> dict[str, Any]:
@@ -21,7 +17,6 @@ def audited() -> dict[str, Any]:
     return dict(store)
 
 
-@AUDIT
 def test_a_night_that_is_being_recorded_is_complete_up_to_now(own: Net) -> None:
     own.start_router()
     own.start_server()
@@ -37,7 +32,6 @@ def test_a_night_that_is_being_recorded_is_complete_up_to_now(own: Net) -> None:
     assert found["stores"][0]["lines"][0]["published"] > 0
 
 
-@AUDIT
 def test_rows_taken_from_the_store_are_missed_at_once(own: Net) -> None:
     file = own.home / "history" / f"{History(own.home / 'history').nights()[-1]}.sqlite"
     db = sqlite3.connect(file, timeout=20)
@@ -51,7 +45,6 @@ def test_rows_taken_from_the_store_are_missed_at_once(own: Net) -> None:
     assert "noted as stored, but not there or damaged" in said
 
 
-@AUDIT
 def test_without_a_server_nothing_is_certain(own: Net) -> None:
     assert own.server
     own.server.terminate()
@@ -60,7 +53,6 @@ def test_without_a_server_nothing_is_certain(own: Net) -> None:
     assert "nobody answers for its journal: is its server running? (21 devices)" in said
 
 
-@AUDIT
 def test_without_the_recorder_its_files_alone_are_looked_at(own: Net) -> None:
     own.end()
     said = own.hcam("audit", code=1)

@@ -147,7 +147,7 @@ def test_progress_is_told_now_and_then_and_at_the_end() -> None:
     clock, shown = Clock(0.0), Terminal()
     progress = Progress(shown, clock)
     for n in range(101):
-        progress(flatten(sample("ccd1", n, f"23:{n // 60:02}:{n % 60:02}.000")), n + 1)
+        progress(flatten(sample("ccd1", n + 1, f"23:{n // 60:02}:{n % 60:02}.000")), n + 1)
         clock.now += 0.02
     progress.end()
     lines = shown.getvalue().split("\r")

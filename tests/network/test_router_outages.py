@@ -12,9 +12,6 @@ from hcam_devices.wamp.utils import NoSuchProcedureError, OutcomeUnknownError, R
 from .conftest import DEVICES
 from .tools import Net, living, until
 
-FIRST, SECOND = (pytest.mark.xdist_group(f"router_outages{n}") for n in (1, 2))
-"""Each group has a network of its own."""
-
 QUICK = [name for name in DEVICES if name != "rackpc"]  # which is read every ten seconds
 
 
@@ -87,7 +84,6 @@ def frozen(net: Net) -> None:
         process.resume()
 
 
-@FIRST
 def test_a_server_started_before_the_router_finds_it_by_itself(own: Net) -> None:
     own.start_server()
     until(lambda: all(own.last(name) > 1 for name in QUICK))
@@ -101,13 +97,13 @@ def test_a_server_started_before_the_router_finds_it_by_itself(own: Net) -> None
 @pytest.mark.parametrize(
     "outage",
     [
-        pytest.param(controller_killed, marks=FIRST),
-        pytest.param(all_killed, marks=FIRST),
-        pytest.param(frozen, marks=FIRST),
-        pytest.param(worker_killed, marks=SECOND),
-        pytest.param(stopped, marks=SECOND),
-        pytest.param(only_ours_killed, marks=SECOND),
-        pytest.param(restarted_twice, marks=SECOND),
+        controller_killed,
+        all_killed,
+        frozen,
+        worker_killed,
+        stopped,
+        only_ours_killed,
+        restarted_twice,
     ],
 )
 def test_no_sample_is_missing_after(own: Net, outage: Callable[[Net], None]) -> None:
@@ -148,7 +144,6 @@ def everything_up(net: Net) -> None:
     net.wait_for_devices(*DEVICES)
 
 
-@SECOND
 def test_a_router_does_not_begin_beside_another(own: Net) -> None:
     everything_up(own)
     said = own.hcam("router", "--port", str(own.port), code=1)

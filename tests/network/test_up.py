@@ -22,8 +22,6 @@ from hcam_devices.wamp.utils import call, publish
 
 from .tools import BIN, Net, living, until
 
-pytestmark = pytest.mark.xdist_group("up")
-
 WIDTH, HEIGHT = 80, 24
 
 
