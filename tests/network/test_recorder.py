@@ -9,7 +9,7 @@ from hcam_devices.journal import Journal
 from hcam_devices.wamp.utils import call, publish
 
 from ..stores.databases import InfluxDB, influxdb
-from .recorded import Number, joined, published, start_flood, stored
+from .recorded import Number, published, start_flood, stored
 from .tools import Net, until
 
 SITE = """
@@ -26,18 +26,9 @@ url = "{url}"
 database = "hipercam"
 timeout = 3
 """
+AUTOGUIDER = "hipercam.autoguider.telemetry"
 AN_HOUR = 27 * 1800
 """Samples of the whole instrument."""
-
-
-def test_telemetry_without_numbers_is_kept_too(own: Net) -> None:
-    if not own.started:
-        own.start_router()
-        own.start_recorder()
-    until(lambda: joined(own))
-    for n in range(20):
-        publish("hipercam.autoguider.telemetry", {"state": "guiding", "flux": n, "bad": [None]})
-    until(lambda: sum(number[0] == "autoguider" for number in stored(own)) == 20)
 
 
 def in_influxdb(database: InfluxDB) -> Counter[Number]:
@@ -75,6 +66,13 @@ def test_a_database_away_for_an_hour_killed_and_frozen_gets_everything_once(own:
         assert set(in_influxdb(database).values()) == {1}
         assert set(stored(own).values()) == {1}
         until(lambda: not newest("recorder")["alarms"])
+
+
+def test_telemetry_without_numbers_is_kept_too(own: Net) -> None:
+    until(lambda: call("wamp.subscription.match", AUTOGUIDER))
+    for n in range(20):
+        publish(AUTOGUIDER, {"state": "guiding", "flux": n, "bad": [None]})
+    until(lambda: sum(number[0] == "autoguider" for number in stored(own)) == 20)
 
 
 def newest(device: str) -> Any:
