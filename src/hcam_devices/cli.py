@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -247,6 +248,8 @@ def replay(
         raise HcamError(f"{declared.path} has no store of kind embedded, which could be replayed")
     points = replay.recorded(folders[0], night, pattern, begin, end)
     progress = replay.Progress(sys.stdout)
+    # A shell that starts it in the background has made it deaf to what ends it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         asyncio.run(replay.replay(replay.paced(points, speed), _address(url, declared), progress))
     except KeyboardInterrupt:
