@@ -35,7 +35,9 @@ def in_influxdb(database: InfluxDB) -> Counter[Number]:
     """Return how often each number is in the database."""
     found: Counter[Number] = Counter()
     for device, rows in database.query("SELECT seq, epoch FROM /.*/").items():
-        found.update((device, row["epoch"], int(row["seq"])) for row in rows)
+        # A sample that is just being written may be seen with some of its fields only.
+        whole = (row for row in rows if None not in (row["seq"], row["epoch"]))
+        found.update((device, row["epoch"], int(row["seq"])) for row in whole)
     return found
 
 
