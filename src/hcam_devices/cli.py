@@ -1,4 +1,4 @@
-"""The programs that people start: ``hwserver``, ``hwlogger`` and ``hcam``.
+"""The programs that people start: the servers, ``hwlogger`` and ``hcam``.
 
 Each command imports what it needs when it runs, so that ``hcam call`` does not wait for what only
 ``hcam watch`` needs.
@@ -67,36 +67,53 @@ def _address(url: str | None, instrument: Any) -> Address:
     return Address(instrument.router.host, instrument.router.port)
 
 
-@click.command(cls=Command, epilog=_example("hwserver --emulate --devices 'pressure*'"))
-@EMULATE
-@click.option("--devices", "pattern", default="*", help="Only those whose name matches this glob.")
-@click.option("--url", help="The router, host or host:port (default: WAMP_SERVER).")
-@click.option(
-    "--replay",
-    multiple=True,
-    metavar="DEVICE=FILE",
-    help="Let a device's simulator answer as in a recording of hcam wire (with --emulate).",
-)
-@INSTRUMENT
-def hwserver(
-    emulate: bool,
-    pattern: str,
-    url: str | None,
-    replay: tuple[str, ...],
-    instrument: Path | None,
-) -> None:
-    """Present the instrument's peripheral hardware on the network."""
-    from .server import serve
+def _server(name: str, example: str, doc: str) -> click.Command:
+    """Return the program that presents the devices of one server."""
 
-    recordings = {name: Path(file) for name, _, file in (text.partition("=") for text in replay)}
-    if recordings and not emulate:
-        raise HcamError("--replay is for simulators: add --emulate")
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    declared = _load(instrument)
-    serve(
-        "hwserver", declared, pattern, _address(url, declared), emulate=emulate, replay=recordings
+    @click.command(cls=Command, name=name, help=doc, epilog=_example(example))
+    @EMULATE
+    @click.option(
+        "--devices", "pattern", default="*", help="Only those whose name matches this glob."
     )
+    @click.option("--url", help="The router, host or host:port (default: WAMP_SERVER).")
+    @click.option(
+        "--replay",
+        multiple=True,
+        metavar="DEVICE=FILE",
+        help="Let a device's simulator answer as in a recording of hcam wire (with --emulate).",
+    )
+    @INSTRUMENT
+    def program(
+        emulate: bool,
+        pattern: str,
+        url: str | None,
+        replay: tuple[str, ...],
+        instrument: Path | None,
+    ) -> None:
+        from .server import serve
+
+        played = {device: Path(file) for device, _, file in (one.partition("=") for one in replay)}
+        if played and not emulate:
+            raise HcamError("--replay is for simulators: add --emulate")
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        declared = _load(instrument)
+        address = _address(url, declared)
+        serve(name, declared, pattern, address, emulate=emulate, replay=played)
+
+    return program
+
+
+hwserver = _server(
+    "hwserver",
+    "hwserver --emulate --devices 'pressure*'",
+    "Present the instrument's peripheral hardware on the network.",
+)
+hserver = _server(
+    "hserver", "hserver --emulate", "Present the detector controller (NGC) on the network."
+)
+gtcserver = _server(
+    "gtcserver", "gtcserver --emulate", "Present the telescope (GTC) on the network."
+)
 
 
 @click.command(cls=Command, epilog=_example("hwlogger --instrument ours.toml"))

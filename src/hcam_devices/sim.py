@@ -81,6 +81,8 @@ class Simulator:
     """What a link to it needs beside host and port."""
     port = 0
     """Where it is served."""
+    folder: Path
+    """Where simulated hardware keeps its files; one folder for all that see the same disk."""
     greeting = b""
     cut: Callable[[bytearray], bytes | None]
 

@@ -8,7 +8,7 @@ from hcam_devices.instrument import load
 
 from .tools import Net
 
-DEVICES = list(load().entries)
+DEVICES = [entry.name for entry in load().choose("hwserver")]
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from autobahn.wamp.exception import ApplicationError, TransportLost
+from autobahn.wamp.exception import Error as WampError
 from autobahn.wamp.types import PublishOptions, RegisterOptions
 from pydantic import ValidationError
 
@@ -68,6 +69,7 @@ class Agent:
         self._session: Session | None = None
         self._newest: Sample | None = None
         device.listeners.append(self.publish)
+        device.call_peer = self.call_peer
 
     async def run(self, address: Address) -> None:
         """Stay on the network, for ever."""
@@ -201,6 +203,34 @@ class Agent:
         except TypeError as error:
             raise ValueError(f"{name}{self._signatures[name]}: {error}") from None
         return procedure.call(*args, **kwargs)
+
+    async def call_peer(
+        self, device: str, procedure: str, *args: Any, within: float = 10.0, **kwargs: Any
+    ) -> Any:
+        """Call another device, as ``device.CallPeer`` says."""
+        what = f"{device}.{procedure}"
+        if self._session is None or not self._session.is_attached():
+            raise ConnectionError(f"{what} cannot be called: there is no router")
+        try:
+            async with asyncio.timeout(within):
+                return await self._session.call(uris.rpc(device, procedure), *args, **kwargs)
+        except TimeoutError:
+            raise TimeoutError(
+                f"{what} did not answer within {within:g} s; it may have been carried out"
+            ) from None
+        except ApplicationError as error:
+            reason = f"{what}: {' '.join(map(str, error.args)) or error.error}"
+            if error.error == ApplicationError.NO_SUCH_PROCEDURE:
+                raise ConnectionError(f"nobody offers {what}: is its server running?") from None
+            if error.error.startswith("wamp.close"):
+                raise TimeoutError(f"{reason}; it may have been carried out") from None
+            if error.error == uris.error("offline"):
+                raise ConnectionError(reason) from None
+            if error.error == uris.error("invalid_argument"):
+                raise ValueError(reason) from None
+            raise RefusedError(reason) from None
+        except WampError as error:
+            raise ConnectionError(f"{what}: {error or type(error).__name__}") from None
 
     def describe(self) -> dict[str, Any]:
         """Return what this device is: its fields, setpoints and procedures, as plain data."""
