@@ -52,6 +52,7 @@ class Agent:
             **device.procedures(),
             "describe": Procedure(self.describe, read_only=True),
             "samples": Procedure(self.samples, read_only=True),
+            "page": Procedure(self.page, read_only=True),
             "journal": Procedure(self.held, read_only=True),
             "wire": Procedure(self.wire, read_only=True),
             "exchange": Procedure(self.exchange),
@@ -238,12 +239,13 @@ class Agent:
 
     def samples(self, after: int = 0, limit: int = 1000, epoch: str | None = None) -> list[Sample]:
         """Return the samples with numbers above ``after``, in order; ask again until none come."""
-        for name, value in (("after", after), ("limit", limit)):
-            if type(value) is not int or not 0 <= value < 2**63:
-                raise ValueError(f"{name} is a whole number, not {shorten(value)}")
-        if epoch is not None and not isinstance(epoch, str):
-            raise ValueError(f"epoch is a text, not {shorten(epoch)}")
+        _check_place(after, limit, epoch or "")
         return self.journal.samples(self.device.name, after, min(limit, MOST_SAMPLES), epoch)
+
+    def page(self, after: int, limit: int, epoch: str) -> bytes:
+        """Return what ``samples`` does as JSON, compressed (zlib): more of them, with less work."""
+        _check_place(after, limit, epoch)
+        return self.journal.page(self.device.name, after, min(limit, MOST_SAMPLES), epoch)
 
     async def held(self, start: float | None = None, end: float | None = None) -> dict[str, Any]:
         """Return which samples the journal has and which are gone, with reasons (Unix seconds)."""
@@ -301,6 +303,14 @@ class Agent:
         self.device.require_online()
         said: bytes = await self.device.link.exchange(data, seconds)
         return said.hex(" ")
+
+
+def _check_place(after: object, limit: object, epoch: object) -> None:
+    for name, value in (("after", after), ("limit", limit)):
+        if type(value) is not int or not 0 <= value < 2**63:
+            raise ValueError(f"{name} is a whole number, not {shorten(value)}")
+    if not isinstance(epoch, str):
+        raise ValueError(f"epoch is a text, not {shorten(epoch)}")
 
 
 def _check_seconds(seconds: object, most: float) -> None:
