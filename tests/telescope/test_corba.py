@@ -308,6 +308,7 @@ def run(program: str, *arguments: str, **environment: str) -> subprocess.Popen[s
     """Start Python on a program of a few lines."""
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(program), *arguments],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -342,6 +343,45 @@ async def test_without_omniorb_all_starts_and_says_how_to_get_it() -> None:
     assert said.startswith("rack: the telescope speaks CORBA, for which this installation lacks")
     assert said.endswith("): pip install 'hcam_devices[gtc]'")
     assert "\noffline the telescope speaks CORBA" in said
+
+
+async def test_without_omniorb_gtcserver_says_in_a_line_how_to_get_it() -> None:
+    program = """
+        import sys
+        sys.modules["omniORB"] = None
+        from hcam_devices.cli import gtcserver
+        gtcserver(["--emulate"])
+    """
+    process = run(program)
+    said = await printed(process)
+    assert process.returncode == 1
+    assert "\n" not in said
+    assert said.startswith("Error: the telescope speaks CORBA, for which this installation lacks")
+    assert said.endswith("): pip install 'hcam_devices[gtc]'")
+
+
+async def test_a_process_with_a_long_call_ends_at_once_when_it_is_told() -> None:
+    program = """
+        import asyncio, sys
+        from hcam_devices.telescope.corba import Corba
+        async def main():
+            link = Corba(port=int(sys.argv[1]), idl=sys.argv[2], timeout=20)
+            await link.open()
+            long = asyncio.create_task(link.ask_apart(sys.argv[3], 3600))
+            while True:
+                print(await link.ask(None, "getHumidity"), flush=True)
+                if sys.stdin.readline() == "end\\n":
+                    return
+        asyncio.run(main())
+    """
+    simulator = Simulator()
+    simulator.simulate("set", transfer=3600.0)
+    async with sim.serve(simulator) as place:
+        process = run(program, str(place["port"]), IDL, telescope_sim.TRANSFER)
+        output, _ = await asyncio.to_thread(
+            process.communicate, "go on\ngo on\nend\n", timeout=AT_MOST
+        )
+    assert (output, process.returncode) == ("31.0\n31.0\n31.0\n", 0)
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1", "1.2"])

@@ -147,6 +147,21 @@ class Corba(Local):
         self._show("<", b"", answer)
         return answer
 
+    async def reference(self) -> str:
+        """Return the telescope's reference (``IOR:...``) as the name service has it.
+
+        Raises as ``open``.
+        """
+
+        def look_up() -> str:
+            found = self._resolve()
+            if found is None:
+                raise ConnectionError(f"{self} is nothing: the name service has no reference")
+            text: str = start_orb()[1].object_to_string(found)
+            return text
+
+        return str(await self._in_thread(look_up))
+
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
         async with self._turn:
             thread = asyncio.ensure_future(asyncio.to_thread(work))
@@ -163,32 +178,36 @@ class Corba(Local):
 
     # --- in the thread ----------------------------------------------------------------------
 
-    def _find(self, within: float | None = None) -> Call:
-        within = within or self.timeout
+    def _bounded(self, reference: Any) -> Any:
+        start_orb()[0].setClientCallTimeout(reference, round(1000 * self.timeout))
+        return reference
+
+    def _resolve(self) -> Any:
+        """Return the reference that the name service has; nobody has asked the telescope yet."""
         omniorb, orb = start_orb()
         naming = importlib.import_module("CosNaming")
-        interface = load_interface(self.idl)
         service = f"the name service at {self.host}:{self.port}"
-        telescope = f"the telescope ({self})"
-
-        def bounded(reference: Any) -> Any:
-            omniorb.setClientCallTimeout(reference, round(1000 * self.timeout))
-            return reference
-
         try:
             root = orb.string_to_object(f"corbaloc::{self.host}:{self.port}/NameService")
-            context = bounded(root)._unchecked_narrow(naming.NamingContext)
-            found = bounded(context).resolve([naming.NameComponent(self.server, "")])
+            context = self._bounded(root)._unchecked_narrow(naming.NamingContext)
+            return self._bounded(context).resolve([naming.NameComponent(self.server, "")])
         except naming.NamingContext.NotFound:
             raise ConnectionError(
                 f"{service} knows no {self.server}: has the telescope's server been started?"
             ) from None
         except omniorb.CORBA.Exception as error:
             raise self._explain(error, service, "resolve") from None
+
+    def _find(self, within: float | None = None) -> Call:
+        within = within or self.timeout
+        omniorb, orb = start_orb()
+        interface = load_interface(self.idl)
+        telescope = f"the telescope ({self})"
+        found = self._resolve()
         try:
             wanted = interface._NP_RepositoryId if interface else REPOSITORY_ID
             # _is_a is answered from the reference itself if that says so: it need not be alive.
-            if found is None or bounded(found)._non_existent():
+            if found is None or self._bounded(found)._non_existent():
                 raise ConnectionError(f"{telescope} is not there any more")
             if not found._is_a(wanted):
                 raise ProtocolError(f"{self} is not a {wanted}; {HOW_TO_TYPE}")
