@@ -434,3 +434,103 @@ def test_the_device_knows_the_folder_of_the_detector(tmp_path: Path) -> None:
     device = ENTRY.build(**simulator.link_settings)
     assert isinstance(device, Telescope)
     assert device.data == str(tmp_path / "data")
+
+
+# --- dithering ------------------------------------------------------------------------------
+
+SQUARE = {"ra": [0, 5, 5, 0], "dec": [0, 0, 5, 5]}
+
+
+class Detector:
+    """A detector that writes a frame into its run at each trigger, after a short exposure."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.file = simulator.folder / "data" / "run0001.fits"
+        self.file.parent.mkdir()
+        cards = ["SIMPLE  = T", "BITPIX  = 16", "NAXIS   = 3", "NAXIS1  = 10", "NAXIS2  = 10"]
+        text = "".join(f"{card:<80}" for card in [*cards, "NAXIS3  = 1", "END"])
+        self.file.write_text(f"{text:<2880}")
+        self.now = simulator.now
+        self.exposures: list[tuple[float, float]] = []
+        self.told: list[tuple[float, float]] = []
+
+    async def call(self, device: str, procedure: str, *args: Any, within: float = 10.0) -> None:
+        if (device, procedure) == ("autoguider", "add_relative_dither"):
+            self.told.append(args)
+        else:
+            assert (device, procedure) == ("ngc", "trigger")
+            self._exposing = asyncio.create_task(self._expose())
+
+    async def _expose(self) -> None:
+        begin = self.now()
+        await asyncio.sleep(0.01)
+        self.exposures.append((begin, self.now()))
+        with self.file.open("ab") as run:
+            run.write(bytes(200))
+
+    async def frames(self, number: int) -> None:
+        async with asyncio.timeout(AT_MOST):
+            while len(self.exposures) < number:  # noqa: ASYNC110  (a frame has been written)
+                await asyncio.sleep(0.01)
+
+
+async def test_each_frame_of_a_dithered_run_is_exposed_at_its_place_and_in_no_motion(
+    simulator: Simulator,
+) -> None:
+    detector = Detector(simulator)
+    async with running(simulator) as device:
+        device.call_peer = detector.call
+        call(device, "load_nod_pattern", **SQUARE)
+        call(device, "gtc.start_nodding")
+        await detector.frames(3)
+        await call(device, "do_offset", 1, 0, within=AT_MOST)
+        await sample_where(device, lambda one: one["state"]["gtc"].startswith("nodding."))
+        await detector.frames(6)
+        await call(device, "gtc.stop_nodding")
+        await sample_where(device, in_state("inpos"))
+        rows = (await call(device, "nod_table")).splitlines()
+    nods = [one for one in offsets(simulator) if one != (1, 0)]
+    assert nods[:6] == [(0, 0), (5, 0), (0, 5), (-5, 0), (0, -5), (5, 0)]
+    assert (1, 0) in offsets(simulator), "the observer's offset took its turn"
+    for begin, end in detector.exposures:
+        for motion in motions(simulator):
+            assert end <= motion["begin"] or begin >= motion["end"], "exposed in a motion"
+    assert [row.split()[:3] for row in rows if row[0].isdigit()][:3] == [
+        ["0.0", "0.0", "1"],
+        ["5.0", "0.0", "2"],
+        ["5.0", "5.0", "3"],
+    ]
+
+
+async def test_a_nod_of_unknown_outcome_pauses_the_dither(simulator: Simulator) -> None:
+    detector = Detector(simulator)
+    async with running(simulator, timeout=0.5) as device:
+        device.call_peer = detector.call
+        call(device, "load_nod_pattern", **SQUARE)
+        call(device, "start_nodding")
+        await detector.frames(1)
+        simulator.simulate("unanswered")
+        sample = await sample_where(device, lambda one: device.nodding.state == "paused")
+        assert "it is not sent again" in reasons(sample, "dither")
+        with pytest.raises(NotAllowedError, match="acknowledge"):
+            await call(device, "resume")
+        told, frames = offsets(simulator), len(detector.exposures)
+        await sample_where(device, online)
+        await call(device, "acknowledge")
+        await call(device, "resume")
+        await detector.frames(frames + 4)
+        await call(device, "stop_nodding")
+        table = (await call(device, "nod_table")).splitlines()
+    assert told == offsets(simulator)[: len(told)]
+    steps = [one for one in offsets(simulator) if one != (0, 0)]
+    around = [(5, 0), (0, 5), (-5, 0), (0, -5)]
+    assert all(one == around[n % 4] for n, one in enumerate(steps)), "a nod was lost or doubled"
+    places = [tuple(map(float, row.split()[:2])) for row in table if row[0].isdigit()]
+    assert places[:4] == [(0, 0), (5, 0), (5, 5), (0, 5)]
+
+
+async def test_without_the_folder_of_the_runs_nothing_is_dithered(simulator: Simulator) -> None:
+    async with running(simulator, data="") as device:
+        call(device, "load_nod_pattern", **SQUARE)
+        with pytest.raises(NotAllowedError, match="name the folder of the runs in the instrument"):
+            call(device, "start_nodding")

@@ -1,4 +1,4 @@
-"""The Gran Telescopio Canarias: offsets, guide steps, focus, pointing model, header, and archive.
+"""The Gran Telescopio Canarias: header, offsets, dithering, focus, pointing model, and archive.
 
     -> getTelescopeParams               header groups: RADEG = 17.5541 / RA;M2UZ = -1.25 / mm
     -> requestTelescopeOffset 5.0 0.0   arcsec, relative; it is in position when both flags say so
@@ -6,26 +6,31 @@
 
 The telescope is asked over CORBA (``telescope.corba``). Its interface is not public: operations
 and units are known from their use by the predecessor, hcam_devices 1.7.4. How its motions are
-waited for and never sent twice is in ``telescope.motion``.
+waited for and never sent twice is in ``telescope.motion``, how it is dithered in
+``telescope.nodding``.
 """
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from ..axis import NotAllowedError
 from ..device import WHILE_MOVING, Alarm, Device, Reading, utc
 from ..fields import Procedure, Readback, Value, rpc
 from ..link import LINK_LOST, RefusedError, Seconds
 from ..telescope.archive import Transfer
 from ..telescope.corba import Corba
+from ..telescope.frames import Frames
 from ..telescope.headers import Item, parse, typed
 from ..telescope.motion import Motion, Move, Position, position_in
+from ..telescope.nodding import Nodding
 from ..telescope.sim import IDL
 from ..telescope.sim import Simulator as Base
 
-EVENTS = ("do_offset", "do_guide_step")
+EVENTS = ("do_offset", "do_guide_step", "start_nodding", "stop_nodding", "frame_written")
 """What clients in use today call as events of the chart ``gtc``: ``gtc.do_offset`` and so on."""
 HEADER = "getTelescopeParams"
 FOCUS_SCALE = 100
@@ -53,7 +58,10 @@ class Telescope(Device):
     simulator: ClassVar[Any] = Simulator
 
     data: str = ""
-    """The folder in which the detector writes its runs."""
+    """The folder in which the detector writes its runs; without it nothing is dithered."""
+    frame_within: Seconds = 300.0
+    """Until a dithered frame has to be written after its trigger, s: more than the longest
+    exposure and its readout."""
     offset_limit: Annotated[float, Field(gt=0)] = 300.0
     """Of an offset in each coordinate, arcsec: about the field of view. Nothing is known of the
     telescope's own limit."""
@@ -85,12 +93,29 @@ class Telescope(Device):
         self.motion = Motion(
             self._ask, self._read_header, self._changed, self.settle_after, self.settle_within
         )
+        self.nodding = Nodding(
+            self,
+            self._trigger,
+            Frames(Path(self.data)),
+            self._guide,
+            limit=self.offset_limit,
+            frame_within=lambda: self.frame_within,
+            changed=self.emit,
+            clock=self.clock,
+        )
         self.transfer = Transfer(self.clock, self.emit)
         self.groups: list[str] | None = None
         self.header: Mapping[str, Item] = {}
         self.header_reason = "the telescope's header has not been read yet"
         self.autoguider_notice = ""
         self.noise_notice = ""
+
+    async def run(self) -> None:
+        """Connect, poll, and connect again for ever; dithering ends with it."""
+        try:
+            await super().run()
+        finally:
+            self.nodding.close()
 
     async def _ask(self, operation: str, arguments: tuple[object, ...] = ()) -> Any:
         return await self.link.ask(None, operation, arguments)
@@ -169,7 +194,11 @@ class Telescope(Device):
 
     def states(self) -> dict[str, str]:
         """Return the connection, what the telescope does, and what became of the last transfer."""
-        return super().states() | {"gtc": self.motion.state, "archive": self.transfer.state}
+        state = self.motion.state
+        moved_by_nod = self.nodding.state == "nodding" or state != "offsetting"
+        if self.nodding.state != "disabled" and state not in ("unknown", "offline"):
+            state = f"nodding.{self.nodding.state}" if moved_by_nod else state
+        return super().states() | {"gtc": state, "archive": self.transfer.state}
 
     def values(self) -> dict[str, Any]:
         """Return the fields, the header (``telpars``), and when the last transfer was."""
@@ -181,7 +210,7 @@ class Telescope(Device):
 
     def notices(self) -> list[Alarm]:
         """Return what became of motions and transfers, and who was not told."""
-        found = []
+        found = self.nodding.notices()
         if self.motion.unknown:
             found.append(Alarm("gtc", "ERR", self.motion.unknown.advice(self._position())))
         if self.motion.unsettled:
@@ -296,7 +325,7 @@ class Telescope(Device):
     async def tell_autoguider(self, dra: float, ddec: float) -> None:
         """Tell the autoguider of an offset, arcsec; if it cannot be told, that is a notice."""
         try:
-            await self.call_peer("autoguider", "add_relative_dither", dra, ddec, within=TELL_WITHIN)
+            await self._guide(dra, ddec)
         except (*LINK_LOST, RefusedError, ValueError) as error:
             self.autoguider_notice = (
                 f"the autoguider was not told of the offset ({dra:g}, {ddec:g}) arcsec: {error}"
@@ -304,6 +333,9 @@ class Telescope(Device):
         else:
             self.autoguider_notice = ""
         self.emit()
+
+    async def _guide(self, dra: float, ddec: float) -> None:
+        await self.call_peer("autoguider", "add_relative_dither", dra, ddec, within=TELL_WITHIN)
 
     @rpc()
     async def do_guide_step(
@@ -343,8 +375,66 @@ class Telescope(Device):
         Without an answer the position decides, if it tells. Returns what was taken for true.
         """
         carried_out = self.motion.acknowledge(self._position(), moved=moved)
+        self.nodding.acknowledge(moved=carried_out)
         self._changed()
         return f"it counts as {'carried out' if carried_out else 'not carried out'}"
+
+    # --- dithering --------------------------------------------------------------------------
+
+    async def _trigger(self) -> None:
+        await self.call_peer("ngc", "trigger")
+
+    def _require_data(self) -> None:
+        if not self.data:
+            raise NotAllowedError(
+                "no frame would be seen: name the folder of the runs in the instrument file (data)"
+            )
+
+    @rpc()
+    def load_nod_pattern(self, ra: list[float], dec: list[float]) -> None:
+        """Take a pattern to be dithered: offsets from the start in RA and in Dec (arcsec)."""
+        self.nodding.load(ra, dec)
+
+    @rpc()
+    def start_nodding(self, run: int | None = None) -> None:
+        """Dither a run (its number; the newest or next one) from where the telescope is now."""
+        self.require_online()
+        self._require_data()
+        self.nodding.start(run)
+        self.motion.told = (0.0, 0.0)
+        self._changed()
+
+    @rpc()
+    async def stop_nodding(self) -> None:
+        """Stop dithering: at once, or when a motion under way has ended."""
+        await self.nodding.stop()
+
+    @rpc()
+    async def resume(self, exposed: bool | None = None) -> None:
+        """Go on after a pause; say whether a frame that was not seen was exposed nevertheless."""
+        await self.nodding.resume(exposed)
+
+    @rpc()
+    async def track_new_run(self) -> None:
+        """Dither the next run: none that has frames now."""
+        self._require_data()
+        await self.nodding.track_new_run()
+
+    @rpc()
+    def frame_written(self) -> None:
+        """Say that the frame that is waited for has been written; usually that is seen."""
+        self.nodding.frame_written()
+
+    @rpc()
+    def run_ended(self) -> None:
+        """Say that the detector's run has ended, and dithering with it."""
+        self.nodding.run_ended()
+
+    @rpc(read_only=True)
+    async def nod_table(self) -> str:
+        """Return where each frame of the run was exposed (RAOFF, DECOFF in arcsec), as ECSV."""
+        self._require_data()
+        return await self.nodding.as_ecsv()
 
     # --- pointing model ---------------------------------------------------------------------
 
