@@ -381,8 +381,8 @@ def test_no_offset_is_doubled_or_lost_and_no_exposure_is_moved(
 # --- what an observer is told, and has to say -----------------------------------------------
 
 
-async def paused(world: World, nodding: Nodding) -> str:
-    nodding.start()
+async def paused(world: World, nodding: Nodding, **start: Any) -> str:
+    nodding.start(**start)
     await world.until(nodding, "paused")
     await world.quiet()
     (notice,) = nodding.notices()
@@ -426,6 +426,9 @@ def test_an_unknown_nod_is_not_sent_again_until_somebody_has_looked(moved: bool)
         nodding.acknowledge(moved=moved)
         nodding.acknowledge(moved=moved)
         assert list(nodding.told) == [5 * moved, 0]
+        assert (
+            reasons(nodding) == f"the nod counts as {'' if moved else 'not '}made: resume, or stop"
+        )
         await nodding.resume()
         await world.until(nodding, "waiting")
         assert list(world.requests[2]) == [0 if moved else 5, 0]
@@ -485,6 +488,22 @@ def test_a_frame_that_is_late_needs_no_answer() -> None:
         await nodding.stop()
         await world.quiet()
         world.check(nodding)
+
+    in_virtual_time(scenario())
+
+
+@pytest.mark.parametrize("run", [None, 13])
+def test_the_first_frame_may_come_late_with_its_whole_file(run: int | None) -> None:
+    async def scenario() -> None:
+        world = World(run=12, frames=40, triggers={0: "silent"})
+        nodding = world.nodding()
+        await nodding.track_new_run()
+        await paused(world, nodding, run=run)
+        await world.show(Progress(13, 1))
+        await nodding.resume()
+        await world.until(nodding, "nodding")
+        assert list(nodding.exposures) == [1]
+        await nodding.stop()
 
     in_virtual_time(scenario())
 
@@ -566,6 +585,9 @@ def test_a_stop_during_a_nod_that_fails_still_tells_of_it() -> None:
         await nodding.stop()
         assert "not known whether" in reasons(nodding)
         assert len(world.requests) == 1
+        world.acknowledge(nodding)
+        assert nodding.notices() == []
+        world.check(nodding)
 
     in_virtual_time(scenario())
 

@@ -32,6 +32,8 @@ CHANGES = Mask.CREATE | Mask.MODIFY | Mask.MOVED_TO
 LOOK_EVERY = 0.1
 LOOK_AGAIN = 1.0
 """Seconds between looks where changes are told, and where the folder cannot be read."""
+ANSWER_WITHIN = 5.0
+"""Seconds for one look; the thread of a disk that hangs is waited for, not doubled."""
 PAUSE = 0.02
 """Seconds after a change until the next look: a frame is written in many pieces."""
 LIST_EVERY = 1.0
@@ -149,31 +151,33 @@ class Frames:
         self._newest = 0
         self._growth: _Growth | None = None
         self._acquainted = False
+        self._tells = False
 
     async def look(self) -> Progress | None:
         """Return what is there now; None, with the reason in ``trouble``, if it cannot be read."""
         if self._looking is None or self._looking.done():
             loop = asyncio.get_running_loop()
             self._looking = loop.run_in_executor(None, self._look_or_say)
-        # A disk that does not answer must not be asked by more and more threads.
-        found = await asyncio.shield(self._looking)
-        if isinstance(found, OSError):
-            self.trouble = (
-                f"the data folder {self.folder} cannot be read ({found.strerror or found}), so no "
-                "frame is seen; it is tried again every second"
-            )
-            return None
-        self.trouble = ""
-        return found
+        answered, _ = await asyncio.wait([self._looking], timeout=ANSWER_WITHIN)
+        found = self._looking.result() if answered else None
+        if isinstance(found, Progress):
+            self.trouble = ""
+            return found
+        why = f"be read ({found.strerror or found})" if found else "be reached (it does not answer)"
+        self.trouble = (
+            f"the data folder {self.folder} cannot {why}, so no frame is seen; it is tried again"
+        )
+        return None
 
     async def news(self, seen: Progress | None) -> Progress:
         """Return what is there as soon as it is something else than what has been ``seen``."""
-        loop = asyncio.get_running_loop()
-        told = await loop.run_in_executor(None, self._filesystem, self.folder) in LOCAL
         with ExitStack() as stack:
-            changes = self._watch(stack) if told else None
+            changes, watched = None, False
             while (now := await self.look()) is None or now == seen:
-                await self._until_next_look(changes)
+                if self._tells and not watched:  # and then look once more
+                    changes, watched = self._watch(stack), True
+                else:
+                    await self._until_next_look(changes)
             return now
 
     def _watch(self, stack: ExitStack) -> Inotify | None:
@@ -202,6 +206,8 @@ class Frames:
 
     def _look_or_say(self) -> Progress | OSError:
         try:
+            if not self._acquainted:
+                self._tells = self._filesystem(self.folder) in LOCAL
             return self._look()
         except OSError as error:
             self._changed, self._list_at = None, 0.0

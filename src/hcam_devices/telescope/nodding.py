@@ -15,7 +15,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -216,9 +216,13 @@ class Nodding:
 
     def acknowledge(self, *, moved: bool) -> None:
         """Learn whether a nod of unknown outcome was carried out; nothing if there is none."""
-        if self._unknown and moved:
-            self._accept(self._unknown)
-        self._unknown = None
+        if self._unknown:
+            if moved:
+                self._accept(self._unknown)
+            self._unknown = None
+            counts = f"the nod counts as {'' if moved else 'not '}made: resume, or stop"
+            self.reason = counts if self.state == "paused" else ""
+            self._changed()
 
     async def resume(self, exposed: bool | None = None) -> None:
         """Go on after a pause, from the place where it was.
@@ -238,8 +242,8 @@ class Nodding:
         seen = await self.frames.look() if self._begun else None
         resumed = self._paused()
         if self._begun:
-            if seen and seen.run == self._run and seen.frames > self._frames:
-                exposed = True
+            with suppress(_OverError):  # the next look before a trigger ends it
+                exposed = True if self._new(seen) > 0 else exposed
             if exposed is None:
                 raise ValueError(
                     f"frame {self._frames + 1} is not in the data folder: when the detector is idle"
@@ -436,14 +440,18 @@ class Nodding:
     async def _watch(self) -> int:
         """Return how many frames have been written since the trigger, as soon as there is one."""
         while True:
-            run, self._seen = self._run, await self.frames.news(self._seen)
-            frames = self._frames_of(self._seen)
-            if self._run != run and self._step == 0:
-                # What was there when nothing could be seen may be from before the trigger.
-                self._frames = frames if self._blind else 0
-            self._blind = False
-            if frames > self._frames:
-                return frames - self._frames
+            self._seen = await self.frames.news(self._seen)
+            if (new := self._new(self._seen)) > 0:
+                return new
+
+    def _new(self, seen: Progress | None) -> int:
+        """Return how many frames have been written since the trigger."""
+        run, frames = self._run, self._frames_of(seen)
+        if self._run != run and self._step == 0:
+            # What was there when nothing could be seen may be from before the trigger.
+            self._frames = frames if self._blind else 0
+        self._blind = self._blind and seen is None
+        return frames - self._frames
 
     def _frames_of(self, seen: Progress | None) -> int:
         """Return how many frames the run has; it is the first one above ``_after`` to be seen."""
