@@ -454,12 +454,13 @@ class Detector:
         self.exposures: list[tuple[float, float]] = []
         self.told: list[tuple[float, float]] = []
 
-    async def call(self, device: str, procedure: str, *args: Any, within: float = 10.0) -> None:
+    async def call(self, device: str, procedure: str, *args: Any, within: float = 10.0) -> Any:
         if (device, procedure) == ("autoguider", "add_relative_dither"):
             self.told.append(args)
-        else:
-            assert (device, procedure) == ("ngc", "trigger")
-            self._exposing = asyncio.create_task(self._expose())
+            return None
+        assert (device, procedure) == ("ngc", "trigger")
+        self._exposing = asyncio.create_task(self._expose())
+        return ["", True]
 
     async def _expose(self) -> None:
         begin = self.now()

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from ..axis import NotAllowedError
 from ..device import WHILE_MOVING, Alarm, Device, Reading, utc
-from ..fields import Procedure, Readback, Value, rpc
+from ..fields import Procedure, Readback, Value, rpc, shorten
 from ..link import LINK_LOST, RefusedError, Seconds
 from ..telescope.archive import Transfer
 from ..telescope.corba import Corba
@@ -382,7 +382,13 @@ class Telescope(Device):
     # --- dithering --------------------------------------------------------------------------
 
     async def _trigger(self) -> None:
-        await self.call_peer("ngc", "trigger")
+        answer = await self.call_peer("ngc", "trigger")
+        match answer:
+            case [_, True]:
+                return
+            case [str(reason), False]:
+                raise RefusedError(f"the detector was not triggered: {reason}")
+        raise RefusedError(f"the detector answered {shorten(answer)} to a trigger")
 
     def _require_data(self) -> None:
         if not self.data:
