@@ -20,7 +20,7 @@ from ..axis import NotAllowedError
 from ..device import Device, Sample, utc
 from ..fields import Procedure, Setpoint, sentence, shorten
 from ..journal import Journal
-from ..link import ProtocolError, RefusedError
+from ..link import OutcomeUnknownError, ProtocolError, RefusedError
 from . import uris
 from .session import Session, keep_joined
 from .uris import Address
@@ -186,6 +186,8 @@ class Agent:
                 return _error("invalid_argument", error)
             case RefusedError():
                 return _error("refused", error)
+            case OutcomeUnknownError():
+                return _error("outcome_unknown", error)
             case OSError() | ProtocolError():
                 return _error("offline", error)
         log.error("%s: %s failed", self.device.name, name, exc_info=error)
@@ -223,6 +225,8 @@ class Agent:
             reason = f"{what}: {' '.join(map(str, error.args)) or error.error}"
             if error.error == ApplicationError.NO_SUCH_PROCEDURE:
                 raise ConnectionError(f"nobody offers {what}: is its server running?") from None
+            if error.error == uris.error("outcome_unknown"):
+                raise TimeoutError(reason) from None
             if error.error.startswith("wamp.close"):
                 raise TimeoutError(f"{reason}; it may have been carried out") from None
             if error.error == uris.error("offline"):
