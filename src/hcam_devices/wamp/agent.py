@@ -246,9 +246,9 @@ class Agent:
         _check_place(after, limit, epoch or "")
         return self.journal.samples(self.device.name, after, min(limit, MOST_SAMPLES), epoch)
 
-    def page(self, after: int, limit: int, epoch: str) -> bytes:
-        """Return what ``samples`` does as JSON, compressed (zlib): more of them, with less work."""
-        _check_place(after, limit, epoch)
+    def page(self, after: int = 0, limit: int = 1000, epoch: str | None = None) -> str:
+        """Return what ``samples`` does, as JSON in zlib in base64: more of them, with less work."""
+        _check_place(after, limit, epoch or "")
         return self.journal.page(self.device.name, after, min(limit, MOST_SAMPLES), epoch)
 
     async def held(self, start: float | None = None, end: float | None = None) -> dict[str, Any]:
