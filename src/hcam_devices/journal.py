@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 from uuid import uuid4
 
+import orjson
+
 from .fields import shorten
 from .salvage import overlooked, records
 
@@ -743,7 +745,10 @@ def read_page(page: object) -> list[dict[str, Any]]:
     """Return the samples of a page; ValueError if it is none."""
     try:
         text = zlib.decompressobj().decompress(page, 2 * MOST_BYTES_A_SAMPLE)  # type: ignore[arg-type]
-        samples = json.loads(text)
+        try:
+            samples = orjson.loads(text)
+        except ValueError:  # it knows no lone surrogates, and no numbers beyond a double
+            samples = json.loads(text)
     except (TypeError, ValueError, zlib.error) as error:
         raise ValueError(f"{shorten(page)} is no page of samples: {error}") from None
     if not (isinstance(samples, list) and all(isinstance(one, dict) for one in samples)):

@@ -6,6 +6,7 @@ other programs, without numbers, goes through a journal of the recorder's own.
 """
 
 import asyncio
+import gc
 import logging
 import math
 import shutil
@@ -617,6 +618,7 @@ def open_store(name: str, settings: StoreSettings, folder: Path) -> Store:
 def serve(instrument: Instrument, address: Address) -> None:
     """Run the recorder in this process until SIGINT or SIGTERM."""
     folder = home()
+    gc.set_threshold(100_000)  # a page of samples is many objects, and none of them a cycle
     with ExitStack() as stack:
         stack.enter_context(claim(folder / "locks", "history"))
         journals = Journals(instrument.entries)

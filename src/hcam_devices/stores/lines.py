@@ -32,10 +32,12 @@ from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import quote, urlencode
 
+import orjson
+
 from . import AwayError
 from .coverage import Coverage, Gone, Ledger
 from .influxdb import InfluxDB, SecretError
-from .points import Field, Point
+from .points import Point
 from .post import Connection
 
 SURE_AFTER = 60.0
@@ -58,27 +60,32 @@ def name_of(text: str) -> str:
     return f"%{ord(name[0]):X}{name[1:]}" if name == "time" or name[0] == "_" else name
 
 
-def value_of(value: Field) -> str:
-    """Return a value as it is written."""
-    if isinstance(value, str):
-        text = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "␊")
-        return f'"{text}"'
-    return repr(float(value))
+def _text(text: str) -> str:
+    text = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "␊")
+    return f'"{text}"'
+
+
+@lru_cache(1024)
+def _form(device: str, numbers: tuple[str, ...], texts: tuple[str, ...]) -> str:
+    """Return the line of a device, to be filled in: numbers, then texts, then the time."""
+    names = [name_of(name).replace("%", "%%") for name in (device, *numbers, *texts)]
+    return f"{names[0]} {','.join(f'{name}=%s' for name in names[1:])} %d"
 
 
 def line_of(point: Point) -> bytes:
     """Return a sample as a line, without its end."""
-    fields = point.values | {"seq": float(point.seq), "epoch": point.epoch}
-    written = ",".join(
-        [
-            f"{name_of(name)}={value!r}"
-            if type(value) is float
-            else f"{name_of(name)}={value_of(value)}"
-            for name, value in fields.items()
-        ]
-    )
+    texts: dict[str, str] = {}
+    numbers: dict[str, float] = {}
+    for name, value in point.values.items():
+        if type(value) is str:
+            texts[name] = _text(value)
+        else:
+            numbers[name] = float(value)
+    numbers["seq"], texts["epoch"] = float(point.seq), _text(point.epoch)
+    form = _form(point.device, tuple(numbers), tuple(texts))
+    digits = orjson.dumps([*numbers.values()])[1:-1].decode().split(",")
     nanoseconds = point.time * 1_000_000 + point.seq % 1_000_000
-    return f"{name_of(point.device)} {written} {nanoseconds}".encode(errors="replace")
+    return (form % (*digits, *texts.values(), nanoseconds)).encode(errors="replace")
 
 
 class _RefusedError(Exception):
