@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Literal, TypeAlias, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_origin, get_type_hints
 
 from .axis import ADVICE, Axis
 from .fields import Procedure, Readback, Setpoint, Value
@@ -42,6 +42,24 @@ class Reading:
 
     value: Value | None
     reason: str = ""
+
+
+class CallPeer(Protocol):
+    """How a device calls another: its name, the procedure after ``rpc.``, and arguments.
+
+    Raises ConnectionError if nobody answers there, TimeoutError if nobody did ``within`` some
+    seconds (it may have been carried out), ValueError if the arguments were refused, RefusedError
+    if the other device did not do it.
+    """
+
+    async def __call__(
+        self, device: str, procedure: str, *args: Any, within: float = 10.0, **kwargs: Any
+    ) -> Any:
+        """Return what the procedure returns."""
+
+
+async def _alone(device: str, procedure: str, *_: Any, **__: Any) -> Any:
+    raise ConnectionError(f"{device}.{procedure} cannot be called: there is no network here")
 
 
 def settings_of(cls: type) -> dict[str, tuple[Any, Any]]:
@@ -99,6 +117,7 @@ class Device:
         self.disabled: set[str] = set()
         self.refused: dict[str, Alarm] = {}
         self.listeners: list[Callable[[Sample], None]] = []
+        self.call_peer: CallPeer = _alone
         self._wake: asyncio.Future[None] | None = None
         self._setting = asyncio.Lock()  # so that each setpoint is read back before the next
         self._forget(self.offline_reason)

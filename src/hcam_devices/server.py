@@ -114,6 +114,7 @@ class Server:
         more: dict[str, Procedure] = {}
         if self.emulate and entry.cls.simulator:
             simulator = entry.cls.simulator(seed=zlib.crc32(entry.name.encode()))
+            simulator.folder = self.folder / "simulated"
             if entry.name in self.replay:
                 simulator.play(recording.read(self.replay[entry.name]))
             overrides = await stack.enter_async_context(sim.serve(simulator))

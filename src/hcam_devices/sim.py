@@ -81,6 +81,8 @@ class Simulator:
     """What a link to it needs beside host and port."""
     port = 0
     """Where it is served."""
+    folder: Path
+    """Where simulated hardware keeps its files; one folder for all that see the same disk."""
     greeting = b""
     cut: Callable[[bytearray], bytes | None]
 
@@ -94,6 +96,10 @@ class Simulator:
     def answer(self, frame: bytes) -> bytes:
         """Return the reply to a frame; nothing if the device would not answer."""
         raise NotImplementedError
+
+    def takes(self, frame: bytes) -> float:
+        """Return how many seconds pass before a frame is looked at; others are not held up."""
+        return 0.0
 
     def constant(self, frame: bytes) -> bytes:
         """Return the part of a request that is the same each time it is made."""
@@ -284,6 +290,8 @@ class _Conversation:
         when = hang_up["when"] if hang_up else ""
         if when == "before":
             raise ConnectionResetError
+        if pause := sim.takes(frame):
+            await asyncio.sleep(pause)
         reply = sim.reply(frame)
         if reply:
             reply = sim.own_faults(reply)

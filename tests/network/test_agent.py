@@ -1,18 +1,24 @@
 """Every name of the network contract, for every device there is, through the real router."""
 
+import asyncio
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
+from hcam_devices.instrument import load
+from hcam_devices.journal import Journal
+from hcam_devices.link import RefusedError
 from hcam_devices.wamp import utils
+from hcam_devices.wamp.agent import Agent
 from hcam_devices.wamp.utils import call, publish
 
 from .conftest import DEVICES
-from .tools import ROUTER_PYTHON, Follower, Net, Sample, as_json, client, plain
+from .tools import ROUTER_PYTHON, Follower, Net, Sample, as_json, client, plain, soon
 
 RACKS = "meerstetter1", "meerstetter2"
 GAUGES = [f"pressure{n}" for n in range(1, 6)]
@@ -372,3 +378,38 @@ async def test_a_server_that_dies_announces_it_for_each_of_its_devices(net: Net)
         net.wait_for_devices(*FIELDS)
         for name, last in before.items():  # the numbers go on where they were
             assert rpc(name, "samples", last, 1)[0]["seq"] == last + 1
+
+
+async def _or_none(call: Awaitable[Any]) -> Any:
+    try:
+        return await call
+    except ConnectionError:
+        return None
+
+
+async def test_a_device_calls_another_by_name_and_is_told_why_not(net: Net) -> None:
+    device = load().entries["pressure1"].build()
+    with pytest.raises(ConnectionError, match="there is no network here"):
+        await device.call_peer("slide", "block")
+    journal = Journal(net.home / "peer.sqlite")
+    agent = Agent(device, ("peer",), journal)
+    with pytest.raises(ConnectionError, match="there is no router"):
+        await device.call_peer("slide", "block")
+    present = asyncio.create_task(agent.run(net.address))
+    try:
+        ask = partial(device.call_peer, "pressure1", "samples", 0, limit=1)
+        found = await soon(lambda: _or_none(ask()))
+        assert found[0]["device"] == "pressure1"
+        for procedure, error, reason in (
+            (("nobody", "block"), ConnectionError, "nobody offers nobody.block"),
+            (("pressure1", "samples", -1), ValueError, "after is a whole number, not -1"),
+            (("pressure1", "nonsense"), RefusedError, "pressure1 has no 'nonsense'"),
+        ):
+            with pytest.raises(error, match=reason):
+                await device.call_peer(*procedure)
+        with pytest.raises(TimeoutError, match="may have been carried out"):
+            await device.call_peer("pressure1", "describe", within=1e-9)
+    finally:
+        present.cancel()
+        await asyncio.wait([present])
+        journal.close()

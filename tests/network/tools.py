@@ -138,9 +138,18 @@ class Net:
         until(lambda: answers(self.port) or router.poll() is not None)
         assert router.poll() is None, (self.home / "router.out").read_text()
 
-    def start_server(self) -> None:
-        self.before = {name: self.last(name) for name in load().entries}
-        self.server = self.start(BIN / "hwserver", "--emulate", log="hwserver.out")
+    def start_server(self, name: str = "hwserver") -> subprocess.Popen[bytes]:
+        """Start one of the servers, emulated; ``server`` is the last one started."""
+        self.before |= {one.name: self.last(one.name) for one in load().choose(name)}
+        self.server = self.start(BIN / name, "--emulate", log=f"{name}.out")
+        return self.server
+
+    def start_servers(self) -> None:
+        """Start every server but the recorder; ``server`` is hwserver."""
+        for name in sorted(
+            {entry.server for entry in load().entries.values()}, key="hwserver".__eq__
+        ):
+            self.start_server(name)
 
     def start_recorder(self, *arguments: str | Path) -> subprocess.Popen[bytes]:
         return self.start(BIN / "hwlogger", *arguments, log="hwlogger.out")
@@ -166,7 +175,8 @@ class Net:
 
     def last(self, name: str) -> int:
         """Return the newest number in the journal on disk: no network."""
-        file = self.home / "journal" / "hwserver.sqlite"
+        entry = load().entries.get(name)
+        file = self.home / "journal" / f"{entry.server if entry else 'hwlogger'}.sqlite"
         if not file.exists():
             return 0
         db = sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=5)

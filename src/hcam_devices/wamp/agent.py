@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from autobahn.wamp.exception import ApplicationError, TransportLost
+from autobahn.wamp.exception import Error as WampError
 from autobahn.wamp.types import PublishOptions, RegisterOptions
 from pydantic import ValidationError
 
@@ -19,7 +20,7 @@ from ..axis import NotAllowedError
 from ..device import Device, Sample, utc
 from ..fields import Procedure, Setpoint, sentence, shorten
 from ..journal import Journal
-from ..link import ProtocolError, RefusedError
+from ..link import OutcomeUnknownError, ProtocolError, RefusedError
 from . import uris
 from .session import Session, keep_joined
 from .uris import Address
@@ -69,6 +70,7 @@ class Agent:
         self._session: Session | None = None
         self._newest: Sample | None = None
         device.listeners.append(self.publish)
+        device.call_peer = self.call_peer
 
     async def run(self, address: Address) -> None:
         """Stay on the network, for ever."""
@@ -184,6 +186,8 @@ class Agent:
                 return _error("invalid_argument", error)
             case RefusedError():
                 return _error("refused", error)
+            case OutcomeUnknownError():
+                return _error("outcome_unknown", error)
             case OSError() | ProtocolError():
                 return _error("offline", error)
         log.error("%s: %s failed", self.device.name, name, exc_info=error)
@@ -202,6 +206,36 @@ class Agent:
         except TypeError as error:
             raise ValueError(f"{name}{self._signatures[name]}: {error}") from None
         return procedure.call(*args, **kwargs)
+
+    async def call_peer(
+        self, device: str, procedure: str, *args: Any, within: float = 10.0, **kwargs: Any
+    ) -> Any:
+        """Call another device, as ``device.CallPeer`` says."""
+        what = f"{device}.{procedure}"
+        if self._session is None or not self._session.is_attached():
+            raise ConnectionError(f"{what} cannot be called: there is no router")
+        try:
+            async with asyncio.timeout(within):
+                return await self._session.call(uris.rpc(device, procedure), *args, **kwargs)
+        except TimeoutError:
+            raise TimeoutError(
+                f"{what} did not answer within {within:g} s; it may have been carried out"
+            ) from None
+        except ApplicationError as error:
+            reason = f"{what}: {' '.join(map(str, error.args)) or error.error}"
+            if error.error == ApplicationError.NO_SUCH_PROCEDURE:
+                raise ConnectionError(f"nobody offers {what}: is its server running?") from None
+            if error.error == uris.error("outcome_unknown"):
+                raise TimeoutError(reason) from None
+            if error.error.startswith("wamp.close"):
+                raise TimeoutError(f"{reason}; it may have been carried out") from None
+            if error.error == uris.error("offline"):
+                raise ConnectionError(reason) from None
+            if error.error == uris.error("invalid_argument"):
+                raise ValueError(reason) from None
+            raise RefusedError(reason) from None
+        except WampError as error:
+            raise ConnectionError(f"{what}: {error or type(error).__name__}") from None
 
     def describe(self) -> dict[str, Any]:
         """Return what this device is: its fields, setpoints and procedures, as plain data."""

@@ -1,0 +1,1 @@
+"""The detector controller: what it is told, how long it takes, its files, and its simulator."""
