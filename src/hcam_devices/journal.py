@@ -22,6 +22,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 from uuid import uuid4
@@ -728,6 +729,9 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+_name = lru_cache(1000)(json.loads)
+
+
 def _unpack(body: object) -> tuple[Key | None, bytes]:
     """Return what a record says it is, and its JSON; None if it is not what was written."""
     unpacker = zlib.decompressobj()
@@ -736,7 +740,7 @@ def _unpack(body: object) -> tuple[Key | None, bytes]:
         head = HEAD.match(text)
         if not head or not unpacker.eof or unpacker.unused_data:
             return None, b""
-        return (json.loads(head[1]), head[3].decode(), int(head[2])), text
+        return (_name(head[1]), head[3].decode(), int(head[2])), text
     except (TypeError, ValueError, zlib.error):
         return None, b""
 

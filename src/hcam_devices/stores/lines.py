@@ -27,10 +27,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from http import HTTPStatus
+from ipaddress import ip_address
 from itertools import groupby
 from pathlib import Path
 from typing import TypeAlias
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import orjson
 
@@ -115,6 +116,7 @@ class LineStore:
         self.ledger = Ledger(folder / f"{name}.sqlite")
         self.stored = Coverage()
         self._doubt()
+        self._near = is_near(settings.url)
         self._connection = Connection(settings.url, settings.ca, settings.timeout)
         self._taken: Line | None = None
         self._most_bytes = MOST_BYTES
@@ -294,12 +296,15 @@ class LineStore:
         """POST; return the status and what was said. Raises AwayError."""
         headers = {"User-Agent": "hcam_devices"}
         if body:
-            headers |= {"Content-Type": "text/plain; charset=utf-8", "Content-Encoding": "gzip"}
+            headers["Content-Type"] = "text/plain; charset=utf-8"
+        if body and not self._near:
+            headers["Content-Encoding"] = "gzip"
+            body = gzip.compress(body, 1)
         try:
             authorization, secret = self.settings.authorization()
             if authorization:
                 headers["Authorization"] = authorization
-            answer = self._connection.post(target, headers, body and gzip.compress(body, 1))
+            answer = self._connection.post(target, headers, body)
         except SecretError as error:
             raise self._away(str(error)) from None
         except OSError as error:
@@ -318,6 +323,15 @@ class LineStore:
 
     def _away(self, reason: str) -> AwayError:
         return AwayError(f"{self.settings.url}: {reason}")
+
+
+def is_near(url: str) -> bool:
+    """Tell whether a URL leads to this machine itself: compressing would only cost time."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def shorten(said: str) -> str:
