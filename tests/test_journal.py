@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hcam_devices import journal as module
-from hcam_devices.journal import DAY, MOST_BYTES_A_REPLY, Journal
+from hcam_devices.journal import DAY, MOST_BYTES_A_REPLY, Journal, read_page
 from hcam_devices.salvage import Value, records
 
 from .helpers import AT_MOST, Clock
@@ -74,6 +74,22 @@ def test_a_page_fits_into_a_message_and_has_at_least_one_sample(journal: Journal
     assert [seqs(journal), seqs(journal, 2), seqs(journal, 4)] == [[1, 2], [3, 4], [5]]
     fill(journal, 1, text="x" * (MOST_BYTES_A_REPLY + 1))
     assert seqs(journal, 5) == [6]
+
+
+@pytest.mark.parametrize("value", [1e-7, -0.0, 2**63, 10**400, "é\n", "\ud800", [[None, True]]])
+def test_a_page_has_what_was_appended(journal: Journal, value: Any) -> None:
+    journal.append(sample(value=value))
+    page = read_page(journal.page("slide", 0, 9, journal.epoch))
+    assert page == [sample(value=value, seq=1, epoch=journal.epoch)]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [None, "[]", b"[]", zlib.compress(b"{}"), zlib.compress(b"[1]"), zlib.compress(b"[{}")],
+)
+def test_what_is_no_page_is_refused(page: object) -> None:
+    with pytest.raises(ValueError, match=r"no page|not samples"):
+        read_page(page)
 
 
 def test_a_sample_that_json_does_not_have_is_not_kept_and_takes_no_number(

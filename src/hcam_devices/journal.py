@@ -23,9 +23,12 @@ from base64 import b64decode, b64encode
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 from uuid import uuid4
+
+import orjson
 
 from .fields import shorten
 from .salvage import overlooked, records
@@ -729,6 +732,9 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+_name = lru_cache(1000)(json.loads)
+
+
 def _unpack(body: object) -> tuple[Key | None, bytes]:
     """Return what a record says it is, and its JSON; None if it is not what was written."""
     unpacker = zlib.decompressobj()
@@ -737,7 +743,7 @@ def _unpack(body: object) -> tuple[Key | None, bytes]:
         head = HEAD.match(text)
         if not head or not unpacker.eof or unpacker.unused_data:
             return None, b""
-        return (json.loads(head[1]), head[3].decode(), int(head[2])), text
+        return (_name(head[1]), head[3].decode(), int(head[2])), text
     except (TypeError, ValueError, zlib.error):
         return None, b""
 
@@ -746,7 +752,10 @@ def read_page(page: Any) -> list[dict[str, Any]]:
     """Return the samples of a page; ValueError if it is none."""
     try:
         text = zlib.decompressobj().decompress(b64decode(page), 2 * MOST_BYTES_A_SAMPLE)
-        samples = json.loads(text)
+        try:
+            samples = orjson.loads(text)
+        except ValueError:  # it knows no lone surrogates, and no numbers beyond a double
+            samples = json.loads(text)
     except (TypeError, ValueError, zlib.error) as error:
         raise ValueError(f"{shorten(page)} is no page of samples: {error}") from None
     if not (isinstance(samples, list) and all(isinstance(one, dict) for one in samples)):

@@ -6,6 +6,7 @@ other programs, without numbers, goes through a journal of the recorder's own.
 """
 
 import asyncio
+import gc
 import logging
 import math
 import shutil
@@ -14,6 +15,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing
+from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,6 +60,8 @@ MOST_LIVE = 5000
 MOST_JUMP = 100_000
 """A number further ahead is not believed before the device's journal has been asked."""
 PAGE = 1000
+MOST_PAGES = 3
+"""Of those that wait for what is being written; then they are written together."""
 ANSWER_WITHIN = 20.0
 LOOK_AGAIN = 50
 FIRST_PAUSE, LAST_PAUSE = 1.0, 30.0
@@ -293,15 +297,19 @@ class Keeper:
             await self._fetch(device, epoch, first, last)
 
     async def _fetch(self, device: str, epoch: str, first: int, last: int) -> None:
-        """Bring the numbers from ``first`` to ``last``, one page while the next is being read."""
+        """Bring the numbers from ``first`` to ``last``: write what comes while one writes."""
         writing = asyncio.ensure_future(self._write([]))
+        waiting: list[list[Point]] = []
         try:
             async with aclosing(self._pages(device, epoch, first, last)) as pages:
                 async for upto, points in pages:
-                    await writing
-                    bring = self._bring(device, epoch, first, upto, points)
-                    writing = asyncio.ensure_future(bring)
-                    first = upto + 1
+                    waiting.append(points)
+                    if len(waiting) == MOST_PAGES or writing.done() or upto == last:
+                        await writing
+                        bring = self._bring(device, epoch, first, upto, [*chain(*waiting)])
+                        writing = asyncio.ensure_future(bring)
+                        first = upto + 1
+                        waiting = []
             await writing
         finally:
             await asyncio.gather(writing, return_exceptions=True)
@@ -617,6 +625,7 @@ def open_store(name: str, settings: StoreSettings, folder: Path) -> Store:
 def serve(instrument: Instrument, address: Address) -> None:
     """Run the recorder in this process until SIGINT or SIGTERM."""
     folder = home()
+    gc.set_threshold(100_000)  # a page of samples is many objects, and none of them a cycle
     with ExitStack() as stack:
         stack.enter_context(claim(folder / "locks", "history"))
         journals = Journals(instrument.entries)

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from hcam_devices.stores import AwayError, lines
 from hcam_devices.stores.coverage import Gone
 from hcam_devices.stores.influxdb import InfluxDB
-from hcam_devices.stores.lines import SURE_AFTER, LineStore, line_of, name_of
+from hcam_devices.stores.lines import SURE_AFTER, LineStore, is_near, line_of, name_of
 from hcam_devices.stores.points import Field, Point
 from tests.helpers import Clock
 from tests.network.tools import free_port, until
@@ -285,9 +285,36 @@ def test_each_version_is_spoken_to_in_its_own_way(
     store.write([point(1), point(2)])
     (request,) = server.requests
     assert request.target == "/behind" + target
-    assert request.headers["Content-Encoding"] == "gzip"
     assert request.headers.get("Authorization") == authorization
     assert request.lines == [line_of(point(1)), line_of(point(2))]
+
+
+@pytest.mark.parametrize(
+    ("host", "encoding"),
+    [("127.0.0.1", None), ("127.1", "gzip")],  # the latter only the system takes for this machine
+)
+def test_what_leaves_this_machine_is_compressed(
+    server: Scripted, opened: Opener, host: str, encoding: str | None
+) -> None:
+    store = opened(server.url.replace("127.0.0.1", host), database="hipercam")
+    store.write([point(1)])
+    (request,) = server.requests
+    assert request.headers.get("Content-Encoding") == encoding
+    assert request.lines == [line_of(point(1))]
+
+
+@pytest.mark.parametrize(
+    ("url", "near"),
+    [
+        ("http://localhost:8086", True),
+        ("https://[::1]:8086/behind", True),
+        ("http://127.0.0.2", True),
+        ("http://pulsar.shef.ac.uk:8086", False),
+        ("http://192.168.1.2:8086", False),
+    ],
+)
+def test_this_machine_is_known_by_its_addresses(url: str, near: bool) -> None:
+    assert is_near(url) == near
 
 
 def test_victoriametrics_takes_what_is_for_version_2(

@@ -61,42 +61,40 @@ def flatten(sample: dict[str, Any]) -> Point:
         raise ValueError(f"{device} {seq}: it has no time")
     values: dict[str, Field] = {}
     units: dict[str, str] = {}
-    for name, value in sample.items():
-        if name not in HEADER:
-            if name == "alarms":
-                value = json.dumps(value) if value else "[]"  # noqa: PLW2901
-            _put(str(name), value, values, units, 0)
+    rest = {name: value for name, value in sample.items() if name not in HEADER}
+    if "alarms" in rest:
+        rest["alarms"] = json.dumps(rest["alarms"]) if rest["alarms"] else "[]"
+    _put("", rest, values, units, 0)
     return Point(device, epoch, seq, milliseconds(timestamp), values, units)
 
 
 def _put(
-    name: str, value: Any, values: dict[str, Field], units: dict[str, str], depth: int
+    path: str, inside: dict[str, Any], values: dict[str, Field], units: dict[str, str], depth: int
 ) -> None:
-    whole = value
-    while type(value) is dict and len(value) == 2 and "unit" in value and "value" in value:
-        value = value["value"]
-    kind = type(value)
-    if kind is dict:
-        if depth < DEEPEST:
-            for key, one in value.items():
-                path = name if key == "current" and "target" in value else f"{name}.{key}"
-                _put(path, one, values, units, depth + 1)
-    elif value is None or len(values) >= MOST_FIELDS:
-        return
-    elif kind is float:
-        if isfinite(value):
+    """Put in what is inside of ``path``, which ends in a dot unless it is empty."""
+    for key, whole in inside.items():
+        current = path and key == "current" and "target" in inside
+        name = path[:-1] if current else f"{path}{key}"
+        value = whole
+        while type(value) is dict and len(value) == 2 and "unit" in value and "value" in value:
+            value = value["value"]
+        kind = type(value)
+        if kind is dict:
+            if depth < DEEPEST:
+                _put(f"{name}.", value, values, units, depth + 1)
+        elif value is None or len(values) >= MOST_FIELDS:
+            continue
+        elif kind is bool or (kind is float and isfinite(value)):
             values[name] = value
-    elif kind is str:
-        values[name] = value[:LONGEST_TEXT]
-    elif kind is bool:
-        values[name] = value
-    elif kind is int:
-        with suppress(OverflowError):
-            values[name] = float(value)
-    elif kind is list:
-        values[name] = json.dumps(value, default=str)[:LONGEST_TEXT]
-    if value is not whole and name in values:
-        units[name] = str(whole["unit"])
+        elif kind is str:
+            values[name] = value[:LONGEST_TEXT]
+        elif kind is int:
+            with suppress(OverflowError):
+                values[name] = float(value)
+        elif kind is list:
+            values[name] = json.dumps(value, default=str)[:LONGEST_TEXT]
+        if value is not whole and name in values:
+            units[name] = str(whole["unit"])
 
 
 def unflatten(point: Point) -> dict[str, Any]:
