@@ -453,12 +453,18 @@ class Detector:
         self.now = simulator.now
         self.exposures: list[tuple[float, float]] = []
         self.told: list[tuple[float, float]] = []
+        self.active = True
 
     async def call(self, device: str, procedure: str, *args: Any, within: float = 10.0) -> Any:
         if (device, procedure) == ("autoguider", "add_relative_dither"):
             self.told.append(args)
             return None
-        assert (device, procedure) == ("ngc", "trigger")
+        assert device == "ngc"
+        if procedure == "summary":
+            return {"exposure.newDataFileName": "/data/run0000.fits"}
+        if procedure == "telemetry":
+            return {"system.subStateName": "active" if self.active else "idle"}
+        assert procedure == "trigger"
         self._exposing = asyncio.create_task(self._expose())
         return ["", True]
 
@@ -482,7 +488,7 @@ async def test_each_frame_of_a_dithered_run_is_exposed_at_its_place_and_in_no_mo
     async with running(simulator) as device:
         device.call_peer = detector.call
         call(device, "load_nod_pattern", **SQUARE)
-        call(device, "gtc.start_nodding")
+        await call(device, "gtc.start_nodding")
         await detector.frames(3)
         await call(device, "do_offset", 1, 0, within=AT_MOST)
         await sample_where(device, lambda one: one["state"]["gtc"].startswith("nodding."))
@@ -503,12 +509,29 @@ async def test_each_frame_of_a_dithered_run_is_exposed_at_its_place_and_in_no_mo
     ]
 
 
+async def test_dithering_ends_with_the_run(simulator: Simulator) -> None:
+    detector = Detector(simulator)
+    async with running(simulator) as device:
+        device.call_peer = detector.call
+        call(device, "load_nod_pattern", **SQUARE)
+        await call(device, "start_nodding")
+        await detector.frames(2)
+        await sample_where(device, online)
+        detector.active = False
+        await sample_where(device, in_state("inpos"))
+        assert reasons(await sample_where(device, online), "dither") == ""
+        count = len(detector.exposures)
+        detector.active = True
+        await call(device, "start_nodding")
+        await detector.frames(count + 1)
+
+
 async def test_a_nod_of_unknown_outcome_pauses_the_dither(simulator: Simulator) -> None:
     detector = Detector(simulator)
     async with running(simulator, timeout=0.5) as device:
         device.call_peer = detector.call
         call(device, "load_nod_pattern", **SQUARE)
-        call(device, "start_nodding")
+        await call(device, "start_nodding")
         await detector.frames(1)
         simulator.simulate("unanswered")
         sample = await sample_where(device, lambda one: device.nodding.state == "paused")
@@ -534,4 +557,4 @@ async def test_without_the_folder_of_the_runs_nothing_is_dithered(simulator: Sim
     async with running(simulator, data="") as device:
         call(device, "load_nod_pattern", **SQUARE)
         with pytest.raises(NotAllowedError, match="name the folder of the runs in the instrument"):
-            call(device, "start_nodding")
+            await call(device, "start_nodding")

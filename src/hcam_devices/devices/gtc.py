@@ -10,6 +10,8 @@ waited for and never sent twice is in ``telescope.motion``, how it is dithered i
 ``telescope.nodding``.
 """
 
+import logging
+import re
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -29,6 +31,8 @@ from ..telescope.motion import Motion, Move, Position, position_in
 from ..telescope.nodding import Nodding
 from ..telescope.sim import IDL
 from ..telescope.sim import Simulator as Base
+
+log = logging.getLogger(__name__)
 
 EVENTS = ("do_offset", "do_guide_step", "start_nodding", "stop_nodding", "frame_written")
 """What clients in use today call as events of the chart ``gtc``: ``gtc.do_offset`` and so on."""
@@ -109,6 +113,7 @@ class Telescope(Device):
         self.header_reason = "the telescope's header has not been read yet"
         self.autoguider_notice = ""
         self.noise_notice = ""
+        self._exposing = False
 
     async def run(self) -> None:
         """Connect, poll, and connect again for ever; dithering ends with it."""
@@ -133,7 +138,8 @@ class Telescope(Device):
             self.noise_notice = f"m1_noise_max was not set: {error}"
 
     async def poll(self) -> None:
-        """Read the header, then the rest."""
+        """Read the header, then the rest; see whether the run that is dithered has ended."""
+        await self._follow_run()
         try:
             await self._read_header()
         except RefusedError as error:
@@ -402,13 +408,41 @@ class Telescope(Device):
         self.nodding.load(ra, dec)
 
     @rpc()
-    def start_nodding(self, run: int | None = None) -> None:
-        """Dither a run (its number; the newest or next one) from where the telescope is now."""
+    async def start_nodding(self, run: int | None = None) -> None:
+        """Dither a run (its number; the detector's own or next one) from where it points now."""
         self.require_online()
         self._require_data()
-        self.nodding.start(run)
+        self.nodding.start(run or await self._detector_run())
         self.motion.told = (0.0, 0.0)
+        self._exposing = False
         self._changed()
+
+    async def _detector_run(self) -> int | None:
+        """Return the number of the run that goes on, or is next; None if the detector is silent.
+
+        Its newest file is that of the last run that has ended.
+        """
+        try:
+            said = await self.call_peer("ngc", "summary", within=TELL_WITHIN)
+            match = re.search(r"run(\d+)[^/]*$", str(said["exposure.newDataFileName"]))
+        except (*LINK_LOST, RefusedError, ValueError, LookupError, TypeError) as error:
+            log.warning("%s: the number of the run is not known: %s", self.name, error)
+            return None
+        return int(match[1]) + 1 if match else None
+
+    async def _follow_run(self) -> None:
+        """End dithering with the detector's run."""
+        if self.nodding.state == "disabled":
+            return
+        try:
+            said = await self.call_peer("ngc", "telemetry", within=TELL_WITHIN)
+        except (*LINK_LOST, RefusedError, ValueError) as error:
+            log.debug("%s: whether the run has ended is not known: %s", self.name, error)
+            return  # the next trigger will tell
+        exposing = isinstance(said, dict) and said.get("system.subStateName") == "active"
+        if self._exposing and not exposing:
+            self.nodding.run_ended()
+        self._exposing = exposing
 
     @rpc()
     async def stop_nodding(self) -> None:

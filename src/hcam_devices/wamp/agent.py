@@ -51,6 +51,7 @@ class Agent:
         self.procedures = {
             **device.procedures(),
             "describe": Procedure(self.describe, read_only=True),
+            "telemetry": Procedure(self.telemetry, read_only=True),
             "samples": Procedure(self.samples, read_only=True),
             "page": Procedure(self.page, read_only=True),
             "journal": Procedure(self.held, read_only=True),
@@ -240,6 +241,10 @@ class Agent:
     def describe(self) -> dict[str, Any]:
         """Return what this device is: its fields, setpoints and procedures, as plain data."""
         return self._description
+
+    def telemetry(self) -> Sample | None:
+        """Return the newest sample; None if there is none yet."""
+        return self._newest
 
     def samples(self, after: int = 0, limit: int = 1000, epoch: str | None = None) -> list[Sample]:
         """Return the samples with numbers above ``after``, in order; ask again until none come."""
