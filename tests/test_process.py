@@ -4,7 +4,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 from hcam_devices.link import MOST_UNREAD, ProtocolError, RefusedError
 from hcam_devices.process import Output, Programs
 
-from .helpers import AT_MOST
+from .helpers import AT_MOST, until
 
 
 class Plain:
@@ -59,13 +59,6 @@ async def test_programs_run_at_the_same_time(tmp_path: Path) -> None:
     told, heard, refused = await link.ask_all(Plain(), ["tell", "hear", "refuse"])
     assert (told, heard) == ("told", "hello")
     assert isinstance(refused, RefusedError)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that only looking can tell."""
-    async with asyncio.timeout(AT_MOST):
-        while not condition():  # noqa: ASYNC110  (it happens in another process)
-            await asyncio.sleep(0.01)
 
 
 async def gone(pids: Iterable[int]) -> None:

@@ -113,28 +113,32 @@ class _Run:
 class Programs(Local):
     """Programs in ``folder`` (if empty, on the PATH); each run ends within ``timeout`` seconds.
 
-    At most ``most`` answer questions at once. Commands are given one after the other: never two at
-    once, but beside questions, so that one that hangs holds up nothing else. There is no shell, and
-    nothing to read on standard input.
+    At most ``most`` of one name answer questions at once. Commands are given one after the other:
+    never two at once, but beside questions. So one that hangs holds up nothing else. There is no
+    shell, and nothing to read on standard input.
     """
 
     folder: str = ""
     timeout: Seconds = 2.0
     most: ClassVar[int] = 4
-    _asking: asyncio.Semaphore = field(
-        default_factory=lambda: asyncio.Semaphore(Programs.most), init=False, repr=False
-    )
+    _asking: dict[str, asyncio.Semaphore] = field(default_factory=dict, init=False, repr=False)
     _commanding: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
     _beside: set[_Run] = field(default_factory=set, init=False, repr=False)
 
-    async def ask(self, codec: Codec, ref: Any, value: Any = None) -> Any:
+    async def ask(
+        self, codec: Codec, ref: Any, value: Any = None, *, within: float | None = None
+    ) -> Any:
         """Run the program that the codec's request names, as on a command line; return its answer.
+
+        It has to end ``within`` seconds, by default ``timeout``, once it has begun.
 
         Raises what the codec raises; OSError if the program cannot be run; TimeoutError if it does
         not end in time (it is then killed); ProtocolError if it was killed by somebody else.
         """
-        async with self._asking:
-            return await self._answer(codec, codec.request(ref, value), self.timeout)
+        request = codec.request(ref, value)
+        name = request.partition(b" ")[0].decode()
+        async with self._asking.setdefault(name, asyncio.Semaphore(self.most)):
+            return await self._answer(codec, request, within or self.timeout)
 
     async def ask_all(self, codec: Codec, refs: Iterable[Any]) -> list[Any]:
         """Ask several at once; a refusal stands in the list in place of an answer.
@@ -181,9 +185,13 @@ class Programs(Local):
         """Let the hardware come to rest."""
         await asyncio.sleep(seconds)
 
-    async def in_thread(self, work: Callable[..., T], *args: Any) -> T:
-        """Do some work that blocks, beside everything else."""
-        return await asyncio.to_thread(work, *args)
+    async def in_thread(self, work: Callable[..., T], *args: Any, within: float | None = None) -> T:
+        """Do some work that blocks, beside everything else; TimeoutError if it takes too long."""
+        try:
+            async with asyncio.timeout(within):
+                return await asyncio.to_thread(work, *args)
+        except TimeoutError:
+            raise TimeoutError(f"{work.__name__} did not end within {within:g} s") from None
 
     def close(self, reason: BaseException | None = None) -> None:
         """End what is still being asked beside; ``idle`` raises the reason."""
