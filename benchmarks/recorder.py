@@ -28,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 DATABASES = VENV / "databases"
 INFLUXD = 8086
 PATIENCE = 180.0
-MESSAGES, SAMPLES = 20_000, 200_000
+MESSAGES, SAMPLES = 40_000, 500_000
 CONFIG = """
 reporting-disabled = true
 bind-address = "127.0.0.1:8088"
@@ -128,41 +128,25 @@ def measure_original(home: Path) -> dict[str, float]:
     return found
 
 
-FILL = """
-import sys
-import time
-from pathlib import Path
-from hcam_devices.device import utc
-from hcam_devices.journal import Journal
-count, devices = int(sys.argv[1]), int(sys.argv[2])
-journal = Journal(Path(sys.argv[3]))
-begin = time.time() - 2 * count
-for n in range(count):
-    number = {"value": float(n), "unit": "deg_C"}
-    journal.append(
-        {"device": f"load{n % devices + 1}", "timestamp": utc(begin + 2 * n), "alarms": []}
-        | {"state": {"connection": "online"}, "word": "run"}
-        | {f"count{channel}": number for channel in range(1, 9)}
-    )
-"""
-
-
 def measure_ours(home: Path) -> dict[str, float]:
     """Return what ours manages, live and from a journal."""
     system = compare.ours(home)
     (home / "site.toml").write_text(INSTRUMENT)
-    flood: Command = [system.python, HERE.parent / "tests" / "network" / "flood.py"]
+    heads: Command = [system.python, HERE / "heads.py"]
     logger: Command = [system.python.parent / "hwlogger", "--instrument", home / "site.toml"]
     found = {}
     with running(system, system.router):
-        with running(system, logger) as program, running(system, [*flood, "5000", "5"]):
-            time.sleep(5)
-            found["live"] = rate(MESSAGES)
-            found["memory"] = memory(program)
-        journal = home / "hcam" / "journal" / "flood.sqlite"
-        fill: Command = [system.python, "-c", FILL, str(SAMPLES), "5", journal]
+        with running(system, logger) as program:
+            with limit(PATIENCE, lambda: "the recorder"):
+                while points() == 0:  # of the recorder itself
+                    time.sleep(0.1)
+            with running(system, [*heads, "serve", str(MESSAGES)]):
+                found["live"] = rate(MESSAGES)
+                found["memory"] = memory(program)
+        journal = home / "hcam" / "journal" / "heads.sqlite"
+        fill = [*heads, "fill", str(SAMPLES), journal]
         subprocess.run(fill, env=system.env, check=True)
-        with running(system, [*flood, "10", "5"]):
+        with running(system, [*heads, "serve"]):
             time.sleep(2)
             with running(system, logger) as program:
                 found["catching up"] = rate(SAMPLES)

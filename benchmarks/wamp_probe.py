@@ -162,13 +162,17 @@ async def flood(session: Any, count: int) -> None:
     from astropy import units as u  # noqa: PLC0415
     from astropy.time import Time  # noqa: PLC0415
 
+    from telemetry import WORDS, head  # noqa: PLC0415
+
     begin = Time.now() - 1 * u.day
-    names = ("pressure", "flow", "heatsink", "peltier_current", "setpoint", "temperature")
-    fields = {name: n * u.deg_C for n, name in enumerate(names)}
-    words = {"peltier_status": "run", "state": "OK", "state_reason": "None"}
+    words = WORDS | {"state": "OK"}
     payloads = [
-        pickle.dumps({"timestamp": begin + n * u.ms} | fields | words)
-        for n in range(0, 2 * count, 2)
+        pickle.dumps(
+            {"timestamp": begin + 2 * n * u.ms}
+            | {name: value * u.Unit(unit) for name, (value, unit) in head(n).items()}
+            | words
+        )
+        for n in range(count)
     ]
     report(ready=time.monotonic())
     for n, payload in enumerate(payloads):

@@ -88,6 +88,7 @@ EXTENDED = instrument_with(
     replace(WHT.entries["chiller"], name="water"),
     Entry("ngc", Controller, "hserver", (), {"answers": DETECTOR}),
     Entry("gtc", Telescope, "gtcserver", (), {"answers": GTC}),
+    replace(load().entries["gtc"], name="telescope"),
 )
 DEFAULT = instrument_with({"offsite": store()})
 

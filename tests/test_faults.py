@@ -42,6 +42,7 @@ CHECKED = {"flip", "insert"}
 """Those that only a checksum reveals."""
 TRUE = {"alarm", "static", "emergency", "power_cycle", "limit", "heading", "closing"}
 TRUE |= {"leap_second", "time", "status"}
+TRUE |= {"refused", "unheard", "unanswered", "broken", "failed", "hang", "unsettled", "flapping"}
 """Those that change the hardware, or what does not matter, and do not lie: see their own tests."""
 ON_CONNECTION = {"identity", "unnamed"}
 """Those that may only be noticed when a connection is made."""

@@ -33,7 +33,8 @@ def test_devices_are_chosen_by_server_and_by_pattern() -> None:
     instrument = load()
     assert [entry.name for entry in instrument.choose("hwserver", "ccd?")] == HEADS
     assert instrument.choose("hserver", "ccd?") == []
-    assert len(instrument.choose("hwserver")) == len(instrument.entries)
+    assert [entry.name for entry in instrument.choose("gtcserver")] == ["gtc"]
+    assert "gtc" not in [entry.name for entry in instrument.choose("hwserver")]
 
 
 def test_settings_reach_the_device_and_its_link(tmp_path: Path) -> None:

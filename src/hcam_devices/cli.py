@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,9 @@ def _address(url: str | None, instrument: Any) -> Address:
     return Address(instrument.router.host, instrument.router.port)
 
 
-def _server(name: str, example: str, doc: str) -> click.Command:
+def _server(
+    name: str, example: str, doc: str, needs: Callable[[], object] = lambda: None
+) -> click.Command:
     """Return the program that presents the devices of one server."""
 
     @click.command(cls=Command, name=name, help=doc, epilog=_example(example))
@@ -98,6 +101,7 @@ def _server(name: str, example: str, doc: str) -> click.Command:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
         declared = _load(instrument)
         address = _address(url, declared)
+        needs()
         serve(name, declared, pattern, address, emulate=emulate, replay=played)
 
     return program
@@ -111,8 +115,20 @@ hwserver = _server(
 hserver = _server(
     "hserver", "hserver --emulate", "Present the detector controller (NGC) on the network."
 )
+
+
+def _corba() -> None:
+    """Raise HcamError, with what to install, unless CORBA can be spoken."""
+    from .telescope.corba import start_orb
+
+    try:
+        start_orb()
+    except ConnectionError as error:
+        raise HcamError(str(error)) from None
+
+
 gtcserver = _server(
-    "gtcserver", "gtcserver --emulate", "Present the telescope (GTC) on the network."
+    "gtcserver", "gtcserver --emulate", "Present the telescope (GTC) on the network.", _corba
 )
 
 
@@ -504,6 +520,34 @@ def dashboards(folder: Path, store: str | None, instrument: Path | None) -> None
         ) from None
     titles = dashboards.write(folder, _load(instrument), store)
     click.echo(f"{folder}: {', '.join(titles)}")
+
+
+@main.group(cls=Group)
+def gtc() -> None:
+    """Look at the telescope."""
+
+
+@gtc.command(epilog=_example("hcam gtc probe --host 192.0.2.5 --idl telescope.idl"))
+@click.option("--host", default="127.0.0.1", help="Where its name service is.")
+@click.option("--port", type=click.IntRange(1, 65535), default=12008, help="Of the name service.")
+@click.option("--idl", default="", help="The site's IDL file, if there is one.")
+@click.option("--timeout", type=click.FloatRange(0.1, 60), default=2.0, help="Of each call.")
+def probe(host: str, port: int, idl: str, timeout: float) -> None:
+    """Report what the telescope's server is: type, ORB, addresses, and what can be read.
+
+    Nothing is moved or set. Exit status 1 if it is not alive.
+    """
+    from .link import LINK_LOST
+    from .telescope.corba import Corba
+    from .telescope.probe import report
+
+    _corba()
+    link = Corba(host=host, port=port, idl=idl, timeout=timeout)
+    try:
+        for line in asyncio.run(report(link)):
+            click.echo(line)
+    except (*LINK_LOST, ValueError) as error:
+        raise HcamError(str(error)) from None
 
 
 @main.group(cls=Group)

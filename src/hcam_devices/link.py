@@ -30,6 +30,10 @@ class RefusedError(Exception):
     """The hardware understood, and refused."""
 
 
+class OutcomeUnknownError(TimeoutError):
+    """The link was lost under a command that may have been carried out: it is not sent again."""
+
+
 LINK_LOST = (OSError, TimeoutError, ProtocolError)
 
 

@@ -61,6 +61,14 @@ class Picture:
         if isinstance(status, dict) and {"server", "state"} <= status.keys():
             self.servers[str(status["server"])] = status
 
+    def running(self) -> str:
+        """Return which servers run, those of which the same can be said together."""
+        found: dict[str, list[str]] = {}
+        for name, server in sorted(self.servers.items()):
+            emulated = " (emulated)" if server.get("emulated") else ""
+            found.setdefault(f"{server['state']}{emulated}", []).append(name)
+        return "  ".join(f"{', '.join(names)} {state}" for state, names in found.items())
+
     def alarms(self) -> list[Text]:
         """Return everything that is wrong, a line each, worst first; the same of many is one."""
         found: dict[tuple[str, str], list[str]] = {}
@@ -137,6 +145,8 @@ def groups(sample: dict[str, Any]) -> Iterator[tuple[str, list[str], str]]:
             unit = current["unit"]
             shown = f"{number(current['value'])} (target {number(target['value'])})"
         elif isinstance(value, dict):
+            if "value" not in value:  # a table, such as the telescope's header
+                continue
             unit, shown = value["unit"], number(value["value"])
         family = re.sub(r"\d+$", "", name)
         families.setdefault(family, ([], PRETTY.get(unit, unit)))[0].append(shown)
@@ -219,29 +229,27 @@ def draw(picture: Picture, address: Address, size: tuple[int, int], hints: str =
     width, height = size
     title = Text("HiPERCAM", style="bold")
     title.append(f"  router {address} " + ("" if picture.router else "is not there (yet)"))
-    for server in picture.servers.values():
-        emulated = " (emulated)" if server.get("emulated") else ""
-        title.append(f"  {server['server']} {server['state']}{emulated}")
     if picture.realm == uris.REPLAY:
         newest = max((str(one["timestamp"]) for one in picture.samples.values() if one), default="")
         title.append(f"  REPLAY {newest[:19].replace('T', ' ')}", style="bold red")
     else:
         title.append(time.strftime("  %H:%M:%S UTC", time.gmtime()))
-    title.truncate(width)
+    head = [title, *([Text(picture.running(), style="bold")] if picture.servers else [])]
     alarms = picture.alarms()
     most = max(height // 3, 3)
     lines = alarms[:most]
-    for line in lines:
+    for line in (*head, *lines):
         line.truncate(width, overflow="ellipsis")
     if len(alarms) > most:
         lines.append(Text(f"... and {len(alarms) - most} more alarms", style="red"))
     footer = Text(hints, style="dim")
-    room = height - len(lines) - len(footer.wrap(Console(width=width), width)) - 2
+    room = height - len(lines) - len(footer.wrap(Console(width=width), width))
+    room -= len(head) + 1
     whole = table(picture, width)
     probe = Console(width=width, file=None, record=False)
     fits = len(probe.render_lines(whole)) <= room
     shown = whole if fits else table(picture, width, max(room, 2))
-    return Group(title, *lines, shown, *([footer] if hints else []))
+    return Group(*head, *lines, shown, *([footer] if hints else []))
 
 
 async def watch(

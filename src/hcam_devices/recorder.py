@@ -11,9 +11,10 @@ import math
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, aclosing
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,10 +27,10 @@ from . import HcamError
 from .audit import Audit, Published, audit, without
 from .axis import NotAllowedError
 from .device import Alarm, Device, Sample, utc
-from .fields import Procedure, Readback, Value, rpc, shorten
+from .fields import Procedure, Readback, Value, rpc
 from .history import Archive, Moment, Reply, elsewhere, span
 from .instrument import Entry, Instrument
-from .journal import DAY, Journal
+from .journal import DAY, Journal, read_page
 from .link import Local
 from .server import Server, Task, claim, home, until_told
 from .stores import AwayError, Store, StoreSettings, place
@@ -144,10 +145,7 @@ class Journals:
         """Return some of the samples with numbers above ``after``; raises one of UNLIKELY."""
         if found := self.own.samples(device, after, PAGE, epoch):
             return found
-        reply = await self._call(uris.rpc(device, "samples"), after, PAGE, epoch)
-        if not (isinstance(reply, list) and all(isinstance(one, dict) for one in reply)):
-            raise ValueError(f"{device} answered {shorten(reply)} instead of samples")
-        return reply
+        return read_page(await self._call(uris.rpc(device, "page"), after, PAGE, epoch))
 
 
 class Keeper:
@@ -245,12 +243,17 @@ class Keeper:
     async def _write(self, points: list[Point]) -> None:
         batch, self._live = self._live, []
         self._wake.clear()
-        unique = {(one.device, one.epoch, one.seq): one for one in (*batch, *points)}
+        unique = {one[:3]: one for one in (*batch, *points)}
         if not unique:
             return
-        await self._do(self.store.write, list(unique.values()))
+
+        def write() -> int:
+            self.store.write(list(unique.values()))
+            return self.store.aside()
+
+        aside = await self._do(write)
         self.written += len(unique)
-        if (aside := await self._do(self.store.aside)) > self.aside:
+        if aside > self.aside:
             said = f"it refused {aside} samples so far; they are set aside"
             self._news["aside"] = self.clock(), said
         self.aside = aside
@@ -290,34 +293,46 @@ class Keeper:
             await self._fetch(device, epoch, first, last)
 
     async def _fetch(self, device: str, epoch: str, first: int, last: int) -> None:
-        """Bring the numbers from ``first`` to ``last``; ask for a page while writing another."""
-        coming = asyncio.ensure_future(self._page(device, epoch, first, last))
+        """Bring the numbers from ``first`` to ``last``, one page while the next is being read."""
+        writing = asyncio.ensure_future(self._write([]))
+        try:
+            async with aclosing(self._pages(device, epoch, first, last)) as pages:
+                async for upto, points in pages:
+                    await writing
+                    bring = self._bring(device, epoch, first, upto, points)
+                    writing = asyncio.ensure_future(bring)
+                    first = upto + 1
+            await writing
+        finally:
+            await asyncio.gather(writing, return_exceptions=True)
+
+    async def _pages(
+        self, device: str, epoch: str, first: int, last: int
+    ) -> AsyncGenerator[tuple[int, list[Point]]]:
+        """Yield points and up to which number they are all; ask for a page while reading one."""
+        asked = asyncio.ensure_future(self.journals.samples(device, first - 1, epoch))
         try:
             while first <= last:
-                points = await coming
-                upto = points[-1].seq if points else last
+                samples = await asked
+                seqs = (one.get("seq") for one in samples)
+                upto = max((n for n in seqs if type(n) is int and first <= n <= last), default=last)
                 if upto < last:
-                    coming = asyncio.ensure_future(self._page(device, epoch, upto + 1, last))
-                await self._write(points)
-                for low, high in self.store.stored.missing(device, epoch, first, upto):
-                    cause = "the device's journal does not have it, or it cannot be read"
-                    await self._settle(Gone(device, epoch, low, high, cause))
-                self.backlog[device] -= upto - first + 1
+                    asked = asyncio.ensure_future(self.journals.samples(device, upto, epoch))
+                await asyncio.sleep(0)  # so that this is asked, and what was read is written
+                yield upto, _points(samples, device, epoch, first, upto)
                 first = upto + 1
         finally:
-            coming.cancel()
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
 
-    async def _page(self, device: str, epoch: str, first: int, last: int) -> list[Point]:
-        found = []
-        for sample in await self.journals.samples(device, first - 1, epoch):
-            try:
-                point = flatten(sample)
-            except ValueError as error:
-                log.warning("a sample of %s cannot be kept: %s", device, error)
-                continue
-            if (point.device, point.epoch) == (device, epoch) and first <= point.seq <= last:
-                found.append(point)
-        return sorted(found, key=lambda point: point.seq)
+    async def _bring(
+        self, device: str, epoch: str, first: int, upto: int, points: list[Point]
+    ) -> None:
+        await self._write(points)
+        for low, high in self.store.stored.missing(device, epoch, first, upto):
+            cause = "the device's journal does not have it, or it cannot be read"
+            await self._settle(Gone(device, epoch, low, high, cause))
+        self.backlog[device] -= upto - first + 1
 
     async def _settle(self, gone: Gone) -> None:
         await self._do(self.store.settle, gone)
@@ -561,6 +576,20 @@ def recorder_of(stores: Iterable[str]) -> type[Recorder]:
     return type(
         "Recorder", (Recorder,), {"__module__": __name__, "__doc__": Recorder.__doc__} | declared
     )
+
+
+def _points(samples: list[Sample], device: str, epoch: str, first: int, last: int) -> list[Point]:
+    """Return those samples that are wanted and can be kept, in order."""
+    found = []
+    for sample in samples:
+        try:
+            point = flatten(sample)
+        except ValueError as error:
+            log.warning("a sample of %s cannot be kept: %s", device, error)
+            continue
+        if point[:2] == (device, epoch) and first <= point.seq <= last:
+            found.append(point)
+    return sorted(found, key=attrgetter("seq"))
 
 
 def _plain(value: Any, depth: int = 0) -> Any:

@@ -97,6 +97,10 @@ class Simulator:
         """Return the reply to a frame; nothing if the device would not answer."""
         raise NotImplementedError
 
+    def takes(self, frame: bytes) -> float:
+        """Return how many seconds pass before a frame is looked at; others are not held up."""
+        return 0.0
+
     def constant(self, frame: bytes) -> bytes:
         """Return the part of a request that is the same each time it is made."""
         return frame
@@ -289,6 +293,8 @@ class _Conversation:
         when = hang_up["when"] if hang_up else ""
         if when == "before":
             raise ConnectionResetError
+        if pause := sim.takes(frame):
+            await asyncio.sleep(pause)
         reply = sim.reply(frame)
         if reply:
             reply = sim.own_faults(reply)

@@ -9,6 +9,8 @@ from hcam_devices.instrument import load
 from .tools import Net
 
 DEVICES = [entry.name for entry in load().choose("hwserver")]
+OTHERS = [entry.name for entry in load().entries.values() if entry.name not in DEVICES]
+"""Those of the other servers."""
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +18,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
     """The router and the server of this worker."""
     net = Net(tmp_path_factory.mktemp("shared"))
     try:
-        net.start_server()
+        net.start_servers()
         net.start_recorder()
         net.start_router()
         yield net
@@ -31,7 +33,7 @@ def net(shared: Net, monkeypatch: pytest.MonkeyPatch) -> Net:
     monkeypatch.setenv("HCAM_HOME", str(shared.home))
     if shared.server is None or shared.server.poll() is not None:
         shared.start_server()
-    shared.wait_for_devices(*DEVICES, "recorder")
+    shared.wait_for_devices(*DEVICES, *OTHERS, "recorder")
     return shared
 
 

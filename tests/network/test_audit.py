@@ -7,7 +7,7 @@ from typing import Any
 from hcam_devices.stores.history import History
 from hcam_devices.wamp.utils import call
 
-from .conftest import DEVICES
+from .conftest import DEVICES, OTHERS
 from .tools import BIN, Net, until
 
 
@@ -19,13 +19,13 @@ def audited() -> dict[str, Any]:
 
 def test_a_night_that_is_being_recorded_is_complete_up_to_now(own: Net) -> None:
     own.start_router()
-    own.start_server()
+    own.start_servers()
     own.start(BIN / "hwlogger", log="hwlogger.out")
-    own.wait_for_devices(*DEVICES)
-    until(lambda: all(own.last(name) > 2 for name in DEVICES))
-    until(lambda: len(audited()["lines"]) > len(DEVICES))
+    own.wait_for_devices(*DEVICES, *OTHERS)
+    until(lambda: all(own.last(name) > 2 for name in (*DEVICES, *OTHERS)))
+    until(lambda: len(audited()["lines"]) > len(DEVICES) + len(OTHERS))
     said = own.hcam("audit")
-    assert all(f"\n{name} " in said for name in (*DEVICES, "recorder"))
+    assert all(f"\n{name} " in said for name in (*DEVICES, *OTHERS, "recorder"))
     assert "Everything published is stored once: local has " in said
     found = json.loads(own.hcam("audit", "--json"))
     assert found["complete"]
@@ -50,13 +50,16 @@ def test_without_a_server_nothing_is_certain(own: Net) -> None:
     own.server.terminate()
     own.server.wait()
     said = own.hcam("audit", code=1)
-    assert "nobody answers for its journal: is its server running? (21 devices)" in said
+    assert (
+        f"nobody answers for its journal: is its server running? ({len(DEVICES)} devices)" in said
+    )
 
 
 def test_without_the_recorder_its_files_alone_are_looked_at(own: Net) -> None:
     own.end()
     said = own.hcam("audit", code=1)
-    assert "the recorder is not running: no journal was asked (22 devices)" in said
+    everything = len(DEVICES) + len(OTHERS) + 1  # and the recorder
+    assert f"the recorder is not running: no journal was asked ({everything} devices)" in said
     assert "slide 2 (epoch " in said
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from hcam_devices.wamp.utils import call
 
-from .conftest import DEVICES
+from .conftest import DEVICES, OTHERS
 from .tools import BIN, Net, free_port, living, until
 
 COMMANDS = ["up", "router", "watch", "status", "call", "publish", "simulate", "config check"]
@@ -109,7 +109,7 @@ def test_status_says_that_all_is_well(net: Net) -> None:
         call("hipercam.rackpc.rpc.cpu.enable")
         call("hipercam.rackpc.rpc.mem.enable")
     assert "hwserver is running" in told
-    everything = len(DEVICES) + 1  # and the recorder
+    everything = len(DEVICES) + len(OTHERS) + 1  # and the recorder
     assert f"{everything} of {everything} devices online" in told
     alarmed = {line.split()[1] for line in told.splitlines() if line.startswith(("ERR", "WARN"))}
     assert alarmed <= {"rackpc:", "compo:", "compo_arms:"}  # whose arms have not been homed

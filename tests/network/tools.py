@@ -144,6 +144,13 @@ class Net:
         self.server = self.start(BIN / name, "--emulate", log=f"{name}.out")
         return self.server
 
+    def start_servers(self) -> None:
+        """Start every server but the recorder; ``server`` is hwserver."""
+        for name in sorted(
+            {entry.server for entry in load().entries.values()}, key="hwserver".__eq__
+        ):
+            self.start_server(name)
+
     def start_recorder(self, *arguments: str | Path) -> subprocess.Popen[bytes]:
         return self.start(BIN / "hwlogger", *arguments, log="hwlogger.out")
 

@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ def point(seq: int, device: str = "slide", epoch: str = "4f3c", **more: Any) -> 
     }
     units = {"position": "pix"}
     plain = Point(device, epoch, seq, START + 2000 * seq + len(epoch), values, units)
-    return replace(plain, **more)
+    return plain._replace(**more)
 
 
 def some(first: int, last: int, **more: Any) -> list[Point]:
@@ -528,7 +527,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return a folder with a closed night, and one as a killed process would leave it."""
     closed, killed = (tmp_path_factory.mktemp(name) / "whole" for name in ("closed", "killed"))
     with closing(EmbeddedStore("embedded", closed, clock=Clock(END / 1000))) as store:
-        store.write([replace(one, time=one.time + 2000 * one.seq) for one in OLD])
+        store.write([one._replace(time=one.time + 2000 * one.seq) for one in OLD])
         store.tidy()
         store.settle(Gone("slide", "dead", 1, 50, "the journal had no more"))
         for start in range(0, len(SOME), 100):

@@ -7,7 +7,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -203,7 +202,7 @@ def test_victoriametrics_sees_the_same_names_and_nothing_else(
     some: list[Point], victoria: databases.VictoriaMetrics, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     evil: dict[str, Field] = {"evil": "\nevil x=1\n"}
-    some = [replace(one, time=START, values={**one.values, **evil}) for one in some]
+    some = [one._replace(time=START, values={**one.values, **evil}) for one in some]
     store = LineStore("any", given_as(url=victoria.url), tmp_path_factory.mktemp("x"))
     store.write(some)
     store.close()

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcam_devices.telescope.headers import Item, parse
+from hcam_devices.telescope.headers import Item, parse, typed
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from hcam_devices.telescope.headers import Item, parse
 def test_an_item_is_a_name_a_value_and_a_comment(
     text: str, name: str, value: str, comment: str
 ) -> None:
-    assert parse([text]) == {name: Item(value, comment)}
+    assert parse([text]) == {name: Item(value, comment, quoted=text.count("'") > 1)}
 
 
 @pytest.mark.parametrize("garbage", ["JUNK", "", "  ", " = 5 / nameless", "/ comment only", ";;;"])
@@ -47,7 +47,7 @@ anything = st.text(st.characters(exclude_characters=";", exclude_categories=["Cs
 @given(names, anything, anything)
 def test_a_quoted_value_survives_whatever_is_in_it(name: str, value: str, comment: str) -> None:
     quoted = value.replace("'", "''")
-    assert parse([f"{name:8}= '{quoted}' / {comment}"]) == {name: Item(value, comment)}
+    assert parse([f"{name:8}= '{quoted}' / {comment}"]) == {name: Item(value, comment, quoted=True)}
 
 
 @given(names, st.floats(allow_nan=False), anything)
@@ -61,3 +61,28 @@ def test_no_text_is_too_strange(groups: list[str]) -> None:
     for name, item in parse(groups).items():
         assert name == name.strip() != ""
         assert item.value == item.value.strip()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("17.5541", 17.5541),
+        ("-12", -12.0),
+        ("1.5E-3", 0.0015),
+        ("'2026'", "2026"),
+        ("01:10:12.99", "01:10:12.99"),
+        ("T", "T"),
+        ("nan", "nan"),
+        ("inf", "inf"),
+        ("1e999", "1e999"),
+        ("1_000", "1_000"),
+        ("", ""),
+    ],
+)
+def test_a_number_is_one_and_everything_else_is_text(text: str, value: float | str) -> None:
+    found = typed(parse([f"KEY = {text} / comment"]))["KEY"]
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_what_cannot_be_a_name_is_not_in_a_typed_header() -> None:
+    assert typed(parse(["\xff\xfe / = ;X = 1;a b = 2;DATE-OBS= 3"])) == {"X": 1.0, "DATE-OBS": 3.0}

@@ -22,6 +22,9 @@ class Coverage:
 
     def __contains__(self, number: tuple[str, str, int]) -> bool:
         device, epoch, seq = number
+        ranges = self.ranges.get((device, epoch))
+        if not ranges or seq > ranges[-1][1]:
+            return False
         return not self.missing(device, epoch, seq, seq)
 
     def add(self, device: str, epoch: str, first: int, last: int) -> None:

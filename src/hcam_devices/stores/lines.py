@@ -27,6 +27,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from http import HTTPStatus
+from itertools import groupby
 from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import quote, urlencode
@@ -68,7 +69,14 @@ def value_of(value: Field) -> str:
 def line_of(point: Point) -> bytes:
     """Return a sample as a line, without its end."""
     fields = point.values | {"seq": float(point.seq), "epoch": point.epoch}
-    written = ",".join(f"{name_of(name)}={value_of(value)}" for name, value in fields.items())
+    written = ",".join(
+        [
+            f"{name_of(name)}={value!r}"
+            if type(value) is float
+            else f"{name_of(name)}={value_of(value)}"
+            for name, value in fields.items()
+        ]
+    )
     nanoseconds = point.time * 1_000_000 + point.seq % 1_000_000
     return f"{name_of(point.device)} {written} {nanoseconds}".encode(errors="replace")
 
@@ -115,7 +123,7 @@ class LineStore:
             if self._connection.broken():  # the database may have ended and begun meanwhile
                 self._connection.close()
                 self._doubt()
-            new = (one for one in points if (one.device, one.epoch, one.seq) not in self.stored)
+            new = (one for one in points if one[:3] not in self.stored)
             for batch in self._batches(new):
                 self._send(batch)
         except sqlite3.Error as error:
@@ -158,9 +166,9 @@ class LineStore:
 
     def _acknowledged(self, lines: list[Line]) -> None:
         numbers = Coverage()
-        for point, _ in lines:
-            for coverage in (numbers, self.stored):
-                coverage.add(point.device, point.epoch, point.seq, point.seq)
+        for (device, epoch), some in groupby((one for one, _ in lines), lambda one: one[:2]):
+            numbers.add_each(device, epoch, (one.seq for one in some))
+        self.stored.update(numbers)
         self._unsure.append((self.clock(), numbers))
         self._taken = lines[-1]
 

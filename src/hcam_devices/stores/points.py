@@ -3,16 +3,15 @@
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from math import isfinite
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ..fields import Value
 
 Field: TypeAlias = float | bool | str
 
-HEADER = ("device", "seq", "epoch", "timestamp")
+HEADER = frozenset(("device", "seq", "epoch", "timestamp"))
 MOST_FIELDS = 500
 DEEPEST = 8
 LONGEST_TEXT = 60_000
@@ -21,8 +20,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(NamedTuple):
     """One sample, flat.
 
     ``time`` is UTC in milliseconds since 1970. A pair of positions is ``position`` (the current
@@ -75,13 +73,12 @@ def flatten(sample: dict[str, Any]) -> Point:
 def _put(
     name: str, value: Any, values: dict[str, Field], units: dict[str, str], depth: int
 ) -> None:
+    whole = value
+    while type(value) is dict and len(value) == 2 and "unit" in value and "value" in value:
+        value = value["value"]
     kind = type(value)
     if kind is dict:
-        if len(value) == 2 and "value" in value and "unit" in value:
-            _put(name, value["value"], values, units, depth)
-            if name in values:
-                units[name] = str(value["unit"])
-        elif depth < DEEPEST:
+        if depth < DEEPEST:
             for key, one in value.items():
                 path = name if key == "current" and "target" in value else f"{name}.{key}"
                 _put(path, one, values, units, depth + 1)
@@ -99,6 +96,8 @@ def _put(
             values[name] = float(value)
     elif kind is list:
         values[name] = json.dumps(value, default=str)[:LONGEST_TEXT]
+    if value is not whole and name in values:
+        units[name] = str(whole["unit"])
 
 
 def unflatten(point: Point) -> dict[str, Any]:

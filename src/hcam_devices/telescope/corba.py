@@ -3,7 +3,11 @@
     resolve HIPERTelescopeServer at corbaname::HOST:12008, then call, for instance, getHumidity
 
 omniORBpy is the optional extra ``gtc``, imported when a link is opened. Its calls block, so each is
-made in a thread, one at a time, and ends by the ORB's own deadline.
+made in a thread, one at a time, and ends by the ORB's own deadline. What takes long (``ask_apart``)
+has a reference, a connection and a thread of its own.
+
+A command that may have been carried out, although nobody said so, is an OutcomeUnknownError:
+nothing may send it again before a person has looked.
 
 Nobody outside the GTC knows the types of the interface. They come from, in this order, the site's
 IDL file (setting ``idl``), the site's compiled stubs on PYTHONPATH (``HIPERTELESCOPESERVER``), or,
@@ -13,18 +17,29 @@ because an argument of the wrong type may be carried out with a wrong number.
 
 import asyncio
 import importlib
+import math
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ..link import LINK_LOST, Local, Port, ProtocolError, RefusedError, Seconds
+from ..fields import shorten
+from ..link import (
+    LINK_LOST,
+    Local,
+    OutcomeUnknownError,
+    Port,
+    ProtocolError,
+    RefusedError,
+    Seconds,
+)
 
 Call: TypeAlias = Callable[[str, tuple[object, ...]], Any]
 
@@ -48,6 +63,19 @@ NEEDS_EXTRA = (
     "pip install 'hcam_devices[gtc]'"
 )
 HOW_TO_TYPE = "name the site's IDL file in the instrument file (idl)"
+
+ALIAS, BOOLEAN = 21, 8
+WHOLE = {
+    2: (-(2**15), 2**15 - 1),
+    3: (-(2**31), 2**31 - 1),
+    4: (0, 2**16 - 1),
+    5: (0, 2**32 - 1),
+    10: (0, 255),
+    23: (-(2**63), 2**63 - 1),
+    24: (0, 2**64 - 1),
+}
+REAL = {6: 3.4028234e38, 7: sys.float_info.max}
+"""Kinds of types (CORBA's TCKind): short, long, both unsigned, octet, long long; float, double."""
 
 _loading = threading.Lock()
 _loaded: dict[str, Any] = {}
@@ -85,12 +113,13 @@ class Corba(Local):
     async def ask(self, codec: Any, ref: str, value: tuple[object, ...] | None = None) -> Any:
         """Return what the operation ``ref`` returns for the arguments ``value``.
 
-        Raises RefusedError for an exception of the telescope, ValueError if the operation is not
-        known, or OSError or TimeoutError: the link is then closed.
+        Numbers are converted to the declared types. Raises RefusedError for an exception of the
+        telescope, ValueError if the operation is not known or an argument does not fit (nothing
+        was sent), or OSError or TimeoutError: the link is then closed. Of these OutcomeUnknownError
+        says that a command may have been carried out; after any other it was not.
         """
         if self._telescope is None:
-            lost = self._lost and self._lost.done() and self._lost.exception()
-            raise lost or ConnectionError(f"not connected to {self}")
+            raise self._why_closed()
         call = self._telescope
         self._show(">", ref.encode(), value or "")
         try:
@@ -100,6 +129,38 @@ class Corba(Local):
         except LINK_LOST as error:
             self.close(error)
             raise
+
+    def _why_closed(self) -> BaseException:
+        lost = self._lost.exception() if self._lost and self._lost.done() else None
+        if isinstance(lost, OutcomeUnknownError):  # true of another call, not of this one
+            return ConnectionError(f"not connected to {self}: {lost}")
+        return lost or ConnectionError(f"not connected to {self}")
+
+    async def ask_apart(self, ref: str, within: float) -> Any:
+        """Return what an operation without arguments returns ``within`` that many seconds.
+
+        It disturbs nothing else, is looked up for itself, and does not keep the process from
+        ending. Raises as ``ask``, but leaves the link alone.
+        """
+        self._show(">", ref.encode(), f"within {within:g} s")
+        answer = await in_own_thread(lambda: self._find(within)(ref, ()))
+        self._show("<", b"", answer)
+        return answer
+
+    async def reference(self) -> str:
+        """Return the telescope's reference (``IOR:...``) as the name service has it.
+
+        Raises as ``open``.
+        """
+
+        def look_up() -> str:
+            found = self._resolve()
+            if found is None:
+                raise ConnectionError(f"{self} is nothing: the name service has no reference")
+            text: str = start_orb()[1].object_to_string(found)
+            return text
+
+        return str(await self._in_thread(look_up))
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
         async with self._turn:
@@ -117,64 +178,106 @@ class Corba(Local):
 
     # --- in the thread ----------------------------------------------------------------------
 
-    def _find(self) -> Call:
+    def _bounded(self, reference: Any) -> Any:
+        start_orb()[0].setClientCallTimeout(reference, round(1000 * self.timeout))
+        return reference
+
+    def _resolve(self) -> Any:
+        """Return the reference that the name service has; nobody has asked the telescope yet."""
         omniorb, orb = start_orb()
         naming = importlib.import_module("CosNaming")
-        interface = load_interface(self.idl)
         service = f"the name service at {self.host}:{self.port}"
-        telescope = f"the telescope ({self})"
-
-        def bounded(reference: Any) -> Any:
-            omniorb.setClientCallTimeout(reference, round(1000 * self.timeout))
-            return reference
-
         try:
             root = orb.string_to_object(f"corbaloc::{self.host}:{self.port}/NameService")
-            context = bounded(root)._unchecked_narrow(naming.NamingContext)
-            found = bounded(context).resolve([naming.NameComponent(self.server, "")])
+            context = self._bounded(root)._unchecked_narrow(naming.NamingContext)
+            return self._bounded(context).resolve([naming.NameComponent(self.server, "")])
         except naming.NamingContext.NotFound:
             raise ConnectionError(
                 f"{service} knows no {self.server}: has the telescope's server been started?"
             ) from None
         except omniorb.CORBA.Exception as error:
             raise self._explain(error, service, "resolve") from None
+
+    def _find(self, within: float | None = None) -> Call:
+        within = within or self.timeout
+        omniorb, orb = start_orb()
+        interface = load_interface(self.idl)
+        telescope = f"the telescope ({self})"
+        found = self._resolve()
         try:
             wanted = interface._NP_RepositoryId if interface else REPOSITORY_ID
             # _is_a is answered from the reference itself if that says so: it need not be alive.
-            if found is None or bounded(found)._non_existent():
+            if found is None or self._bounded(found)._non_existent():
                 raise ConnectionError(f"{telescope} is not there any more")
             if not found._is_a(wanted):
                 raise ProtocolError(f"{self} is not a {wanted}; {HOW_TO_TYPE}")
             if interface:
-                found = bounded(found._unchecked_narrow(interface))
+                found = found._unchecked_narrow(interface)
+            omniorb.setClientCallTimeout(found, round(1000 * within))
         except omniorb.CORBA.Exception as error:
             raise self._explain(error, telescope, "to say what it is") from None
-        call = typed(found) if interface else by_size(found, omniorb, orb)
+        call = typed(found, interface) if interface else by_size(found, omniorb, orb)
 
         def explained(operation: str, arguments: tuple[object, ...]) -> Any:
             try:
                 return call(operation, arguments)
             except omniorb.CORBA.Exception as error:
-                raise self._explain(error, telescope, operation, maybe=bool(arguments)) from None
+                raise self._explain(error, telescope, operation, within) from None
 
         return explained
 
     def _explain(
-        self, error: Exception, what: str, operation: str, *, maybe: bool = False
+        self, error: Exception, what: str, operation: str, within: float | None = None
     ) -> Exception:
-        """Return our exception for one of CORBA's; ``maybe`` it was a command."""
+        """Return our exception for one of CORBA's."""
         name = type(error).__name__
-        done = str(getattr(error, "completed", "")) != "COMPLETED_NO"
-        perhaps = f"; {operation} may have been carried out" if maybe and done else ""
-        if name == "TRANSIENT":
-            return ConnectionRefusedError(f"{what} cannot be reached{perhaps}")
-        if name == "COMM_FAILURE":
-            return ConnectionResetError(f"{what} broke the connection{perhaps}")
-        if name == "OBJECT_NOT_EXIST":
-            return ConnectionError(f"{what} is not there any more; it is looked up again")
-        if name == "TIMEOUT":
-            return TimeoutError(f"{what} did not answer within {self.timeout:g} s{perhaps}")
-        return RefusedError(f"{what} refused {operation}: {error}")
+        within = within or self.timeout
+        said = {
+            "TRANSIENT": "cannot be reached",
+            "COMM_FAILURE": "broke the connection",
+            "OBJECT_NOT_EXIST": "is not there any more; it is looked up again",
+            "TIMEOUT": f"did not answer within {within:g} s",
+        }.get(name)
+        # Only what the interface declares has no completion: that is an answer.
+        done = str(getattr(error, "completed", "COMPLETED_NO")) != "COMPLETED_NO"
+        if done and not reads(operation):
+            return OutcomeUnknownError(
+                f"{what} {said or f'failed ({error})'}; {operation} may have been carried out"
+            )
+        if said is None:
+            return RefusedError(f"{what} refused {operation}: {error}")
+        kinds = {
+            "TRANSIENT": ConnectionRefusedError,
+            "COMM_FAILURE": ConnectionResetError,
+            "TIMEOUT": TimeoutError,
+        }
+        return kinds.get(name, ConnectionError)(f"{what} {said}")
+
+
+def reads(operation: str) -> bool:
+    """Tell what changes nothing from a command."""
+    return operation in READABLE or operation in ("resolve", "to say what it is")
+
+
+async def in_own_thread(work: Callable[[], Any]) -> Any:
+    """Return what work returns; at the end of the process nobody waits for it."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Any] = loop.create_future()
+
+    def tell(set_it: Callable[[Any], None], result: Any) -> None:
+        if not done.done():
+            set_it(result)
+
+    def run() -> None:
+        try:
+            told = done.set_result, work()
+        except Exception as error:  # noqa: BLE001  (whatever it is, who waits is told)
+            told = done.set_exception, error
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(tell, *told)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await done
 
 
 def start_orb() -> tuple[Any, Any]:
@@ -242,19 +345,45 @@ def _compile(idl: str) -> Any:
     return interface
 
 
-def typed(telescope: Any) -> Call:
+def typed(telescope: Any, interface: Any) -> Call:
     """Return how to call a reference whose interface is known."""
 
     def call(operation: str, arguments: tuple[object, ...]) -> Any:
-        function = getattr(telescope, operation, None)
-        if function is None:
+        described = getattr(interface, f"_d_{operation}", None)
+        if described is None:
             raise ValueError(f"the telescope's interface has no operation {operation}")
-        try:
-            return function(*arguments)
-        except TypeError as error:  # the number of arguments; nothing was sent
-            raise ValueError(f"{operation}: {error}") from None
+        return getattr(telescope, operation)(*fitted(operation, arguments, described[0]))
 
     return call
+
+
+def fitted(operation: str, arguments: Sequence[object], kinds: Sequence[Any]) -> list[object]:
+    """Return arguments as the types that an operation declares; ValueError if one does not fit.
+
+    A number is as good as another if nothing is lost: 25.0 is a long, 25 is a double.
+    """
+    if len(arguments) != len(kinds):
+        raise ValueError(f"{operation} takes {len(kinds)} arguments, not {len(arguments)}")
+    return [_fitted(operation, *pair) for pair in zip(arguments, kinds, strict=True)]
+
+
+def _fitted(operation: str, value: object, kind: Any) -> object:
+    while isinstance(kind, tuple) and kind[0] == ALIAS:
+        kind = kind[3]
+    if kind == BOOLEAN and not isinstance(value, bool):
+        raise ValueError(f"{operation} takes true or false, not {shorten(value)}")
+    if not isinstance(kind, int) or kind not in WHOLE.keys() | REAL.keys():
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{operation} takes a number, not {shorten(value)}")
+    low, high = WHOLE.get(kind) or (-REAL[kind], REAL[kind])
+    if not (math.isfinite(value) and low <= value <= high):
+        raise ValueError(f"{operation} takes a number of {low:g} to {high:g}, not {value}")
+    if kind in REAL:
+        return float(value)
+    if value != int(value):
+        raise ValueError(f"{operation} takes a whole number, not {value:g}")
+    return int(value)
 
 
 def by_size(telescope: Any, omniorb: Any, orb: Any) -> Call:

@@ -21,7 +21,7 @@ ORDERS: tuple[Order, Order] = ("<", ">")
 REQUEST, REPLY, CANCEL, LOCATE, LOCATE_REPLY, CLOSE, ERROR = range(7)
 NO_EXCEPTION, USER_EXCEPTION, SYSTEM_EXCEPTION = range(3)
 UNKNOWN_OBJECT, OBJECT_HERE = range(2)
-COMPLETED_NO = 1
+COMPLETED_NO, COMPLETED_MAYBE = 1, 2
 LARGEST_FLOAT = 3.4e38
 MOST = 1 << 20
 """Bytes of a message; a client of the telescope sends fewer than 300."""
@@ -129,13 +129,13 @@ class Request:
         start = struct.pack("4s4B", b"GIOP", 1, self.minor, flags, kind)
         return start + struct.pack(f"{self.order}I", len(rest)) + rest
 
-    def refusal(self, exception: str, minor: int = 0) -> bytes:
+    def refusal(self, exception: str, completed: int = COMPLETED_NO) -> bytes:
         """Return the reply that an exception of CORBA itself has been raised."""
 
         def fill(writer: Writer) -> None:
             writer.text(f"IDL:omg.org/CORBA/{exception}:1.0")
-            writer.number("I", minor)
-            writer.number("I", COMPLETED_NO)
+            writer.number("I", 0)
+            writer.number("I", completed)
 
         return self.reply(SYSTEM_EXCEPTION, fill)
 

@@ -4,23 +4,35 @@
 
 An item is a name, the first ``=``, a value, and after `` /`` a comment. A value in quotes may hold
 slashes, and a quote if it is doubled; without quotes it ends at the first `` /``. Everything stays
-text. What has no name or no ``=`` is not an item: the telescope sends such garbage. Source: the
-strings that the predecessor's parser took, without its defects (it split at every ``=`` and ``/``).
+text until ``typed``. What has no name or no ``=`` is not an item: the telescope sends such garbage.
+Source: the strings that the predecessor's parser took, without its defects (it split at every ``=``
+and ``/``).
 """
 
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 QUOTED = re.compile(r"'((?:[^']|'')*)'(?!')\s*/?(.*)", re.DOTALL)
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+NAME = re.compile(r"[A-Za-z][\w-]{0,67}", re.ASCII)
 PLAIN = re.compile(r"(?!/)(.*?)(?:\s/(.*))?", re.DOTALL)
 
 
 class Item(NamedTuple):
-    """The value of a header item, and its comment; either may be empty."""
+    """The value of a header item, and its comment; either may be empty. ``quoted``: it is text."""
 
     value: str
     comment: str
+    quoted: bool = False
+
+    def typed(self) -> float | str:
+        """Return a number where it is one (and finite), else text."""
+        if not self.quoted and NUMBER.fullmatch(self.value):
+            number = float(self.value)
+            return number if math.isfinite(number) else self.value
+        return self.value
 
 
 def parse(groups: Iterable[str]) -> dict[str, Item]:
@@ -33,10 +45,15 @@ def parse(groups: Iterable[str]) -> dict[str, Item]:
     return items
 
 
+def typed(items: Mapping[str, Item]) -> dict[str, float | str]:
+    """Return a header as plain data: numbers and texts, by those names that can be names."""
+    return {name: item.typed() for name, item in items.items() if NAME.fullmatch(name)}
+
+
 def _item(text: str) -> Item:
     if match := QUOTED.fullmatch(text):
-        value = match[1].replace("''", "'")
-    elif match := PLAIN.fullmatch(text):
+        return Item(match[1].replace("''", "'").strip(), match[2].strip(), quoted=True)
+    if match := PLAIN.fullmatch(text):
         value = match[1].strip().strip("'")
     else:  # nothing but a comment
         return Item("", text[1:].strip())

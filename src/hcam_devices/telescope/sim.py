@@ -2,19 +2,34 @@
 
 Both are objects at the same port: the name service has the key ``NameService``, and returns a
 reference to the telescope, whose key is new each time its server is restarted. What it is like is
-inferred (``data/telescope.idl``). Its faults beside those of the wire:
+inferred (``data/telescope.idl``). It tracks; an offset takes ``motion`` seconds and then
+``settling`` more until it is in position; its focus moves at ``focus_speed``, in mm / s. A motion
+is a line of ``motions.jsonl`` in its folder, from which a telescope also knows where it was left.
+Its faults beside those of the wire:
 
     error exception=UNKNOWN  the telescope raises an exception of CORBA
     unnamed                  the name service does not know the telescope
     nan                      numbers are not numbers
-    junk                     garbage between the header items, and T_TUBE without a number
+    junk                     garbage between the header items; T_TUBE and DEWPOINT are not numbers
     empty                    no header groups at all
+    refused exception=NO_PERMISSION    a command is not carried out, but answered by an exception
+    unheard                  a command is neither carried out nor answered
+    unanswered               a command is carried out and not answered
+    broken                   a command is carried out, and the connection breaks
+    failed                   a command is carried out, and an exception is raised
+    hang seconds=30          for a while nothing is looked at; then everything that waits
+    unsettled                it never comes into position
+    flapping                 the follow error comes and goes
 
 After ``disconnect`` the server is another one: references to the old one are dead.
 """
 
+import json
 import math
 import struct
+import time
+from collections import deque
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any, ClassVar
 
@@ -27,13 +42,32 @@ INTERFACE = "IDL:HIPERTELESCOPESERVER/HIPERTelescopeServer_ifce:1.0"
 NAMING = "IDL:omg.org/CosNaming/NamingContext:1.0"
 NOT_FOUND = "IDL:omg.org/CosNaming/NamingContext/NotFound:1.0"
 IDL = str(files("hcam_devices") / "data" / "telescope.idl")
-JUNK = ["", "JUNK", "T_TUBE = warm / not a number;;= 5 / nameless", "\xff\xfe / = ;"]
+JUNK = ["", "JUNK", "T_TUBE = warm;;= 5 / nameless;DEWPOINT= n/a / [C]", "\xff\xfe / = ;"]
+LATITUDE, LONGITUDE = 28.7567, -17.8917
+"""Of the GTC, deg; east is positive."""
+COMMANDS = {
+    "requestTelescopeOffset": "dd",
+    "requestFocusOffset": "d",
+    "startPointingModel": "i",
+    "addStarAndContinue": "",
+    "addStarAndFinish": "",
+    "changeStar": "",
+    "changePointing": "",
+    "_set_m1NoiseMaxValue": "f",
+}
+"""What changes something, and the types of the arguments."""
+TRANSFER = "transferObservationDataFromHIPERToGCS"
+FOCUS_SCALE = 0.01
+"""mm for each unit of requestFocusOffset: a caller's value is sent as 100 times as much."""
 
 
 class Simulator(Base):
     """A telescope in a cold, dry dome; its name service; and the server that may be restarted."""
 
-    controls = ("top", "middle", "bottom", "humidity", "tube", "m1")
+    controls = (
+        *("top", "middle", "bottom", "humidity", "tube", "m1"),
+        *("motion", "settling", "focus_speed", "transfer"),
+    )
     link_settings: ClassVar[dict[str, Any]] = {"idl": IDL}
     cut = staticmethod(giop.cut)
 
@@ -41,7 +75,16 @@ class Simulator(Base):
         super().__init__(**settings)
         self.top, self.middle, self.bottom = 12.5, 11.0, 9.5
         self.humidity, self.tube, self.m1 = 31.0, 9.5, 9.0
+        self.motion, self.settling, self.focus_speed = 1.0, 0.5, 0.05
+        self.transfer = 5.0
+        self.noise_max = 0.0
+        self.stars: int | None = None
         self.restarts = 0
+        self.heard: deque[str] = deque(maxlen=1000)
+        self.since = time.time() - self.clock()
+        self._hangs_until = -math.inf
+        self._looks = 0
+        self._motions: list[dict[str, Any]] | None = None
 
     @property
     def key(self) -> bytes:
@@ -53,9 +96,90 @@ class Simulator(Base):
         shown = super().simulate(fault, **chosen)
         if fault == "disconnect":
             self.restarts += 1
+        if fault == "hang":
+            self._hangs_until = self.clock() + self.faults.pop("hang")["seconds"]
+        if fault == "clear":
+            self._hangs_until = -math.inf
         return shown
 
+    # --- where it is ------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Return the Unix time of its clock."""
+        return self.since + self.clock()
+
+    @property
+    def motions(self) -> list[dict[str, Any]]:
+        """Return every motion there was: {kind, begin, end, dra, ddec, ra, dec, focus}.
+
+        ``begin`` and ``end`` are Unix times, between which it is not in position; ``dra`` and
+        ``ddec`` the offset in arcsec; the rest where it comes to, in deg and mm.
+        """
+        if self._motions is None:
+            file = self._file()
+            lines = file.read_text().splitlines() if file and file.exists() else []
+            self._motions = [json.loads(line) for line in lines]
+        return self._motions
+
+    def _file(self) -> Any:
+        folder = getattr(self, "folder", None)
+        return folder and folder / "motions.jsonl"
+
+    def _last(self) -> dict[str, Any]:
+        rest = {"begin": 0.0, "end": 0.0, "ra": 17.5541, "dec": 60.0766, "focus": -1.25}
+        return self.motions[-1] if self.motions else rest
+
+    def _move(self, kind: str, dra: float = 0.0, ddec: float = 0.0, focus: float = 0.0) -> None:
+        last, begin = self._last(), self.now()
+        dec = last["dec"] + ddec / 3600
+        ra = (last["ra"] + dra / 3600 / math.cos(math.radians(dec))) % 360
+        takes = abs(focus) / self.focus_speed if focus else self.motion + self.settling
+        record = {
+            "kind": kind,
+            "begin": begin,
+            "end": max(begin, last["end"]) + takes,
+            "dra": dra,
+            "ddec": ddec,
+            "ra": ra,
+            "dec": dec,
+            "focus": last["focus"] + focus,
+        }
+        self.motions.append(record)
+        if file := self._file():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("a") as lines:
+                lines.write(json.dumps(record) + "\n")
+
+    def position(self) -> tuple[float, float, float]:
+        """Return where it is now: RA and Dec in deg, focus in mm."""
+        at = self.now()
+        last = self._last()
+        before = self.motions[-2] if len(self.motions) > 1 else self._start()
+        settling = 0.0 if last["focus"] != before["focus"] else self.settling
+        moving = max(last["end"] - last["begin"] - settling, 1e-9)
+        part = min(max((at - last["begin"]) / moving, 0.0), 1.0)
+        ra, dec, focus = (
+            before[key] + part * (last[key] - before[key]) for key in ("ra", "dec", "focus")
+        )
+        return ra, dec, focus
+
+    def _start(self) -> dict[str, Any]:
+        if not self.motions:
+            return self._last()
+        first = self.motions[0]
+        dec = first["dec"] - first["ddec"] / 3600
+        ra = first["ra"] - first["dra"] / 3600 / math.cos(math.radians(first["dec"]))
+        return {"ra": ra, "dec": dec, "focus": -1.25}
+
+    def in_position(self) -> bool:
+        """Tell whether it has come to rest."""
+        return self.now() >= self._last()["end"] and "unsettled" not in self.faults
+
     # --- the objects ------------------------------------------------------------------------
+
+    def takes(self, frame: bytes) -> float:
+        """Return how long a request waits: for a server that hangs, and for a transfer to end."""
+        return max(self._hangs_until - self.clock(), self.transfer * (TRANSFER.encode() in frame))
 
     def answer(self, frame: bytes) -> bytes:
         """Answer a request to one of the two objects."""
@@ -109,33 +233,99 @@ class Simulator(Base):
         )
 
     def _telescope(self, request: giop.Request) -> bytes:
+        self.heard.append(request.operation)
+        if options := self.fault("error"):
+            return request.refusal(str(options["exception"]))
+        if request.operation in COMMANDS:
+            return self._command(request)
+        write = self._reading(request.operation)
+        return (
+            request.reply(giop.NO_EXCEPTION, write) if write else request.refusal("BAD_OPERATION")
+        )
+
+    def _reading(self, operation: str) -> Callable[[giop.Writer], None] | None:
         numbers = {
             "getCabinetTemperature1": self.top,
             "getCabinetTemperature2": self.middle,
             "getCabinetTemperature3": self.bottom,
             "getHumidity": self.humidity,
             "getM1Temperature": self.m1,
+            "_get_m1NoiseMaxValue": self.noise_max,
         }
-        if options := self.fault("error"):
-            return request.refusal(str(options["exception"]))
-        if request.operation in numbers:
-            number = math.nan if self.fault("nan") else numbers[request.operation]
-            return request.reply(giop.NO_EXCEPTION, lambda writer: writer.number("f", number))
-        if request.operation == "getTelescopeParams":
+        if operation in numbers:
+            number = math.nan if self.fault("nan") else numbers[operation]
+            return lambda writer: writer.number("f", number)
+        if operation == "getTelescopeParams":
             groups = self.groups()
-            return request.reply(giop.NO_EXCEPTION, lambda writer: writer.texts(groups))
-        return request.refusal("BAD_OPERATION")
+            return lambda writer: writer.texts(groups)
+        if operation in ("areMACSFollowErrorBelowThreshold", "isM1NoiseBelowThreshold"):
+            still = self.in_position()
+            if operation.startswith("are") and self.fault("flapping"):
+                self._looks += 1
+                still = still and self._looks % 2 == 0
+            return lambda writer: writer.number("?", still)
+        if operation == TRANSFER:
+            return lambda writer: None
+        return None
+
+    def _command(self, request: giop.Request) -> bytes:
+        if options := self.fault("refused"):
+            return request.refusal(str(options["exception"]))
+        arguments = [request.arguments.number(code) for code in COMMANDS[request.operation]]
+        if self.fault("unheard"):
+            return b""
+        self._carry_out(request.operation, arguments)
+        if self.fault("unanswered"):
+            return b""
+        if self.fault("broken"):
+            self.hang_up()
+            return b""
+        if self.fault("failed"):
+            return request.refusal("UNKNOWN", completed=giop.COMPLETED_MAYBE)
+        return request.reply(giop.NO_EXCEPTION)
+
+    def commands(self) -> list[str]:
+        """Return what it was told, the oldest first."""
+        return [operation for operation in self.heard if operation in COMMANDS]
+
+    def _carry_out(self, operation: str, arguments: list[Any]) -> None:
+        if operation == "requestTelescopeOffset":
+            self._move("offset", *arguments)
+        elif operation == "requestFocusOffset":
+            self._move("focus", focus=FOCUS_SCALE * arguments[0])
+        elif operation == "_set_m1NoiseMaxValue":
+            (self.noise_max,) = arguments
+        elif operation == "startPointingModel":
+            (self.stars,) = arguments
+        elif operation.startswith("addStar"):
+            left = (self.stars or 1) - 1
+            self.stars = left if operation == "addStarAndContinue" and left else None
+
+    # --- the header -------------------------------------------------------------------------
 
     def groups(self) -> list[str]:
-        """Return the header groups."""
+        """Return the header groups: telescope, pointing, focus, weather."""
         if self.fault("empty"):
             return []
+        ra, dec, focus = self.position()
+        sidereal = (280.46062 + 360.985647366 * (self.now() / 86400 - 10957.5) + LONGITUDE) % 360
+        up, azimuth, parallactic = horizontal(math.radians(sidereal - ra), math.radians(dec))
+        day = time.strftime("%Y/%m/%d", time.gmtime(self.now()))
         groups = [
-            "TELESCOP= 'GTC     ' / Telescope name;RADEG   = 17.5541 / RA (degrees);"
-            "DECDEG  = 60.0766 / DEC (degrees);INSTRPA = 45.0 / [deg] PA;ROTATOR = -12.5 / [deg];"
-            "LST     = 01:10:12.99 / [h];DATE-OBS= '2026/11/22' / date;",
-            f"M2UZ    = -1.25 / [mm];T_TUBE  = {self.tube:.2f} / [C] Tube temperature;",
+            f"TELESCOP= 'GTC     ' / Telescope name;DATE-OBS= '{day}' / date",
+            f"RADEG   = {ra:.6f} / RA (degrees);DECDEG  = {dec:.6f} / DEC (degrees);"
+            f"LST     = {clock_of(sidereal / 15)} / [h];INSTRPA = 45.0 / [deg] PA;"
+            f"ROTATOR = {(parallactic - 12.5) % 360:.4f} / [deg];"
+            f"PARANG  = {parallactic:.4f} / [deg];"
+            f"AZIMUTH = {azimuth:.4f} / [deg];ELEVAT  = {up:.4f} / [deg];"
+            f"DOME_AZ = {azimuth:.1f} / [deg];"
+            f"AIRMASS = {1 / max(math.sin(math.radians(up)), 0.05):.4f};",
+            f"M2UX    = 0.01 / [mm];M2UY    = -0.02 / [mm];M2UZ    = {focus:.4f} / [mm];"
+            f"M2RX    = 0.001 / [deg];TELFOCUS= {focus:.4f} / [mm]",
+            f"T_TUBE  = {self.tube:.2f} / [C] Tube temperature;T_PRIM  = {self.m1:.2f} / [C];"
+            f"HUMIN   = {self.humidity:.1f} / [%];HUMOUT  = {self.humidity:.1f} / [%];",
             f"TAMBIENT= {self.tube:.2f} / [C];HUMIDITY= {self.humidity:.1f} / [%];"
+            "PRESSURE= 782.4 / [mbar];WINDSPEE= 4.2 / [m/s];WINDDIRE= 310 / [deg];"
             "DEWPOINT= -6.81 / [C];",
         ]
         return groups + JUNK if self.fault("junk") else groups
@@ -150,9 +340,42 @@ class Simulator(Base):
             "nan": {},
             "junk": {},
             "empty": {},
+            "refused": {"exception": "NO_PERMISSION"},
+            "unheard": {"times": 1},
+            "unanswered": {"times": 1},
+            "broken": {"times": 1},
+            "failed": {"times": 1},
+            "hang": {"seconds": 30.0},
+            "unsettled": {},
+            "flapping": {},
         }
         return WIRE_FAULTS | own
 
     def own_faults(self, reply: bytes) -> bytes:
         """Leave a reply alone: these faults are in what it says, not in how."""
         return reply
+
+
+def horizontal(hour_angle: float, dec: float) -> tuple[float, float, float]:
+    """Return elevation, azimuth (from north through east) and parallactic angle, deg.
+
+    Of an hour angle and a declination in radians, at the GTC.
+    """
+    latitude = math.radians(LATITUDE)
+    sin, cos = math.sin, math.cos
+    up = math.asin(sin(latitude) * sin(dec) + cos(latitude) * cos(dec) * cos(hour_angle))
+    azimuth = math.atan2(
+        -cos(dec) * sin(hour_angle),
+        sin(dec) * cos(latitude) - cos(dec) * cos(hour_angle) * sin(latitude),
+    )
+    parallactic = math.atan2(
+        sin(hour_angle), math.tan(latitude) * cos(dec) - sin(dec) * cos(hour_angle)
+    )
+    return math.degrees(up), math.degrees(azimuth) % 360, math.degrees(parallactic)
+
+
+def clock_of(hours: float) -> str:
+    """Return hours as 01:10:12.99."""
+    hundredths = round(360_000 * hours) % 8_640_000
+    minutes, rest = divmod(hundredths, 6000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 100:02d}.{rest % 100:02d}"

@@ -20,7 +20,7 @@ from ..axis import NotAllowedError
 from ..device import Device, Sample, utc
 from ..fields import Procedure, Setpoint, sentence, shorten
 from ..journal import Journal
-from ..link import ProtocolError, RefusedError
+from ..link import OutcomeUnknownError, ProtocolError, RefusedError
 from . import uris
 from .session import Session, keep_joined
 from .uris import Address
@@ -52,6 +52,7 @@ class Agent:
             **device.procedures(),
             "describe": Procedure(self.describe, read_only=True),
             "samples": Procedure(self.samples, read_only=True),
+            "page": Procedure(self.page, read_only=True),
             "journal": Procedure(self.held, read_only=True),
             "wire": Procedure(self.wire, read_only=True),
             "exchange": Procedure(self.exchange),
@@ -185,6 +186,8 @@ class Agent:
                 return _error("invalid_argument", error)
             case RefusedError():
                 return _error("refused", error)
+            case OutcomeUnknownError():
+                return _error("outcome_unknown", error)
             case OSError() | ProtocolError():
                 return _error("offline", error)
         log.error("%s: %s failed", self.device.name, name, exc_info=error)
@@ -222,6 +225,8 @@ class Agent:
             reason = f"{what}: {' '.join(map(str, error.args)) or error.error}"
             if error.error == ApplicationError.NO_SUCH_PROCEDURE:
                 raise ConnectionError(f"nobody offers {what}: is its server running?") from None
+            if error.error == uris.error("outcome_unknown"):
+                raise TimeoutError(reason) from None
             if error.error.startswith("wamp.close"):
                 raise TimeoutError(f"{reason}; it may have been carried out") from None
             if error.error == uris.error("offline"):
@@ -238,12 +243,13 @@ class Agent:
 
     def samples(self, after: int = 0, limit: int = 1000, epoch: str | None = None) -> list[Sample]:
         """Return the samples with numbers above ``after``, in order; ask again until none come."""
-        for name, value in (("after", after), ("limit", limit)):
-            if type(value) is not int or not 0 <= value < 2**63:
-                raise ValueError(f"{name} is a whole number, not {shorten(value)}")
-        if epoch is not None and not isinstance(epoch, str):
-            raise ValueError(f"epoch is a text, not {shorten(epoch)}")
+        _check_place(after, limit, epoch or "")
         return self.journal.samples(self.device.name, after, min(limit, MOST_SAMPLES), epoch)
+
+    def page(self, after: int = 0, limit: int = 1000, epoch: str | None = None) -> str:
+        """Return what ``samples`` does, as JSON in zlib in base64: more of them, with less work."""
+        _check_place(after, limit, epoch or "")
+        return self.journal.page(self.device.name, after, min(limit, MOST_SAMPLES), epoch)
 
     async def held(self, start: float | None = None, end: float | None = None) -> dict[str, Any]:
         """Return which samples the journal has and which are gone, with reasons (Unix seconds)."""
@@ -301,6 +307,14 @@ class Agent:
         self.device.require_online()
         said: bytes = await self.device.link.exchange(data, seconds)
         return said.hex(" ")
+
+
+def _check_place(after: object, limit: object, epoch: object) -> None:
+    for name, value in (("after", after), ("limit", limit)):
+        if type(value) is not int or not 0 <= value < 2**63:
+            raise ValueError(f"{name} is a whole number, not {shorten(value)}")
+    if not isinstance(epoch, str):
+        raise ValueError(f"epoch is a text, not {shorten(epoch)}")
 
 
 def _check_seconds(seconds: object, most: float) -> None:

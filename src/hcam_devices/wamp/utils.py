@@ -58,7 +58,7 @@ class RouterError(WampError, ConnectionError):
 
 
 class OutcomeUnknownError(WampError, TimeoutError):
-    """No answer came in time: the command may or may not have been carried out."""
+    """No answer came, here or to the device: the command may or may not have been carried out."""
 
 
 ERRORS: dict[str, type[WampError]] = {
@@ -70,6 +70,7 @@ ERRORS: dict[str, type[WampError]] = {
     "com.hipercam.error.not_allowed": NotAllowedError,
     "com.hipercam.error.refused": RefusedError,
     "com.hipercam.error.offline": OfflineError,
+    "com.hipercam.error.outcome_unknown": OutcomeUnknownError,
 }
 
 

@@ -1,0 +1,471 @@
+"""The Gran Telescopio Canarias: header, offsets, dithering, focus, pointing model, and archive.
+
+    -> getTelescopeParams               header groups: RADEG = 17.5541 / RA;M2UZ = -1.25 / mm
+    -> requestTelescopeOffset 5.0 0.0   arcsec, relative; it is in position when both flags say so
+    -> requestFocusOffset 10.0          100 times what a caller means
+
+The telescope is asked over CORBA (``telescope.corba``). Its interface is not public: operations
+and units are known from their use by the predecessor, hcam_devices 1.7.4. How its motions are
+waited for and never sent twice is in ``telescope.motion``, how it is dithered in
+``telescope.nodding``.
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from ..axis import NotAllowedError
+from ..device import WHILE_MOVING, Alarm, Device, Reading, utc
+from ..fields import Procedure, Readback, Value, rpc, shorten
+from ..link import LINK_LOST, RefusedError, Seconds
+from ..telescope.archive import Transfer
+from ..telescope.corba import Corba
+from ..telescope.frames import Frames
+from ..telescope.headers import Item, parse, typed
+from ..telescope.motion import Motion, Move, Position, position_in
+from ..telescope.nodding import Nodding
+from ..telescope.sim import IDL
+from ..telescope.sim import Simulator as Base
+
+EVENTS = ("do_offset", "do_guide_step", "start_nodding", "stop_nodding", "frame_written")
+"""What clients in use today call as events of the chart ``gtc``: ``gtc.do_offset`` and so on."""
+HEADER = "getTelescopeParams"
+FOCUS_SCALE = 100
+"""The operation takes this many times a caller's value, as the predecessor sent it."""
+TELL_WITHIN = 2.0
+TURN_WITHIN = 4.0
+"""Seconds that a command waits for its turn, so that a caller is told what became of it within the
+10 s for which it usually waits."""
+
+
+class Simulator(Base):
+    """The telescope, and the folder that it shares with the detector."""
+
+    @property
+    def link_settings(self) -> dict[str, Any]:  # type: ignore[override]  # known once served
+        """Return what the device needs beside host and port."""
+        folder = getattr(self, "folder", None)
+        return {"idl": IDL} | ({"data": str(folder / "data")} if folder else {})
+
+
+class Telescope(Device):
+    """The GTC, as it is asked and moved by HiPERCAM."""
+
+    link_type: ClassVar[Any] = Corba
+    simulator: ClassVar[Any] = Simulator
+
+    data: str = ""
+    """The folder in which the detector writes its runs; without it nothing is dithered."""
+    frame_within: Seconds = 300.0
+    """Until a dithered frame has to be written after its trigger, s: more than the longest
+    exposure and its readout."""
+    offset_limit: Annotated[float, Field(gt=0)] = 300.0
+    """Of an offset in each coordinate, arcsec: about the field of view. Nothing is known of the
+    telescope's own limit."""
+    guide_limit: Annotated[float, Field(gt=0)] = 10.0
+    """Of a guide step in each coordinate, arcsec. A guess."""
+    focus_limit: Annotated[float, Field(gt=0)] = 1.0
+    """Of one change of the focus, in the caller's unit (mm, as far as is known). A guess."""
+    most_stars: Annotated[int, Field(ge=1)] = 50
+    """Of a pointing model. A guess."""
+    m1_noise_max: Annotated[float, Field(gt=0)] | None = None
+    """The attribute m1NoiseMaxValue, set on connecting; left alone if it is not given."""
+    settle_after: Seconds = 0.2
+    """Until its flags have noticed a motion, s. Of the predecessor; uncertain."""
+    settle_within: Seconds = 60.0
+    """Until it has to be in position, s. Uncertain."""
+    archive_within: Seconds = 3600.0
+    """Until a transfer into the archive has to be done, s."""
+
+    rack_temp = Readback("deg_C", "getCabinetTemperature1", doc="At the top of the rack.")
+    humidity = Readback("%", "getHumidity", doc="Of the air.")
+    dewpoint = Readback("deg_C", "DEWPOINT", doc="Of the air, from the telescope's header.")
+    focus = Readback("mm", "M2UZ", doc="From the telescope's header (the unit is inferred).")
+    in_position = Readback("", "", bool, doc="Whether follow errors and M1 noise are small enough.")
+    ra_offset = Readback("arcsec", 0, doc="Sum of the offsets that it was told.")
+    dec_offset = Readback("arcsec", 1, doc="Sum of the offsets that it was told.")
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        super().__init__(name, **settings)
+        self.motion = Motion(
+            self._ask, self._read_header, self._changed, self.settle_after, self.settle_within
+        )
+        self.nodding = Nodding(
+            self,
+            self._trigger,
+            Frames(Path(self.data)),
+            self._guide,
+            limit=self.offset_limit,
+            frame_within=lambda: self.frame_within,
+            changed=self.emit,
+            clock=self.clock,
+        )
+        self.transfer = Transfer(self.clock, self.emit)
+        self.groups: list[str] | None = None
+        self.header: Mapping[str, Item] = {}
+        self.header_reason = "the telescope's header has not been read yet"
+        self.autoguider_notice = ""
+        self.noise_notice = ""
+
+    async def run(self) -> None:
+        """Connect, poll, and connect again for ever; dithering ends with it."""
+        try:
+            await super().run()
+        finally:
+            self.nodding.close()
+
+    async def _ask(self, operation: str, arguments: tuple[object, ...] = ()) -> Any:
+        return await self.link.ask(None, operation, arguments)
+
+    # --- readings ---------------------------------------------------------------------------
+
+    async def on_connect(self) -> None:
+        """Set the limit of M1's noise, if the instrument file says so."""
+        self.noise_notice = ""
+        if self.m1_noise_max is None:
+            return
+        try:
+            await self._ask("_set_m1NoiseMaxValue", (self.m1_noise_max,))
+        except (RefusedError, ValueError) as error:
+            self.noise_notice = f"m1_noise_max was not set: {error}"
+
+    async def poll(self) -> None:
+        """Read the header, then the rest."""
+        try:
+            await self._read_header()
+        except RefusedError as error:
+            self.groups, self.header, self.header_reason = None, {}, str(error)
+        await super().poll()
+
+    async def _read_header(self) -> Mapping[str, float | str]:
+        groups = [str(group) for group in await self._ask(HEADER)]
+        if not groups:
+            raise RefusedError("the telescope sent an empty header")
+        self.groups, self.header = groups, parse(groups)
+        return typed(self.header)
+
+    def _disconnected(self, error: BaseException) -> None:
+        super()._disconnected(error)
+        self.groups, self.header, self.header_reason = None, {}, f"{self.name} is offline"
+        self.motion.in_position = None
+
+    def _until_next_poll(self) -> float:
+        return min(self.poll_every, WHILE_MOVING) if self.motion.doing else self.poll_every
+
+    def _changed(self) -> None:
+        """Say at once what a motion has changed, and look."""
+        if self.connection == "online":
+            for name, told in zip(("ra_offset", "dec_offset"), self.motion.told, strict=True):
+                if name not in self.disabled:
+                    self.readings[name] = Reading(told)
+        self.emit()
+        self.hurry()
+
+    async def read(self, field: Readback) -> Value:
+        """Return one value; RefusedError says why there is none."""
+        if field.name in ("ra_offset", "dec_offset"):
+            return self.motion.told[field.ref]
+        if field.name == "in_position":
+            return not await self.motion.out_of_position()
+        if field.ref in ("DEWPOINT", "M2UZ"):
+            return self._from_header(field.ref)
+        number = await self._ask(field.ref)
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise RefusedError(f"{field.ref} did not return a number")
+        return float(number)
+
+    def _from_header(self, key: str) -> float:
+        if self.groups is None:
+            raise RefusedError(self.header_reason)
+        if key not in self.header:
+            raise RefusedError(f"the telescope's header has no {key}")
+        number = self.header[key].typed()
+        if isinstance(number, str):
+            raise RefusedError(f"{key} in the telescope's header is {number!r}, not a number")
+        return number
+
+    def _position(self) -> Position:
+        return position_in(typed(self.header))
+
+    # --- what the network sees --------------------------------------------------------------
+
+    def states(self) -> dict[str, str]:
+        """Return the connection, what the telescope does, and what became of the last transfer."""
+        state = self.motion.state
+        moved_by_nod = self.nodding.state == "nodding" or state != "offsetting"
+        if self.nodding.state != "disabled" and state not in ("unknown", "offline"):
+            state = f"nodding.{self.nodding.state}" if moved_by_nod else state
+        return super().states() | {"gtc": state, "archive": self.transfer.state}
+
+    def values(self) -> dict[str, Any]:
+        """Return the fields, the header (``telpars``), and when the last transfer was."""
+        began, ended = self.transfer.began, self.transfer.ended
+        return super().values() | {
+            "telpars": None if self.groups is None else typed(self.header),
+            "archive": {"began": began and utc(began), "ended": ended and utc(ended)},
+        }
+
+    def notices(self) -> list[Alarm]:
+        """Return what became of motions and transfers, and who was not told."""
+        found = self.nodding.notices()
+        if self.motion.unknown:
+            found.append(Alarm("gtc", "ERR", self.motion.unknown.advice(self._position())))
+        if self.motion.unsettled:
+            found.append(Alarm("gtc", "ERR", self.motion.unsettled))
+        if self.connection == "online" and self.groups is None:
+            found.append(Alarm("telpars", "ERR", self.header_reason))
+        if self.transfer.state == "failed":
+            found.append(Alarm("archive", "ERR", self.transfer.reason))
+        if self.autoguider_notice:
+            found.append(Alarm("autoguider", "WARN", self.autoguider_notice))
+        if self.noise_notice:
+            found.append(Alarm("m1_noise_max", "WARN", self.noise_notice))
+        return found
+
+    def procedures(self) -> dict[str, Procedure]:
+        """Return everything that may be called; events of the chart by their deployed names too."""
+        found = super().procedures()
+        return found | {f"gtc.{event}": found[event] for event in EVENTS}
+
+    def _known(self, name: str) -> float:
+        reading = self.readings[name]
+        if reading.value is None:
+            raise RefusedError(f"{name}: {reading.reason}")
+        return float(reading.value)
+
+    @rpc(read_only=True)
+    def get_telescope_pars(self) -> list[str]:
+        """Return the groups of the telescope's header, as they were read last."""
+        self.require_online()
+        if self.groups is None:
+            raise RefusedError(self.header_reason)
+        return self.groups
+
+    @rpc(read_only=True)
+    def header_items(self) -> dict[str, dict[str, Any]]:
+        """Return the telescope's header: the value and the comment of each item."""
+        self.get_telescope_pars()
+        values = typed(self.header)
+        return {
+            name: {"value": value, "comment": self.header[name].comment}
+            for name, value in values.items()
+        }
+
+    @rpc(read_only=True)
+    def get_focus(self) -> float:
+        """Return the focus (M2UZ of the header), in mm as far as is known."""
+        return self._known("focus")
+
+    @rpc(read_only=True)
+    def get_rack_temperature(self) -> float:
+        """Return the temperature at the top of the rack, deg_C."""
+        return self._known("rack_temp")
+
+    @rpc(read_only=True)
+    def get_humidity(self) -> float:
+        """Return the humidity, percent."""
+        return self._known("humidity")
+
+    @rpc(read_only=True)
+    def get_dewpoint(self) -> float:
+        """Return the dew point of the telescope's header, deg_C."""
+        return self._known("dewpoint")
+
+    # --- motion -----------------------------------------------------------------------------
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Wait for one's turn; while it is held nobody else moves the telescope."""
+        return self.motion.turn()
+
+    async def request(self, dra: float, ddec: float) -> None:
+        """Request an offset (arcsec, relative), holding the turn; return once it is accepted.
+
+        Raises as ``Motion.begin``. The autoguider is not told.
+        """
+        await self.motion.request(self._offset(dra, ddec))
+
+    async def settle(self) -> None:
+        """Return when it is in position, holding the turn; TimeoutError if it never is."""
+        await self.motion.settle()
+
+    async def offset(self, dra: float, ddec: float) -> None:
+        """Make an offset (arcsec, relative) in its turn; return when it is in position again.
+
+        Raises as ``Motion.make``. The autoguider is not told.
+        """
+        await self.motion.make(self._offset(dra, ddec))
+
+    def _offset(self, dra: float, ddec: float) -> Move:
+        self._within("offset", dra, ddec, limit=self.offset_limit, unit="arcsec")
+        self.require_online()
+        return Move("offset", "requestTelescopeOffset", (dra, ddec), dra, ddec, settles=True)
+
+    def _within(self, what: str, *values: float, limit: float, unit: str) -> None:
+        for value in values:
+            if not abs(value) <= limit:
+                raise ValueError(
+                    f"{what}: {value:g} {unit} is not within -{limit:g} to {limit:g} {unit}; "
+                    "nothing was sent"
+                )
+
+    @rpc()
+    async def do_offset(self, raoff: float, decoff: float, within: Seconds = TURN_WITHIN) -> None:
+        """Offset the telescope (arcsec, relative) and tell the autoguider; see state for its end.
+
+        Returns when the telescope has accepted it. It is in position again when the state ``gtc``
+        is no longer ``offsetting``. If its turn does not come ``within`` that many seconds, after
+        an exposure or another motion, it is refused.
+        """
+        await self.motion.begin(self._offset(raoff, decoff), within)
+        await self.tell_autoguider(raoff, decoff)
+
+    async def tell_autoguider(self, dra: float, ddec: float) -> None:
+        """Tell the autoguider of an offset, arcsec; if it cannot be told, that is a notice."""
+        try:
+            await self._guide(dra, ddec)
+        except (*LINK_LOST, RefusedError, ValueError) as error:
+            self.autoguider_notice = (
+                f"the autoguider was not told of the offset ({dra:g}, {ddec:g}) arcsec: {error}"
+            )
+        else:
+            self.autoguider_notice = ""
+        self.emit()
+
+    async def _guide(self, dra: float, ddec: float) -> None:
+        await self.call_peer("autoguider", "add_relative_dither", dra, ddec, within=TELL_WITHIN)
+
+    @rpc()
+    async def do_guide_step(
+        self, raoff: float, decoff: float, within: Seconds = TURN_WITHIN
+    ) -> None:
+        """Offset the telescope a little (arcsec) while it is in position; nobody else is told.
+
+        If its turn does not come ``within`` that many seconds it is refused.
+        """
+        self._within("guide step", raoff, decoff, limit=self.guide_limit, unit="arcsec")
+        await self._begin(
+            Move(
+                "guide step",
+                "requestTelescopeOffset",
+                (raoff, decoff),
+                raoff,
+                decoff,
+                in_position=True,
+            ),
+            within,
+        )
+
+    async def _begin(self, move: Move, within: float = TURN_WITHIN) -> None:
+        self.require_online()
+        await self.motion.begin(move, within)
+
+    @rpc()
+    async def change_focus(self, offset: float) -> None:
+        """Change the focus by an offset (mm, as far as is known)."""
+        self._within("focus", offset, limit=self.focus_limit, unit="mm")
+        await self._begin(Move("focus offset", "requestFocusOffset", (FOCUS_SCALE * offset,)))
+
+    @rpc()
+    async def acknowledge(self, moved: bool | None = None) -> str:
+        """Allow motions again after one of unknown outcome: say whether the telescope has moved.
+
+        Without an answer the position decides, if it tells. Returns what was taken for true.
+        """
+        carried_out = self.motion.acknowledge(self._position(), moved=moved)
+        self.nodding.acknowledge(moved=carried_out)
+        self._changed()
+        return f"it counts as {'carried out' if carried_out else 'not carried out'}"
+
+    # --- dithering --------------------------------------------------------------------------
+
+    async def _trigger(self) -> None:
+        answer = await self.call_peer("ngc", "trigger")
+        match answer:
+            case [_, True]:
+                return
+            case [str(reason), False]:
+                raise RefusedError(f"the detector was not triggered: {reason}")
+        raise RefusedError(f"the detector answered {shorten(answer)} to a trigger")
+
+    def _require_data(self) -> None:
+        if not self.data:
+            raise NotAllowedError(
+                "no frame would be seen: name the folder of the runs in the instrument file (data)"
+            )
+
+    @rpc()
+    def load_nod_pattern(self, ra: list[float], dec: list[float]) -> None:
+        """Take a pattern to be dithered: offsets from the start in RA and in Dec (arcsec)."""
+        self.nodding.load(ra, dec)
+
+    @rpc()
+    def start_nodding(self, run: int | None = None) -> None:
+        """Dither a run (its number; the newest or next one) from where the telescope is now."""
+        self.require_online()
+        self._require_data()
+        self.nodding.start(run)
+        self.motion.told = (0.0, 0.0)
+        self._changed()
+
+    @rpc()
+    async def stop_nodding(self) -> None:
+        """Stop dithering: at once, or when a motion under way has ended."""
+        await self.nodding.stop()
+
+    @rpc()
+    async def resume(self, exposed: bool | None = None) -> None:
+        """Go on after a pause; say whether a frame that was not seen was exposed nevertheless."""
+        await self.nodding.resume(exposed)
+
+    @rpc()
+    async def track_new_run(self) -> None:
+        """Dither the next run: none that has frames now."""
+        self._require_data()
+        await self.nodding.track_new_run()
+
+    @rpc()
+    def frame_written(self) -> None:
+        """Say that the frame that is waited for has been written; usually that is seen."""
+        self.nodding.frame_written()
+
+    @rpc()
+    def run_ended(self) -> None:
+        """Say that the detector's run has ended, and dithering with it."""
+        self.nodding.run_ended()
+
+    @rpc(read_only=True)
+    async def nod_table(self) -> str:
+        """Return where each frame of the run was exposed (RAOFF, DECOFF in arcsec), as ECSV."""
+        self._require_data()
+        return await self.nodding.as_ecsv()
+
+    # --- pointing model ---------------------------------------------------------------------
+
+    @rpc()
+    async def start_pointing_model(self, nstars: int = 25) -> None:
+        """Begin a pointing model of a number of stars."""
+        if not 1 <= nstars <= self.most_stars:
+            raise ValueError(f"nstars: {nstars} is not within 1 to {self.most_stars}")
+        await self._begin(Move("pointing model", "startPointingModel", (nstars,)))
+
+    @rpc()
+    async def add_star(self, carry_on: bool = True) -> None:
+        """Add the star to the pointing model; carry on with the next, or finish."""
+        await self._begin(Move("star", "addStarAndContinue" if carry_on else "addStarAndFinish"))
+
+    @rpc()
+    async def change_star(self, nearby: bool = True) -> None:
+        """Choose another star for the pointing model, nearby or in another part of the sky."""
+        await self._begin(Move("star", "changeStar" if nearby else "changePointing"))
+
+    # --- archive ----------------------------------------------------------------------------
+
+    @rpc()
+    async def archive(self) -> None:
+        """Begin to transfer the observations into the GTC's archive; see state ``archive``."""
+        self.require_online()
+        self.transfer.start(self.link.ask_apart, self.archive_within)
+        self.emit()

@@ -1,0 +1,47 @@
+"""The transfer of a night's data into the GTC's archive: one long call, while all else goes on.
+
+-> transferObservationDataFromHIPERToGCS     returns when it is done, after up to an hour
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, TypeAlias
+
+from ..axis import NotAllowedError
+from ..link import LINK_LOST, RefusedError
+
+OPERATION = "transferObservationDataFromHIPERToGCS"
+AskApart: TypeAlias = Callable[[str, float], Awaitable[Any]]
+
+
+class Transfer:
+    """The last transfer: when it began and ended (Unix seconds), and how."""
+
+    def __init__(self, clock: Callable[[], float], changed: Callable[[], None]) -> None:
+        self.clock, self.changed = clock, changed
+        self.state: Literal["idle", "running", "finished", "failed"] = "idle"
+        self.began: float | None = None
+        self.ended: float | None = None
+        self.reason = ""
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, ask_apart: AskApart, within: float) -> None:
+        """Begin a transfer that may take ``within`` seconds; NotAllowedError while one runs."""
+        if self.state == "running":
+            raise NotAllowedError("a transfer into the archive is running already")
+        self.state, self.began, self.ended, self.reason = "running", self.clock(), None, ""
+        self._task = asyncio.create_task(self._run(ask_apart, within))
+
+    async def _run(self, ask_apart: AskApart, within: float) -> None:
+        try:
+            await ask_apart(OPERATION, within)
+            self.state = "finished"
+        except TimeoutError as error:
+            self._fail(f"{error}; it may be going on: look into the archive before you begin again")
+        except (*LINK_LOST, RefusedError, ValueError) as error:
+            self._fail(f"{error}; nothing is being transferred")
+        self.ended = self.clock()
+        self.changed()
+
+    def _fail(self, reason: str) -> None:
+        self.state, self.reason = "failed", f"the transfer into the archive failed: {reason}"

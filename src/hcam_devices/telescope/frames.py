@@ -1,0 +1,246 @@
+"""How many frames the detector has written: the newest run in its data folder, and its size.
+
+    run0012.fits    a header, about 184 kB; then frames of NAXIS1 x NAXIS2 x |BITPIX| / 8 bytes
+
+The size alone counts: a frame that is written in pieces is one frame, several seen at once are
+several, and a late time stamp matters to nobody. Source of the format: the pipeline for HiPERCAM's
+raw files, which finds a frame in this way (NAXIS is 3, the last axis counts frames). In a file of
+another kind a frame is whatever came before a pause in its growth, as the predecessor had it.
+
+The folder may be on another machine. Only a disk of this machine tells of changes (inotify); and
+a network disk answers from its memory, for up to a minute, unless a file or folder is opened
+(nfs(5), close-to-open cache coherence). So a look opens what it looks at.
+"""
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import psutil
+from asyncinotify import Inotify, Mask
+
+LOCAL = {"btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "tmpfs", "xfs", "zfs"}
+"""File systems that tell of every change, because nobody else writes on them."""
+CHANGES = Mask.CREATE | Mask.MODIFY | Mask.MOVED_TO
+
+LOOK_EVERY = 0.1
+LOOK_AGAIN = 1.0
+"""Seconds between looks where changes are told, and where the folder cannot be read."""
+ANSWER_WITHIN = 5.0
+"""Seconds for one look; the thread of a disk that hangs is waited for, not doubled."""
+PAUSE = 0.02
+"""Seconds after a change until the next look: a frame is written in many pieces."""
+LIST_EVERY = 1.0
+
+BLOCK, CARD = 2880, 80
+LONGEST_HEADER = 1000 * BLOCK
+
+Sleep = Callable[[float], Awaitable[object]]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The number of the newest run (0: there is none), and how many whole frames it has."""
+
+    run: int
+    frames: int
+
+
+def run_number(name: str) -> int:
+    """Return the number of the run in a file of this name, or 0 if it is no ``run0012.fits``."""
+    match = re.fullmatch(r"run(\d{4}|[1-9]\d{4,})\.fits", name, re.ASCII)
+    return int(match[1]) if match else 0
+
+
+def filesystem_of(folder: Path) -> str:
+    """Return the type of the file system that a folder is on, such as ``ext4`` or ``nfs4``."""
+    mounted = {Path(one.mountpoint): one.fstype for one in psutil.disk_partitions(all=True)}
+    path = folder.resolve()
+    return next((mounted[place] for place in (path, *path.parents) if place in mounted), "")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Bytes of a run's header, and of each frame (0: not known)."""
+
+    header: int = 0
+    frame: int = 0
+
+
+def read_layout(file: BinaryIO) -> Layout | None:
+    """Read the layout of a run from the beginning of its file; None while that is incomplete."""
+    keys: dict[bytes, bytes] = {}
+    for end in range(BLOCK, LONGEST_HEADER, BLOCK):
+        block = file.read(BLOCK)
+        if len(block) < BLOCK:
+            return None
+        if end == BLOCK and not block.startswith(b"SIMPLE  ="):
+            break
+        for start in range(0, BLOCK, CARD):
+            card = block[start : start + CARD]
+            keys.setdefault(card[:8].rstrip(), card[10:].partition(b"/")[0].strip())
+        if b"END" in keys:
+            return Layout(end, _frame(keys))
+    return Layout()
+
+
+def _frame(keys: dict[bytes, bytes]) -> int:
+    try:
+        bits, axes, x, y = (int(keys[key]) for key in (b"BITPIX", b"NAXIS", b"NAXIS1", b"NAXIS2"))
+    except (KeyError, ValueError):
+        return 0
+    return abs(bits) // 8 * x * y if axes == 3 and x > 0 and y > 0 else 0
+
+
+@dataclass
+class _Growth:
+    """A run's file: how it has grown, in bytes, and how often that was followed by a pause."""
+
+    identity: tuple[int, int]
+    settled: int
+    size: int = 0
+    grew: float = 0.0
+    frames: int = 0
+    layout: Layout | None = None
+
+    @property
+    def growing(self) -> bool:
+        return self.layout is not None and not self.layout.frame and self.size > self.settled
+
+    def count(self, size: int, now: float, quiet: float) -> int:
+        assert self.layout  # noqa: S101  (type checker)
+        if self.layout.frame:
+            return max(0, size - self.layout.header) // self.layout.frame
+        self.settled = max(self.settled, self.layout.header)
+        if size != self.size:
+            self.size, self.grew = size, now
+        if self.growing and now - self.grew >= quiet:
+            self.settled, self.frames = size, self.frames + 1
+        return self.frames
+
+
+class Frames:
+    """Counts the frames of the newest run in ``folder``, while somebody waits for one.
+
+    ``quiet``: s without growth after which a frame counts as written, in a file whose frames have
+    no known size; frames that such a file had when it was seen first are not counted.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        quiet: float = 0.1,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Sleep = asyncio.sleep,
+        filesystem: Callable[[Path], str] = filesystem_of,
+    ) -> None:
+        self.folder, self.quiet = folder, quiet
+        self.trouble = ""
+        """Why the folder cannot be read, and that it is tried again; nothing if it can."""
+        self._clock, self._sleep, self._filesystem = clock, sleep, filesystem
+        self._looking: asyncio.Future[Progress | OSError] | None = None
+        self._changed: int | None = None
+        self._list_again, self._list_at = False, 0.0
+        self._newest = 0
+        self._growth: _Growth | None = None
+        self._acquainted = False
+        self._tells = False
+
+    async def look(self) -> Progress | None:
+        """Return what is there now; None, with the reason in ``trouble``, if it cannot be read."""
+        if self._looking is None or self._looking.done():
+            loop = asyncio.get_running_loop()
+            self._looking = loop.run_in_executor(None, self._look_or_say)
+        answered, _ = await asyncio.wait([self._looking], timeout=ANSWER_WITHIN)
+        found = self._looking.result() if answered else None
+        if isinstance(found, Progress):
+            self.trouble = ""
+            return found
+        why = f"be read ({found.strerror or found})" if found else "be reached (it does not answer)"
+        self.trouble = (
+            f"the data folder {self.folder} cannot {why}, so no frame is seen; it is tried again"
+        )
+        return None
+
+    async def news(self, seen: Progress | None) -> Progress:
+        """Return what is there as soon as it is something else than what has been ``seen``."""
+        with ExitStack() as stack:
+            changes, watched = None, False
+            while (now := await self.look()) is None or now == seen:
+                if self._tells and not watched:  # and then look once more
+                    changes, watched = self._watch(stack), True
+                else:
+                    await self._until_next_look(changes)
+            return now
+
+    def _watch(self, stack: ExitStack) -> Inotify | None:
+        try:
+            changes = stack.enter_context(Inotify())
+            changes.add_watch(self.folder, CHANGES)
+        except OSError:  # not there yet, or all watches of this machine are taken
+            return None
+        return changes
+
+    async def _until_next_look(self, changes: Inotify | None) -> None:
+        if self.trouble:
+            await self._sleep(LOOK_AGAIN)
+        elif changes is None:
+            await self._sleep(LOOK_EVERY)
+        else:
+            growing = self._growth is not None and self._growth.growing
+            try:
+                async with asyncio.timeout(self.quiet if growing else LOOK_AGAIN):
+                    await changes.get()
+            except TimeoutError:
+                return
+            await self._sleep(PAUSE)
+
+    # --- in a thread ------------------------------------------------------------------------
+
+    def _look_or_say(self) -> Progress | OSError:
+        try:
+            if not self._acquainted:
+                self._tells = self._filesystem(self.folder) in LOCAL
+            return self._look()
+        except OSError as error:
+            self._changed, self._list_at = None, 0.0
+            return error
+
+    def _look(self) -> Progress:
+        run = self._newest_run()
+        if not run:
+            self._acquainted = True
+            return Progress(0, 0)
+        with (self.folder / f"run{run:04d}.fits").open("rb") as file:
+            status = os.fstat(file.fileno())
+            identity = (run, status.st_ino)
+            if self._growth is None or self._growth.identity != identity:
+                known = 0 if self._acquainted else status.st_size
+                self._growth = _Growth(identity, known, known)
+            self._acquainted = True
+            if self._growth.layout is None:
+                self._growth.layout = read_layout(file)
+        if self._growth.layout is None:
+            return Progress(run, 0)
+        return Progress(run, self._growth.count(status.st_size, self._clock(), self.quiet))
+
+    def _newest_run(self) -> int:
+        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            changed = os.fstat(folder).st_mtime_ns
+        finally:
+            os.close(folder)
+        now = self._clock()
+        if (changed != self._changed or self._list_again) and now >= self._list_at:
+            # Once more, because what came in the same tick of the clock has the same time.
+            self._list_again = changed != self._changed
+            self._changed, self._list_at = changed, now + LIST_EVERY
+            self._newest = max(map(run_number, os.listdir(self.folder)), default=0)
+        return self._newest

@@ -1,0 +1,333 @@
+"""The telescope's motions: one at a time, waited for until it is in position, and never sent twice.
+
+    -> requestTelescopeOffset 5.0 0.0                    arcsec, relative
+    -> areMACSFollowErrorBelowThreshold, isM1NoiseBelowThreshold    both true: in position
+
+If nobody says whether a request was carried out (OutcomeUnknownError), the position is read,
+and nothing more is sent until a person, told what was read, has acknowledged it. Known from use by
+the predecessor: the operations, and that the flags may need 0.2 s to notice a motion.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from ..axis import NotAllowedError
+from ..link import LINK_LOST, OutcomeUnknownError, RefusedError
+
+Ask: TypeAlias = Callable[[str, tuple[object, ...]], Awaitable[Any]]
+Position: TypeAlias = Mapping[str, float]
+
+LOOK_EVERY = 0.2
+STEADY_FOR = 0.2
+"""Seconds for which whoever looks must find it in position: follow errors flap."""
+LOOK_AGAIN = 3.0
+"""Seconds that a caller waits for a position after an unknown outcome."""
+FLAGS = {
+    "areMACSFollowErrorBelowThreshold": "the follow error of the drives is above its threshold",
+    "isM1NoiseBelowThreshold": "the noise of M1 is above its threshold",
+}
+KEYS = ("RADEG", "DECDEG", "M2UZ")
+"""Header items that say where it is: deg, deg, and the focus in mm (its unit is inferred)."""
+TELLING = 1.0
+"""An offset in arcsec below which a position with four decimals of a degree cannot tell."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """What is asked of the telescope; ``ra`` and ``dec`` in arcsec if it is an offset."""
+
+    kind: str
+    operation: str
+    arguments: tuple[object, ...] = ()
+    ra: float = 0.0
+    dec: float = 0.0
+    settles: bool = False
+    in_position: bool = False
+    """Whether the telescope has to be in position before."""
+
+    def __str__(self) -> str:
+        return f"the {self.kind} ({', '.join(map(str, self.arguments))})"
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A move that may have been carried out, and where the telescope was before."""
+
+    move: Move
+    before: Position
+
+    def carried_out(self, now: Position) -> bool | None:
+        """Tell from a position whether it was; None if that cannot be told."""
+        move = self.move
+        asked = math.hypot(move.ra, move.dec)
+        if asked < TELLING or not {"RADEG", "DECDEG"} <= self.before.keys() & now.keys():
+            return None
+        dec = 3600 * (now["DECDEG"] - self.before["DECDEG"])
+        ra = 3600 * ((now["RADEG"] - self.before["RADEG"] + 180) % 360 - 180)
+        # Whether its offsets in RA are of the sky or of the coordinate is not known.
+        on_sky = ra * math.cos(math.radians(now["DECDEG"]))
+        if any(math.hypot(one - move.ra, dec - move.dec) < asked / 4 for one in (ra, on_sky)):
+            return True
+        return False if math.hypot(on_sky, dec) < asked / 4 else None
+
+    def advice(self, now: Position) -> str:
+        """Say what is known, and what to do."""
+        if not now:
+            found = "the position cannot be read yet"
+        else:
+            told = {
+                True: "as if it was carried out",
+                False: "as if it was not carried out",
+                None: "which does not tell whether it was carried out",
+            }[self.carried_out(now)]
+            found = f"now {shown(now)}, {told}"
+        return (
+            f"it is not known whether {self.move} was carried out. Before: {shown(self.before)}"
+            f"; {found}. It is not sent again, and nothing else is until you have looked where the "
+            "telescope is and called acknowledge(moved=True) or acknowledge(moved=False)"
+        )
+
+
+def shown(position: Position) -> str:
+    """Return a position as people read it."""
+    return ", ".join(f"{key} {value:.10g}" for key, value in position.items()) or "not read"
+
+
+def position_in(header: Mapping[str, float | str]) -> Position:
+    """Return what a header says of where the telescope is."""
+    found = {key: header.get(key) for key in KEYS}
+    return {key: value for key, value in found.items() if isinstance(value, float)}
+
+
+@dataclass
+class Motion:
+    """What the telescope was told to do, one after the other.
+
+    ``read_header`` returns the header as it is now. ``settle_after`` and ``settle_within`` are
+    seconds: before the flags can be believed, and until not being in position is an alarm.
+    """
+
+    ask: Ask
+    read_header: Callable[[], Awaitable[Mapping[str, Any]]]
+    changed: Callable[[], None]
+    settle_after: float = 0.2
+    settle_within: float = 60.0
+    told: tuple[float, float] = (0.0, 0.0)
+    """The sum of the offsets (not of guide steps) that it was told, arcsec."""
+    doing: Move | None = None
+    unknown: Unknown | None = None
+    unsettled: str = ""
+    """Why it is not in position although it should be."""
+    in_position: bool | None = None
+    """What the flags said last."""
+    _steady_since: float | None = None
+    _last: Move | None = None
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def state(self) -> str:
+        """Return what it does: offsetting, unknown (what it did), offline, inpos, or outpos."""
+        if self.doing and self.doing.settles:
+            return "offsetting"
+        if self.unknown:
+            return "unknown"
+        return {None: "offline", True: "inpos", False: "outpos"}[self.in_position]
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for one's turn; while it is held nobody else moves the telescope."""
+        await self._turn.acquire()
+        try:
+            yield
+        finally:
+            self._release()
+
+    async def request(self, move: Move) -> None:
+        """Request a move, holding the turn; return once it is accepted. Raises as ``begin``."""
+        self._check(move)
+        self.doing = move
+        self.changed()
+        try:
+            await self._send(move, await self._look(move))
+        except BaseException:
+            self.doing = None
+            self.changed()
+            raise
+
+    async def settle(self) -> None:
+        """Return when it is in position after the last request, holding the turn.
+
+        Raises TimeoutError if it is not within ``settle_within`` seconds.
+        """
+        try:
+            await self._settle()
+        finally:
+            self.doing = None
+            self.changed()
+
+    async def make(self, move: Move) -> None:
+        """Make a move in its turn, however long it waits; return when it is in position again.
+
+        Raises as ``begin`` and ``settle``.
+        """
+        await asyncio.shield(await self.begin(move))
+
+    async def begin(self, move: Move, within: float | None = None) -> asyncio.Task[None]:
+        """Request a move in its turn; return when it is accepted, with what ends in position.
+
+        Raises OutcomeUnknownError if it may have been carried out. Nothing was sent, or nothing
+        done, if it raises NotAllowedError (not in position; not its turn ``within`` that many
+        seconds; an earlier one is unknown), OSError (not reached), ValueError, or RefusedError.
+        """
+        self._check(move)
+        try:
+            async with asyncio.timeout(within):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise NotAllowedError(
+                f"the telescope is still busy with {self.doing or 'a dithered exposure'}; nothing "
+                "was sent: wait until it is in position, and try again"
+            ) from None
+        # From here on a caller that goes away must not leave a motion without its end.
+        accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        making = asyncio.create_task(self._carry_out(move, accepted))
+        self._tasks.add(making)
+        making.add_done_callback(self._ended)
+        await asyncio.shield(accepted)
+        return making
+
+    def _release(self) -> None:
+        self.doing = None
+        self._turn.release()
+        self.changed()
+
+    def _ended(self, making: asyncio.Task[None]) -> None:
+        self._tasks.discard(making)
+        if not making.cancelled():
+            making.exception()  # who waits is told, and the alarms say it to everybody
+
+    def _check(self, move: Move) -> None:
+        if not math.isfinite(move.ra + move.dec):
+            raise ValueError(f"{move} cannot be made; nothing was sent")
+        if self.unknown:
+            raise NotAllowedError(
+                f"nothing was sent: the outcome of {self.unknown.move} is not known yet; look "
+                "where the telescope is, then call acknowledge(moved=True) or (moved=False)"
+            )
+
+    async def _carry_out(self, move: Move, accepted: asyncio.Future[None]) -> None:
+        try:
+            await self.request(move)
+            accepted.set_result(None)
+            if move.settles:
+                await self.settle()
+        except BaseException as error:
+            if accepted.done():
+                raise
+            accepted.set_exception(
+                error if isinstance(error, Exception) else ConnectionAbortedError("the server ends")
+            )
+        finally:
+            self._release()
+
+    async def _look(self, move: Move) -> Position:
+        try:
+            before = position_in(await self.read_header())
+            why = await self.out_of_position() if move.in_position else ""
+        except RefusedError:
+            return {}
+        except LINK_LOST as error:
+            raise ConnectionError(f"{error}; nothing was sent") from None
+        if why:
+            raise NotAllowedError(f"a {move.kind} has to wait: {why}; nothing was sent")
+        return before
+
+    async def _send(self, move: Move, before: Position) -> None:
+        try:
+            await self.ask(move.operation, move.arguments)
+        except OutcomeUnknownError as error:
+            self.unknown = Unknown(move, before)
+            self.changed()
+            now = await self._look_again()
+            raise OutcomeUnknownError(f"{error}: {self.unknown.advice(now)}") from None
+        except TimeoutError as error:
+            raise ConnectionError(f"{error}; nothing was sent") from None
+        self._last = move
+        if move.settles:
+            self.told = (self.told[0] + move.ra, self.told[1] + move.dec)
+
+    async def _look_again(self) -> Position:
+        """Return the position as soon as it stands still; as far as known when patience ends."""
+        end = time.monotonic() + LOOK_AGAIN
+        last: Position = {}
+        while time.monotonic() < end:
+            try:
+                now = position_in(await self.read_header())
+                if now == last and not await self.out_of_position():
+                    return now
+                last = now
+            except (*LINK_LOST, RefusedError):
+                pass  # it is being looked up again
+            await asyncio.sleep(LOOK_EVERY)
+        return last
+
+    async def out_of_position(self) -> str:
+        """Return why it is not in position; nothing if it is. Raises as ``ask``."""
+        since, self.in_position, self._steady_since = self._steady_since, None, None
+        reasons = [why for flag, why in FLAGS.items() if not await self.ask(flag, ())]
+        self.in_position = not reasons
+        self._steady_since = None if reasons else since or time.monotonic()
+        if self.in_position and not self.doing:
+            self.unsettled = ""
+        return "; ".join(reasons)
+
+    def _is_steady(self) -> bool:
+        since = self._steady_since
+        return since is not None and time.monotonic() - since >= STEADY_FOR
+
+    async def _settle(self) -> None:
+        end = time.monotonic() + self.settle_within
+        await asyncio.sleep(self.settle_after)
+        self._steady_since = None
+        while True:
+            try:
+                why = await self.out_of_position()
+            except (*LINK_LOST, RefusedError) as error:
+                why = str(error)
+            if self._is_steady():
+                self.unsettled = ""
+                return
+            if why and time.monotonic() >= end:
+                break
+            await asyncio.sleep(LOOK_EVERY)
+        self.unsettled = (
+            f"not in position {self.settle_within:g} s after {self._last}, which the telescope has "
+            f"accepted ({why}). Ask the telescope's operator; do not send the offset again"
+        )
+        raise TimeoutError(self.unsettled)
+
+    def acknowledge(self, now: Position, *, moved: bool | None) -> bool:
+        """Allow motions again after an unknown outcome; return whether it counts as carried out.
+
+        Raises NotAllowedError if there is none, ValueError if the position does not tell and the
+        caller does not say.
+        """
+        if self.unknown is None:
+            raise NotAllowedError("there is no motion of unknown outcome to acknowledge")
+        move = self.unknown.move
+        carried_out = self.unknown.carried_out(now) if moved is None else moved
+        if carried_out is None:
+            raise ValueError(
+                f"the position does not tell whether {move} was carried out: look, and say "
+                "moved=True or moved=False"
+            )
+        if carried_out and move.settles:
+            self.told = (self.told[0] + move.ra, self.told[1] + move.dec)
+        self.unknown = None
+        return carried_out
