@@ -480,9 +480,9 @@ _Rest: type[Any] = create_model(
 
 def _cards(rest: Any) -> dict[str, str]:
     cards = {
-        keyword: value
-        for keyword, (value, _) in headers.parse(rest.gtc_headers).items()
-        if KEYWORD.fullmatch(keyword) and not _fault(value)
+        keyword: item.value
+        for keyword, item in headers.parse(rest.gtc_headers).items()
+        if KEYWORD.fullmatch(keyword) and not _fault(item.value)
     }
     flag = rest.user.flags
     if cards:
