@@ -1,0 +1,348 @@
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import MaskedColumn, Table
+
+from hcam_devices.detector import tables
+from hcam_devices.detector.tables import append
+
+from ..helpers import AT_MOST
+
+CHILD = """
+import os, sys
+from pathlib import Path
+from hcam_devices.detector.tables import append
+
+folder, last, part = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+count = 0
+
+def deadly(call):
+    def counted(*arguments):
+        global count
+        count += 1
+        if count == last:
+            if part:
+                file, data, place = arguments
+                call(file, data[:part], place)
+            os._exit(77)
+        return call(*arguments)
+    return counted
+
+for name in ("ftruncate", "pwrite", "fsync"):
+    setattr(os, name, deadly(getattr(os, name)))
+append(folder, 12, (folder / "table.ecsv").read_text())
+os._exit(count)
+"""
+"""Ends before the system call of this number, or after a part of it, else with their count."""
+CALLS = 6
+WRITE = 3
+"""The call that writes all of the table but eight bytes."""
+
+
+def ecsv(table: Table, folder: Path) -> str:
+    path = folder / "table.ecsv"
+    table.write(path, format="ascii.ecsv", overwrite=True)
+    return path.read_text()
+
+
+def nods(rows: int = 20) -> Table:
+    table = Table({"RAOFF": np.arange(rows) * 1.5, "DECOFF": np.full(rows, np.nan)})
+    table["RAOFF"].unit = table["DECOFF"].unit = "arcsec"
+    return table
+
+
+def telescope(rows: int = 300) -> Table:
+    """Return a table such as that of the GTC, whose header has more than one block."""
+    table = Table({f"KEY{n}": np.arange(rows) + n / 7 for n in range(20)})
+    table["MJD"] = 60000 + np.arange(rows) / 1440
+    table["STATUS"] = ["tracking"] * rows
+    return table
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    path = tmp_path / "run0012.fits"
+    cube = np.arange(6000, dtype="i2").reshape(2, 3, 1000)
+    fits.PrimaryHDU(cube).writeto(path)
+    return path
+
+
+def the_table(path: Path, number: int = 1) -> Table:
+    with fits.open(path, memmap=False) as file:
+        return Table.read(file[number])
+
+
+def lengths(path: Path) -> list[int]:
+    """Return how many rows the tables of a file have, which must be to the standard."""
+    with fits.open(path, memmap=False) as file:
+        file.verify("exception")
+        return [len(hdu.data) for hdu in file[1:]]
+
+
+def test_a_nod_table_comes_back_with_its_units_and_nan(run: Path) -> None:
+    old = run.read_bytes()
+    said = append(run.parent, 12, ecsv(nods(), run.parent))
+    assert said == "20 rows appended to run0012.fits"
+    assert run.read_bytes().startswith(old)
+    assert lengths(run) == [20]
+    found = the_table(run)
+    assert found.colnames == ["RAOFF", "DECOFF"]
+    assert found["RAOFF"].unit == found["DECOFF"].unit == "arcsec"
+    assert list(found["RAOFF"]) == [n * 1.5 for n in range(20)]
+    assert np.isnan(fits.getdata(run, 1)["DECOFF"]).all()
+
+
+def test_a_telescope_table_comes_back_with_its_times_to_the_last_bit_and_its_text(
+    run: Path,
+) -> None:
+    append(run.parent, 12, ecsv(telescope(), run.parent))
+    found = the_table(run)
+    assert list(found["MJD"]) == list(telescope()["MJD"])
+    assert set(found["STATUS"]) == {"tracking"}
+
+
+@pytest.mark.parametrize("kind", ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "f4", "f8"])
+def test_missing_numbers_are_missing_and_no_others(run: Path, kind: str) -> None:
+    extreme = 100.0 if kind[0] == "f" else np.iinfo(kind).max
+    column = MaskedColumn([1, 2, 63, extreme], mask=[0, 1, 0, 0], dtype=kind)
+    append(run.parent, 12, ecsv(Table({"N": column}), run.parent))
+    assert the_table(run)["N"].tolist() == [1, None, 63, extreme]
+
+
+def test_missing_text_is_empty_and_a_missing_truth_is_refused(run: Path) -> None:
+    texts = MaskedColumn(["a", "bb"], mask=[0, 1])
+    append(run.parent, 12, ecsv(Table({"S": texts, "E": ["", ""]}), run.parent))
+    assert fits.getdata(run, 1)["S"].tolist() == ["a", ""]
+    assert fits.getdata(run, 1)["E"].tolist() == ["", ""]
+    truths = MaskedColumn([True, True], mask=[0, 1])
+    with pytest.raises(ValueError, match="column T lacks truths; send 0 and 1"):
+        append(run.parent, 12, ecsv(Table({"T": truths}), run.parent))
+
+
+def test_the_same_table_twice_is_there_once_and_another_behind_it(run: Path) -> None:
+    for table in (nods(), telescope()):
+        append(run.parent, 12, ecsv(table, run.parent))
+    once = run.read_bytes()
+    for table in (nods(), telescope()):
+        said = append(run.parent, 12, ecsv(table, run.parent))
+        assert said == "run0012.fits has this table already"
+    assert run.read_bytes() == once
+    assert lengths(run) == [20, 300]
+
+
+def die(folder: Path, step: int, part: int = 0) -> int:
+    command = [sys.executable, "-c", CHILD, str(folder), str(step), str(part)]
+    return subprocess.run(command, timeout=AT_MOST, check=False).returncode
+
+
+def check(run: Path, old: bytes, *, whole: bool = True) -> None:
+    """Check that the old HDUs are what they were, by bytes and as astropy reads them."""
+    new = run.read_bytes()
+    assert new.startswith(old)
+    assert len(new) % 2880 == 0
+    with fits.open(run, memmap=False) as file:
+        assert file[0].data.sum() == np.arange(6000).sum()
+        assert len(file[1].data) == 20
+    if whole and len(new) > len(old):  # so that astropy can list what is behind them
+        if any(new[len(old) :]):
+            with fits.open(run, memmap=False) as file:
+                assert len(file) == 3
+        else:
+            with pytest.warns(match="extra padding"), fits.open(run, memmap=False) as file:
+                assert len(file) == 2
+
+
+def test_all_system_calls_that_change_the_file_are_counted(run: Path) -> None:
+    ecsv(telescope(), run.parent)
+    assert die(run.parent, 1000) == CALLS
+
+
+@pytest.mark.parametrize("step", range(1, CALLS + 1))
+def test_whenever_the_process_dies_the_file_is_valid_and_the_next_append_succeeds(
+    run: Path, step: int
+) -> None:
+    append(run.parent, 12, ecsv(nods(), run.parent))
+    old, text = run.read_bytes(), ecsv(telescope(), run.parent)
+    assert die(run.parent, step) == 77
+    check(run, old)
+    there = step == CALLS  # but for the last fsync
+    assert append(run.parent, 12, text).endswith("already") == there
+    assert run.read_bytes().startswith(old)
+    assert lengths(run) == [20, 300]
+
+
+@pytest.mark.parametrize("part", [56, 100, 2000, 2872, 4000, 30000])
+def test_a_table_that_was_written_in_part_is_free_space_for_a_shorter_one(
+    run: Path, part: int
+) -> None:
+    append(run.parent, 12, ecsv(nods(), run.parent))
+    old, text = run.read_bytes(), ecsv(telescope(), run.parent)
+    assert die(run.parent, WRITE, part) == 77
+    assert run.read_bytes().startswith(old + bytes(8) + b"=")
+    check(run, old, whole=False)
+    assert die(run.parent, WRITE) == 77  # again, with the rest cleared away
+    check(run, old)
+    assert die(run.parent, WRITE, part) == 77
+    append(run.parent, 12, ecsv(nods(5), run.parent))
+    append(run.parent, 12, text)
+    assert run.read_bytes().startswith(old)
+    assert lengths(run) == [20, 5, 300]
+
+
+@pytest.mark.parametrize(
+    ("call", "number"),
+    [("ftruncate", 2), ("pwrite", 1), ("pwrite", 2), ("fsync", 1), ("fsync", 2)],
+)
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EIO])
+def test_a_disk_that_fails_leaves_the_file_as_it_was(
+    run: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, fault: int
+) -> None:
+    """Each pwrite takes but a half, as one does that fills the disk."""
+    old, text = run.read_bytes(), ecsv(telescope(), run.parent)
+    count, pwrite = 0, os.pwrite
+
+    def failing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def one(*arguments: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == number:
+                raise OSError(fault, os.strerror(fault))
+            return real(*arguments)
+
+        return one
+
+    def half(file: int, data: bytes, place: int) -> int:
+        return pwrite(file, data[: len(data) // 2 + 1], place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", half)
+        patch.setattr(os, call, failing(getattr(os, call)))
+        with pytest.raises(OSError, match=r"run0012\.fits is as it was") as caught:
+            append(run.parent, 12, text)
+    assert caught.value.errno == fault
+    assert ("the disk is full" in str(caught.value)) == (fault == errno.ENOSPC)
+    assert run.read_bytes() == old
+
+
+def test_a_run_that_lacks_bytes_is_refused(run: Path) -> None:
+    os.truncate(run, run.stat().st_size - 1)
+    old, text = run.read_bytes(), ecsv(nods(), run.parent)
+    with pytest.raises(ValueError, match="has 17279 bytes, but 17280 according to its headers"):
+        append(run.parent, 12, text)
+    assert run.read_bytes() == old
+
+
+def test_a_run_with_frames_that_no_header_counts_is_refused(run: Path) -> None:
+    data, text = run.read_bytes(), ecsv(nods(), run.parent)
+    more = data + bytes(2880) + b"frame".ljust(2880)
+    none = data.replace(b"NAXIS3  =                    2", b"NAXIS3  =                    0")
+    for content, reason in ((more, "5760 bytes behind its last HDU"), (none, "NAXIS3 = 0")):
+        run.write_bytes(content)
+        with pytest.raises(ValueError, match=reason):
+            append(run.parent, 12, text)
+        assert run.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "not a FITS file"),
+        (b"x" * 5760, "not a FITS file"),
+        (b"SIMPLE  =                    T".ljust(2880), "without END at byte 0"),
+        (b"SIMPLE  =                    T".ljust(80) + b"END".ljust(2800), "bad header at byte 0"),
+    ],
+)
+def test_what_is_no_fits_is_refused(run: Path, content: bytes, reason: str) -> None:
+    run.write_bytes(content)
+    with pytest.raises(ValueError, match=reason):
+        append(run.parent, 12, ecsv(nods(), run.parent))
+    assert run.read_bytes() == content
+
+
+@pytest.mark.parametrize("number", [0, -1, True, 1.0, "12", None])
+def test_what_is_no_number_of_a_run_is_refused(run: Path, number: Any) -> None:
+    with pytest.raises(ValueError, match="is not the number of a run"):
+        append(run.parent, number, ecsv(nods(), run.parent))
+
+
+def test_a_run_that_is_not_there_is_refused_and_not_made(run: Path) -> None:
+    with pytest.raises(ValueError, match=r"no run0013\.fits"):
+        append(run.parent, 13, ecsv(nods(), run.parent))
+    assert not (run.parent / "run0013.fits").exists()
+
+
+COLUMN = "# %ECSV 1.0\n# ---\n# datatype: [{name: a, datatype: string}]\na\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "not a table in ECSV"),
+        ("/etc/passwd", "not a table in ECSV"),
+        ("RAOFF DECOFF\n1 2", "not a table in ECSV"),
+        ("# %ECSV 1.0\n# ---\n# {datatype: [", "not a table in ECSV"),
+        (b"# %ECSV 1.0", "not bytes"),
+        (COLUMN, "no rows"),
+        (COLUMN + "\N{GREEK SMALL LETTER BETA}", "FITS cannot hold"),
+    ],
+)
+def test_what_is_no_table_is_refused(run: Path, text: Any, reason: str) -> None:
+    old = run.read_bytes()
+    with pytest.raises(ValueError, match=reason):
+        append(run.parent, 12, text)
+    assert run.read_bytes() == old
+
+
+def test_a_file_that_changes_meanwhile_is_left_alone(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, text, look = run.read_bytes(), ecsv(nods(), run.parent), tables._is_free
+
+    def slow(file: int, end: int) -> bool:
+        free = look(file, end)
+        with run.open("ab") as other:
+            other.write(bytes(2880))
+        return free
+
+    monkeypatch.setattr(tables, "_is_free", slow)
+    with pytest.raises(OSError, match="being written by somebody else"):
+        append(run.parent, 12, text)
+    assert run.read_bytes() == old + bytes(2880)
+
+
+def test_an_append_waits_for_another_and_looks_at_the_file_afterwards(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, said = ecsv(nods(), run.parent), []
+    waits, flock = threading.Event(), fcntl.flock
+
+    def locking(file: int, how: int) -> None:
+        waits.set()
+        flock(file, how)
+
+    with run.open("rb+") as other:
+        flock(other, fcntl.LOCK_EX)
+        monkeypatch.setattr(fcntl, "flock", locking)
+        thread = threading.Thread(target=lambda: said.append(append(run.parent, 12, text)))
+        thread.start()
+        assert waits.wait(AT_MOST)
+        other.seek(0, os.SEEK_END)
+        other.write(fits_table(nods(3)))
+    thread.join(AT_MOST)
+    assert said == ["20 rows appended to run0012.fits"]
+    assert lengths(run) == [3, 20]
+
+
+def fits_table(table: Table) -> bytes:
+    header: str = fits.table_to_hdu(table).header.tostring()
+    return header.encode() + bytes(2880)
