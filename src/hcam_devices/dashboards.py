@@ -84,7 +84,7 @@ BOARDS = (
         ),
     ),
     Board("Slide and COMPO", ("zaber.FocalPlaneSlide.*", "views.COMPO.*", "esp301.* zaber.*")),
-    Board("Detector", ("ngc.*",)),
+    Board("Detector", ("ngc.frames_*", "ngc.run", "ngc.*")),
     Board("Telescope", ("gtc.*", "rack.*")),
     Board("Recorder", ("recorder.backlog_*", "recorder.*")),
 )
