@@ -38,6 +38,17 @@ def test_a_sample_comes_back_as_it_was() -> None:
     assert unflatten(flatten(SLIDE)) == SLIDE
 
 
+def test_a_field_may_have_dots_in_its_name() -> None:
+    detector = SLIDE | {
+        "exposure.time": {"value": 2.5, "unit": "s"},
+        "exposure.expStatusName": "success",
+        "exposure.focus": {"current": 1.0, "target": 2.0},
+    }
+    point = flatten(detector)
+    assert point.values["exposure.time"] == 2.5
+    assert unflatten(point) == detector
+
+
 def test_a_pair_is_named_after_the_readback() -> None:
     point = flatten(SLIDE)
     assert point.values["position"] == 1100.5

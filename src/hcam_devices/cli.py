@@ -328,16 +328,36 @@ LONGEST_AUDIT = 600.0
     help="Seconds to wait for the answer.",
 )
 def call(procedure: str, args: tuple[str, ...], timeout: float) -> None:
-    """Call a PROCEDURE with ARGS (numbers, texts, name=value, JSON) and print the answer."""
+    """Call a PROCEDURE with ARGS (numbers, texts, name=value, JSON) and print the answer.
+
+    What could do harm says so, and is done with confirm=true only.
+    """
     from .wamp import utils
 
     procedure = uris.expand_procedure(procedure)
     positional, named = arguments(args)
+    if "confirm" not in named and _asks_to_confirm(procedure):
+        named["confirm"] = False  # a program that does not say so is not asked
     try:
         answer = utils.call(procedure, *positional, timeout=timeout, **named)
     except utils.NoSuchProcedureError as error:
         raise HcamError(_what_there_is(procedure, error)) from None
+    match answer:  # as programs in use expect it of the detector controller
+        case [str(reason), False] | [False, str(reason)]:
+            raise HcamError(reason)
     click.echo(json.dumps(answer, indent=2, ensure_ascii=False))
+
+
+def _asks_to_confirm(procedure: str) -> bool:
+    """Tell whether a procedure of a device has an argument ``confirm``."""
+    from .wamp import utils
+
+    device, _, name = procedure.partition(".rpc.")
+    try:
+        known = utils.call(f"{device}.rpc.describe")["procedures"][name]
+        return "confirm:" in known["arguments"]
+    except (utils.NoSuchProcedureError, KeyError, TypeError):
+        return False
 
 
 def _what_there_is(procedure: str, error: HcamError) -> str:

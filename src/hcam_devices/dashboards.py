@@ -84,7 +84,7 @@ BOARDS = (
         ),
     ),
     Board("Slide and COMPO", ("zaber.FocalPlaneSlide.*", "views.COMPO.*", "esp301.* zaber.*")),
-    Board("Detector", ("ngc.*",)),
+    Board("Detector", ("ngc.frames_*", "ngc.run", "ngc.*")),
     Board("Telescope", ("gtc.*", "rack.*")),
     Board("Recorder", ("recorder.backlog_*", "recorder.*")),
 )
@@ -287,7 +287,7 @@ def mark(panel: Plot, healthy: Range, *, positive: bool) -> None:
 
 def title(series: Sequence[Shown], quantity: str) -> str:
     """Say what a plot is of: the words that all begin with, or else the quantity; and whose."""
-    words = zip(*(one.family.split("_") for one in series), strict=False)
+    words = zip(*(re.split(r"[_.]", one.family) for one in series), strict=False)
     same = [several[0] for several in takewhile(lambda several: len(set(several)) == 1, words)]
     what = " ".join(same).capitalize() or quantity
     devices = {one.device.name for one in series}

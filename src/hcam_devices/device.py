@@ -38,7 +38,7 @@ class Alarm:
 
 @dataclass(frozen=True)
 class Reading:
-    """A value, or None and the reason why there is none."""
+    """A value, or None and the reason why there is none; without a reason it is not missed."""
 
     value: Value | None
     reason: str = ""
@@ -213,13 +213,16 @@ class Device:
         try:
             value = await self.read(field)
         except (RefusedError, ValueError) as error:
-            return Reading(None, str(error))
+            return Reading(None, str(error) or type(error).__name__)
         if isinstance(value, float) and not math.isfinite(value):
             return Reading(None, f"the hardware answered {value}")
         return Reading(value)
 
-    async def read(self, field: Readback) -> Value:
-        """Return one value from the hardware, in the declared unit."""
+    async def read(self, field: Readback) -> Value | None:
+        """Return one value from the hardware, in the declared unit; None if there is rightly none.
+
+        Raises RefusedError or ValueError, with the reason, if there should be one.
+        """
         return field.kind(await self.ask(field.ref))
 
     async def write(self, field: Setpoint, value: float) -> None:
@@ -341,6 +344,8 @@ class Device:
                 if name in targets:
                     continue
                 if reading.value is None:
+                    if not reading.reason:
+                        continue
                     off = field.machine in self.disabled
                     found.append(Alarm(name, "WARN" if off else "ERR", reading.reason))
                 elif reason := field.unhealthy(reading.value):

@@ -48,7 +48,8 @@ class Readback(_Named):
 
     ``ref`` is what the device's codec calls it; ``kind`` turns the codec's answer into the value;
     ``healthy`` is the range outside which it is an alarm; ``machine`` is the name under which
-    clients in use today enable and disable the reading (by default its own).
+    clients in use today enable and disable the reading (by default its own); ``name`` is that in
+    telemetry, where it cannot be a name in Python (``exposure.time``).
     """
 
     unit: str = ""
@@ -60,6 +61,7 @@ class Readback(_Named):
 
     def expand(self, name: str) -> list["Readback"]:
         """Return one readback per channel, named and numbered from 1."""
+        name = self.name or name
         if not self.channels:
             return [replace(self, name=name, machine=self.machine or name)]
         return [

@@ -32,6 +32,9 @@ COLOURS = {
     "WARN": "yellow",
     "ERR": "bold red",
     "offline": "bold red",
+    "ONLINE": "green",
+    "exposing": "bold green",
+    "error": "bold red",
 }
 LOST_AFTER = 5.0
 REDRAW = 0.5
@@ -155,6 +158,39 @@ def groups(sample: dict[str, Any]) -> Iterator[tuple[str, list[str], str]]:
         yield family, [f"{values[0]} x{len(values)}"] if same else values, unit
 
 
+EXPOSING = ("system.stateName", "system.subStateName", "exposure.expStatusName", "run")
+"""What only a detector says."""
+BAR = 20
+
+
+def is_detector(sample: dict[str, Any]) -> bool:
+    """Tell whether it is the sample of a detector, and known."""
+    return all(sample.get(name) is not None for name in EXPOSING)
+
+
+def exposure(sample: dict[str, Any]) -> Text:
+    """Return what an observer wants to know of a detector; a bar for the run that goes on."""
+    active = sample["system.subStateName"] == "active"
+    done, expected = sample.get("frames_done"), sample.get("frames_expected")
+    parts = [f"run {sample['run']}" if active else f"last run {sample['run']}"]
+    if not active:
+        parts[0] += f" ({sample['exposure.expStatusName']})"
+    if done is not None:
+        parts.append(f"{done} of {expected} frames" if expected else f"{done} frames")
+    if active and expected and done is not None:
+        full = round(BAR * min(done / expected, 1))
+        parts[-1] += f" {'━' * full}{'╌' * (BAR - full)} {100 * done // expected}%"
+    left = sample.get("exposure.countDown")
+    if active and left:
+        parts.append(f"{left['value']:.0f} s left")
+    if sample.get("cldc_0.statusName") == "disabled":
+        parts.append("clocks disabled")
+    for name, what in (("data_rate", ""), ("disk_free", " left")):
+        if value := sample.get(name):
+            parts.append(f"{number(value['value'])} {PRETTY.get(value['unit'], 'GB')}{what}")
+    return Text(" \u00b7 ".join(parts))
+
+
 def state_of(sample: dict[str, Any], silent: float) -> str:
     """Return the one word that matters most."""
     if not sample:
@@ -163,11 +199,19 @@ def state_of(sample: dict[str, Any], silent: float) -> str:
     if silent > LOST_AFTER * 12:
         return "silent"
     connection = states.pop("connection", "online")
+    if connection == "online" and is_detector(sample):
+        words = {"active": "exposing", "error": "error"}
+        return words.get(sample["system.subStateName"], str(sample["system.stateName"]))
     return connection if connection != "online" else "/".join(states.values()) or connection
 
 
 def row(sample: dict[str, Any], width: int, *, compact: bool) -> Text:
     """Return the fields of a device, wrapped between fields; compact: what fits in one line."""
+    if is_detector(sample):
+        shown = exposure(sample)
+        if compact:
+            shown.truncate(width, overflow="ellipsis")
+        return shown
     text, used = Text(), 0
     for name, values, unit in groups(sample):
         content = f"{' '.join(values)} {unit}".rstrip()

@@ -4,82 +4,141 @@ import asyncio
 import os
 import shlex
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
 
 from .link import MOST_UNREAD, Codec, Local, ProtocolError, RefusedError, Seconds
 
+T = TypeVar("T")
 
-class _Run(asyncio.SubprocessProtocol):
-    """One run of a program: what it has printed, whether it has ended, and its output too."""
 
-    def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.said = bytearray()
-        self.ended: asyncio.Future[None] = loop.create_future()
-        self.over: asyncio.Future[None] = loop.create_future()
-        self.transport: asyncio.SubprocessTransport
+class Output(bytes):
+    """What a program printed; beside it what went to standard error, and the exit status."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.SubprocessTransport)  # noqa: S101  (type checker)
-        self.transport = transport
+    errors: bytes = b""
+    status: int = 0
 
-    def pipe_data_received(self, fd: int, data: bytes) -> None:
-        self.said += data
-        if len(self.said) > MOST_UNREAD:  # it then waits to be read until its time is over
-            pipe = self.transport.get_pipe_transport(fd)
-            assert isinstance(pipe, asyncio.ReadTransport)  # noqa: S101  (type checker)
-            pipe.pause_reading()
+    @classmethod
+    def of(cls, said: bytes, errors: bytes, status: int) -> "Output":
+        """Return what was said, with what came with it."""
+        output = cls(said)
+        output.errors, output.status = errors, status
+        return output
 
-    def process_exited(self) -> None:
-        self.ended.set_result(None)
 
-    def connection_lost(self, error: Exception | None) -> None:
-        self.over.set_result(None)
+class _Run:
+    """One run of a program; ``over`` when it has ended, and its output too.
 
-    async def kill(self) -> None:
-        """End the program, and whatever it has started; wait until it has gone."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.transport.get_pid(), signal.SIGKILL)
-        await asyncio.shield(self.ended)
-        self.transport.close()
+    Everything is done in callbacks of the event loop: no task, and no thread that waits.
+    """
+
+    def __init__(self, path: str, arguments: list[str], within: float) -> None:
+        """Start it; OSError if it cannot be run, ValueError if the arguments cannot be passed."""
+        self.loop = asyncio.get_running_loop()
+        self.over: asyncio.Future[Output] = self.loop.create_future()
+        self.ended: asyncio.Future[int] = self.loop.create_future()
+        self._said: dict[int, bytearray] = {}
+        self._open: set[int] = set()
+        ends = [os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)]
+        try:
+            self.pid = os.posix_spawnp(
+                path,
+                [path, *arguments],
+                os.environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    *((os.POSIX_SPAWN_DUP2, end, n) for n, (_, end) in enumerate(ends, 1)),
+                ],
+                setsid=True,
+                setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),  # which Python ignores,
+            )
+            self._ended_fd = os.pidfd_open(self.pid)
+        except BaseException:
+            for reader, _ in ends:
+                os.close(reader)
+            raise
+        finally:
+            for _, writer in ends:
+                os.close(writer)
+        self.loop.add_reader(self._ended_fd, self._end)
+        for reader, _ in ends:
+            os.set_blocking(reader, False)
+            self._said[reader] = bytearray()
+            self._open.add(reader)
+            self.loop.add_reader(reader, self._read, reader)
+        self._timer = self.loop.call_later(within, self.kill, TimeoutError())
+        self.over.add_done_callback(lambda _: self._timer.cancel())
+
+    def _read(self, pipe: int) -> None:
+        data = os.read(pipe, 65536)
+        said = self._said[pipe]
+        said += data
+        if not data:
+            self._close(pipe)
+            self._finish()
+        elif len(said) > MOST_UNREAD:  # it then waits to be read until its time is over
+            self.loop.remove_reader(pipe)
+
+    def _end(self) -> None:
+        self.loop.remove_reader(self._ended_fd)
+        os.close(self._ended_fd)
+        self.ended.set_result(os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1]))
+        self._finish()
+
+    def _finish(self) -> None:
+        if self.ended.done() and not self._open and not self.over.done():
+            said, errors = map(bytes, self._said.values())
+            self.over.set_result(Output.of(said, errors, self.ended.result()))
+
+    def _close(self, pipe: int) -> None:
+        self.loop.remove_reader(pipe)
+        os.close(pipe)
+        self._open.discard(pipe)
+
+    def kill(self, reason: Exception | None = None) -> None:
+        """End the program, and whatever it has started; ``over`` raises the reason."""
+        if self._open or not self.ended.done():
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+        for pipe in list(self._open):
+            self._close(pipe)
+        if reason and not self.over.done():
+            self.over.set_exception(reason)
+        self.over.cancel()
 
 
 @dataclass(kw_only=True)
 class Programs(Local):
     """Programs in ``folder`` (if empty, on the PATH); each run ends within ``timeout`` seconds.
 
-    Runs do not wait for each other. There is no shell, and nothing to read on standard input;
-    what goes to standard error is part of the answer; the exit status is not.
+    At most ``most`` of one name answer questions at once. Commands are given one after the other:
+    never two at once, but beside questions. So one that hangs holds up nothing else. There is no
+    shell, and nothing to read on standard input.
     """
 
     folder: str = ""
     timeout: Seconds = 2.0
+    most: ClassVar[int] = 4
+    _asking: dict[str, asyncio.Semaphore] = field(default_factory=dict, init=False, repr=False)
+    _commanding: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
+    _beside: set[_Run] = field(default_factory=set, init=False, repr=False)
 
-    async def ask(self, codec: Codec, ref: Any, value: Any = None) -> Any:
+    async def ask(
+        self, codec: Codec, ref: Any, value: Any = None, *, within: float | None = None
+    ) -> Any:
         """Run the program that the codec's request names, as on a command line; return its answer.
+
+        It has to end ``within`` seconds, by default ``timeout``, once it has begun.
 
         Raises what the codec raises; OSError if the program cannot be run; TimeoutError if it does
         not end in time (it is then killed); ProtocolError if it was killed by somebody else.
         """
         request = codec.request(ref, value)
-        name, *arguments = shlex.split(request.decode())
-        try:
-            async with asyncio.timeout(self.timeout):
-                said, status = await self._run(self._path(name), arguments)
-        except TimeoutError:
-            self._show(">", request + b"\n", "it did not end")
-            raise TimeoutError(f"{name} did not end within {self.timeout:g} s") from None
-        self._show(">", request + b"\n", ref)  # several run at once: keep them together
-        self._show("<", said + b"\x04%d\n" % status, f"exit status {status}")
-        if status < 0:
-            raise ProtocolError(f"{name} was killed by signal {-status}")
-        try:
-            return codec.reply(request, said)
-        except ProtocolError as error:
-            raise ProtocolError(f"{name}: {error}") from None
+        name = request.partition(b" ")[0].decode()
+        async with self._asking.setdefault(name, asyncio.Semaphore(self.most)):
+            return await self._answer(codec, request, within or self.timeout)
 
     async def ask_all(self, codec: Codec, refs: Iterable[Any]) -> list[Any]:
         """Ask several at once; a refusal stands in the list in place of an answer.
@@ -94,34 +153,88 @@ class Programs(Local):
                 raise answer
         return answers
 
-    def _path(self, name: str) -> str:
-        return os.path.join(os.path.expanduser(self.folder), name)
+    async def command(self, codec: Codec, ref: Any, within: float) -> Any:
+        """Give a command, in its turn; raises as ``ask``. ``within`` seconds, once it is begun."""
+        async with self._commanding:
+            return await self._answer(codec, codec.request(ref), within)
 
-    async def _run(self, path: str, arguments: list[str]) -> tuple[bytes, int]:
-        starting = asyncio.create_task(self._start(path, arguments))
-        try:
-            run = await asyncio.shield(starting)  # asyncio would kill only the program itself
-            await asyncio.shield(run.over)
-        except BaseException:
-            await (await starting).kill()
-            raise
-        run.transport.close()
-        return bytes(run.said), run.transport.get_returncode() or 0
+    def ask_beside(
+        self, codec: Codec, ref: Any, within: float, then: Callable[[Any], None]
+    ) -> None:
+        """Ask without waiting: ``then`` is called with the answer, or with the exception.
 
-    async def _start(self, path: str, arguments: list[str]) -> _Run:
+        Not if the link is closed before. Raises OSError if the program cannot be run.
+        """
+        request = codec.request(ref)
+        run = self._start(request, within)
+
+        def over(done: asyncio.Future[Output]) -> None:
+            self._beside.discard(run)
+            if done.cancelled():
+                return
+            try:
+                answer = self._understood(codec, request, done, within)
+            except Exception as error:  # noqa: BLE001  (for whom it concerns)
+                answer = error
+            then(answer)
+
+        self._beside.add(run)
+        run.over.add_done_callback(over)
+
+    async def pause(self, seconds: float) -> None:
+        """Let the hardware come to rest."""
+        await asyncio.sleep(seconds)
+
+    async def in_thread(self, work: Callable[..., T], *args: Any, within: float | None = None) -> T:
+        """Do some work that blocks, beside everything else; TimeoutError if it takes too long."""
         try:
-            _, run = await asyncio.get_running_loop().subprocess_exec(
-                _Run,
-                path,
-                *arguments,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                start_new_session=True,
-            )
+            async with asyncio.timeout(within):
+                return await asyncio.to_thread(work, *args)
+        except TimeoutError:
+            raise TimeoutError(f"{work.__name__} did not end within {within:g} s") from None
+
+    def close(self, reason: BaseException | None = None) -> None:
+        """End what is still being asked beside; ``idle`` raises the reason."""
+        for run in list(self._beside):
+            run.kill()
+        super().close(reason)
+
+    def _start(self, request: bytes, within: float) -> _Run:
+        name, *arguments = shlex.split(request.decode())
+        path = os.path.join(os.path.expanduser(self.folder), name)
+        try:
+            return _Run(path, arguments, within)
         except OSError as error:
             raise type(error)(f"{path} cannot be run: {error.strerror}") from None
-        return run
+
+    async def _answer(self, codec: Codec, request: bytes, within: float) -> Any:
+        run = self._start(request, within)
+        try:
+            await asyncio.wait([run.over])
+        except BaseException:
+            run.kill()
+            await asyncio.shield(run.ended)
+            raise
+        return self._understood(codec, request, run.over, within)
+
+    def _understood(
+        self, codec: Codec, request: bytes, over: asyncio.Future[Output], within: float
+    ) -> Any:
+        name = shlex.split(request.decode())[0]
+        try:
+            output = over.result()
+        except TimeoutError:
+            self._show(">", request + b"\n", "it did not end")
+            raise TimeoutError(f"{name} did not end within {within:g} s") from None
+        self._show(">", request + b"\n", "")  # several run at once: keep them together
+        said = bytes(output) + output.errors
+        self._show("<", said + b"\x04%d\n" % output.status, f"exit status {output.status}")
+        if output.status < 0:
+            raise ProtocolError(f"{name} was killed by signal {-output.status}")
+        try:
+            return codec.reply(request, output)
+        except ProtocolError as error:
+            raise ProtocolError(f"{name}: {error}") from None
 
     def __str__(self) -> str:
         return self.folder or "PATH"

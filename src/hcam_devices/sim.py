@@ -137,6 +137,9 @@ class Simulator:
         """Return what is to be said unasked now, and in how many seconds to ask again."""
         return b"", None
 
+    async def live(self) -> None:
+        """Do what happens without being asked, for as long as it is served."""
+
     def offers(self) -> dict[str, dict[str, Any]]:
         """Return every fault, with what may be chosen and its default."""
         own = {
@@ -348,8 +351,12 @@ async def serve(sim: Simulator, port: int = 0) -> AsyncIterator[dict[str, Any]]:
         if sim.programs:
             with TemporaryDirectory(prefix="hcam-") as folder:
                 write_programs(sim.programs, Path(folder), port)
-                yield {"folder": folder}
+                if not hasattr(sim, "folder"):
+                    sim.folder = Path(folder)
+                running.add(asyncio.create_task(_live(sim)))
+                yield {"folder": folder} | sim.link_settings
         else:
+            running.add(asyncio.create_task(_live(sim)))
             yield {"host": "127.0.0.1", "port": port} | sim.link_settings
     finally:
         server.close()
@@ -357,6 +364,13 @@ async def serve(sim: Simulator, port: int = 0) -> AsyncIterator[dict[str, Any]]:
             task.cancel()
         if running:
             await asyncio.wait(running)
+
+
+async def _live(sim: Simulator) -> None:
+    try:
+        await sim.live()
+    except Exception:
+        log.exception("the simulator %s does nothing any more", type(sim).__module__)
 
 
 def write_programs(names: tuple[str, ...], folder: Path, port: int) -> None:

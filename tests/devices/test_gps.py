@@ -1,12 +1,6 @@
 """The timing card: what its programs print, what becomes of it, and programs that will not end."""
 
-import asyncio
-import os
 import re
-import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hcam_devices.devices.gps import Codec, Simulator, instant
-from hcam_devices.link import MOST_UNREAD, ProtocolError, RefusedError
-from hcam_devices.process import Programs
+from hcam_devices.link import ProtocolError, RefusedError
 
 from ..helpers import AT_MOST, ENTRIES, fed, offline, online, presented, reasons, sample_where
 
@@ -237,158 +230,3 @@ async def test_without_the_programs_the_card_is_offline() -> None:
 async def test_another_board_than_there_is_cannot_be_opened() -> None:
     async with presented(ENTRY, Simulator(), board=1) as card:
         assert "Could not open" in reasons(await sample_where(card, offline))
-
-
-# --- the link to programs ---------------------------------------------------------------------
-
-
-class Plain:
-    """Command lines as they are; what a program prints as it is."""
-
-    cut = staticmethod(lambda buffer: None)
-
-    def request(self, ref: str, value: None = None) -> bytes:
-        return ref.encode()
-
-    def reply(self, request: bytes, frame: bytes) -> str:
-        if frame.startswith(b"no"):
-            raise RefusedError(frame.decode().strip())
-        return frame.decode().strip()
-
-
-def script(folder: Path, text: str, name: str = "program") -> Programs:
-    """Write a program; return a link to its folder."""
-    (folder / name).write_text(f"#!/bin/bash\n{text}\n")
-    (folder / name).chmod(0o700)
-    return Programs(folder=str(folder), timeout=AT_MOST)
-
-
-async def test_arguments_arrive_as_they_are_without_a_shell(tmp_path: Path) -> None:
-    link = script(tmp_path, "printf '<%s>' \"$@\"")
-    said = await link.ask(Plain(), "program 'a b' '$HOME' ';' '*' ''")
-    assert said == "<a b><$HOME><;><*><>"
-
-
-async def test_there_is_nothing_to_read_and_errors_are_part_of_the_answer(tmp_path: Path) -> None:
-    link = script(tmp_path, "cat; echo oh >&2; exit 7")
-    assert await link.ask(Plain(), "program") == "oh"
-
-
-async def test_programs_run_at_the_same_time(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "meeting")  # each end waits for the other
-    link = script(tmp_path, f"echo hello > {tmp_path}/meeting; echo told", "tell")
-    script(tmp_path, f"cat {tmp_path}/meeting", "hear")
-    script(tmp_path, "echo no way", "refuse")
-    told, heard, refused = await link.ask_all(Plain(), ["tell", "hear", "refuse"])
-    assert (told, heard) == ("told", "hello")
-    assert isinstance(refused, RefusedError)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that only looking can tell."""
-    async with asyncio.timeout(AT_MOST):
-        while not condition():  # noqa: ASYNC110  (it happens in another process)
-            await asyncio.sleep(0.01)
-
-
-async def gone(pids: Iterable[int]) -> None:
-    """Wait until processes have ended (or are dead, and wait for somebody to notice)."""
-
-    def ended(pid: int) -> bool:
-        try:
-            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-        except FileNotFoundError:
-            return True
-
-    await until(lambda: all(ended(pid) for pid in pids))
-
-
-HANGS = "sleep 600 & echo $$ $! > {0}/new; mv {0}/new {0}/pids; wait"
-
-
-async def pids(folder: Path) -> list[int]:
-    await until((folder / "pids").exists)
-    return [int(pid) for pid in (folder / "pids").read_text().split()]
-
-
-async def test_a_program_that_does_not_end_is_killed_with_what_it_started(tmp_path: Path) -> None:
-    link = script(tmp_path, HANGS.format(tmp_path))
-    link.timeout = 0.5
-    with pytest.raises(TimeoutError, match=r"program did not end within 0.5 s"):
-        await link.ask(Plain(), "program")
-    await gone(await pids(tmp_path))
-
-
-async def test_a_program_that_nobody_waits_for_any_more_is_killed(tmp_path: Path) -> None:
-    link = script(tmp_path, HANGS.format(tmp_path))
-    asking = asyncio.create_task(link.ask(Plain(), "program"))
-    started = await pids(tmp_path)
-    asking.cancel()
-    await asyncio.wait([asking])
-    assert asking.cancelled()
-    await gone(started)
-
-
-def running(folder: Path) -> list[int]:
-    """Return the processes that have the name of a folder in their command line."""
-    found = []
-    for one in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            if str(folder).encode() in one.read_bytes():
-                found.append(int(one.parent.name))
-    return found
-
-
-@pytest.mark.parametrize("turns", range(8))
-async def test_a_program_is_killed_even_while_it_starts(tmp_path: Path, turns: int) -> None:
-    link = script(tmp_path, f"(exec -a {tmp_path} sleep 600) & wait")
-    asking = asyncio.create_task(link.ask(Plain(), "program"))
-    for _ in range(turns):
-        await asyncio.sleep(0)
-    time.sleep(0.05)  # noqa: ASYNC251  (the loop stands still; the program, if any, goes on)
-    asking.cancel()
-    await asyncio.wait([asking])
-    assert asking.cancelled()
-    await until(lambda: not running(tmp_path))
-
-
-async def test_what_a_program_leaves_behind_is_killed_if_it_holds_the_output(
-    tmp_path: Path,
-) -> None:
-    link = script(tmp_path, f"sleep 600 & echo $! > {tmp_path}/pids; echo done")
-    link.timeout = 0.5
-    with pytest.raises(TimeoutError):
-        await link.ask(Plain(), "program")
-    await gone(await pids(tmp_path))
-
-
-async def test_a_program_that_talks_without_end_is_stopped(tmp_path: Path) -> None:
-    link = script(tmp_path, "exec yes")
-    link.timeout = 0.5
-    with pytest.raises(TimeoutError):
-        await link.ask(Plain(), "program")
-
-
-async def test_a_long_answer_comes_whole(tmp_path: Path) -> None:
-    size = MOST_UNREAD - 1
-    link = script(tmp_path, f"head -c {size} /dev/zero | tr '\\0' x")
-    assert await link.ask(Plain(), "program") == "x" * size
-
-
-async def test_a_program_that_crashes_has_not_answered(tmp_path: Path) -> None:
-    link = script(tmp_path, "echo half; kill -SEGV $$")
-    with pytest.raises(ProtocolError, match="program was killed by signal 11"):
-        await link.ask(Plain(), "program")
-
-
-async def test_what_is_no_program_cannot_be_run(tmp_path: Path) -> None:
-    (tmp_path / "text").write_text("hello")
-    link = Programs(folder=str(tmp_path))
-    with pytest.raises(PermissionError, match="text cannot be run: Permission denied"):
-        await link.ask(Plain(), "text")
-    with pytest.raises(FileNotFoundError, match="none cannot be run"):
-        await link.ask(Plain(), "none")
-
-
-async def test_without_a_folder_a_program_is_found_on_the_path() -> None:
-    assert await Programs(timeout=AT_MOST).ask(Plain(), "echo hello") == "hello"

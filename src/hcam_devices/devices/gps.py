@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 from ..device import Alarm, Device, Sample
 from ..fields import Readback, Value
 from ..link import ProtocolError, RefusedError
-from ..process import Programs
+from ..process import Output, Programs
 from ..sim import Simulator as Base
 
 SATELLITES, VALIDITY, TIME = "GetSatInfo", "GR_GetValidity", "HW_GetTime"
@@ -95,7 +95,8 @@ class Codec:
 
         Raises ConnectionError if there is no card, RefusedError if the card refused.
         """
-        program, said = request.split()[0].decode(), frame.decode("ascii", "replace")
+        errors = frame.errors if isinstance(frame, Output) else b""
+        program, said = request.split()[0].decode(), (frame + errors).decode("ascii", "replace")
         if re.search(r"could not open", said, re.IGNORECASE):
             raise ConnectionError(f"{program}: {said.strip()[:200]}")
         if match := re.search(r"^[ \t]*(Error\b(?! closing).*)$", said, re.MULTILINE):

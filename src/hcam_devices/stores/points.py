@@ -24,7 +24,8 @@ class Point(NamedTuple):
     """One sample, flat.
 
     ``time`` is UTC in milliseconds since 1970. A pair of positions is ``position`` (the current
-    one) and ``position.target``; other nested values are paths such as ``state.connection``;
+    one) and ``position.target``; other nested values are paths such as ``state.connection``, and
+    there are fields that have such a name (``exposure.time``);
     ``alarms`` is the list of them as JSON. Nulls, NaN and infinities are left out.
     """
 
@@ -98,7 +99,10 @@ def _put(
 
 
 def unflatten(point: Point) -> dict[str, Any]:
-    """Return the sample of a point; what was null is not there."""
+    """Return the sample of a point; what was null is not there.
+
+    Only states and targets are nested again: any other dot is taken for a part of the name.
+    """
 
     def value(name: str) -> Value | dict[str, Any]:
         unit = point.units.get(name)
@@ -116,16 +120,18 @@ def unflatten(point: Point) -> dict[str, Any]:
         "alarms": [],
     }
     for name in point.values:
-        base, dot, rest = name.partition(".")
+        base, _, last = name.rpartition(".")
         if name == "alarms":
             sample["alarms"] = json.loads(str(point.values[name]))
-        elif not dot:
+        elif name.startswith("state."):
+            sample["state"][name.removeprefix("state.")] = value(name)
+        elif base and last == "target":
+            pair = sample.setdefault(base, {"current": None})
+            if isinstance(pair, dict):
+                pair["target"] = value(name)
+        else:
             pair = f"{name}.target" in point.values
             sample[name] = {"current": value(name)} if pair else value(name)
-        else:
-            inside = sample.setdefault(base, {"current": None} if rest == "target" else {})
-            if isinstance(inside, dict):
-                inside[rest] = value(name)
     return sample
 
 

@@ -1,0 +1,435 @@
+r"""The detector controller as its five programs show it: states, setup, exposures, FITS files.
+
+    $ ngcbCmd "setup DET.SEQ1.DIT 2.5 OBJECT \"HT Cas\""     a whole line as one argument, or
+    $ ngcbCmd status DET.FRAM2.NO                            word by word
+    DET.FRAM2.NO 12
+    $ ngcbCmd start
+    the clocks are disabled NOK                              exit status 1
+    $ dbRead "<alias>ngcircon_ircam1:system.stateName"
+    system.stateName = ONLINE
+
+Runs are ``run0001.fits`` and so on in ``data``, a cube of 16-bit frames of 48 x 30 pixels (much
+smaller than true ones; each pixel is the frame's number) that is valid whenever it is looked at,
+under a primary header with every keyword that was set. ``exposures.jsonl`` beside ``data`` has a
+line for each frame that was written: when its light was collected, in Unix time.
+
+What is not known of the real controller is decided here: a trigger while no frame waits for one is
+refused; ``stop`` ends a run at once, with the frames that are written; ``abort`` leaves the file;
+``setup`` of a keyword nobody uses is refused.
+"""
+
+import asyncio
+import json
+import re
+import shlex
+import struct
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..link import Until
+from ..sim import WIRE_FAULTS
+from ..sim import Simulator as Base
+from .readout import Timing, timing
+
+ALIAS = "<alias>ngcircon_ircam1:"
+DETECTOR = re.compile(
+    r"DET\.(SYSCFG|RESTRICT|SPEED|BIN[XY]1|CLRCCD|NCLRS|DUMMY|FASTCLK|EXPLED|GPS|INCPRSCX|INCOVSCY"
+    r"|NSKIPS[1-5]|SEQ\.(CLKFILE|TRIGGER)|SEQ[1-5]\.DIT|TDELAY\.GUI|READ\.CURID|NDIT"
+    r"|FRAM\.(NAMING|FILENAME)|FRAM2\.BREAK|WIN[12]\.(N[XY]|XS[EFGH]|XS[LU][LR]|YS|YS\.GUI)"
+    r"|DRWIN\.(N[XY]|XS[EFGHLR]|YS|YS\.GUI))"
+)
+HEADER = re.compile(r"(?!SIMPLE|BITPIX|NAXIS|EXTEND|END$)[A-Z0-9_-]{1,8}")
+TEXT = re.compile(r"[ !#-~]{0,68}")
+DEFAULTS = {
+    "DET.READ.CURID": "1",
+    "DET.SPEED": "0",
+    "DET.BINX1": "1",
+    "DET.BINY1": "1",
+    "DET.CLRCCD": "T",
+    "DET.NCLRS": "5",
+    "DET.DUMMY": "0",
+    "DET.FASTCLK": "0",
+    "DET.INCPRSCX": "F",
+    "DET.INCOVSCY": "F",
+    **{f"DET.NSKIPS{n}": "0" for n in range(1, 6)},
+    "DET.SEQ.CLKFILE": "hipercam_se.bclk",
+    "DET.SEQ.TRIGGER": "F",
+    "DET.SEQ1.DIT": "1",
+    "DET.TDELAY.GUI": "1000",
+    "DET.FRAM2.BREAK": "0",
+}
+COLUMNS, ROWS = 48, 30  # one block of FITS, so that a file needs no padding
+NAXIS3 = 5 * 80
+LEADS_TO = {"standby": "STANDBY", "off": "LOADED", "exit": "OFF"}
+LOOK_EVERY = 0.1
+"""Seconds within which it is noticed that a clock was put forward."""
+
+
+class _NOK(Exception):
+    """The controller refuses."""
+
+
+def say(text: str, status: int = 0) -> bytes:
+    """Return what a program is to print, and its exit status."""
+    return text.replace("\x04", "").encode() + b"\n\x04%d\n" % status
+
+
+def words(line: str) -> list[str]:
+    """Split a command line at blanks that are not between double quotes."""
+    lexer = shlex.shlex(line, posix=True)
+    lexer.whitespace_split, lexer.quotes, lexer.escape, lexer.commenters = True, '"', "", ""
+    return list(lexer)
+
+
+@dataclass
+class Run:
+    """A run that is going on."""
+
+    number: int
+    file: BinaryIO
+    timing: Timing
+    triggered: bool
+    limit: int
+    """Frames after which it ends; 0 for none."""
+    begins: float | None
+    """When the frame begins that is exposed now; None while it waits for a trigger."""
+    frames: int = 0
+
+
+class Simulator(Base):
+    """A controller whose server is not running yet; ``speed`` times as fast as time goes by."""
+
+    programs = ("ngcbCmd", "dbRead", "dbWrite", "ngcdcsStartServer", "ngcdcsStopServer")
+    controls = ("speed",)
+    cut = Until(b"\n")
+
+    def __init__(self, wall: Callable[[], float] = time.time, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.wall = wall
+        self.speed = 1.0
+        self.state, self.substate = "OFF", "idle"
+        self.clocks, self.sequencer = "disabled", "idle"
+        self.status, self.frames = "inactive", 0
+        self.newest: str | None = None
+        self.keywords = dict(DEFAULTS)
+        self.run: Run | None = None
+        self._now, self._tick = 0.0, self.clock()
+        self._program = ""
+        self._news: asyncio.Event | None = None
+
+    @property
+    def data(self) -> Path:
+        """The folder of the runs."""
+        return self.folder / "data"
+
+    @property
+    def link_settings(self) -> dict[str, Any]:  # type: ignore[override]
+        """What a device needs beside the programs: where the runs are."""
+        return {"data": str(self.data)}
+
+    async def live(self) -> None:
+        """Write frames when they are due, without being asked."""
+        self.data.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(_fits)  # takes half a second, and the first start must not
+        self._news = asyncio.Event()
+        try:
+            while True:
+                self.advance()
+                self._news.clear()
+                due = LOOK_EVERY if self.run and self.run.begins is not None else None
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(due):
+                        await self._news.wait()
+        finally:
+            self._leave("OFF")
+
+    # --- the programs -----------------------------------------------------------------------
+
+    def constant(self, frame: bytes) -> bytes:
+        """Return a command line, however it was quoted."""
+        return shlex.join(shlex.split(frame.decode("utf-8", "replace"))).encode()
+
+    def reply(self, frame: bytes) -> bytes:
+        """Note which program asks: some faults are of one only."""
+        self._program = frame.partition(b" ")[0].decode("ascii", "replace")
+        return super().reply(frame)
+
+    def answer(self, frame: bytes) -> bytes:
+        """Return what a program prints, EOT, and its exit status."""
+        self.advance()
+        try:
+            program, *arguments = shlex.split(frame.decode())
+            return say(self._do(program, arguments))
+        except (_NOK, ValueError) as error:  # ValueError: no text, or quotes that do not end
+            return say(f"{error} NOK", 1)
+        finally:
+            if self._news:
+                self._news.set()
+
+    def _do(self, program: str, arguments: list[str]) -> str:
+        match program, arguments:
+            case "ngcbCmd", _:
+                return self._command(words(" ".join(arguments)))
+            case "dbRead", [where]:
+                name = where.removeprefix(ALIAS)
+                if where == name or name not in (known := self.database()):
+                    raise _NOK(f"no such attribute: {where}")
+                return f"{name} = {known[name]}"
+            case "dbWrite", [where, value]:
+                if where != f"{ALIAS}exposure.newDataFileName":
+                    raise _NOK(f"no such attribute: {where}")
+                self.newest = value
+                return ""
+            case "ngcdcsStartServer", ["IRCAM1", "-port", port, *gui] if (
+                port.isdecimal() and gui in ([], ["-gui"])
+            ):
+                if self.state != "OFF":
+                    raise _NOK("the server is running already")
+                self.state, self.substate, self.keywords = "LOADED", "idle", dict(DEFAULTS)
+                return f"IRCAM1 started, port {port}"
+            case "ngcdcsStopServer", ["IRCAM1"]:
+                self._leave("OFF")
+                return "IRCAM1 stopped"
+        raise _NOK(f"usage: {program} ...")
+
+    def database(self) -> dict[str, str]:
+        """Return every attribute that may be read."""
+        total, left = self._times()
+        return {
+            "system.stateName": self.state,
+            "system.subStateName": self.substate,
+            "cldc_0.statusName": self.clocks,
+            "seq_0.statusName": self.sequencer,
+            "exposure.time": f"{total:.3f}",
+            "exposure.countDown": f"{left:.3f}",
+            "exposure.expStatusName": self.status,
+            "exposure.baseName": str(self.data / "run"),
+            "exposure.newDataFileName": self._newest(),
+        }
+
+    def _times(self) -> tuple[float, float]:
+        """Return how long a run takes, or one frame if it is endless; and what is left of that."""
+        if not (run := self.run):
+            return 0.0, 0.0
+        cycle = run.timing.cycle
+        whole = (run.limit or 1) * cycle
+        gone = 0.0 if run.begins is None else self._now - run.begins
+        done = run.frames * cycle + gone if run.limit else gone
+        return whole, min(max(whole - done, 0.0), whole)
+
+    def _newest(self) -> str:
+        if self.newest is None:
+            numbers = [_number(path.name) for path in self.data.glob("run*.fits")]
+            self.newest = f"run{max(numbers, default=0):04d}.fits"
+        return self.newest
+
+    def _command(self, line: list[str]) -> str:
+        if self.state == "OFF":
+            raise _NOK("the server does not answer")
+        match line:
+            case ["status"]:
+                return self.state
+            case ["status", key]:
+                known = self.keywords | {"DET.FRAM2.NO": str(self.frames)}
+                if key not in known:
+                    raise _NOK(f"no such keyword: {key}")
+                return f"{key} {known[key]}"
+            case ["setup", *pairs]:
+                self._setup(pairs)
+            case ["online"]:
+                if self.state != "ONLINE":
+                    self._leave("ONLINE")
+            case ["standby" | "off" | "exit" as command]:
+                self._leave(LEADS_TO[command])
+            case ["acqproc", _, *_] if self.state != "LOADED":
+                pass
+            case _ if self.state == "ONLINE":
+                self._command_online(line)
+            case _:
+                raise _NOK(f"{' '.join(line)[:80]} is not possible while {self.state}")
+        return "OK"
+
+    def _command_online(self, line: list[str]) -> None:
+        match line:
+            case ["reset"]:
+                self._leave("ONLINE")
+            case ["cldc", "0", "enable" | "disable" as what]:
+                self.clocks = f"{what}d"
+                if what == "disable":
+                    self._end("aborted")
+            case ["seq", "start"] | ["seq", "0", "start"]:
+                self.sequencer = "running"
+            case ["seq", "stop"] | ["seq", "0", "stop"]:
+                self._end("aborted")
+                self.sequencer = "idle"
+            case ["seq", "trigger"]:
+                self._trigger()
+            case ["start"]:
+                self._start()
+            case ["stop" | "abort" as how]:
+                if not self.run:
+                    raise _NOK("no exposure is active")
+                self._end("success" if how == "stop" else "aborted")
+            case _:
+                raise _NOK(f"unknown command: {' '.join(line)[:80]}")
+
+    def _leave(self, state: str) -> None:
+        self._end("aborted")
+        self.state, self.substate = state, "idle"
+        self.clocks, self.sequencer = "disabled", "idle"
+
+    def _setup(self, pairs: list[str]) -> None:
+        if not pairs or len(pairs) % 2:
+            raise _NOK("setup takes pairs of a keyword and a value")
+        given = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        for key, value in given.items():
+            if not (DETECTOR.fullmatch(key) or HEADER.fullmatch(key)):
+                raise _NOK(f"no such keyword: {key}")
+            if not TEXT.fullmatch(value):
+                raise _NOK(f"{key} cannot be {value!r}")
+        self.keywords |= given
+
+    # --- exposures --------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        if self.clocks != "enabled":
+            raise _NOK("the clocks are disabled")
+        if self.run:
+            raise _NOK("an exposure is active")
+        if self.substate == "error":
+            raise _NOK("the controller has to be reset")
+        number, cards = _number(self._newest()) + 1, header(self.keywords)
+        takes, limit = timing(self.keywords), int(self.keywords["DET.FRAM2.BREAK"])
+        try:
+            file = (self.data / f"run{number:04d}.fits").open("xb", buffering=0)
+            file.write(cards)
+        except OSError as error:
+            raise _NOK(str(error)) from None
+        triggered = self.keywords["DET.SEQ.TRIGGER"] == "T"
+        self.run = Run(number, file, takes, triggered, limit, None if triggered else self._now)
+        self.frames, self.status = 0, "integrating"
+        self.substate, self.sequencer = "active", "running"
+
+    def _trigger(self) -> None:
+        if not self.run or not self.run.triggered or self.run.begins is not None:
+            raise _NOK("nothing waits for a trigger")
+        self.run.begins = self._now
+
+    def advance(self) -> None:
+        """Let time go by: write what is due until now."""
+        tick, speed = self.clock(), max(self.speed, 1e-3)
+        self._now, self._tick = self._now + (tick - self._tick) * speed, tick
+        while (run := self.run) and run.begins is not None:
+            if self.fault("failure"):
+                return self._end("failure")
+            written = run.begins + run.timing.exposure + run.timing.readout
+            if written > self._now:
+                return None
+            self._write(run, run.begins, speed)
+            run.begins = None if run.triggered else run.begins + run.timing.cycle
+        return None
+
+    def _write(self, run: Run, begins: float, speed: float) -> None:
+        run.frames = self.frames = run.frames + 1
+        try:
+            if self.fault("disk_full"):
+                raise OSError("no space left")
+            run.file.seek(0, 2)
+            run.file.write(struct.pack(">h", run.frames % 2**15) * COLUMNS * ROWS)
+            run.file.seek(NAXIS3)
+            run.file.write(f"NAXIS3  = {run.frames:>20}".ljust(80).encode())
+            begin = self.wall() - (self._now - begins) / speed
+            line = {"run": run.number, "frame": run.frames, "begin": begin}
+            line["end"] = begin + run.timing.exposure / speed
+            with (self.folder / "exposures.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+        except OSError:
+            self.frames -= 1
+            self._end("failure")
+        if run.frames == run.limit:
+            self._end("success")
+
+    def _end(self, status: str) -> None:
+        if run := self.run:
+            run.file.close()
+            self.run, self.status, self.sequencer = None, status, "idle"
+            self.newest = f"run{run.number:04d}.fits"
+            self.substate = "error" if status == "failure" else "idle"
+
+    # --- faults -----------------------------------------------------------------------------
+
+    def offers(self) -> dict[str, dict[str, Any]]:
+        """Return every fault, with what may be chosen and its default.
+
+        ``nok`` and ``hang`` are of one ``program``, or of all; a command that hangs was carried
+        out. ``err``: the database says ERR. ``failure`` ends an exposure in the error sub-state,
+        and so does ``disk_full`` when the next frame is to be written.
+        """
+        own: dict[str, dict[str, Any]] = {
+            "nok": {"program": ""},
+            "hang": {"program": ""},
+            "err": {},
+            "failure": {},
+            "disk_full": {},
+        }
+        return WIRE_FAULTS | own
+
+    def own_faults(self, reply: bytes) -> bytes:
+        """Apply to a reply the faults of the programs."""
+        if self._struck("hang"):
+            return b""
+        if self._struck("nok"):
+            return say("it is simulated that this fails NOK", 1)
+        return say("ERR") if self._program == "dbRead" and self.fault("err") else reply
+
+    def _struck(self, name: str) -> bool:
+        options = self.faults.get(name)
+        return bool(options and options["program"] in ("", self._program) and self.fault(name))
+
+
+def _number(name: str) -> int:
+    """Return the number of a run from the name of its file; 0 without one."""
+    match = re.search(r"run(\d+)[^/]*$", name)
+    return int(match[1]) if match else 0
+
+
+def _fits() -> Any:
+    from astropy.io import fits  # noqa: PLC0415  (costs half a second, only for exposures)
+
+    return fits
+
+
+def header(keywords: dict[str, str]) -> bytes:
+    """Return a primary header with keywords as the controller writes them, for no frame yet."""
+    cards = _fits().Header()
+    for name, value in (
+        ("SIMPLE", True),
+        ("BITPIX", 16),
+        ("NAXIS", 3),
+        ("NAXIS1", COLUMNS),
+        ("NAXIS2", ROWS),
+        ("NAXIS3", 0),
+        ("EXTEND", True),
+    ):
+        cards[name] = value
+    for name, text in keywords.items():
+        long = f"HIERARCH ESO {name.replace('.', ' ')}"
+        cards[name if HEADER.fullmatch(name) else long] = _value(text)
+    return bytes(cards.tostring().encode("ascii"))
+
+
+def _value(text: str) -> bool | int | float | str:
+    """Return a value as FITS has it: T and F are logical, numbers are numbers."""
+    if text in ("T", "F"):
+        return text == "T"
+    for kind in (int, float):
+        if re.fullmatch(r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?", text):
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    return text

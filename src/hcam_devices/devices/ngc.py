@@ -1,0 +1,609 @@
+"""ESO NGC, the controller of the detectors, through the command-line programs of its software.
+
+    $ ngcbCmd "cldc 0 enable"       a command; exit status 0, and the reply on standard output,
+    $ ngcbCmd start                 or another status, and why not
+    $ ngcbCmd status DET.FRAM2.NO
+    DET.FRAM2.NO 12                 the keyword and its value, which may have blanks
+    $ dbRead "<alias>ngcircon_ircam1:exposure.expStatusName"
+    ... = integrating               the value is what follows the last =
+    $ dbWrite "<alias>ngcircon_ircam1:exposure.newDataFileName" run0012.fits
+    $ ngcdcsStartServer IRCAM1 -port 8080
+    $ ngcdcsStopServer IRCAM1
+
+States: OFF (its server is not running), LOADED, STANDBY, ONLINE (the hardware is connected).
+
+Source: the predecessor, and ESO's manual VLT-MAN-ESO-13660-4086; that of the infrared branch, which
+HiPERCAM uses, was not to be had, so it is uncertain that DET.FRAM2.BREAK 0 means an endless run.
+"""
+
+import os
+import re
+import shlex
+from collections import deque
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from ..axis import NotAllowedError
+from ..detector import setup as setups
+from ..detector import tables
+from ..detector.sim import Simulator
+from ..device import Alarm, Device
+from ..fields import Readback, Value, rpc
+from ..link import LINK_LOST, RefusedError
+from ..process import Output, Programs
+
+ALIAS = "<alias>ngcircon_ircam1:"
+STATE, SUBSTATE, CLOCKS = "system.stateName", "system.subStateName", "cldc_0.statusName"
+COUNTDOWN, STATUS = "exposure.countDown", "exposure.expStatusName"
+BASE, NEWEST = "exposure.baseName", "exposure.newDataFileName"
+SEQUENCER, TIME = "seq_0.statusName", "exposure.time"
+DATABASE = (STATE, SUBSTATE, CLOCKS, SEQUENCER, TIME, COUNTDOWN, STATUS, BASE, NEWEST)
+ALWAYS = (STATE, SUBSTATE)
+FRAME, LIMIT, DISK = "DET.FRAM2.NO", "DET.FRAM2.BREAK", "disk"
+
+FINISHED = ("success", "aborted", "inactive", "failure")
+MOST_AGE = 30.0
+"""Seconds after which even what does not change by itself is read again."""
+COUNTDOWN_AGE = 6.0
+USUAL, SLOW = 10.0, 60.0
+"""Seconds within which a command has to end."""
+TAKE_LONG = {"online", "standby", "off", "exit", "reset", "start", "stop", "abort", "acqproc"}
+SERVER_PAUSE, SETUP_PAUSE = 0.05, 0.1
+ENDS_A_RUN = ("exit", "off", "standby", "reset", "cldc 0 disable")
+LEAST_SPACE = 1.0
+"""GB without which no run is started."""
+RATE_OVER = 15
+"""Looks at a growing file over which its rate is a mean."""
+
+
+class Codec:
+    """Command lines, and what the programs print."""
+
+    @staticmethod
+    def cut(buffer: bytearray) -> bytes | None:
+        """Cut nothing: a program has said everything when it ends."""
+
+    def request(self, ref: Iterable[str], value: None = None) -> bytes:
+        """Return the command line of a program and its arguments. ValueError if it is no text."""
+        line = shlex.join(ref)
+        if not line.isprintable():
+            raise ValueError(f"{line[:80]!r} cannot be sent: it is not one line of text")
+        return line.encode()
+
+    def reply(self, request: bytes, frame: bytes) -> str:
+        """Return the reply of a command, or a value of the database; RefusedError with why not."""
+        said = frame.decode("utf-8", "replace").strip()
+        if isinstance(frame, Output) and frame.status:
+            errors = frame.errors.decode("utf-8", "replace").strip()
+            raise RefusedError(said or errors or f"exit status {frame.status} without a reason")
+        if request.startswith(b"dbRead "):
+            _, equals, value = said.rpartition("=")
+            if not equals or (value := value.strip()) in ("", "ERR"):
+                raise RefusedError(f"the database has no value: {said[:200]!r}")
+            return value
+        return said
+
+
+def database(name: str) -> tuple[str, str]:
+    """Return the command line that reads an attribute."""
+    return "dbRead", ALIAS + name
+
+
+def run_of(file: str) -> int | None:
+    """Return the number of a run, from the name of its file; None if it is no run."""
+    match = re.match(r"run(\d+)", os.path.basename(file))
+    return int(match[1]) if match else None
+
+
+def newest_run(folder: Path) -> str:
+    """Return the file of the run with the highest number, or ``run0000.fits`` if there is none."""
+    found = [(run_of(path.name) or 0, str(path)) for path in folder.glob("run*.fits")]
+    return max(found, default=(0, "run0000.fits"))[1]
+
+
+def look(folder: Path, file: Path | None) -> tuple[float, int | None]:
+    """Return the space left in a folder (GB), and the size of a file, None if it is not there."""
+    stat = os.statvfs(folder)
+    size = file.stat().st_size if file and file.exists() else None
+    return round(stat.f_bavail * stat.f_frsize / 1e9, 2), size
+
+
+def attribute(name: str, unit: str = "", kind: Any = str, doc: str = "") -> Any:
+    """Return the readback of an attribute of the database, under its own name."""
+    return Readback(unit, name, kind, name=name, doc=doc)
+
+
+class Known(NamedTuple):
+    """What was answered, or the reason why nothing was; and when."""
+
+    at: float
+    answer: Any
+
+
+class Controller(Device):
+    """The controller of the detectors.
+
+    What its procedures return is what programs in use take apart: a message and whether it was
+    done, in this order, but for ``load_setup``, where they are the other way round.
+    """
+
+    link_type: ClassVar[Any] = Programs
+    simulator = Simulator
+
+    data: str = ""
+
+    state = attribute(STATE, doc="OFF, LOADED, STANDBY or ONLINE (the hardware is connected).")
+    substate = attribute(SUBSTATE, doc="idle, active (a run is going on) or error.")
+    clocks = attribute(CLOCKS, doc="Clock voltages: enabled (powered on) or disabled.")
+    sequencer = attribute(SEQUENCER, doc="idle or running.")
+    time = attribute(TIME, "s", float, "Of the whole run.")
+    countdown = attribute(COUNTDOWN, "s", float, "Time left.")
+    status_name = attribute(STATUS, doc="integrating, or how the last run ended.")
+    base_name = attribute(BASE, doc="Folder and beginning of the names of runs.")
+    newest = attribute(NEWEST, doc="The file that was written last.")
+    frame = Readback("", FRAME, int, name="exposure.frame", doc="Frames of the run so far.")
+    run_number = Readback("", NEWEST, int, name="run", doc="The run that goes on, or the last one.")
+    frames_done = Readback("", FRAME, int, doc="Frames of the run so far.")
+    frames_expected = Readback("", LIMIT, int, doc="Frames after which a run ends; null: endless.")
+    data_rate = Readback("MB / s", DISK, doc="Growth of the file of the run, over half a minute.")
+    disk_free = Readback(
+        "GB", DISK, healthy=(10, float("inf")), doc="Left for runs. Below 1 GB none is started."
+    )
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        super().__init__(name, **settings)
+        self.codec = Codec()
+        self._known: dict[str, Known] = {}
+        self._asking: set[str] = set()
+        self._changed = 0.0
+        self._sizes: deque[tuple[float, int]] = deque(maxlen=RATE_OVER)
+        self._header: set[str] = set()
+
+    # --- telemetry --------------------------------------------------------------------------
+
+    async def on_connect(self) -> None:
+        """Know nothing."""
+        self._known.clear()
+        self._asking.clear()
+        self._sizes.clear()
+
+    async def poll(self) -> None:
+        """Read what can have changed since it was read."""
+        before = [self._said(name) for name in ALWAYS]
+        due = [name for name in DATABASE if self._due(name)]
+        await self._refresh(due)
+        if before != [self._said(name) for name in ALWAYS]:
+            self._changed = self.clock()
+            await self._refresh(name for name in DATABASE if name not in due)
+        self._ask_frames()
+        if self._due(DISK):
+            await self._look_at_disk()
+        await super().poll()
+
+    async def _refresh(self, names: Iterable[str]) -> None:
+        asked = list(names)
+        answers = await self.link.ask_all(self.codec, map(database, asked))
+        now = self.clock()
+        self._known |= {
+            name: Known(now, answer) for name, answer in zip(asked, answers, strict=True)
+        }
+
+    def _due(self, name: str) -> bool:
+        """Tell whether it is to be read now, although that costs the start of a program."""
+        known = self._known.get(name)
+        if known is None or known.at <= self._changed:
+            return True
+        age = MOST_AGE
+        hung = name == DISK and isinstance(known.answer, TimeoutError)
+        if name in ALWAYS or (self.active and name in (FRAME, DISK) and not hung):
+            age = 0.0
+        elif self.active and name == COUNTDOWN:
+            age = COUNTDOWN_AGE
+        return not 0 <= self.clock() - known.at < age
+
+    def _said(self, name: str) -> str:
+        """Return what the database said last; the reason if it said nothing."""
+        known = self._known.get(name)
+        return str(known.answer) if known else ""
+
+    @property
+    def active(self) -> bool:
+        """Whether a run goes on, as far as is known."""
+        return self._said(SUBSTATE) == "active"
+
+    def _ask_frames(self) -> None:
+        """Ask what only the server knows, without waiting: it must not hold up the rest."""
+        if self._said(STATE) != "ONLINE":
+            self._known.pop(FRAME, None)
+            self._known.pop(LIMIT, None)
+            return
+        for key in (FRAME, LIMIT):
+            if key not in self._asking and self._due(key):
+                question = ("ngcbCmd", "status", key)
+                self.link.ask_beside(self.codec, question, USUAL, partial(self._hear, key))
+                self._asking.add(key)
+
+    def _hear(self, key: str, answer: Any) -> None:
+        self._asking.discard(key)
+        if not isinstance(answer, Exception):
+            try:
+                answer = int(value_of(key, answer))
+            except (RefusedError, ValueError) as error:
+                answer = error
+        before = self._known.get(key, Known(0.0, None)).answer
+        self._known[key] = Known(self.clock(), answer)
+        counted = type(before) is type(answer) is int
+        if key == FRAME and counted and answer < before:
+            self._changed = self.clock()  # another run began between two polls
+
+    async def _look_at_disk(self) -> None:
+        answer: Any
+        try:
+            folder = self._folder()
+            file = folder / f"run{self._run():04d}.fits" if self.active else None
+            answer = await self.link.in_thread(look, folder, file, within=self.link.timeout)
+        except (OSError, RefusedError) as error:
+            answer = error
+        now = self.clock()
+        self._known[DISK] = Known(now, answer)
+        if isinstance(answer, tuple) and answer[1] is not None:
+            if self._sizes and answer[1] < self._sizes[-1][1]:
+                self._sizes.clear()
+            self._sizes.append((now, answer[1]))
+        else:
+            self._sizes.clear()
+
+    async def read(self, field: Readback) -> Value | None:
+        """Return a value from what is known."""
+        if field.ref in (FRAME, LIMIT) and self._said(STATE) != "ONLINE":
+            return None
+        if (known := self._known.get(field.ref)) is None:
+            return None  # it is being asked
+        if isinstance(known.answer, Exception):
+            raise RefusedError(str(known.answer))
+        match field.name:
+            case "run":
+                return self._run()
+            case "frames_expected":
+                return known.answer or None
+            case "disk_free":
+                return float(known.answer[0])
+            case "data_rate":
+                return self._rate(known.answer[1])
+        return field.kind(known.answer)
+
+    def _run(self) -> int:
+        """Return the number of the run that goes on, or of the last one; RefusedError if unknown.
+
+        The newest file is that of the last run that has ended.
+        """
+        number = run_of(self._said(NEWEST))
+        how = self._said(STATUS)
+        if number is None or how not in (*FINISHED, "integrating"):
+            raise RefusedError(f"no run can be told from {self._said(NEWEST)!r}, {how!r}")
+        return number + (how == "integrating")
+
+    def _rate(self, size: int | None) -> float | None:
+        if not self.active:
+            return 0.0
+        frames = self._known.get(FRAME)
+        if size is None and frames and isinstance(frames.answer, int) and frames.answer > 0:
+            raise RefusedError(
+                f"run{self._run():04d}.fits is not in {self._folder()}: "
+                "is the setting data the folder of the runs?"
+            )
+        if len(self._sizes) < 2:
+            return None
+        (start, first), (end, last) = self._sizes[0], self._sizes[-1]
+        return (last - first) / 1e6 / max(end - start, 1e-9)
+
+    def _folder(self) -> Path:
+        if self.data:
+            return Path(self.data).expanduser()
+        folder = os.path.dirname(self._said(BASE))
+        if not folder.startswith("/"):
+            raise RefusedError(f"no folder can be told from {self._said(BASE)!r}: set data")
+        return Path(folder)
+
+    def notices(self) -> list[Alarm]:
+        """Say that the controller reports an error."""
+        if self.connection == "online" and self._said(SUBSTATE) == "error":
+            reason = "the controller reports an error; see its log, then call reset"
+            return [Alarm(SUBSTATE, "ERR", reason)]
+        return []
+
+    # --- commands ---------------------------------------------------------------------------
+
+    async def _do(self, *program: str, within: float = 0.0) -> str:
+        """Run a program, in its turn; raises as ``Programs.command``."""
+        slow = bool(TAKE_LONG & set(program[1].split()[:1]))
+        try:
+            return str(
+                await self.link.command(self.codec, program, within or (SLOW if slow else USUAL))
+            )
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; it may have been carried out") from None
+
+    def _read_all(self) -> None:
+        """Read everything again, now."""
+        self._changed = self.clock()
+        self.hurry()
+
+    async def _reply(self, *arguments: str, confirm: bool | None = None) -> list[Any]:
+        """Give a command; return the reply and whether it was carried out."""
+        try:
+            if " ".join(arguments).startswith(ENDS_A_RUN) and confirm is False:
+                await self._ask_not_to_end_a_run()
+            return [await self._do("ngcbCmd", *arguments), True]
+        except (NotAllowedError, RefusedError, ValueError, *LINK_LOST) as error:
+            return [str(error) or type(error).__name__, False]
+        finally:
+            self._read_all()
+
+    async def _ask_not_to_end_a_run(self) -> None:
+        """Raise NotAllowedError if a run goes on, or if that cannot be told."""
+        try:
+            if await self.ask(database(SUBSTATE)) != "active":
+                return
+            why = "a run is active, and this would end it"
+        except (RefusedError, *LINK_LOST) as error:
+            why = f"whether a run is active cannot be told ({error})"
+        raise NotAllowedError(f"{why}; to do it all the same, add confirm=true")
+
+    @rpc()
+    async def online(self) -> list[Any]:
+        """Connect the hardware and reset it: state ONLINE."""
+        return await self._reply("online")
+
+    @rpc()
+    async def standby(self, *, confirm: bool | None = None) -> list[Any]:
+        """Disconnect the hardware; the sub-processes stay: state STANDBY."""
+        return await self._reply("standby", confirm=confirm)
+
+    @rpc()
+    async def offline(self, *, confirm: bool | None = None) -> list[Any]:
+        """Disconnect the hardware and end the sub-processes: state LOADED."""
+        return await self._reply("off", confirm=confirm)
+
+    @rpc()
+    async def exit(self, *, confirm: bool | None = None) -> list[Any]:
+        """End the controller's server: state OFF; only start_ngc_server leads back."""
+        return await self._reply("exit", confirm=confirm)
+
+    @rpc()
+    async def reset(self, *, confirm: bool | None = None) -> list[Any]:
+        """Reset the front end."""
+        return await self._reply("reset", confirm=confirm)
+
+    @rpc()
+    async def pon(self) -> list[Any]:
+        """Enable the clock voltages."""
+        return await self._reply("cldc 0 enable")
+
+    @rpc()
+    async def poff(self, *, confirm: bool | None = None) -> list[Any]:
+        """Disable the clock voltages."""
+        return await self._reply("cldc 0 disable", confirm=confirm)
+
+    @rpc()
+    async def seq_start(self) -> list[Any]:
+        """Start the sequencer."""
+        return await self._reply("seq 0 start")
+
+    @rpc()
+    async def seq_stop(self) -> list[Any]:
+        """Stop the sequencer."""
+        return await self._reply("seq 0 stop")
+
+    @rpc()
+    async def trigger(self) -> list[Any]:
+        """Let the next frame begin, in a run that waits for it."""
+        return await self._reply("seq trigger")
+
+    @rpc()
+    async def start(self) -> list[Any]:
+        """Start a run."""
+        if why := await self._why_no_run():
+            return [why, False]
+        return await self._reply("start")
+
+    @rpc()
+    async def stop(self) -> list[Any]:
+        """End the run."""
+        return await self._reply("stop")
+
+    @rpc()
+    async def abort(self) -> list[Any]:
+        """Break the run off."""
+        return await self._reply("abort")
+
+    @rpc()
+    async def cmd(
+        self, cmd: str, *args: str | int | float | bool, confirm: bool | None = None
+    ) -> list[Any]:
+        """Give any command, with arguments."""
+        return await self._reply(cmd, *map(text_of, args), confirm=confirm)
+
+    @rpc()
+    async def setup(self, param_name: str, value: str | int | float | bool) -> list[Any]:
+        """Set a keyword."""
+        return await self._reply("setup", param_name, text_of(value))
+
+    async def _ask_server(self, *question: str) -> str:
+        """Ask the server: it may be busy with a command, but the database is not."""
+        answer = await self.link.ask(self.codec, ("ngcbCmd", *question), within=USUAL)
+        return str(answer)
+
+    @rpc(read_only=True)
+    async def status(self, param_name: str | None = None) -> list[Any]:
+        """Return the state, or the value of a keyword."""
+        question = ("status",) if param_name is None else ("status", param_name)
+        try:
+            said = await self._ask_server(*question)
+            return [said if param_name is None else value_of(param_name, said), True]
+        except (RefusedError, ValueError, *LINK_LOST) as error:
+            return [str(error), False]
+
+    @rpc(read_only=True)
+    async def summary(self) -> dict[str, str]:
+        """Return nine attributes of the database, as texts; ERR for one that has no value."""
+        try:
+            answers = await self.link.ask_all(self.codec, map(database, DATABASE))
+        except LINK_LOST as error:
+            answers = [error] * len(DATABASE)
+        return {
+            name: "ERR" if isinstance(answer, Exception) else answer
+            for name, answer in zip(DATABASE, answers, strict=True)
+        }
+
+    async def _why_no_run(self) -> str:
+        """Return why a run cannot be started; nothing if it can, or if that is not known."""
+        wanted = (STATE, SUBSTATE, CLOCKS)
+        try:
+            state, substate, clocks = await self.link.ask_all(self.codec, map(database, wanted))
+        except LINK_LOST:
+            return ""
+        disk = self._known.get(DISK)
+        free = disk.answer[0] if disk and isinstance(disk.answer, tuple) else LEAST_SPACE
+        if isinstance(state, str) and state != "ONLINE":
+            return f"no run can be started: the controller is {state}; call online first"
+        if substate == "active":
+            return "no run can be started: one is active; call stop or abort first"
+        if clocks == "disabled":
+            return "no run can be started: the clock voltages are disabled; call pon first"
+        if free < LEAST_SPACE:
+            return f"no run can be started: {free:.2f} GB are left on the disk; make room first"
+        return ""
+
+    # --- the server of the controller -------------------------------------------------------
+
+    @rpc()
+    async def start_ngc_server(self, gui: bool | int = False) -> bool:
+        """Start the controller's server: state LOADED; with gui, also its own panel."""
+        port = os.environ.get("NGC_PORT", "8080")
+        panel = ("-gui",) if gui else ()
+        start = ("ngcdcsStartServer", "IRCAM1", "-port", port, *panel)
+        self._header.clear()
+        return await self._all("start_ngc_server", [start])
+
+    @rpc()
+    async def stop_ngc_server(self, *, confirm: bool | None = None) -> bool:
+        """Stop the controller's server: state OFF."""
+        if confirm is False:
+            await self._ask_not_to_end_a_run()
+        return await self._all("stop_ngc_server", [("ngcdcsStopServer", "IRCAM1")])
+
+    @rpc()
+    async def setup_ngc_server(self) -> bool:
+        """Set what HiPERCAM needs, and continue the numbers of the runs that are there."""
+        try:
+            await self._refresh([BASE])
+            last = await self.link.in_thread(newest_run, self._folder())
+        except (RefusedError, *LINK_LOST) as error:
+            return self._failed("setup_ngc_server", str(error))
+        commands = [
+            ("ngcbCmd", "setup", "DET.SYSCFG", "hipercam_5ccd.cfg"),
+            ("ngcbCmd", "setup", "DET.FRAM.NAMING", "auto"),
+            ("ngcbCmd", "setup", "DET.FRAM.FILENAME", "run"),
+            ("dbWrite", ALIAS + NEWEST, last),
+        ]
+        return await self._all("setup_ngc_server", commands)
+
+    async def _all(self, what: str, commands: list[tuple[str, ...]]) -> bool:
+        """Give commands; the first that fails ends it, and becomes an alarm until it succeeds."""
+        for command in commands:
+            try:
+                await self.link.pause(SERVER_PAUSE)
+                await self._do(*command, within=SLOW)
+                await self.link.pause(SERVER_PAUSE)
+            except (RefusedError, ValueError, *LINK_LOST) as error:
+                return self._failed(what, f"{' '.join(command)}: {error}")
+        self.refused.pop(what, None)
+        self._read_all()
+        return True
+
+    def _failed(self, what: str, reason: str) -> bool:
+        self.refused[what] = Alarm(what, "ERR", f"{what} failed: {reason}")
+        self._read_all()
+        return False
+
+    # --- runs -------------------------------------------------------------------------------
+
+    @rpc()
+    async def load_setup(self, data: Any) -> list[Any]:
+        """Prepare the next run; returns whether it was done, and a message."""
+        try:
+            run = setups.read(data)
+        except ValueError as error:
+            return [False, str(error)]
+        try:
+            return await self._load(run)
+        finally:
+            self._read_all()
+
+    async def _load(self, run: setups.Run) -> list[Any]:
+        done: list[str] = []
+        sent = set(self._header)
+        if run.numexp == 0 and await self._limited():
+            sent.add(LIMIT)
+        for line in run.commands(sent):
+            try:
+                if done and not (is_header(line) and is_header(done[-1])):
+                    await self.link.pause(SETUP_PAUSE)
+                await self._do("ngcbCmd", line)
+            except (RefusedError, ValueError, *LINK_LOST) as error:
+                applied = "; ".join(done) or "nothing"
+                return [False, f"{line} failed: {error}. Applied before: {applied}"]
+            done.append(line)
+            if is_header(line):
+                self._remember(line)
+        if LIMIT not in sent or run.numexp:
+            return [True, "All OK"]
+        return [True, f"All OK; {LIMIT} was set to 0: see whether the run goes on without a limit"]
+
+    def _remember(self, line: str) -> None:
+        """Note which keywords the controller keeps in the header until they are set again."""
+        for keyword, value in re.findall(r'(\S+) ("[^"]*"|\S+)', line.removeprefix("setup ")):
+            (self._header.discard if value == '""' else self._header.add)(keyword)
+
+    async def _limited(self) -> bool:
+        """Tell whether an earlier run has left a limit of frames; False if that is not known."""
+        try:
+            return value_of(LIMIT, await self._ask_server("status", LIMIT)) not in ("", "0")
+        except (RefusedError, *LINK_LOST):
+            return False
+
+    @rpc()
+    async def add_hdu(self, table_data: str, run_number: int) -> list[Any]:
+        """Append a table (ECSV) to a run that has ended; returns a message and whether it is in."""
+        try:
+            await self._refresh((SUBSTATE, STATUS, BASE, NEWEST))
+            if self.active and self._run() == run_number:
+                return [f"run {run_number} is still being written; add the table after it", False]
+            folder = self._folder()
+            return [
+                await self.link.in_thread(tables.append, folder, run_number, table_data),
+                True,
+            ]
+        except (RefusedError, ValueError, *LINK_LOST) as error:
+            return [str(error) or type(error).__name__, False]
+
+
+def is_header(line: str) -> bool:
+    """Tell whether a command sets header keywords."""
+    return line.startswith("setup ") and not line.startswith("setup DET.")
+
+
+def text_of(value: str | int | float | bool) -> str:
+    """Return an argument as the controller takes it: T and F for what is true and false."""
+    return "FT"[value] if isinstance(value, bool) else str(value)
+
+
+def value_of(key: str, said: str) -> str:
+    """Return the value in the answer to ``status KEY``; RefusedError if it is of another key."""
+    name, _, value = said.partition(" ")
+    if name != key:
+        raise RefusedError(f"unexpected answer to status {key}: {said[:200]!r}")
+    return value.strip()
