@@ -16,6 +16,7 @@ because an argument of the wrong type may be carried out with a wrong number.
 """
 
 import asyncio
+import atexit
 import importlib
 import math
 import os
@@ -276,8 +277,26 @@ async def in_own_thread(work: Callable[[], Any]) -> Any:
         with suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(tell, *told)
 
-    threading.Thread(target=run, daemon=True).start()
-    return await done
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    atexit.register(_leave, thread)
+    try:
+        return await done
+    finally:
+        if done.done():
+            atexit.unregister(_leave)  # there is one long call at a time
+
+
+def _leave(thread: threading.Thread) -> None:
+    """End the process while a call is out, without letting the ORB end first.
+
+    It would wake the call, whose thread then cannot go back to a Python that is ending, and aborts
+    the process.
+    """
+    if thread.is_alive():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def start_orb() -> tuple[Any, Any]:
