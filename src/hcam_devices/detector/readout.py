@@ -1,14 +1,16 @@
 """How long a frame takes and how large it is, from the keywords that NGC was given.
 
-All of it is a model, for the simulator and for estimates. The clock periods are the instrument's;
-how they add up agrees with its known figures for a full frame (transfer 7.818 ms, line 5.603 ms,
-readout 2.869 s, clear 85.8 ms). Windows, binning, overscan and drift follow the same sum and were
-not measured. DET.NSKIPS does not enter: a CCD that skips readouts waits for the others.
+All of it is a MODEL, for the simulator and for estimates. The clock periods are the instrument's;
+their sum agrees with its known figures for a full frame (transfer 7.818 ms, line 5.603 ms, readout
+2.869 s, clear 85.8 ms). Windows, binning, overscan and drift follow the same sum and were not
+measured. DET.NSKIPS does not enter: a CCD that skips readouts waits for the others.
 """
 
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from ..fields import shorten
 
 US = 1e-6
 """A microsecond in s."""
@@ -59,76 +61,91 @@ class Timing:
     """Bytes: five CCDs, four outputs each, two bytes a binned pixel; without FITS headers."""
 
 
-def timing(keywords: Mapping[str, str]) -> Timing:
-    """Return the timing of frames taken with the keywords.
+def drift_layout(ny: int) -> tuple[int, int]:
+    """Return how many windows of ``ny`` rows the storage holds, and the rows of the pipe shift.
 
-    What is missing is as for full frames: slow, unbinned, differential outputs, normal clocks, no
-    clear, dwell or overscan. Raises ``ValueError`` with the keyword and its value if one makes no
+    In drift mode a window waits in the storage until those before it are read; the pipe shift makes
+    up for the rows that do not fill a window.
+    """
+    windows = int((STORAGE / ny + 1) / 2)
+    return windows, STORAGE - (2 * windows - 1) * ny
+
+
+def timing(keywords: Mapping[str, str]) -> Timing:
+    """Return the timing of frames taken with the keywords, which are as NGC has them: text.
+
+    Without a keyword: full frame, slow, unbinned, no overscan, clear or dwell, differential
+    outputs, normal clocks. Raises ``ValueError`` with the keyword and its value if one makes no
     sense.
     """
-    clocks = CLOCKS[_whole(keywords, "DET.FASTCLK", 0, CLOCKS)]
-    video = VIDEO[_whole(keywords, "DET.SPEED", 0, VIDEO)]
-    if not _whole(keywords, "DET.DUMMY", 1, (0, 1)):
-        video = SINGLE_ENDED
-    xbin = _whole(keywords, "DET.BINX1", 1, range(1, COLUMNS + 1))
-    ybin = _whole(keywords, "DET.BINY1", 1, range(1, ROWS + 1))
-    clears = _whole(keywords, "DET.NCLRS", 5) if keywords.get("DET.CLRCCD") == "T" else 0
-    dwell = _dwell(keywords)
 
-    prescan = PRESCAN // xbin if keywords.get("DET.INCPRSCX") == "T" else 0
-    pixels, readout, row = 0, 0.0, 0
-    for width, height, start in _windows(keywords):
-        wide, high = width // xbin + prescan, height // ybin
-        line = (
-            ybin * clocks.storage + (PRESCAN + COLUMNS) * clocks.column + wide * video + SETUP_READ
-        )
-        readout += (start - row) * (clocks.storage + clocks.dump) + high * line
-        pixels, row = pixels + wide * high, start + height
+    def whole(keyword: str, default: int, low: int, high: int) -> int:
+        text = keywords.get(keyword, str(default))
+        if not (text.isascii() and text.isdecimal() and len(text) < 9 and low <= int(text) <= high):
+            raise ValueError(
+                f"{keyword} is {shorten(text)}; give a whole number from {low} to {high}"
+            )
+        return int(text)
+
+    def logical(keyword: str) -> bool:
+        text = keywords.get(keyword, "F")
+        if text not in ("T", "F"):
+            raise ValueError(f"{keyword} is {shorten(text)}; give T or F")
+        return text == "T"
+
+    mode = whole("DET.READ.CURID", 1, 1, 4)
+    clocks = CLOCKS[whole("DET.FASTCLK", 0, 0, 1)]
+    speed = whole("DET.SPEED", 0, 0, 1)
+    video = VIDEO[speed] if whole("DET.DUMMY", 1, 0, 1) else SINGLE_ENDED
+    xbin, ybin = whole("DET.BINX1", 1, 1, COLUMNS), whole("DET.BINY1", 1, 1, ROWS)
+    prescan = PRESCAN if logical("DET.INCPRSCX") else 0
+    overscan = STORAGE - ROWS if logical("DET.INCOVSCY") else 0
+    clear = whole("DET.NCLRS", 5, 0, 1000) * STORAGE * (clocks.image + clocks.dump)
+    clear = clear if logical("DET.CLRCCD") else 0.0
+    dwell = _milliseconds(keywords.get("DET.TDELAY.GUI", "0"))
 
     transfer = STORAGE * clocks.image + clocks.dump
-    clear = clears * STORAGE * (clocks.image + clocks.dump)
-    cycle = clear + dwell + transfer + readout
-    exposure = dwell if clears else cycle - transfer
-    return Timing(cycle, exposure, readout, OUTPUTS * BYTES * pixels)
-
-
-def _windows(keywords: Mapping[str, str]) -> list[tuple[int, int, int]]:
-    """Return width, height and first row of what is read of each output, from the lowest up."""
-    mode = _whole(keywords, "DET.READ.CURID", 1, range(1, 5))
+    readout, pixels, row = 0.0, 0, 0
     if mode == 1:
-        whole = STORAGE if keywords.get("DET.INCOVSCY") == "T" else ROWS
-        return [(COLUMNS, whole, 0)]
-    if mode == 4:  # windows are stacked in the storage, and come out one after the other
-        return [(*_size(keywords, "DET.DRWIN"), 0)]
-    names = ["DET.WIN1", "DET.WIN2"][: mode - 1]
-    windows = [
-        (*_size(keywords, name), _whole(keywords, f"{name}.YS", 0, range(ROWS))) for name in names
-    ]
-    return sorted(windows, key=lambda window: window[2])
-
-
-def _size(keywords: Mapping[str, str], name: str) -> tuple[int, int]:
-    return (
-        _whole(keywords, f"{name}.NX", COLUMNS, range(1, COLUMNS + 1)),
-        _whole(keywords, f"{name}.NY", ROWS, range(1, ROWS + 1)),
+        windows = [(0, COLUMNS, ROWS + overscan)]
+    else:
+        names = {2: ["WIN1"], 3: ["WIN1", "WIN2"], 4: ["DRWIN"]}[mode]
+        windows = sorted(
+            (
+                whole(f"DET.{name}.YS", 0, 0, ROWS - 1),
+                whole(f"DET.{name}.NX", COLUMNS, 1, COLUMNS),
+                whole(f"DET.{name}.NY", ROWS, 1, ROWS),
+            )
+            for name in names
+        )
+    if mode == 4:  # only the window's rows move, past those below it
+        ((start, _, ny),) = windows
+        transfer = (start + ny) * clocks.image + clocks.dump
+        readout = drift_layout(ny)[1] * clocks.storage
+        row = start  # which were left behind
+    for start, nx, ny in windows:
+        if start > row:
+            readout += (start - row) * clocks.storage + clocks.dump
+        x, lines = (nx + prescan) // xbin, ny // ybin
+        line = ybin * clocks.storage + (COLUMNS + PRESCAN) * clocks.column + x * video + SETUP_READ
+        readout += lines * line
+        pixels += x * lines
+        row = start + ny
+    cycle = clear + dwell + transfer + readout
+    return Timing(
+        cycle=cycle,
+        exposure=dwell if clear else cycle - transfer,
+        readout=readout,
+        frame_size=OUTPUTS * BYTES * pixels,
     )
 
 
-def _whole(
-    keywords: Mapping[str, str], key: str, default: int, among: Container[int] = range(2**31)
-) -> int:
-    text = keywords.get(key, str(default))
-    if not (text.isascii() and text.isdecimal() and int(text) in among):
-        raise ValueError(f"{key} cannot be {text!r}")
-    return int(text)
-
-
-def _dwell(keywords: Mapping[str, str]) -> float:
-    text = keywords.get("DET.TDELAY.GUI", "0")
+def _milliseconds(text: str) -> float:
+    """Return s."""
     try:
-        dwell = float(text) / 1000
+        value = float(text)
     except ValueError:
-        dwell = math.nan
-    if not 0 <= dwell < math.inf:
-        raise ValueError(f"DET.TDELAY.GUI cannot be {text!r}")
-    return dwell
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise ValueError(f"DET.TDELAY.GUI is {shorten(text)}; give a number of ms, 0 or more")
+    return value / 1000
