@@ -5,9 +5,9 @@ a database called pulsar.shef.ac.uk. Each logger gets a router and a flood of te
 heads, one after the other into one InfluxDB, which counts the points itself.
 
 ``live``: as it is published, faster than the logger can take it. ``catching up``: from the journal,
-after the logger has been away; the original has none. Live, the router sets the pace of both; what
-ours sustains is what it does catching up. Another load on the machine changes every figure: compare
-those of one run.
+after the logger has been away; the original has none. Live, the router is the
+busiest of what is ours; what the recorder sustains is what it does catching up. Another load on the
+machine changes every figure: compare those of one run, with the load steady.
 """
 
 import argparse
