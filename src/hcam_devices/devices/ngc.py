@@ -197,16 +197,22 @@ class Controller(Device):
             return True
         age = MOST_AGE
         hung = name == DISK and isinstance(known.answer, TimeoutError)
-        if name in ALWAYS or (self.active and name in (FRAME, DISK) and not hung):
+        if name == STATE and self.active and isinstance(self._answer(FRAME), int):
+            pass  # only a controller that is ONLINE tells the frame
+        elif name in ALWAYS or (self.active and name in (FRAME, DISK) and not hung):
             age = 0.0
         elif self.active and name == COUNTDOWN:
             age = COUNTDOWN_AGE
         return not 0 <= self.clock() - known.at < age
 
+    def _answer(self, name: str) -> Any:
+        """Return what was answered last, or the reason why nothing was; None if never asked."""
+        known = self._known.get(name)
+        return known and known.answer
+
     def _said(self, name: str) -> str:
         """Return what the database said last; the reason if it said nothing."""
-        known = self._known.get(name)
-        return str(known.answer) if known else ""
+        return str(self._answer(name) or "")
 
     @property
     def active(self) -> bool:
@@ -232,7 +238,7 @@ class Controller(Device):
                 answer = int(value_of(key, answer))
             except (RefusedError, ValueError) as error:
                 answer = error
-        before = self._known.get(key, Known(0.0, None)).answer
+        before = self._answer(key)
         self._known[key] = Known(self.clock(), answer)
         counted = type(before) is type(answer) is int
         if key == FRAME and counted and answer < before:
@@ -288,8 +294,8 @@ class Controller(Device):
     def _rate(self, size: int | None) -> float | None:
         if not self.active:
             return 0.0
-        frames = self._known.get(FRAME)
-        if size is None and frames and isinstance(frames.answer, int) and frames.answer > 0:
+        frames = self._answer(FRAME)
+        if size is None and isinstance(frames, int) and frames > 0:
             raise RefusedError(
                 f"run{self._run():04d}.fits is not in {self._folder()}: "
                 "is the setting data the folder of the runs?"
@@ -404,10 +410,11 @@ class Controller(Device):
 
     @rpc()
     async def start(self) -> list[Any]:
-        """Start a run."""
-        if why := await self._why_no_run():
-            return [why, False]
-        return await self._reply("start")
+        """Start a run; after a setup that is being loaded, never amid one."""
+        async with self._setting:
+            if why := await self._why_no_run():
+                return [why, False]
+            return await self._reply("start")
 
     @rpc()
     async def stop(self) -> list[Any]:
@@ -465,10 +472,11 @@ class Controller(Device):
             state, substate, clocks = await self.link.ask_all(self.codec, map(database, wanted))
         except LINK_LOST:
             return ""
-        disk = self._known.get(DISK)
-        free = disk.answer[0] if disk and isinstance(disk.answer, tuple) else LEAST_SPACE
+        disk = self._answer(DISK)
+        free = disk[0] if isinstance(disk, tuple) else LEAST_SPACE
         if isinstance(state, str) and state != "ONLINE":
-            return f"no run can be started: the controller is {state}; call online first"
+            first = "start_ngc_server, then online," if state == "OFF" else "online"
+            return f"no run can be started: the controller is {state}; call {first} first"
         if substate == "active":
             return "no run can be started: one is active; call stop or abort first"
         if clocks == "disabled":
@@ -533,15 +541,16 @@ class Controller(Device):
 
     @rpc()
     async def load_setup(self, data: Any) -> list[Any]:
-        """Prepare the next run; returns whether it was done, and a message."""
+        """Prepare the next run, one setup after the other; returns whether it is, and a message."""
         try:
             run = setups.read(data)
         except ValueError as error:
             return [False, str(error)]
-        try:
-            return await self._load(run)
-        finally:
-            self._read_all()
+        async with self._setting:
+            try:
+                return await self._load(run)
+            finally:
+                self._read_all()
 
     async def _load(self, run: setups.Run) -> list[Any]:
         done: list[str] = []
