@@ -83,6 +83,14 @@ async def watch(session: Any, devices: list[str], ok: Callable[[Telemetry], bool
     await done.wait()
 
 
+async def hear(session: Any, devices: list[str]) -> None:
+    """Report each time that a device publishes."""
+    for device in devices:
+        topic = f"hipercam.{device}.telemetry"
+        await session.subscribe(lambda _, device=device: report(device=device), topic)
+    await asyncio.Event().wait()
+
+
 async def ask(session: Any, calls: dict[str, list[Any]]) -> None:
     """Time sequential calls, one block of each procedure in turn; the first round warms up."""
     took: dict[str, list[float]] = {name: [] for name in calls}
@@ -186,7 +194,9 @@ async def flood(session: Any, count: int) -> None:
 async def main() -> None:
     """Do what the command line says in one session."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["echo", "watch", "ask", "floor", "setpoint", "flood"])
+    parser.add_argument(
+        "what", choices=["echo", "watch", "ask", "floor", "setpoint", "flood", "hear"]
+    )
     parser.add_argument("url")
     parser.add_argument("realm")
     parser.add_argument("--original", action="store_true", help="its telemetry cannot be read")
@@ -207,6 +217,8 @@ async def main() -> None:
             await floor_setpoint(session)
         case "setpoint":
             await setpoint(session)
+        case "hear":
+            await hear(session, args.devices)
         case "flood":
             await flood(session, args.count)
     session.leave()
