@@ -98,9 +98,16 @@ def run_of(file: str) -> int | None:
 
 
 def newest_run(folder: Path) -> str:
-    """Return the file of the run with the highest number, or ``run0000.fits`` if there is none."""
-    found = [(run_of(path.name) or 0, str(path)) for path in folder.glob("run*.fits")]
-    return max(found, default=(0, "run0000.fits"))[1]
+    """Return the file of the run with the highest number, or ``run0000.fits`` if there is none.
+
+    OSError if the folder cannot be read: its runs may be there when it is mounted.
+    """
+    found = [
+        (number, -len(path.name), str(path))
+        for path in folder.iterdir()
+        if path.suffix == ".fits" and (number := run_of(path.name)) is not None
+    ]
+    return max(found)[2] if found else "run0000.fits"
 
 
 def look(folder: Path, file: Path | None) -> tuple[float, int | None]:
@@ -500,7 +507,7 @@ class Controller(Device):
         """Set what HiPERCAM needs, and continue the numbers of the runs that are there."""
         try:
             await self._refresh([BASE])
-            last = await self.link.in_thread(newest_run, self._folder())
+            last = await self.link.in_thread(newest_run, self._folder(), within=USUAL)
         except (RefusedError, *LINK_LOST) as error:
             return self._failed("setup_ngc_server", str(error))
         commands = [
