@@ -166,7 +166,7 @@ class Controller(Device):
         self._asking: set[str] = set()
         self._changed = 0.0
         self._sizes: deque[tuple[float, int]] = deque(maxlen=RATE_OVER)
-        self._header: set[str] = set()
+        self._header: set[str] = set()  # what stays in it until it is set again
 
     # --- telemetry --------------------------------------------------------------------------
 
@@ -492,8 +492,9 @@ class Controller(Device):
         port = os.environ.get("NGC_PORT", "8080")
         panel = ("-gui",) if gui else ()
         start = ("ngcdcsStartServer", "IRCAM1", "-port", port, *panel)
-        self._header.clear()
-        return await self._all("start_ngc_server", [start])
+        if started := await self._all("start_ngc_server", [start]):
+            self._header.clear()
+        return started
 
     @rpc()
     async def stop_ngc_server(self, *, confirm: bool | None = None) -> bool:
@@ -556,24 +557,22 @@ class Controller(Device):
         if run.numexp == 0 and await self._limited():
             sent.add(LIMIT)
         for line in run.commands(sent):
+            given = header(line)
+            kept = {keyword for keyword, value in given.items() if value != '""'}
             try:
-                if done and not (is_header(line) and is_header(done[-1])):
+                if done and not (given and header(done[-1])):
                     await self.link.pause(SETUP_PAUSE)
                 await self._do("ngcbCmd", line)
             except (RefusedError, ValueError, *LINK_LOST) as error:
+                if not isinstance(error, RefusedError):
+                    self._header |= kept  # it may have been carried out
                 applied = "; ".join(done) or "nothing"
                 return [False, f"{line} failed: {error}. Applied before: {applied}"]
             done.append(line)
-            if is_header(line):
-                self._remember(line)
+            self._header = self._header - given.keys() | kept
         if LIMIT not in sent or run.numexp:
             return [True, "All OK"]
         return [True, f"All OK; {LIMIT} was set to 0: see whether the run goes on without a limit"]
-
-    def _remember(self, line: str) -> None:
-        """Note which keywords the controller keeps in the header until they are set again."""
-        for keyword, value in re.findall(r'(\S+) ("[^"]*"|\S+)', line.removeprefix("setup ")):
-            (self._header.discard if value == '""' else self._header.add)(keyword)
 
     async def _limited(self) -> bool:
         """Tell whether an earlier run has left a limit of frames; False if that is not known."""
@@ -598,9 +597,11 @@ class Controller(Device):
             return [str(error) or type(error).__name__, False]
 
 
-def is_header(line: str) -> bool:
-    """Tell whether a command sets header keywords."""
-    return line.startswith("setup ") and not line.startswith("setup DET.")
+def header(line: str) -> dict[str, str]:
+    """Return the header keywords that a command sets, and their values as it has them."""
+    if not line.startswith("setup ") or line.startswith("setup DET."):
+        return {}
+    return dict(re.findall(r'(\S+) ("[^"]*"|\S+)', line.removeprefix("setup ")))
 
 
 def text_of(value: str | int | float | bool) -> str:
