@@ -21,6 +21,7 @@ import re
 import shlex
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -249,7 +250,10 @@ class Controller(Device):
         answer: Any
         try:
             folder = self._folder()
-            file = folder / f"run{self._run():04d}.fits" if self.active else None
+            file = None
+            if self.active:
+                with suppress(RefusedError):  # of which the field run says why
+                    file = folder / f"run{self._run():04d}.fits"
             answer = await self.link.in_thread(look, folder, file, within=self.link.timeout)
         except (OSError, RefusedError) as error:
             answer = error
@@ -293,6 +297,8 @@ class Controller(Device):
         return number + (how == "integrating")
 
     def _rate(self, size: int | None) -> float | None:
+        if isinstance(self._known[SUBSTATE].answer, Exception):
+            raise RefusedError(f"whether a run goes on is not known: {self._said(SUBSTATE)}")
         if not self.active:
             return 0.0
         frames = self._known.get(FRAME)
@@ -585,8 +591,9 @@ class Controller(Device):
     async def add_hdu(self, table_data: str, run_number: int) -> list[Any]:
         """Append a table (ECSV) to a run that has ended; returns a message and whether it is in."""
         try:
-            await self._refresh((SUBSTATE, STATUS, BASE, NEWEST))
-            if self.active and self._run() == run_number:
+            active = await self.ask(database(SUBSTATE)) == "active"
+            await self._refresh((STATUS, BASE, NEWEST))
+            if active and self._run() == run_number:
                 return [f"run {run_number} is still being written; add the table after it", False]
             folder = self._folder()
             return [
