@@ -52,7 +52,7 @@ USUAL, SLOW = 10.0, 60.0
 """Seconds within which a command has to end."""
 TAKE_LONG = {"online", "standby", "off", "exit", "reset", "start", "stop", "abort", "acqproc"}
 SERVER_PAUSE, SETUP_PAUSE = 0.05, 0.1
-ENDS_A_RUN = ("exit", "off", "standby", "reset", "cldc 0 disable")
+ENDS_A_RUN = ("exit", "off", "standby", "reset", "cldc 0 disable", "seq stop", "seq 0 stop")
 LEAST_SPACE = 1.0
 """GB without which no run is started."""
 RATE_OVER = 15
@@ -346,8 +346,9 @@ class Controller(Device):
 
     async def _reply(self, *arguments: str, confirm: bool | None = None) -> list[Any]:
         """Give a command; return the reply and whether it was carried out."""
+        line = " ".join(" ".join(arguments).lower().split())
         try:
-            if " ".join(arguments).startswith(ENDS_A_RUN) and confirm is False:
+            if line.startswith(ENDS_A_RUN) and confirm is False:
                 await self._ask_not_to_end_a_run()
             return [await self._do("ngcbCmd", *arguments), True]
         except (NotAllowedError, RefusedError, ValueError, *LINK_LOST) as error:
@@ -406,9 +407,9 @@ class Controller(Device):
         return await self._reply("seq 0 start")
 
     @rpc()
-    async def seq_stop(self) -> list[Any]:
+    async def seq_stop(self, *, confirm: bool | None = None) -> list[Any]:
         """Stop the sequencer."""
-        return await self._reply("seq 0 stop")
+        return await self._reply("seq 0 stop", confirm=confirm)
 
     @rpc()
     async def trigger(self) -> list[Any]:
@@ -546,11 +547,13 @@ class Controller(Device):
     # --- runs -------------------------------------------------------------------------------
 
     @rpc()
-    async def load_setup(self, data: Any) -> list[Any]:
-        """Prepare the next run; returns whether it was done, and a message."""
+    async def load_setup(self, data: Any, *, confirm: bool | None = None) -> list[Any]:
+        """Prepare the next run, and end one that goes on; returns whether done, and a message."""
         try:
             run = setups.read(data)
-        except ValueError as error:
+            if confirm is False:
+                await self._ask_not_to_end_a_run()
+        except (NotAllowedError, ValueError) as error:
             return [False, str(error)]
         try:
             return await self._load(run)
