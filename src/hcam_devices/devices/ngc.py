@@ -20,8 +20,8 @@ import os
 import re
 import shlex
 from collections import deque
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -53,6 +53,8 @@ USUAL, SLOW = 10.0, 60.0
 TAKE_LONG = {"online", "standby", "off", "exit", "reset", "start", "stop", "abort", "acqproc"}
 SERVER_PAUSE, SETUP_PAUSE = 0.05, 0.1
 ENDS_A_RUN = ("exit", "off", "standby", "reset", "cldc 0 disable", "seq stop", "seq 0 stop")
+ANY_TIME = (*ENDS_A_RUN, "stop", "abort")
+"""What must not wait until a setup is loaded."""
 LEAST_SPACE = 1.0
 """GB without which no run is started."""
 RATE_OVER = 15
@@ -135,6 +137,10 @@ class Controller(Device):
 
     What its procedures return is what programs in use take apart: a message and whether it was
     done, in this order, but for ``load_setup``, where they are the other way round.
+
+    While ``load_setup`` or ``setup_ngc_server`` gives its commands, no other is carried out but
+    one that ends a run: the rest is refused, so that no run starts with half of a setup, or with a
+    mixture of two.
     """
 
     link_type: ClassVar[Any] = Programs
@@ -167,6 +173,7 @@ class Controller(Device):
         self._asking: set[str] = set()
         self._changed = 0.0
         self._sizes: deque[tuple[float, int]] = deque(maxlen=RATE_OVER)
+        self._together = ""  # the procedure whose commands belong together, while it gives them
         self._header: set[str] = set()  # what stays in it until it is set again
 
     # --- telemetry --------------------------------------------------------------------------
@@ -348,12 +355,30 @@ class Controller(Device):
         """Give a command; return the reply and whether it was carried out."""
         line = " ".join(" ".join(arguments).lower().split())
         try:
+            if not line.startswith(ANY_TIME):
+                self._require_nothing_together()
             if line.startswith(ENDS_A_RUN) and confirm is False:
                 await self._ask_not_to_end_a_run()
             return [await self._do("ngcbCmd", *arguments), True]
         except (NotAllowedError, RefusedError, ValueError, *LINK_LOST) as error:
             return [str(error) or type(error).__name__, False]
         finally:
+            self._read_all()
+
+    def _require_nothing_together(self) -> None:
+        """Raise NotAllowedError while commands that belong together are given."""
+        if self._together:
+            raise NotAllowedError(f"{self._together} is not done yet; try again when it is")
+
+    @contextmanager
+    def _giving_together(self, what: str) -> Iterator[None]:
+        """Keep other commands out; NotAllowedError if others are kept out already."""
+        self._require_nothing_together()
+        self._together = what
+        try:
+            yield
+        finally:
+            self._together = ""
             self._read_all()
 
     async def _ask_not_to_end_a_run(self) -> None:
@@ -513,6 +538,10 @@ class Controller(Device):
     @rpc()
     async def setup_ngc_server(self) -> bool:
         """Set what HiPERCAM needs, and continue the numbers of the runs that are there."""
+        with self._giving_together("setup_ngc_server"):
+            return await self._setup_server()
+
+    async def _setup_server(self) -> bool:
         try:
             await self._refresh([BASE])
             last = await self.link.in_thread(newest_run, self._folder(), within=USUAL)
@@ -553,12 +582,10 @@ class Controller(Device):
             run = setups.read(data)
             if confirm is False:
                 await self._ask_not_to_end_a_run()
+            with self._giving_together("load_setup"):
+                return await self._load(run)
         except (NotAllowedError, ValueError) as error:
             return [False, str(error)]
-        try:
-            return await self._load(run)
-        finally:
-            self._read_all()
 
     async def _load(self, run: setups.Run) -> list[Any]:
         done: list[str] = []
