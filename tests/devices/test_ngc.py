@@ -1,533 +1,694 @@
-"""The driver of the detector controller: what it sends, makes of replies, and refuses."""
+"""The detector controller's driver: its command lines, its replies, what it makes of answers."""
 
 import asyncio
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from astropy.io import fits
 
 from hcam_devices.axis import NotAllowedError
-from hcam_devices.detector.sim import ALIAS, Simulator
+from hcam_devices.detector.sim import Simulator
 from hcam_devices.device import Sample
 from hcam_devices.devices import ngc
-from hcam_devices.devices.ngc import Controller
-from hcam_devices.link import Codec
+from hcam_devices.devices.ngc import ALIAS, DATABASE, FRAME, LIMIT, Controller
+from hcam_devices.link import ProtocolError
 from hcam_devices.process import Output, Programs
 
-from ..helpers import ENTRIES, Clock, living, presented, reasons, sample_where
+from .. import helpers
+from ..detector.test_setup import COMMON, FULL, GOLDEN, IDLE, MINIMAL, ONE_QUAD, pairs
+from ..helpers import offline, presented, reasons, sample_where, until
 
-APP = {
-    "app": "FullFrame", "numexp": 3, "readout": "Fast", "xbin": 1, "ybin": 1, "clear": 1,
-    "led_flsh": 0, "oscan": 0, "multipliers": [1] * 5, "exptime": 10.0, "dwell": 0.1,
-}  # fmt: skip
-TABLE = "# %ECSV 1.0\n# ---\n# datatype:\n# - {name: A, datatype: int64}\nA\n1\n"
-
-
-class Desk(Programs):
-    """Programs that are not run: the simulator answers, unless something else is ``forced``."""
-
-    def __init__(self, simulator: Simulator) -> None:
-        super().__init__()
-        self.simulator = simulator
-        self.lines: list[list[str]] = []
-        self.forced: dict[str, Exception | Output] = {}
-        self.gate: asyncio.Event | None = None
-        """Until it is set, commands have begun and do not end."""
-        self.commands_at_once = self.most_at_once = 0
-
-    def say(self, request: bytes) -> Output:
-        words = shlex.split(request.decode())
-        self.lines.append(words)
-        for part, forced in self.forced.items():
-            if part in " ".join(words):
-                if isinstance(forced, Exception):
-                    raise forced
-                return forced
-        said, _, status = self.simulator.answer(request).partition(b"\x04")
-        return Output.of(said, b"", int(status))
-
-    async def _answer(self, codec: Codec, request: bytes, within: float) -> Any:
-        command = self._commanding.locked() and not request.startswith((b"dbRead", b"ngcbCmd st"))
-        self.commands_at_once += command
-        self.most_at_once = max(self.most_at_once, self.commands_at_once)
-        try:
-            output = self.say(request)
-            await asyncio.sleep(0)
-            if command and self.gate:
-                await self.gate.wait()
-            return codec.reply(request, output)
-        finally:
-            self.commands_at_once -= command
-
-    def ask_beside(
-        self, codec: Codec, ref: Any, within: float, then: Callable[[Any], None]
-    ) -> None:
-        request = codec.request(ref)
-        try:
-            answer = codec.reply(request, self.say(request))
-        except Exception as error:  # noqa: BLE001  (as the link does)
-            answer = error
-        asyncio.get_running_loop().call_soon(then, answer)
-
-    async def pause(self, seconds: float) -> None:
-        await asyncio.sleep(0)
+Answer = str | Output | Exception
+Call = tuple[Any, ...]
+STATE, SUBSTATE, CLOCKS, SEQUENCER, TIME, COUNTDOWN, STATUS, BASE, NEWEST = DATABASE
+RUNNING: dict[str, Answer] = {SUBSTATE: "active", STATUS: "integrating"}
+TABLE = "# %ECSV 1.0\n# ---\n# datatype:\n# - {name: RAOFF, datatype: float64}\nRAOFF\n5.0\n"
 
 
-class Rig:
-    """A driver at its desk, and a clock that only goes on when it is told."""
+def nok(said: str = "bad NOK", errors: str = "") -> Output:
+    """Return what a program prints when it fails."""
+    return Output.of(said.encode(), errors.encode(), 3)
+
+
+class Fake(Programs):
+    """Programs that answer from tables, in this process; ``begun`` is every command line."""
 
     def __init__(self, folder: Path) -> None:
-        self.clock = Clock()
-        self.simulator = Simulator(clock=self.clock, wall=self.clock)
-        self.simulator.folder = folder
-        (folder / "data").mkdir()
-        self.ngc = Controller("ngc", clock=self.clock)
-        self.desk = self.ngc.link = Desk(self.simulator)
-        self.ngc.connection = "online"
+        super().__init__()
+        self.begun: list[list[str]] = []
+        self.pauses: list[float] = []
+        self.held: dict[str, asyncio.Event] = {}
+        self.replies: dict[str, Answer] = {}
+        values = ["ONLINE", "idle", "enabled", "running", "12.5", "2.500", "success"]
+        self.database: dict[str, Answer] = dict(
+            zip(DATABASE, [*values, f"{folder}/run", "run0012.fits"], strict=True)
+        )
+        self.told(frame=f"{FRAME} 7", limit=f"{LIMIT} 0")
+
+    def told(self, frame: Answer = "", limit: Answer = "") -> None:
+        """Choose what is told of the frames and of their limit."""
+        self.replies |= {f"status {FRAME}": frame} if frame else {}
+        self.replies |= {f"status {LIMIT}": limit} if limit else {}
 
     @property
-    def sent(self) -> list[list[str]]:
-        """What was sent since this was last looked at, but for what is only read."""
-        lines, self.desk.lines = self.desk.lines, []
-        return [line for line in lines if line[0] != "dbRead" and line[1] != "status"]
+    def given(self) -> list[list[str]]:
+        """The command lines that are no questions."""
+        return [argv for argv in self.begun if argv[0] != "dbRead" and argv[1] != "status"]
 
-    async def power_on(self) -> None:
-        await self.ngc.start_ngc_server()
-        for step in (self.ngc.online, self.ngc.pon):
-            assert (await step())[1]
+    @property
+    def lines(self) -> list[str]:
+        """What was given to ngcbCmd."""
+        return [" ".join(argv[1:]) for argv in self.given]
 
-    async def poll(self, after: float = 0.0) -> Sample:
-        self.clock.now += after
-        await self.ngc.poll()
-        await self.ngc.poll()  # what is asked beside is known at the next one
-        return self.ngc.snapshot()
+    def _say(self, codec: Any, request: bytes, within: float) -> Any:
+        name, *arguments = shlex.split(request.decode())
+        said = self.replies.get(" ".join(arguments), "OK")
+        if name == "dbRead":
+            value = self.database[arguments[0].removeprefix(ALIAS)]
+            said = f"{arguments[0]} = {value}" if isinstance(value, str) else value
+        if isinstance(said, TimeoutError):
+            raise TimeoutError(f"{name} did not end within {within:g} s")
+        if isinstance(said, Exception):
+            raise said
+        return codec.reply(request, said if isinstance(said, Output) else Output(said.encode()))
 
-    async def load(self, user: dict[str, Any] | None = None, **app: Any) -> list[Any]:
-        done: list[Any] = await self.ngc.load_setup({"appdata": APP | app, "user": user or {}})
-        return done
+    async def _answer(self, codec: Any, request: bytes, within: float) -> Any:
+        self.begun.append(argv := shlex.split(request.decode()))
+        if held := self.held.get(" ".join(argv[1:])):
+            await held.wait()
+        return self._say(codec, request, within)
+
+    def ask_beside(self, codec: Any, ref: Any, within: float, then: Callable[[Any], None]) -> None:
+        def ask() -> None:
+            try:
+                answer = self._say(codec, codec.request(ref), within)
+            except Exception as error:  # noqa: BLE001  (as Programs does)
+                answer = error
+            then(answer)
+
+        self.begun.append(list(ref))
+        asyncio.get_running_loop().call_soon(ask)
+
+    async def pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+
+
+class Clock(helpers.Clock):
+    """A clock that also goes on whenever it is read, so that nothing is at the same time."""
+
+    def __call__(self) -> float:
+        self.now += 1e-6
+        return self.now
+
+
+class Desk:
+    """A controller whose programs are fake."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.clock = folder, Clock()
+        self.device = Controller("ngc", clock=self.clock)
+        self.fake = self.device.link = Fake(folder)
+        self.device.connection = "online"
+
+    async def call(self, name: str, *args: Any, **named: Any) -> Any:
+        """Call as the network does."""
+        async with asyncio.timeout(helpers.AT_MOST):
+            return await self.device.procedures()[name].call(*args, **named)
+
+    async def poll(self, seconds: float = 2.0) -> Sample:
+        """Let time go by, and return the next sample; what was asked beside is heard after it."""
+        self.clock.now += seconds
+        await self.device.poll()
+        await asyncio.sleep(0)
+        return self.device.snapshot()
+
+    async def sample(self, changed: dict[str, Answer] | None = None) -> Sample:
+        """Return a sample when everything has been read since the database has changed."""
+        self.fake.database |= changed or {}
+        await self.poll(60)
+        return await self.poll()
+
+    def hold(self, *lines: str) -> list[asyncio.Event]:
+        """Let commands hang until they are let go."""
+        self.fake.held = {line: asyncio.Event() for line in lines}
+        return list(self.fake.held.values())
+
+    async def begin(self, name: str, *args: Any) -> "asyncio.Task[Any]":
+        """Call, and return when the next command line has begun."""
+        before = len(self.fake.given)
+        task = asyncio.create_task(self.call(name, *args))
+        await until(lambda: len(self.fake.given) > before)
+        return task
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    rig = Rig(tmp_path)
-    yield rig
-    rig.simulator.answer(b"ngcdcsStopServer IRCAM1")  # which closes the file of a run
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
 
 
-@pytest.fixture
-async def on(rig: Rig) -> Rig:
-    await rig.power_on()
-    assert rig.sent
-    return rig
+def said(reply: Any) -> tuple[str, bool]:
+    """Return message and success of a reply in either order, or of a bool."""
+    match reply:
+        case [str(message), bool(ok)] | [bool(ok), str(message)]:
+            return message, ok
+    return "", reply is True
 
 
-@pytest.fixture
-async def active(on: Rig) -> Rig:
-    assert (await on.load(numexp=0))[0]
-    assert (await on.ngc.start())[1]
-    assert on.sent[-1] == ["ngcbCmd", "start"]
-    return on
+# --- command lines and replies --------------------------------------------------------------
+
+SIMPLE = {
+    "online": "online", "standby": "standby", "offline": "off", "exit": "exit", "reset": "reset",
+    "start": "start", "stop": "stop", "abort": "abort", "pon": "cldc 0 enable",
+    "poff": "cldc 0 disable", "seq_start": "seq 0 start", "seq_stop": "seq 0 stop",
+    "trigger": "seq trigger",
+}  # fmt: skip
+START = ["ngcdcsStartServer", "IRCAM1", "-port"]
+STOP = ["ngcdcsStopServer", "IRCAM1"]
+LINES: list[tuple[Call, list[str]]] = [
+    *(((name,), ["ngcbCmd", line]) for name, line in SIMPLE.items()),
+    (("setup", "DET.SPEED", 1), ["ngcbCmd", "setup", "DET.SPEED", "1"]),
+    (("setup", "DET.CLRCCD", True), ["ngcbCmd", "setup", "DET.CLRCCD", "T"]),
+    (("setup", "OBJECT", "$HOME; it's"), ["ngcbCmd", "setup", "OBJECT", "$HOME; it's"]),
+    (("cmd", "seq 0 start"), ["ngcbCmd", "seq 0 start"]),
+    (("cmd", "x", 1, 2.5, False, "a b"), ["ngcbCmd", "x", "1", "2.5", "F", "a b"]),
+]
 
 
-# --- what is sent ---------------------------------------------------------------------------
+@pytest.mark.parametrize(("call", "argv"), LINES)
+async def test_a_command_has_its_line_and_its_reply(desk: Desk, call: Call, argv: Any) -> None:
+    desk.fake.replies = {" ".join(argv[1:]): " fine \n"}
+    assert await desk.call(*call) == ["fine", True]
+    assert desk.fake.given == [argv]
+
+
+async def test_the_server_has_programs_of_its_own(desk: Desk, monkeypatch: Any) -> None:
+    monkeypatch.delenv("NGC_PORT", raising=False)
+    assert await desk.call("start_ngc_server") is True
+    monkeypatch.setenv("NGC_PORT", "9090")
+    assert await desk.call("start_ngc_server", True) is True
+    assert await desk.call("stop_ngc_server") is True
+    assert desk.fake.given == [[*START, "8080"], [*START, "9090", "-gui"], STOP]
+    assert desk.fake.pauses == [0.05] * 6
+
+
+@pytest.mark.parametrize("mode", GOLDEN)
+async def test_a_line_of_a_setup_is_one_argument_and_groups_have_pauses(
+    desk: Desk, mode: str
+) -> None:
+    setup, lines = GOLDEN[mode]
+    assert await desk.call("load_setup", setup) == [True, "All OK"]
+    assert desk.fake.given == [["ngcbCmd", line] for line in lines.splitlines()]
+    assert desk.fake.pauses == [0.1] * (5 if mode == "idle" else 4)
+
+
+FAILURES: list[tuple[Answer, str]] = [
+    (nok("what a pity NOK\n", "oh"), "what a pity NOK"),
+    (nok("", "oh\n"), "oh"),
+    (nok(""), "exit status 3 without a reason"),
+    (ProtocolError("ngcbCmd was killed by signal 9"), "ngcbCmd was killed by signal 9"),
+    (FileNotFoundError("ngcbCmd cannot be run"), "ngcbCmd cannot be run"),
+    (TimeoutError(), "ngcbCmd did not end within 10 s; it may have been carried out"),
+]
+
+
+@pytest.mark.parametrize(("failure", "why"), FAILURES)
+async def test_what_fails_is_told_in_the_reply(desk: Desk, failure: Answer, why: str) -> None:
+    desk.fake.replies |= {"cldc 0 enable": failure, "seq stop": failure, "status": failure}
+    assert await desk.call("pon") == [why, False]
+    loaded = await desk.call("load_setup", IDLE)
+    assert loaded == [False, f"seq stop failed: {why}. Applied before: nothing"]
+    assert await desk.call("status") == [why.partition(";")[0], False]
+
+
+@pytest.mark.parametrize("name", ["online", "reset", "start", "stop"])
+async def test_what_takes_the_controller_long_has_a_minute(desk: Desk, name: str) -> None:
+    desk.fake.replies[name] = TimeoutError()
+    assert "within 60 s; it may" in said(await desk.call(name))[0]
 
 
 @pytest.mark.parametrize(
-    ("call", "arguments", "line"),
+    ("answer", "value", "ok"),
     [
-        ("online", (), "online"),
-        ("standby", (), "standby"),
-        ("offline", (), "off"),
-        ("exit", (), "exit"),
-        ("reset", (), "reset"),
-        ("stop", (), "stop"),
-        ("abort", (), "abort"),
-        ("pon", (), "'cldc 0 enable'"),
-        ("poff", (), "'cldc 0 disable'"),
-        ("seq_start", (), "'seq 0 start'"),
-        ("seq_stop", (), "'seq 0 stop'"),
-        ("trigger", (), "'seq trigger'"),
-        ("setup", ("DET.SEQ1.DIT", 2.5), "setup DET.SEQ1.DIT 2.5"),
-        ("setup", ("DET.CLRCCD", True), "setup DET.CLRCCD T"),
-        ("cmd", ('setup OBJECT "HT Cas"',), "'setup OBJECT \"HT Cas\"'"),
-        ("cmd", ("acqproc", 1, False), "acqproc 1 F"),
+        ("DET.SPEED 1", "1", True),
+        ("DET.SPEED  HT  Cas ", "HT  Cas", True),
+        ("DET.SPEED", "", True),
+        ("DET.SPEED2 1", "unexpected answer to status DET.SPEED: 'DET.SPEED2 1'", False),
+        ("", "unexpected answer to status DET.SPEED: ''", False),
+        (nok("no such keyword NOK"), "no such keyword NOK", False),
     ],
 )
-async def test_a_procedure_is_one_command(
-    active: Rig, call: str, arguments: tuple[Any, ...], line: str
-) -> None:
-    active.desk.forced["ngcbCmd"] = Output(b" as you wish \n")
-    assert await getattr(active.ngc, call)(*arguments) == ["as you wish", True]
-    assert active.sent == [["ngcbCmd", *shlex.split(line)]]
+async def test_a_status_is_that_of_no_other(desk: Desk, answer: Any, value: str, ok: bool) -> None:
+    desk.fake.replies = {"status DET.SPEED": answer, "status": "ONLINE"}
+    assert await desk.call("status", "DET.SPEED") == [value, ok]
+    assert await desk.call("status") == ["ONLINE", True]
+    assert desk.fake.begun == [["ngcbCmd", "status", "DET.SPEED"], ["ngcbCmd", "status"]]
 
 
-@pytest.mark.parametrize(
-    ("printed", "reason"),
-    [
-        (Output.of(b"it is broken NOK\n", b"trace", 1), "it is broken NOK"),
-        (Output.of(b"", b"no licence\n", 2), "no licence"),
-        (Output.of(b"", b"", 3), "exit status 3 without a reason"),
-    ],
-)
-async def test_a_command_that_fails_says_why(on: Rig, printed: Output, reason: str) -> None:
-    on.desk.forced["seq trigger"] = printed
-    assert await on.ngc.trigger() == [reason, False]
+@pytest.mark.parametrize("text", ["two\nlines", "\x00", "\x1b[2J", "\ud800"])
+async def test_what_is_no_line_of_text_is_not_sent(desk: Desk, text: str) -> None:
+    for call in (("cmd", text), ("cmd", "x", text), ("setup", "OBJECT", text), ("status", text)):
+        message, ok = await desk.call(*call)
+        assert "cannot be sent: it is not one line of text" in message
+        assert ok is False
+    assert desk.fake.begun == []
 
 
-async def test_what_is_no_line_of_text_is_not_sent(on: Rig) -> None:
-    message, done = await on.ngc.setup("OBJECT", "a\nb")
-    assert not done
-    assert "not one line of text" in message
-    assert on.sent == []
-
-
-async def test_a_command_that_does_not_end_may_have_been_carried_out_and_is_not_repeated(
-    on: Rig,
-) -> None:
-    on.desk.forced["seq trigger"] = TimeoutError("ngcbCmd did not end within 10 s")
-    message, done = await on.ngc.trigger()
-    assert not done
-    assert message == "ngcbCmd did not end within 10 s; it may have been carried out"
-    await on.poll(after=60)
-    assert on.sent == [["ngcbCmd", "seq trigger"]]
-
-
-@pytest.mark.parametrize(
-    ("said", "answer"),
-    [
-        (b"DET.FRAM.FILENAME run of tonight\n", ["run of tonight", True]),
-        (b"DET.NDIT 5\n", ["unexpected answer to status DET.FRAM.FILENAME: 'DET.NDIT 5'", False]),
-    ],
-)
-async def test_a_status_is_that_of_the_keyword_that_was_asked(
-    on: Rig, said: bytes, answer: list[Any]
-) -> None:
-    on.desk.forced["status"] = Output(said)
-    assert await on.ngc.status("DET.FRAM.FILENAME") == answer
-    on.desk.forced.clear()
-    assert await on.ngc.status() == ["ONLINE", True]
+async def test_mistakes_of_the_caller_send_nothing(desk: Desk) -> None:
+    wrong: list[Any] = ["Idle", {}, None, {"appdata": FULL | {"xbin": 3}}]
+    for setup in [*wrong, COMMON | {"appdata": FULL, "user": {"PI": '"'}}]:
+        message, ok = said(await desk.call("load_setup", setup))
+        assert message
+        assert ok is False
+    calls: list[Call] = [("cmd", "x", float("nan")), ("setup", "X", [1]), ("add_hdu", TABLE, "5")]
+    for call in calls:
+        with pytest.raises(ValueError, match="validation error"):
+            await desk.call(*call)
+    assert desk.fake.begun == []
 
 
 # --- telemetry ------------------------------------------------------------------------------
 
 
-async def test_what_the_database_does_not_say_is_null_with_the_reason(on: Rig) -> None:
-    on.desk.forced = {ngc.TIME: Output(b"x = ERR"), ngc.CLOCKS: Output(b"cldc = \n")}
-    sample = await on.poll()
-    assert sample["exposure.time"] is sample["cldc_0.statusName"] is None
-    assert "the database has no value: 'x = ERR'" in reasons(sample, "exposure.time")
-    assert sample["system.stateName"] == "ONLINE"
-    summary = await on.ngc.summary()
-    assert summary["exposure.time"] == summary["cldc_0.statusName"] == "ERR"
-    assert summary["system.stateName"] == "ONLINE"
+async def test_telemetry_has_numbers_under_the_names_that_clients_know(desk: Desk) -> None:
+    desk.fake.told(limit=f"{LIMIT} 100")
+    sample = await desk.sample()
+    assert sample.pop("disk_free")["unit"] == "GB"
+    assert {name: sample[name] for name in sample if name not in ("timestamp", "alarms")} == {
+        "device": "ngc",
+        "state": {"connection": "online"},
+        **desk.fake.database,
+        TIME: {"value": 12.5, "unit": "s"},
+        COUNTDOWN: {"value": 2.5, "unit": "s"},
+        "exposure.frame": 7,
+        "run": 12,
+        "frames_done": 7,
+        "frames_expected": 100,
+        "data_rate": {"value": 0.0, "unit": "MB / s"},
+    }
+    assert await desk.call("summary") == desk.fake.database
 
 
-async def test_numbers_are_numbers(active: Rig) -> None:
-    sample = await active.poll(after=25)
-    frames = active.simulator.frames
-    assert frames > 0
-    assert (sample["exposure.frame"], sample["frames_done"]) == (frames, frames)
-    assert sample["run"] == 1
-    assert sample["frames_expected"] is None  # endless
-    assert "frames_expected" not in reasons(sample)
-    assert 0 < sample["exposure.countDown"]["value"] <= sample["exposure.time"]["value"]
-    assert sample["exposure.countDown"]["unit"] == "s"
-    await active.ngc.abort()
-    assert (await active.load(numexp=7))[0]
-    assert (await active.poll())["frames_expected"] == 7
-    await active.ngc.exit()
-    sample = await active.poll()
-    assert sample["exposure.frame"] is sample["frames_expected"] is None
-    assert sample["system.stateName"] == "OFF"
+@pytest.mark.parametrize(
+    "bad", ["ERR", "", nok("x = 5"), Output(b"ERR"), Output(b"no value"), Output(b"")]
+)
+async def test_what_the_database_does_not_say_is_null_and_why(desk: Desk, bad: Answer) -> None:
+    for name, good in list(desk.fake.database.items()):
+        sample = await desk.sample({name: bad})
+        assert sample[name] is None
+        assert reasons(sample, name)
+        assert (await desk.call("summary")) == desk.fake.database | {name: "ERR"}
+        assert not reasons(await desk.sample({name: good}), name)
 
 
-async def test_the_rate_is_that_of_the_file_of_the_run(active: Rig) -> None:
-    file = active.simulator.data / "run0001.fits"
-    size = file.stat().st_size
-    sample = await active.poll()
-    for _ in range(5):
-        size += 20_000_000
-        with file.open("r+b") as grown:
-            grown.truncate(size)
-        active.clock.now += 2
-        await active.ngc.poll()
-        sample = active.ngc.snapshot()
-    assert sample["data_rate"]["value"] == pytest.approx(10.0, rel=0.01)
-    active.ngc.data = str(active.simulator.folder)
-    assert "is the setting data the folder of the runs?" in reasons(await active.poll(25))
+@pytest.mark.parametrize("bad", ["soon", "nan", "1,5", "inf"])
+async def test_what_is_no_number_is_none(desk: Desk, bad: str) -> None:
+    desk.fake.told(frame=f"{FRAME} {bad}")
+    sample = await desk.sample({TIME: bad})
+    for field in (TIME, "frames_done", "exposure.frame"):
+        assert sample[field] is None
+        assert bad in reasons(sample, field)
 
 
-@pytest.mark.parametrize("newest", ["latest.fits", "ERR"])
-async def test_a_run_that_cannot_be_told_is_no_number(on: Rig, newest: str) -> None:
-    on.desk.forced[ngc.NEWEST] = Output(f"x = {newest}".encode())
-    sample = await on.poll()
-    assert sample["run"] is None
-    assert reasons(sample, "run")
+@pytest.mark.parametrize(
+    ("changed", "field", "value", "reason"),
+    [
+        ({STATUS: "integrating"}, "run", 13, ""),
+        ({NEWEST: "/data/run0012_001.fits"}, "run", 12, ""),
+        ({NEWEST: "/run0007/bias.fits"}, "run", None, "no run can be told from"),
+        ({STATUS: "dreaming"}, "run", None, "'dreaming'"),
+        ({LIMIT: f"{LIMIT} 0"}, "frames_expected", None, ""),
+        ({LIMIT: "DET.OTHER 5"}, "frames_expected", None, "unexpected answer"),
+        ({LIMIT: nok()}, "frames_expected", None, "bad NOK"),
+        ({LIMIT: TimeoutError()}, "frames_expected", None, "did not end within 10 s"),
+        ({LIMIT: nok(), STATE: "STANDBY"}, "frames_expected", None, ""),
+        ({STATE: "STANDBY"}, "frames_done", None, ""),
+        ({SUBSTATE: "error"}, SUBSTATE, "error", "call reset"),
+        ({SUBSTATE: nok()}, "data_rate", None, "whether a run goes on is not known"),
+        ({BASE: "run"}, "disk_free", None, "set data"),
+        ({BASE: "/nowhere/run"}, "disk_free", None, "No such file"),
+    ],
+)
+async def test_what_follows_from_answers_is_right_or_null(
+    desk: Desk, changed: dict[str, Answer], field: str, value: Any, *, reason: str
+) -> None:
+    desk.fake.told(limit=changed.get(LIMIT, ""))
+    sample = await desk.sample(changed)
+    assert sample[field] == value
+    assert reason in reasons(sample, field)
+    assert bool(reason) == bool(reasons(sample, field))
 
 
-async def test_only_what_can_have_changed_is_read(on: Rig) -> None:
-    def read() -> list[str]:
-        lines, on.desk.lines = on.desk.lines, []
-        return [line[-1].removeprefix(ALIAS) for line in lines]
-
-    await on.poll()
-    await on.poll(after=1)
-    read()
-    on.clock.now += 2
-    await on.ngc.poll()
-    assert read() == [ngc.STATE, ngc.SUBSTATE]
-    on.simulator.answer(b"ngcbCmd standby")  # by somebody else
-    on.clock.now += 2
-    await on.ngc.poll()
-    assert set(read()) == set(ngc.DATABASE)
-    on.clock.now += ngc.MOST_AGE
-    await on.ngc.poll()
-    assert set(read()) == set(ngc.DATABASE)
-
-
-async def test_in_a_run_the_frames_stand_for_the_state(active: Rig) -> None:
-    def read() -> list[str]:
-        lines, active.desk.lines = active.desk.lines, []
-        return [line[-1].removeprefix(ALIAS) for line in lines]
-
-    await active.poll()
-    await active.poll(after=1)
-    read()
-    active.clock.now += 2
-    await active.ngc.poll()
-    assert read() == [ngc.SUBSTATE, ngc.FRAME]
-    active.desk.forced[ngc.FRAME] = Output.of(b"the server does not answer NOK", b"", 1)
-    await active.poll(after=2)
-    assert ngc.STATE in read()
+async def test_the_data_rate_is_the_growth_of_the_file_over_half_a_minute(desk: Desk) -> None:
+    file = desk.folder / "run0013.fits"
+    file.write_bytes(b"x" * 1_000_000)
+    sample = await desk.sample(RUNNING)
+    for size in range(20):
+        file.write_bytes(b"x" * 500_000 * (size + 3))
+        sample = await desk.poll()
+    assert sample["data_rate"]["value"] == pytest.approx(0.25, rel=1e-3)
+    for _ in range(15):
+        sample = await desk.poll()
+    assert sample["data_rate"]["value"] == 0
+    file.write_bytes(b"x")  # another one of that name
+    sample = await desk.poll()
+    assert sample["data_rate"] is None
+    assert not reasons(sample, "data_rate")
+    file.unlink()
+    assert "is the setting data the folder of the runs?" in reasons(await desk.poll())
+    desk.fake.told(frame=f"{FRAME} 0")  # no file is missed yet
+    assert not reasons(await desk.sample(), "data_rate")
+    sample = await desk.sample({STATUS: "dreaming"})
+    assert sample["disk_free"]["value"] > 0
 
 
-async def test_another_run_that_began_between_two_polls_is_seen(active: Rig) -> None:
-    await active.poll(after=25)
-    assert (await active.poll(after=1))["run"] == 1
-    active.simulator.answer(b"ngcbCmd abort")
-    active.simulator.answer(b"ngcbCmd start")
-    await active.poll(after=1)
-    assert (await active.poll(after=1))["run"] == 2
+async def test_programs_are_started_only_for_what_can_have_changed(desk: Desk) -> None:
+    async def polls(*seconds: float) -> list[tuple[int, int]]:
+        counts = []
+        for one in seconds:
+            desk.fake.begun.clear()
+            await desk.poll(one)
+            names = [argv[0] for argv in desk.fake.begun]
+            counts.append((names.count("dbRead"), names.count("ngcbCmd")))
+        return counts
+
+    assert await polls(2, 2, 2, 2) == [(9, 2), (9, 0), (2, 0), (2, 0)]
+    assert await polls(31, 2) == [(9, 2), (2, 0)]
+    desk.fake.database[SUBSTATE] = "active"
+    assert await polls(2.1, 2.1, 2.1, 2.1) == [(9, 2), (2, 1), (1, 1), (2, 1)]
+    desk.fake.told(frame=f"{FRAME} 2")  # another run began between two polls
+    assert await polls(2, 2, 2) == [(1, 1), (9, 2), (1, 1)]
+    desk.fake.told(frame="no server")  # so the state has to be asked for
+    assert await polls(2, 2) == [(1, 1), (3, 1)]
+    desk.fake.database |= {SUBSTATE: "idle", STATE: "STANDBY"}
+    assert await polls(2, 2) == [(9, 0), (2, 0)]
+    await desk.call("online")
+    assert await polls(2, 2) == [(9, 0), (2, 0)]
 
 
-async def test_an_error_of_the_controller_is_an_alarm(active: Rig) -> None:
-    active.simulator.simulate("failure")
-    assert "then call reset" in reasons(await active.poll(after=12))
+# --- what is refused ------------------------------------------------------------------------
 
 
-async def test_without_its_programs_it_is_offline_and_comes_back(tmp_path: Path) -> None:
-    device = Controller("ngc", folder=str(tmp_path), poll_every=0.02)
-    async with living(device):
-        sample = await sample_where(device, lambda sample: True)
-        assert sample["state"]["connection"] == "offline"
-        assert "dbRead cannot be run: No such file" in reasons(sample)
-        (tmp_path / "dbRead").write_text("#!/bin/sh\necho x = ONLINE\n")
-        (tmp_path / "ngcbCmd").write_text("#!/bin/sh\necho $2 0\n")
-        for program in ("dbRead", "ngcbCmd"):
-            (tmp_path / program).chmod(0o700)
-        await sample_where(device, lambda sample: sample["system.stateName"] == "ONLINE")
-
-
-# --- safety ---------------------------------------------------------------------------------
-
-ENDING = ["exit", "offline", "standby", "reset", "poff", "stop_ngc_server"]
-
-
-async def ask(rig: Rig, call: str, **named: Any) -> str:
-    """Return why a call was refused; nothing if it was not."""
-    name, *arguments = call.split(":")
+@pytest.mark.parametrize(
+    "call",
+    [
+        *((name,) for name in ("exit", "offline", "standby", "reset", "poff", "seq_stop")),
+        ("stop_ngc_server",),
+        ("load_setup", IDLE),
+        ("cmd", "exit"),
+        ("cmd", " EXIT"),
+        ("cmd", "cldc 0 disable"),
+        ("cmd", "cldc", 0, "disable"),
+        ("cmd", "cldc  0 disable"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    ("substate", "confirm", "why"),
+    [
+        ("active", None, ""),
+        ("active", True, ""),
+        ("idle", False, ""),
+        ("active", False, "a run is active, and this would end it"),
+        (nok(), False, "whether a run is active cannot be told (bad NOK)"),
+        (TimeoutError(), False, "cannot be told (dbRead did not end within 2 s)"),
+    ],
+)
+async def test_people_are_asked_before_a_run_is_ended_and_programs_are_not(
+    desk: Desk, call: Call, substate: Answer, confirm: bool | None, why: str
+) -> None:
+    desk.fake.database[SUBSTATE] = substate
+    named: dict[str, Any] = {} if confirm is None else {"confirm": confirm}
     try:
-        reply = await getattr(rig.ngc, name)(*arguments, **named)
+        message, ok = said(await desk.call(*call, **named))
     except NotAllowedError as error:
-        return str(error)
-    return "" if reply is True or reply[1] else str(reply[0])
+        message, ok = str(error), False
+    assert ok != bool(why), message
+    assert bool(desk.fake.given) == ok
+    if why:
+        assert f"{why}; to do it all the same, add confirm=true" in message
 
 
-@pytest.mark.parametrize("call", [*ENDING, "cmd:exit", "cmd:cldc 0 disable", "cmd:off"])
-async def test_people_are_asked_before_a_run_is_ended(active: Rig, call: str) -> None:
-    assert "a run is active" in await ask(active, call, confirm=False)
-    active.desk.forced["dbRead"] = TimeoutError("dbRead did not end within 2 s")
-    assert "cannot be told" in await ask(active, call, confirm=False)
-    assert active.sent == []
-    active.desk.forced.clear()
-    assert not await ask(active, call, confirm=True)
-    assert len(active.sent) == 1
-    assert active.simulator.run is None
-
-
-@pytest.mark.parametrize("call", ENDING)
-async def test_programs_that_never_heard_of_confirm_go_on_working(active: Rig, call: str) -> None:
-    assert not await ask(active, call)
-    assert len(active.sent) == 1
-
-
-async def test_a_run_that_cannot_work_is_not_started(rig: Rig, monkeypatch: Any) -> None:
-    assert "is OFF; call start_ngc_server, then online, first" in await ask(rig, "start")
-    await rig.power_on()
-    await rig.ngc.poff()
-    assert "call pon first" in await ask(rig, "start")
-    await rig.ngc.pon()
-    monkeypatch.setattr(ngc, "look", lambda folder, file: (0.5, None))
-    await rig.poll(after=60)
-    assert "0.50 GB are left on the disk; make room first" in await ask(rig, "start")
-    assert ["ngcbCmd", "start"] not in rig.sent
-    rig.desk.forced["dbRead"] = TimeoutError("dbRead did not end within 2 s")
-    rig.ngc._known.clear()
-    assert not await ask(rig, "start")  # what is not known is left to the controller
-    rig.desk.forced.clear()
-    assert "call stop or abort first" in await ask(rig, "start")
-
-
-async def test_never_two_commands_at_once_and_no_start_amid_a_setup(on: Rig) -> None:
-    on.desk.gate = asyncio.Event()
-    waiting = [
-        asyncio.create_task(call)
-        for call in (on.load(), on.load(numexp=5), on.ngc.start(), on.ngc.seq_stop())
-    ]
-    for _ in range(50):
-        sample = await on.poll(after=2)  # telemetry goes on
-    assert sample["system.stateName"] == "ONLINE"
-    on.desk.gate.set()
-    replies = await asyncio.gather(*waiting)
-    assert [reply[0] for reply in replies[:2]] == [True, True]
-    lines = [" ".join(line[1:]) for line in on.sent if line[1] != "seq 0 stop"]
-    assert lines[0] == "seq stop"
-    assert lines[-1] == "start"
-    assert [line.partition(" ")[0] for line in lines].count("acqproc") == 2
-    half = len(lines) // 2
-    assert next(line for line in lines[:half] if "BREAK" in line).endswith("DET.FRAM2.BREAK 3")
-    assert lines[half] == "seq stop"
-    assert on.desk.most_at_once == 1
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({STATE: "LOADED"}, "the controller is LOADED; call online first"),
+        ({SUBSTATE: "active"}, "one is active; call stop or abort first"),
+        ({CLOCKS: "disabled"}, "the clock voltages are disabled; call pon first"),
+        ({BASE: "/full/run"}, "0.99 GB are left on the disk; make room first"),
+        ({STATE: nok(), SUBSTATE: nok(), CLOCKS: nok(), BASE: nok()}, ""),
+        ({STATE: FileNotFoundError("dbRead cannot be run")}, ""),
+    ],
+)
+async def test_a_run_is_started_unless_it_cannot_be(
+    desk: Desk, changed: dict[str, Answer], why: str, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(ngc, "look", lambda folder, _: (0.99 if "full" in str(folder) else 1, None))
+    await desk.sample({BASE: changed.get(BASE, "/data/run")})
+    desk.fake.database |= changed
+    reply = f"no run can be started: {why}" if why else "OK"
+    assert await desk.call("start") == [reply, not why]
+    assert desk.fake.lines == ([] if why else ["start"])
 
 
 # --- setups ---------------------------------------------------------------------------------
 
 
-async def test_a_setup_with_a_mistake_sends_nothing(on: Rig) -> None:
-    done, message = await on.load(xbin=0, dwell=-1)
-    assert not done
-    assert "appdata.xbin" in message
-    assert "appdata.dwell" in message
-    assert on.sent == []
+@pytest.mark.parametrize("place", [0, 1, 2, 4, 7, 8])
+async def test_a_setup_ends_at_what_fails_and_tells_what_was_done(desk: Desk, place: int) -> None:
+    setup, golden = GOLDEN["full frame, dithering"]
+    lines = golden.splitlines()
+    desk.fake.replies[lines[place]] = nok()
+    before = "; ".join(lines[:place]) or "nothing"
+    told = f"{lines[place]} failed: bad NOK. Applied before: {before}"
+    assert await desk.call("load_setup", setup) == [False, told]
+    assert desk.fake.lines == lines[: place + 1]
 
 
-async def test_a_setup_ends_with_the_command_that_fails(on: Rig) -> None:
-    on.desk.forced["setup DET.SEQ"] = on.desk.forced["DET.SPEED"] = Output.of(
-        b"no clocks NOK", b"", 1
-    )
-    done, message = await on.load({"target": "HT Cas"})
-    assert not done
-    assert "failed: no clocks NOK. Applied before: seq stop; setup DET.READ.CURID 1;" in message
-    assert on.sent[-1][1].startswith("setup DET.")  # and nothing after it
-    on.desk.forced = {"seq stop": Output.of(b"busy NOK", b"", 1)}
-    assert await on.load() == [False, "seq stop failed: busy NOK. Applied before: nothing"]
-
-
-async def test_what_an_earlier_setup_left_in_the_header_is_cleared_once(on: Rig) -> None:
-    assert (await on.load({"comment": "cloudy"}))[0]
-    assert on.simulator.keywords["RUNCOM"] == "cloudy"
-    on.desk.forced["RUNCOM"] = Output.of(b"no NOK", b"", 1)
-    assert not (await on.load())[0]
-    on.desk.forced.clear()
-    assert on.sent
-    assert (await on.load())[0]  # it was not cleared, so it still is to be
-    assert on.simulator.keywords["RUNCOM"] == ""
-    assert any('RUNCOM ""' in line[1] for line in on.sent)
-    assert (await on.load())[0]
-    assert not any("RUNCOM" in line[1] for line in on.sent)
-    assert (await on.load({"comment": "cloudy"}))[0]
-    await on.ngc.exit()
-    await on.power_on()  # a new server knows nothing of it
-    assert on.sent
-    assert (await on.load())[0]
-    assert not any("RUNCOM" in line[1] for line in on.sent)
-
-
-async def test_an_endless_run_after_a_limited_one_has_its_limit_taken_away(on: Rig) -> None:
-    assert await on.load(numexp=0) == [True, "All OK"]
-    assert not any("BREAK" in line[1] for line in on.sent)
-    assert (await on.load(numexp=5))[0]
-    done, message = await on.load(numexp=0)
-    assert done
-    assert "see whether the run goes on without a limit" in message
-    assert on.simulator.keywords["DET.FRAM2.BREAK"] == "0"
-
-
-# --- the server of the controller -----------------------------------------------------------
-
-
-async def test_the_server_is_started_and_stopped(rig: Rig, monkeypatch: Any) -> None:
-    monkeypatch.delenv("NGC_PORT", raising=False)
-    assert await rig.ngc.start_ngc_server() is True
-    assert await rig.ngc.stop_ngc_server() is True
-    monkeypatch.setenv("NGC_PORT", "9090")
-    assert await rig.ngc.start_ngc_server(gui=True) is True
-    assert await rig.ngc.start_ngc_server() is False
-    assert "start_ngc_server failed: ngcdcsStartServer" in reasons(rig.ngc.snapshot())
-    assert "the server is running already" in reasons(rig.ngc.snapshot())
-    await rig.ngc.stop_ngc_server()
-    assert await rig.ngc.start_ngc_server() is True
-    assert "start_ngc_server" not in reasons(rig.ngc.snapshot())
-    start, stop = ["ngcdcsStartServer", "IRCAM1", "-port"], ["ngcdcsStopServer", "IRCAM1"]
-    gui = [[*start, "9090", "-gui"], [*start, "9090"]]
-    assert rig.sent == [[*start, "8080"], stop, *gui, stop, [*start, "9090"]]
+FIRST = {"RADEG", "DECDEG", "LST", "M2UZ", "T_TUBE", "GTCPROG", "GTCPRGID", "GTCOBID", "OBSERVER"}
+SECOND = {"RUNCOM", "FILTERS", "PI"}
 
 
 @pytest.mark.parametrize(
-    ("there", "last"),
+    ("failing", "failure", "blanked"),
     [
-        ([], "run0000.fits"),
-        (["run0002.fits", "run0010.fits", "notes.txt"], "run0010.fits"),
-        (["run9999.fits", "run10000.fits"], "run10000.fits"),
-        (["run0012.fits", "runabc.fits"], "run0012.fits"),
+        ("", "", FIRST | SECOND),
+        ("setup RUNCOM", nok(), FIRST),
+        ("setup RUNCOM", TimeoutError(), FIRST | SECOND),
+        ("setup RADEG", nok(), set()),
+        ("seq stop", TimeoutError(), set()),
     ],
 )
-async def test_the_numbers_of_the_runs_go_on(rig: Rig, there: list[str], last: str) -> None:
-    await rig.ngc.start_ngc_server()
-    assert rig.sent
-    data = rig.simulator.data
-    for name in there:
-        (data / name).touch()
-    assert await rig.ngc.setup_ngc_server() is True
-    path = str(data / last) if there else last
-    assert rig.sent == [
+async def test_what_a_setup_has_left_in_the_header_is_blanked_once_by_the_next(
+    desk: Desk, failing: str, failure: Answer, blanked: set[str]
+) -> None:
+    good = dict(desk.fake.replies)
+    if failing:
+        lines = GOLDEN["drift"][1].splitlines()
+        desk.fake.replies[next(line for line in lines if line.startswith(failing))] = failure
+    assert said(await desk.call("load_setup", COMMON | {"appdata": FULL}))[1] is not bool(failing)
+    desk.fake.replies = good
+    for expected in (blanked, set()):
+        desk.fake.begun.clear()
+        assert await desk.call("load_setup", MINIMAL) == [True, "All OK"]
+        sent = pairs(desk.fake.lines)
+        assert {word for word, value in sent.items() if not value} == expected
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_server_that_was_started_has_an_empty_header(desk: Desk, fails: bool) -> None:
+    await desk.call("load_setup", COMMON | {"appdata": FULL})
+    if fails:
+        desk.fake.replies["IRCAM1 -port 8080"] = nok("it runs already NOK")
+    assert await desk.call("start_ngc_server") is not fails
+    await desk.call("load_setup", MINIMAL)
+    assert any('PI ""' in line for line in desk.fake.lines) is fails
+
+
+@pytest.mark.parametrize("limit", [f"{LIMIT} 100", f"{LIMIT} 0", nok(), TimeoutError()])
+async def test_an_endless_run_has_no_limit_that_an_earlier_one_left(
+    desk: Desk, limit: Answer
+) -> None:
+    desk.fake.told(limit=limit)
+    message, ok = said(await desk.call("load_setup", MINIMAL))
+    left = limit == f"{LIMIT} 100"
+    assert (ok, "was set to 0: see whether" in message) == (True, left)
+    assert pairs(desk.fake.lines).get(LIMIT) == ("0" if left else None)
+    assert await desk.call("load_setup", COMMON | {"appdata": ONE_QUAD}) == [True, "All OK"]
+    assert pairs(desk.fake.lines)[LIMIT] == "100"
+
+
+async def test_nothing_comes_in_between_the_commands_of_a_setup(desk: Desk) -> None:
+    lines = GOLDEN["idle"][1].splitlines()
+    first, fourth, naming = desk.hold(lines[0], lines[3], "setup DET.FRAM.NAMING auto")
+    loading = await desk.begin("load_setup", IDLE)
+    calls: list[Call] = [("load_setup", MINIMAL), ("start",), ("cmd", "start"), ("pon",)]
+    for call in calls:
+        why = "load_setup is not done yet; try again when it is"
+        assert said(await desk.call(*call)) == (why, False)
+    with pytest.raises(NotAllowedError, match="load_setup is not done yet"):
+        await desk.call("setup_ngc_server")
+    aborting = asyncio.create_task(desk.call("abort"))  # that must not wait
+    await asyncio.sleep(0)
+    first.set()
+    assert await aborting == ["OK", True]
+    fourth.set()
+    assert (await loading)[0] is True
+    assert desk.fake.lines == [lines[0], "abort", *lines[1:]]
+    assert await desk.call("start") == ["OK", True]
+    server = await desk.begin("setup_ngc_server")
+    assert "setup_ngc_server is not done" in said(await desk.call("load_setup", MINIMAL))[0]
+    naming.set()
+    assert await server is True
+
+
+# --- the controller's server ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("files", "last"),
+    [
+        ("", None),
+        ("bias.fits runaway.fits run0003.fits.part", None),
+        ("run0002.fits run9999.fits run10000.fits", "run10000.fits"),
+        ("run0011.fits run0012_001.fits run0012.fits", "run0012.fits"),
+    ],
+)
+async def test_runs_are_counted_on_from_those_there(desk: Desk, files: str, last: Any) -> None:
+    for name in files.split():
+        (desk.folder / name).touch()
+    assert await desk.call("setup_ngc_server") is True
+    assert desk.fake.given == [
         ["ngcbCmd", "setup", "DET.SYSCFG", "hipercam_5ccd.cfg"],
         ["ngcbCmd", "setup", "DET.FRAM.NAMING", "auto"],
         ["ngcbCmd", "setup", "DET.FRAM.FILENAME", "run"],
-        ["dbWrite", f"{ALIAS}exposure.newDataFileName", path],
+        ["dbWrite", ALIAS + NEWEST, str(desk.folder / last) if last else "run0000.fits"],
     ]
+    assert desk.fake.pauses == [0.05] * 8
 
 
-async def test_no_numbers_go_on_in_a_folder_that_is_not_known(rig: Rig) -> None:
-    rig.desk.forced[ngc.BASE] = Output(b"x = run")
-    assert await rig.ngc.setup_ngc_server() is False
-    assert "no folder can be told from 'run': set data" in reasons(rig.ngc.snapshot())
-    assert rig.sent == []
+@pytest.mark.parametrize(
+    ("base", "reply", "why"),
+    [
+        ("/nowhere/run", "OK", "No such file or directory: '/nowhere'"),
+        (nok("ERR"), "OK", "no folder can be told from 'ERR': set data"),
+        (TimeoutError(), "OK", "dbRead did not end within 2 s"),
+        ("", nok(), "ngcbCmd setup DET.FRAM.NAMING auto: bad NOK"),
+        ("", TimeoutError(), "within 60 s; it may have been carried out"),
+    ],
+)
+async def test_a_server_that_is_not_set_up_is_an_alarm_until_it_is(
+    desk: Desk, base: Answer, reply: Answer, why: str
+) -> None:
+    good = dict(desk.fake.database)
+    desk.fake.database[BASE] = base or good[BASE]
+    desk.fake.replies["setup DET.FRAM.NAMING auto"] = reply
+    assert await desk.call("setup_ngc_server") is False
+    assert len(desk.fake.given) == (0 if base else 2)
+    told = reasons(desk.device.snapshot(), "setup_ngc_server")
+    assert told.startswith("setup_ngc_server failed: ")
+    assert why in told
+    desk.fake.database, desk.fake.replies = good, {}
+    assert await desk.call("setup_ngc_server") is True
+    assert not reasons(desk.device.snapshot(), "setup_ngc_server")
 
 
 # --- tables ---------------------------------------------------------------------------------
 
 
-async def test_a_table_waits_for_the_end_of_its_run(active: Rig) -> None:
-    active.clock.now += 25
-    assert "run 1 is still being written" in (await active.ngc.add_hdu(TABLE, 1))[0]
-    await active.ngc.stop()
-    assert (await active.ngc.add_hdu(TABLE, 1))[1] is True
-    await active.ngc.start()
-    assert (await active.ngc.add_hdu(TABLE, 1)) == [
-        "run0001.fits has this table already", True
-    ]  # fmt: skip
-    for table, run in ((TABLE, 99), ("no table", 1)):
-        message, done = await active.ngc.add_hdu(table, run)
-        assert message
-        assert done is False
+@pytest.mark.parametrize(
+    ("run", "changed", "why"),
+    [
+        (5, {}, ""),
+        (5, RUNNING, ""),
+        (5, {STATUS: "dreaming"}, ""),
+        (13, RUNNING, "run 13 is still being written; add the table after it"),
+        (5, {SUBSTATE: "active", STATUS: "dreaming"}, "no run can be told"),
+        (5, {SUBSTATE: nok()}, "bad NOK"),
+        (5, {SUBSTATE: TimeoutError()}, "dbRead did not end within 2 s"),
+        (5, {BASE: nok()}, "no folder can be told"),
+        (6, {}, "there is no run0006.fits"),
+        (0, {}, "0 is not the number of a run"),
+    ],
+)
+async def test_a_table_is_appended_to_a_run_that_has_ended(
+    desk: Desk, run: int, changed: dict[str, Answer], why: str
+) -> None:
+    file = desk.folder / "run0005.fits"
+    fits.PrimaryHDU(np.ones((1, 4, 4), "i2")).writeto(file)
+    before = file.read_bytes()
+    desk.fake.database |= changed
+    message, ok = await desk.call("add_hdu", TABLE, run)
+    assert (why or "1 row appended to run0005.fits") in message
+    assert ok is (not why)
+    assert (file.read_bytes() != before) is ok
 
 
-async def test_the_real_programs_say_the_same() -> None:
-    async with presented(ENTRIES["ngc"], Simulator()) as device:
-        assert isinstance(device, Controller)
-        assert await device.start_ngc_server() is True
-        assert await device.online() == ["OK", True]
-        await sample_where(device, lambda sample: sample["system.stateName"] == "ONLINE")
+async def test_what_is_no_table_is_not_appended(desk: Desk) -> None:
+    message, ok = await desk.call("add_hdu", "no table", 5)
+    assert "table" in message
+    assert ok is False
+
+
+# --- programs that hang, or are not there ---------------------------------------------------
+
+
+async def test_while_a_command_hangs_there_is_telemetry_but_no_other_command(desk: Desk) -> None:
+    [enabling] = desk.hold("cldc 0 enable")
+    first = await desk.begin("pon")
+    second = asyncio.create_task(desk.call("seq_start"))
+    sample = await desk.sample()
+    assert (sample[TIME]["value"], sample["frames_done"]) == (12.5, 7)
+    assert desk.fake.lines == ["cldc 0 enable"]
+    desk.fake.replies["cldc 0 enable"] = TimeoutError()
+    enabling.set()
+    late = "ngcbCmd did not end within 10 s; it may have been carried out"
+    assert await first == [late, False]
+    assert await second == ["OK", True]
+    await desk.sample()
+    assert desk.fake.lines == ["cldc 0 enable", "seq 0 start"]
+
+
+async def test_a_true_program_that_hangs_is_given_up_and_not_run_again(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    simulator, asked = Simulator(), []
+    simulator.folder, answer = tmp_path, simulator.answer
+
+    def noted(frame: bytes) -> bytes:
+        asked.append(frame)
+        return answer(frame)
+
+    monkeypatch.setattr(simulator, "answer", noted)
+    entry = helpers.ENTRIES["ngc"]
+    async with presented(entry, simulator, timeout=helpers.AT_MOST) as device:
+        call = {name: one.call for name, one in device.procedures().items()}
+        assert await call["start_ngc_server"]() is True
+        assert (await call["online"]())[1] is True
+        monkeypatch.setattr(ngc, "USUAL", 0.3)
+        simulator.simulate("hang", program="ngcbCmd")
+        late = "ngcbCmd did not end within 0.3 s"
+        assert await call["pon"]() == [f"{late}; it may have been carried out", False]
+        await sample_where(device, lambda one: one[CLOCKS] == "enabled")  # it has been
+        await sample_where(device, lambda one: late in reasons(one, "frames_done"))
+        monkeypatch.setattr(ngc, "USUAL", helpers.AT_MOST)
+        simulator.simulate("clear")
+        assert await call["seq_start"]() == ["OK", True]
+        await sample_where(device, lambda one: one["frames_done"] == 0)
+    assert [frame for frame in asked if b"cldc 0" in frame] == [b"ngcbCmd 'cldc 0 enable'"]
+
+
+async def test_without_its_programs_it_is_offline_and_says_so(tmp_path: Path) -> None:
+    device = Controller("ngc", folder=str(tmp_path), poll_every=0.02)
+    async with helpers.living(device):
+        sample = await sample_where(device, offline)
+        assert f"{tmp_path}/dbRead cannot be run: No such file" in reasons(sample, "connection")
+        for reply in (await device.pon(), await device.start(), await device.status()):
+            assert "ngcbCmd cannot be run" in said(reply)[0]
+        assert await device.summary() == dict.fromkeys(DATABASE, "ERR")
+        assert await device.stop_ngc_server() is False
+        sample = await sample_where(device, offline)
+        assert "ngcdcsStopServer cannot be run" in reasons(sample, "stop_ngc_server")

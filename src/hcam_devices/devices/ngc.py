@@ -20,7 +20,8 @@ import os
 import re
 import shlex
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -51,7 +52,9 @@ USUAL, SLOW = 10.0, 60.0
 """Seconds within which a command has to end."""
 TAKE_LONG = {"online", "standby", "off", "exit", "reset", "start", "stop", "abort", "acqproc"}
 SERVER_PAUSE, SETUP_PAUSE = 0.05, 0.1
-ENDS_A_RUN = ("exit", "off", "standby", "reset", "cldc 0 disable")
+ENDS_A_RUN = ("exit", "off", "standby", "reset", "cldc 0 disable", "seq stop", "seq 0 stop")
+ANY_TIME = (*ENDS_A_RUN, "stop", "abort")
+"""What must not wait until a setup is loaded."""
 LEAST_SPACE = 1.0
 """GB without which no run is started."""
 RATE_OVER = 15
@@ -98,9 +101,16 @@ def run_of(file: str) -> int | None:
 
 
 def newest_run(folder: Path) -> str:
-    """Return the file of the run with the highest number, or ``run0000.fits`` if there is none."""
-    found = [(run_of(path.name) or 0, str(path)) for path in folder.glob("run*.fits")]
-    return max(found, default=(0, "run0000.fits"))[1]
+    """Return the file of the run with the highest number, or ``run0000.fits`` if there is none.
+
+    OSError if the folder cannot be read: its runs may be there when it is mounted.
+    """
+    found = [
+        (number, -len(path.name), str(path))
+        for path in folder.iterdir()
+        if path.suffix == ".fits" and (number := run_of(path.name)) is not None
+    ]
+    return max(found)[2] if found else "run0000.fits"
 
 
 def look(folder: Path, file: Path | None) -> tuple[float, int | None]:
@@ -127,6 +137,10 @@ class Controller(Device):
 
     What its procedures return is what programs in use take apart: a message and whether it was
     done, in this order, but for ``load_setup``, where they are the other way round.
+
+    While ``load_setup`` or ``setup_ngc_server`` gives its commands, no other is carried out but
+    one that ends a run: the rest is refused, so that no run starts with half of a setup, or with a
+    mixture of two.
     """
 
     link_type: ClassVar[Any] = Programs
@@ -159,7 +173,8 @@ class Controller(Device):
         self._asking: set[str] = set()
         self._changed = 0.0
         self._sizes: deque[tuple[float, int]] = deque(maxlen=RATE_OVER)
-        self._header: set[str] = set()
+        self._together = ""  # the procedure whose commands belong together, while it gives them
+        self._header: set[str] = set()  # what stays in it until it is set again
 
     # --- telemetry --------------------------------------------------------------------------
 
@@ -248,7 +263,10 @@ class Controller(Device):
         answer: Any
         try:
             folder = self._folder()
-            file = folder / f"run{self._run():04d}.fits" if self.active else None
+            file = None
+            if self.active:
+                with suppress(RefusedError):  # of which the field run says why
+                    file = folder / f"run{self._run():04d}.fits"
             answer = await self.link.in_thread(look, folder, file, within=self.link.timeout)
         except (OSError, RefusedError) as error:
             answer = error
@@ -292,6 +310,8 @@ class Controller(Device):
         return number + (how == "integrating")
 
     def _rate(self, size: int | None) -> float | None:
+        if isinstance(self._answer(SUBSTATE), Exception):
+            raise RefusedError(f"whether a run goes on is not known: {self._said(SUBSTATE)}")
         if not self.active:
             return 0.0
         frames = self._answer(FRAME)
@@ -339,13 +359,32 @@ class Controller(Device):
 
     async def _reply(self, *arguments: str, confirm: bool | None = None) -> list[Any]:
         """Give a command; return the reply and whether it was carried out."""
+        line = " ".join(" ".join(arguments).lower().split())
         try:
-            if " ".join(arguments).startswith(ENDS_A_RUN) and confirm is False:
+            if not line.startswith(ANY_TIME):
+                self._require_nothing_together()
+            if line.startswith(ENDS_A_RUN) and confirm is False:
                 await self._ask_not_to_end_a_run()
             return [await self._do("ngcbCmd", *arguments), True]
         except (NotAllowedError, RefusedError, ValueError, *LINK_LOST) as error:
             return [str(error) or type(error).__name__, False]
         finally:
+            self._read_all()
+
+    def _require_nothing_together(self) -> None:
+        """Raise NotAllowedError while commands that belong together are given."""
+        if self._together:
+            raise NotAllowedError(f"{self._together} is not done yet; try again when it is")
+
+    @contextmanager
+    def _giving_together(self, what: str) -> Iterator[None]:
+        """Keep other commands out; NotAllowedError if others are kept out already."""
+        self._require_nothing_together()
+        self._together = what
+        try:
+            yield
+        finally:
+            self._together = ""
             self._read_all()
 
     async def _ask_not_to_end_a_run(self) -> None:
@@ -399,9 +438,9 @@ class Controller(Device):
         return await self._reply("seq 0 start")
 
     @rpc()
-    async def seq_stop(self) -> list[Any]:
+    async def seq_stop(self, *, confirm: bool | None = None) -> list[Any]:
         """Stop the sequencer."""
-        return await self._reply("seq 0 stop")
+        return await self._reply("seq 0 stop", confirm=confirm)
 
     @rpc()
     async def trigger(self) -> list[Any]:
@@ -410,11 +449,10 @@ class Controller(Device):
 
     @rpc()
     async def start(self) -> list[Any]:
-        """Start a run; after a setup that is being loaded, never amid one."""
-        async with self._setting:
-            if why := await self._why_no_run():
-                return [why, False]
-            return await self._reply("start")
+        """Start a run."""
+        if why := await self._why_no_run():
+            return [why, False]
+        return await self._reply("start")
 
     @rpc()
     async def stop(self) -> list[Any]:
@@ -493,8 +531,9 @@ class Controller(Device):
         port = os.environ.get("NGC_PORT", "8080")
         panel = ("-gui",) if gui else ()
         start = ("ngcdcsStartServer", "IRCAM1", "-port", port, *panel)
-        self._header.clear()
-        return await self._all("start_ngc_server", [start])
+        if started := await self._all("start_ngc_server", [start]):
+            self._header.clear()
+        return started
 
     @rpc()
     async def stop_ngc_server(self, *, confirm: bool | None = None) -> bool:
@@ -506,9 +545,13 @@ class Controller(Device):
     @rpc()
     async def setup_ngc_server(self) -> bool:
         """Set what HiPERCAM needs, and continue the numbers of the runs that are there."""
+        with self._giving_together("setup_ngc_server"):
+            return await self._setup_server()
+
+    async def _setup_server(self) -> bool:
         try:
             await self._refresh([BASE])
-            last = await self.link.in_thread(newest_run, self._folder())
+            last = await self.link.in_thread(newest_run, self._folder(), within=USUAL)
         except (RefusedError, *LINK_LOST) as error:
             return self._failed("setup_ngc_server", str(error))
         commands = [
@@ -540,17 +583,16 @@ class Controller(Device):
     # --- runs -------------------------------------------------------------------------------
 
     @rpc()
-    async def load_setup(self, data: Any) -> list[Any]:
-        """Prepare the next run, one setup after the other; returns whether it is, and a message."""
+    async def load_setup(self, data: Any, *, confirm: bool | None = None) -> list[Any]:
+        """Prepare the next run, and end one that goes on; returns whether done, and a message."""
         try:
             run = setups.read(data)
-        except ValueError as error:
-            return [False, str(error)]
-        async with self._setting:
-            try:
+            if confirm is False:
+                await self._ask_not_to_end_a_run()
+            with self._giving_together("load_setup"):
                 return await self._load(run)
-            finally:
-                self._read_all()
+        except (NotAllowedError, ValueError) as error:
+            return [False, str(error)]
 
     async def _load(self, run: setups.Run) -> list[Any]:
         done: list[str] = []
@@ -558,24 +600,22 @@ class Controller(Device):
         if run.numexp == 0 and await self._limited():
             sent.add(LIMIT)
         for line in run.commands(sent):
+            given = header(line)
+            kept = {keyword for keyword, value in given.items() if value != '""'}
             try:
-                if done and not (is_header(line) and is_header(done[-1])):
+                if done and not (given and header(done[-1])):
                     await self.link.pause(SETUP_PAUSE)
                 await self._do("ngcbCmd", line)
             except (RefusedError, ValueError, *LINK_LOST) as error:
+                if not isinstance(error, RefusedError):
+                    self._header |= kept  # it may have been carried out
                 applied = "; ".join(done) or "nothing"
                 return [False, f"{line} failed: {error}. Applied before: {applied}"]
             done.append(line)
-            if is_header(line):
-                self._remember(line)
+            self._header = self._header - given.keys() | kept
         if LIMIT not in sent or run.numexp:
             return [True, "All OK"]
         return [True, f"All OK; {LIMIT} was set to 0: see whether the run goes on without a limit"]
-
-    def _remember(self, line: str) -> None:
-        """Note which keywords the controller keeps in the header until they are set again."""
-        for keyword, value in re.findall(r'(\S+) ("[^"]*"|\S+)', line.removeprefix("setup ")):
-            (self._header.discard if value == '""' else self._header.add)(keyword)
 
     async def _limited(self) -> bool:
         """Tell whether an earlier run has left a limit of frames; False if that is not known."""
@@ -588,8 +628,9 @@ class Controller(Device):
     async def add_hdu(self, table_data: str, run_number: int) -> list[Any]:
         """Append a table (ECSV) to a run that has ended; returns a message and whether it is in."""
         try:
-            await self._refresh((SUBSTATE, STATUS, BASE, NEWEST))
-            if self.active and self._run() == run_number:
+            active = await self.ask(database(SUBSTATE)) == "active"
+            await self._refresh((STATUS, BASE, NEWEST))
+            if active and self._run() == run_number:
                 return [f"run {run_number} is still being written; add the table after it", False]
             folder = self._folder()
             return [
@@ -600,9 +641,11 @@ class Controller(Device):
             return [str(error) or type(error).__name__, False]
 
 
-def is_header(line: str) -> bool:
-    """Tell whether a command sets header keywords."""
-    return line.startswith("setup ") and not line.startswith("setup DET.")
+def header(line: str) -> dict[str, str]:
+    """Return the header keywords that a command sets, and their values as it has them."""
+    if not line.startswith("setup ") or line.startswith("setup DET."):
+        return {}
+    return dict(re.findall(r'(\S+) ("[^"]*"|\S+)', line.removeprefix("setup ")))
 
 
 def text_of(value: str | int | float | bool) -> str:
