@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/detector.py
 
 Both run at the same time, each with a router and a simulated controller of its own behind the same
-five programs on its PATH (bash scripts; the true ones are larger, which is in favour of whoever
-starts fewer). The processor time is that of the server and of the programs that it starts; that
-of the simulated controllers, which are in another process, does not count.
+five programs on its PATH. What the true programs cost is not known; these are bash scripts, and the
+lighter a program, the more the server's own share counts: it is told apart. The time of the
+simulated controllers, in another process, does not count.
 """
 
 import argparse
