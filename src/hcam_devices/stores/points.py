@@ -62,7 +62,9 @@ def flatten(sample: dict[str, Any]) -> Point:
         raise ValueError(f"{device} {seq}: it has no time")
     values: dict[str, Field] = {}
     units: dict[str, str] = {}
-    rest = {name: value for name, value in sample.items() if name not in HEADER}
+    rest = sample.copy()
+    for name in HEADER:
+        del rest[name]
     if "alarms" in rest:
         rest["alarms"] = json.dumps(rest["alarms"]) if rest["alarms"] else "[]"
     _put("", rest, values, units, 0)
@@ -74,21 +76,22 @@ def _put(
 ) -> None:
     """Put in what is inside of ``path``, which ends in a dot unless it is empty."""
     for key, whole in inside.items():
+        if len(values) >= MOST_FIELDS:
+            return
         current = path and key == "current" and "target" in inside
         name = path[:-1] if current else f"{path}{key}"
         value = whole
-        while type(value) is dict and len(value) == 2 and "unit" in value and "value" in value:
-            value = value["value"]
         kind = type(value)
-        if kind is dict:
-            if depth < DEEPEST:
-                _put(f"{name}.", value, values, units, depth + 1)
-        elif value is None or len(values) >= MOST_FIELDS:
-            continue
-        elif kind is bool or (kind is float and isfinite(value)):
+        while kind is dict and len(value) == 2 and "unit" in value and "value" in value:
+            value = value["value"]
+            kind = type(value)
+        if (kind is float and isfinite(value)) or kind is bool:  # the most frequent first
             values[name] = value
         elif kind is str:
             values[name] = value[:LONGEST_TEXT]
+        elif kind is dict:
+            if depth < DEEPEST:
+                _put(f"{name}.", value, values, units, depth + 1)
         elif kind is int:
             with suppress(OverflowError):
                 values[name] = float(value)
