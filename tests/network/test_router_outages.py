@@ -1,6 +1,8 @@
 """The router dies, in every way it can; the server goes on, comes back, and nothing is missing."""
 
+import json
 import signal
+import subprocess
 from collections.abc import Callable
 
 import psutil
@@ -149,3 +151,14 @@ def test_a_router_does_not_begin_beside_another(own: Net) -> None:
     said = own.hcam("router", "--port", str(own.port), code=1)
     assert f"port {own.port} is taken" in said
     assert answers("slide")
+
+
+def test_a_router_starts_although_its_predecessor_is_a_zombie(own: Net) -> None:
+    everything_up(own)
+    all_killed(own)
+    with subprocess.Popen(["true"]) as zombie:
+        until(lambda: psutil.Process(zombie.pid).status() == psutil.STATUS_ZOMBIE)
+        file = own.home / "router" / str(own.port) / "node.pid"
+        file.write_text(json.dumps({"pid": zombie.pid}))
+        own.start_router()
+    own.wait_for_devices(*DEVICES)
