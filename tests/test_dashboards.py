@@ -197,9 +197,8 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
         parts |= {"journals": Journals(())} | FAST
         recorder = recorder_of(EXTENDED.stores)("recorder", **parts)
         samples = asyncio.run(lived(recorder))
-        stores[0].write(
-            [flatten(one | {"epoch": "e", "seq": n}) for n, one in enumerate(samples, 1)]
-        )
+        points = [flatten(one | {"epoch": "e", "seq": n}) for n, one in enumerate(samples, 1)]
+        stores[0].write(stores[0].rows(points))
         for keeper in keepers:
             keeper.close()
         yield History(database, time.time() + 1)

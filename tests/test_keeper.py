@@ -29,16 +29,19 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.stored = Coverage()
-        self.rows: list[tuple[str, str, int]] = []
+        self.kept: list[tuple[str, str, int]] = []
         self.lost: list[Gone] = []
         self.failures: list[bool] = []
+
+    def rows(self, points: Sequence[Point]) -> Sequence[Point]:
+        return points
 
     def write(self, points: Sequence[Point]) -> None:
         if self.failures and self.failures.pop(0):
             raise AwayError("out for lunch")
         for one in points:
             if (one.device, one.epoch, one.seq) not in self.stored:
-                self.rows.append((one.device, one.epoch, one.seq))
+                self.kept.append((one.device, one.epoch, one.seq))
                 self.stored.add(one.device, one.epoch, one.seq, one.seq)
 
     def settle(self, gone: Gone) -> None:
@@ -164,7 +167,7 @@ def test_every_sample_is_stored_once_whatever_happens(events: list[str]) -> None
         await asyncio.wait([running])
         journals.reachable = True
         await until_complete(Keeper(store, journals), journals)
-        assert sorted(store.rows) == published(journals)
+        assert sorted(store.kept) == published(journals)
         assert store.lost == []
 
     asyncio.run(night())
@@ -176,7 +179,7 @@ async def test_live_samples_are_written_while_a_backlog_is_fetched() -> None:
     keeper = Keeper(store, journals)
     keeper.due = {"ccd1"}
     running = asyncio.create_task(keeper.run())
-    await reached(lambda: bool(store.rows))
+    await reached(lambda: bool(store.kept))
     journals.kept["ccd1"].append(sample("ccd1", 500))
     keeper.hear(flatten(sample("ccd1", 500)))
     await reached(lambda: ("ccd1", "a", 500) in store.stored)
@@ -214,7 +217,7 @@ async def test_a_forged_number_far_ahead_neither_stops_nor_replaces_what_is_true
     journals.kept["ccd1"].append(sample("ccd1", 2))
     keeper.hear(flatten(sample("ccd1", 2)))
     await until_complete(keeper, journals)
-    assert sorted(store.rows) == [("ccd1", "a", 1), ("ccd1", "a", 2)]
+    assert sorted(store.kept) == [("ccd1", "a", 1), ("ccd1", "a", 2)]
 
 
 async def test_while_a_store_is_away_nothing_waits_in_memory_and_people_are_told() -> None:
@@ -232,7 +235,7 @@ async def test_while_a_store_is_away_nothing_waits_in_memory_and_people_are_told
     assert "14.0 days" in alarm.reason
     keeper._accepts = True
     await until_complete(keeper, journals)
-    assert len(store.rows) == 99
+    assert len(store.kept) == 99
     assert keeper.notices() == []
 
 
@@ -243,5 +246,5 @@ async def test_a_page_that_cannot_be_read_does_not_stop_the_rest() -> None:
     keeper = Keeper(store, journals)
     keeper.due = {"ccd1"}
     await until_complete(keeper, journals)
-    assert [seq for *_, seq in store.rows] == [1, 3]
+    assert [seq for *_, seq in store.kept] == [1, 3]
     assert [(one.first, one.last) for one in store.lost] == [(2, 2)]

@@ -12,7 +12,7 @@ import math
 import shutil
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing
 from itertools import chain
@@ -156,7 +156,7 @@ class Keeper:
     """Keeps one store complete: live samples at once, missing ones from the journals."""
 
     def __init__(
-        self, store: Store, journals: Journals, clock: Callable[[], float] = time.time
+        self, store: Store[Any], journals: Journals, clock: Callable[[], float] = time.time
     ) -> None:
         self.store, self.journals, self.clock = store, journals, clock
         self.due: set[str] = set()
@@ -244,10 +244,10 @@ class Keeper:
     async def _do(self, what: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, what, *args)
 
-    async def _write(self, points: list[Point]) -> None:
+    async def _write(self, rows: list[Any]) -> None:
         batch, self._live = self._live, []
         self._wake.clear()
-        unique = {one[:3]: one for one in (*batch, *points)}
+        unique = {one[:3]: one for one in (*self.store.rows(batch), *rows)}
         if not unique:
             return
 
@@ -299,11 +299,11 @@ class Keeper:
     async def _fetch(self, device: str, epoch: str, first: int, last: int) -> None:
         """Bring the numbers from ``first`` to ``last``: write what comes while one writes."""
         writing = asyncio.ensure_future(self._write([]))
-        waiting: list[list[Point]] = []
+        waiting: list[Sequence[Any]] = []
         try:
             async with aclosing(self._pages(device, epoch, first, last)) as pages:
                 async for upto, points in pages:
-                    waiting.append(points)
+                    waiting.append(self.store.rows(points))
                     if len(waiting) == MOST_PAGES or writing.done() or upto == last:
                         await writing
                         bring = self._bring(device, epoch, first, upto, [*chain(*waiting)])
@@ -333,10 +333,8 @@ class Keeper:
             asked.cancel()
             await asyncio.gather(asked, return_exceptions=True)
 
-    async def _bring(
-        self, device: str, epoch: str, first: int, upto: int, points: list[Point]
-    ) -> None:
-        await self._write(points)
+    async def _bring(self, device: str, epoch: str, first: int, upto: int, rows: list[Any]) -> None:
+        await self._write(rows)
         for low, high in self.store.stored.missing(device, epoch, first, upto):
             cause = "the device's journal does not have it, or it cannot be read"
             await self._settle(Gone(device, epoch, low, high, cause))
@@ -611,7 +609,7 @@ def _plain(value: Any, depth: int = 0) -> Any:
     return value if isinstance(value, bool | int | str | None) else repr(value)[:1000]
 
 
-def open_store(name: str, settings: StoreSettings, folder: Path) -> Store:
+def open_store(name: str, settings: StoreSettings, folder: Path) -> Store[Any]:
     """Return the store that a table ``[stores.NAME]`` describes; ``folder`` is the home.
 
     Raises AwayError if its files cannot be used.

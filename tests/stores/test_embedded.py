@@ -147,7 +147,7 @@ def test_a_number_is_kept_once_whatever_else_comes_with_it(store: EmbeddedStore)
 
 
 def test_it_is_a_store(store: EmbeddedStore) -> None:
-    used: Store = store
+    used: Store[Point] = store
     assert (used.name, used.aside(), used.gone()) == ("embedded", 0, [])
 
 

@@ -6,7 +6,7 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -39,6 +39,10 @@ START = 1_790_000_000_000
 def point(seq: int, device: str = "slide", epoch: str = EPOCH, **values: Field) -> Point:
     units = {"position": "pix"}
     return Point(device, epoch, seq, START + 2000 * seq, {"position": 1100.5, **values}, units)
+
+
+def write(store: LineStore, points: Sequence[Point]) -> None:
+    store.write(store.rows(points))
 
 
 def number(one: Point) -> tuple[str, str, int]:
@@ -120,7 +124,7 @@ def deliver(store: LineStore, points: list[Point], batch: int = 100, patience: f
     while missing := [one for one in points if number(one) not in store.stored]:
         assert time.monotonic() < end
         try:
-            store.write(missing[:batch])
+            write(store, missing[:batch])
         except AwayError:
             failures += 1
             time.sleep(0.01)
@@ -180,7 +184,7 @@ def test_influxdb_gives_back_whatever_was_sent_and_nothing_else(
 ) -> None:
     influx.query('DROP DATABASE "any"')
     store = LineStore("any", given_as(url=influx.url, database="any"), tmp_path_factory.mktemp("x"))
-    store.write(some)
+    write(store, some)
     assert store.aside() == 0
     store.close()
     found = influx.query("SHOW MEASUREMENTS", db="any")
@@ -204,7 +208,7 @@ def test_victoriametrics_sees_the_same_names_and_nothing_else(
     evil: dict[str, Field] = {"evil": "\nevil x=1\n"}
     some = [one._replace(time=START, values={**one.values, **evil}) for one in some]
     store = LineStore("any", given_as(url=victoria.url), tmp_path_factory.mktemp("x"))
-    store.write(some)
+    write(store, some)
     store.close()
     numbers: set[str] = set()
     texts: set[str] = set()
@@ -245,7 +249,7 @@ def test_samples_of_one_millisecond_do_not_overwrite_each_other(
     empty: databases.InfluxDB, opened: Opener
 ) -> None:
     points = [Point("gps", EPOCH, seq, START, {"x": 1.0}, {}) for seq in range(999_990, 1_000_010)]
-    opened(empty.url).write(points)
+    write(opened(empty.url), points)
     assert numbers_in(empty) == sorted(map(number, points))
 
 
@@ -282,7 +286,7 @@ def test_each_version_is_spoken_to_in_its_own_way(
     table, target, authorization = VERSIONS[version]
     monkeypatch.setenv("SECRET", "hush hush\n")
     store = opened(server.url + "/behind/", **table)
-    store.write([point(1), point(2)])
+    write(store, [point(1), point(2)])
     (request,) = server.requests
     assert request.target == "/behind" + target
     assert request.headers.get("Authorization") == authorization
@@ -297,7 +301,7 @@ def test_what_leaves_this_machine_is_compressed(
     server: Scripted, opened: Opener, host: str, encoding: str | None
 ) -> None:
     store = opened(server.url.replace("127.0.0.1", host), database="hipercam")
-    store.write([point(1)])
+    write(store, [point(1)])
     (request,) = server.requests
     assert request.headers.get("Content-Encoding") == encoding
     assert request.lines == [line_of(point(1))]
@@ -330,14 +334,14 @@ def test_victoriametrics_takes_what_is_for_version_2(
 def test_many_writes_share_a_connection(server: Scripted, opened: Opener) -> None:
     store = opened(server.url)
     for seq in range(1, 50):
-        store.write([point(seq)])
+        write(store, [point(seq)])
     assert (len(server.requests), len(server.connections)) == (49, 1)
 
 
 def test_what_is_stored_is_not_written_again(server: Scripted, opened: Opener) -> None:
     store = opened(server.url)
-    store.write([point(1), point(2)])
-    store.write([point(2), point(3), point(1)])
+    write(store, [point(1), point(2)])
+    write(store, [point(2), point(3), point(1)])
     assert server.lines == [line_of(point(seq)) for seq in (1, 2, 3)]
 
 
@@ -345,11 +349,11 @@ def test_a_request_is_never_too_long(
     server: Scripted, opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lines, "MOST_LINES", 30)
-    opened(server.url).write([point(seq) for seq in range(1, 101)])
+    write(opened(server.url), [point(seq) for seq in range(1, 101)])
     assert [len(request.lines) for request in server.requests] == [30, 30, 30, 10]
     server.requests.clear()
     long = [point(seq, text="x" * 900_000) for seq in range(101, 111)]
-    opened(server.url).write(long)
+    write(opened(server.url), long)
     assert [len(request.lines) for request in server.requests] == [4, 4, 2]
 
 
@@ -388,12 +392,12 @@ def test_what_is_not_acknowledged_is_written_again(
     store = opened(server.url, timeout=0.3)
     for _ in range(3):
         with pytest.raises(AwayError) as raised:
-            store.write(points)
+            write(store, points)
         assert said in str(raised.value)
         assert server.url in str(raised.value)
         assert str(raised.value).isprintable()
         assert list(store.stored) == []
-    store.write(points)
+    write(store, points)
     assert list(store.stored) == [("slide", EPOCH, 1, 10)]
     assert server.requests[3].lines == [line_of(one) for one in points]
     assert store.aside() == 0
@@ -402,7 +406,7 @@ def test_what_is_not_acknowledged_is_written_again(
 def test_a_database_that_is_not_there_is_away(opened: Opener) -> None:
     store = opened(f"http://127.0.0.1:{free_port()}")
     with pytest.raises(AwayError, match=r"it cannot be reached: .*refused"):
-        store.write([point(1)])
+        write(store, [point(1)])
 
 
 def test_a_database_that_asks_for_a_rest_gets_it(server: Scripted, opened: Opener) -> None:
@@ -413,14 +417,14 @@ def test_a_database_that_asks_for_a_rest_gets_it(server: Scripted, opened: Opene
     ]
     for rest in (20, lines.LONGEST_REST):
         with pytest.raises(AwayError, match=r"429|503"):
-            store.write([point(1)])
+            write(store, [point(1)])
         asked = len(server.requests)
         opened.clock.now += rest - 1
         with pytest.raises(AwayError, match="it asked for a rest, of 1 s more"):
-            store.write([point(1)])
+            write(store, [point(1)])
         assert len(server.requests) == asked
         opened.clock.now += 1
-    store.write([point(1)])
+    write(store, [point(1)])
 
 
 # --- lines that are refused -----------------------------------------------------------------
@@ -442,14 +446,14 @@ def test_only_what_is_refused_alone_is_set_aside(
 ) -> None:
     server.judge = refusing(b"seq=77.0", b"seq=78.0", b"seq=500.0", status=status)
     store = opened(server.url)
-    store.write([point(seq) for seq in range(1, 501)])
+    write(store, [point(seq) for seq in range(1, 501)])
     assert list(store.stored) == [("slide", EPOCH, 1, 500)]
     assert store.aside() == 3
     rows = in_ledger(store, "SELECT seq, body, reason FROM aside")
     assert rows[0] == (77, line_of(point(77)).decode(), f"{status}: it has seq=77.0")
     assert [row[0] for row in rows] == [77, 78, 500]
     assert len(server.requests) < 70
-    store.write([point(seq) for seq in range(501, 511)])
+    write(store, [point(seq) for seq in range(501, 511)])
     assert len(server.requests[-1].lines) == 10
 
 
@@ -459,17 +463,17 @@ def test_a_refusal_that_talks_and_talks_is_one_like_any_other(
     store = opened(server.url)
     bad = line_of(point(2))
     server.judge = lambda request: answer(400, b"x" * 3_000_000) if bad in request.lines else 204
-    store.write([point(1), point(2), point(3)])
+    write(store, [point(1), point(2), point(3)])
     assert (list(store.stored), store.aside()) == ([("slide", EPOCH, 1, 3)], 1)
 
 
 def test_what_was_too_large_once_is_not_tried_again(server: Scripted, opened: Opener) -> None:
     store = opened(server.url)
     server.judge = lambda request: 413 if len(request.lines) > 30 else 204
-    store.write([point(seq) for seq in range(1, 101)])
+    write(store, [point(seq) for seq in range(1, 101)])
     assert [len(one.lines) for one in server.requests] == [100, 50, 25, 25, 50, 25, 25]
     server.requests.clear()
-    store.write([point(seq) for seq in range(101, 201)])
+    write(store, [point(seq) for seq in range(101, 201)])
     assert max(len(one.lines) for one in server.requests) <= 30
     assert len(server.lines) == 100
 
@@ -479,13 +483,13 @@ def test_when_every_line_is_refused_none_is_set_aside(server: Scripted, opened: 
     server.judge = lambda request: answer(400, b"<html>this is a proxy")
     for count in (3, 1, 1000):
         with pytest.raises(AwayError, match=r"refuses every line .*this is a proxy.*right"):
-            store.write([point(seq) for seq in range(1, count + 1)])
+            write(store, [point(seq) for seq in range(1, count + 1)])
     server.judge = lambda request: 204
-    store.write([point(0)])
+    write(store, [point(0)])
     server.judge = lambda request: answer(400, b"<html>this is a proxy")
     for count in (3, 1, 1000):
         with pytest.raises(AwayError, match=r"refuses every line .*this is a proxy.*right"):
-            store.write([point(seq) for seq in range(1, count + 1)])
+            write(store, [point(seq) for seq in range(1, count + 1)])
     assert store.aside() == 0
     assert len(server.requests) < 120
 
@@ -493,10 +497,10 @@ def test_when_every_line_is_refused_none_is_set_aside(server: Scripted, opened: 
 def test_bad_lines_alone_do_not_hold_up_the_others(server: Scripted, opened: Opener) -> None:
     store = opened(server.url)
     server.judge = refusing(b"evil")
-    store.write([point(1)])
-    store.write([point(seq, "evil") for seq in range(1, 31)])
+    write(store, [point(1)])
+    write(store, [point(seq, "evil") for seq in range(1, 31)])
     assert store.aside() == 30
-    store.write([point(2)])
+    write(store, [point(2)])
     assert list(store.stored) == [("slide", EPOCH, 1, 2), ("evil", EPOCH, 1, 30)]
 
 
@@ -506,7 +510,7 @@ def test_what_influxdb_says_of_all_lines_is_not_asked_of_each(
     said = b'{"error":"partial write: points beyond retention policy dropped=1000"}'
     server.answers = [answer(400, said)]
     store = opened(server.url)
-    store.write([point(seq) for seq in range(1, 1001)])
+    write(store, [point(seq) for seq in range(1, 1001)])
     assert (store.aside(), len(server.requests)) == (1000, 1)
 
 
@@ -524,7 +528,7 @@ def test_a_type_conflict_a_time_out_of_range_and_an_old_sample_are_set_aside_by_
     ]
     points = good[:150] + bad[:2] + good[150:] + bad[2:]
     store = opened(empty.url, database="short")
-    store.write(points)
+    write(store, points)
     assert numbers_in(empty, "short") == sorted(map(number, good))
     rows = in_ledger(store, "SELECT seq, reason FROM aside")
     assert [row[0] for row in rows] == [1001, 1002, 1003, 1004]
@@ -545,7 +549,7 @@ def test_what_is_too_large_is_sent_in_parts(tmp_path: Path, opened: Opener) -> N
         ]
         points.append(point(101, text="".join(noise.choices("0123456789", k=20_000))))
         store = opened(small.url)
-        store.write(points)
+        write(store, points)
         assert numbers_in(small) == [number(one) for one in points[:-1]]
         assert store.aside() == 1
         ((reason,),) = in_ledger(store, "SELECT reason FROM aside")
@@ -560,11 +564,11 @@ def test_a_database_that_is_not_there_is_created_once(
 ) -> None:
     name = 'a "new" one'
     store = opened(empty.url, database=name)
-    store.write([point(1)])
+    write(store, [point(1)])
     assert numbers_in(empty, name) == [("slide", EPOCH, 1)]
     empty.query(r'DROP DATABASE "a \"new\" one"')
     with pytest.raises(AwayError, match=r'404: there is no database \'a "new".*create it'):
-        store.write([point(2)])
+        write(store, [point(2)])
 
 
 def test_who_may_not_write_is_told_so(tmp_path: Path, opened: Opener) -> None:
@@ -583,12 +587,12 @@ def test_who_may_not_write_is_told_so(tmp_path: Path, opened: Opener) -> None:
             lambda: locked.query("GRANT WRITE ON hipercam TO guest", **boss),
         ):
             with pytest.raises(AwayError) as raised:
-                store.write([point(1)])
+                write(store, [point(1)])
             messages.append(str(raised.value))
             action()
         assert f"401: it does not accept what is in {secret}: correct it" in messages[0]
         assert "403: guest may not write into database 'hipercam': allow it" in messages[1]
-        store.write([point(1)])
+        write(store, [point(1)])
         rows = locked.query("SELECT seq, epoch FROM slide", **boss)["slide"]
         assert [row["seq"] for row in rows] == [1]
 
@@ -611,7 +615,7 @@ def test_a_secret_that_is_none_is_refused(
         file.write_text(content)
         file.chmod(0o644 if content == "open to all" else 0o600)
     with pytest.raises(AwayError) as raised:
-        opened(server.url, api=3, secret_file=str(file)).write([point(1)])
+        write(opened(server.url, api=3, secret_file=str(file)), [point(1)])
     assert str(file) in str(raised.value)
     assert said in str(raised.value)
     assert "hush" not in str(raised.value)
@@ -625,7 +629,7 @@ def test_a_secret_is_not_repeated_after_a_server_that_repeats_it(
     monkeypatch.setenv("SECRET", "hush-hush")
     given = "aHdsb2dnZXI6aHVzaC1odXNo"
     store = opened(server.url, user="hwlogger", secret_variable="SECRET")
-    store.write([point(1)])
+    write(store, [point(1)])
     assert server.requests[0].headers["Authorization"] == f"Basic {given}"
 
     def judge(request: scripted.Request) -> scripted.Answer:
@@ -634,7 +638,7 @@ def test_a_secret_is_not_repeated_after_a_server_that_repeats_it(
 
     server.judge = judge
     try:
-        store.write([point(2)])
+        write(store, [point(2)])
         ((text,),) = in_ledger(store, "SELECT reason FROM aside")
     except AwayError as error:
         text = str(error)
@@ -707,18 +711,18 @@ def test_tls_is_spoken_with_whom_the_given_file_vouches_for(
     http = f'https-enabled = true\nhttps-certificate = "{ca}"\nhttps-private-key = "{key}"'
     with databases.influxdb(tmp_path, http=http, ca=ca) as secure:
         with pytest.raises(AwayError, match=r"cannot be reached: .*certificate verify failed"):
-            opened(secure.url).write([point(1)])
+            write(opened(secure.url), [point(1)])
         with pytest.raises(AwayError, match=r"cannot be reached: .*No such file"):
-            opened(secure.url, ca="/nowhere/ca.pem").write([point(1)])
+            write(opened(secure.url, ca="/nowhere/ca.pem"), [point(1)])
         store = opened(secure.url, ca=str(ca))
         for seq in range(1, 20):
-            store.write([point(seq)])
+            write(store, [point(seq)])
             assert store.stored.missing("slide", EPOCH, 1, seq) == []  # still one connection
         assert len(numbers_in(secure)) == 19
         secure.freeze()
         impatient = opened(secure.url, ca=str(ca), timeout=0.3)
         with pytest.raises(AwayError, match=r"cannot be reached: .*timed out"):
-            impatient.write([point(20)])
+            write(impatient, [point(20)])
         secure.thaw()
 
 
@@ -730,7 +734,7 @@ def test_what_was_acknowledged_just_before_the_end_is_written_again(
 ) -> None:
     store = opened(server.url)
     for seq in range(1, 101):
-        store.write([point(seq)])
+        write(store, [point(seq)])
         opened.clock.now += 2
     store.close()
     again = opened(server.url)
@@ -744,13 +748,13 @@ def test_after_a_failure_what_is_not_sure_is_not_stored(
     fault: scripted.Answer, server: Scripted, opened: Opener
 ) -> None:
     store = opened(server.url, timeout=0.3)
-    store.write([point(1)])
+    write(store, [point(1)])
     opened.clock.now += SURE_AFTER - 1
-    store.write([point(2)])
+    write(store, [point(2)])
     opened.clock.now += 1
     server.answers = [fault]
     with pytest.raises(AwayError):
-        store.write([point(3)])
+        write(store, [point(3)])
     assert list(store.stored) == [("slide", EPOCH, 1, 1)]
 
 
@@ -758,12 +762,12 @@ def test_a_database_that_was_restarted_between_two_writes_is_noticed(
     empty: databases.InfluxDB, opened: Opener
 ) -> None:
     store = opened(empty.url)
-    store.write([point(1)])
+    write(store, [point(1)])
     empty.kill()
     empty.start()
-    store.write([point(2)])
+    write(store, [point(2)])
     assert list(store.stored) == [("slide", EPOCH, 2, 2)]
-    store.write([point(1)])
+    write(store, [point(1)])
     assert numbers_in(empty) == [("slide", EPOCH, 1), ("slide", EPOCH, 2)]
 
 
@@ -773,21 +777,21 @@ def test_a_connection_that_ends_as_announced_means_nothing(
     store = opened(server.url)
     for seq in range(1, 6):
         server.answers = [answer(204, Connection="close")]
-        store.write([point(seq)])
+        write(store, [point(seq)])
     assert list(store.stored) == [("slide", EPOCH, 1, 5)]
-    store.write([point(6)])
+    write(store, [point(6)])
     server.connections[-1].shutdown(socket.SHUT_RDWR)
-    store.write([point(7)])
+    write(store, [point(7)])
     assert list(store.stored) == [("slide", EPOCH, 7, 7)]
 
 
 def test_a_refusal_does_not_put_in_doubt_what_was_taken(server: Scripted, opened: Opener) -> None:
     """A database with a quota would otherwise get the same samples for ever."""
     store = opened(server.url)
-    store.write([point(1)])
+    write(store, [point(1)])
     server.answers = [429]
     with pytest.raises(AwayError):
-        store.write([point(2)])
+        write(store, [point(2)])
     assert list(store.stored) == [("slide", EPOCH, 1, 1)]
 
 
@@ -796,12 +800,12 @@ def test_what_is_gone_or_set_aside_is_neither_asked_for_nor_counted_again(
 ) -> None:
     store = opened(server.url)
     server.judge = refusing(b"seq=2.0")
-    store.write([point(1), point(2)])
+    write(store, [point(1), point(2)])
     gone = Gone("slide", EPOCH, 3, 9, "it is in no journal")
     store.settle(gone)
     server.answers = [scripted.reset]
     with pytest.raises(AwayError):
-        store.write([point(10)])
+        write(store, [point(10)])
     assert list(store.stored) == [("slide", EPOCH, 2, 9)]
     store.close()
     again = opened(server.url)
@@ -816,11 +820,11 @@ def test_a_ledger_that_cannot_be_written_is_a_store_that_is_away(
         raise sqlite3.OperationalError("database or disk is full")
 
     store = opened(server.url)
-    store.write([point(1)])
+    write(store, [point(1)])
     opened.clock.now += SURE_AFTER
     monkeypatch.setattr(store.ledger.file, "do", full)
     with pytest.raises(AwayError, match=r"the ledger of offsite: .*is the disk full"):
-        store.write([point(2)])
+        write(store, [point(2)])
     with pytest.raises(AwayError, match="the ledger of offsite"):
         store.settle(Gone("slide", EPOCH, 5, 5, "lost"))
     assert list(store.stored) == []

@@ -44,7 +44,7 @@ class Local:
 
     def keep(self, some: Iterable[Point], *gone: Gone, now: float = NOW) -> None:
         store = EmbeddedStore("local", self.folder, clock=lambda: now)
-        store.write(list(some))
+        store.write(store.rows([*some]))
         for one in gone:
             store.settle(one)
         store.tidy()
@@ -176,7 +176,7 @@ class Offsite:
     def keep(self, some: Iterable[Point], *gone: Gone) -> Coverage:
         """Write; return what it noted."""
         store = LineStore("offsite", self.settings, self.home / "stores")
-        store.write(list(some))
+        store.write(store.rows([*some]))
         for one in gone:
             store.settle(one)
         store.close()

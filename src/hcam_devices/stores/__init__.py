@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Protocol, TypeAlias
+from typing import Annotated, Any, Literal, Protocol, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -39,18 +39,25 @@ class AwayError(Exception):
     """The store cannot be written to now, but may be later; what it has kept is not known."""
 
 
-class Store(Protocol):
-    """Where points are kept. Its methods block; one thread of its own calls them, in turn.
+Row = TypeVar("Row", bound=tuple[Any, ...])
 
+
+class Store(Protocol[Row]):
+    """Where points are kept, each as a row that begins with its device, epoch and number.
+
+    Its methods block, and one thread of its own calls them, in turn; ``rows`` may be called in any.
     ``stored`` is what it has, read at its opening and brought up to date by ``write`` and
-    ``settle``; a point that is in it already is left out by ``write``.
+    ``settle``; a row that is in it already is left out by ``write``.
     """
 
     name: str
     stored: Coverage
 
-    def write(self, points: Sequence[Point]) -> None:
-        """Keep points, and that they are kept, together. Raises AwayError."""
+    def rows(self, points: Sequence[Point]) -> Sequence[Row]:
+        """Return points as ``write`` takes them."""
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Keep rows, and that they are kept, together. Raises AwayError."""
 
     def settle(self, gone: Gone) -> None:
         """Note that numbers will never come. Raises AwayError."""

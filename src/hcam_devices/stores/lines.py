@@ -30,7 +30,7 @@ from http import HTTPStatus
 from ipaddress import ip_address
 from itertools import groupby
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
 import orjson
@@ -51,7 +51,14 @@ FEW = 10
 DROPPED = re.compile(r"partial write: .*dropped=(\d+)")
 GATEWAY = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
 
-Line: TypeAlias = tuple[Point, bytes]
+
+class Line(NamedTuple):
+    """One sample as InfluxDB takes it; ``text`` is without its end."""
+
+    device: str
+    epoch: str
+    seq: int
+    text: bytes
 
 
 @lru_cache(4096)
@@ -100,7 +107,7 @@ class _RefusedError(Exception):
 class LineStore:
     """A ``Store`` with its ledger in ``<folder>/<name>.sqlite``; ``clock`` counts seconds.
 
-    ``write`` has kept its points if the answer is 204. Otherwise it raises AwayError, and they can
+    ``write`` has kept its lines if the answer is 204. Otherwise it raises AwayError, and they can
     be written again, which changes nothing. A line that is refused while others are taken is set
     aside in the ledger.
     """
@@ -123,8 +130,12 @@ class LineStore:
         self._rest_until = -float("inf")
         self._created = False
 
-    def write(self, points: Sequence[Point]) -> None:
-        """Keep points, and that they are kept. Raises AwayError."""
+    def rows(self, points: Sequence[Point]) -> list[Line]:
+        """Return points as lines."""
+        return [Line(one.device, one.epoch, one.seq, line_of(one)) for one in points]
+
+    def write(self, lines: Sequence[Line]) -> None:
+        """Keep lines, and that they are kept. Raises AwayError."""
         if (rest := self._rest_until - self.clock()) > 0:
             raise self._away(f"it asked for a rest, of {rest:.0f} s more")
         try:
@@ -132,7 +143,7 @@ class LineStore:
             if self._connection.broken():  # the database may have ended and begun meanwhile
                 self._connection.close()
                 self._doubt()
-            new = (one for one in points if one[:3] not in self.stored)
+            new = (one for one in lines if one[:3] not in self.stored)
             for batch in self._batches(new):
                 self._send(batch)
         except sqlite3.Error as error:
@@ -175,7 +186,7 @@ class LineStore:
 
     def _acknowledged(self, lines: list[Line]) -> None:
         numbers = Coverage()
-        for (device, epoch), some in groupby((one for one, _ in lines), lambda one: one[:2]):
+        for (device, epoch), some in groupby(lines, lambda one: one[:2]):
             numbers.add_each(device, epoch, (one.seq for one in some))
         self.stored.update(numbers)
         self._unsure.append((self.clock(), numbers))
@@ -190,16 +201,12 @@ class LineStore:
             self.ledger.enter(sure)
 
     def _set_aside(self, refused: list[tuple[Line, str]]) -> None:
-        numbers = [(one.device, one.epoch, one.seq) for (one, _), _ in refused]
         self.ledger.enter(
-            [(*number, number[-1]) for number in numbers],
-            aside=[
-                (*number, line.decode(), reason)
-                for number, ((_, line), reason) in zip(numbers, refused, strict=True)
-            ],
+            [(*line[:3], line.seq) for line, _ in refused],
+            aside=[(*line[:3], line.text.decode(), reason) for line, reason in refused],
         )
-        for number in numbers:
-            self.stored.add(*number, number[-1])
+        for line, _ in refused:
+            self.stored.add(*line[:3], line.seq)
 
     def _ledger_fails(self, error: sqlite3.Error) -> AwayError:
         self._doubt()
@@ -207,16 +214,15 @@ class LineStore:
 
     # --- lines ------------------------------------------------------------------------------
 
-    def _batches(self, points: Iterable[Point]) -> Iterator[list[Line]]:
+    def _batches(self, lines: Iterable[Line]) -> Iterator[list[Line]]:
         batch: list[Line] = []
         size = 0
-        for point in points:
-            line = line_of(point)
-            if batch and (len(batch) == MOST_LINES or size + len(line) > self._most_bytes):
+        for line in lines:
+            if batch and (len(batch) == MOST_LINES or size + len(line.text) > self._most_bytes):
                 yield batch
                 batch, size = [], 0
-            batch.append((point, line))
-            size += len(line) + 1
+            batch.append(line)
+            size += len(line.text) + 1
         if batch:
             yield batch
 
@@ -257,7 +263,7 @@ class LineStore:
 
     def _post(self, lines: list[Line]) -> None:
         """Write lines with one request. Raises _RefusedError or AwayError."""
-        body = b"\n".join(line for _, line in lines)
+        body = b"\n".join(one.text for one in lines)
         status, said = self._ask(self.settings.target, body)
         if status == HTTPStatus.NOT_FOUND and self.settings.version == 1 and not self._created:
             self._created = True
