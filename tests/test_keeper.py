@@ -1,7 +1,7 @@
 """Whatever is lost, doubled or away on the way, every sample comes home to the store once."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -44,9 +44,10 @@ class MemoryStore:
                 self.kept.append((one.device, one.epoch, one.seq))
                 self.stored.add(one.device, one.epoch, one.seq, one.seq)
 
-    def settle(self, gone: Gone) -> None:
-        self.lost.append(gone)
-        self.stored.add(gone.device, gone.epoch, gone.first, gone.last)
+    def settle(self, gone: Iterable[Gone]) -> None:
+        for one in gone:
+            self.lost.append(one)
+            self.stored.add(one.device, one.epoch, one.first, one.last)
 
     def gone(self) -> list[Gone]:
         return self.lost

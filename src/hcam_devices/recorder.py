@@ -341,7 +341,7 @@ class Keeper:
         self.backlog[device] -= upto - first + 1
 
     async def _settle(self, gone: Gone) -> None:
-        await self._do(self.store.settle, gone)
+        await self._do(self.store.settle, [gone])
         self.gone += gone.last - gone.first + 1
         said = f"it will never have {gone.device} {gone.first} to {gone.last}: {gone.cause}"
         self._news["gone"] = self.clock(), said

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -367,7 +368,7 @@ def test_what_is_settled_is_stored_and_said_but_not_of_what_was_there(
     store: EmbeddedStore, clock: Clock
 ) -> None:
     store.write(some(10, 20))
-    store.settle(Gone("slide", "4f3c", 1, 30, "the journal had no more"))
+    store.settle([Gone("slide", "4f3c", 1, 30, "the journal had no more")])
     expected = [
         Gone("slide", "4f3c", 1, 9, "the journal had no more"),
         Gone("slide", "4f3c", 21, 30, "the journal had no more"),
@@ -378,6 +379,24 @@ def test_what_is_settled_is_stored_and_said_but_not_of_what_was_there(
         assert again.stored.missing("slide", "4f3c", 1, 31) == [(31, 31)]
         again.write([point(5)])
         assert len(all_of(again.folder)) == 3 * 11
+
+
+def test_what_is_settled_together_is_kept_together_and_each_number_once(
+    store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = [Gone("slide", "4f3c", 1, 20, "late"), Gone("slide", "4f3c", 10, 30, "later")]
+    monkeypatch.setattr(File, "do", lambda *_: failing())
+    with pytest.raises(AwayError):
+        store.settle(iter(lost))
+    assert not numbers(store.stored)
+    monkeypatch.undo()
+    store.settle(iter(lost))
+    assert store.gone() == [lost[0], replace(lost[1], first=21)]
+    assert list(store.stored) == [("slide", "4f3c", 1, 30)]
+
+
+def failing() -> None:
+    raise sqlite3.OperationalError("database or disk is full")
 
 
 def test_a_full_disk_is_said_and_nothing_is_believed_to_be_kept(
@@ -529,7 +548,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     with closing(EmbeddedStore("embedded", closed, clock=Clock(END / 1000))) as store:
         store.write([one._replace(time=one.time + 2000 * one.seq) for one in OLD])
         store.tidy()
-        store.settle(Gone("slide", "dead", 1, 50, "the journal had no more"))
+        store.settle([Gone("slide", "dead", 1, 50, "the journal had no more")])
         for start in range(0, len(SOME), 100):
             store.write(SOME[start : start + 100])
         shutil.copytree(closed, killed)
@@ -790,14 +809,14 @@ def test_a_file_damaged_while_it_is_open_is_made_anew(
 
 
 def test_the_ledger_is_made_anew_while_it_is_open(store: EmbeddedStore) -> None:
-    store.settle(Gone("slide", "one", 1, 5, "why"))
+    store.settle([Gone("slide", "one", 1, 5, "why")])
     db = store._ledger.file._db
     assert db
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     store._ledger.file.close()
     with (store.folder / "history.sqlite").open("r+b") as stream:
         stream.write(b"nonsense")
-    store.settle(Gone("slide", "one", 6, 9, "why"))
+    store.settle([Gone("slide", "one", 6, 9, "why")])
     assert [(gone.first, gone.last) for gone in store.gone()] == [(1, 5), (6, 9)]
     assert not store.stored.missing("slide", "one", 1, 9)
 

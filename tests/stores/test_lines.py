@@ -802,7 +802,7 @@ def test_what_is_gone_or_set_aside_is_neither_asked_for_nor_counted_again(
     server.judge = refusing(b"seq=2.0")
     write(store, [point(1), point(2)])
     gone = Gone("slide", EPOCH, 3, 9, "it is in no journal")
-    store.settle(gone)
+    store.settle([gone])
     server.answers = [scripted.reset]
     with pytest.raises(AwayError):
         write(store, [point(10)])
@@ -826,7 +826,7 @@ def test_a_ledger_that_cannot_be_written_is_a_store_that_is_away(
     with pytest.raises(AwayError, match=r"the ledger of offsite: .*is the disk full"):
         write(store, [point(2)])
     with pytest.raises(AwayError, match="the ledger of offsite"):
-        store.settle(Gone("slide", EPOCH, 5, 5, "lost"))
+        store.settle([Gone("slide", EPOCH, 5, 5, "lost")])
     assert list(store.stored) == []
     monkeypatch.undo()
     deliver(store, [point(1), point(2)])

@@ -45,8 +45,7 @@ class Local:
     def keep(self, some: Iterable[Point], *gone: Gone, now: float = NOW) -> None:
         store = EmbeddedStore("local", self.folder, clock=lambda: now)
         store.write(store.rows([*some]))
-        for one in gone:
-            store.settle(one)
+        store.settle(gone)
         store.tidy()
         store.close()
 
@@ -177,8 +176,7 @@ class Offsite:
         """Write; return what it noted."""
         store = LineStore("offsite", self.settings, self.home / "stores")
         store.write(store.rows([*some]))
-        for one in gone:
-            store.settle(one)
+        store.settle(gone)
         store.close()
         return store.stored
 

@@ -1,6 +1,6 @@
 """Stores: where the recorder keeps samples, and what it asks of each."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeAlias, TypeVar
 
@@ -59,8 +59,8 @@ class Store(Protocol[Row]):
     def write(self, rows: Sequence[Row]) -> None:
         """Keep rows, and that they are kept, together. Raises AwayError."""
 
-    def settle(self, gone: Gone) -> None:
-        """Note that numbers will never come. Raises AwayError."""
+    def settle(self, gone: Iterable[Gone]) -> None:
+        """Note that numbers will never come, all together. Raises AwayError."""
 
     def gone(self) -> list[Gone]:
         """Return what is gone, and why."""

@@ -2,9 +2,10 @@
 
 import sqlite3
 import time
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,11 @@ class Coverage:
         if ranges and ranges[-1][0] <= first and ranges[-1][1] >= first - 1:  # what happens mostly
             ranges[-1][1] = max(ranges[-1][1], last)
             return
-        apart = [r for r in ranges if r[1] < first - 1 or r[0] > last + 1]
-        touching = [r for r in ranges if not (r[1] < first - 1 or r[0] > last + 1)]
-        joined = [min([first, *(r[0] for r in touching)]), max([last, *(r[1] for r in touching)])]
-        self.ranges[device, epoch] = sorted([*apart, joined])
+        low = bisect_left(ranges, first - 1, key=itemgetter(1))
+        high = bisect_right(ranges, last + 1, key=itemgetter(0))
+        if low < high:
+            first, last = min(first, ranges[low][0]), max(last, ranges[high - 1][1])
+        ranges[low:high] = [[first, last]]
 
     def add_each(self, device: str, epoch: str, numbers: Iterable[int]) -> None:
         """Take in numbers one by one; quickly if they go up by one."""
@@ -187,9 +189,10 @@ class Ledger:
 
         self.stored = self.file.do(note)
 
-    def settle(self, gone: Gone) -> None:
-        """Note that numbers will never come, so that nobody asks for them again."""
-        self.enter([(gone.device, gone.epoch, gone.first, gone.last)], gone=[gone])
+    def settle(self, gone: Iterable[Gone]) -> None:
+        """Note, in one transaction, that numbers will never come: nobody asks for them again."""
+        lost = list(gone)
+        self.enter([(one.device, one.epoch, one.first, one.last) for one in lost], gone=lost)
 
     def close(self) -> None:
         """Close the file."""

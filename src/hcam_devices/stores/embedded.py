@@ -5,7 +5,7 @@ import json
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -241,13 +241,17 @@ class EmbeddedStore:
                 if night.file.renewed:
                     self._unite()
 
-    def settle(self, gone: Gone) -> None:
-        """Note that those that are not stored will never come. Raises AwayError."""
+    def settle(self, gone: Iterable[Gone]) -> None:
+        """Note that those that are not stored will never come, all together. Raises AwayError."""
+        lost = []
         try:
+            for one in gone:
+                of = one.device, one.epoch
+                for first, last in self.stored.missing(*of, one.first, one.last):
+                    lost.append(replace(one, first=first, last=last))
+                    self.stored.add(*of, first, last)
             with _trying(self._ledger.file.path):
-                missing = self.stored.missing(gone.device, gone.epoch, gone.first, gone.last)
-                for first, last in missing:
-                    self._ledger.settle(replace(gone, first=first, last=last))
+                self._ledger.settle(lost)
         finally:
             self._unite()
 

@@ -149,13 +149,15 @@ class LineStore:
         except sqlite3.Error as error:
             raise self._ledger_fails(error) from error
 
-    def settle(self, gone: Gone) -> None:
-        """Note that numbers will never come. Raises AwayError."""
+    def settle(self, gone: Iterable[Gone]) -> None:
+        """Note that numbers will never come, all together. Raises AwayError."""
+        lost = list(gone)
         try:
-            self.ledger.settle(gone)
+            self.ledger.settle(lost)
         except sqlite3.Error as error:
             raise self._ledger_fails(error) from error
-        self.stored.add(gone.device, gone.epoch, gone.first, gone.last)
+        for one in lost:
+            self.stored.add(one.device, one.epoch, one.first, one.last)
 
     def gone(self) -> list[Gone]:
         """Return what is gone, and why."""
