@@ -1,13 +1,18 @@
 """A sample as a row, and back."""
 
 import math
+from contextlib import closing
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hcam_devices.stores.coverage import Coverage
+from hcam_devices.stores.embedded import EmbeddedStore
+from hcam_devices.stores.history import History
+from hcam_devices.stores.lines import line_of
 from hcam_devices.stores.points import (
     flatten,
     milliseconds,
@@ -86,6 +91,32 @@ def test_without_number_or_time_it_is_no_point(missing: dict[str, object]) -> No
 def test_a_leap_second_is_the_first_of_the_next_day() -> None:
     assert milliseconds("2016-12-31T23:59:60.500Z") == milliseconds("2017-01-01T00:00:00.500Z")
     assert milliseconds("1970-01-01T00:00:01.001Z") == 1001
+
+
+@pytest.mark.parametrize(
+    "never",
+    [
+        "0001-01-01T00:00:00Z",
+        "1969-12-31T23:59:59.999Z",
+        "2261-12-31T23:59:60.000Z",
+        "2262-01-01T00:00:00Z",
+        "9999-12-31T23:59:59-14:00",
+    ],
+)
+def test_a_time_that_a_store_cannot_hold_is_none(never: str) -> None:
+    with pytest.raises(ValueError, match="1970 and 2261"):
+        flatten(SLIDE | {"timestamp": never})
+
+
+@pytest.mark.parametrize("extreme", ["1970-01-01T00:00:00Z", "2261-12-31T23:59:59.999Z"])
+def test_the_first_and_the_last_time_can_be_held(tmp_path: Path, extreme: str) -> None:
+    point = flatten(SLIDE | {"timestamp": extreme, "seq": 999_999})
+    assert int(line_of(point).split()[-1]) < 2**63
+    with closing(EmbeddedStore("embedded", tmp_path)) as store:
+        store.write([point])
+    (night,) = History(tmp_path).nights()
+    assert list(History(tmp_path).samples(night)) == [point]
+    assert milliseconds(unflatten(point)["timestamp"]) == milliseconds(extreme)
 
 
 def test_a_night_lasts_from_noon_to_noon() -> None:

@@ -99,7 +99,8 @@ def moment(given: Moment, now: int) -> int:
                 found = milliseconds(given)
         except ValueError:
             raise HistoryError(
-                f"{given!r} is not a time such as 2026-11-22, 2026-11-22T21:30 or 21:30 (UTC)"
+                f"{given!r} is not a time such as 2026-11-22, 2026-11-22T21:30 or 21:30 (UTC), "
+                "from 1970 to 2261"
             ) from None
     return min(max(found, EVER.start), EVER.end)
 

@@ -18,6 +18,8 @@ LONGEST_TEXT = 60_000
 """InfluxDB refuses texts of 64 KiB."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
+TIMES = range(9_214_646_400_000)
+"""From 1970 to 2261, in ms: what every store can hold. InfluxDB counts 64 bits of nanoseconds."""
 
 
 class Point(NamedTuple):
@@ -40,14 +42,18 @@ class Point(NamedTuple):
 def milliseconds(timestamp: str) -> int:
     """Return a time such as ``2026-11-22T04:44:44.196Z`` in ms since 1970; ValueError if it is not.
 
-    A leap second (``23:59:60.5Z``) is, as in Unix time, the first second of the next day.
+    It has to be one of TIMES. A leap second (``23:59:60.5Z``) is, as in Unix time, the first second
+    of the next day.
     """
     leap = timestamp[17:19] == "60"
     text = f"{timestamp[:17]}59{timestamp[19:]}" if leap else timestamp
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return round((moment - EPOCH) / MILLISECOND) + 1000 * leap
+    found = round((moment - EPOCH) / MILLISECOND) + 1000 * leap
+    if found not in TIMES:
+        raise ValueError(f"{timestamp} is not between 1970 and 2261")
+    return found
 
 
 def flatten(sample: dict[str, Any]) -> Point:
