@@ -1,7 +1,10 @@
 """Whatever is lost, doubled or away on the way, every sample comes home to the store once."""
 
 import asyncio
+import shutil
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hcam_devices import recorder
-from hcam_devices.recorder import Holdings, Journals, Keeper
-from hcam_devices.stores import AwayError
+from hcam_devices.journal import Journal
+from hcam_devices.recorder import Holdings, Journals, Keeper, Recorder, recorder_of
+from hcam_devices.stores import AwayError, Embedded
 from hcam_devices.stores.coverage import Coverage, Gone
 from hcam_devices.stores.points import Point, flatten
 
@@ -32,13 +36,14 @@ class MemoryStore:
         self.kept: list[tuple[str, str, int]] = []
         self.lost: list[Gone] = []
         self.failures: list[bool] = []
+        self.fault: Exception = AwayError("out for lunch")
 
     def rows(self, points: Sequence[Point]) -> Sequence[Point]:
         return points
 
     def write(self, points: Sequence[Point]) -> None:
         if self.failures and self.failures.pop(0):
-            raise AwayError("out for lunch")
+            raise self.fault
         for one in points:
             if (one.device, one.epoch, one.seq) not in self.stored:
                 self.kept.append((one.device, one.epoch, one.seq))
@@ -70,6 +75,8 @@ class MemoryJournals(Journals):
         self.kept = samples
         self.dropped: dict[str, list[dict[str, Any]]] = {}
         self.reachable = True
+        self.salvaging = False
+        self.present = "now"
         self.asked = 0
 
     async def holdings(self, device: str, *during: float) -> list[Holdings]:
@@ -80,6 +87,8 @@ class MemoryJournals(Journals):
         for one in self.kept[device]:
             epochs.setdefault(one["epoch"], []).append(one["seq"])
         held = {
+            "epoch": self.present,
+            "salvaging": self.salvaging,
             "epochs": [{"epoch": e, "first": min(n), "last": max(n)} for e, n in epochs.items()],
             "gone": self.dropped.get(device, []),
             "keep": 1e6,
@@ -224,7 +233,8 @@ async def test_a_forged_number_far_ahead_neither_stops_nor_replaces_what_is_true
 async def test_while_a_store_is_away_nothing_waits_in_memory_and_people_are_told() -> None:
     journals = MemoryJournals({"ccd1": []})
     store = MemoryStore()
-    keeper = Keeper(store, journals)
+    now = [1e9]
+    keeper = Keeper(store, journals, clock=lambda: now[0])
     keeper._is_away("503: the database is starting")
     for seq in range(1, 100):
         journals.kept["ccd1"].append(sample("ccd1", seq))
@@ -234,9 +244,13 @@ async def test_while_a_store_is_away_nothing_waits_in_memory_and_people_are_told
     assert alarm.severity == "WARN"
     assert "503: the database is starting" in alarm.reason
     assert "14.0 days" in alarm.reason
+    assert keeper.backlog() == 99
+    now[0] += 60
+    assert keeper.lag() == 60
     keeper._accepts = True
     await until_complete(keeper, journals)
     assert len(store.kept) == 99
+    assert keeper.backlog() == 0
     assert keeper.notices() == []
 
 
@@ -249,3 +263,150 @@ async def test_a_page_that_cannot_be_read_does_not_stop_the_rest() -> None:
     await until_complete(keeper, journals)
     assert [seq for *_, seq in store.kept] == [1, 3]
     assert [(one.first, one.last) for one in store.lost] == [(2, 2)]
+
+
+async def test_what_a_journal_restores_after_damage_is_not_given_up_meanwhile() -> None:
+    whole = [sample("ccd1", n) for n in range(1, 30)]
+
+    class Damaged(MemoryJournals):
+        async def samples(self, device: str, after: int, epoch: str) -> list[Sample]:
+            if after == 7 and self.present == "now":
+                self.present, self.salvaging, self.kept["ccd1"] = "new", True, []
+            return await super().samples(device, after, epoch)
+
+    journals = Damaged({"ccd1": whole})
+    store = MemoryStore()
+    keeper = Keeper(store, journals)
+    keeper.due = {"ccd1"}
+    running = asyncio.create_task(keeper.run())
+    await reached(lambda: journals.salvaging)
+    asked = journals.asked
+    await reached(lambda: journals.asked > asked + 3)
+    assert store.lost == []
+    journals.salvaging, journals.kept["ccd1"] = False, whole[:10] + whole[12:]
+    journals.dropped["ccd1"] = [{"epoch": "a", "first": 11, "last": 12, "reason": "lost by damage"}]
+    await reached(lambda: ("ccd1", "a", 29) in store.stored)
+    running.cancel()
+    await asyncio.wait([running])
+    keeper.close()
+    assert [one["seq"] for one in journals.kept["ccd1"]] == [seq for *_, seq in store.kept]
+    assert store.lost == [Gone("ccd1", "a", 11, 12, "lost by damage")]
+
+
+async def test_numbers_lost_while_they_are_fetched_are_settled_with_the_journals_reason() -> None:
+    class Damaged(MemoryJournals):
+        async def samples(self, device: str, after: int, epoch: str) -> list[Sample]:
+            self.kept[device] = [one for one in self.kept[device] if one["seq"] != 5]
+            self.dropped[device] = [
+                {"epoch": "a", "first": 5, "last": 5, "reason": "the record was damaged"}
+            ]
+            return await super().samples(device, after, epoch)
+
+    journals = Damaged({"ccd1": [sample("ccd1", n) for n in range(1, 10)]})
+    store = MemoryStore()
+    keeper = Keeper(store, journals)
+    keeper.due = {"ccd1"}
+    await until_complete(keeper, journals)
+    assert store.lost == [Gone("ccd1", "a", 5, 5, "the record was damaged")]
+
+
+@pytest.mark.parametrize("fault", [PermissionError("/data"), ValueError("year -1"), TimeoutError()])
+async def test_a_store_that_fails_in_whatever_way_is_away_and_people_are_told(
+    fault: Exception,
+) -> None:
+    journals = MemoryJournals({"ccd1": [sample("ccd1", n) for n in range(1, 10)]})
+    store = MemoryStore()
+    store.fault, store.failures = fault, [True] * 1000
+    keeper = Keeper(store, journals)
+    keeper.due = {"ccd1"}
+    running = asyncio.create_task(keeper.run())
+    await reached(lambda: bool(keeper.away))
+    running.cancel()
+    await asyncio.wait([running])
+    (alarm,) = keeper.notices()
+    assert f"{type(fault).__name__}: {fault}" in alarm.reason
+    store.failures.clear()
+    await until_complete(keeper, journals)
+    assert len(store.kept) == 9
+
+
+async def test_that_a_store_is_away_is_noticed_although_no_page_comes_either() -> None:
+    journals = MemoryJournals({"ccd1": []})
+    journals.reachable = False
+    store = MemoryStore()
+    store.failures = [True]
+    keeper = Keeper(store, journals)
+    keeper.hear(flatten(sample("ccd1", 1)))
+    with pytest.raises(AwayError):
+        await keeper._fetch("ccd1", "a", 2, 9, "now")
+    keeper.close()
+
+
+# --- the journals, and what is heard of others ----------------------------------------------
+
+
+class AnsweredJournals(Journals):
+    """The recorder's own journal, and a device's in the same folder, asked without a router."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(["slide"])
+        self.own = Journal(folder / "hwlogger.sqlite")
+        self.there = Journal(folder / "hwserver.sqlite")
+
+    async def _call(self, procedure: str, *arguments: Any) -> Any:
+        assert procedure == "hipercam.slide.rpc.journal"
+        return self.there.holds("slide", *arguments)
+
+
+async def test_a_journal_that_is_being_restored_says_so_although_it_has_nothing(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "hwserver.sqlite.damaged-1").touch()
+    (held,) = await AnsweredJournals(tmp_path).holdings("slide", 0.0, 1.0)
+    assert held.salvaging
+
+
+async def test_what_is_gone_of_a_journal_is_known_although_it_has_nothing_more(
+    tmp_path: Path,
+) -> None:
+    now = [1e9]
+    journals = AnsweredJournals(tmp_path)
+    journals.there.close()
+    journals.there = Journal(tmp_path / "hwserver.sqlite", keep=100, clock=lambda: now[0])
+    journals.there.append({"device": "slide", "x": 1.0})
+    now[0] += 200
+    journals.there.tidy()
+    (held,) = await journals.holdings("slide")
+    assert not held.epochs
+    assert [(one.first, one.last) for one in held.gone] == [(1, 1)]
+
+
+def recorder_in(folder: Path) -> tuple[Recorder, Keeper]:
+    journals = AnsweredJournals(folder)
+    keeper = Keeper(MemoryStore(), journals)
+    settings = {"memory": Embedded(), "other": Embedded(folder="/elsewhere")}
+    return recorder_of(["memory"])(
+        "recorder", keepers=[keeper], journals=journals, folder=folder, stores=settings
+    ), keeper
+
+
+def test_what_another_program_says_is_numbered_once_however_often_it_is_said(
+    tmp_path: Path,
+) -> None:
+    listener, keeper = recorder_in(tmp_path)
+    said = {"timestamp": "2026-11-22T04:44:44.196Z", "seq": None, "x": 1, "huge": 10**5000}
+    epitaph = {"timestamp": None, "seq": None}
+    undated = {"timestamp": None, "x": 2}
+    for one in (said, said, epitaph, said | {"x": 3}, undated, undated):
+        listener._hear(one, _event=SimpleNamespace(topic="hipercam.guider.telemetry"))
+    assert [(one.seq, one.values["x"]) for one in keeper._live] == [(1, 1), (2, 3), (3, 2), (4, 2)]
+    assert [one["huge"] for one in listener.journals.own.samples("guider", 0, 2)] == [None, None]
+
+
+async def test_the_disk_that_is_told_is_the_fullest_of_those_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = {tmp_path: 90e9, tmp_path / "history": 90e9, Path("/elsewhere"): 3e9}
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free[path]))
+    listener, _ = recorder_in(tmp_path)
+    assert await listener.read(listener.fields["disk"]) == 3.0

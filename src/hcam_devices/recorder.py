@@ -64,6 +64,9 @@ MOST_PAGES = 3
 """Of those that wait for what is being written; then they are written together."""
 ANSWER_WITHIN = 20.0
 LOOK_AGAIN = 50
+LARGEST_BITS = 1023
+"""Of a number: a double has no more, and Python writes no more than 4300 digits."""
+NOT_THERE = "the device's journal does not have it, or it cannot be read"
 FIRST_PAUSE, LAST_PAUSE = 1.0, 30.0
 UNLIKELY = (WampError, OSError, TimeoutError, ValueError)
 """What goes wrong when a device's server, or the router, is not there, or answers nonsense."""
@@ -89,6 +92,8 @@ class _Lost(BaseModel):
 class Holdings(BaseModel):
     """What the journal of a device holds: the reply to ``hipercam.<device>.rpc.journal()``."""
 
+    epoch: str
+    """The present one: no other journal has it, nor this one when it has been made anew."""
     epochs: list[_Held]
     gone: list[_Lost]
     keep: float
@@ -127,8 +132,12 @@ class Journals:
 
         With ``during``, two Unix times, the epochs are of what was appended between them.
         """
-        own = Holdings.model_validate(await asyncio.to_thread(self.own.holds, device, *during))
-        found = [own] if own.epochs or own.gone else []
+        try:
+            held = await asyncio.to_thread(self.own.holds, device, *during)
+        except sqlite3.Error as error:
+            raise OSError(f"the recorder's own journal: {error}") from error
+        own = Holdings.model_validate(held)
+        found = [own] if own.epochs or own.gone or own.salvaging else []
         try:
             reply = await self._call(uris.rpc(device, "journal"), *during)
         except ApplicationError as error:
@@ -137,7 +146,7 @@ class Journals:
                 raise
         else:
             there = self._known[device] = Holdings.model_validate(reply)
-            if there.epochs != own.epochs:
+            if there.epoch != own.epoch:
                 found.append(there)
         return found
 
@@ -147,7 +156,11 @@ class Journals:
 
     async def samples(self, device: str, after: int, epoch: str) -> list[Sample]:
         """Return some of the samples with numbers above ``after``; raises one of UNLIKELY."""
-        if found := self.own.samples(device, after, PAGE, epoch):
+        try:
+            found = self.own.samples(device, after, PAGE, epoch)
+        except sqlite3.Error as error:
+            raise OSError(f"the recorder's own journal: {error}") from error
+        if found:
             return found
         return read_page(await self._call(uris.rpc(device, "page"), after, PAGE, epoch))
 
@@ -160,13 +173,13 @@ class Keeper:
     ) -> None:
         self.store, self.journals, self.clock = store, journals, clock
         self.due: set[str] = set()
-        self.backlog: dict[str, int] = {}
         self.written = 0
-        self.lag = 0.0
         self.aside = store.aside()
         self.gone = sum(one.last - one.first + 1 for one in store.gone())
         self.away = ""
         self.away_since = 0.0
+        self._backlog: dict[str, int] = {}
+        self._lag = 0.0
         self._live: list[Point] = []
         self._accepts = True
         self._newest: dict[tuple[str, str], int] = {}
@@ -209,11 +222,8 @@ class Keeper:
                 self._is_away(str(error))
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LAST_PAUSE)
-                self.due |= self.journals.devices
                 self._accepts = True
-            except BaseException:
                 self.due |= self.journals.devices
-                raise
 
     async def _round(self) -> None:
         try:
@@ -242,7 +252,14 @@ class Keeper:
         return copy
 
     async def _do(self, what: Callable[..., Any], *args: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, what, *args)
+        """Do something with the store. Whatever fails there, it is away: raises AwayError."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, what, *args)
+        except AwayError:
+            raise
+        except Exception as error:
+            log.exception("store %s failed", self.store.name)
+            raise AwayError(f"it failed: {type(error).__name__}: {error}") from error
 
     async def _write(self, rows: list[Any]) -> None:
         batch, self._live = self._live, []
@@ -262,7 +279,7 @@ class Keeper:
             self._news["aside"] = self.clock(), said
         self.aside = aside
         if batch:
-            self.lag = self.clock() - min(point.time for point in batch) / 1000
+            self._lag = self.clock() - min(point.time for point in batch) / 1000
         if self.away:
             log.warning("store %s is back", self.store.name)
             self.away = ""
@@ -280,6 +297,7 @@ class Keeper:
         """Fetch what the store does not have of a device; raises one of UNLIKELY, or AwayError."""
         holdings = await self.journals.holdings(device)
         await self._write([])
+        await self._settle(device, *(lost for held in holdings for lost in held.gone))
         missing = []
         for held in holdings:
             for one in held.epochs:
@@ -287,17 +305,16 @@ class Keeper:
                 if not one.last <= self._newest.get(key, 0) <= one.last + MOST_JUMP:
                     self._newest[key] = one.last
                 spans = self.store.stored.missing(device, one.epoch, 1, one.last)
-                missing += [(held, one.epoch, first, last) for first, last in spans]
-            for lost in held.gone:
-                spans = self.store.stored.missing(device, lost.epoch, lost.first, lost.last)
-                for first, last in spans:
-                    await self._settle(Gone(device, lost.epoch, first, last, lost.reason))
-        self.backlog[device] = sum(last - first + 1 for *_, first, last in missing)
-        for _, epoch, first, last in missing:
-            await self._fetch(device, epoch, first, last)
+                missing += [(held.epoch, one.epoch, first, last) for first, last in spans]
+        self._backlog[device] = sum(last - first + 1 for *_, first, last in missing)
+        for journal, epoch, first, last in missing:
+            await self._fetch(device, epoch, first, last, journal)
 
-    async def _fetch(self, device: str, epoch: str, first: int, last: int) -> None:
-        """Bring the numbers from ``first`` to ``last``: write what comes while one writes."""
+    async def _fetch(self, device: str, epoch: str, first: int, last: int, journal: str) -> None:
+        """Bring the numbers from ``first`` to ``last``: write what comes while one writes.
+
+        ``journal`` is the present epoch of the journal that has said that it has them.
+        """
         writing = asyncio.ensure_future(self._write([]))
         waiting: list[Sequence[Any]] = []
         try:
@@ -306,13 +323,13 @@ class Keeper:
                     waiting.append(self.store.rows(points))
                     if len(waiting) == MOST_PAGES or writing.done() or upto == last:
                         await writing
-                        bring = self._bring(device, epoch, first, upto, [*chain(*waiting)])
+                        fetched = _Lost(epoch=epoch, first=first, last=upto, reason=NOT_THERE)
+                        bring = self._bring(device, fetched, [*chain(*waiting)], journal)
                         writing = asyncio.ensure_future(bring)
                         first = upto + 1
                         waiting = []
-            await writing
         finally:
-            await asyncio.gather(writing, return_exceptions=True)
+            await writing  # that a store is away counts more than why no page came
 
     async def _pages(
         self, device: str, epoch: str, first: int, last: int
@@ -333,19 +350,52 @@ class Keeper:
             asked.cancel()
             await asyncio.gather(asked, return_exceptions=True)
 
-    async def _bring(self, device: str, epoch: str, first: int, upto: int, rows: list[Any]) -> None:
-        await self._write(rows)
-        for low, high in self.store.stored.missing(device, epoch, first, upto):
-            cause = "the device's journal does not have it, or it cannot be read"
-            await self._settle(Gone(device, epoch, low, high, cause))
-        self.backlog[device] -= upto - first + 1
+    async def _bring(self, device: str, fetched: _Lost, rows: list[Any], journal: str) -> None:
+        """Write rows; what is missing then is lost, if the journal is still the same.
 
-    async def _settle(self, gone: Gone) -> None:
-        await self._do(self.store.settle, [gone])
-        self.gone += gone.last - gone.first + 1
-        said = f"it will never have {gone.device} {gone.first} to {gone.last}: {gone.cause}"
-        self._news["gone"] = self.clock(), said
-        log.warning("store %s: %s (epoch %s)", self.store.name, said, gone.epoch)
+        A journal that was damaged begins anew, and salvages the numbers that it does not have now.
+        """
+        await self._write(rows)
+        if self.store.stored.missing(device, fetched.epoch, fetched.first, fetched.last):
+            for held in await self.journals.holdings(device):
+                if held.epoch == journal and not held.salvaging:
+                    await self._settle(device, *held.gone, fetched)
+                    break
+            else:
+                raise ConnectionError("its journal is being restored, or is another one now")
+        self._backlog[device] -= fetched.last - fetched.first + 1
+
+    async def _settle(self, device: str, *lost: _Lost) -> None:
+        """Note what the store does not have of numbers that are lost: it never will."""
+        seen = Coverage()
+        gone = []
+        for one in lost:
+            for low, high in self.store.stored.missing(device, one.epoch, one.first, one.last):
+                for part in seen.missing(device, one.epoch, low, high):
+                    gone.append(Gone(device, one.epoch, *part, one.reason))
+                seen.add(device, one.epoch, low, high)
+        if gone:
+            await self._do(self.store.settle, gone)
+        for new in gone:
+            said = f"it will never have {device} {new.first} to {new.last}: {new.cause}"
+            self._news["gone"] = self.clock(), said
+            self.gone += new.last - new.first + 1
+            log.warning("store %s: %s (epoch %s)", self.store.name, said, new.epoch)
+
+    def backlog(self) -> int:
+        """Return how many samples it does not have; while it is away, of those heard of."""
+        if not self.away:
+            return sum(self._backlog.values())
+        spans = [
+            span
+            for (device, epoch), newest in self._newest.items()
+            for span in self.store.stored.missing(device, epoch, 1, newest)
+        ]
+        return sum(last - first + 1 for first, last in spans)
+
+    def lag(self) -> float:
+        """Return how late (s) the last batch was written, or the next will be at least."""
+        return max(self._lag, self.clock() - self.away_since) if self.away else self._lag
 
     def notices(self) -> list[Alarm]:
         """Say what happened in the last day, and whether the store is away."""
@@ -362,8 +412,8 @@ class Keeper:
                 Alarm(
                     f"rate_{name}",
                     "ERR" if since > covered / 2 else "WARN",
-                    f"store {name} is away since {utc(self.away_since)} ({self.away}); what it "
-                    f"misses is in the journals, which keep {covered / DAY:.1f} days",
+                    f"store {name} is away since {utc(self.away_since)[:16]}; what it misses waits "
+                    f"in the journals, which keep {covered / DAY:.1f} days: {self.away}",
                 )
             )
         return found
@@ -381,7 +431,9 @@ class Recorder(Device):
     poll_every = 5.0
 
     heard = Readback("1 / s", doc="Telemetry heard.")
-    disk = Readback("GB", healthy=(2, math.inf), doc="Free where history is kept.")
+    disk = Readback(
+        "GB", healthy=(2, math.inf), doc="Free on the fullest disk where history is kept."
+    )
 
     def __init__(
         self,
@@ -396,6 +448,7 @@ class Recorder(Device):
         self.keepers, self.journals, self.folder, self.stores = keepers, journals, folder, stores
         self._counted: dict[str, tuple[float, int]] = {}
         self._heard = 0
+        self._foreign: dict[str, dict[str, Any]] = {}
         self._unkept = ""
         super().__init__(name, **settings)
 
@@ -416,7 +469,7 @@ class Recorder(Device):
         self._heard += 1
         device = uris.device_of(_event.topic)
         sample = args[0] if args and isinstance(args[0], dict) else {"value": list(args)}
-        if sample.get("timestamp", "") is None:
+        if sample.get("seq", 0) is None and sample.get("timestamp", 0) is None:
             return  # the epitaph of a server: it says that nothing is known
         try:
             point = flatten(sample)
@@ -434,6 +487,10 @@ class Recorder(Device):
             milliseconds(str(said.get("timestamp")))
         except ValueError:
             said["timestamp"] = utc(self.clock())
+        else:
+            if said == self._foreign.get(device):
+                return  # said once more, when the router had come back
+            self._foreign[device] = said
         try:
             numbered = self.journals.own.append({"device": device} | said)
         except sqlite3.Error as error:
@@ -499,13 +556,14 @@ class Recorder(Device):
         if field.name == "heard":
             return self._rate("heard", self._heard)
         if field.name == "disk":
-            return shutil.disk_usage(self.folder).free / 1e9
+            places = {place(one, self.folder) for one in self.stores.values()} | {self.folder}
+            return min(shutil.disk_usage(one).free for one in places) / 1e9
         name, _, store = field.name.partition("_")
         keeper = next(one for one in self.keepers if one.store.name == store)
         if name == "rate":
             return self._rate(store, keeper.written)
-        if name == "backlog":
-            return float(sum(keeper.backlog.values()))
+        if name in ("backlog", "lag"):
+            return float(getattr(keeper, name)())
         return float(getattr(keeper, name))
 
     def _rate(self, name: str, count: int) -> float:
@@ -575,7 +633,7 @@ def recorder_of(stores: Iterable[str]) -> type[Recorder]:
         declared |= {
             f"rate_{store}": Readback("1 / s", doc="Samples written."),
             f"lag_{store}": Readback("s", doc="From a sample's time to when it was written."),
-            f"backlog_{store}": Readback(doc="Samples still to be fetched from journals."),
+            f"backlog_{store}": Readback(doc="Samples it does not have yet."),
             f"aside_{store}": Readback(doc="Samples the store refused; they are set aside."),
             f"gone_{store}": Readback(doc="Samples that can no longer be had."),
         }
@@ -606,6 +664,8 @@ def _plain(value: Any, depth: int = 0) -> Any:
         return [_plain(one, depth + 1) for one in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, int) and value.bit_length() > LARGEST_BITS:
+        return None
     return value if isinstance(value, bool | int | str | None) else repr(value)[:1000]
 
 
