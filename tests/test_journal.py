@@ -435,6 +435,22 @@ def test_damage_while_it_is_open_costs_no_number_and_no_undamaged_sample(
             }
 
 
+def test_the_room_of_what_was_dropped_is_given_back_a_piece_at_a_time(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(module, "MOST_PAGES", 100)
+    with closing(large(path, clock)) as journal, closing(sqlite3.connect(path)) as db:
+        clock.now += 15 * DAY
+        sizes = [db.execute("PRAGMA page_count").fetchone()[0]]
+        for _ in range(sizes[0] // 100 + 1):
+            journal.tidy()
+            sizes.append(db.execute("PRAGMA page_count").fetchone()[0])
+            assert sizes[-2] - sizes[-1] <= 101  # one more may be a pointer map's
+    assert sizes[0] > 500
+    assert sizes[-1] < 20
+
+
 def test_damage_that_is_never_read_is_found_by_the_first_tidying(path: Path) -> None:
     with closing(Journal(path, boot="one")) as journal:
         fill(journal, 2000)
