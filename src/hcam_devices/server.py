@@ -44,20 +44,20 @@ Task: TypeAlias = Callable[[], Awaitable[None]]
 
 
 class AlreadyRunningError(HcamError):
-    """Another process with the same home presents a device."""
+    """Another process with the same home has what only one may have."""
 
 
 @contextmanager
-def claim(folder: Path, device: str) -> Iterator[None]:
-    """Make sure that no other process with this home presents the device."""
+def claim(folder: Path, what: str) -> Iterator[None]:
+    """Make sure that no other process with this home has it: a device, a journal, the history."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{device}.lock").open("a+") as lock:
+    with (folder / f"{what}.lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
             raise AlreadyRunningError(
-                f"{device} is already presented by process {lock.read().strip() or '?'}; "
+                f"{what} is already in use by process {lock.read().strip() or '?'}; "
                 "stop that one first, or give this one another HCAM_HOME"
             ) from None
         lock.truncate(0)
@@ -91,10 +91,13 @@ class Server:
         self.devices: dict[str, Device] = {}
 
     async def run(self) -> None:
-        """Present the devices. Raises AlreadyRunningError if another process does."""
+        """Present the devices. Raises AlreadyRunningError if another process has one, or the name.
+
+        A journal is written by one process only: it may have to replace the file.
+        """
         async with AsyncExitStack() as stack:
-            for entry in self.entries:
-                stack.enter_context(claim(self.folder / "locks", entry.name))
+            for what in (*(entry.name for entry in self.entries), f"{self.name}.sqlite"):
+                stack.enter_context(claim(self.folder / "locks", what))
             journal = Journal(self.folder / "journal" / f"{self.name}.sqlite")
             stack.callback(journal.close)
             agents = [await self._agent(entry, journal, stack) for entry in self.entries]

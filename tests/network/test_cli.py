@@ -201,7 +201,7 @@ def test_a_second_server_in_one_home_names_the_first(net: Net) -> None:
     assert net.server
     told = net.run(BIN / "hwserver", "-e", code=1)
     last = told.splitlines()[-1]
-    assert f"is already presented by process {net.server.pid}" in last
+    assert f"is already in use by process {net.server.pid}" in last
     assert "HCAM_HOME" in last
 
 
