@@ -738,7 +738,7 @@ def test_what_was_acknowledged_just_before_the_end_is_written_again(
         opened.clock.now += 2
     store.close()
     again = opened(server.url)
-    assert list(again.stored) == [("slide", EPOCH, 1, 101 - SURE_AFTER // 2)]
+    assert list(again.stored) == [("slide", EPOCH, 1, 100 - SURE_AFTER // 2)]
 
 
 @pytest.mark.parametrize(
@@ -749,13 +749,26 @@ def test_after_a_failure_what_is_not_sure_is_not_stored(
 ) -> None:
     store = opened(server.url, timeout=0.3)
     write(store, [point(1)])
-    opened.clock.now += SURE_AFTER - 1
+    opened.clock.now += SURE_AFTER
     write(store, [point(2)])
-    opened.clock.now += 1
+    opened.clock.now += SURE_AFTER
     server.answers = [fault]
     with pytest.raises(AwayError):
         write(store, [point(3)])
     assert list(store.stored) == [("slide", EPOCH, 1, 1)]
+
+
+def test_time_alone_makes_nothing_sure(server: Scripted, opened: Opener) -> None:
+    """The database may have been killed, and the router been away, while nothing was written."""
+    store = opened(server.url)
+    write(store, [point(1)])
+    server.connections[-1].shutdown(socket.SHUT_RDWR)
+    opened.clock.now += SURE_AFTER
+    write(store, [point(2)])
+    assert list(store.stored) == [("slide", EPOCH, 2, 2)]
+    opened.clock.now += SURE_AFTER
+    store.close()
+    assert list(opened(server.url).stored) == []
 
 
 def test_a_database_that_was_restarted_between_two_writes_is_noticed(

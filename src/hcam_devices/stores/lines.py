@@ -14,9 +14,10 @@ VictoriaMetrics takes what follows for another line, whatever the quotes say.
 VictoriaMetrics keeps milliseconds, about 13 digits, and 0 for a text. It has to run with
 ``-dedup.minScrapeInterval=1ms``, or what is written again is there twice; and what is older than
 its ``-retentionPeriod`` it drops without a word. It acknowledges what it has in memory only.
-Therefore a number is in the ledger only ``SURE_AFTER`` its acknowledgement; what is younger, when
-the database is away or has ended the connection, is not held for stored any more, and so is written
-again.
+Therefore a number is in the ledger only when another one was acknowledged on the same connection,
+at least ``SURE_AFTER`` after it; until then, when the database is away or has ended the connection,
+it is not held for stored any more, and so is written again. So is, after a start, what was not
+sure.
 """
 
 import gzip
@@ -139,7 +140,6 @@ class LineStore:
         if (rest := self._rest_until - self.clock()) > 0:
             raise self._away(f"it asked for a rest, of {rest:.0f} s more")
         try:
-            self._grow_sure()
             if self._connection.broken():  # the database may have ended and begun meanwhile
                 self._connection.close()
                 self._doubt()
@@ -173,10 +173,7 @@ class LineStore:
     def close(self) -> None:
         """Close the connection and the ledger."""
         self._connection.close()
-        try:
-            self._grow_sure()
-        finally:
-            self.ledger.close()
+        self.ledger.close()
 
     # --- what is stored ---------------------------------------------------------------------
 
@@ -191,13 +188,11 @@ class LineStore:
         for (device, epoch), some in groupby(lines, lambda one: one[:2]):
             numbers.add_each(device, epoch, (one.seq for one in some))
         self.stored.update(numbers)
-        self._unsure.append((self.clock(), numbers))
         self._taken = lines[-1]
-
-    def _grow_sure(self) -> None:
-        """Take into the ledger what was acknowledged long enough ago."""
+        now = self.clock()
+        self._unsure.append((now, numbers))
         sure = Coverage()
-        while self._unsure and self.clock() - self._unsure[0][0] >= SURE_AFTER:
+        while now - self._unsure[0][0] >= SURE_AFTER:  # and it has not been killed since
             sure.update(self._unsure.popleft()[1])
         if sure.ranges:
             self.ledger.enter(sure)
