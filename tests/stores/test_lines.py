@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hcam_devices.stores import AwayError, lines
-from hcam_devices.stores.coverage import Gone
+from hcam_devices.stores.coverage import Gone, Ledger
 from hcam_devices.stores.influxdb import InfluxDB
 from hcam_devices.stores.lines import SURE_AFTER, LineStore, is_near, line_of, name_of
 from hcam_devices.stores.points import Field, Point
@@ -824,6 +824,19 @@ def test_what_is_gone_or_set_aside_is_neither_asked_for_nor_counted_again(
     again = opened(server.url)
     assert list(again.stored) == [("slide", EPOCH, 2, 9)]
     assert (again.aside(), again.gone()) == (1, [gone])
+
+
+def test_what_is_set_aside_is_counted_once(
+    server: Scripted, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recorder asks after each write, and there may be a hundred thousand lines."""
+    server.judge = refusing(b"seq=2.0", b"seq=4.0", b"seq=5.0")
+    write(opened(server.url), [point(1), point(2)])
+    store = opened(server.url)
+    monkeypatch.delattr(Ledger, "aside")
+    assert store.aside() == 1
+    write(store, [point(seq) for seq in range(3, 7)])
+    assert store.aside() == 3
 
 
 def test_a_ledger_that_cannot_be_written_is_a_store_that_is_away(

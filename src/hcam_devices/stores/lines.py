@@ -122,7 +122,7 @@ class LineStore:
     ) -> None:
         self.name, self.settings, self.clock = name, settings, clock
         self.ledger = Ledger(folder / f"{name}.sqlite")
-        self.stored = Coverage()
+        self._aside = self.ledger.aside()
         self._doubt()
         self._near = is_near(settings.url)
         self._connection = Connection(settings.url, settings.ca, settings.timeout)
@@ -165,7 +165,7 @@ class LineStore:
 
     def aside(self) -> int:
         """Return how many points were refused; they are set aside in the ledger."""
-        return self.ledger.aside()
+        return self._aside
 
     def tidy(self) -> None:
         """Do nothing: how long the database keeps what, it has been told by others."""
@@ -202,6 +202,7 @@ class LineStore:
             [(*line[:3], line.seq) for line, _ in refused],
             aside=[(*line[:3], line.text.decode(), reason) for line, reason in refused],
         )
+        self._aside += len(refused)
         for line, _ in refused:
             self.stored.add(*line[:3], line.seq)
 
