@@ -26,6 +26,7 @@ from hcam_devices.stores.coverage import Gone, Ledger
 from hcam_devices.stores.influxdb import InfluxDB
 from hcam_devices.stores.lines import SURE_AFTER, LineStore, is_near, line_of, name_of
 from hcam_devices.stores.points import Field, Point
+from hcam_devices.stores.sealed import File
 from tests.helpers import Clock
 from tests.network.tools import free_port, until
 
@@ -839,23 +840,35 @@ def test_what_is_set_aside_is_counted_once(
     assert store.aside() == 3
 
 
-def test_a_ledger_that_cannot_be_written_is_a_store_that_is_away(
-    server: Scripted, opened: Opener, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "error",
+    [sqlite3.OperationalError("database is locked"), OSError(28, "No space left on device")],
+    ids=["locked", "full"],
+)
+def test_a_ledger_that_cannot_be_used_is_a_store_that_is_away(
+    error: Exception, server: Scripted, opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_: object) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
+    def fail(*_: object) -> None:
+        raise error
 
     store = opened(server.url)
     write(store, [point(1)])
     opened.clock.now += SURE_AFTER
-    monkeypatch.setattr(store.ledger.file, "do", full)
-    with pytest.raises(AwayError, match=r"the ledger of offsite: .*is the disk full"):
-        write(store, [point(2)])
-    with pytest.raises(AwayError, match="the ledger of offsite"):
-        store.settle([Gone("slide", EPOCH, 5, 5, "lost")])
-    assert list(store.stored) == []
+    monkeypatch.setattr(File, "do", fail)
+    for action in (
+        lambda: write(store, [point(2)]),
+        lambda: store.settle([Gone("slide", EPOCH, 5, 5, "lost")]),
+        store.gone,
+        lambda: opened(server.url),
+    ):
+        with pytest.raises(
+            AwayError, match=re.escape(f"offsite.sqlite cannot be used now ({error})")
+        ):
+            action()
     monkeypatch.undo()
-    deliver(store, [point(1), point(2)])
+    write(store, [point(3)])
+    assert list(opened(server.url).stored) == [("slide", EPOCH, 1, 1)]
+    assert server.lines == [line_of(point(seq)) for seq in (1, 2, 3)]
 
 
 # --- the real thing dies --------------------------------------------------------------------

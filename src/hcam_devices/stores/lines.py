@@ -24,12 +24,12 @@ import gzip
 import re
 import sqlite3
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import ip_address
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
@@ -38,6 +38,7 @@ import orjson
 
 from . import AwayError
 from .coverage import Coverage, Gone, Ledger
+from .history import away
 from .influxdb import InfluxDB, SecretError
 from .points import Point
 from .post import Connection
@@ -105,8 +106,18 @@ class _RefusedError(Exception):
         self.each = each
 
 
+@contextmanager
+def _using(ledger: Path) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise away(ledger, error) from error
+
+
 class LineStore:
     """A ``Store`` with its ledger in ``<folder>/<name>.sqlite``; ``clock`` counts seconds.
+
+    Raises AwayError if the ledger cannot be used.
 
     ``write`` has kept its lines if the answer is 204. Otherwise it raises AwayError, and they can
     be written again, which changes nothing. A line that is refused while others are taken is set
@@ -121,8 +132,10 @@ class LineStore:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name, self.settings, self.clock = name, settings, clock
-        self.ledger = Ledger(folder / f"{name}.sqlite")
-        self._aside = self.ledger.aside()
+        self._path = folder / f"{name}.sqlite"
+        with _using(self._path):
+            self.ledger = Ledger(self._path)
+            self._aside = self.ledger.aside()
         self._doubt()
         self._near = is_near(settings.url)
         self._connection = Connection(settings.url, settings.ca, settings.timeout)
@@ -139,29 +152,26 @@ class LineStore:
         """Keep lines, and that they are kept. Raises AwayError."""
         if (rest := self._rest_until - self.clock()) > 0:
             raise self._away(f"it asked for a rest, of {rest:.0f} s more")
-        try:
-            if self._connection.broken():  # the database may have ended and begun meanwhile
-                self._connection.close()
-                self._doubt()
-            new = (one for one in lines if one[:3] not in self.stored)
+        if self._connection.broken():  # the database may have ended and begun meanwhile
+            self._connection.close()
+            self._doubt()
+        new = (one for one in lines if one[:3] not in self.stored)
+        with _using(self._path):
             for batch in self._batches(new):
                 self._send(batch)
-        except sqlite3.Error as error:
-            raise self._ledger_fails(error) from error
 
     def settle(self, gone: Iterable[Gone]) -> None:
         """Note that numbers will never come, all together. Raises AwayError."""
         lost = list(gone)
-        try:
+        with _using(self._path):
             self.ledger.settle(lost)
-        except sqlite3.Error as error:
-            raise self._ledger_fails(error) from error
         for one in lost:
             self.stored.add(one.device, one.epoch, one.first, one.last)
 
     def gone(self) -> list[Gone]:
-        """Return what is gone, and why."""
-        return self.ledger.gone()
+        """Return what is gone, and why. Raises AwayError."""
+        with _using(self._path):
+            return self.ledger.gone()
 
     def aside(self) -> int:
         """Return how many points were refused; they are set aside in the ledger."""
@@ -181,7 +191,7 @@ class LineStore:
         """Hold for stored only what the ledger says."""
         self.stored = Coverage()
         self.stored.update(self.ledger.stored)
-        self._unsure: deque[tuple[float, Coverage]] = deque()
+        self._unsure: list[tuple[float, Coverage]] = []
 
     def _acknowledged(self, lines: list[Line]) -> None:
         numbers = Coverage()
@@ -191,11 +201,10 @@ class LineStore:
         self._taken = lines[-1]
         now = self.clock()
         self._unsure.append((now, numbers))
-        sure = Coverage()
-        while now - self._unsure[0][0] >= SURE_AFTER:  # and it has not been killed since
-            sure.update(self._unsure.popleft()[1])
-        if sure.ranges:
-            self.ledger.enter(sure)
+        sure = [some for when, some in self._unsure if now - when >= SURE_AFTER]  # it lived on
+        if sure:
+            self.ledger.enter(chain.from_iterable(sure))
+            del self._unsure[: len(sure)]
 
     def _set_aside(self, refused: list[tuple[Line, str]]) -> None:
         self.ledger.enter(
@@ -205,10 +214,6 @@ class LineStore:
         self._aside += len(refused)
         for line, _ in refused:
             self.stored.add(*line[:3], line.seq)
-
-    def _ledger_fails(self, error: sqlite3.Error) -> AwayError:
-        self._doubt()
-        return AwayError(f"the ledger of {self.name}: {error}; is the disk full?")
 
     # --- lines ------------------------------------------------------------------------------
 
