@@ -229,16 +229,15 @@ class Lines:
         """Return the series of an answer. Raises AwayError."""
         settings = self.settings
         arguments = {"db": settings.database, "epoch": "ns", "q": question}
-        connection = Connection(settings.url, settings.ca, settings.timeout)
+        connection = Connection(settings)
+        clean = connection.without_secret
         try:
-            authorization, _ = settings.authorization()
-            headers = {"Authorization": authorization} if authorization else {}
-            answer = connection.post(f"/query?{urlencode(arguments)}", headers, b"")
+            answer = connection.post(f"/query?{urlencode(arguments)}", {}, b"")
             if answer.status != HTTPStatus.OK:
-                raise OSError(f"it answered {answer.status}: {shorten(answer.text)}")
+                raise OSError(f"it answered {answer.status}: {shorten(clean(answer.text))}")
             (result,) = json.loads(answer.text)["results"]
             if "error" in result:
-                raise OSError(f"it answered: {shorten(result['error'])}")
+                raise OSError(f"it answered: {shorten(clean(result['error']))}")
             series: list[dict[str, Any]] = result.get("series", [])
             return series
         except (OSError, SecretError, ValueError, KeyError) as error:

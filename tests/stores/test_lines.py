@@ -648,6 +648,15 @@ def test_a_secret_is_not_repeated_after_a_server_that_repeats_it(
     assert "hush" not in repr(store.settings)
 
 
+def test_a_secret_in_what_is_no_answer_is_not_repeated(
+    server: Scripted, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "hush-hush")
+    server.answers = [b"Authorization: Bearer hush-hush\r\n"]
+    with pytest.raises(AwayError, match=r"no proper answer: .*Bearer \*\*\*"):
+        write(opened(server.url, api=3, secret_variable="SECRET"), [point(1)])
+
+
 MISTAKES = {
     "no database": ({"database": None}, "give either database, or"),
     "both": ({"bucket": "b", "organization": "o"}, "give either database, or"),

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from hcam_devices.stores.sealed import sealed
 from hcam_devices.witnesses import witnesses
 from tests.network.tools import free_port
 
-from . import databases
+from . import databases, scripted
 
 NIGHT = "2026-11-22"
 START, END = night_bounds(NIGHT)
@@ -168,9 +169,9 @@ def test_a_night_that_is_only_there_in_minutes_cannot_be_counted(local: Local) -
 class Offsite:
     """A LineStore, and the InfluxDB that it writes to."""
 
-    def __init__(self, home: Path, url: str) -> None:
+    def __init__(self, home: Path, url: str, **table: Any) -> None:
         self.home = home
-        self.settings = InfluxDB(kind="influxdb", url=url, database="hipercam", timeout=5)
+        self.settings = InfluxDB(kind="influxdb", url=url, database="hipercam", timeout=5, **table)
 
     def keep(self, some: Iterable[Point], *gone: Gone) -> Coverage:
         """Write; return what it noted."""
@@ -266,6 +267,24 @@ def test_a_database_that_is_away_is_told(tmp_path: Path) -> None:
     result = away.audited(None, 1, 50)
     assert not result.complete
     assert "offsite could not be read: http://127.0.0.1:" in result.verdict
+
+
+@pytest.mark.parametrize("status", [200, 403])
+def test_a_secret_is_not_repeated_after_a_database_that_repeats_it(
+    status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", 'hush-"<hush')
+
+    def judge(request: scripted.Request) -> scripted.Answer:
+        said = request.headers["Authorization"] + r", hush-\"\u003Chush"
+        return scripted.answer(status, f'{{"results": [{{"error": "{said}"}}]}}'.encode())
+
+    with scripted.scripted() as server:
+        server.judge = judge
+        offsite = Offsite(tmp_path, server.url, user="hw", secret_variable="SECRET")
+        unread = offsite.audited(None, 1, 50).stores[0].unread
+    assert "Basic ***, ***" in unread
+    assert "hush" not in unread
 
 
 def test_victoria_metrics_cannot_be_counted(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ class LineStore:
             self._aside = self.ledger.aside()
         self._doubt()
         self._near = is_near(settings.url)
-        self._connection = Connection(settings.url, settings.ca, settings.timeout)
+        self._connection = Connection(settings)
         self._taken: Line | None = None
         self._most_bytes = MOST_BYTES
         self._rest_until = -float("inf")
@@ -310,19 +310,13 @@ class LineStore:
             headers["Content-Encoding"] = "gzip"
             body = gzip.compress(body, 1)
         try:
-            authorization, secret = self.settings.authorization()
-            if authorization:
-                headers["Authorization"] = authorization
             answer = self._connection.post(target, headers, body)
         except SecretError as error:
             raise self._away(str(error)) from None
         except OSError as error:
             self._doubt()
             raise self._away(shorten(str(error))) from None
-        said = answer.text
-        if secret:
-            for hidden in (authorization.partition(" ")[2], secret):
-                said = said.replace(hidden, "***")
+        said = self._connection.without_secret(answer.text)
         if answer.status >= 400 and answer.rest:
             self._rest_until = self.clock() + min(answer.rest, LONGEST_REST)
         if answer.status in GATEWAY:

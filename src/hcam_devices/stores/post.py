@@ -1,14 +1,16 @@
 """POST over a kept connection, with one deadline for each answer, and nothing sent twice."""
 
 import http.client
+import re
 import socket
 import ssl
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
+
+from .influxdb import InfluxDB
 
 LONGEST_ANSWER = 1_000_000
 
@@ -22,16 +24,17 @@ class Answer(NamedTuple):
 
 
 class Connection:
-    """A connection to ``url``; ``ca``: a file of certificates instead of the system's.
+    """A connection to the database of ``settings``.
 
     There is always one, so that its end tells of the server's: ``broken`` is to be asked before a
-    request. ``timeout`` (s) is for connecting, and for each request with the whole of its answer.
+    request. The timeout is for connecting, and for each request with the whole of its answer.
     Methods raise OSError with a sentence; the connection is closed then.
     """
 
-    def __init__(self, url: str, ca: Path | None, timeout: float) -> None:
-        self.url, self.ca, self.timeout = urlsplit(url), ca, timeout
+    def __init__(self, settings: InfluxDB) -> None:
+        self.settings, self.url, self.timeout = settings, urlsplit(settings.url), settings.timeout
         self._http: Any = None
+        self._hidden: list[str] = []
 
     def open(self) -> None:
         """Connect, if it is not connected."""
@@ -40,7 +43,7 @@ class Connection:
         host, port = str(self.url.hostname), self.url.port
         try:
             if self.url.scheme == "https":
-                context = ssl.create_default_context(cafile=self.ca)
+                context = ssl.create_default_context(cafile=self.settings.ca)
                 connection: http.client.HTTPConnection = http.client.HTTPSConnection(
                     host, port or 443, timeout=self.timeout, context=context
                 )
@@ -56,7 +59,11 @@ class Connection:
         return self._http is not None and _ended(self._http.sock)
 
     def post(self, target: str, headers: dict[str, str], body: bytes) -> Answer:
-        """Return the answer; of a very long one, the beginning."""
+        """Return the answer; of a very long one, the beginning. Raises SecretError, too."""
+        authorization, secret = self.settings.authorization()
+        self._hidden = [authorization.partition(" ")[2], secret] if secret else []
+        if authorization:
+            headers = {**headers, "Authorization": authorization}
         self.open()
         began = time.monotonic()
         cut = threading.Timer(self.timeout, _cut, [self._http.sock])
@@ -75,7 +82,8 @@ class Connection:
             self.close()
             if time.monotonic() - began >= self.timeout:
                 raise TimeoutError(f"no answer within {self.timeout:g} s") from None
-            raise OSError(f"no proper answer: {str(error) or repr(error)}") from None
+            said = self.without_secret(str(error) or repr(error))
+            raise OSError(f"no proper answer: {said}") from None
         finally:
             cut.cancel()
         if self._http.sock is None or not answer.isclosed():  # announced, or it was very long
@@ -85,6 +93,14 @@ class Connection:
         return Answer(
             answer.status, text.decode(errors="replace"), float(rest) if rest.isdecimal() else 0.0
         )
+
+    def without_secret(self, said: str) -> str:
+        """Return what a server said, to be shown, without the secret if it repeats that."""
+        for hidden in self._hidden:
+            # Each character as it is, or as JSON may have it.
+            either = (rf"(?:\\u00{ord(one):02x}|\\?{re.escape(one)})" for one in hidden)
+            said = re.sub("".join(either), "***", said, flags=re.IGNORECASE)
+        return said
 
     def close(self) -> None:
         """Close it."""
