@@ -392,6 +392,13 @@ def test_a_spike_of_one_sample_in_a_day_is_drawn_and_told(written: Written) -> N
     assert "last -90.0 (10:12), min -90.0 (12:00), max -80.0 (23:06)" in lines[-1]
 
 
+def test_how_exact_the_times_of_a_long_plot_are_is_told(written: Written) -> None:
+    written.write("ccd1", 20_000, temperature=[-90.0, -80.0])
+    long = Span(NOON - 400 * history.DAY, NOON + 50 * history.DAY)
+    (line,) = (one for one in drawn(written, "ccd1.temperature", span=long) if "last" in one)
+    assert line.endswith("max -80.0 (2026-11-22 09:36), each within 216 min from then")
+
+
 def test_what_was_not_recorded_is_left_empty(written: Written) -> None:
     for hours in (0, 12):
         written.write("ccd1", 20_000, NOON + hours * history.HOUR, temperature=[1.0] * 360)

@@ -290,7 +290,10 @@ def in_words(reply: Reply, span: Span) -> str:
     written = formatter(min(low), max(high))
     least, most = low.index(min(low)), high.index(max(high))
     length = span.end - span.start
-    digits = slice(5 if length > DAY else 11, 16 if length >= HOUR else 19)
+    year, day, time = 0, 5, 11
+    begin = year if length > 300 * DAY else day if length > DAY else time
+    digits = slice(begin, 16 if length >= HOUR else 19)
+    piece = length / MOST_POINTS / MINUTE  # each time is the beginning of one
 
     def when(index: int) -> str:
         return f"({utc(times[index])[digits]})"
@@ -298,6 +301,7 @@ def in_words(reply: Reply, span: Span) -> str:
     return (
         f"{reply['field']}: last {written(reply['last'][-1])} {when(-1)}, "
         f"min {written(low[least])} {when(least)}, max {written(high[most])} {when(most)}"
+        + (f", each within {math.ceil(piece)} min from then" if piece > 1 else "")
     )
 
 
