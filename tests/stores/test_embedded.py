@@ -452,6 +452,87 @@ def test_a_night_that_somebody_removed_is_asked_for_again(store: EmbeddedStore) 
     assert numbers(store.stored) == keys(some(6, 9))
 
 
+def week(store: EmbeddedStore, clock: Clock, days: int = 3) -> list[str]:
+    """Let old nights come to be, one sample of each device in each; return their names."""
+    for day in range(days):
+        store.write(some(day + 1, day + 1, time=START + day * DAY))
+    clock.now = (START + (days + 30) * DAY) / 1000
+    return [night_of(START + day * DAY) for day in range(days)]
+
+
+def unreadable(store: EmbeddedStore, night: str, target: str = "") -> None:
+    """Put in the place of a night what cannot be opened, or a link to what cannot be read."""
+    store._nights[night].file.remove()
+    path = path_of(store, night)
+    path.symlink_to(target) if target else path.mkdir()
+
+
+def test_a_bad_sector_is_damage_like_any_other(
+    store: EmbeddedStore, history: History, clock: Clock
+) -> None:
+    first, *others = week(store, clock)
+    unreadable(store, first, "/proc/self/mem")  # whose first byte is EIO
+    assert list(history.series("slide", "position", START, END + DAY)[0]) == [START + DAY]
+    for _ in (first, *others):
+        store.tidy()
+    assert history.nights() == []
+    assert numbers(store.stored) == keys(some(2, 3))
+    assert len(list(store.folder.glob(f"{first}.sqlite.damaged-*"))) == 1
+
+
+def test_a_night_that_cannot_be_read_keeps_no_other_from_its_turn(
+    store: EmbeddedStore, history: History, clock: Clock
+) -> None:
+    first, *others = week(store, clock)
+    unreadable(store, first)
+    for _ in (first, *others):
+        with suppress(AwayError):
+            store.tidy()
+    assert history.nights() == [first]
+    with pytest.raises(AwayError, match=rf"{first}.sqlite cannot .*: let this user read"):
+        store.tidy()
+
+
+def test_a_device_whose_clock_stands_still_keeps_no_night_from_its_turn(
+    store: EmbeddedStore, history: History, clock: Clock
+) -> None:
+    nights = week(store, clock)
+    recent = point(1, epoch="later", time=int(clock.now * 1000) - 2 * DAY)
+    store.write([recent])
+    store._nights[night_of(recent.time)].file.close()
+    path_of(store, night_of(recent.time)).write_bytes(b"nonsense")
+    for seq in range(1, 6):
+        store.write([point(seq, "gps", time=1000 * seq)])
+        store.tidy()
+    assert not {*nights} & {*history.nights()}
+    assert list(store.folder.glob("*.damaged-*"))
+
+
+def test_a_night_that_cannot_be_read_does_not_keep_the_store_from_opening(
+    store: EmbeddedStore, history: History, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.write(some(1, 10))
+    store.close()
+    clock.now += 86400
+    today = int(clock.now * 1000)
+    path = path_of(store).rename(store.folder / "elsewhere")
+    path_of(store).mkdir()
+    with closing(EmbeddedStore("embedded", store.folder, clock=clock)) as again:
+        assert re.search(rf"{NIGHT}.sqlite cannot be used now .*: let this user", caplog.text)
+        again.write([*some(5, 12), *some(20, 20, time=today)])
+        again.settle([Gone("slide", "4f3c", 1, 4, "older than 14 days")])
+        assert again.gone() == []
+        assert not again.stored.missing("slide", "4f3c", 1, 12)
+        with pytest.raises(AwayError, match=NIGHT):
+            again.tidy()
+        path_of(store).rmdir()
+        path.rename(path_of(store))
+        again.tidy()
+        assert numbers(again.stored) == keys([*some(1, 10), *some(20, 20, time=today)])
+        again.write(some(5, 12))
+        assert len(list(history.samples(NIGHT))) == 3 * 12
+
+
 def test_it_is_read_while_it_is_written(store: EmbeddedStore, history: History) -> None:
     found: list[int] = []
     done = threading.Event()

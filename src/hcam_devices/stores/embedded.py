@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import sqlite3
 import time
 from collections import defaultdict
@@ -35,6 +36,8 @@ from .history import (
 )
 from .points import Point, night_bounds, night_of
 from .sealed import File, digest, is_damage, put_texts, quick_check, sealed
+
+log = logging.getLogger(__name__)
 
 DAY = 86_400_000
 MOST_OPEN = 3
@@ -77,6 +80,8 @@ class Night:
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
         self.file = File(path, NIGHT_TABLES, self._mend, clock=clock)
         self.stored = Coverage()
+        self.unread = False
+        """Whether it could not be read at the opening, so that there may be more in it."""
         self._checked = False
 
     def _mend(self, db: sqlite3.Connection) -> None:
@@ -108,7 +113,7 @@ class Night:
             return stored
 
         self.stored = self.file.do(keep)
-        self._checked = True
+        self._checked, self.unread = True, False
 
     def check(self) -> None:
         """Read everything; make the file anew if any of it does not prove itself."""
@@ -120,7 +125,7 @@ class Night:
                 raise sqlite3.DatabaseError(f"samples that prove nothing: {len(unsound)}")
             return coverage
 
-        self.stored = self.file.do(look)
+        self.stored, self.unread = self.file.do(look), False
 
 
 def _minutes_of(
@@ -177,7 +182,8 @@ class EmbeddedStore:
         self.keep = raw_days * DAY
         self._nights: dict[str, Night] = {}
         self._recent: list[str] = []
-        self._turn = ""
+        self._turns = ["", ""]
+        self._assumed = Coverage()
         with ExitStack() as opened:
             with _trying(folder):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -189,8 +195,12 @@ class EmbeddedStore:
             opened.callback(self._ledger.close)
             for path in sorted((*folder.glob(NIGHTS), *folder.glob(f"{NIGHTS}.new"))):
                 night = self._night(path.name.partition(".")[0])
-                with _trying(night.file.path):
-                    night.load()
+                try:
+                    with _trying(night.file.path):
+                        night.load()
+                except AwayError as error:
+                    night.unread = True
+                    log.warning("%s; nothing is added to it until it can be read", error)
             self._opened = opened.pop_all()
         self._unite()
 
@@ -206,11 +216,21 @@ class EmbeddedStore:
             night.file.close()
         return night
 
+    def _unread(self) -> list[str]:
+        return [name for name, night in self._nights.items() if night.unread]
+
+    def _assume(self, device: str, epoch: str, first: int, last: int) -> None:
+        """Take numbers for stored until every night has been read: it may have them."""
+        self._assumed.add(device, epoch, first, last)
+        self.stored.add(device, epoch, first, last)
+
     def _unite(self) -> None:
-        stored = Coverage()
-        for one in (self._ledger.stored, *(night.stored for night in self._nights.values())):
+        stored, nights = Coverage(), self._nights.values()
+        if not self._unread():
+            self._assumed = Coverage()
+        for one in (self._ledger.stored, self._assumed, *(night.stored for night in nights)):
             stored.update(one)
-        for night in self._nights.values():
+        for night in nights:
             night.file.renewed = False
         self.stored = stored
 
@@ -228,8 +248,13 @@ class EmbeddedStore:
         nights: dict[int, list[Point]] = defaultdict(list)
         for point in fresh.values():
             nights[(point.time - DAY // 2) // DAY].append(point)
+        today = night_of(int(self.clock() * 1000))
         for some in nights.values():
-            night = self._night(night_of(some[0].time))
+            night = self._night(name := night_of(some[0].time))
+            if night.unread and name != today:
+                for point in some:
+                    self._assume(point.device, point.epoch, point.seq, point.seq)
+                continue
             try:
                 with _trying(night.file.path):
                     if rolled_up(night.stored, self._ledger.stored):  # and could not be removed
@@ -242,16 +267,20 @@ class EmbeddedStore:
                     self._unite()
 
     def settle(self, gone: Iterable[Gone]) -> None:
-        """Note that those that are not stored will never come, all together. Raises AwayError."""
+        """Note that those that are not stored will never come, all together. Raises AwayError.
+
+        While there is a night that cannot be read, which may have them, it is not noted for good.
+        """
         lost = []
         try:
             for one in gone:
                 of = one.device, one.epoch
                 for first, last in self.stored.missing(*of, one.first, one.last):
                     lost.append(replace(one, first=first, last=last))
-                    self.stored.add(*of, first, last)
-            with _trying(self._ledger.file.path):
-                self._ledger.settle(lost)
+                    self._assume(*of, first, last)
+            if not self._unread():
+                with _trying(self._ledger.file.path):
+                    self._ledger.settle(lost)
         finally:
             self._unite()
 
@@ -268,10 +297,10 @@ class EmbeddedStore:
         return 0
 
     def tidy(self) -> None:
-        """Read one night and repair it if it is damaged; roll it up if it is old.
+        """Roll up a night that is old; read one that is not, and repair it if it is damaged.
 
-        The oldest night comes first if it is old enough; otherwise each has its turn. What was
-        written before this night is closed, and is then one file. Raises AwayError.
+        Each has its turn, and those that could not be read always have. What was written before
+        this night is closed, and is then one file. Raises AwayError, having done what it can.
         """
         now = int(self.clock() * 1000)
         today = night_of(now)
@@ -281,15 +310,25 @@ class EmbeddedStore:
             if not night.file.path.exists():
                 self._forget(name)
         finished = sorted(name for name in self._nights if name < today)
+        old = [name for name in finished if night_bounds(name)[1] + self.keep <= now]
+        due = set(self._unread())
+        for which, some in enumerate((old, finished[len(old) :])):
+            if some:  # a device whose clock stands still makes the oldest anew each time
+                self._turns[which] = next((n for n in some if n > self._turns[which]), some[0])
+                due.add(self._turns[which])
+        failed = None
         try:
-            if finished and night_bounds(finished[0])[1] + self.keep <= now:
-                self._check(finished[0])
-                self._roll_up(finished[0])
-            elif finished:
-                self._turn = next((name for name in finished if name > self._turn), finished[0])
-                self._check(self._turn)
+            for name in sorted(due):
+                try:
+                    self._check(name)
+                    if name in old:
+                        self._roll_up(name)
+                except AwayError as error:
+                    failed = error
         finally:
             self._unite()
+        if failed:
+            raise failed
 
     def _check(self, name: str) -> None:
         night = self._night(name)

@@ -389,9 +389,9 @@ class History:
             db.close()
 
     def _leave_out(self, path: Path, error: sqlite3.Error | OSError) -> None:
-        if isinstance(error, (sqlite3.OperationalError, OSError)):
-            raise away(path, error) from error
-        if not is_damage(error):
+        if isinstance(error, OSError) or not is_damage(error):
+            if isinstance(error, (sqlite3.OperationalError, OSError)):
+                raise away(path, error) from error
             raise error
         if path not in self._told:
             log.warning("%s is damaged (%s): not all of it is read", path, error)

@@ -22,6 +22,11 @@ T = TypeVar("T")
 PAGE = 4096
 UNCHANGING = "immutable=1"
 EXTRAS = ("-wal", "-shm", "")
+BAD_SECTOR = (
+    sqlite3.SQLITE_IOERR_READ,
+    sqlite3.SQLITE_IOERR_SHORT_READ,
+    sqlite3.SQLITE_IOERR_CORRUPTFS,
+)
 SOUND = 0x2144DF1C
 """The CRC-32 of anything followed by its own CRC-32, little-endian."""
 
@@ -96,7 +101,8 @@ def put_texts(db: sqlite3.Connection, texts: dict[int, str]) -> None:
 
 def is_damage(error: sqlite3.Error) -> bool:
     """Tell a damaged file from one that cannot be reached, and from a mistake of ours."""
-    return type(error) in (sqlite3.DatabaseError, sqlite3.DataError)
+    code = getattr(error, "sqlite_errorcode", 0)
+    return code in BAD_SECTOR or type(error) in (sqlite3.DatabaseError, sqlite3.DataError)
 
 
 def connect(path: Path, how: str) -> sqlite3.Connection:
