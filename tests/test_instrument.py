@@ -96,6 +96,7 @@ MISTAKES = [
     (f'[devices."a.b"]\n{GAUGE}\nport = 1', 1, "'a.b' is not a device name"),
     ("[devices]\na = 5", 2, "a: .*not 5"),
     ("devices = 5", 1, "devices: .*not 5"),
+    ("[devices]\n[stores.local]\nkind = 'embedded'\nraw_days = 0", 2, "raw_days: .*not 0"),
     ("[router]\nport = 8080", 1, "devices is missing"),
     ("[router]\nport = 0\n[devices]", 2, "port: .*not 0"),
     ("[devices]\n[rooter]", 2, "rooter is not a setting here; there are devices, router"),
@@ -112,6 +113,28 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, line: int, 
         load(path)
     (mistake,) = str(error.value).splitlines()
     assert re.fullmatch(f"{re.escape(str(path))}:{line}: .*({why}).*", mistake), mistake
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        'url = "http://hw:hunter2@127.0.0.1:8086"',
+        'url = "http://hw:hunter2/3@127.0.0.1:8086"',
+        'url = "http://hw:hunter2"',
+        'secret_file = "hunter2"',
+        'secret_variable = ["hunter2"]',
+        'password = "hunter2"',
+        'user = "hw"\nbucket = "hunter2"',
+        'password = "hunter2"\nkind = "influx"',
+    ],
+)
+def test_what_may_be_a_secret_is_not_shown(tmp_path: Path, mistake: str) -> None:
+    kind = "" if "kind" in mistake else 'kind = "influxdb"\n'
+    url = "" if mistake.startswith("url") else 'url = "http://127.0.0.1"\n'
+    store = f'[stores.offsite]\n{kind}{url}{mistake}\ndatabase = "h"\n'
+    with pytest.raises(InstrumentError, match=r"\[stores.offsite\]") as error:
+        load(write(tmp_path, f"[devices]\n{store}"))
+    assert "hunter" not in str(error.value)
 
 
 def test_every_mistake_is_named_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:

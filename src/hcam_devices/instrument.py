@@ -218,11 +218,13 @@ class _Reader:
         except ValidationError as error:
             for one in error.errors(include_url=False):
                 loc = (*place, *(str(part) for part in one["loc"]))
+                secret = loc[0] == "stores" and not isinstance(one["input"], float | int)
+                given = "" if secret else f", not {shorten(one['input'])}"
                 text = {
                     "missing": f"{loc[-1]} is missing",
                     "extra_forbidden": f"{loc[-1]} is not a setting here; there are "
                     + ", ".join(sorted(schema.model_fields)),
-                }.get(one["type"], f"{loc[-1]}: {one['msg']}, not {shorten(one['input'])}")
+                }.get(one["type"], f"{loc[-1]}: {one['msg']}{given}")
                 self._mistake(loc, text)
             return None
 

@@ -23,6 +23,7 @@ import base64
 import os
 import re
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 from urllib.parse import urlencode, urlsplit
@@ -31,10 +32,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 
 def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.username is not None or parts.password is not None:
+    if "@" in text:
         raise ValueError("a user or password does not belong into a URL; see secret_file")
-    whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    whole = False
+    with suppress(ValueError):  # it would repeat a part, and that may be a password
+        parts = urlsplit(text)
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     if not whole or parts.query or parts.fragment or not re.fullmatch(r"[!-~]+", text):
         raise ValueError("has to be like https://history.example.org:8086")
     return text.rstrip("/")
