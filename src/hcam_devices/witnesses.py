@@ -4,7 +4,7 @@ import json
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 from http import HTTPStatus
 from itertools import chain
@@ -15,7 +15,19 @@ from urllib.parse import urlencode
 from .audit import Row, Span, Witness, without
 from .stores import AwayError, StoreSettings, place
 from .stores.coverage import LEDGER, Coverage, Gone, load
-from .stores.history import MAIN, MAIN_TABLES, NIGHT_TABLES, History, away, rows, streams, text_ids
+from .stores.history import (
+    HALF_HOUR,
+    HALVES,
+    MAIN,
+    MAIN_TABLES,
+    NIGHT_TABLES,
+    SERIES,
+    History,
+    away,
+    rows,
+    streams,
+    text_ids,
+)
 from .stores.influxdb import InfluxDB, SecretError
 from .stores.lines import name_of, shorten
 from .stores.points import night_bounds, nights
@@ -110,17 +122,20 @@ class Nights:
         self._start, self._end = night_bounds(night)
         self._files = Files()
         self.troubles = self._files.troubles
-        self.stored, self.gone = self._files.notes(folder / f"{MAIN}.sqlite", MAIN_TABLES)
+        self.stored, self.gone = self._files.notes(self._path(MAIN), MAIN_TABLES)
         self._noted = {"": without(self.stored, self.gone)}
-        history = History(folder)
-        for one in history.nights():
+        for one in History(folder).nights():
             noted = self._noted[one] = Coverage()
             self._files.read(self._path(one), NIGHT_TABLES, partial(_load, noted))
             self.stored.update(noted)
         self.uncounted = ""
-        with suppress(AwayError):  # then its notes could not be read either
-            if night not in self._noted and history.fields(self._start, self._end):
-                self.uncounted = "of that night it has only the minutes left"
+        self._files.read(self._path(MAIN), MAIN_TABLES, self._count)
+
+    def _count(self, db: sqlite3.Connection) -> None:
+        span = self._start // HALF_HOUR, self._end // HALF_HOUR
+        series = db.execute(SERIES).fetchall()
+        if any(db.execute(HALVES, (number, *span)).fetchone() for number, _ in series):
+            self.uncounted = "of that night it has only the minutes left"
 
     def look(self, device: str) -> tuple[list[Row], list[Span]]:
         """See ``Witness``."""
@@ -146,8 +161,8 @@ class Nights:
         rows = chain.from_iterable(self._rows(night, device, *ALWAYS) for night in there if night)
         return [row.seq for row in rows if row.epoch == epoch and first <= row.seq <= last]
 
-    def _path(self, night: str) -> Path:
-        return self.folder / f"{night}.sqlite"
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.sqlite"
 
     def _rows(self, night: str, device: str, start: int, end: int) -> list[Row]:
         found: list[Row] = []

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -157,13 +158,22 @@ def test_one_with_a_time_of_another_night_is_there(local: Local) -> None:
 
 
 def test_a_night_that_is_only_there_in_minutes_cannot_be_counted(local: Local) -> None:
-    local.keep(points(1, 20), now=NOW)
-    local.keep(points(21, 40, offset=31 * DAY), now=NOW + 31 * 86400)
+    later = NOW + 31 * 86400
+    local.keep([*points(1, 18), point(20)])
+    local.keep(points(21, 40, offset=31 * DAY), now=later)
+
+    def check() -> None:
+        result = local.audited(1, 20, now=later)
+        assert result.stores[0].uncounted == "of that night it has only the minutes left"
+        assert not result.complete
+
     assert not (local.folder / f"{NIGHT}.sqlite").exists()
-    result = local.audited(1, 20, now=NOW + 31 * 86400)
-    assert result.stores[0].uncounted == "of that night it has only the minutes left"
-    assert not result.complete
-    assert local.audited(night="2026-12-23", now=NOW + 31 * 86400).complete
+    check()
+    with closing(EmbeddedStore("local", local.folder, clock=lambda: later)) as store:
+        store.write([point(19)])
+    assert (local.folder / f"{NIGHT}.sqlite").exists()
+    check()
+    assert local.audited(night="2026-12-23", now=later).complete
 
 
 class Offsite:
