@@ -21,7 +21,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hcam_devices import journal as module
-from hcam_devices.journal import DAY, MOST_BYTES_A_REPLY, Journal, read_page
+from hcam_devices.journal import (
+    DAY,
+    MOST_BYTES_A_REPLY,
+    MOST_BYTES_A_SAMPLE,
+    Journal,
+    read_page,
+)
 from hcam_devices.salvage import Value, records
 
 from .helpers import AT_MOST, Clock
@@ -97,7 +103,19 @@ def test_a_sample_that_json_does_not_have_is_not_kept_and_takes_no_number(
 ) -> None:
     with pytest.raises(ValueError, match="JSON"):
         journal.append(sample(position=float("nan")))
+    with pytest.raises(ValueError, match="digits"):
+        journal.append(sample(position=10**5000))
     assert fill(journal, 1) == [1]
+
+
+def test_a_sample_that_is_too_large_is_not_kept_and_takes_no_number(journal: Journal) -> None:
+    size = len(json.dumps(journal.append(sample())))
+    with pytest.raises(ValueError, match=f"{size} bytes is more than {size - 1}"):
+        journal.append(sample(), size - 1)
+    with pytest.raises(ValueError, match="is more than 16777216"):  # it could not be read again
+        journal.append(sample(text="x" * MOST_BYTES_A_SAMPLE))
+    assert journal.append(sample(), size)["seq"] == 2
+    assert seqs(journal) == [1, 2]
 
 
 def test_numbers_go_on_after_reopening(path: Path) -> None:

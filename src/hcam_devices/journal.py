@@ -335,18 +335,24 @@ class Journal:
 
     # --- samples ----------------------------------------------------------------------------
 
-    def append(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Keep a sample; return it with its ``seq`` and ``epoch``."""
-        return self._here(lambda db: self._append(db, sample))
+    def append(self, sample: dict[str, Any], most: int = MOST_BYTES_A_SAMPLE) -> dict[str, Any]:
+        """Keep a sample; return it with its ``seq`` and ``epoch``.
 
-    def _append(self, db: sqlite3.Connection, sample: dict[str, Any]) -> dict[str, Any]:
+        Raises ValueError if JSON cannot carry it (not a number, thousands of digits) or it would
+        be more than ``most`` bytes, sqlite3.Error if it cannot be written. It takes no number then.
+        """
+        return self._here(lambda db: self._append(db, sample, most))
+
+    def _append(self, db: sqlite3.Connection, sample: dict[str, Any], most: int) -> dict[str, Any]:
         device = sample["device"]
         seq = self._newest(db, device) + 1
         numbered = {"device": device, "seq": seq, "epoch": self.epoch} | sample
-        body = zlib.compress(json.dumps(numbered, allow_nan=False).encode(), 1)
+        text = json.dumps(numbered, allow_nan=False).encode()
+        if len(text) > most:
+            raise ValueError(f"a sample of {len(text)} bytes is more than {most}")
         db.execute(
             "INSERT INTO sample VALUES (?, ?, ?, ?, ?)",
-            (device, self._epoch, seq, self.clock(), body),
+            (device, self._epoch, seq, self.clock(), zlib.compress(text, 1)),
         )
         self._last[device] = seq
         return numbered

@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 
 RETAIN = PublishOptions(retain=True)
 MOST_SAMPLES = 10_000
+MOST_BYTES = 500_000
+"""Of a sample, as JSON. In CBOR it is at most 9/5 of that (``0.5, `` is 5 bytes, and 9 there), and
+in a page 9/8: the router drops who sends more than a megabyte."""
 LONGEST_WIRE = 86_400.0
 LONGEST_EXCHANGE = 10.0
 UNIX_SECONDS = 1.5e9, 1e10
@@ -111,13 +114,20 @@ class Agent:
     def publish(self, sample: Sample) -> None:
         """Keep a sample, and publish it if there is a router; also if it cannot be kept.
 
-        A ``warning`` about the journal is one more of its alarms.
+        A ``warning`` about the journal is one more of its alarms. Of a sample that is too large for
+        the router an alarm is all that is said.
         """
         if self.warning:
             alarm = {"field": "journal", "severity": "WARN", "reason": self.warning}
             sample = sample | {"alarms": [*sample["alarms"], alarm]}
         try:
-            self._newest = self.journal.append(sample)
+            self._newest = self.journal.append(sample, MOST_BYTES)
+        except ValueError as error:
+            log.error("%s: %s", self.device.name, error)
+            alarm = {"field": "telemetry", "severity": "ERR", "reason": str(error)}
+            few = {name: sample[name] for name in ("device", "timestamp", "state")}
+            self.publish(dict.fromkeys(sample) | few | {"alarms": [alarm]})
+            return
         except sqlite3.Error as error:
             reason = f"samples are not being kept: {self.journal.path}: {error}"
             log.error("%s: %s", self.device.name, reason)
