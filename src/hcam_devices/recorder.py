@@ -493,7 +493,7 @@ class Recorder(Device):
             self._foreign[device] = said
         try:
             numbered = self.journals.own.append({"device": device} | said)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError) as error:
             self._unkept = f"{device}: {error}"
             log.error("telemetry without numbers is not being kept: %s", self._unkept)
         else:
