@@ -140,9 +140,11 @@ def test_without_a_journal_nothing_is_proven_until_the_journals_reach_back_no_mo
     shelf.keep("ccd1", *of(4, 5, 6))
     for said in ({}, {"ccd1": Published(silent=SILENT)}):
         assert audit(NIGHT, said, [shelf], LATER).complete
-    recent = audit(NIGHT, {"ccd1": Published(silent=SILENT)}, [shelf], NOW)
-    assert not recent.complete
-    assert recent.unproven == [f"{SILENT} (ccd1)"]
+    unasked = "nobody was asked for its journal"
+    for said, why in (({}, unasked), ({"ccd1": Published(silent=SILENT)}, SILENT)):
+        recent = audit(NIGHT, said, [shelf], NOW)
+        assert not recent.complete
+        assert recent.unproven == [f"{why} (ccd1)"]
 
 
 def test_numbers_between_those_of_the_stores_were_published_whatever_the_journals_know() -> None:
@@ -162,6 +164,8 @@ def test_what_one_store_has_another_is_asked_for() -> None:
     assert [one.complete for one in result.stores] == [True, False]
     assert "local has 3 samples" in result.verdict
     assert "offsite lacks 1 of 3 samples" in result.verdict
+    silent = {"ccd1": Published(silent=SILENT)}
+    assert audit(NIGHT, silent, [whole, part], LATER).verdict == result.verdict
 
 
 def test_what_comes_while_the_stores_are_looked_at_one_by_one_does_not_matter() -> None:

@@ -7,7 +7,7 @@ between those that a store has. A store is asked what it really has, whatever it
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -72,6 +72,9 @@ class Published:
     spans: list[Span] = field(default_factory=list)
     gone: list[Gone] = field(default_factory=list)
     silent: str = ""
+
+
+UNHEARD = Published(silent="nobody was asked for its journal")
 
 
 class Finding(BaseModel):
@@ -179,15 +182,18 @@ def audit(
 ) -> Audit:
     """Compare what was published in a night with what each store has; ValueError if it is none.
 
-    ``published`` is what the journals say, by device; ``now`` is a Unix time.
+    ``published`` is what the journals say, by device; of others nothing is proven while a journal
+    could say more. ``now`` is a Unix time.
     """
     start, end = night_bounds(night)
     stores = [Audited(name=one.name, uncounted=one.uncounted) for one in witnesses]
     silent: dict[str, list[str]] = defaultdict(list)
     noted = {device for one in witnesses for device, *_ in one.stored}
     for device in sorted(noted | published.keys()):
-        said = published.get(device, Published())
-        if said.silent and now < end / 1000 + KEPT:
+        said = published.get(device, UNHEARD)
+        if now >= end / 1000 + KEPT:
+            said = replace(said, silent="")
+        if said.silent:
             silent[said.silent].append(device)
         seen = [_ask(*pair, device) for pair in zip(witnesses, stores, strict=True)]
         whole = _published(device, said, chain(*(evidence.spans for evidence in seen)))

@@ -26,6 +26,7 @@ START, END = night_bounds(NIGHT)
 DAY = 86_400_000
 NOW = END / 1000
 EPOCH = "4f3c0a9be1d2"
+OTHER = 'the slide\'s, "own"'
 
 
 def point(seq: int, device: str = "ccd1", time: int = 0, **values: Field) -> Point:
@@ -59,7 +60,7 @@ class Local:
         db.close()
 
     def audited(self, first: int = 1, last: int = 0, night: str = NIGHT, now: float = NOW) -> Audit:
-        said = {"ccd1": Published([(EPOCH, first, last)] if last else [])}
+        said = {"ccd1": Published([(EPOCH, first, last)] if last else []), OTHER: Published()}
         return audit(night, said, witnesses({"local": Embedded()}, self.home, night), now)
 
 
@@ -73,7 +74,7 @@ def found(result: Audit) -> list[tuple[int, int, str]]:
 
 
 def test_a_store_that_has_everything_is_believed(local: Local) -> None:
-    local.keep([*points(1, 50), *points(1, 30, "slide")])
+    local.keep([*points(1, 50), *points(1, 30, OTHER)])
     result = local.audited(1, 50)
     assert result.complete, result
     assert [line.stored for line in result.stores[0].lines] == [50, 30]
@@ -194,7 +195,7 @@ class Offsite:
     def audited(
         self, noted: Coverage | None = None, first: int = 1, last: int = 0, night: str = NIGHT
     ) -> Audit:
-        said = {"ccd1": Published([(EPOCH, first, last)] if last else [])}
+        said = {"ccd1": Published([(EPOCH, first, last)] if last else []), OTHER: Published()}
         stores = {"offsite": self.settings}
         known = {"offsite": noted} if noted else {}
         return audit(night, said, witnesses(stores, self.home, night, known), NOW)
@@ -214,7 +215,7 @@ def influx(tmp_path: Path, database: databases.InfluxDB) -> Offsite:
 
 
 def test_a_database_that_has_everything_is_believed(influx: Offsite) -> None:
-    some = [*points(1, 50), *points(51, 60, offset=DAY), *points(1, 9, 'the slide\'s, "own"')]
+    some = [*points(1, 50), *points(51, 60, offset=DAY), *points(1, 9, OTHER)]
     noted = influx.keep(some)
     result = influx.audited(noted, 1, 50)
     assert result.complete, result
