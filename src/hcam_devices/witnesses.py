@@ -30,7 +30,7 @@ from .stores.history import (
 )
 from .stores.influxdb import InfluxDB, SecretError
 from .stores.lines import name_of, shorten
-from .stores.points import night_bounds, nights
+from .stores.points import night_bounds, night_of, nights
 from .stores.post import Connection
 from .stores.sealed import Table, is_damage, reading
 
@@ -118,8 +118,9 @@ class Nights:
     """A ``Witness`` of the files of an EmbeddedStore."""
 
     def __init__(self, name: str, folder: Path, night: str) -> None:
-        self.name, self.folder, self.night = name, folder, night
+        self.name, self.folder = name, folder
         self._start, self._end = night_bounds(night)
+        self.night = night_of(self._start)  # whatever form of the date was given
         self._files = Files()
         self.troubles = self._files.troubles
         self.stored, self.gone = self._files.notes(self._path(MAIN), MAIN_TABLES)

@@ -147,6 +147,14 @@ def test_a_night_whose_file_was_removed_is_missed(local: Local) -> None:
     assert [one[:2] for one in found(local.audited(night="2026-11-23"))] == [(21, 40)]
 
 
+@pytest.mark.parametrize("night", [NIGHT, "20261122", "2026-W47-7"])
+def test_a_night_is_the_same_in_each_form_of_its_date(local: Local, night: str) -> None:
+    """In order of the alphabet, ``20261122`` comes after every other night."""
+    local.keep([*points(1, 20, offset=-DAY), *points(21, 40), *points(41, 60, offset=DAY)])
+    local.damage("DELETE FROM sample WHERE seq IN (21, 40)")
+    assert [one[:2] for one in found(local.audited(night=night))] == [(21, 21), (40, 40)]
+
+
 def test_what_is_gone_is_told_with_its_cause(local: Local) -> None:
     local.keep([*points(1, 20), *points(31, 50)], Gone("ccd1", EPOCH, 21, 30, "older than 14 days"))
     assert found(local.audited(25, 50)) == [(21, 30, "older than 14 days")]
