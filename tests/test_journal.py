@@ -176,7 +176,7 @@ def truth(journal: Journal, *devices: str) -> dict[tuple[str, str, int], dict[st
 def test_what_is_too_old_is_dropped_but_no_number_is_used_twice(path: Path) -> None:
     clock = Clock()
     old = "older than 14 days"
-    with closing(Journal(path, clock=clock, boot="one")) as journal:
+    with closing(Journal(path, clock=clock, steady=clock, boot="one")) as journal:
         fill(journal, 1000)
         clock.now += 15 * DAY
         fill(journal, 2)
@@ -188,11 +188,26 @@ def test_what_is_too_old_is_dropped_but_no_number_is_used_twice(path: Path) -> N
         assert (seqs(journal), gone(journal)) == ([], [(1, 1002, old)])
     with closing(Journal(path, clock=clock, boot="one")) as journal:
         assert fill(journal, 1) == [1003]
-    with closing(Journal(path, clock=clock, boot="two")) as journal:
+    with closing(Journal(path, clock=clock, steady=clock, boot="two")) as journal:
         clock.now += 15 * DAY
         assert journal.tidy() == 1
         assert gone(journal) == [(1, 1003, old)]
         assert fill(journal, 1) == [1]
+
+
+@pytest.mark.parametrize("before", [1000.0, Clock().now - 20 * DAY], ids=["1970", "20 days"])
+def test_a_clock_that_is_put_forward_makes_nothing_older(path: Path, before: float) -> None:
+    clock, steady = Clock(before), Clock(0.0)
+    with closing(Journal(path, clock=clock, steady=steady, boot="one")) as journal:
+        fill(journal, 3)
+        clock.now = Clock().now
+        fill(journal, 1)
+        steady.now += 13 * DAY
+        clock.now += 13 * DAY
+        assert journal.tidy() == 0
+        steady.now += 2 * DAY
+        clock.now += 2 * DAY
+        assert journal.tidy() == 3
 
 
 def test_what_was_gone_is_forgotten_when_nothing_has_been_left_of_its_epoch_for_long(
@@ -201,7 +216,7 @@ def test_what_was_gone_is_forgotten_when_nothing_has_been_left_of_its_epoch_for_
     clock = Clock()
     with closing(Journal(path, clock=clock, boot="one")) as journal:
         fill(journal, 3)
-    with closing(Journal(path, clock=clock, boot="two")) as journal:
+    with closing(Journal(path, clock=clock, steady=clock, boot="two")) as journal:
         fill(journal, 3)
         for days, ranges in ((15, 2), (13, 2), (2, 1), (15, 1)):  # the last epoch is this one
             clock.now += days * DAY
@@ -399,7 +414,7 @@ def large(path: Path, clock: Clock) -> Journal:
     with closing(Journal(path, clock=clock, boot="one")) as journal:
         for device in ("slide", "flow"):
             fill(journal, 1500, device, text=random.Random(1).randbytes(800).hex())
-    return Journal(path, clock=clock, boot="one")
+    return Journal(path, clock=clock, steady=clock, boot="one")
 
 
 def spoil(path: Path, first: int, last: int) -> None:
@@ -692,7 +707,9 @@ def test_no_undamaged_sample_is_lost_and_what_is_gone_is_told(
     clock = Clock()
     devices = "slide", "flow", "rack"
     kept: dict[tuple[str, str, int], dict[str, Any]] = {}
-    with closing(Journal(path.with_name("original"), clock=clock, boot="one")) as journal:
+    with closing(
+        Journal(path.with_name("original"), clock=clock, steady=clock, boot="one")
+    ) as journal:
         fill(journal, 200)
         clock.now += 20 * DAY
         journal.tidy()  # so that some are gone already

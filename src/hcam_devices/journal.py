@@ -152,6 +152,8 @@ class _Pair(NamedTuple):
 class Journal:
     """The samples of one server; bounded by age (seconds) and by size (bytes).
 
+    How long it has been open is told by ``steady``: a ``clock`` that is set makes nothing older.
+
     A damaged file is put aside as ``<name>.damaged-<Unix time>`` and a new one begins at once. The
     next ``tidy`` copies what can be salvaged, under its old epochs; the file that was put aside
     then stays as ``<name>.salvaged-<Unix time>``.
@@ -167,11 +169,13 @@ class Journal:
         keep: float = 14 * DAY,
         most: int = 2_000_000_000,
         clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
         boot: str | None = None,
     ) -> None:
         self.path, self.keep, self.most, self.clock = path, keep, most, clock
         self.warning: str | None = None
         self.epoch = ""
+        self._steady, self._ahead = steady, clock() - steady()
         self._boot = boot or BOOT_ID.read_text().strip()
         self._last: dict[str, int] = {}
         self._ends: dict[str, tuple[str, dict[str, int]]] = {}
@@ -503,7 +507,7 @@ class Journal:
         return dropped
 
     def _drop_all(self, db: sqlite3.Connection) -> int:
-        dropped, before = 0, self.clock() - self.keep
+        dropped, before = 0, min(self.clock(), self._steady() + self._ahead) - self.keep
         for pair in _pairs(db):
             while count := self._drop(db, pair, before, f"older than {self.keep / DAY:g} days"):
                 dropped += count
