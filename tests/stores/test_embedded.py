@@ -533,6 +533,52 @@ def test_a_night_that_cannot_be_read_does_not_keep_the_store_from_opening(
         assert len(list(history.samples(NIGHT))) == 3 * 12
 
 
+@pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("back", [False, True], ids=["removed", "restored"])
+def test_a_night_outlives_a_main_file_that_somebody_removed_or_restored(
+    store: EmbeddedStore, clock: Clock, monkeypatch: pytest.MonkeyPatch, done: bool, back: bool
+) -> None:
+    history = History(store.folder)
+    store.write(some(1, 100))
+    before = minutes(history)
+    store._ledger.file.close()
+    copied = shutil.copytree(store.folder, store.folder.with_name("copy"))
+    store.gone()
+    old_night(store, clock)
+    if done:
+        with monkeypatch.context() as patched:
+            patched.setattr(File, "remove", lambda _: failing())
+            with pytest.raises(AwayError, match="full"):
+                store.tidy()
+    for part in store.folder.glob("history.sqlite*"):
+        part.unlink()
+    if back:
+        shutil.copy(copied / "history.sqlite", store.folder)
+    store.tidy()
+    assert history.nights() == []
+    assert minutes(history) == close_to(before)
+
+
+def test_a_night_that_comes_back_after_it_was_settled_as_gone_is_not_thrown_away(
+    store: EmbeddedStore, history: History, clock: Clock
+) -> None:
+    store.write(some(1, 100))
+    before = minutes(history)
+    clock.now += 86400
+    store.tidy()
+    away = path_of(store).rename(store.folder / "elsewhere")
+    store.tidy()
+    store.settle(Gone(name, "4f3c", 1, 100, "older than 14 days") for name in NAMES)
+    away.rename(path_of(store))
+    store.close()
+    with closing(EmbeddedStore("embedded", store.folder, clock=clock)) as again:
+        assert minutes(history) == before
+        old_night(again, clock)
+        again.tidy()
+    assert history.nights() == []
+    assert minutes(history) == close_to(before)
+
+
 def test_it_is_read_while_it_is_written(store: EmbeddedStore, history: History) -> None:
     found: list[int] = []
     done = threading.Event()

@@ -126,6 +126,17 @@ def load(db: sqlite3.Connection) -> Coverage:
     return coverage
 
 
+def kept(db: sqlite3.Connection) -> Coverage:
+    """Return what a ledger says that is stored, without what is gone."""
+    lost, found = Coverage(), Coverage()
+    for row in db.execute("SELECT device, epoch, first, last FROM gone"):
+        lost.add(*row)
+    for device, epoch, first, last in load(db):
+        for low, high in lost.missing(device, epoch, first, last):
+            found.add(device, epoch, low, high)
+    return found
+
+
 def save(db: sqlite3.Connection, coverage: Coverage, keys: Iterable[Key]) -> None:
     """Write the ranges of some devices and epochs, within the caller's transaction."""
     for device, epoch in keys:

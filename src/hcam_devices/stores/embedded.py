@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 
 from . import AwayError
-from .coverage import Coverage, Gone, Ledger, load, save
+from .coverage import Coverage, Gone, Ledger, kept, load, save
 from .history import (
     HALF_HOUR,
     MAIN,
@@ -211,10 +211,7 @@ class EmbeddedStore:
         self._recent = [*(one for one in self._recent if one != name), name]
         while len(self._recent) > MOST_OPEN:
             self._nights[self._recent.pop(0)].file.close()
-        night = self._nights[name]
-        if not night.file.path.exists():  # somebody has removed it
-            night.file.close()
-        return night
+        return self._nights[name]
 
     def _unread(self) -> list[str]:
         return [name for name, night in self._nights.items() if night.unread]
@@ -257,7 +254,7 @@ class EmbeddedStore:
                 continue
             try:
                 with _trying(night.file.path):
-                    if rolled_up(night.stored, self._ledger.stored):  # and could not be removed
+                    if self._rolled_up(night):  # and could not be removed
                         night.file.remove()
                     night.write(some)
                 for point in some:
@@ -336,10 +333,17 @@ class EmbeddedStore:
             night.check()
             night.file.close()
 
+    def _rolled_up(self, night: Night) -> bool:
+        """Tell whether a night is in the main file, as that is now."""
+        main = self._ledger
+        return rolled_up(night.stored, main.stored) and rolled_up(night.stored, main.file.do(kept))
+
     def _roll_up(self, name: str) -> None:
         """Move a night into the main file, unless that has been done, and remove its own."""
         night, main = self._nights[name], self._ledger.file
-        if not rolled_up(night.stored, self._ledger.stored):
+        with _trying(main.path):
+            done = self._rolled_up(night)
+        if not done:
             with _trying(night.file.path):
                 texts, minutes = night.file.do(_minutes_of)
 

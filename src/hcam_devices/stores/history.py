@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import AwayError
-from .coverage import LEDGER, STORED, Coverage, load
+from .coverage import LEDGER, STORED, Coverage, kept, load
 from .points import Field, Point, night_of
 from .sealed import SOUND, SPARE, TEXT, Table, digest, is_damage, reading, sealed, sound
 
@@ -239,7 +239,7 @@ def survey(db: sqlite3.Connection) -> tuple[Coverage, list[tuple[int, int, int]]
 
 
 def rolled_up(stored: Coverage, main: Coverage) -> bool:
-    """Tell whether a night is in the main file, too: all of its numbers are, or else none."""
+    """Tell whether a night is in what the main file has ``kept``: all of its numbers, or none."""
     return bool(stored.ranges) and not any(main.missing(*one) for one in stored)
 
 
@@ -312,7 +312,7 @@ class History:
         known = Coverage()
         with self._reading(MAIN, MAIN_TABLES) as db:
             db.execute("BEGIN")  # what is known and the minutes are of the same moment
-            known = load(db)
+            known = kept(db)
             for time, one in _minutes(db, *what):
                 found[(time - start) // width].append(one)
         for night in nights:

@@ -178,6 +178,7 @@ class File:
         self.renewed = False
         """Whether there is less in it than there was; who has seen to that sets it back."""
         self._db: sqlite3.Connection | None = None
+        self._opened: tuple[int, int] | None = None
 
     def do(self, action: Callable[[sqlite3.Connection], T]) -> T:
         """Do something in one transaction; once more if the file turns out to be damaged.
@@ -197,8 +198,11 @@ class File:
             raise
 
     def _transaction(self, action: Callable[[sqlite3.Connection], T]) -> T:
+        if self._opened != self._there():  # somebody has removed it, or put another in its place
+            self.close()
         if self._db is None:
             self._db = self._open()
+            self._opened = self._there()
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             return action(self._db)
@@ -260,6 +264,14 @@ class File:
         for extra in EXTRAS[:2]:  # of another file, which would be read into this one
             self._beside(extra).unlink(missing_ok=True)
         new.rename(self.path)
+
+    def _there(self) -> tuple[int, int] | None:
+        """Return which file has the name now."""
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _beside(self, extra: str) -> Path:
         return self.path.with_name(self.path.name + extra)
