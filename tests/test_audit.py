@@ -95,7 +95,7 @@ def test_a_row_that_the_store_noted_but_does_not_have_is_missing() -> None:
             "ccd1 4-6 (epoch 4f3c): 12:00:03 to 12:00:07, noted as stored, but not there or damaged"
         ]
         assert result.stores[0].lines[0].verdict == "3 MISSING"
-        assert "NOT certain" in result.verdict
+        assert result.verdict.startswith("NOT everything published is stored once")
 
 
 def test_a_row_that_is_there_twice_at_another_time_is_doubled() -> None:
@@ -145,6 +145,21 @@ def test_without_a_journal_nothing_is_proven_until_the_journals_reach_back_no_mo
         recent = audit(NIGHT, said, [shelf], NOW)
         assert not recent.complete
         assert recent.unproven == [f"{why} (ccd1)"]
+
+
+def test_a_device_that_is_no_more_leaves_no_doubt_of_nights_without_it() -> None:
+    shelf = Shelf()
+    shelf.keep("ccd1", *of(1, 2))
+    shelf.stored.add("formerly", EPOCH, 1, 9)
+    assert audit(NIGHT, {"ccd1": published(1, 2)}, [shelf], NOW).complete
+
+
+def test_of_a_night_without_samples_nothing_is_known_and_one_to_come_is_refused() -> None:
+    assert audit(NIGHT, {}, [Shelf()], NOW).verdict.startswith("Nothing is known of this night: ")
+    begins = night_bounds(NIGHT)[0] / 1000
+    for now, going in ((begins - 1, "2026-11-21"), (begins - 90_000, "2026-11-20")):
+        with pytest.raises(ValueError, match=f"begins at 2026-11-22T12:00 UTC; .* is {going}"):
+            audit(NIGHT, {}, [Shelf()], now)
 
 
 def test_numbers_between_those_of_the_stores_were_published_whatever_the_journals_know() -> None:
@@ -272,8 +287,7 @@ def test_it_is_told_in_a_table() -> None:
         "meerstetter1 2 (epoch 4f3c): 12:00:01 to 12:00:03, "
         "noted as stored, but not there or damaged",
         "",
-        "It is NOT certain that everything published is stored once: "
-        "local lacks 1 of 6 samples of 2 devices.",
+        "NOT everything published is stored once: local lacks 1 of 6 samples of 2 devices.",
     ]
 
 

@@ -370,9 +370,14 @@ async def test_what_is_gone_of_a_journal_is_known_although_it_has_nothing_more(
     tmp_path: Path,
 ) -> None:
     now = [1e9]
+
+    def clock() -> float:
+        return now[0]
+
     journals = AnsweredJournals(tmp_path)
     journals.there.close()
-    journals.there = Journal(tmp_path / "hwserver.sqlite", keep=100, clock=lambda: now[0])
+    path = tmp_path / "hwserver.sqlite"
+    journals.there = Journal(path, keep=100, clock=clock, steady=clock)
     journals.there.append({"device": "slide", "x": 1.0})
     now[0] += 200
     journals.there.tidy()

@@ -180,12 +180,18 @@ class Evidence:
 def audit(
     night: str, published: Mapping[str, Published], witnesses: Sequence[Witness], now: float
 ) -> Audit:
-    """Compare what was published in a night with what each store has; ValueError if it is none.
+    """Compare what was published in a night with what each store has.
 
-    ``published`` is what the journals say, by device; of others nothing is proven while a journal
-    could say more. ``now`` is a Unix time.
+    ``published`` is what the journals say, by device; of others that a store has, nothing is proven
+    while a journal could say more. ``now`` is a Unix time. Raises ValueError if it is no night, or
+    has not begun.
     """
     start, end = night_bounds(night)
+    if now < start / 1000:
+        going = night_of(round(now * 1000))
+        raise ValueError(
+            f"night {night} begins at {utc(start / 1000)[:16]} UTC; the one going on is {going}"
+        )
     stores = [Audited(name=one.name, uncounted=one.uncounted) for one in witnesses]
     silent: dict[str, list[str]] = defaultdict(list)
     noted = {device for one in witnesses for device, *_ in one.stored}
@@ -193,10 +199,10 @@ def audit(
         said = published.get(device, UNHEARD)
         if now >= end / 1000 + KEPT:
             said = replace(said, silent="")
-        if said.silent:
-            silent[said.silent].append(device)
         seen = [_ask(*pair, device) for pair in zip(witnesses, stores, strict=True)]
         whole = _published(device, said, chain(*(evidence.spans for evidence in seen)))
+        if said.silent and (whole.ranges or device in published):
+            silent[said.silent].append(device)
         for witness, store, evidence in zip(witnesses, stores, seen, strict=True):
             try:
                 if whole.ranges and not store.unread:
@@ -210,16 +216,18 @@ def audit(
     counted = any(store.lines and not store.uncounted for store in stores)
     sure = counted and not unproven
     complete = sure and all(store.complete for store in stores)
-    only_coming = sure and not any(
-        one.unread or one.troubles or one.total("missing", "doubled") for one in stores
-    )
-    head = (
-        "Everything published is stored once"
-        if complete
-        else "Nothing is lost, but not everything is stored yet"
-        if only_coming
-        else "It is NOT certain that everything published is stored once"
-    )
+    read = sure and not any(one.unread or one.troubles for one in stores)
+    lacking = any(one.total("missing", "doubled") for one in stores)
+    once = "everything published is stored once"
+    if complete:
+        partly = any(one.uncounted for one in stores)
+        head = f"{once.capitalize()}{', where it can be counted' * partly}"
+    elif read:
+        head = f"NOT {once}" if lacking else "Nothing is lost, but not everything is stored yet"
+    elif not any(one.lines or one.unread or one.troubles for one in stores) and not unproven:
+        head = "Nothing is known of this night"
+    else:
+        head = f"It is NOT certain that {once}"
     return Audit(
         night=night_of(start),
         at=utc(min(now, end / 1000)),

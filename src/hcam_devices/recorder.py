@@ -690,10 +690,10 @@ def serve(instrument: Instrument, address: Address) -> None:
         keepers = []
         for name, settings in instrument.stores.items():
             try:
-                store = open_store(name, settings, folder)
+                keeper = Keeper(open_store(name, settings, folder), journals)
             except AwayError as error:
                 raise HcamError(f"store {name}: {error}") from None
-            keepers.append(keeper := Keeper(store, journals))
+            keepers.append(keeper)
             stack.callback(keeper.close)
         parts = {
             "keepers": keepers,

@@ -256,7 +256,7 @@ class Lines:
                 raise OSError(f"it answered: {shorten(clean(result['error']))}")
             series: list[dict[str, Any]] = result.get("series", [])
             return series
-        except (OSError, SecretError, ValueError, KeyError) as error:
+        except (OSError, SecretError, ValueError, KeyError, TypeError) as error:
             raise AwayError(f"{settings.url}: {error}") from None
         finally:
             connection.close()
