@@ -428,7 +428,7 @@ def spoil(path: Path, first: int, last: int) -> None:
         db.commit()
 
 
-@pytest.mark.parametrize("seen_by", ["append", "samples", "holds", "tidy", "last"])
+@pytest.mark.parametrize("seen_by", ["append", "samples", "holds", "tidy", "newest"])
 def test_damage_while_it_is_open_costs_no_number_and_no_undamaged_sample(
     path: Path, seen_by: str
 ) -> None:
@@ -452,8 +452,8 @@ def test_damage_while_it_is_open_costs_no_number_and_no_undamaged_sample(
                 journal.holds("flow")
             case "tidy":
                 journal.tidy()
-            case "last":
-                journal.last("rack")
+            case "newest":
+                journal.samples("rack", 0, 1)
         assert journal.epoch != epoch
         assert fill(journal, 1) == [2 if seen_by == "append" else 1]
         journal.tidy()

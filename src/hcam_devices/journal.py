@@ -158,7 +158,7 @@ class Journal:
     next ``tidy`` copies what can be salvaged, under its old epochs; the file that was put aside
     then stays as ``<name>.salvaged-<Unix time>``.
 
-    ``append``, ``last`` and ``samples`` are quick; ``holds`` and ``tidy`` are for other threads.
+    ``append`` and ``samples`` are quick; ``holds`` and ``tidy`` are for other threads.
     ``warning`` is what people should know of the disk, as of the last ``tidy``.
     """
 
@@ -361,11 +361,8 @@ class Journal:
         self._last[device] = seq
         return numbered
 
-    def last(self, device: str) -> int:
-        """Return the newest number that the device has had in this epoch; 0 if there is none."""
-        return self._here(lambda db: self._newest(db, device))
-
     def _newest(self, db: sqlite3.Connection, device: str) -> int:
+        """Return the newest number that the device has had in this epoch; 0 if there is none."""
         if device not in self._last:
             (self._last[device],) = db.execute(NEWEST, (device, self._epoch, self.epoch)).fetchone()
         return self._last[device]
