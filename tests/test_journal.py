@@ -565,6 +565,16 @@ def test_salvaging_is_completed_after_an_interruption(
     assert path.with_name(f"{path.name}.salvaged-{clock.now:.0f}").exists()
 
 
+def test_no_file_that_was_put_aside_is_replaced_by_another_of_the_same_second(path: Path) -> None:
+    for n in (1, 2, 3):
+        with closing(Journal(path, clock=Clock(), boot="one")) as journal:
+            fill(journal, 1)
+            journal.tidy()
+            assert len([*path.parent.glob("*.salvaged-*")]) == n - 1
+            assert len(truth(journal)) == n
+        overwrite(path)
+
+
 def test_nothing_is_copied_on_a_full_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(Journal(path, boot="one")) as journal:
         fill(journal, 3000)

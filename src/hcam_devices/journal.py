@@ -233,9 +233,7 @@ class Journal:
     def _put_aside(self, error: BaseException) -> None:
         """Give the file, or only its WAL, another name; who has it open must close it then."""
         number = int(self.clock())
-        while self._named(f".damaged-{number}").exists() or (
-            self._named(f".damaged-{number}-wal").exists()
-        ):
+        while any(self.path.parent.glob(f"{self.path.name}.*-{number}*")):  # salvaged ones, too
             number += 1
         aside = self._named(f".damaged-{number}")
         try:
