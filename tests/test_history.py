@@ -263,6 +263,15 @@ def test_a_wrong_name_is_answered_by_the_nearest(written: Written, field: str, s
             ask(field, *TODAY)
 
 
+def test_samples_of_one_time_are_not_mixed_up(written: Written) -> None:
+    written.write("ccd1", 0, temperature=[1.0, 2.0], state__health=["OK", "WARN"])
+    fields = ("ccd1.temperature", "ccd1.state.health")
+    streams = [samples(written.archive, field, TODAY)[1] for field in fields]
+    assert [row for _, row in history.rows(streams)] == [
+        dict(zip(fields, row, strict=True)) for row in ((1.0, "OK"), (2.0, "WARN"))
+    ]
+
+
 def test_where_nothing_was_recorded_the_newest_is_told(written: Written) -> None:
     minute = utc(written.write("ccd1", 1000, temperature=[1.0] * 3700)[-1])[:16]
     written.write("slide", 1000, NOON + 5 * history.HOUR, position=[1.0])

@@ -358,13 +358,13 @@ def samples(source: Source, field: str, span: Span) -> tuple[Reply, Iterator[Sam
 def rows(streams: Iterable[Iterator[Sampled]]) -> Iterator[tuple[int, dict[str, Field]]]:
     """Yield each time there is, and what fields were then: those of one sample are together."""
     for at, together in groupby(heapq.merge(*streams, key=itemgetter(0)), itemgetter(0)):
-        row: dict[str, Field] = {}
+        samples: list[dict[str, Field]] = []
         for _, field, value in together:
-            if field in row:  # two samples of the same time
-                yield at, row
-                row = {}
-            row[field] = value
-        yield at, row
+            later = sum(field in one for one in samples)  # of as many before, of the same time
+            if later == len(samples):
+                samples.append({})
+            samples[later][field] = value
+        yield from ((at, row) for row in samples)
 
 
 def nothing(reply: Reply, span: Span) -> str:

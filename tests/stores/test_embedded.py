@@ -202,6 +202,36 @@ def test_a_field_that_was_a_number_and_is_a_text_now_is_a_list(
     assert history.series("slide", "mode", START, END)[1] == [1.0, "fast", True]
 
 
+def test_of_samples_of_one_millisecond_the_one_with_the_higher_number_is_the_last(
+    store: EmbeddedStore, history: History
+) -> None:
+    names = [f"stage{n}" for n in range(20)]  # other streams for each, in another order
+    for name in names:
+        first = point(1, name, time=START, values={"mode": 1.0, "error": 0.0})
+        store.write([first, point(2, name, time=START, values={"mode": 2.0})])
+        assert list(history.series(name, "mode", START, END)[1]) == [1.0, 2.0]
+        assert history.downsampled(name, "mode", START, END, 1)[0].last == 2.0
+    assert [one.seq for one in history.samples(NIGHT)] == [1] * 20 + [2] * 20
+
+
+def test_a_field_that_is_a_text_in_between_keeps_the_extremes_of_its_numbers(
+    store: EmbeddedStore, history: History
+) -> None:
+    for n in range(20):  # other streams for each, in another order
+        values = [5.0, "unknown", 7.0, 9.0]
+        store.write([point(seq, f"d{n}", values={"x": one}) for seq, one in enumerate(values)])
+        (bucket,) = history.downsampled(f"d{n}", "x", START, END, 1)
+        assert bucket == (START, 5.0, 7.0, 9.0, 9.0, 4)
+        store.write([point(9, f"d{n}", values={"x": "unknown"})])
+        assert history.downsampled(f"d{n}", "x", START, END, 1)[0][1:] == (
+            5.0,
+            7.0,
+            9.0,
+            "unknown",
+            5,
+        )
+
+
 @given(st.lists(st.floats(-1e308, 1e308), min_size=1, max_size=60), st.integers(1, 40))
 @settings(deadline=None, max_examples=25)
 def test_downsampling_keeps_extremes_and_counts(

@@ -140,10 +140,10 @@ def _minutes_of(
         texts |= {digest(text): text for text in series}
         for half, group in groupby(rows(db, stream), lambda row: row[0] // HALF_HOUR):
             times, seqs, bodies = zip(*group, strict=True)
-            part = digest(f"{stream.epoch} {seqs[0]}")
+            part, keys = digest(f"{stream.epoch} {seqs[0]}"), [*zip(times, seqs, strict=True)]
             columns = zip(*map(stream.body.unpack_from, bodies), strict=True)
             for text, value, column in zip(series, values, columns, strict=True):
-                minutes = [one for _, one in summarize(times, column, value, 0, MINUTE)]
+                minutes = [one for _, one in summarize(keys, column, value, 0, MINUTE)]
                 if minutes:
                     key = digest(text), half, part
                     found.append((*key, packed(minutes, *key)))

@@ -132,7 +132,10 @@ class Bucket(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """A bucket to be joined with others; ``when`` is the time of its last sample."""
+    """A bucket to be joined with others; ``when`` and ``seq`` are of its last sample.
+
+    Minutes are kept without ``seq``.
+    """
 
     n: int
     when: int
@@ -140,36 +143,46 @@ class Summary(NamedTuple):
     mean: float
     max: float
     last: Any
+    seq: int = 0
+
+
+COLUMNS = Summary._fields[:-1]
 
 
 def joined(some: list[Summary]) -> Summary:
     """Return what several say together."""
-    n = sum(one.n for one in some)
-    low, high = min(one.min for one in some), max(one.max for one in some)
-    mean = fsum(one.mean * (one.n / n) for one in some)
-    newest = max(some, key=lambda one: one.when)
-    return Summary(n, newest.when, low, min(max(mean, low), high), high, newest.last)
+    numbers = [one for one in some if not isnan(one.mean)] or some  # or nothing but texts
+    n = sum(one.n for one in numbers)
+    low, high = min(one.min for one in numbers), max(one.max for one in numbers)
+    mean = min(max(fsum(one.mean * (one.n / n) for one in numbers), low), high)
+    newest = max(some, key=attrgetter("when", "seq"))
+    return newest._replace(n=sum(one.n for one in some), min=low, mean=mean, max=high)
 
 
 def summarize(
-    times: Sequence[int], numbers: Sequence[float], value: Decoder, first: int, width: int
+    keys: Sequence[tuple[int, int]],
+    numbers: Sequence[float],
+    value: Decoder,
+    first: int,
+    width: int,
 ) -> Iterator[tuple[int, Summary]]:
     """Yield what happened in each ``width`` (ms) after ``first``, with its index, in order.
 
-    What the numbers stand for is their ``value``; of texts there is only a last one.
+    Of samples, ``keys`` are times and numbers; what ``numbers`` stand for is their ``value``. Of
+    texts there is only a last one.
     """
     start = 0
-    while start < len(times):
-        index = (times[start] - first) // width
-        end = bisect_left(times, first + (index + 1) * width, start)
-        some, n, when = numbers[start:end], end - start, times[end - 1]
+    while start < len(keys):
+        index = (keys[start][0] - first) // width
+        end = bisect_left(keys, (first + (index + 1) * width,), start)
+        some, n, (when, seq) = numbers[start:end], end - start, keys[end - 1]
         last = value(some[-1])
         if isinstance(last, str):
-            yield index, Summary(n, when, nan, nan, nan, last)
+            yield index, Summary(n, when, nan, nan, nan, last, seq)
         elif last is not None:
             low, high = min(some), max(some)
             mean = min(max(fsum([one / n for one in some]), low), high)
-            yield index, Summary(n, when, low, mean, high, last)
+            yield index, Summary(n, when, low, mean, high, last, seq)
         start = end
 
 
@@ -266,16 +279,16 @@ class History:
 
         Nights that are old have been rolled up and have none; ``downsampled`` has them.
         """
-        found: list[tuple[int, Field]] = []
+        found: list[tuple[tuple[int, int], Field]] = []
         kinds = set()
         for night in self._between(start, end):
             with self._reading(night, NIGHT_TABLES) as db:
-                for kind, times, numbers in _recorded(db, device, field, start, end):
+                for kind, keys, numbers in _recorded(db, device, field, start, end):
                     kinds.add(kind)
-                    decoded = zip(times, map(decoder(db, kind), numbers), strict=True)
-                    found += [(time, value) for time, value in decoded if value is not None]
+                    decoded = zip(keys, map(decoder(db, kind), numbers), strict=True)
+                    found += [(key, value) for key, value in decoded if value is not None]
         found.sort(key=itemgetter(0))
-        at = array("q", [time for time, _ in found])
+        at = array("q", [time for (time, _), _ in found])
         if kinds <= {"number"}:
             return at, array("d", [float(value) for _, value in found])
         return at, [value for _, value in found]
@@ -318,9 +331,9 @@ class History:
         for night in nights:
             with self._reading(night, NIGHT_TABLES) as db:
                 if not rolled_up(load(db), known):
-                    for kind, times, numbers in _recorded(db, *what):
+                    for kind, keys, numbers in _recorded(db, *what):
                         value = decoder(db, kind)
-                        for index, one in summarize(times, numbers, value, start, width):
+                        for index, one in summarize(keys, numbers, value, start, width):
                             found[index].append(one)
         return found
 
@@ -364,7 +377,7 @@ class History:
         """Yield a night's samples in order of time; none if it is not there as recorded."""
         with self._reading(night, NIGHT_TABLES) as db:
             each = [_points(db, stream, start, end) for stream in streams(db)]
-            yield from heapq.merge(*each, key=attrgetter("time"))
+            yield from heapq.merge(*each, key=attrgetter("time", "seq"))
 
     def _between(self, start: int, end: int) -> list[str]:
         first, last = night_of(start), night_of(end - 1)
@@ -400,16 +413,16 @@ class History:
 
 def _recorded(
     db: sqlite3.Connection, device: str, field: str, start: int, end: int
-) -> Iterator[tuple[str, list[int], list[float]]]:
-    """Yield kind, times and numbers of a field, for each stream that has it."""
+) -> Iterator[tuple[str, list[tuple[int, int]], list[float]]]:
+    """Yield kind, keys (time, number) and values of a field, for each stream that has it."""
     for stream in streams(db):
         for index, (name, kind, _) in enumerate(stream.fields):
             if stream.device == device and name == field:
-                times, numbers, unpack = [], [], numbers_at(index)
-                for time, _, body in rows(db, stream, start, end):
-                    times.append(time)
+                keys, numbers, unpack = [], [], numbers_at(index)
+                for time, seq, body in rows(db, stream, start, end):
+                    keys.append((time, seq))
                     numbers.append(unpack(body)[0])
-                yield kind, times, numbers
+                yield kind, keys, numbers
 
 
 def _minutes(
@@ -431,7 +444,7 @@ def _minutes(
 
 def packed(minutes: Iterable[Summary], *key: int) -> bytes:
     """Return a row's minutes, each ``when`` from the row's half-hour, the means to 12 digits."""
-    columns = dict(zip(Summary._fields, map(list, zip(*minutes, strict=True)), strict=True))
+    columns = dict(zip(COLUMNS, map(list, zip(*minutes, strict=True)), strict=False))
     columns["when"] = [when % HALF_HOUR for when in columns["when"]]
     columns["mean"] = [float(f"{mean:.12g}") for mean in columns["mean"]]
     return sealed(zlib.compress(json.dumps(columns, separators=(",", ":")).encode()), *key)
@@ -441,7 +454,7 @@ def unpacked(body: bytes, half: int) -> Iterator[Summary]:
     """Yield what was packed."""
     columns = json.loads(zlib.decompress(body[:-4]))
     columns["when"] = [half * HALF_HOUR + when for when in columns["when"]]
-    return map(Summary, *(columns[name] for name in Summary._fields))
+    return map(Summary, *(columns[name] for name in COLUMNS))
 
 
 def _points(db: sqlite3.Connection, stream: Stream, start: int, end: int) -> Iterator[Point]:
