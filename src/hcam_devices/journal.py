@@ -656,15 +656,13 @@ class Journal:
         for end in ("-wal", "-shm", ""):
             if (part := aside.with_name(aside.name + end)).exists():
                 part.rename(_salvaged(part))
+        some = ", ".join(text for _, text in lost[:10]) + ", ..." * (len(lost) > 10)
         log.warning(
             "%s: %d samples are copied from it, and %d are gone%s%s",
             _salvaged(aside).name,
             kept,
             sum(count for count, _ in lost),
-            " (" * bool(lost)
-            + ", ".join(text for _, text in lost[:10])
-            + ", ..." * (len(lost) > 10)
-            + ")" * bool(lost),
+            f" ({some})" * bool(lost),
             "" if ends else "; what came after the last of each epoch cannot be known",
         )
 
