@@ -234,6 +234,18 @@ def test_of_old_nights_there_are_minutes(written: Written) -> None:
     assert all(at in range(*later) for at, *_ in every)
 
 
+def test_a_late_sample_does_not_hide_the_minutes_of_its_night(written: Written) -> None:
+    old = NOON - 20 * history.DAY
+    written.write("ccd1", 2000, old, temperature=[*map(float, range(3600))])
+    written.store.tidy()
+    written.write("ccd1", 1, old + 119_500, temperature=[7.5])
+    written.write("ccd1", 2000, NOON, temperature=[1.0, 2.0])
+    _, every = samples(written.archive, "ccd1.temperature", Span(old, NOW))
+    found = [value for *_, value in every]
+    assert found[:3] == [29.0, 7.5, 89.0]
+    assert len(found) == 120 + 2
+
+
 def test_a_night_that_is_rolled_up_meanwhile_is_not_left_out(
     written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:

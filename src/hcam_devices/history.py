@@ -241,18 +241,18 @@ class Archive:
         begins = {night_bounds(night)[0] for night in self.files.nights()}
         start, end = span
         while start < end:
+            minute = start - start % MINUTE
             begin, until = night_bounds(night_of(start))
             if begin in begins:
                 stop = min(start + WINDOW, until, end)
                 times, values = self.files.series(device, name, start, stop)
-                if times:
+                if times and not self.files.has_minutes(device, name, minute, stop):
                     yield from zip(times, values, strict=True)
                     start = stop
                     continue
             else:
                 after = (later for later in begins if later > start)
-                stop = min(start - start % MINUTE + OLD_WINDOW, end, *after)
-            minute = start - start % MINUTE
+                stop = min(minute + OLD_WINDOW, end, *after)
             points = -(-(stop - minute) // MINUTE)
             found = self.files.downsampled(device, name, minute, minute + points * MINUTE, points)
             yield from ((one.time, one.last) for one in found if one.time >= start)

@@ -293,6 +293,13 @@ class History:
             return at, array("d", [float(value) for _, value in found])
         return at, [value for _, value in found]
 
+    def has_minutes(self, device: str, field: str, start: int, end: int) -> bool:
+        """Tell whether some of it has been rolled up; what is still as recorded came late."""
+        found = False
+        with self._reading(MAIN, MAIN_TABLES) as db:
+            found = next(_minutes(db, device, field, start, end), None) is not None
+        return found
+
     def downsampled(
         self, device: str, field: str, start: int, end: int, points: int
     ) -> list[Bucket]:
