@@ -91,8 +91,13 @@ def moment(given: Moment, now: int) -> int:
     if isinstance(given, int):
         found = given
     else:
+        clock_time = re.match(r"\d\d:\d\d", given)
+        if clock_time and re.search("[+-]", given):
+            raise HistoryError(
+                f"{given!r} has a zone but no date, such as 2026-11-22T{given}: add it, or give UTC"
+            )
         try:
-            if re.match(r"\d\d:\d\d", given):
+            if clock_time:
                 found = milliseconds(f"{utc(now)[:10]}T{given}")
                 found -= DAY if found > now else 0
             else:
