@@ -4,6 +4,7 @@ import math
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,7 +23,7 @@ from hcam_devices.stores.points import (
     unflatten,
 )
 
-SLIDE = {
+SLIDE: dict[str, Any] = {
     "device": "slide",
     "seq": 1842,
     "epoch": "4f3c",
@@ -60,6 +61,16 @@ def test_a_pair_is_named_after_the_readback() -> None:
     assert point.values["position.target"] == 1100.0
     assert point.units["position.target"] == "pix"
     assert point.values["state.stage"] == "inpos"
+
+
+def test_a_target_may_come_before_what_is_current() -> None:
+    sample = SLIDE | {"position": dict(reversed(SLIDE["position"].items()))}
+    assert unflatten(flatten(sample)) == SLIDE
+
+
+def test_alarms_that_were_too_long_are_a_text() -> None:
+    point = flatten(SLIDE | {"alarms": [{"reason": "r" * 70_000}]})
+    assert unflatten(point) == SLIDE | {"alarms": point.values["alarms"]}
 
 
 @pytest.mark.parametrize("nothing", [None, math.nan, math.inf, -math.inf, 10**400, b"bytes"])

@@ -52,9 +52,12 @@ async def recorded(
 ) -> AsyncIterator[Point]:
     """Yield what a folder of an EmbeddedStore has of a night, in order of time.
 
-    HcamError if there is nothing, or it cannot be read. The loop does not wait for the files.
+    An ``end`` of 12:00 is that of the night. HcamError if there is nothing, or it cannot be read.
+    The loop does not wait for the files.
     """
-    start, stop = moment(night, begin), moment(night, end) if end else night_bounds(night)[1]
+    start, stop = moment(night, begin), moment(night, end or "12:00")
+    first, last = night_bounds(night)
+    stop = last if stop == first else stop
     history = History(folder)
     points = history.samples(night_of(start), start, stop)
     chosen = (point for point in points if fnmatchcase(point.device, pattern))

@@ -175,6 +175,7 @@ async def test_a_part_of_a_night_and_some_devices_can_be_chosen(history: Path) -
     assert len(await numbers(recorded(history, NIGHT))) == 10
     part = recorded(history, NIGHT, "ccd*", "23:00", "23:59:59")
     assert await numbers(part) == [("ccd1", 3), ("ccd1", 4)]
+    assert await numbers(recorded(history, NIGHT, "ccd*", "23:59", "12:00")) == [("ccd1", 5)]
     whole = [unflatten(point) async for point in recorded(history, NIGHT, "slide", "23:30")]
     assert whole[0] == sample("slide", 4, "23:30:00.000")
 

@@ -110,7 +110,8 @@ def _put(
 def unflatten(point: Point) -> dict[str, Any]:
     """Return the sample of a point; what was null is not there.
 
-    Only states and targets are nested again: any other dot is taken for a part of the name.
+    Only states and targets are nested again: any other dot is taken for a part of the name. Alarms
+    that were too long to be kept whole are the text that there is of them.
     """
 
     def value(name: str) -> Value | dict[str, Any]:
@@ -131,7 +132,9 @@ def unflatten(point: Point) -> dict[str, Any]:
     for name in point.values:
         base, _, last = name.rpartition(".")
         if name == "alarms":
-            sample["alarms"] = json.loads(str(point.values[name]))
+            sample["alarms"] = text = str(point.values[name])
+            with suppress(ValueError):
+                sample["alarms"] = json.loads(text)
         elif name.startswith("state."):
             sample["state"][name.removeprefix("state.")] = value(name)
         elif base and last == "target":
@@ -140,7 +143,8 @@ def unflatten(point: Point) -> dict[str, Any]:
                 pair["target"] = value(name)
         else:
             pair = f"{name}.target" in point.values
-            sample[name] = {"current": value(name)} if pair else value(name)
+            before = sample.get(name) or {}  # whichever of the two comes first
+            sample[name] = before | {"current": value(name)} if pair else value(name)
     return sample
 
 
