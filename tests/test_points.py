@@ -68,9 +68,14 @@ def test_a_target_may_come_before_what_is_current() -> None:
     assert unflatten(flatten(sample)) == SLIDE
 
 
-def test_alarms_that_were_too_long_are_a_text() -> None:
+def test_alarms_that_were_too_long_are_one() -> None:
     point = flatten(SLIDE | {"alarms": [{"reason": "r" * 70_000}]})
-    assert unflatten(point) == SLIDE | {"alarms": point.values["alarms"]}
+    alarm = {"field": "alarms", "severity": "ERR", "reason": point.values["alarms"]}
+    assert unflatten(point) == SLIDE | {"alarms": [alarm]}
+
+
+def test_alarms_with_what_json_cannot_carry_are_kept_as_texts() -> None:
+    assert flatten(SLIDE | {"alarms": [b"raw"]}).values["alarms"] == """["b'raw'"]"""
 
 
 @pytest.mark.parametrize("nothing", [None, math.nan, math.inf, -math.inf, 10**400, b"bytes"])

@@ -72,7 +72,7 @@ def flatten(sample: dict[str, Any]) -> Point:
     for name in HEADER:
         del rest[name]
     if "alarms" in rest:
-        rest["alarms"] = json.dumps(rest["alarms"]) if rest["alarms"] else "[]"
+        rest["alarms"] = json.dumps(rest["alarms"], default=str) if rest["alarms"] else "[]"
     _put("", rest, values, units, 0)
     return Point(device, epoch, seq, milliseconds(timestamp), values, units)
 
@@ -111,7 +111,7 @@ def unflatten(point: Point) -> dict[str, Any]:
     """Return the sample of a point; what was null is not there.
 
     Only states and targets are nested again: any other dot is taken for a part of the name. Alarms
-    that were too long to be kept whole are the text that there is of them.
+    that were too long to be kept whole are one, with the text that there is of them.
     """
 
     def value(name: str) -> Value | dict[str, Any]:
@@ -132,9 +132,11 @@ def unflatten(point: Point) -> dict[str, Any]:
     for name in point.values:
         base, _, last = name.rpartition(".")
         if name == "alarms":
-            sample["alarms"] = text = str(point.values[name])
-            with suppress(ValueError):
+            text = str(point.values[name])
+            try:
                 sample["alarms"] = json.loads(text)
+            except ValueError:
+                sample["alarms"] = [{"field": "alarms", "severity": "ERR", "reason": text}]
         elif name.startswith("state."):
             sample["state"][name.removeprefix("state.")] = value(name)
         elif base and last == "target":
