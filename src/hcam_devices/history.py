@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from difflib import SequenceMatcher
+from functools import cache, partial
 from itertools import chain, groupby, islice
 from operator import itemgetter
 from pathlib import Path
@@ -243,21 +244,22 @@ class Archive:
 
     def _samples(self, device: str, name: str, span: Span) -> Iterator[tuple[int, Field]]:
         """Yield times and values, reading a few hours at once; of old nights, minutes."""
+        rolled_up = cache(partial(self.files.has_minutes, device, name))
         begins = {night_bounds(night)[0] for night in self.files.nights()}
         start, end = span
         while start < end:
-            minute = start - start % MINUTE
             begin, until = night_bounds(night_of(start))
             if begin in begins:
                 stop = min(start + WINDOW, until, end)
                 times, values = self.files.series(device, name, start, stop)
-                if times and not self.files.has_minutes(device, name, minute, stop):
+                if times and not rolled_up(begin, until):
                     yield from zip(times, values, strict=True)
                     start = stop
                     continue
             else:
                 after = (later for later in begins if later > start)
-                stop = min(minute + OLD_WINDOW, end, *after)
+                stop = min(start - start % MINUTE + OLD_WINDOW, end, *after)
+            minute = start - start % MINUTE
             points = -(-(stop - minute) // MINUTE)
             found = self.files.downsampled(device, name, minute, minute + points * MINUTE, points)
             yield from ((one.time, one.last) for one in found if one.time >= start)

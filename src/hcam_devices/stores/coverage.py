@@ -129,8 +129,9 @@ def load(db: sqlite3.Connection) -> Coverage:
 def kept(db: sqlite3.Connection) -> Coverage:
     """Return what a ledger says that is stored, without what is gone."""
     lost, found = Coverage(), Coverage()
-    for row in db.execute("SELECT device, epoch, first, last FROM gone"):
-        lost.add(*row)
+    for row in db.execute("SELECT * FROM gone"):
+        if GONE.proves(*row):
+            lost.add(*row[1:5])
     for device, epoch, first, last in load(db):
         for low, high in lost.missing(device, epoch, first, last):
             found.add(device, epoch, low, high)
