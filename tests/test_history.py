@@ -203,8 +203,8 @@ def test_raw_pages_together_are_what_was_recorded(
     _, every = samples(written.archive, "ccd1.temperature", TODAY)
     found = list(every)
     true = sorted([*zip(times, values, strict=True), *((times[n], 5.0) for n in (6, 6, 20))])
-    assert sorted((at, value) for at, _, value in found) == true
-    assert [at for at, _, _ in found] == [at for at, _ in true]
+    assert sorted((at, value) for at, _, _, value in found) == true
+    assert [at for at, *_ in found] == [at for at, _ in true]
 
 
 def test_more_samples_of_one_time_than_a_page_holds_do_not_stop_the_pages(
@@ -279,11 +279,13 @@ def test_a_wrong_name_is_answered_by_the_nearest(written: Written, field: str, s
 
 
 def test_samples_of_one_time_are_not_mixed_up(written: Written) -> None:
-    written.write("ccd1", 0, temperature=[1.0, 2.0], state__health=["OK", "WARN"])
+    written.write("ccd1", 0, temperature=[1.0])
+    written.write("ccd1", 0, temperature=[2.0, 3.0], state__health=["WARN", "OK"])
     fields = ("ccd1.temperature", "ccd1.state.health")
     streams = [samples(written.archive, field, TODAY)[1] for field in fields]
     assert [row for _, row in history.rows(streams)] == [
-        dict(zip(fields, row, strict=True)) for row in ((1.0, "OK"), (2.0, "WARN"))
+        {"ccd1.temperature": 1.0},
+        *(dict(zip(fields, row, strict=True)) for row in ((2.0, "WARN"), (3.0, "OK"))),
     ]
 
 
@@ -297,7 +299,7 @@ def test_where_nothing_was_recorded_the_newest_is_told(written: Written) -> None
     ):
         assert reply["time"] == []
         assert utc(reply["newest"])[:16] == minute
-        assert f"the newest is of {minute} UTC" in history.nothing(reply, later)
+        assert f"the newest is of minute {minute} UTC" in history.nothing(reply, later)
     written.clock.now += 30 * 86400
     for _ in range(3):
         written.store.tidy()
@@ -347,7 +349,7 @@ def test_a_timeseries_of_nothing_says_what_there_is(alone: Written) -> None:
     alone.write("ccd1", 1000, temperature=[1.0])
     with pytest.raises(HistoryError, match="name at least one field"):
         history.timeseries()
-    with pytest.raises(HistoryError, match=r"nothing of ccd1\.temperature .* newest is of 2026-11"):
+    with pytest.raises(HistoryError, match=r"nothing of ccd1\.temperature .* newest is of minute"):
         history.timeseries("ccd1.temperature", end="2026-01-01")
 
 
@@ -541,9 +543,10 @@ def test_csv_has_units_times_and_every_sample(
     assert said == (
         "time,ccd1.temperature [deg_C],ccd1.peltier_status,slide.position\n"
         '2026-11-22T12:00:00.000Z,1.5,"a, b",\n'
-        "2026-11-22T12:00:01.500Z,-2.25,c,3.0\n"
+        "2026-11-22T12:00:01.500Z,-2.25,c,\n"
+        "2026-11-22T12:00:01.500Z,,,3.0\n"
     )
-    assert len(list(csv.reader(said.splitlines()))) == 3
+    assert len(list(csv.reader(said.splitlines()))) == 4
 
 
 def test_in_a_pipe_it_is_a_table_with_all_changes_of_texts(
@@ -577,7 +580,8 @@ def test_a_field_of_which_there_is_nothing_is_told_beside_the_others(
         assert "ccd1.temperature" in said.out
         assert said.err == (
             "there is nothing of ccd2.temperature from 2026-11-22 12:00 to 2026-11-23 12:00 UTC; "
-            "the newest is of 2026-11-21 12:00 UTC\n"
+            "the newest is of minute 2026-11-21 12:00 UTC; "
+            "if it could not be read, ccd2.alarms has the reason\n"
         )
 
 

@@ -182,7 +182,7 @@ class Archive:
         device, name, reply = self._head(field, Span(start, end))
         if not reply["unit"]:
             recorded = self._samples(device, name, Span(start, end))
-            if first := [one for one in islice(recorded, 1) if isinstance(one[1], str)]:
+            if first := [one for one in islice(recorded, 1) if isinstance(one[2], str)]:
                 return reply | _changes(chain(first, recorded), points)
         found = self.files.downsampled(device, name, start, end, points)
         columns = zip(*found, strict=True) if found else [()] * 6
@@ -192,25 +192,29 @@ class Archive:
         )
 
     def raw(self, field: str, start: int, end: int) -> Reply:
-        """Return samples as they were recorded: ``field``, ``unit``, ``time`` (ms) and ``value``.
+        """Return samples as recorded: ``field``, ``unit``, ``time`` (ms), ``seq`` and ``value``.
 
-        Of nights that are too old for that it is the last sample of each minute. Those after ask
+        ``seq`` is the sample's number, the same for each of its fields, and 0 for minutes. Of
+        nights that are too old for that it is the last sample of each minute. Those after ask
         for with ``next`` as ``start``; there are none if it is null. ``newest`` as in ``history``.
         """
         device, name, reply = self._head(field, Span(start, end))
         times: list[int] = []
+        seqs: list[int] = []
         values: list[Field] = []
         room = MOST_TEXT
-        for at, value in self._samples(device, name, Span(start, end)):
+        for at, seq, value in self._samples(device, name, Span(start, end)):
             room -= _size(value)
             if len(times) >= MOST_VALUES or room < 0:
                 # Samples of the same time stay together, unless there is nothing else.
                 upto = at if at != times[0] else at + 1
                 keep = bisect_left(times, upto)
-                return reply | {"time": times[:keep], "value": values[:keep], "next": upto}
+                times, seqs, values = times[:keep], seqs[:keep], values[:keep]
+                return reply | {"time": times, "seq": seqs, "value": values, "next": upto}
             times.append(at)
+            seqs.append(seq)
             values.append(value)
-        return self._or_newest(reply | {"time": times, "value": values, "next": None})
+        return self._or_newest(reply | {"time": times, "seq": seqs, "value": values, "next": None})
 
     def _head(self, field: str, span: Span) -> tuple[str, str, Reply]:
         """Return device and name of a field, and how a reply begins."""
@@ -242,8 +246,8 @@ class Archive:
         found = self.files.downsampled(device, name, begin, begin + 3 * HOUR, 180)
         return reply | {"newest": found[-1].time if found else low}
 
-    def _samples(self, device: str, name: str, span: Span) -> Iterator[tuple[int, Field]]:
-        """Yield times and values, reading a few hours at once; of old nights, minutes."""
+    def _samples(self, device: str, name: str, span: Span) -> Iterator[tuple[int, int, Field]]:
+        """Yield times, numbers and values, reading a few hours at once; of old nights, minutes."""
         rolled_up = cache(partial(self.files.has_minutes, device, name))
         begins = {night_bounds(night)[0] for night in self.files.nights()}
         start, end = span
@@ -251,9 +255,9 @@ class Archive:
             begin, until = night_bounds(night_of(start))
             if begin in begins:
                 stop = min(start + WINDOW, until, end)
-                times, values = self.files.series(device, name, start, stop)
-                if times and not rolled_up(begin, until):
-                    yield from zip(times, values, strict=True)
+                recorded = self.files.series(device, name, start, stop)
+                if recorded[0] and not rolled_up(begin, until):
+                    yield from zip(*recorded, strict=True)
                     start = stop
                     continue
             else:
@@ -262,7 +266,7 @@ class Archive:
             minute = start - start % MINUTE
             points = -(-(stop - minute) // MINUTE)
             found = self.files.downsampled(device, name, minute, minute + points * MINUTE, points)
-            yield from ((one.time, one.last) for one in found if one.time >= start)
+            yield from ((one.time, 0, one.last) for one in found if one.time >= start)
             start = stop
 
 
@@ -271,11 +275,11 @@ def _size(value: Field) -> int:
     return len(json.dumps(value)) if isinstance(value, str) else 0
 
 
-def _changes(recorded: Iterable[tuple[int, Field]], most: int) -> Reply:
+def _changes(recorded: Iterable[tuple[int, int, Field]], most: int) -> Reply:
     times: list[int] = []
     values: list[str] = []
     until = 0
-    for at, value in recorded:
+    for at, _, value in recorded:
         until = at
         if not values or str(value) != values[-1]:
             times.append(at)
@@ -342,8 +346,8 @@ def elsewhere(stores: Mapping[str, InfluxDB]) -> str:
     )
 
 
-Sampled: TypeAlias = tuple[int, str, Field]
-"""When, of which field, and what."""
+Sampled: TypeAlias = tuple[int, int, str, Field]
+"""When, the number of the sample, of which field, and what."""
 
 
 def samples(source: Source, field: str, span: Span) -> tuple[Reply, Iterator[Sampled]]:
@@ -353,8 +357,8 @@ def samples(source: Source, field: str, span: Span) -> tuple[Reply, Iterator[Sam
     def every() -> Iterator[Sampled]:
         page = first
         while True:
-            for at, value in zip(page["time"], page["value"], strict=True):
-                yield at, field, value
+            for at, seq, value in zip(page["time"], page["seq"], page["value"], strict=True):
+                yield at, seq, field, value
             if page["next"] is None:
                 return
             page = source.raw(field, page["next"], span.end)
@@ -363,21 +367,25 @@ def samples(source: Source, field: str, span: Span) -> tuple[Reply, Iterator[Sam
 
 
 def rows(streams: Iterable[Iterator[Sampled]]) -> Iterator[tuple[int, dict[str, Field]]]:
-    """Yield each time there is, and what fields were then: those of one sample are together."""
-    for at, together in groupby(heapq.merge(*streams, key=itemgetter(0)), itemgetter(0)):
-        samples: list[dict[str, Field]] = []
-        for _, field, value in together:
-            later = sum(field in one for one in samples)  # of as many before, of the same time
-            if later == len(samples):
-                samples.append({})
-            samples[later][field] = value
-        yield from ((at, row) for row in samples)
+    """Yield times, and what fields were then: those of one sample are together."""
+    sample = itemgetter(0, 1)
+    for (at, _), together in groupby(heapq.merge(*streams, key=sample), sample):
+        row: dict[str, Field] = {}
+        for *_, field, value in together:
+            if field in row:  # of another epoch
+                yield at, row
+                row = {}
+            row[field] = value
+        yield at, row
 
 
 def nothing(reply: Reply, span: Span) -> str:
     """Say that there is nothing in a span, and when there is."""
-    newest = utc(reply["newest"])[:16]
-    return f"there is nothing of {reply['field']} from {span}; the newest is of {newest} UTC"
+    field, newest = reply["field"], utc(reply["newest"])[:16]
+    return (
+        f"there is nothing of {field} from {span}; the newest is of minute {newest} UTC; "
+        f"if it could not be read, {field.partition('.')[0]}.alarms has the reason"
+    )
 
 
 def timeseries(
@@ -390,9 +398,10 @@ def timeseries(
     """Return samples as they were recorded as an astropy TimeSeries, a column for each field.
 
     Numbers have their unit; fields of one sample are one row, and what a row does not have is
-    masked. Nights that are too old to be there in full have the last sample of each minute. The
-    span is the last 24 hours, or as in ``span``; the samples come from the recorder, in pages, or
-    from the files. Raises HistoryError, or a WampError.
+    masked. A sample that has none of the fields, because none could be read, is no row: ask for
+    ``ccd1.alarms`` as well to see it. Nights that are too old to be there in full have the last
+    sample of each minute. The span is the last 24 hours, or as in ``span``; the samples come from
+    the recorder, in pages, or from the files. Raises HistoryError, or a WampError.
     """
     # 0.7 s, which the recorder and hcam do not need
     import numpy as np  # noqa: PLC0415

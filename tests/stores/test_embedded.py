@@ -177,14 +177,14 @@ def test_a_series_is_what_was_recorded_in_order_of_time(
     random.Random(1).shuffle(some_points)
     store.write(some_points)
     mine = sorted((one for one in some_points if one.device == "slide"), key=lambda one: one.time)
-    times, positions = history.series("slide", "position", START, END + DAY)
+    times, _, positions = history.series("slide", "position", START, END + DAY)
     assert not isinstance(positions, list)
     assert sorted(zip(times, positions, strict=True)) == sorted(
         (one.time, one.values["position"]) for one in mine
     )
     assert list(times) == [one.time for one in mine]
     for field, kind in (("synced", bool), ("state.stage", str)):
-        times, found = history.series("slide", field, START, END + DAY)
+        times, _, found = history.series("slide", field, START, END + DAY)
         assert {type(value) for value in found} == {kind}
         assert len(found) == len(mine)
     first, last = mine[2].time, mine[6].time
@@ -192,14 +192,14 @@ def test_a_series_is_what_was_recorded_in_order_of_time(
         one.time for one in mine if first <= one.time < last
     ]
     for nothing in (("slide", "nonsense"), ("nobody", "position")):
-        assert [len(one) for one in history.series(*nothing, START, END)] == [0, 0]
+        assert [len(one) for one in history.series(*nothing, START, END)] == [0, 0, 0]
 
 
 def test_a_field_that_was_a_number_and_is_a_text_now_is_a_list(
     store: EmbeddedStore, history: History
 ) -> None:
     store.write([point(n, values={"mode": mode}) for n, mode in enumerate([1.0, "fast", True])])
-    assert history.series("slide", "mode", START, END)[1] == [1.0, "fast", True]
+    assert history.series("slide", "mode", START, END)[2] == [1.0, "fast", True]
 
 
 def test_of_samples_of_one_millisecond_the_one_with_the_higher_number_is_the_last(
@@ -209,7 +209,7 @@ def test_of_samples_of_one_millisecond_the_one_with_the_higher_number_is_the_las
     for name in names:
         first = point(1, name, time=START, values={"mode": 1.0, "error": 0.0})
         store.write([first, point(2, name, time=START, values={"mode": 2.0})])
-        assert list(history.series(name, "mode", START, END)[1]) == [1.0, 2.0]
+        assert list(history.series(name, "mode", START, END)[2]) == [1.0, 2.0]
         assert history.downsampled(name, "mode", START, END, 1)[0].last == 2.0
     assert [one.seq for one in history.samples(NIGHT)] == [1] * 20 + [2] * 20
 
@@ -734,7 +734,8 @@ def nothing_wrong(history: History) -> None:
     assert len(found) == len(keys(found))
     for device in NAMES:
         true = sorted((one.time, one.values["position"]) for one in SOME if one.device == device)
-        said = zip(*history.series(device, "position", START, END), strict=True)
+        times, _, positions = history.series(device, "position", START, END)
+        said = zip(times, positions, strict=True)
         assert set(said) <= set(true)
         history.fields(START, END)
         for field in ("position", "state.stage"):

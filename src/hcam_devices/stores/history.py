@@ -274,8 +274,8 @@ class History:
 
     def series(
         self, device: str, field: str, start: int, end: int
-    ) -> "tuple[array[int], array[float] | list[Field]]":
-        """Return the times and values of a field as they were recorded: numbers as an array.
+    ) -> "tuple[array[int], array[int], array[float] | list[Field]]":
+        """Return times, sample numbers and values of a field as recorded; numbers as an array.
 
         Nights that are old have been rolled up and have none; ``downsampled`` has them.
         """
@@ -288,10 +288,10 @@ class History:
                     decoded = zip(keys, map(decoder(db, kind), numbers), strict=True)
                     found += [(key, value) for key, value in decoded if value is not None]
         found.sort(key=itemgetter(0))
-        at = array("q", [time for (time, _), _ in found])
+        times, seqs = (array("q", [key[place] for key, _ in found]) for place in (0, 1))
         if kinds <= {"number"}:
-            return at, array("d", [float(value) for _, value in found])
-        return at, [value for _, value in found]
+            return times, seqs, array("d", [float(value) for _, value in found])
+        return times, seqs, [value for _, value in found]
 
     def has_minutes(self, device: str, field: str, start: int, end: int) -> bool:
         """Tell whether some of it has been rolled up; what is still as recorded came late."""
