@@ -7,12 +7,14 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from astropy import units as u
+from astropy.time import Time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -325,7 +327,9 @@ def alone(written: Written, monkeypatch: pytest.MonkeyPatch) -> Written:
     return written
 
 
-def test_a_timeseries_has_units_and_what_is_missing_is_masked(alone: Written) -> None:
+def test_a_timeseries_has_units_and_what_is_missing_is_masked(
+    alone: Written, capsys: pytest.CaptureFixture[str]
+) -> None:
     times = alone.write("ccd1", 1000, temperature=[1.0, 2.0], state__health=["OK", "WARN"])
     alone.write("ccd1", 1000, NOON + 2000, temperature=[3.0])
     alone.write("slide", 1000, NOON + 500, moving=[True])
@@ -340,15 +344,22 @@ def test_a_timeseries_has_units_and_what_is_missing_is_masked(alone: Written) ->
     assert column[~column.mask].value.tolist() == [1.0, 2.0, 3.0]
     assert series["ccd1.state.health"].tolist() == ["OK", None, "WARN", None]
     assert series["slide.moving"].tolist() == [None, True, None, None]
-    whole = history.timeseries(*["ccd1.temperature"] * 2, start=NOON, end=NOW)["ccd1.temperature"]
+    assert "this is read from" in capsys.readouterr().err
+    begin = datetime(2026, 11, 22, 12, tzinfo=UTC)
+    whole = history.timeseries(*["ccd1.temperature"] * 2, start=begin, end=Time(series.time[-1]))[
+        "ccd1.temperature"
+    ]
     assert isinstance(whole, u.Quantity)
-    assert np.array_equal(whole.value, [1.0, 2.0, 3.0])
+    assert np.array_equal(whole.value, [1.0, 2.0])
 
 
 def test_a_timeseries_of_nothing_says_what_there_is(alone: Written) -> None:
     alone.write("ccd1", 1000, temperature=[1.0])
-    with pytest.raises(HistoryError, match="name at least one field"):
-        history.timeseries()
+    for fields in ((), (["ccd1.temperature"],)):
+        with pytest.raises(HistoryError, match="name at least one field"):
+            history.timeseries(*fields)
+    with pytest.raises(HistoryError, match="60 is not a duration"):
+        history.timeseries("ccd1.temperature", last=60)  # type: ignore[arg-type]
     with pytest.raises(HistoryError, match=r"nothing of ccd1\.temperature .* newest is of minute"):
         history.timeseries("ccd1.temperature", end="2026-01-01")
 

@@ -12,11 +12,12 @@ import heapq
 import json
 import os
 import re
+import sys
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from difflib import SequenceMatcher
 from functools import cache, partial
 from itertools import chain, groupby, islice
@@ -77,7 +78,7 @@ def utc(time: int, *, milliseconds: bool = False) -> str:
 
 def duration(text: str) -> int:
     """Return how long ``90s``, ``15m``, ``24h``, ``7d`` or ``2w`` is; HistoryError if it is not."""
-    match = DURATION.fullmatch(text.strip())
+    match = DURATION.fullmatch(str(text).strip())
     length = round(float(match[1]) * UNITS[match[2]]) if match else 0
     if length < 1:
         raise HistoryError(f"{text!r} is not a duration such as 90s, 15m, 24h, 7d or 2w")
@@ -92,17 +93,18 @@ def moment(given: Moment, now: int) -> int:
     if isinstance(given, int):
         found = given
     else:
-        clock_time = re.match(r"\d\d:\d\d", given)
-        if clock_time and re.search("[+-]", given):
+        text = str(given)
+        clock_time = re.match(r"\d\d:\d\d", text)
+        if clock_time and re.search("[+-]", text):
             raise HistoryError(
                 f"{given!r} has a zone but no date, such as 2026-11-22T{given}: add it, or give UTC"
             )
         try:
             if clock_time:
-                found = milliseconds(f"{utc(now)[:10]}T{given}")
+                found = milliseconds(f"{utc(now)[:10]}T{text}")
                 found -= DAY if found > now else 0
             else:
-                found = milliseconds(given)
+                found = milliseconds(text)
         except ValueError:
             raise HistoryError(
                 f"{given!r} is not a time such as 2026-11-22, 2026-11-22T21:30 or 21:30 (UTC), "
@@ -391,8 +393,8 @@ def nothing(reply: Reply, span: Span) -> str:
 def timeseries(
     *fields: str,
     last: str | None = None,
-    start: Moment | None = None,
-    end: Moment | None = None,
+    start: Moment | datetime | None = None,
+    end: Moment | datetime | None = None,
     night: str | None = None,
 ) -> Any:
     """Return samples as they were recorded as an astropy TimeSeries, a column for each field.
@@ -400,8 +402,9 @@ def timeseries(
     Numbers have their unit; fields of one sample are one row, and what a row does not have is
     masked. A sample that has none of the fields, because none could be read, is no row: ask for
     ``ccd1.alarms`` as well to see it. Nights that are too old to be there in full have the last
-    sample of each minute. The span is the last 24 hours, or as in ``span``; the samples come from
-    the recorder, in pages, or from the files. Raises HistoryError, or a WampError.
+    sample of each minute. The span is the last 24 hours, or as in ``span``, from and to an
+    astropy Time or a datetime (UTC if it does not say) as well. The samples come from the recorder,
+    in pages, or from the files, which stderr then says. Raises HistoryError, or a WampError.
     """
     # 0.7 s, which the recorder and hcam do not need
     import numpy as np  # noqa: PLC0415
@@ -411,11 +414,18 @@ def timeseries(
     from astropy.units import Unit  # noqa: PLC0415
     from astropy.utils.masked import Masked  # noqa: PLC0415
 
-    if not fields:
-        raise HistoryError("name at least one field, such as 'ccd1.temperature'")
+    if not fields or not all(isinstance(one, str) for one in fields):
+        raise HistoryError(
+            "name at least one field, such as 'ccd1.temperature', 'ccd2.temperature'"
+        )
     fields = tuple(dict.fromkeys(fields))
+    start, end = (
+        Time(one).utc.isot if isinstance(one, datetime | Time) else one for one in (start, end)
+    )
     asked = span(round(time.time() * 1000), last, start, end, night)
-    place, _ = source()
+    place, note = source()
+    if note:
+        print(note, file=sys.stderr)
     pages, streams = zip(*(samples(place, field, asked) for field in fields), strict=True)
     if all(page["newest"] for page in pages):
         raise HistoryError(nothing(pages[0], asked))
