@@ -490,7 +490,6 @@ class Recorder(Device):
         else:
             if said == self._foreign.get(device):
                 return  # said once more, when the router had come back
-            self._foreign[device] = said
         try:
             numbered = self.journals.own.append({"device": device} | said)
         except (sqlite3.Error, ValueError) as error:
@@ -498,6 +497,7 @@ class Recorder(Device):
             log.error("telemetry without numbers is not being kept: %s", self._unkept)
         else:
             self._unkept = ""
+            self._foreign[device] = said
             self._pass_on(flatten(numbered))
 
     def _pass_on(self, point: Point) -> None:
