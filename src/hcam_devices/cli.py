@@ -29,6 +29,11 @@ INSTRUMENT = click.option(
 EMULATE = click.option(
     "-e", "--emulate", is_flag=True, help="Simulate the hardware, in its real protocols."
 )
+URL = click.option(
+    "--url",
+    help="The router, host or host:port (default: WAMP_SERVER, else [router] of the file given "
+    "with --instrument or HCAM_INSTRUMENT).",
+)
 PORT = click.option("--port", type=click.IntRange(1, 65535), help="The router's port.")
 
 
@@ -59,13 +64,35 @@ def _load(path: Path | None) -> Any:
     return load(path)
 
 
-def _address(url: str | None, instrument: Any) -> Address:
-    """Return the router's address: as given, or from WAMP_SERVER, or from the instrument file."""
+def _address(url: str | None, instrument: Path | None) -> Address:
+    """Return the router's address: as given, or from WAMP_SERVER, or from the instrument file.
+
+    ``call`` and ``publish`` find it from now on, too.
+    """
     if url:
-        return Address.parse(url.removeprefix("ws://").removesuffix("/ws"))
-    if os.environ.get("WAMP_SERVER"):
-        return uris.address()
-    return Address(instrument.router.host, instrument.router.port)
+        found = Address.parse(url.removeprefix("ws://").removesuffix("/ws"))
+    elif os.environ.get("WAMP_SERVER") or not instrument:
+        found = uris.address()
+    else:
+        found = _router_of(instrument)
+    os.environ["WAMP_SERVER"] = str(found)
+    return found
+
+
+def _router_of(path: Path) -> Address:
+    """Return what ``[router]`` of an instrument file says, without all that ``load`` imports."""
+    import tomllib
+
+    try:
+        table = tomllib.loads(path.read_text()).get("router", {})
+        host, port = table.get("host", Address().host), table.get("port", Address().port)
+        types = type(host), type(port)
+        if table.keys() <= {"host", "port", "realm"} and types == (str, int) and 0 < port < 65536:
+            return Address(host, port)
+    except (OSError, ValueError, AttributeError):
+        pass
+    router = _load(path).router  # a file of the package, or one with mistakes, which are told
+    return Address(router.host, router.port)
 
 
 def _server(
@@ -78,7 +105,7 @@ def _server(
     @click.option(
         "--devices", "pattern", default="*", help="Only those whose name matches this glob."
     )
-    @click.option("--url", help="The router, host or host:port (default: WAMP_SERVER).")
+    @URL
     @click.option(
         "--replay",
         multiple=True,
@@ -100,7 +127,7 @@ def _server(
             raise HcamError("--replay is for simulators: add --emulate")
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
         declared = _load(instrument)
-        address = _address(url, declared)
+        address = _address(url, instrument)
         needs()
         serve(name, declared, pattern, address, emulate=emulate, replay=played)
 
@@ -133,7 +160,7 @@ gtcserver = _server(
 
 
 @click.command(cls=Command, epilog=_example("hwlogger --instrument ours.toml"))
-@click.option("--url", help="The router, host or host:port (default: WAMP_SERVER).")
+@URL
 @INSTRUMENT
 def hwlogger(url: str | None, instrument: Path | None) -> None:
     """Record every device into the stores of the instrument file."""
@@ -141,7 +168,7 @@ def hwlogger(url: str | None, instrument: Path | None) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     declared = _load(instrument)
-    serve(declared, _address(url, declared))
+    serve(declared, _address(url, instrument))
 
 
 @click.group(cls=Group)
@@ -162,7 +189,7 @@ def up(emulate: bool, port: int | None, instrument: Path | None) -> None:
     from . import supervisor
 
     declared = _load(instrument)
-    address = Address("127.0.0.1", port or _address(None, declared).port)
+    address = Address("127.0.0.1", port or _address(None, instrument).port)
     raise SystemExit(asyncio.run(supervisor.up(declared, address, emulate=emulate)))
 
 
@@ -174,9 +201,10 @@ def router(port: int | None, instrument: Path | None) -> None:
     from . import router
     from .server import home
 
-    raise SystemExit(
-        asyncio.run(router.run(port or _address(None, _load(instrument)).port, home()))
-    )
+    if port is None:
+        _load(instrument)
+        port = _address(None, instrument).port
+    raise SystemExit(asyncio.run(router.run(port, home())))
 
 
 @main.command(epilog=_example("hcam watch 'ccd*'"))
@@ -188,7 +216,7 @@ def router(port: int | None, instrument: Path | None) -> None:
     default=uris.REALM,
     help="The instrument (the default), or what hcam replay publishes.",
 )
-@click.option("--url", help="The router, host or host:port (default: WAMP_SERVER).")
+@URL
 @INSTRUMENT
 def watch(pattern: str, once: bool, realm: str, url: str | None, instrument: Path | None) -> None:
     """Show the devices whose names match PATTERN, live."""
@@ -196,27 +224,28 @@ def watch(pattern: str, once: bool, realm: str, url: str | None, instrument: Pat
 
     declared = _load(instrument)
     try:
-        asyncio.run(panel.watch(declared, _address(url, declared), pattern, realm, once=once))
+        asyncio.run(panel.watch(declared, _address(url, instrument), pattern, realm, once=once))
     except KeyboardInterrupt:
         raise SystemExit(0) from None
 
 
 @main.command(epilog=_example("hcam status"))
-@click.option("--url", help="The router, host or host:port (default: WAMP_SERVER).")
+@URL
 @INSTRUMENT
 def status(url: str | None, instrument: Path | None) -> None:
     """Say in a few lines whether all is well; exit status 1 if not."""
     from . import panel
 
     declared = _load(instrument)
-    raise SystemExit(asyncio.run(panel.status(declared, _address(url, declared))))
+    raise SystemExit(asyncio.run(panel.status(declared, _address(url, instrument))))
 
 
 @main.command(epilog=_example("hcam audit 2026-11-22"))
 @click.argument("night", default="")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@URL
 @INSTRUMENT
-def audit(night: str, as_json: bool, instrument: Path | None) -> None:
+def audit(night: str, as_json: bool, url: str | None, instrument: Path | None) -> None:
     """Prove that what was published in a NIGHT (the one going on) is stored once.
 
     Exit status 1 if it is not, or is not certain.
@@ -224,6 +253,7 @@ def audit(night: str, as_json: bool, instrument: Path | None) -> None:
     from . import audit
     from .wamp import utils
 
+    _address(url, instrument)
     try:
         answer = utils.call(uris.rpc("recorder", "audit"), night, timeout=LONGEST_AUDIT)
         found = audit.Audit.model_validate(answer)
@@ -258,7 +288,7 @@ def _audit_of_files(night: str, instrument: Any) -> Any:
 @click.option("--devices", "pattern", default="*", help="Only those whose name matches this glob.")
 @click.option("--from", "begin", default="12:00", help="When to begin (UTC).")
 @click.option("--until", "end", default="", help="When to end (UTC).")
-@click.option("--url", help="The router, host or host:port (default: WAMP_SERVER).")
+@URL
 @INSTRUMENT
 def replay(
     night: str,
@@ -284,7 +314,7 @@ def replay(
     # A shell that starts it in the background has made it deaf to what ends it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        asyncio.run(replay.replay(replay.paced(points, speed), _address(url, declared), progress))
+        asyncio.run(replay.replay(replay.paced(points, speed), _address(url, instrument), progress))
     except KeyboardInterrupt:
         pass
     finally:
@@ -327,13 +357,22 @@ LONGEST_AUDIT = 600.0
     default=10.0,
     help="Seconds to wait for the answer.",
 )
-def call(procedure: str, args: tuple[str, ...], timeout: float) -> None:
+@URL
+@INSTRUMENT
+def call(
+    procedure: str,
+    args: tuple[str, ...],
+    timeout: float,
+    url: str | None,
+    instrument: Path | None,
+) -> None:
     """Call a PROCEDURE with ARGS (numbers, texts, name=value, JSON) and print the answer.
 
     What could do harm says so, and is done with confirm=true only.
     """
     from .wamp import utils
 
+    _address(url, instrument)
     procedure = uris.expand_procedure(procedure)
     positional, named = arguments(args)
     if "confirm" not in named and _asks_to_confirm(procedure):
@@ -380,10 +419,13 @@ def _what_there_is(procedure: str, error: HcamError) -> str:
 @main.command(context_settings=NEGATIVE, epilog=_example("hcam publish slide.target_position -50"))
 @click.argument("topic")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
-def publish(topic: str, args: tuple[str, ...]) -> None:
+@URL
+@INSTRUMENT
+def publish(topic: str, args: tuple[str, ...], url: str | None, instrument: Path | None) -> None:
     """Publish ARGS to a TOPIC; a setpoint that is refused shows in the device's alarms."""
     from .wamp import utils
 
+    _address(url, instrument)
     positional, named = arguments(args)
     full = uris.expand(topic)
     if not utils.call("wamp.subscription.match", full):
@@ -400,13 +442,22 @@ def publish(topic: str, args: tuple[str, ...]) -> None:
 @click.argument("device")
 @click.argument("fault", default="")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
-def simulate(device: str, fault: str, options: tuple[str, ...]) -> None:
+@URL
+@INSTRUMENT
+def simulate(
+    device: str,
+    fault: str,
+    options: tuple[str, ...],
+    url: str | None,
+    instrument: Path | None,
+) -> None:
     """Let a simulated DEVICE have a FAULT, set its values, or clear its faults.
 
     Without a fault: say which there are.
     """
     from .wamp import utils
 
+    _address(url, instrument)
     _, named = arguments(options)
     answer = utils.call(uris.rpc(device, "simulate"), fault, **named)
     if fault:
@@ -430,14 +481,24 @@ def simulate(device: str, fault: str, options: tuple[str, ...]) -> None:
 @click.option("--record", type=click.Path(dir_okay=False, path_type=Path), help="Also to a file.")
 @click.option("--send", metavar="HEX", help="Send raw bytes, print what comes back, and end.")
 @click.option("--confirm", is_flag=True, help="Send them although nothing checks them.")
+@URL
+@INSTRUMENT
 def wire(
-    device: str, seconds: float, record: Path | None, send: str | None, *, confirm: bool
+    device: str,
+    seconds: float,
+    record: Path | None,
+    send: str | None,
+    *,
+    confirm: bool,
+    url: str | None,
+    instrument: Path | None,
 ) -> None:
     """Show the bytes that pass between DEVICE and its hardware, with times and meaning."""
+    address = _address(url, instrument)
     if send is None:
         from . import panel
 
-        asyncio.run(panel.wire(device, uris.address(), seconds, record))
+        asyncio.run(panel.wire(device, address, seconds, record))
     else:
         from .wamp import utils
 
@@ -462,6 +523,7 @@ def wire(
     "--png", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Plot to a file."
 )
 @click.option("--points", type=click.IntRange(1, 3000), help="Lines of a table, for each field.")
+@URL
 @INSTRUMENT
 def history(
     fields: tuple[str, ...],
@@ -473,6 +535,7 @@ def history(
     how: str | None,
     png: Path | None,
     points: int | None,
+    url: str | None,
     instrument: Path | None,
 ) -> None:
     """Show what was recorded of FIELDS such as ccd1.temperature; without any, say which there are.
@@ -488,6 +551,7 @@ def history(
     if (how and png) or (points and (png or how == "csv")):
         raise click.UsageError("choose one of --table (with --points), --csv and --png")
     asked = span(round(time.time() * 1000), last, start, end, night)
+    _address(url, instrument)
     place, note = source(instrument)
     if note:
         click.echo(note, err=True)

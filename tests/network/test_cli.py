@@ -7,7 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from hcam_devices import cli
 from hcam_devices.wamp.utils import call
 
 from .conftest import DEVICES, OTHERS
@@ -122,6 +124,55 @@ def test_no_router_is_told_in_one_sentence(alone: Net, command: str) -> None:
     told = alone.hcam(*command.split(), code=1)
     assert re.search(rf"no router at 127\.0\.0\.1:{alone.port}", " ".join(told.split()))
     assert "hcam up" in " ".join(told.split())
+
+
+ASKING = ["status", "watch --once", "call slide.block", "publish slide.x 1", "simulate slide"]
+ASKING += ["wire slide", "wire slide --send 00", "history"]
+
+
+@pytest.mark.parametrize("command", ASKING)
+def test_every_command_asks_the_router_of_the_instrument_unless_told_otherwise(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HCAM_HOME", str(tmp_path))
+    file = tmp_path / "ours.toml"
+    of_file, of_variable, of_option = (f"127.0.0.1:{free_port()}" for _ in range(3))
+    file.write_text(f"[router]\nport = {of_file[10:]}\n[devices]\n")
+
+    def asked(*options: str, variables: dict[str, str]) -> str:
+        nowhere: dict[str, str | None] = {"HCAM_INSTRUMENT": None, "WAMP_SERVER": None}
+        done = CliRunner().invoke(
+            cli.main, [*command.split(), *options], env={**nowhere, **variables}
+        )
+        return " ".join(done.output.split())
+
+    named = {"HCAM_INSTRUMENT": str(file)}
+    assert of_file in asked(variables=named)
+    assert of_file in asked("--instrument", str(file), variables={})
+    both = named | {"WAMP_SERVER": of_variable}
+    assert of_variable in asked(variables=both)
+    assert of_option in asked("--url", of_option, variables=both)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[router]\nport = 0\n[devices]", r"ours.toml:2: \[router\.port\] port: .*not 0"),
+        ("[router]\nprot = 9000\n[devices]", "prot is not a setting here"),
+        ("[router]\nport = '9000'\n[devices]", "port: .*not '9000'"),
+        ("router = 5\n[devices]", "router: .*not 5"),
+        ("[router", r"ours\.toml:1: "),
+    ],
+)
+def test_a_call_to_the_router_of_a_wrong_file_is_not_made(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    file = tmp_path / "ours.toml"
+    file.write_text(text)
+    command = ["call", "slide.block", "--instrument", str(file)]
+    done = CliRunner().invoke(cli.main, command, env={"WAMP_SERVER": None})
+    assert done.exit_code == 1
+    assert re.search(said, done.output)
 
 
 @pytest.mark.parametrize(
