@@ -21,8 +21,9 @@ from rich.text import Text
 from . import HcamError, recording
 from .instrument import Instrument
 from .wamp import uris
-from .wamp.session import Session, join, keep_joined
+from .wamp.session import JOIN_WITHIN, Session, join, keep_joined
 from .wamp.uris import Address
+from .wamp.utils import unreachable
 
 PRETTY = {"deg_C": "°C", "l / min": "l/min", "MB / s": "MB/s", "1 / s": "/s"}
 COLOURS = {
@@ -39,6 +40,7 @@ COLOURS = {
 LOST_AFTER = 5.0
 REDRAW = 0.5
 SETTLE = 1.0
+ANSWER_WITHIN = 10.0
 
 
 class Picture:
@@ -111,7 +113,7 @@ async def look(picture: Picture, address: Address) -> None:
             await follow(picture, session)
             await asyncio.sleep(SETTLE)
     except (OSError, WampError) as error:
-        raise HcamError(f"no router at {address} ({error}); start it with: hcam up") from None
+        raise HcamError(unreachable(address, error, JOIN_WITHIN)) from None
 
 
 def is_telemetry(sample: Any) -> bool:
@@ -272,7 +274,7 @@ def draw(picture: Picture, address: Address, size: tuple[int, int], hints: str =
     """Return the whole picture, fitted to a terminal's width and height."""
     width, height = size
     title = Text("HiPERCAM", style="bold")
-    title.append(f"  router {address} " + ("" if picture.router else "is not there (yet)"))
+    title.append(f"  router {address} " + ("" if picture.router else "does not answer (yet)"))
     if picture.realm == uris.REPLAY:
         newest = max((str(one["timestamp"]) for one in picture.samples.values() if one), default="")
         title.append(f"  REPLAY {newest[:19].replace('T', ' ')}", style="bold red")
@@ -371,9 +373,12 @@ async def wire(device: str, address: Address, seconds: float, file: Path | None)
         try:
             async with join(address) as session:
                 await session.subscribe(show, uris.wire(device))
-                await asyncio.wait_for(session.call(uris.rpc(device, "wire"), seconds), 10)
+                began = session.call(uris.rpc(device, "wire"), seconds)
+                if not (await asyncio.wait([began], timeout=ANSWER_WITHIN))[0]:
+                    raise HcamError(f"{device} does not answer within {ANSWER_WITHIN:g} s")
+                await began
                 await asyncio.wait([session.over], timeout=seconds)
         except ApplicationError as error:
             raise HcamError(" ".join(str(part) for part in error.args)) from None
         except OSError as error:
-            raise HcamError(f"no router at {address} ({error})") from None
+            raise HcamError(unreachable(address, error, JOIN_WITHIN)) from None

@@ -23,8 +23,9 @@ from .stores import AwayError
 from .stores.history import History
 from .stores.points import Point, night_bounds, night_of, unflatten
 from .wamp import uris
-from .wamp.session import join
+from .wamp.session import JOIN_WITHIN, join
 from .wamp.uris import Address
+from .wamp.utils import unreachable
 
 CLOCK_TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?")
 SHOW_EVERY = 0.2
@@ -101,7 +102,7 @@ async def replay(
 ) -> int:
     """Publish points as they come, and ``say`` which, and how many so far; return how many.
 
-    HcamError if there is no router, or it goes.
+    HcamError if there is no router with that realm, or it goes.
     """
     count = 0
     said = "nothing"
@@ -119,8 +120,7 @@ async def replay(
             await session.call("wamp.session.count")  # the router has read everything before it
     except (OSError, WampError) as error:
         raise HcamError(
-            f"no router at {address} with realm {uris.REPLAY} ({error or 'no answer'}): "
-            f"start it with: hcam up; published until then: {said}"
+            f"{unreachable(address, error, JOIN_WITHIN)}; published until then: {said}"
         ) from None
     return count
 

@@ -1,6 +1,7 @@
 """``call`` and ``publish``: an exception for each kind of failure, one POST for each call."""
 
 import asyncio
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,13 +13,26 @@ from typing import Any, ClassVar
 import pytest
 from autobahn.wamp.types import RegisterOptions
 
-from hcam_devices import HcamError
-from hcam_devices.wamp import utils
+from hcam_devices import HcamError, panel
+from hcam_devices.instrument import load
+from hcam_devices.wamp import session, utils
 from hcam_devices.wamp.uris import Address, address
 from hcam_devices.wamp.utils import call, publish
 
 from .conftest import DEVICES
 from .tools import Follower, Net, client, free_port, until
+
+
+@contextmanager
+def hanging(*, full: bool) -> Iterator[Address]:
+    """Listen without ever answering; full: so that the kernel takes no connection any more."""
+    with socket.socket() as listener, socket.socket() as other:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0 if full else 5)
+        where = Address(*listener.getsockname())
+        if full:
+            other.connect(where)
+        yield where
 
 
 class Counting(BaseHTTPRequestHandler):
@@ -67,6 +81,21 @@ def counting(host: str = "127.0.0.1") -> Iterator[tuple[type[Counting], Address]
             utils._kept.__dict__.clear()  # the server waits for its connections to end
             server.shutdown()
             thread.join()
+
+
+def test_a_router_that_hangs_is_told_from_one_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(utils, "CONNECT_WITHIN", 0.1)
+    monkeypatch.setattr(session, "JOIN_WITHIN", 0.1)
+    said = r"router at {} does not answer within .* its log, HCAM_HOME/router/{}/router\.log$"
+    with hanging(full=True) as where:
+        monkeypatch.setenv("WAMP_SERVER", str(where))
+        with pytest.raises(utils.RouterError, match=said.format(where, where.port)):
+            call("hipercam.slide.rpc.describe", timeout=600)
+    with hanging(full=False) as where, pytest.raises(HcamError) as error:
+        asyncio.run(panel.look(panel.Picture(load(), "*"), where))
+    assert re.search(said.format(where, where.port), str(error.value))
 
 
 def test_no_router(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ async def join(address: Address, realm: str = uris.REALM) -> AsyncIterator[Sessi
         loop=loop,
     )
     factory.setProtocolOptions(
-        openHandshakeTimeout=JOIN_WITHIN,
+        openHandshakeTimeout=0,  # ours is below, and says so in one way only
         autoPingInterval=PING_EVERY,
         autoPingTimeout=PING_TIMEOUT,
         autoPingSize=12,

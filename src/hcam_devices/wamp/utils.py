@@ -19,6 +19,7 @@ from .. import HcamError
 from .uris import Address, address
 
 TIMEOUT = 10.0
+CONNECT_WITHIN = 3.0
 
 
 class WampError(HcamError):
@@ -90,6 +91,19 @@ class _Connection(HTTPConnection):
 _kept = threading.local()
 
 
+def unreachable(where: Address, error: Exception, within: float) -> str:
+    """Say why the router cannot be reached, and what to do."""
+    if isinstance(error, TimeoutError):
+        return (
+            f"the router at {where} does not answer within {within:g} s: it hangs, or is out of "
+            f"reach; see its log, HCAM_HOME/router/{where.port}/router.log"
+        )
+    return (
+        f"no router at {where} ({error}): set WAMP_SERVER, or start it: hcam router alone, or "
+        "hcam up with the servers, which drive the hardware unless it is hcam up --emulate"
+    )
+
+
 def _connection(where: Address, timeout: float) -> _Connection:
     """Return the connection of this thread (and process: a fork must not share it), open."""
     key = (where, os.getpid())
@@ -98,11 +112,10 @@ def _connection(where: Address, timeout: float) -> _Connection:
     connection: _Connection = _kept.connection
     if connection.sock and connection.dropped():
         connection.close()
-    connection.timeout = timeout
-    if connection.sock:
-        connection.sock.settimeout(timeout)
-    else:
+    if not connection.sock:
+        connection.timeout = min(timeout, CONNECT_WITHIN)
         connection.connect()
+    connection.sock.settimeout(timeout)
     return connection
 
 
@@ -116,10 +129,10 @@ def _post(path: str, body: dict[str, Any], timeout: float) -> Any:
         ) from None
     try:
         connection = _connection(where, timeout)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        within = min(timeout, CONNECT_WITHIN)
         raise RouterError(
-            "com.hipercam.error.no_router",
-            f"no router at {where}: start it (hcam up), or set WAMP_SERVER",
+            "com.hipercam.error.no_router", unreachable(where, error, within)
         ) from None
     try:
         connection.request("POST", path, content, {"Content-Type": "application/json"})
