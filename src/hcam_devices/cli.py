@@ -253,17 +253,35 @@ def audit(night: str, as_json: bool, url: str | None, instrument: Path | None) -
     from . import audit
     from .wamp import utils
 
-    _address(url, instrument)
+    where = _address(url, instrument)
     try:
+        utils.call(uris.rpc("recorder", "describe"), timeout=PRESENT_WITHIN)
         answer = utils.call(uris.rpc("recorder", "audit"), night, timeout=LONGEST_AUDIT)
         found = audit.Audit.model_validate(answer)
-    except (utils.NoSuchProcedureError, utils.RouterError):
-        found = _audit_of_files(night, _load(instrument))
+    except utils.NoSuchProcedureError:
+        found = _audit_of_files(night, instrument, "nobody answers for the recorder")
+    except (utils.RouterError, utils.OutcomeUnknownError) as error:
+        reason = f"no router answers at {where} (WAMP_SERVER)"
+        if isinstance(error, utils.OutcomeUnknownError) and _router_answers():
+            reason = "the recorder does not answer (see HCAM_HOME/log/hwlogger.log)"
+        found = _audit_of_files(night, instrument, reason)
     click.echo(found.model_dump_json(indent=2) if as_json else "\n".join(audit.text(found)))
     raise SystemExit(0 if found.complete else 1)
 
 
-def _audit_of_files(night: str, instrument: Any) -> Any:
+def _router_answers() -> bool:
+    """Tell whether the router itself answers, whoever else does not."""
+    from .wamp import utils
+
+    try:
+        utils.call("wamp.session.count", timeout=PRESENT_WITHIN)
+    except (utils.RouterError, utils.OutcomeUnknownError):
+        return False
+    return True
+
+
+def _audit_of_files(night: str, path: Path | None, reason: str) -> Any:
+    """Audit without the journals, because of ``reason``."""
     import time
 
     from .audit import Published, audit
@@ -272,7 +290,8 @@ def _audit_of_files(night: str, instrument: Any) -> Any:
     from .witnesses import witnesses
 
     night = night or night_of(int(time.time() * 1000))
-    silent = Published(silent="the recorder is not running: no journal was asked")
+    instrument = _load(path)
+    silent = Published(silent=f"{reason}, so no journal was asked")
     try:
         found = witnesses(instrument.stores, home(), night)
         return audit(night, dict.fromkeys(instrument.names, silent), found, time.time())
@@ -343,6 +362,8 @@ def arguments(texts: tuple[str, ...]) -> tuple[list[Any], dict[str, Any]]:
 NEGATIVE = {"ignore_unknown_options": True}
 """So that ``-50`` is an argument and not an option."""
 LONGEST_AUDIT = 600.0
+PRESENT_WITHIN = 5.0
+"""Seconds in which a recorder that is not frozen answers, before it is waited for so long."""
 
 
 @main.command(

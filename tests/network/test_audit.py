@@ -2,13 +2,19 @@
 
 import json
 import sqlite3
+from pathlib import Path
 from typing import Any
 
+import pytest
+from click.testing import CliRunner
+
+from hcam_devices import cli
 from hcam_devices.stores.history import History
-from hcam_devices.wamp.utils import call
+from hcam_devices.wamp import utils
+from hcam_devices.wamp.utils import OutcomeUnknownError, call
 
 from .conftest import DEVICES, OTHERS
-from .tools import BIN, Net, until
+from .tools import BIN, Net, living, until
 
 
 def audited() -> dict[str, Any]:
@@ -56,11 +62,40 @@ def test_without_a_server_nothing_is_certain(own: Net) -> None:
 
 
 def test_without_the_recorder_its_files_alone_are_looked_at(own: Net) -> None:
-    own.end()
-    said = own.hcam("audit", code=1)
-    everything = len(DEVICES) + len(OTHERS) + 1  # and the recorder
-    assert f"the recorder is not running: no journal was asked ({everything} devices)" in said
-    assert "slide 2 (epoch " in said
+    (recorder,) = (one for one in living(own.home) if any("hwlogger" in a for a in one.cmdline()))
+    everything = f"({len(DEVICES) + len(OTHERS) + 1} devices)"  # and the recorder
+    recorder.kill()
+    reasons = {
+        "nobody answers for the recorder": lambda: None,
+        f"no router answers at {own.address} (WAMP_SERVER)": own.end,
+    }
+    for reason, happens in reasons.items():
+        happens()
+        said = own.hcam("audit", code=1)
+        assert f"{reason}, so no journal was asked {everything}" in said
+        assert "slide 2 (epoch " in said
+
+
+@pytest.mark.parametrize("router", [True, False])
+def test_who_does_not_answer_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, router: bool
+) -> None:
+    waited: list[float] = []
+
+    def silence(procedure: str, *args: Any, timeout: float = 10.0, **kwargs: Any) -> Any:
+        if router and procedure == "wamp.session.count":
+            return 1
+        waited.append(timeout)
+        raise OutcomeUnknownError("com.hipercam.error.outcome_unknown", "no answer")
+
+    monkeypatch.setattr(utils, "call", silence)
+    monkeypatch.setenv("HCAM_HOME", str(tmp_path))
+    done = CliRunner().invoke(cli.main, ["audit"], env={"WAMP_SERVER": "127.0.0.1:7"})
+    reason = "the recorder does not answer" if router else "no router answers at 127.0.0.1:7"
+    assert reason in done.output
+    assert "so no journal was asked" in done.output
+    assert done.exit_code == 1
+    assert sum(waited) <= 10
 
 
 def test_what_is_no_night_is_told(own: Net) -> None:

@@ -127,7 +127,7 @@ def test_no_router_is_told_in_one_sentence(alone: Net, command: str) -> None:
 
 
 ASKING = ["status", "watch --once", "call slide.block", "publish slide.x 1", "simulate slide"]
-ASKING += ["wire slide", "wire slide --send 00", "history"]
+ASKING += ["wire slide", "wire slide --send 00", "history", "audit"]
 
 
 @pytest.mark.parametrize("command", ASKING)
