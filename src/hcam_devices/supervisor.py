@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from . import panel
@@ -16,16 +17,26 @@ from .wamp.uris import Address
 FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0
 STEADY_AFTER = 60.0
 STOPS_WITHIN = 12.0
+TOLD_FOR = 300.0
+"""Seconds after which it is not told any more that a program had to be started again."""
 
 
 class Child:
-    """One program that is kept running; what it prints goes to a file."""
+    """One program that is kept running; what it prints goes to a file. ``clock``: Unix time."""
 
-    def __init__(self, name: str, command: list[str], environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        environment: dict[str, str],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.clock = clock
         self.name, self.command, self.environment = name, command, environment
         self.log = home() / "log" / f"{name}.log"
         self.restarts = 0
-        self.trouble = ""
+        self.ended = 0.0
+        self.last_words = ""
         self.process: asyncio.subprocess.Process | None = None
 
     async def keep_running(self) -> None:
@@ -48,15 +59,25 @@ class Child:
             except asyncio.CancelledError:
                 await self._stop(self.process)
                 raise
-            self.restarts += 1
-            self.trouble = (
-                f"{self.name} ended ({self.process.returncode}); restart {self.restarts}; "
-                f"{self.log} ends: {last_line(self.log)}"
-            )
+            self.note_end(self.process.returncode)
             if time.monotonic() - began > STEADY_AFTER:
                 pause = FIRST_PAUSE
             await asyncio.sleep(pause)
             pause = min(2 * pause, LAST_PAUSE)
+
+    def note_end(self, status: int | None) -> None:
+        """Note that it has ended, when, and what it said last."""
+        self.restarts += 1
+        self.ended = self.clock()
+        self.last_words = (
+            f"{time.strftime('%H:%M:%S UTC', time.gmtime(self.ended))} {self.name} ended "
+            f"({status}); restart {self.restarts}; {self.log} ends: {last_line(self.log)}"
+        )
+
+    @property
+    def trouble(self) -> str:
+        """How it ended lately; nothing if it did not."""
+        return self.last_words if self.clock() - self.ended < TOLD_FOR else ""
 
     async def _stop(self, process: asyncio.subprocess.Process) -> None:
         if process.returncode is None:
@@ -155,9 +176,10 @@ def trouble(family: list[Child]) -> str:
 
 
 async def _say_restarts(family: list[Child]) -> None:
-    said = ""
+    said: dict[str, str] = {}
     while True:
-        if (now := trouble(family)) != said:
-            print(now, flush=True)
-            said = now
+        for child in family:
+            if child.last_words != said.get(child.name, ""):
+                print(child.last_words, flush=True)
+                said[child.name] = child.last_words
         await asyncio.sleep(1)
