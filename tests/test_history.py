@@ -596,7 +596,9 @@ def test_a_field_of_which_there_is_nothing_is_told_beside_the_others(
         )
 
 
-def test_a_png_has_a_panel_for_each_unit_and_each_text(written: Written, tmp_path: Path) -> None:
+def test_a_png_has_a_panel_for_each_unit_and_each_text(
+    written: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     written.write("ccd1", 1000, temperature=[1.0, 2.0], state__health=["OK", "WARN"])
     written.write("pressure1", 1000, pressure=[1e-5, 1.0])
     heights = []
@@ -606,6 +608,7 @@ def test_a_png_has_a_panel_for_each_unit_and_each_text(written: Written, tmp_pat
     ):
         file = tmp_path / "out.png"
         assert plot.show(written.archive, fields, TODAY, how=None, points=None, png=file) == 0
+        assert capsys.readouterr().out == f"written: {file}\n"
         head = file.read_bytes()[:24]
         assert head.startswith(b"\x89PNG")
         heights.append(int.from_bytes(head[20:24]))

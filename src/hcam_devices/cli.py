@@ -538,10 +538,12 @@ def wire(
 @click.option("--from", "start", metavar="UTC", help="A date, a date and time, or a time.")
 @click.option("--to", "end", metavar="UTC", help="Likewise; now, if it is not given.")
 @click.option("--night", metavar="DATE", help="From noon of this date to the next.")
-@click.option("--table", "how", flag_value="table", help="A table instead of a plot.")
-@click.option("--csv", "how", flag_value="csv", help="Everything as it was recorded.")
+@click.option("--table", "as_table", is_flag=True, help="A table instead of a plot.")
+@click.option("--csv", "as_csv", is_flag=True, help="Everything as it was recorded.")
 @click.option(
-    "--png", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Plot to a file."
+    "--png",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Plot to a file NAME.png.",
 )
 @click.option("--points", type=click.IntRange(1, 3000), help="Lines of a table, for each field.")
 @URL
@@ -553,7 +555,8 @@ def history(
     start: str | None,
     end: str | None,
     night: str | None,
-    how: str | None,
+    as_table: bool,
+    as_csv: bool,
     png: Path | None,
     points: int | None,
     url: str | None,
@@ -569,8 +572,14 @@ def history(
     from .history import source, span
     from .stores import AwayError
 
-    if (how and png) or (points and (png or how == "csv")):
+    if as_table + as_csv + bool(png) > 1 or (points and (png or as_csv)):
         raise click.UsageError("choose one of --table (with --points), --csv and --png")
+    if png and png.suffix.lower() != ".png":
+        raise click.UsageError(f"{png} would be a PNG: give it a name that ends with .png")
+    if (as_csv or png) and not fields:
+        raise click.UsageError(
+            "name a field, such as ccd1.temperature; hcam history alone says which there are"
+        )
     asked = span(round(time.time() * 1000), last, start, end, night)
     _address(url, instrument)
     place, note = source(instrument)
@@ -578,6 +587,7 @@ def history(
         click.echo(note, err=True)
     try:
         chosen = tuple(dict.fromkeys(fields))
+        how = "csv" if as_csv else "table" if as_table else None
         raise SystemExit(plot.show(place, chosen, asked, how=how, points=points, png=png))
     except AwayError as error:
         raise HcamError(str(error)) from None

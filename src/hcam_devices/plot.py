@@ -348,7 +348,10 @@ def write_csv(source: Source, fields: tuple[str, ...], span: Span, out: TextIO) 
 
 
 def write_png(replies: list[Reply], span: Span, file: Path) -> None:
-    """Draw a plot for each unit, and one for each text, into a file. Raises HcamError."""
+    """Draw a plot for each unit, and one for each text, into a file, and say so.
+
+    Raises HcamError.
+    """
     try:
         from matplotlib.dates import AutoDateLocator, ConciseDateFormatter  # noqa: PLC0415
         from matplotlib.figure import Figure  # noqa: PLC0415  (an optional extra)
@@ -389,6 +392,7 @@ def write_png(replies: list[Reply], span: Span, file: Path) -> None:
         figure.savefig(file, format="png", dpi=120)
     except OSError as error:
         raise HcamError(f"{file} cannot be written: {error}") from None
+    print(f"written: {file}")
 
 
 def _moments(times: Iterable[int]) -> list[datetime]:

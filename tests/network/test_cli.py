@@ -191,6 +191,27 @@ def test_nonsense_in_wamp_server_is_told(alone: Net, command: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--csv", "name a field"),
+        ("--png x.png", "name a field"),
+        (
+            "ccd1.temperature --png x.pdf",
+            "x.pdf would be a PNG: give it a name that ends with .png",
+        ),
+        ("ccd1.temperature --table --csv", "choose one of --table"),
+        ("ccd1.temperature --csv --table", "choose one of --table"),
+        ("ccd1.temperature --csv --png x.png", "choose one of --table"),
+        ("ccd1.temperature --csv --points 5", "choose one of --table"),
+    ],
+)
+def test_what_cannot_be_written_as_asked_is_a_mistake(options: str, said: str) -> None:
+    done = CliRunner().invoke(cli.main, ["history", *options.split()], env={"WAMP_SERVER": None})
+    assert done.exit_code == 2
+    assert said in " ".join(done.output.split())
+
+
 def test_the_default_instrument_has_no_mistakes(alone: Net) -> None:
     assert re.search(r"hipercam\.toml: \d+ devices, no mistakes", alone.hcam("config", "check"))
 
