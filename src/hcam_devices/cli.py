@@ -3,14 +3,26 @@
 Each command imports what it needs when it runs, so that ``hcam call`` does not wait for what only
 ``hcam watch`` needs.
 """
+# ruff: noqa: E402
+
+import sys
+
+
+def _hook(kind: type[BaseException], *rest: "Any") -> None:
+    """Say nothing of Ctrl-C: the imports below take time enough for it. A shell gives 130."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, *rest)
+
+
+sys.excepthook = _hook
 
 import asyncio
 import json
 import logging
 import os
 import signal
-import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +50,16 @@ PORT = click.option("--port", type=click.IntRange(1, 65535), help="The router's 
 
 
 class Command(click.Command):
-    """A command that tells its errors in a sentence, with exit status 1."""
+    """A command that tells its errors in a sentence, with exit status 1; of Ctrl-C it is 130."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
+        """Run the command; what standard output has no letter for is a question mark there."""
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
         except HcamError as error:
             raise click.ClickException(str(error)) from None
 

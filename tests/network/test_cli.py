@@ -1,9 +1,12 @@
 """What people type: each command does what it says, and every mistake is told in a sentence."""
 
+import io
 import json
 import os
 import re
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -210,6 +213,27 @@ def test_what_cannot_be_written_as_asked_is_a_mistake(options: str, said: str) -
     done = CliRunner().invoke(cli.main, ["history", *options.split()], env={"WAMP_SERVER": None})
     assert done.exit_code == 2
     assert said in " ".join(done.output.split())
+
+
+def test_control_c_while_it_starts_is_no_error() -> None:
+    code = "from hcam_devices import cli; raise KeyboardInterrupt"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    assert CliRunner().invoke(cli.Command("x", callback=interrupted)).exit_code == 130
+
+
+def test_what_a_terminal_has_no_letter_for_is_a_question_mark(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written = io.BytesIO()
+    with io.TextIOWrapper(written, encoding="latin-1", write_through=True) as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        cli.Command("x", callback=lambda: print("20 °C \u28ff")).main([], standalone_mode=False)
+        assert written.getvalue() == "20 °C ?\n".encode("latin-1")
 
 
 def test_the_default_instrument_has_no_mistakes(alone: Net) -> None:
