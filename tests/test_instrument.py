@@ -67,6 +67,7 @@ def test_settings_reach_the_device_and_its_link(tmp_path: Path) -> None:
 
 
 GAUGE = 'kind = "pdr900.VacuumGauge"'
+OFFSITE = "[stores.o]\nkind = 'influxdb'\nurl = 'http://192.0.2.20:8086'\n"
 MISTAKES = [
     ('[devices.a]\nkind = "pdr900.Gauge"', 2, "no kind of device 'pdr900.Gauge'"),
     ('[devices.a]\nkind = "pdr901.VacuumGauge"', 2, "no kind of device"),
@@ -96,13 +97,25 @@ MISTAKES = [
     (f'[devices."a.b"]\n{GAUGE}\nport = 1', 1, "'a.b' is not a device name"),
     ("[devices]\na = 5", 2, "a: .*not 5"),
     ("devices = 5", 1, "devices: .*not 5"),
-    ("[devices]\n[stores.local]\nkind = 'embedded'\nraw_days = 0", 2, "raw_days: .*not 0"),
+    ("[devices]\n[stores.local]\nkind = 'embedded'\nraw_days = 0", 4, "raw_days: .*not 0"),
     ("[router]\nport = 8080", 1, "devices is missing"),
     ("[router]\nport = 0\n[devices]", 2, "port: .*not 0"),
     ("[devices]\n[rooter]", 2, "rooter is not a setting here; there are devices, router"),
     ("[devices.a]\nkind = ", 2, "Invalid value"),
     ("[devices.a]\nx = 1\nx = 2", 3, "Cannot overwrite"),
     ('[devices.a]\nkind = "', 2, "Unterminated|Illegal"),
+    ("[devices]\n[stores]", 2, r"\[stores\] is empty, and nothing would be recorded"),
+    ("[devices]\n[stores.a]\n[stores.b]", 3, "folder: 'history' is already that of a"),
+    ("[devices]\n[stores.a]\n[stores.b]\nfolder = 'x/../history'", 4, "already that of a"),
+    ("[devices]\n[stores.a]\nraw_days = 0", 3, r"\[stores.a\] raw_days: .*not 0"),
+    ("[devices]\n[stores.A]", 2, "'A' is not a store name"),
+    ("[devices]\n[stores.a]\nkind = 'sqlite'", 3, "no kind of store 'sqlite'; there are embedded,"),
+    ("[devices]\n[stores.a]\nkind = 5", 3, "no kind of store 5; there are embedded, influxdb"),
+    ("[devices]\n[stores.a]\nbucket = 'b'", 3, "not a setting here; there are folder, kind, raw"),
+    (f"[devices]\n{OFFSITE}bukket = 'b'", 5, "not a setting here; there are api, bucket,"),
+    (f"[devices]\n{OFFSITE}", 2, r"\[stores.o\] give either database, or organization .*"),
+    (f"[devices]\n{OFFSITE}database = 'b'\nuser = 'u'\nsecret_file = '/s'", 4, "begin with https"),
+    ("stores = 5\n[devices]", 1, "stores: .*not 5"),
 ]
 
 

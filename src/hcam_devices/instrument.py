@@ -14,9 +14,10 @@ The class is the schema: its annotated names, and those of its link, are the set
 """
 
 import importlib
+import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.resources import files
@@ -28,11 +29,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from . import HcamError
 from .device import Device, settings_of
 from .fields import shorten
-from .stores import Embedded, StoreName, StoreSettings
+from .stores import Embedded, StoreSettings, place
+from .stores.influxdb import InfluxDB
+from .stores.lines import is_near
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 STRICT = ConfigDict(extra="forbid", strict=True)
+STORES: dict[str, type[StoreSettings]] = {"embedded": Embedded, "influxdb": InfluxDB}
 
 
 class InstrumentError(HcamError):
@@ -54,7 +58,7 @@ class _File(BaseModel):
 
     router: Router = Router()
     devices: dict[str, dict[str, Any]]
-    stores: dict[StoreName, StoreSettings] = {"local": Embedded()}
+    stores: dict[str, dict[str, Any]] = {}
 
 
 class _Common(BaseModel):
@@ -145,6 +149,14 @@ def load(path: Path | None = None) -> Instrument:
         raise InstrumentError(f"{path}:{line[1] if line else last}: {error}") from None
 
 
+def _tables(content: dict[str, Any], key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the tables in a table; what is none, _File does not let pass."""
+    tables = content.get(key)
+    for name, table in (tables if isinstance(tables, dict) else {}).items():
+        if isinstance(table, dict):
+            yield name, table
+
+
 class _Reader:
     """Reads one file, collecting mistakes."""
 
@@ -154,18 +166,28 @@ class _Reader:
 
     def instrument(self, content: dict[str, Any]) -> Instrument:
         file = self._check(_File, content, ())
-        devices = content.get("devices")
         entries = {}
-        for name, table in (devices if isinstance(devices, dict) else {}).items():
-            if isinstance(table, dict) and (entry := self._entry(name, table)):
+        for name, table in _tables(content, "devices"):
+            if entry := self._entry(name, table):
                 entries[name] = entry
         self._check_names(entries.values())
         self._check_sources(entries)
+        stores = {}
+        for name, table in _tables({"stores": {"local": {}}} | content, "stores"):
+            if store := self._store(name, table):
+                stores[name] = store
+        self._check_folders(stores)
+        if content.get("stores") == {}:
+            self._mistake(
+                ("stores",),
+                "[stores] is empty, and nothing would be recorded: leave it out for files in "
+                "HCAM_HOME, or add a table [stores.NAME]",
+            )
         if self.mistakes or file is None:
             raise InstrumentError(
                 "\n".join(f"{self.path}:{line}: {text}" for line, text in sorted(self.mistakes))
             )
-        return Instrument(self.path, file.router, entries, file.stores)
+        return Instrument(self.path, file.router, entries, stores)
 
     def _entry(self, name: str, table: dict[str, Any]) -> Entry | None:
         place = ("devices", name)
@@ -190,6 +212,43 @@ class _Reader:
             return None
         given = settings.model_dump(exclude_unset=True)
         return Entry(name, cls, common.server, tuple(common.aliases), given)
+
+    def _store(self, name: str, table: dict[str, Any]) -> StoreSettings | None:
+        place = ("stores", name)
+        if not NAME.fullmatch(name):
+            self._mistake(place, f"{name!r} is not a store name (lower case letters, digits, _)")
+        kind = table.get("kind", "embedded")
+        schema = STORES.get(kind) if isinstance(kind, str) else None
+        if schema is None:
+            known = ", ".join(STORES)
+            self._mistake(
+                (*place, "kind"), f"there is no kind of store {shorten(kind)}; there are {known}"
+            )
+            return None
+        settings: StoreSettings | None = self._check(schema, table, place)
+        if (
+            isinstance(settings, InfluxDB)
+            and settings.secret_from
+            and settings.url.startswith("http:")
+            and not is_near(settings.url)
+        ):
+            self._mistake(
+                (*place, "url"),
+                "url: everybody on the way could read the secret: it has to begin with https",
+            )
+        return settings
+
+    def _check_folders(self, stores: dict[str, StoreSettings]) -> None:
+        taken: dict[str, str] = {}
+        for name, store in stores.items():
+            if isinstance(store, Embedded):
+                folder = os.path.normpath(place(store, Path()))
+                if folder in taken:
+                    self._mistake(
+                        ("stores", name, "folder"),
+                        f"folder: {folder!r} is already that of {taken[folder]}: set another",
+                    )
+                taken[folder] = name
 
     def _kind(self, kind: str, place: tuple[str, ...]) -> type[Device] | None:
         module, _, name = kind.partition(".")
@@ -218,13 +277,16 @@ class _Reader:
         except ValidationError as error:
             for one in error.errors(include_url=False):
                 loc = (*place, *(str(part) for part in one["loc"]))
-                secret = loc[0] == "stores" and not isinstance(one["input"], float | int)
-                given = "" if secret else f", not {shorten(one['input'])}"
+                said = one["msg"].removeprefix("Value error, ")
+                if one["loc"]:
+                    said = f"{loc[-1]}: {said}"
+                    if loc[0] != "stores" or isinstance(one["input"], float | int):  # no secret
+                        said += f", not {shorten(one['input'])}"
                 text = {
                     "missing": f"{loc[-1]} is missing",
                     "extra_forbidden": f"{loc[-1]} is not a setting here; there are "
                     + ", ".join(sorted(schema.model_fields)),
-                }.get(one["type"], f"{loc[-1]}: {one['msg']}{given}")
+                }.get(one["type"], said)
                 self._mistake(loc, text)
             return None
 
