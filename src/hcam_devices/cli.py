@@ -19,6 +19,7 @@ sys.excepthook = _hook
 import asyncio
 import json
 import logging
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -62,6 +63,16 @@ class Command(click.Command):
             raise SystemExit(130) from None
         except HcamError as error:
             raise click.ClickException(str(error)) from None
+
+
+class Number(click.FloatRange):
+    """A number within limits; no comparison says that NaN is not."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return it, or fail."""
+        if math.isnan(number := super().convert(value, param, ctx)):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return number
 
 
 class Group(click.Group):
@@ -317,9 +328,7 @@ def _audit_of_files(night: str, path: Path | None, reason: str) -> Any:
 
 @main.command(epilog=_example("hcam replay 2026-11-22 --from 23:00 --speed 60"))
 @click.argument("night")
-@click.option(
-    "--speed", type=click.FloatRange(0, min_open=True), default=1.0, help="Times as fast."
-)
+@click.option("--speed", type=Number(0, min_open=True), default=1.0, help="Times as fast.")
 @click.option("--devices", "pattern", default="*", help="Only those whose name matches this glob.")
 @click.option("--from", "begin", default="12:00", help="When to begin (UTC).")
 @click.option("--until", "end", default="", help="When to end (UTC).")
@@ -390,7 +399,7 @@ PRESENT_WITHIN = 5.0
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @click.option(
     "--timeout",
-    type=click.FloatRange(0.001, 86400),
+    type=Number(0.001, 86400),
     default=10.0,
     help="Seconds to wait for the answer.",
 )
@@ -592,6 +601,8 @@ def history(
         raise click.UsageError("choose one of --table (with --points), --csv and --png")
     if png and png.suffix.lower() != ".png":
         raise click.UsageError(f"{png} would be a PNG: give it a name that ends with .png")
+    if globs := [field for field in fields if {*"*?["} & {*field}]:
+        raise click.UsageError(f"{globs[0]!r} is a pattern: name each field in full")
     if (as_csv or png) and not fields:
         raise click.UsageError(
             "name a field, such as ccd1.temperature; hcam history alone says which there are"
@@ -642,7 +653,7 @@ def gtc() -> None:
 @click.option("--host", default="127.0.0.1", help="Where its name service is.")
 @click.option("--port", type=click.IntRange(1, 65535), default=12008, help="Of the name service.")
 @click.option("--idl", default="", help="The site's IDL file, if there is one.")
-@click.option("--timeout", type=click.FloatRange(0.1, 60), default=2.0, help="Of each call.")
+@click.option("--timeout", type=Number(0.1, 60), default=2.0, help="Of each call.")
 def probe(host: str, port: int, idl: str, timeout: float) -> None:
     """Report what the telescope's server is: type, ORB, addresses, and what can be read.
 

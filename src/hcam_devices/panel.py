@@ -312,6 +312,9 @@ async def watch(
     console = Console()
     if once or not sys.stdout.isatty():
         await look(picture, address)
+        if not picture.samples:
+            there = ", ".join(instrument.names)
+            raise HcamError(f"no device matches {pattern!r}; there are {there}")
         console.print(draw(picture, address, (console.width, 10_000)))
         return
 

@@ -59,6 +59,8 @@ async def recorded(
     start, stop = moment(night, begin), moment(night, end or "12:00")
     first, last = night_bounds(night)
     stop = last if stop == first else stop
+    if stop <= start:
+        raise HcamError(f"{end} is not after {begin} in a night, from 12:00 to 12:00 UTC")
     history = History(folder)
     points = history.samples(night_of(start), start, stop)
     chosen = (point for point in points if fnmatchcase(point.device, pattern))
@@ -71,10 +73,21 @@ async def recorded(
     except AwayError as error:
         raise HcamError(str(error)) from None
     if nothing:
-        there = ", ".join(history.nights()) or "none"
-        raise HcamError(
-            f"{folder} has no samples of {pattern} at that time; its nights are: {there}"
-        )
+        raise HcamError(await asyncio.to_thread(_nothing, history, night_of(start), pattern))
+
+
+def _nothing(history: History, night: str, pattern: str) -> str:
+    """Say why there was nothing of a night to replay."""
+    if night not in (nights := history.nights()):
+        there = ", ".join(nights) or "none"
+        return f"{history.folder} has no samples of {night}; its nights are: {there}"
+    try:
+        devices = sorted(history.fields(*night_bounds(night)))
+    except AwayError as error:
+        return str(error)
+    if not any(fnmatchcase(device, pattern) for device in devices):
+        return f"no device of {night} matches {pattern!r}; there are: {', '.join(devices)}"
+    return f"{history.folder} has samples of {pattern} in {night}, but none at that time"
 
 
 async def paced(

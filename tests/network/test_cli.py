@@ -63,6 +63,7 @@ def test_call_prints_the_answer_as_json(net: Net) -> None:
         ("call slide.set_target_position", r"argument: 'value'"),
         ("call slide.stage.move 1 2", r"argument"),
         ("call slide.block --timeout 0", r"timeout"),
+        ("call slide.block --timeout nan", r"timeout': nan is not a number"),
         ("simulate slide explode", r"no fault 'explode'; there are delay, "),
         ("simulate slide set colour=1", r"there is no colour to set; there is speed"),
         ("simulate slyde", r"nobody offers .*slyde.*|slyde"),
@@ -101,6 +102,11 @@ def test_watch_once_shows_the_devices_of_a_pattern(net: Net) -> None:
     assert "hwserver running (emulated)" in shown
     assert re.search(r"slide +inpos +position 1\d\d\d\.\d\d", shown)
     assert "pressure1" not in shown
+
+
+def test_watch_once_says_that_no_device_matches(net: Net) -> None:
+    told = net.hcam("watch", "--once", "nosuch*", code=1)
+    assert re.search(r"no device matches 'nosuch\*'; there are .*\bslide\b.*\brecorder", told)
 
 
 def test_status_says_that_all_is_well(net: Net) -> None:
@@ -199,6 +205,7 @@ def test_nonsense_in_wamp_server_is_told(alone: Net, command: str) -> None:
     [
         ("--csv", "name a field"),
         ("--png x.png", "name a field"),
+        ("ccd*.temperature", "'ccd*.temperature' is a pattern: name each field in full"),
         (
             "ccd1.temperature --png x.pdf",
             "x.pdf would be a PNG: give it a name that ends with .png",

@@ -183,8 +183,8 @@ async def test_a_part_of_a_night_and_some_devices_can_be_chosen(history: Path) -
 @pytest.mark.parametrize(
     ("night", "pattern", "said"),
     [
-        (NIGHT, "pressure*", rf"no samples of pressure\* .* its nights are: {NIGHT}"),
-        ("2026-11-21", "*", "its nights are: 2026-11-22"),
+        (NIGHT, "pressure*", rf"device of {NIGHT} matches 'pressure\*'; there are: ccd1, slide$"),
+        ("2026-11-21", "*", "no samples of 2026-11-21; its nights are: 2026-11-22"),
         ("../../etc/passwd", "*", "is not a night such as 2026-11-22"),
     ],
 )
@@ -193,6 +193,13 @@ async def test_nothing_to_replay_is_told(
 ) -> None:
     with pytest.raises(HcamError, match=said):
         await numbers(recorded(history, night, pattern))
+
+
+async def test_a_time_without_samples_is_told(history: Path) -> None:
+    with pytest.raises(HcamError, match="0:24 is not after 00:25 in a night"):
+        await numbers(recorded(history, NIGHT, "*", "00:25", "0:24"))
+    with pytest.raises(HcamError, match=rf"samples of ccd\* in {NIGHT}, but none at that time"):
+        await numbers(recorded(history, NIGHT, "ccd*", "00:25", "00:26"))
 
 
 def test_the_command_publishes_and_no_option_leads_into_the_realm_of_the_instrument(
