@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,6 +78,13 @@ def test_a_mistake_is_told_in_one_sentence(net: Net, command: str, said: str) ->
     if "--timeout" not in command:
         assert told.startswith("Error: ")
         assert told.count("\n") == 1
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_the_curl_of_the_readme_works(net: Net) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (command,) = re.findall(r"^    (curl .*\\\n.*)$", readme, re.MULTILINE)
+    assert '"args":[null]' in net.run("sh", "-c", command.replace(":8080/", f":{net.port}/"))
 
 
 def test_publish_sets_and_simulate_shows_and_injects(net: Net) -> None:
