@@ -271,7 +271,10 @@ def table(picture: Picture, width: int, most: int | None = None) -> Table:
 
 
 def draw(picture: Picture, address: Address, size: tuple[int, int], hints: str = "") -> Group:
-    """Return the whole picture, fitted to a terminal's width and height."""
+    """Return the whole picture, fitted to a terminal's width and height.
+
+    A third of it is for alarms: in full while there is room, the worst first.
+    """
     width, height = size
     title = Text("HiPERCAM", style="bold")
     title.append(f"  router {address} " + ("" if picture.router else "does not answer (yet)"))
@@ -283,18 +286,26 @@ def draw(picture: Picture, address: Address, size: tuple[int, int], hints: str =
     head = [title, *([Text(picture.running(), style="bold")] if picture.servers else [])]
     alarms = picture.alarms()
     most = max(height // 3, 3)
-    lines = alarms[:most]
+    probe = Console(width=width, file=None, record=False)
+    lines: list[Text] = []
+    spare = most - len(alarms)
+    for alarm in alarms[:most]:
+        whole = alarm.wrap(probe, width)
+        if len(whole) - 1 <= spare:
+            lines += whole
+            spare -= len(whole) - 1
+        else:
+            lines.append(alarm)
     for line in (*head, *lines):
         line.truncate(width, overflow="ellipsis")
     if len(alarms) > most:
         lines.append(Text(f"... and {len(alarms) - most} more alarms", style="red"))
     footer = Text(hints, style="dim")
-    room = height - len(lines) - len(footer.wrap(Console(width=width), width))
+    room = height - len(lines) - len(footer.wrap(probe, width))
     room -= len(head) + 1
-    whole = table(picture, width)
-    probe = Console(width=width, file=None, record=False)
-    fits = len(probe.render_lines(whole)) <= room
-    shown = whole if fits else table(picture, width, max(room, 2))
+    full = table(picture, width)
+    fits = len(probe.render_lines(full)) <= room
+    shown = full if fits else table(picture, width, max(room, 2))
     return Group(*head, *lines, shown, *([footer] if hints else []))
 
 
