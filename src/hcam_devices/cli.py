@@ -3,18 +3,6 @@
 Each command imports what it needs when it runs, so that ``hcam call`` does not wait for what only
 ``hcam watch`` needs.
 """
-# ruff: noqa: E402
-
-import sys
-
-
-def _hook(kind: type[BaseException], *rest: "Any") -> None:
-    """Say nothing of Ctrl-C: the imports below take time enough for it. A shell gives 130."""
-    if not issubclass(kind, KeyboardInterrupt):
-        sys.__excepthook__(kind, *rest)
-
-
-sys.excepthook = _hook
 
 import asyncio
 import json
@@ -22,6 +10,7 @@ import logging
 import math
 import os
 import signal
+import sys
 from collections.abc import Callable
 from io import TextIOWrapper
 from pathlib import Path
@@ -282,7 +271,7 @@ def audit(night: str, as_json: bool, url: str | None, instrument: Path | None) -
 
     where = _address(url, instrument)
     try:
-        utils.call(uris.rpc("recorder", "describe"), timeout=PRESENT_WITHIN)
+        utils.call(uris.rpc("recorder", "describe"), timeout=utils.PRESENT_WITHIN)
         answer = utils.call(uris.rpc("recorder", "audit"), night, timeout=LONGEST_AUDIT)
         found = audit.Audit.model_validate(answer)
     except utils.NoSuchProcedureError:
@@ -301,7 +290,7 @@ def _router_answers() -> bool:
     from .wamp import utils
 
     try:
-        utils.call("wamp.session.count", timeout=PRESENT_WITHIN)
+        utils.call("wamp.session.count", timeout=utils.PRESENT_WITHIN)
     except (utils.RouterError, utils.OutcomeUnknownError):
         return False
     return True
@@ -387,8 +376,6 @@ def arguments(texts: tuple[str, ...]) -> tuple[list[Any], dict[str, Any]]:
 NEGATIVE = {"ignore_unknown_options": True}
 """So that ``-50`` is an argument and not an option."""
 LONGEST_AUDIT = 600.0
-PRESENT_WITHIN = 5.0
-"""Seconds in which a recorder that is not frozen answers, before it is waited for so long."""
 
 
 @main.command(

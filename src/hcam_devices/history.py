@@ -31,7 +31,13 @@ from .stores.history import History
 from .stores.influxdb import InfluxDB
 from .stores.points import EPOCH, Field, milliseconds, night_bounds, night_of
 from .wamp import uris
-from .wamp.utils import NoSuchProcedureError, OutcomeUnknownError, RouterError, call
+from .wamp.utils import (
+    PRESENT_WITHIN,
+    NoSuchProcedureError,
+    OutcomeUnknownError,
+    RouterError,
+    call,
+)
 
 Reply: TypeAlias = dict[str, Any]
 Moment: TypeAlias = str | int
@@ -321,7 +327,8 @@ def source(instrument: Path | None = None) -> tuple[Source, str]:
     embedded store in HCAM_HOME. Raises HistoryError if there are none either.
     """
     with suppress(RouterError, NoSuchProcedureError, OutcomeUnknownError):
-        if "history" in call(uris.rpc("recorder", "describe"))["procedures"]:
+        told = call(uris.rpc("recorder", "describe"), timeout=PRESENT_WITHIN)
+        if "history" in told["procedures"]:
             return Remote(), ""
     # 0.7 s, for those without a recorder
     from .instrument import load  # noqa: PLC0415

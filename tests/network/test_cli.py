@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -231,11 +230,7 @@ def test_what_cannot_be_written_as_asked_is_a_mistake(options: str, said: str) -
     assert said in " ".join(done.output.split())
 
 
-def test_control_c_while_it_starts_is_no_error() -> None:
-    code = "from hcam_devices import cli; raise KeyboardInterrupt"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
-
+def test_control_c_is_no_error() -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
 

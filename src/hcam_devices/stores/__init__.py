@@ -2,17 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
 from .coverage import Coverage, Gone
 from .influxdb import InfluxDB
 from .points import Point
 
 STRICT = ConfigDict(extra="forbid", strict=True)
-
-StoreName: TypeAlias = Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_]*$")]
 
 
 class Embedded(BaseModel):
@@ -25,7 +23,7 @@ class Embedded(BaseModel):
     folder: str = ""
 
 
-StoreSettings: TypeAlias = Annotated[Embedded | InfluxDB, Field(discriminator="kind")]
+StoreSettings: TypeAlias = Embedded | InfluxDB
 
 
 def place(settings: StoreSettings, home: Path) -> Path:

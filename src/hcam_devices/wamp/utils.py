@@ -19,6 +19,8 @@ from .. import HcamError
 from .uris import Address, address
 
 TIMEOUT = 10.0
+PRESENT_WITHIN = 5.0
+"""Seconds in which who is not frozen answers, before a longer answer is waited for."""
 CONNECT_WITHIN = 3.0
 
 
