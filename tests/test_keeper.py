@@ -389,7 +389,7 @@ async def test_what_is_gone_of_a_journal_is_known_although_it_has_nothing_more(
 def recorder_in(folder: Path) -> tuple[Recorder, Keeper]:
     journals = AnsweredJournals(folder)
     keeper = Keeper(MemoryStore(), journals)
-    settings = {"memory": Embedded(), "other": Embedded(folder="/elsewhere")}
+    settings = {"memory": Embedded(), "other": Embedded(folder="elsewhere")}
     return recorder_of(["memory"])(
         "recorder", keepers=[keeper], journals=journals, folder=folder, stores=settings
     ), keeper
@@ -411,7 +411,9 @@ def test_what_another_program_says_is_numbered_once_however_often_it_is_said(
 async def test_the_disk_that_is_told_is_the_fullest_of_those_in_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free = {tmp_path: 90e9, tmp_path / "history": 90e9, Path("/elsewhere"): 3e9}
+    free = {tmp_path: 90e9, tmp_path / "elsewhere": 3e9}
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free[path]))
     listener, _ = recorder_in(tmp_path)
+    assert await listener.read(listener.fields["disk"]) == 90.0
+    (tmp_path / "elsewhere").mkdir()
     assert await listener.read(listener.fields["disk"]) == 3.0

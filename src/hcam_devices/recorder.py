@@ -556,8 +556,9 @@ class Recorder(Device):
         if field.name == "heard":
             return self._rate("heard", self._heard)
         if field.name == "disk":
-            places = {place(one, self.folder) for one in self.stores.values()} | {self.folder}
-            return min(shutil.disk_usage(one).free for one in places) / 1e9
+            places = [place(one, self.folder) for one in self.stores.values()]
+            there = [self.folder, *(one for one in places if one.exists())]
+            return min(shutil.disk_usage(one).free for one in there) / 1e9
         name, _, store = field.name.partition("_")
         keeper = next(one for one in self.keepers if one.store.name == store)
         if name == "rate":
