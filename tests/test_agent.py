@@ -58,3 +58,5 @@ def test_of_a_sample_that_the_router_would_not_pass_on_an_alarm_is_told(agent: A
     assert "bytes is more than 500000" in reasons(newest, "telemetry")
     assert reasons(newest, "journal") == "make room"
     assert say(agent)["seq"] == 2
+    newest = say(agent, state={"connection": "online", "stage": "x" * MOST_BYTES})
+    assert newest["state"] == {"connection": "online"}

@@ -115,7 +115,14 @@ MISTAKES = [
     (f"[devices]\n{OFFSITE}bukket = 'b'", 5, "not a setting here; there are api, bucket,"),
     (f"[devices]\n{OFFSITE}", 2, r"\[stores.o\] give either database, or organization .*"),
     (f"[devices]\n{OFFSITE}database = 'b'\nuser = 'u'\nsecret_file = '/s'", 4, "begin with https"),
-    ("stores = 5\n[devices]", 1, "stores: .*not 5"),
+    (
+        f"[devices]\n{OFFSITE.replace('http:', 'HTTP:')}database = 'b'\nuser = 'u'\n"
+        "secret_file = '/s'",
+        4,
+        "begin with https",
+    ),
+    (f"[devices]\n{OFFSITE}secret_variable = 48151623", 5, "valid string$"),
+    ("stores = 5\n[devices]", 1, "stores: .*dictionary"),
 ]
 
 

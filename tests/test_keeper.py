@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +36,7 @@ class MemoryStore:
         self.stored = Coverage()
         self.kept: list[tuple[str, str, int]] = []
         self.lost: list[Gone] = []
+        self.notes = True
         self.failures: list[bool] = []
         self.fault: Exception = AwayError("out for lunch")
 
@@ -49,10 +51,11 @@ class MemoryStore:
                 self.kept.append((one.device, one.epoch, one.seq))
                 self.stored.add(one.device, one.epoch, one.seq, one.seq)
 
-    def settle(self, gone: Iterable[Gone]) -> None:
+    def settle(self, gone: Iterable[Gone]) -> bool:
         for one in gone:
             self.lost.append(one)
             self.stored.add(one.device, one.epoch, one.first, one.last)
+        return self.notes
 
     def gone(self) -> list[Gone]:
         return self.lost
@@ -244,13 +247,13 @@ async def test_while_a_store_is_away_nothing_waits_in_memory_and_people_are_told
     assert alarm.severity == "WARN"
     assert "503: the database is starting" in alarm.reason
     assert "14.0 days" in alarm.reason
-    assert keeper.backlog() == 99
+    assert keeper.backlog == 99
     now[0] += 60
-    assert keeper.lag() == 60
+    assert keeper.lag == 60
     keeper._accepts = True
     await until_complete(keeper, journals)
     assert len(store.kept) == 99
-    assert keeper.backlog() == 0
+    assert keeper.backlog == 0
     assert keeper.notices() == []
 
 
@@ -339,6 +342,52 @@ async def test_that_a_store_is_away_is_noticed_although_no_page_comes_either() -
     keeper.hear(flatten(sample("ccd1", 1)))
     with pytest.raises(AwayError):
         await keeper._fetch("ccd1", "a", 2, 9, "now")
+    keeper.close()
+
+
+async def test_a_backlog_that_cannot_be_written_is_no_reason_not_to_end() -> None:
+    asked = asyncio.Event()
+
+    class Slow(MemoryJournals):
+        async def samples(self, device: str, after: int, epoch: str) -> list[Sample]:
+            if after:
+                asked.set()
+                await asyncio.Event().wait()
+            return await super().samples(device, after, epoch)
+
+    journals = Slow({"ccd1": [sample("ccd1", n) for n in range(1, 30)]})
+    store = MemoryStore()
+    written = threading.Event()
+    write_now = store.write
+
+    def write(points: Sequence[Point]) -> None:
+        written.wait(20)
+        write_now(points)
+
+    store.write = write  # type: ignore[method-assign]
+    store.failures = [True] * 1000
+    keeper = Keeper(store, journals)
+    keeper.due = {"ccd1"}
+    running = asyncio.create_task(keeper.run())
+    await asked.wait()
+    await asyncio.sleep(0)  # so that the first page is being written
+    running.cancel()
+    await asyncio.sleep(0)
+    written.set()
+    done, _ = await asyncio.wait([running], timeout=20)
+    assert done
+    assert running.cancelled()
+    keeper.close()
+
+
+async def test_what_a_store_does_not_note_as_gone_is_not_told_to_be() -> None:
+    journals = MemoryJournals({"ccd1": [sample("ccd1", 2)]})
+    store = MemoryStore()
+    store.notes = False
+    keeper = Keeper(store, journals)
+    await keeper._complete("ccd1")
+    assert [(one.first, one.last) for one in store.lost] == [(1, 1)]
+    assert (keeper.gone, keeper.notices()) == (0, [])
     keeper.close()
 
 

@@ -43,9 +43,10 @@ class Command(click.Command):
     """A command that tells its errors in a sentence, with exit status 1; of Ctrl-C it is 130."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; what standard output has no letter for is a question mark there."""
+        """Run the command; what a terminal has no letter for is a question mark there."""
         if isinstance(sys.stdout, TextIOWrapper):
-            sys.stdout.reconfigure(errors="replace")
+            terminal = sys.stdout.isatty()
+            sys.stdout.reconfigure(errors="replace" if terminal else "backslashreplace")
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -277,7 +278,7 @@ def audit(night: str, as_json: bool, url: str | None, instrument: Path | None) -
     except utils.NoSuchProcedureError:
         found = _audit_of_files(night, instrument, "nobody answers for the recorder")
     except (utils.RouterError, utils.OutcomeUnknownError) as error:
-        reason = f"no router answers at {where} (WAMP_SERVER)"
+        reason = f"no router answers at {where}"
         if isinstance(error, utils.OutcomeUnknownError) and _router_answers():
             reason = "the recorder does not answer (see HCAM_HOME/log/hwlogger.log)"
         found = _audit_of_files(night, instrument, reason)

@@ -36,6 +36,7 @@ from .stores.lines import is_near
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 STRICT = ConfigDict(extra="forbid", strict=True)
+NO_SECRETS = ("api", "raw_days", "timeout")
 STORES: dict[str, type[StoreSettings]] = {"embedded": Embedded, "influxdb": InfluxDB}
 
 
@@ -280,7 +281,7 @@ class _Reader:
                 said = one["msg"].removeprefix("Value error, ")
                 if one["loc"]:
                     said = f"{loc[-1]}: {said}"
-                    if loc[0] != "stores" or isinstance(one["input"], float | int):  # no secret
+                    if loc[0] != "stores" or loc[-1] in NO_SECRETS:
                         said += f", not {shorten(one['input'])}"
                 text = {
                     "missing": f"{loc[-1]} is missing",

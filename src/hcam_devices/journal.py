@@ -152,7 +152,8 @@ class _Pair(NamedTuple):
 class Journal:
     """The samples of one server; bounded by age (seconds) and by size (bytes).
 
-    How long it has been open is told by ``steady``: a ``clock`` that is set makes nothing older.
+    How long it has been open is told by ``steady``: a ``clock`` that is set makes nothing older,
+    until the file is opened again.
 
     A damaged file is put aside as ``<name>.damaged-<Unix time>`` and a new one begins at once. The
     next ``tidy`` copies what can be salvaged, under its old epochs; the file that was put aside

@@ -142,7 +142,7 @@ class Journals:
             reply = await self._call(uris.rpc(device, "journal"), *during)
         except ApplicationError as error:
             absent = error.error == ApplicationError.NO_SUCH_PROCEDURE
-            if not absent or (device in self.declared and not found):
+            if not absent or (device in self.declared and not (own.epochs or own.gone)):
                 raise
         else:
             there = self._known[device] = Holdings.model_validate(reply)
@@ -328,8 +328,12 @@ class Keeper:
                         writing = asyncio.ensure_future(bring)
                         first = upto + 1
                         waiting = []
+        except UNLIKELY:
+            await writing  # that the store is away counts more than why no page came
+            raise
         finally:
-            await writing  # that a store is away counts more than why no page came
+            await asyncio.gather(writing, return_exceptions=True)
+        await writing
 
     async def _pages(
         self, device: str, epoch: str, first: int, last: int
@@ -358,11 +362,12 @@ class Keeper:
         await self._write(rows)
         if self.store.stored.missing(device, fetched.epoch, fetched.first, fetched.last):
             for held in await self.journals.holdings(device):
-                if held.epoch == journal and not held.salvaging:
-                    await self._settle(device, *held.gone, fetched)
+                if held.epoch == journal:
+                    if not held.salvaging:
+                        await self._settle(device, *held.gone, fetched)
                     break
             else:
-                raise ConnectionError("its journal is being restored, or is another one now")
+                raise ConnectionError("its journal has begun anew, and is asked again later")
         self._backlog[device] -= fetched.last - fetched.first + 1
 
     async def _settle(self, device: str, *lost: _Lost) -> None:
@@ -374,14 +379,13 @@ class Keeper:
                 for part in seen.missing(device, one.epoch, low, high):
                     gone.append(Gone(device, one.epoch, *part, one.reason))
                 seen.add(device, one.epoch, low, high)
-        if gone:
-            await self._do(self.store.settle, gone)
-        for new in gone:
+        for new in gone if gone and await self._do(self.store.settle, gone) else ():
             said = f"it will never have {device} {new.first} to {new.last}: {new.cause}"
             self._news["gone"] = self.clock(), said
             self.gone += new.last - new.first + 1
             log.warning("store %s: %s (epoch %s)", self.store.name, said, new.epoch)
 
+    @property
     def backlog(self) -> int:
         """Return how many samples it does not have; while it is away, of those heard of."""
         if not self.away:
@@ -393,6 +397,7 @@ class Keeper:
         ]
         return sum(last - first + 1 for first, last in spans)
 
+    @property
     def lag(self) -> float:
         """Return how late (s) the last batch was written, or the next will be at least."""
         return max(self._lag, self.clock() - self.away_since) if self.away else self._lag
@@ -475,7 +480,7 @@ class Recorder(Device):
             point = flatten(sample)
             if point.device != device:
                 raise ValueError(f"{point.device} speaks as {device}")
-        except ValueError:
+        except (ValueError, TypeError):
             self._hear_foreign(device, sample)
         else:
             self._pass_on(point)
@@ -563,8 +568,6 @@ class Recorder(Device):
         keeper = next(one for one in self.keepers if one.store.name == store)
         if name == "rate":
             return self._rate(store, keeper.written)
-        if name in ("backlog", "lag"):
-            return float(getattr(keeper, name)())
         return float(getattr(keeper, name))
 
     def _rate(self, name: str, count: int) -> float:
@@ -599,7 +602,9 @@ class Recorder(Device):
                     Gone(device, one.epoch, one.first, one.last, one.reason) for one in held.gone
                 ]
                 if held.salvaging:
-                    found.silent = "its journal was damaged and is being restored: ask again later"
+                    own = held.epoch == self.journals.own.epoch
+                    whose = "the recorder's own" if own else "its"
+                    found.silent = f"{whose} journal was damaged and is being restored: ask later"
         except UNLIKELY as error:
             if getattr(error, "error", "") == ApplicationError.NO_SUCH_PROCEDURE:
                 found.silent = "nobody answers for its journal: is its server running?"

@@ -244,7 +244,10 @@ def test_what_a_terminal_has_no_letter_for_is_a_question_mark(
     with io.TextIOWrapper(written, encoding="latin-1", write_through=True) as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
         cli.Command("x", callback=lambda: print("20 °C \u28ff")).main([], standalone_mode=False)
-        assert written.getvalue() == "20 °C ?\n".encode("latin-1")
+        assert written.getvalue() == "20 °C \\u28ff\n".encode("latin-1")
+        monkeypatch.setattr(stdout, "isatty", lambda: True)
+        cli.Command("x", callback=lambda: print("20 °C \u28ff")).main([], standalone_mode=False)
+        assert written.getvalue().splitlines()[1] == "20 °C ?".encode("latin-1")
 
 
 def test_the_default_instrument_has_no_mistakes(alone: Net) -> None:

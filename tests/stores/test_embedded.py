@@ -1,5 +1,6 @@
 """The embedded store: what is written is there once, whatever dies, breaks or comes late."""
 
+import errno
 import itertools
 import random
 import re
@@ -523,6 +524,25 @@ def test_a_night_that_cannot_be_read_keeps_no_other_from_its_turn(
         store.tidy()
 
 
+def test_a_night_that_cannot_even_be_looked_for_keeps_no_other_from_its_turn(
+    store: EmbeddedStore, history: History, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *_ = nights = week(store, clock)
+    exists = Path.exists
+
+    def looked_for(path: Path) -> bool:
+        if path == path_of(store, first):
+            raise OSError(errno.EIO, "Input/output error")
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", looked_for)
+    for _ in nights:
+        with suppress(AwayError):
+            store.tidy()
+    monkeypatch.undo()
+    assert history.nights() == [first]
+
+
 def test_a_device_whose_clock_stands_still_keeps_no_night_from_its_turn(
     store: EmbeddedStore, history: History, clock: Clock
 ) -> None:
@@ -561,6 +581,24 @@ def test_a_night_that_cannot_be_read_does_not_keep_the_store_from_opening(
         assert numbers(again.stored) == keys([*some(1, 10), *some(20, 20, time=today)])
         again.write(some(5, 12))
         assert len(list(history.samples(NIGHT))) == 3 * 12
+
+
+def test_this_night_if_it_could_not_be_read_at_first_is_read_when_it_is_written_to(
+    store: EmbeddedStore, clock: Clock
+) -> None:
+    store.write(some(1, 10))
+    store.close()
+    clock.now = START / 1000
+    path = path_of(store).rename(store.folder / "elsewhere")
+    path_of(store).mkdir()
+    with closing(EmbeddedStore("embedded", store.folder, clock=clock)) as again:
+        with pytest.raises(AwayError, match=NIGHT):
+            again.write(some(11, 11))
+        path_of(store).rmdir()
+        path.rename(path_of(store))
+        again.write(some(11, 11))
+        again.settle([Gone("slide", "4f3c", 1, 11, "older than 14 days")])
+        assert again.gone() == []
 
 
 @pytest.mark.parametrize("done", [False, True], ids=["before", "after"])

@@ -57,7 +57,7 @@ class Store(Protocol[Row]):
     def write(self, rows: Sequence[Row]) -> None:
         """Keep rows, and that they are kept, together. Raises AwayError."""
 
-    def settle(self, gone: Iterable[Gone]) -> None:
+    def settle(self, gone: Iterable[Gone]) -> bool:
         """Note that numbers will never come, all together. Raises AwayError."""
 
     def gone(self) -> list[Gone]:

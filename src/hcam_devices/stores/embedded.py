@@ -7,7 +7,7 @@ import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
@@ -252,6 +252,7 @@ class EmbeddedStore:
                 for point in some:
                     self._assume(point.device, point.epoch, point.seq, point.seq)
                 continue
+            unread = night.unread
             try:
                 with _trying(night.file.path):
                     if self._rolled_up(night):  # and could not be removed
@@ -260,13 +261,13 @@ class EmbeddedStore:
                 for point in some:
                     self.stored.add(point.device, point.epoch, point.seq, point.seq)
             finally:
-                if night.file.renewed:
+                if night.file.renewed or night.unread != unread:
                     self._unite()
 
-    def settle(self, gone: Iterable[Gone]) -> None:
+    def settle(self, gone: Iterable[Gone]) -> bool:
         """Note that those that are not stored will never come, all together. Raises AwayError.
 
-        While there is a night that cannot be read, which may have them, it is not noted for good.
+        While there is a night that cannot be read, which may have them, they are not noted.
         """
         lost = []
         try:
@@ -275,9 +276,11 @@ class EmbeddedStore:
                 for first, last in self.stored.missing(*of, one.first, one.last):
                     lost.append(replace(one, first=first, last=last))
                     self._assume(*of, first, last)
-            if not self._unread():
-                with _trying(self._ledger.file.path):
-                    self._ledger.settle(lost)
+            if self._unread():
+                return False
+            with _trying(self._ledger.file.path):
+                self._ledger.settle(lost)
+            return True
         finally:
             self._unite()
 
@@ -304,8 +307,9 @@ class EmbeddedStore:
         for name, night in list(self._nights.items()):
             if name != today:
                 night.file.close()
-            if not night.file.path.exists():
-                self._forget(name)
+            with suppress(OSError):  # otherwise it may be there
+                if not night.file.path.exists():
+                    self._forget(name)
         finished = sorted(name for name in self._nights if name < today)
         old = [name for name in finished if night_bounds(name)[1] + self.keep <= now]
         due = set(self._unread())

@@ -40,7 +40,7 @@ def _url(text: str) -> str:
         whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     if not whole or parts.query or parts.fragment or not re.fullmatch(r"[!-~]+", text):
         raise ValueError("has to be like https://history.example.org:8086")
-    return text.rstrip("/")
+    return parts.geturl().rstrip("/")  # with the scheme in lower case
 
 
 def _absolute(path: Path) -> Path:

@@ -160,13 +160,14 @@ class LineStore:
             for batch in self._batches(new):
                 self._send(batch)
 
-    def settle(self, gone: Iterable[Gone]) -> None:
+    def settle(self, gone: Iterable[Gone]) -> bool:
         """Note that numbers will never come, all together. Raises AwayError."""
         lost = list(gone)
         with _using(self._path):
             self.ledger.settle(lost)
         for one in lost:
             self.stored.add(one.device, one.epoch, one.first, one.last)
+        return True
 
     def gone(self) -> list[Gone]:
         """Return what is gone, and why. Raises AwayError."""

@@ -125,8 +125,9 @@ class Agent:
         except ValueError as error:
             log.error("%s: %s", self.device.name, error)
             alarm = {"field": "telemetry", "severity": "ERR", "reason": str(error)}
-            few = {name: sample[name] for name in ("device", "timestamp", "state")}
-            self.publish(dict.fromkeys(sample) | few | {"alarms": [alarm]})
+            few = {name: sample[name] for name in ("device", "timestamp")}
+            state = {"connection": sample["state"]["connection"]}
+            self.publish(dict.fromkeys(sample) | few | {"state": state, "alarms": [alarm]})
             return
         except sqlite3.Error as error:
             reason = f"samples are not being kept: {self.journal.path}: {error}"

@@ -100,6 +100,8 @@ def unreachable(where: Address, error: Exception, within: float) -> str:
             f"the router at {where} does not answer within {within:g} s: it hangs, or is out of "
             f"reach; see its log, HCAM_HOME/router/{where.port}/router.log"
         )
+    if isinstance(error, ConnectionError) and error.errno is None:
+        return f"{error}; is what listens there the router of this instrument, and up to date?"
     return (
         f"no router at {where} ({error}): set WAMP_SERVER, or start it: hcam router alone, or "
         "hcam up with the servers, which drive the hardware unless it is hcam up --emulate"
