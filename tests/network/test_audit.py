@@ -62,7 +62,7 @@ def test_without_a_server_nothing_is_certain(own: Net) -> None:
 
 
 def test_without_the_recorder_its_files_alone_are_looked_at(own: Net) -> None:
-    (recorder,) = (one for one in living(own.home) if any("hwlogger" in a for a in one.cmdline()))
+    (recorder,) = living(own.home, "hwlogger")
     everything = f"({len(DEVICES) + len(OTHERS) + 1} devices)"  # and the recorder
     recorder.kill()
     reasons = {

@@ -86,7 +86,7 @@ def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Termin
 
 
 def server_of(net: Net) -> psutil.Process | None:
-    found = [p for p in living(net.home) if any("hwserver" in word for word in p.cmdline())]
+    found = living(net.home, "hwserver")
     return found[0] if found else None
 
 

@@ -56,12 +56,13 @@ def free_port() -> int:
             return port
 
 
-def living(home: Path) -> list[psutil.Process]:
-    """Return the processes that work in a folder, whoever their parent is now."""
+def living(home: Path, name: str = "") -> list[psutil.Process]:
+    """Return the processes that work in a folder, whoever their parent is now, by their command."""
     found = []
     for process in psutil.process_iter():
         try:
-            if Path(process.cwd()).is_relative_to(home):
+            here = Path(process.cwd()).is_relative_to(home)
+            if here and name in " ".join(process.cmdline()):
                 found.append(process)
         except (psutil.Error, OSError):
             continue
