@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from .device import utc
 from .journal import DAY
 from .stores import AwayError
-from .stores.coverage import Coverage, Gone, Key
+from .stores.coverage import Coverage, Gone, without
 from .stores.points import night_bounds, night_of
 
 KEPT = 14 * DAY
@@ -316,21 +316,6 @@ def _judge(
     room = MOST_FINDINGS - len(store.findings)
     store.findings += [evidence.finding(*one) for one in findings[:room]]
     store.more += len(findings[room:])
-
-
-def without(coverage: Coverage, gone: Iterable[Gone]) -> Coverage:
-    """Return what is really stored of what was noted."""
-    found = Coverage()
-    dropped: dict[Key, list[Gone]] = defaultdict(list)
-    for one in gone:
-        dropped[one.device, one.epoch].append(one)
-    for key, ranges in coverage.ranges.items():
-        kept = [(first, last) for first, last in ranges]
-        for one in dropped[key]:
-            _, kept = _cut(kept, one.first, one.last)
-        for span in kept:
-            found.add(*key, *span)
-    return found
 
 
 def _causes(

@@ -12,9 +12,9 @@ import math
 import shutil
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack, aclosing, contextmanager
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
@@ -26,7 +26,7 @@ from autobahn.wamp.types import SubscribeOptions
 from pydantic import BaseModel
 
 from . import HcamError
-from .audit import Audit, Published, audit, without
+from .audit import Audit, Published, audit
 from .axis import NotAllowedError
 from .device import Alarm, Device, Sample, utc
 from .fields import Procedure, Readback, Value, rpc
@@ -36,7 +36,7 @@ from .journal import DAY, Journal, read_page
 from .link import Local
 from .server import Server, Task, claim, home, until_told
 from .stores import AwayError, Store, StoreSettings, place
-from .stores.coverage import Coverage, Gone
+from .stores.coverage import Coverage, Gone, without
 from .stores.embedded import EmbeddedStore
 from .stores.history import History
 from .stores.influxdb import InfluxDB
@@ -111,6 +111,15 @@ class Holdings(BaseModel):
         return now - self.oldest
 
 
+@contextmanager
+def _own_journal() -> Iterator[None]:
+    """Make its errors some of UNLIKELY."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise OSError(f"the recorder's own journal: {error}") from error
+
+
 class Journals:
     """The journals of all devices, through the router; and the recorder's own."""
 
@@ -132,10 +141,8 @@ class Journals:
 
         With ``during``, two Unix times, the epochs are of what was appended between them.
         """
-        try:
+        with _own_journal():
             held = await asyncio.to_thread(self.own.holds, device, *during)
-        except sqlite3.Error as error:
-            raise OSError(f"the recorder's own journal: {error}") from error
         own = Holdings.model_validate(held)
         found = [own] if own.epochs or own.gone or own.salvaging else []
         try:
@@ -156,10 +163,8 @@ class Journals:
 
     async def samples(self, device: str, after: int, epoch: str) -> list[Sample]:
         """Return some of the samples with numbers above ``after``; raises one of UNLIKELY."""
-        try:
+        with _own_journal():
             found = self.own.samples(device, after, PAGE, epoch)
-        except sqlite3.Error as error:
-            raise OSError(f"the recorder's own journal: {error}") from error
         if found:
             return found
         return read_page(await self._call(uris.rpc(device, "page"), after, PAGE, epoch))

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from .audit import Row, Span, Witness, without
+from .audit import Row, Span, Witness
 from .stores import AwayError, StoreSettings, place
-from .stores.coverage import LEDGER, Coverage, Gone, load
+from .stores.coverage import LEDGER, Coverage, Gone, load, without
 from .stores.history import (
     HALF_HOUR,
     HALVES,

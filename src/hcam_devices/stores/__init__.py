@@ -58,7 +58,10 @@ class Store(Protocol[Row]):
         """Keep rows, and that they are kept, together. Raises AwayError."""
 
     def settle(self, gone: Iterable[Gone]) -> bool:
-        """Note that numbers will never come, all together. Raises AwayError."""
+        """Note that numbers will never come, all together; return whether it did.
+
+        It does not while it cannot know whether it has them. Raises AwayError.
+        """
 
     def gone(self) -> list[Gone]:
         """Return what is gone, and why."""

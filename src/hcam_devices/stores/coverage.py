@@ -126,16 +126,21 @@ def load(db: sqlite3.Connection) -> Coverage:
     return coverage
 
 
-def kept(db: sqlite3.Connection) -> Coverage:
-    """Return what a ledger says that is stored, without what is gone."""
+def without(coverage: Coverage, gone: Iterable[Gone]) -> Coverage:
+    """Return what is really stored of what was noted."""
     lost, found = Coverage(), Coverage()
-    for row in db.execute("SELECT * FROM gone"):
-        if GONE.proves(*row):
-            lost.add(*row[1:5])
-    for device, epoch, first, last in load(db):
-        for low, high in lost.missing(device, epoch, first, last):
+    for one in gone:
+        lost.add(one.device, one.epoch, one.first, one.last)
+    for device, epoch, *span in coverage:
+        for low, high in lost.missing(device, epoch, *span):
             found.add(device, epoch, low, high)
     return found
+
+
+def kept(db: sqlite3.Connection) -> Coverage:
+    """Return what a ledger says that is stored, without what is gone."""
+    rows = db.execute("SELECT * FROM gone")
+    return without(load(db), [Gone(*row[1:-1]) for row in rows if GONE.proves(*row)])
 
 
 def save(db: sqlite3.Connection, coverage: Coverage, keys: Iterable[Key]) -> None:
