@@ -31,7 +31,7 @@ from uuid import uuid4
 import orjson
 
 from .fields import shorten
-from .salvage import overlooked, records
+from .salvage import BAD_SECTOR, overlooked, records
 
 log = logging.getLogger(__name__)
 
@@ -111,9 +111,7 @@ DAMAGE = (
     sqlite3.SQLITE_NOTADB,
     sqlite3.SQLITE_CONSTRAINT,  # a number is there already: the last one was misread
     sqlite3.SQLITE_ERROR,  # a table is not what it was
-    sqlite3.SQLITE_IOERR_READ,  # a bad sector
-    sqlite3.SQLITE_IOERR_SHORT_READ,
-    sqlite3.SQLITE_IOERR_CORRUPTFS,
+    *BAD_SECTOR,
 )
 HEAD = re.compile(rb'\{"device": ("(?:[^"\\]|\\.)*"), "seq": (\d{1,18}), "epoch": "(\w+)"[,}]')
 

@@ -23,7 +23,7 @@ from .instrument import Instrument
 from .wamp import uris
 from .wamp.session import JOIN_WITHIN, Session, join, keep_joined
 from .wamp.uris import Address
-from .wamp.utils import unreachable
+from .wamp.utils import TIMEOUT, unreachable
 
 PRETTY = {"deg_C": "°C", "l / min": "l/min", "MB / s": "MB/s", "1 / s": "/s"}
 COLOURS = {
@@ -40,7 +40,6 @@ COLOURS = {
 LOST_AFTER = 5.0
 REDRAW = 0.5
 SETTLE = 1.0
-ANSWER_WITHIN = 10.0
 
 
 class Picture:
@@ -388,8 +387,8 @@ async def wire(device: str, address: Address, seconds: float, file: Path | None)
             async with join(address) as session:
                 await session.subscribe(show, uris.wire(device))
                 began = session.call(uris.rpc(device, "wire"), seconds)
-                if not (await asyncio.wait([began], timeout=ANSWER_WITHIN))[0]:
-                    raise HcamError(f"{device} does not answer within {ANSWER_WITHIN:g} s")
+                if not (await asyncio.wait([began], timeout=TIMEOUT))[0]:
+                    raise HcamError(f"{device} does not answer within {TIMEOUT:g} s")
                 await began
                 await asyncio.wait([session.over], timeout=seconds)
         except ApplicationError as error:

@@ -6,6 +6,7 @@ Pages" (1.6), "Cell Payload Overflow Pages" (1.7), "Record Format" (2.1), "The W
 """
 
 import os
+import sqlite3
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,12 @@ Value: TypeAlias = int | float | str | bytes | None
 Read: TypeAlias = Callable[[int], bytes]
 """Returns the page of a number, from 1; no bytes, or too few, if it is not there."""
 
+BAD_SECTOR = (
+    sqlite3.SQLITE_IOERR_READ,
+    sqlite3.SQLITE_IOERR_SHORT_READ,
+    sqlite3.SQLITE_IOERR_CORRUPTFS,
+)
+"""What SQLite says of a disk that cannot be read: here and there the file may still be."""
 SIZES = (4096, 8192, 16384, 32768, 65536, 1024, 2048, 512)
 LEAF_TABLE, LEAF_INDEX, INNER_INDEX = KINDS = b"\x0d\x0a\x02"
 """The first byte of a page: rows WITHOUT ROWID are in the inner pages of their tree, too."""

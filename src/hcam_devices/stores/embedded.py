@@ -6,8 +6,8 @@ import logging
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
@@ -25,7 +25,6 @@ from .history import (
     NIGHTS,
     SAMPLE,
     Stream,
-    away,
     decoder,
     packed,
     rolled_up,
@@ -33,9 +32,10 @@ from .history import (
     streams,
     summarize,
     survey,
+    trying,
 )
 from .points import Point, night_bounds, night_of
-from .sealed import File, digest, is_damage, put_texts, quick_check, sealed
+from .sealed import File, digest, put_texts, quick_check, sealed
 
 log = logging.getLogger(__name__)
 
@@ -150,20 +150,6 @@ def _minutes_of(
     return texts, found
 
 
-@contextmanager
-def _trying(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except BlockingIOError as error:
-        raise AwayError(f"{path} is written by another recorder: end one of the two") from error
-    except (OSError, sqlite3.OperationalError) as error:
-        raise away(path, error) from error
-    except sqlite3.Error as error:
-        if is_damage(error):  # although it has just been made anew
-            raise away(path, error) from error
-        raise
-
-
 class EmbeddedStore:
     """Keeps nights as they were recorded for ``raw_days``, then their minutes for ever.
 
@@ -185,18 +171,18 @@ class EmbeddedStore:
         self._turns = ["", ""]
         self._assumed = Coverage()
         with ExitStack() as opened:
-            with _trying(folder):
+            with trying(folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 lock = opened.enter_context((folder / "lock").open("w"))
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             main = folder / f"{MAIN}.sqlite"
-            with _trying(main):
+            with trying(main):
                 self._ledger = Ledger(main, MAIN_TABLES, clock)
             opened.callback(self._ledger.close)
             for path in sorted((*folder.glob(NIGHTS), *folder.glob(f"{NIGHTS}.new"))):
                 night = self._night(path.name.partition(".")[0])
                 try:
-                    with _trying(night.file.path):
+                    with trying(night.file.path):
                         night.load()
                 except AwayError as error:
                     night.unread = True
@@ -254,7 +240,7 @@ class EmbeddedStore:
                 continue
             unread = night.unread
             try:
-                with _trying(night.file.path):
+                with trying(night.file.path):
                     if self._rolled_up(night):  # and could not be removed
                         night.file.remove()
                     night.write(some)
@@ -278,7 +264,7 @@ class EmbeddedStore:
                     self._assume(*of, first, last)
             if self._unread():
                 return False
-            with _trying(self._ledger.file.path):
+            with trying(self._ledger.file.path):
                 self._ledger.settle(lost)
             return True
         finally:
@@ -287,7 +273,7 @@ class EmbeddedStore:
     def gone(self) -> list[Gone]:
         """Return what is gone, and why. Raises AwayError."""
         try:
-            with _trying(self._ledger.file.path):
+            with trying(self._ledger.file.path):
                 return self._ledger.gone()
         finally:
             self._unite()
@@ -333,7 +319,7 @@ class EmbeddedStore:
 
     def _check(self, name: str) -> None:
         night = self._night(name)
-        with _trying(night.file.path):
+        with trying(night.file.path):
             night.check()
             night.file.close()
 
@@ -345,10 +331,10 @@ class EmbeddedStore:
     def _roll_up(self, name: str) -> None:
         """Move a night into the main file, unless that has been done, and remove its own."""
         night, main = self._nights[name], self._ledger.file
-        with _trying(main.path):
+        with trying(main.path):
             done = self._rolled_up(night)
         if not done:
-            with _trying(night.file.path):
+            with trying(night.file.path):
                 texts, minutes = night.file.do(_minutes_of)
 
             def keep(db: sqlite3.Connection) -> Coverage:
@@ -359,9 +345,9 @@ class EmbeddedStore:
                 save(db, stored, night.stored.ranges)
                 return stored
 
-            with _trying(main.path):
+            with trying(main.path):
                 self._ledger.stored = main.do(keep)
-        with _trying(night.file.path):
+        with trying(night.file.path):
             night.file.remove()
         self._forget(name)
 

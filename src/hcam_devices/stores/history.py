@@ -76,6 +76,21 @@ def away(path: Path, error: Exception) -> AwayError:
     )
 
 
+@contextmanager
+def trying(path: Path) -> Iterator[None]:
+    """Use a file of a store; raises AwayError if it cannot be used."""
+    try:
+        yield
+    except BlockingIOError as error:
+        raise AwayError(f"{path} is written by another recorder: end one of the two") from error
+    except (OSError, sqlite3.OperationalError) as error:
+        raise away(path, error) from error
+    except sqlite3.Error as error:
+        if is_damage(error):  # although it has just been made anew
+            raise away(path, error) from error
+        raise
+
+
 @dataclass(frozen=True)
 class Stream:
     """Samples of one device and epoch that have the same fields."""

@@ -22,10 +22,8 @@ sure.
 
 import gzip
 import re
-import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import ip_address
@@ -38,7 +36,7 @@ import orjson
 
 from . import AwayError
 from .coverage import Coverage, Gone, Ledger
-from .history import away
+from .history import trying
 from .influxdb import InfluxDB, SecretError
 from .points import Point
 from .post import Connection
@@ -106,14 +104,6 @@ class _RefusedError(Exception):
         self.each = each
 
 
-@contextmanager
-def _using(ledger: Path) -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise away(ledger, error) from error
-
-
 class LineStore:
     """A ``Store`` with its ledger in ``<folder>/<name>.sqlite``; ``clock`` counts seconds.
 
@@ -133,7 +123,7 @@ class LineStore:
     ) -> None:
         self.name, self.settings, self.clock = name, settings, clock
         self._path = folder / f"{name}.sqlite"
-        with _using(self._path):
+        with trying(self._path):
             self.ledger = Ledger(self._path)
             self._aside = self.ledger.aside()
         self._doubt()
@@ -156,14 +146,14 @@ class LineStore:
             self._connection.close()
             self._doubt()
         new = (one for one in lines if one[:3] not in self.stored)
-        with _using(self._path):
+        with trying(self._path):
             for batch in self._batches(new):
                 self._send(batch)
 
     def settle(self, gone: Iterable[Gone]) -> bool:
         """Note that numbers will never come, all together. Raises AwayError."""
         lost = list(gone)
-        with _using(self._path):
+        with trying(self._path):
             self.ledger.settle(lost)
         for one in lost:
             self.stored.add(one.device, one.epoch, one.first, one.last)
@@ -171,7 +161,7 @@ class LineStore:
 
     def gone(self) -> list[Gone]:
         """Return what is gone, and why. Raises AwayError."""
-        with _using(self._path):
+        with trying(self._path):
             return self.ledger.gone()
 
     def aside(self) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from zlib import crc32
 
-from ..salvage import records
+from ..salvage import BAD_SECTOR, records
 
 log = logging.getLogger(__name__)
 
@@ -22,11 +22,6 @@ T = TypeVar("T")
 PAGE = 4096
 UNCHANGING = "immutable=1"
 EXTRAS = ("-wal", "-shm", "")
-BAD_SECTOR = (
-    sqlite3.SQLITE_IOERR_READ,
-    sqlite3.SQLITE_IOERR_SHORT_READ,
-    sqlite3.SQLITE_IOERR_CORRUPTFS,
-)
 SOUND = 0x2144DF1C
 """The CRC-32 of anything followed by its own CRC-32, little-endian."""
 
