@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from hcam_devices.telescope.corba import Corba
 from hcam_devices.telescope.sim import IDL, NAME
 
 from ..helpers import AT_MOST
@@ -42,18 +43,19 @@ async def name_service(folder: Path) -> AsyncIterator[int]:
     command = [str(OMNINAMES), "-start", str(port), "-always", "-logdir", str(folder), *end_point]
     async with _running(*command) as process:
         async with asyncio.timeout(AT_MOST):
-            while not await _listens(port):
+            while not await _serves(port):
                 assert process.returncode is None, "omniNames ended"
         yield port
 
 
-async def _listens(port: int) -> bool:
+async def _serves(port: int) -> bool:
+    """Ask for a name: omniNames accepts connections before there is a name service in it."""
     try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except ConnectionRefusedError:
-        await asyncio.sleep(0.01)
-        return False
-    writer.close()
+        await Corba(port=port).open()
+    except ConnectionError as error:
+        if "knows no" not in str(error):
+            await asyncio.sleep(0.01)
+            return False
     return True
 
 

@@ -266,7 +266,7 @@ async def test_a_stale_reference_is_known_for_one() -> None:
     async with linked(simulator) as link:
         simulator.simulate("disconnect")
         simulator.simulate("clear")
-        with pytest.raises(ConnectionError, match="is not there any more; it is looked up again"):
+        with pytest.raises(ConnectionError, match="is not there now; it is looked up again"):
             await link.ask(None, "getHumidity")
         await link.open()
         assert await link.ask(None, "getHumidity") == 31.0

@@ -236,7 +236,7 @@ class Corba(Local):
         said = {
             "TRANSIENT": "cannot be reached",
             "COMM_FAILURE": "broke the connection",
-            "OBJECT_NOT_EXIST": "is not there any more; it is looked up again",
+            "OBJECT_NOT_EXIST": "is not there now; it is looked up again",
             "TIMEOUT": f"did not answer within {within:g} s",
         }.get(name)
         # Only what the interface declares has no completion: that is an answer.
