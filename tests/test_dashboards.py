@@ -25,8 +25,9 @@ from hcam_devices.cli import main
 from hcam_devices.device import Alarm, Device, Sample
 from hcam_devices.fields import Readback, Setpoint, Value, Words
 from hcam_devices.instrument import Entry, Instrument, load
+from hcam_devices.keeper import Journals, Keeper
 from hcam_devices.link import Local
-from hcam_devices.recorder import Journals, Keeper, recorder_of
+from hcam_devices.recorder import recorder_of
 from hcam_devices.stores import Embedded
 from hcam_devices.stores.influxdb import InfluxDB
 from hcam_devices.stores.lines import LineStore

@@ -22,7 +22,8 @@ from pydantic import ValidationError
 from hcam_devices import HcamError, history, plot
 from hcam_devices.axis import NotAllowedError
 from hcam_devices.history import Archive, HistoryError, Span, duration, samples, span, utc
-from hcam_devices.recorder import Journals, Keeper, Recorder, recorder_of
+from hcam_devices.keeper import Journals, Keeper
+from hcam_devices.recorder import Recorder, recorder_of
 from hcam_devices.stores import Embedded, place
 from hcam_devices.stores.embedded import EmbeddedStore
 from hcam_devices.stores.history import History

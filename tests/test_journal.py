@@ -24,10 +24,11 @@ from hcam_devices import journal as module
 from hcam_devices.journal import (
     DAY,
     MOST_BYTES_A_REPLY,
-    MOST_BYTES_A_SAMPLE,
     Journal,
     read_page,
+    upkeep,
 )
+from hcam_devices.journal.tables import MOST_BYTES_A_SAMPLE, PAIRS
 from hcam_devices.salvage import Value, records
 
 from .helpers import AT_MOST, Clock
@@ -275,7 +276,7 @@ def test_of_several_devices_and_epochs_the_oldest_is_dropped_first(path: Path) -
         assert journal.tidy() > 1200
         times = [one["time"] for one in truth(journal, "slide", "flow").values()]
         assert len(times) > 100
-        assert min(times) > clock.now - len(times) / 2 - module.SPAN
+        assert min(times) > clock.now - len(times) / 2 - upkeep.SPAN
 
 
 def test_a_clock_that_was_put_back_does_not_hang_the_tidying(path: Path) -> None:
@@ -352,7 +353,7 @@ def test_what_it_holds_is_plain_data_and_complete(journal: Journal) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    [module.PAIRS, module.EPOCHS, module.HELD, module.HELD_BETWEEN, module.NEWEST],
+    [PAIRS, module.EPOCHS, module.HELD, module.HELD_BETWEEN, module.NEWEST],
 )
 def test_what_is_asked_often_looks_only_at_what_it_needs(journal: Journal, query: str) -> None:
     fill(journal, 3)
@@ -365,11 +366,11 @@ def test_what_is_asked_often_looks_only_at_what_it_needs(journal: Journal, query
 def test_an_almost_full_disk_is_told(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     journal.tidy()
     assert journal.warning is None or "GB are free" in journal.warning
-    monkeypatch.setattr(module, "LEAST_FREE", 10**18)
+    monkeypatch.setattr(upkeep, "LEAST_FREE", 10**18)
     journal.tidy()
     assert journal.warning
     assert "make room" in journal.warning
-    monkeypatch.setattr(module, "LEAST_FREE", 0)
+    monkeypatch.setattr(upkeep, "LEAST_FREE", 0)
     journal.tidy()
     assert journal.warning is None
 
@@ -547,7 +548,7 @@ def test_salvaging_is_completed_after_an_interruption(
         raise OSError("the disk has gone")
 
     with monkeypatch.context() as patch, closing(Journal(path, clock=clock, boot="one")) as journal:
-        patch.setattr(module, "records", some)
+        patch.setattr(upkeep, "records", some)
         journal.tidy()
     assert "the disk has gone" in caplog.text
     with closing(Journal(path, clock=clock, boot="one")) as journal:
@@ -579,11 +580,11 @@ def test_nothing_is_copied_on_a_full_disk(path: Path, monkeypatch: pytest.Monkey
     with closing(Journal(path, boot="one")) as journal:
         fill(journal, 3000)
     overwrite(path)
-    monkeypatch.setattr(module, "LEAST_FREE", 10**18)
+    monkeypatch.setattr(upkeep, "LEAST_FREE", 10**18)
     with closing(Journal(path, boot="one")) as journal:
         journal.tidy()
         assert journal.holds("slide")["salvaging"]
-        monkeypatch.setattr(module, "LEAST_FREE", 0)
+        monkeypatch.setattr(upkeep, "LEAST_FREE", 0)
         journal.tidy()
         assert len(truth(journal)) == 3000
 

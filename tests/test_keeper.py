@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hcam_devices import recorder
+from hcam_devices import keeper as module
 from hcam_devices.journal import Journal
-from hcam_devices.recorder import Holdings, Journals, Keeper, Recorder, recorder_of
+from hcam_devices.keeper import Holdings, Journals, Keeper
+from hcam_devices.recorder import Recorder, recorder_of
 from hcam_devices.stores import AwayError, Embedded
 from hcam_devices.stores.coverage import Coverage, Gone
 from hcam_devices.stores.points import Point, flatten
@@ -111,10 +112,10 @@ class MemoryJournals(Journals):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder, "WRITE_EVERY", 0.001)
-    monkeypatch.setattr(recorder, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(recorder, "LAST_PAUSE", 0.002)
-    monkeypatch.setattr(recorder, "CHECK_EVERY", 0.005)
+    monkeypatch.setattr(module, "WRITE_EVERY", 0.001)
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(module, "LAST_PAUSE", 0.002)
+    monkeypatch.setattr(module, "CHECK_EVERY", 0.005)
 
 
 async def reached(condition: Callable[[], bool]) -> None:

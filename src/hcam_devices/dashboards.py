@@ -35,7 +35,8 @@ from .axis import S
 from .device import Device
 from .fields import Range, Readback, Setpoint, Words
 from .instrument import Instrument
-from .recorder import Journals, recorder_of
+from .keeper import Journals
+from .recorder import recorder_of
 from .stores.influxdb import InfluxDB
 from .stores.lines import name_of
 

@@ -19,7 +19,8 @@ import pytest
 from hcam_devices import history
 from hcam_devices.history import Remote
 from hcam_devices.journal import Journal
-from hcam_devices.recorder import Journals, Keeper, recorder_of
+from hcam_devices.keeper import Journals, Keeper
+from hcam_devices.recorder import recorder_of
 from hcam_devices.stores.embedded import EmbeddedStore
 from hcam_devices.stores.points import Field, Point
 from hcam_devices.wamp.agent import Agent

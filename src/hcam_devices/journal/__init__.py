@@ -1,0 +1,433 @@
+"""The journal: every sample a server has published, numbered, on its own disk.
+
+A sample exists once it is here. Numbers go up by one for each device and begin again only with a
+new epoch: when the journal is new or was damaged, or the machine has restarted. (SQLite in WAL mode
+loses nothing when a process dies, but may lose its last second when the power fails, and no number
+may ever be used twice.)
+
+Each number from 1 to the last of an epoch is either a sample or ``gone``, with the reason. Only
+what was lost behind the last sample that is left of an epoch cannot be known.
+"""
+
+import json
+import logging
+import math
+import os
+import sqlite3
+import threading
+import time
+import zlib
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from ..salvage import overlooked
+from .tables import (
+    MOST_BYTES_A_SAMPLE,
+    SCHEMA,
+    read_page,
+    transaction,
+    unpack,
+    used,
+)
+from .upkeep import (
+    DamagedError,
+    LeaveError,
+    OverlookedError,
+    Upkeep,
+    free,
+    is_damage,
+    put_aside,
+    short_of_disk,
+)
+
+__all__ = ["DAY", "Journal", "read_page"]
+
+log = logging.getLogger(__name__)
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+DAY = 86400.0
+MOST_BYTES_A_REPLY = 200_000
+MOST_BYTES_A_PAGE = 750_000
+"""What cannot be compressed is still within the megabyte that the router passes on."""
+MOST_RANGES_A_REPLY = 2000
+MOST_PAGES = 200
+"""Given back to the disk at a time: whoever publishes waits for it, on a slow disk too."""
+
+NEWEST = """
+SELECT max(ifnull((SELECT max(seq) FROM sample WHERE device = ?1 AND epoch = ?2), 0),
+    ifnull((SELECT max(last) FROM gone WHERE device = ?1 AND epoch = ?3), 0))
+"""
+EPOCHS = """
+SELECT id, name, (SELECT min(time) FROM sample WHERE device = ?1 AND epoch = id) AS low,
+    (SELECT max(time) FROM sample WHERE device = ?1 AND epoch = id)
+FROM epoch WHERE boot <> 'salvaging' AND low IS NOT NULL ORDER BY id
+"""
+HELD = """
+SELECT first, last, last - first + 1 - (
+    SELECT ifnull(sum(gone.last - gone.first + 1), 0) FROM gone
+    WHERE device = ?1 AND epoch = ?3 AND gone.first BETWEEN held.first AND held.last)
+FROM (
+    SELECT (SELECT min(seq) FROM sample WHERE device = ?1 AND epoch = ?2) AS first,
+        (SELECT max(seq) FROM sample WHERE device = ?1 AND epoch = ?2) AS last) AS held
+"""
+HELD_BETWEEN = """
+SELECT min(seq), max(seq), count(*) FROM sample
+WHERE device = ? AND epoch = ? AND time >= ? AND time < ?
+"""
+T = TypeVar("T")
+
+
+class Journal:
+    """The samples of one server; bounded by age (seconds) and by size (bytes).
+
+    How long it has been open is told by ``steady``: a ``clock`` that is set makes nothing older,
+    until the file is opened again.
+
+    A damaged file is put aside as ``<name>.damaged-<Unix time>`` and a new one begins at once. The
+    next ``tidy`` copies what can be salvaged, under its old epochs; the file that was put aside
+    then stays as ``<name>.salvaged-<Unix time>``.
+
+    ``append`` and ``samples`` are quick; ``holds`` and ``tidy`` are for other threads.
+    ``warning`` is what people should know of the disk, as of the last ``tidy``.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        keep: float = 14 * DAY,
+        most: int = 2_000_000_000,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+        boot: str | None = None,
+    ) -> None:
+        self.path, self.keep, self.most, self.clock = path, keep, most, clock
+        self.warning: str | None = None
+        self.epoch = ""
+        self._steady, self._ahead = steady, clock() - steady()
+        self._boot = boot or BOOT_ID.read_text().strip()
+        self._last: dict[str, int] = {}
+        self._ends: dict[str, tuple[str, dict[str, int]]] = {}
+        self._db: sqlite3.Connection | None = None
+        self._checked = self._closed = self._leave = False
+        self._lock = threading.RLock()
+        self._gate = threading.Condition()
+        self._guests: set[sqlite3.Connection] = set()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._open()
+
+    # --- the file ---------------------------------------------------------------------------
+
+    def _open(self, tries: int = 3) -> sqlite3.Connection:
+        """Open the file; put aside what is damaged, and begin a new epoch then."""
+        db = self._connect()
+        try:
+            db.execute("PRAGMA schema_version").fetchone()  # before anything is written
+            accepted = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
+            if overlooked(self._named("-wal"), accepted):
+                raise OverlookedError("its WAL has samples behind a damaged page")
+            db.executescript(SCHEMA)
+            self._epoch, self.epoch = self._current_epoch(db, anew=tries < 3)
+        except BaseException as error:
+            damaged = tries > 0 and is_damage(error)
+            try:
+                if damaged:
+                    self._put_aside(error)
+            finally:
+                db.close()
+            if not damaged:
+                raise
+            return self._open(tries - 1)
+        self._last.clear()
+        self._db = db
+        return db
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, isolation_level=None, timeout=5, check_same_thread=False)
+        db.text_factory = lambda text: text.decode(errors="replace")  # damaged text is no error
+        return db
+
+    def _named(self, end: str) -> Path:
+        return self.path.with_name(self.path.name + end)
+
+    def _current_epoch(self, db: sqlite3.Connection, *, anew: bool) -> tuple[int, str]:
+        with transaction(db):
+            last = db.execute("SELECT id, name, boot FROM epoch ORDER BY id DESC").fetchone()
+            if last and last[2] == self._boot and not anew:
+                return last[0], last[1]
+            new = max(int(self.clock()), last[0] + 1 if last else 1), uuid4().hex[:12]
+            db.execute("INSERT INTO epoch VALUES (?, ?, ?)", (*new, self._boot))
+            return new
+
+    def _put_aside(self, error: BaseException) -> None:
+        """Give the file, or only its WAL, another name; who has it open must close it then."""
+        number = int(self.clock())
+        while any(self.path.parent.glob(f"{self.path.name}.*-{number}*")):  # salvaged ones, too
+            number += 1
+        aside = self._named(f".damaged-{number}")
+        try:
+            if self._named("-wal").exists():  # which SQLite deletes when it closes the file
+                os.link(self._named("-wal"), aside.with_name(f"{aside.name}-wal"))
+            if not isinstance(error, OverlookedError):
+                self.path.rename(aside)
+                for end in ("-wal", "-shm"):
+                    self._named(end).unlink(missing_ok=True)
+        except OSError as failed:
+            raise sqlite3.OperationalError(f"it is damaged ({error}); {failed}") from failed
+        self._ends[aside.name] = self.epoch, dict(self._last)
+        log.error(
+            "%s is damaged (%s): put aside as %s; a new epoch begins, and what can be read of the"
+            " old ones will be copied", self.path, error, aside.name,
+        )  # fmt: skip
+
+    def _begin_anew(self, error: sqlite3.Error, epoch: str) -> None:
+        """Replace a file in which damage was found, unless another thread just has."""
+        with self._lock:
+            if self.epoch == epoch and not self._closed:
+                with self._alone():
+                    self._put_aside(error)
+                    if self._db:
+                        self._db.close()
+                        self._db = None
+                    self._open(tries=2)
+
+    def _here(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do something with the connection that is always open; again, if the file is damaged."""
+        with self._lock:
+            if self._closed:
+                raise sqlite3.ProgrammingError(f"{self.path.name} is closed")
+            try:
+                return work(self._db or self._open(tries=2))
+            except sqlite3.Error as error:
+                if not is_damage(error):
+                    raise
+                self._begin_anew(error, self.epoch)
+            return work(self._db or self._open(tries=2))
+
+    def _apart(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do something that takes longer, in a thread, with a connection of its own."""
+        for _ in range(3):
+            epoch = self.epoch
+            try:
+                with self._another() as db:
+                    return work(db)
+            except sqlite3.Error as error:
+                if is_damage(error):
+                    self._begin_anew(error, epoch)
+                elif (
+                    self._closed
+                    or getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_INTERRUPT
+                ):
+                    raise
+        raise sqlite3.OperationalError(f"{self.path.name} is damaged again and again")
+
+    @contextmanager
+    def _another(self) -> Iterator[sqlite3.Connection]:
+        with self._gate:
+            while self._leave:
+                self._gate.wait()
+            if self._closed:
+                raise LeaveError(f"{self.path.name} is closed")
+            db = self._connect()
+            self._guests.add(db)
+        try:
+            yield db
+        finally:
+            with self._gate:
+                self._guests.discard(db)
+                db.close()
+                self._gate.notify_all()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Make all threads leave the file: SQLite's files must not be renamed under anybody."""
+        with self._gate:
+            self._leave = True
+            while self._guests:
+                for guest in self._guests:
+                    guest.interrupt()
+                self._gate.wait(0.02)
+            try:
+                yield
+            finally:
+                self._leave = False
+                self._gate.notify_all()
+
+    def _stay(self) -> None:
+        if self._leave:
+            raise LeaveError("interrupted")
+
+    def close(self) -> None:
+        """Close the file; what other threads do with it ends at once."""
+        with self._lock, self._alone():
+            self._closed = True
+            if self._db:
+                self._db.close()
+
+    # --- samples ----------------------------------------------------------------------------
+
+    def append(self, sample: dict[str, Any], most: int = MOST_BYTES_A_SAMPLE) -> dict[str, Any]:
+        """Keep a sample; return it with its ``seq`` and ``epoch``.
+
+        Raises ValueError if JSON cannot carry it (not a number, thousands of digits) or it would
+        be more than ``most`` bytes, sqlite3.Error if it cannot be written. It takes no number then.
+        """
+        return self._here(lambda db: self._append(db, sample, most))
+
+    def _append(self, db: sqlite3.Connection, sample: dict[str, Any], most: int) -> dict[str, Any]:
+        device = sample["device"]
+        seq = self._newest(db, device) + 1
+        numbered = {"device": device, "seq": seq, "epoch": self.epoch} | sample
+        text = json.dumps(numbered, allow_nan=False).encode()
+        if len(text) > most:
+            raise ValueError(f"a sample of {len(text)} bytes is more than {most}")
+        db.execute(
+            "INSERT INTO sample VALUES (?, ?, ?, ?, ?)",
+            (device, self._epoch, seq, self.clock(), zlib.compress(text, 1)),
+        )
+        self._last[device] = seq
+        return numbered
+
+    def _newest(self, db: sqlite3.Connection, device: str) -> int:
+        """Return the newest number that the device has had in this epoch; 0 if there is none."""
+        if device not in self._last:
+            (self._last[device],) = db.execute(NEWEST, (device, self._epoch, self.epoch)).fetchone()
+        return self._last[device]
+
+    def samples(
+        self, device: str, after: int, limit: int, epoch: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Return a device's samples with numbers above ``after``, in order, of one epoch.
+
+        At most ``limit``, and no more than fit into one message: ask again until none come.
+        """
+        texts = self._texts(device, after, limit, epoch or self.epoch, MOST_BYTES_A_REPLY)
+        return [json.loads(text) for text in texts]
+
+    def page(self, device: str, after: int, limit: int, epoch: str | None = None) -> str:
+        """Return the same for ``read_page``: more fit, and nobody on the way has to parse them."""
+        texts = self._texts(device, after, limit, epoch or self.epoch, MOST_BYTES_A_PAGE)
+        # As a text: the router's HTTP interface never answers if it is given bytes.
+        return b64encode(zlib.compress(b"[%b]" % b",".join(texts), 1)).decode()
+
+    def _texts(self, device: str, after: int, limit: int, epoch: str, most: int) -> list[bytes]:
+        """Return samples as they were written: up to ``most`` bytes of them, but one at least."""
+
+        def look(db: sqlite3.Connection) -> list[bytes]:
+            if epoch == self.epoch and after >= self._newest(db, device):
+                return []
+            found: list[bytes] = []
+            bad: list[int] = []
+            size = 0
+            for seq, body in db.execute(
+                "SELECT seq, body FROM sample WHERE device = ? AND seq > ? AND epoch ="
+                " (SELECT id FROM epoch WHERE name = ? AND boot <> 'salvaging') ORDER BY seq",
+                (device, after, epoch),
+            ):
+                key, text = unpack(body)
+                size += len(text)
+                if len(found) >= limit or (found and size > most):
+                    break
+                if key is None:
+                    bad.append(seq)
+                elif key != (device, epoch, seq):
+                    raise DamagedError(f"sample {seq} of {device} has the record of another")
+                else:
+                    found.append(text)
+            self._upkeep(db).lose(device, epoch, bad)
+            return found
+
+        return self._here(look)
+
+    def devices(self) -> set[str]:
+        """Return the devices of which there are samples."""
+        query = "SELECT DISTINCT device FROM sample"
+        return self._apart(lambda db: {row[0] for row in db.execute(query)})
+
+    def holds(
+        self, device: str, start: float | None = None, end: float | None = None
+    ) -> dict[str, Any]:
+        """Return which numbers of a device there are, and which are gone. For a thread.
+
+        ``epochs``, in the order in which they began, have the ``first`` and ``last`` number and the
+        ``count`` of what was appended from ``start`` until before ``end`` (Unix seconds). ``gone``
+        are ranges of numbers, from whatever time, the latest 2000. ``oldest`` is the Unix time of
+        the device's oldest sample or None, ``keep`` is in seconds, ``most``, ``used`` and ``free``
+        (on the disk) are in bytes. While ``salvaging``, earlier epochs are still being copied from
+        a damaged file, and neither they nor what is gone of them is shown.
+        """
+        since = -math.inf if start is None else start
+        until = math.inf if end is None else end
+        return self._apart(lambda db: self._holds(db, device, since, until))
+
+    def _holds(
+        self, db: sqlite3.Connection, device: str, start: float, end: float
+    ) -> dict[str, Any]:
+        epochs, oldest = [], None
+        db.execute("BEGIN")  # so that everything is of one moment
+        for number, name, low, high in db.execute(EPOCHS, (device,)):
+            oldest = low if oldest is None else min(low, oldest)
+            if start <= low and high < end:
+                row = db.execute(HELD, (device, number, name))
+            else:
+                row = db.execute(HELD_BETWEEN, (device, number, start, end))
+            first, last, count = row.fetchone()
+            if count:
+                epochs.append({"epoch": name, "first": first, "last": last, "count": count})
+        gone = db.execute(
+            "SELECT gone.epoch, first, last, reason FROM gone JOIN epoch ON name = gone.epoch"
+            " WHERE device = ? AND boot <> 'salvaging' ORDER BY id DESC, first DESC LIMIT ?",
+            (device, MOST_RANGES_A_REPLY),
+        ).fetchall()
+        return {
+            "epoch": self.epoch,
+            "keep": self.keep,
+            "most": self.most,
+            "used": used(db),
+            "free": free(self.path),
+            "oldest": oldest,
+            "salvaging": bool(put_aside(self.path)),
+            "epochs": epochs,
+            "gone": [
+                {"epoch": epoch, "first": first, "last": last, "reason": reason}
+                for epoch, first, last, reason in reversed(gone)
+            ],
+        }
+
+    # --- upkeep -----------------------------------------------------------------------------
+
+    def tidy(self) -> int:
+        """Do what is to be done now and then; returns how many samples were dropped. For a thread.
+
+        Drop what is too old or too much, copy what can be salvaged, and check, once after the
+        opening, that everything is there. What cannot be done now is done the next time.
+        """
+        try:
+            self.warning = short_of_disk(self.path)
+            return self._apart(self._tidy)
+        except (OSError, sqlite3.OperationalError) as error:
+            if not self._closed:
+                log.error("%s: not tidied this time: %s", self.path.name, error)
+            return 0
+
+    def _upkeep(self, db: sqlite3.Connection) -> Upkeep:
+        return Upkeep(db, self.path, self._epoch, self.epoch, self.clock, self._stay)
+
+    def _tidy(self, db: sqlite3.Connection) -> int:
+        upkeep = self._upkeep(db)
+        if not self._checked:
+            upkeep.check()
+            self._checked = True
+        before = min(self.clock(), self._steady() + self._ahead) - self.keep
+        dropped = upkeep.drop(before, f"older than {self.keep / DAY:g} days", self.most)
+        db.executescript(f"PRAGMA incremental_vacuum({MOST_PAGES})")  # execute would free one
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        if dropped:
+            log.info("%s: dropped %d samples at the bound of the journal", self.path.name, dropped)
+        for aside in put_aside(self.path):
+            upkeep.salvage(aside, *self._ends.get(aside.name, ("", {})))
+        return dropped

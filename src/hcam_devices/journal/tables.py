@@ -1,0 +1,166 @@
+"""The tables of a journal: what a record says, and which numbers are gone."""
+
+import json
+import re
+import sqlite3
+import zlib
+from base64 import b64decode
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
+
+import orjson
+
+from ..fields import shorten
+
+MOST_BYTES_A_SAMPLE = 1 << 24
+
+SCHEMA = """
+PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
+PRAGMA wal_autocheckpoint = 0;
+CREATE TABLE IF NOT EXISTS epoch (id INTEGER PRIMARY KEY, name TEXT NOT NULL, boot TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS sample (
+    device TEXT, epoch INTEGER, seq INTEGER, time REAL NOT NULL, body BLOB NOT NULL,
+    PRIMARY KEY (device, epoch, seq)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS gone (
+    device TEXT, epoch TEXT, first INTEGER, last INTEGER, reason TEXT NOT NULL,
+    noticed REAL NOT NULL, PRIMARY KEY (device, epoch, first)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS sample_when ON sample (device, epoch, time);
+"""
+"""The id of an epoch is the Unix time when it began, or near it: they are in order.
+
+Its boot is ``salvaging`` while its samples are being copied, and not shown yet, then ``salvaged``.
+"""
+GAPS = """
+SELECT previous + 1, seq - 1 FROM (
+    SELECT seq, lag(seq, 1, 0) OVER (ORDER BY seq) AS previous
+    FROM sample WHERE device = ? AND epoch = ?)
+WHERE seq > previous + 1
+"""
+PAIRS = """
+WITH RECURSIVE one (device) AS (
+    SELECT min(device) FROM sample
+    UNION ALL SELECT (SELECT min(device) FROM sample WHERE device > one.device) FROM one
+    WHERE one.device IS NOT NULL)
+SELECT device, id, name, (
+    SELECT min(time) FROM sample WHERE sample.device = one.device AND sample.epoch = id) AS oldest
+FROM one, epoch WHERE boot <> 'salvaging' AND oldest IS NOT NULL ORDER BY oldest
+"""
+HEAD = re.compile(rb'\{"device": ("(?:[^"\\]|\\.)*"), "seq": (\d{1,18}), "epoch": "(\w+)"[,}]')
+
+Key: TypeAlias = tuple[str, str, int]
+"""Device, epoch and number."""
+Range: TypeAlias = tuple[int, int, str]
+"""The first and last number, and why they are gone."""
+
+
+class Pair(NamedTuple):
+    """A device in an epoch, and the Unix time of its oldest sample."""
+
+    device: str
+    id: int
+    epoch: str
+    oldest: float
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """Write all of it, or nothing."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+_name = lru_cache(1000)(json.loads)
+
+
+def unpack(body: object) -> tuple[Key | None, bytes]:
+    """Return what a record says it is, and its JSON; None if it is not what was written."""
+    unpacker = zlib.decompressobj()
+    try:
+        text = unpacker.decompress(body, MOST_BYTES_A_SAMPLE)  # type: ignore[arg-type]
+        head = HEAD.match(text)
+        if not head or not unpacker.eof or unpacker.unused_data:
+            return None, b""
+        return (_name(head[1]), head[3].decode(), int(head[2])), text
+    except (TypeError, ValueError, zlib.error):
+        return None, b""
+
+
+def read_page(page: Any) -> list[dict[str, Any]]:
+    """Return the samples of a page; ValueError if it is none."""
+    try:
+        text = zlib.decompressobj().decompress(b64decode(page), 2 * MOST_BYTES_A_SAMPLE)
+        try:
+            samples = orjson.loads(text)
+        except ValueError:  # it knows no lone surrogates, and no numbers beyond a double
+            samples = json.loads(text)
+    except (TypeError, ValueError, zlib.error) as error:
+        raise ValueError(f"{shorten(page)} is no page of samples: {error}") from None
+    if not (isinstance(samples, list) and all(isinstance(one, dict) for one in samples)):
+        raise ValueError(f"{shorten(samples)} is not samples")
+    return samples
+
+
+def pairs(db: sqlite3.Connection) -> list[Pair]:
+    """Return which devices have samples in which epochs, the oldest sample first."""
+    return [Pair(*row) for row in db.execute(PAIRS)]
+
+
+def gone(db: sqlite3.Connection, device: str, epoch: str) -> list[Range]:
+    """Return what is known to be gone of a device in an epoch."""
+    return db.execute(
+        "SELECT first, last, reason FROM gone WHERE device = ? AND epoch = ?", (device, epoch)
+    ).fetchall()
+
+
+def set_gone(
+    db: sqlite3.Connection, device: str, epoch: str, ranges: Iterable[Range], now: float
+) -> None:
+    """Write all that is gone; neighbours of one reason become one range."""
+    joined: list[Range] = []
+    for first, last, reason in sorted(ranges):
+        if joined and joined[-1][1:] == (first - 1, reason):
+            joined.append((joined.pop()[0], last, reason))
+        else:
+            joined.append((first, last, reason))
+    db.execute("DELETE FROM gone WHERE device = ? AND epoch = ?", (device, epoch))
+    db.executemany(
+        "INSERT OR REPLACE INTO gone VALUES (?, ?, ?, ?, ?, ?)",
+        [(device, epoch, *one, now) for one in joined],
+    )
+
+
+def explained(
+    spans: Iterable[tuple[int, int]], reasons: Iterable[Range]
+) -> Iterator[tuple[int, int, str | None]]:
+    """Cut spans of numbers (in order, apart) by the reasons for them, None where there is none."""
+    ordered = sorted(reasons)
+    for low, high in spans:
+        for first, last, reason in ordered:
+            if first > high:
+                break
+            if last >= low:
+                if first > low:
+                    yield low, first - 1, None
+                yield max(first, low), min(last, high), reason
+                low = last + 1  # noqa: PLW2901
+        if low <= high:
+            yield low, high, None
+
+
+def used(db: sqlite3.Connection) -> int:
+    """Return how many bytes of the file are in use."""
+    pages, free, size = (
+        db.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * size)

@@ -1,0 +1,281 @@
+"""The upkeep of a journal's file: its bounds, whether everything is there, salvage after damage."""
+
+import logging
+import shutil
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..salvage import BAD_SECTOR, records
+from .tables import GAPS, Pair, Range, explained, gone, pairs, set_gone, transaction, unpack, used
+
+log = logging.getLogger(__name__)
+
+LEAST_FREE = 1_000_000_000
+"""Bytes that should be free on the disk of a journal."""
+CHUNK = 500
+FOREVER = 2**53
+SPAN = 60.0
+"""Seconds of samples that are dropped at a time when there are too many."""
+DAMAGE = (
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_CONSTRAINT,  # a number is there already: the last one was misread
+    sqlite3.SQLITE_ERROR,  # a table is not what it was
+    *BAD_SECTOR,
+)
+
+
+class DamagedError(sqlite3.DatabaseError):
+    """The file is not what was written, although SQLite can read it."""
+
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+
+
+class OverlookedError(DamagedError):
+    """Only the WAL is damaged."""
+
+
+class LeaveError(sqlite3.OperationalError):
+    """A thread has to leave the file at once."""
+
+    sqlite_errorcode = sqlite3.SQLITE_INTERRUPT
+
+
+@dataclass(frozen=True)
+class Upkeep:
+    """What the file at ``path`` needs now and then, through a connection of the thread's own.
+
+    ``number`` is the id of the present ``epoch``; ``stay`` raises LeaveError if the thread must go.
+    """
+
+    db: sqlite3.Connection
+    path: Path
+    number: int
+    epoch: str
+    clock: Callable[[], float]
+    stay: Callable[[], None]
+
+    def drop(self, before: float, too_old: str, most: int) -> int:
+        """Drop what was appended before a Unix time, and the oldest beyond so many bytes."""
+        dropped = 0
+        for pair in pairs(self.db):
+            while count := self._drop(pair, before, too_old):
+                dropped += count
+        too_much = f"the journal reached {most / 1e9:g} GB"
+        while used(self.db) > most and (left := pairs(self.db)):
+            dropped += sum(self._drop(one, left[0].oldest + SPAN, too_much) for one in left)
+        held = {one.epoch for one in pairs(self.db)} | {self.epoch}
+        for epoch, noticed in self.db.execute(
+            "SELECT name, max(noticed) FROM epoch LEFT JOIN gone ON gone.epoch = name"
+            " WHERE boot <> 'salvaging' GROUP BY name"
+        ).fetchall():
+            if epoch not in held and (noticed or 0) < before:
+                with transaction(self.db):
+                    self.db.execute("DELETE FROM gone WHERE epoch = ?", (epoch,))
+                    self.db.execute("DELETE FROM epoch WHERE name = ?", (epoch,))
+        return dropped
+
+    def _drop(self, pair: Pair, until: float, reason: str) -> int:
+        """Drop the oldest few, so that whoever publishes never waits long."""
+        self.stay()
+        found = self.db.execute(
+            "SELECT seq FROM sample WHERE device = ? AND epoch = ? AND time <= ?"
+            " ORDER BY time LIMIT ?",
+            (pair.device, pair.id, until, CHUNK),
+        ).fetchall()
+        self._take_away(pair.device, pair.epoch, [seq for (seq,) in found], reason)
+        return len(found)
+
+    def _take_away(self, device: str, epoch: str, seqs: list[int], reason: str) -> None:
+        """Delete samples, and note that they are gone."""
+        if seqs:
+            with transaction(self.db):
+                self.db.executemany(
+                    "DELETE FROM sample WHERE device = ? AND seq = ?"
+                    " AND epoch = (SELECT id FROM epoch WHERE name = ?)",
+                    [(device, seq, epoch) for seq in seqs],
+                )
+                new = [(seq, seq, reason) for seq in seqs]
+                known = gone(self.db, device, epoch)
+                set_gone(self.db, device, epoch, [*known, *new], self.clock())
+
+    def lose(self, device: str, epoch: str, seqs: list[int]) -> None:
+        """Take away records that are not what was appended."""
+        if seqs:
+            log.error("%s: records of %s are damaged, and gone: %s", self.path.name, device, seqs)
+            self._take_away(device, epoch, seqs, "the record was damaged")
+
+    def check(self) -> None:
+        """Look at every record and every number. Raises DamagedError if some are lost."""
+        for (said,) in self.db.execute("PRAGMA quick_check(1)"):
+            if said != "ok":
+                raise DamagedError(said)
+        bad: dict[tuple[str, str], list[int]] = defaultdict(list)
+        before = "", 0, 0
+        while rows := self.db.execute(
+            "SELECT device, epoch, seq, name, boot, time, body FROM sample"
+            " LEFT JOIN epoch ON id = epoch WHERE (device, epoch, seq) > (?, ?, ?)"
+            " ORDER BY device, epoch, seq LIMIT ?",
+            (*before, CHUNK),
+        ).fetchall():
+            self.stay()
+            for device, number, seq, epoch, boot, when, body in rows:
+                key, _ = unpack(body)
+                types = tuple(map(type, (device, seq, epoch, when)))
+                if types != (str, int, str, float) or key not in (None, (device, epoch, seq)):
+                    raise DamagedError(f"sample {seq} of {device} has another record")
+                if (device, number, seq) <= before:
+                    raise DamagedError(f"sample {seq} of {device} is out of order")
+                if key is None:
+                    bad[device, epoch].append(seq)
+                first = before[2] + 1 if before[:2] == (device, number) else 1
+                known = gone(self.db, device, epoch) if first < seq else []
+                if boot != "salvaging" and any(
+                    why is None for *_, why in explained([(first, seq - 1)], known)
+                ):
+                    raise DamagedError(f"samples {first}-{seq - 1} of {device} are not there")
+                before = device, number, seq
+        for (device, epoch), seqs in bad.items():
+            self.lose(device, epoch, seqs)
+
+    def salvage(self, aside: Path, end_epoch: str, ends: dict[str, int]) -> None:
+        """Copy what can be read of a damaged file, note what is gone, and say so.
+
+        ``ends`` are the newest numbers in the epoch that ended then, if that is known. The epochs
+        are shown when this is done. If it is interrupted it can be done again.
+        """
+        ids: dict[str, int] = dict(self.db.execute("SELECT name, id FROM epoch"))
+        known: dict[tuple[str, str], set[Range]] = defaultdict(set)
+        kept = self._copy(aside, ids, known)
+        for device in ends:
+            known[device, end_epoch] |= set()
+        reason = f"lost by damage ({salvaged(aside).name})"
+        lost: list[tuple[int, str]] = []
+        found: dict[tuple[str, str], list[Range]] = {}
+        for (device, epoch), said in sorted(known.items()):
+            self._earlier_epoch(ids, epoch, 1)
+            of_pair = device, ids[epoch]
+            gaps = self.db.execute(GAPS, of_pair).fetchall()
+            (top,) = self.db.execute(
+                "SELECT ifnull(max(seq), 0) FROM sample WHERE device = ? AND epoch = ?", of_pair
+            ).fetchone()
+            if epoch == end_epoch and ends.get(device, 0) > top:
+                gaps.append((top + 1, ends[device]))
+                top = ends[device]
+            likely = {one for one in said if one[1] <= top or not top}
+            reasons = likely.union(gone(self.db, device, epoch))
+            found[device, epoch] = [
+                (first, last, why or reason)
+                for first, last, why in explained([*gaps, (top + 1, FOREVER)], reasons)
+                if why or last <= top
+            ]
+            lost += [
+                (last - first + 1, f"{device} {first}-{last}")
+                for first, last, why in found[device, epoch]
+                if why == reason
+            ]
+        with transaction(self.db):
+            for (device, epoch), ranges in found.items():
+                set_gone(self.db, device, epoch, ranges, self.clock())
+            self.db.execute("UPDATE epoch SET boot = 'salvaged' WHERE boot = 'salvaging'")
+        for end in ("-wal", "-shm", ""):
+            if (part := aside.with_name(aside.name + end)).exists():
+                part.rename(salvaged(part))
+        some = ", ".join(text for _, text in lost[:10]) + ", ..." * (len(lost) > 10)
+        log.warning(
+            "%s: %d samples are copied from it, and %d are gone%s%s",
+            salvaged(aside).name,
+            kept,
+            sum(count for count, _ in lost),
+            f" ({some})" * bool(lost),
+            "" if ends else "; what came after the last of each epoch cannot be known",
+        )
+
+    def _copy(
+        self, aside: Path, ids: dict[str, int], known: dict[tuple[str, str], set[Range]]
+    ) -> int:
+        """Copy the samples that can be read; returns how many, and what was known to be gone."""
+        rows: list[tuple[str, int, int, float, bytes]] = []
+        kept = 0
+
+        def write() -> int:
+            if free(self.path) < LEAST_FREE / 10:
+                raise sqlite3.OperationalError(
+                    f"{aside.name} is copied while {LEAST_FREE / 1e10:g} GB are free on the disk"
+                )
+            with transaction(self.db):
+                done = self.db.executemany(
+                    "INSERT OR IGNORE INTO sample VALUES (?, ?, ?, ?, ?)", rows
+                )
+            rows.clear()
+            return max(done.rowcount, 0)
+
+        write()
+        for record in records(aside):
+            self.stay()
+            match record:
+                case (str(), int(number), int(), when, bytes(body)):
+                    key, _ = unpack(body)
+                    if key:
+                        device, epoch, seq = key
+                        self._earlier_epoch(ids, epoch, number)
+                        known[device, epoch] |= set()
+                        now = self.clock()
+                        if not isinstance(when, int | float) or not 0 < when <= now:
+                            when = now
+                        rows.append((device, ids[epoch], seq, when, body))
+                case (str(device), str(epoch), int(first), int(last), str(reason), _):
+                    if 0 < first <= last < FOREVER:
+                        known[device, epoch].add((first, last, reason))
+            if len(rows) >= CHUNK:
+                kept += write()
+        return kept + write()
+
+    def _earlier_epoch(self, ids: dict[str, int], epoch: str, number: int) -> None:
+        """Make sure that an epoch of a damaged file is here, before the present one."""
+        if epoch not in ids:
+            number = number if 0 < number < self.number else self.number - 1
+            while number in ids.values():
+                number -= 1
+            self.db.execute("INSERT INTO epoch VALUES (?, ?, 'salvaging')", (number, epoch))
+            ids[epoch] = number
+
+
+def free(path: Path) -> int:
+    """Return how many bytes are free on the disk of a file."""
+    return shutil.disk_usage(path.parent).free
+
+
+def short_of_disk(path: Path) -> str | None:
+    """Return what people should know of the disk of a file."""
+    if (left := free(path)) >= LEAST_FREE:
+        return None
+    return (
+        f"{left / 1e9:.2f} GB are free on the disk of {path}, less than"
+        f" {LEAST_FREE / 1e9:g} GB: make room, or samples will not be kept"
+    )
+
+
+def put_aside(path: Path) -> list[Path]:
+    """Return the files that are still to be salvaged; of one there may be only the WAL."""
+    start = f"{path.name}.damaged-"
+    found = {
+        one.name.removesuffix("-wal").removesuffix("-shm")
+        for one in path.parent.iterdir()
+        if one.name.startswith(start)
+    }
+    return sorted(path.with_name(name) for name in found)
+
+
+def salvaged(aside: Path) -> Path:
+    """Return how a file that was put aside is called when it has been copied."""
+    return aside.with_name(aside.name.replace(".damaged-", ".salvaged-"))
+
+
+def is_damage(error: BaseException) -> bool:
+    """Tell what a new file mends from what is wrong with the disk or the caller."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    return code in DAMAGE or code & 0xFF in DAMAGE

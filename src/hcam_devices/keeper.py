@@ -1,0 +1,423 @@
+"""Keeps a store complete: what it does not have is asked of the devices' journals.
+
+Nothing waits in memory for a store that is away: the journals have it.
+"""
+
+import asyncio
+import logging
+import math
+import sqlite3
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, contextmanager
+from itertools import chain
+from operator import attrgetter
+from typing import Any
+
+from autobahn.wamp.exception import ApplicationError
+from autobahn.wamp.exception import Error as WampError
+from pydantic import BaseModel
+
+from .device import Alarm, Sample, utc
+from .journal import DAY, Journal, read_page
+from .stores import AwayError, Store
+from .stores.coverage import Coverage, Gone, without
+from .stores.points import Point, flatten, milliseconds
+from .wamp import uris
+from .wamp.session import Session
+
+log = logging.getLogger(__name__)
+
+WRITE_EVERY = 1.0
+CHECK_EVERY = 60.0
+TIDY_EVERY = 3600.0
+MANY = 1000
+MOST_LIVE = 5000
+"""Of samples that wait to be written; what is heard beyond is fetched from the journals later."""
+MOST_JUMP = 100_000
+"""A number further ahead is not believed before the device's journal has been asked."""
+PAGE = 1000
+MOST_PAGES = 3
+"""Of those that wait for what is being written; then they are written together."""
+ANSWER_WITHIN = 20.0
+NOT_THERE = "the device's journal does not have it, or it cannot be read"
+FIRST_PAUSE, LAST_PAUSE = 1.0, 30.0
+UNLIKELY = (WampError, OSError, TimeoutError, ValueError)
+"""What goes wrong when a device's server, or the router, is not there, or answers nonsense."""
+
+
+class _Held(BaseModel):
+    """What a journal says of one epoch."""
+
+    epoch: str
+    first: int
+    last: int
+
+
+class _Lost(BaseModel):
+    """Numbers that a journal has no more."""
+
+    epoch: str
+    first: int
+    last: int
+    reason: str
+
+
+class Holdings(BaseModel):
+    """What the journal of a device holds: the reply to ``hipercam.<device>.rpc.journal()``."""
+
+    epoch: str
+    """The present one: no other journal has it, nor this one when it has been made anew."""
+    epochs: list[_Held]
+    gone: list[_Lost]
+    keep: float
+    used: int
+    most: int
+    oldest: float | str | None
+    salvaging: bool = False
+
+    def covers(self, now: float) -> float:
+        """Return how far back it reaches, or will when it is full, in seconds."""
+        if self.oldest is None or self.used < 0.9 * self.most:
+            return self.keep
+        if isinstance(self.oldest, str):
+            return now - milliseconds(self.oldest) / 1000
+        return now - self.oldest
+
+
+@contextmanager
+def _own_journal() -> Iterator[None]:
+    """Make its errors some of UNLIKELY."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise OSError(f"the recorder's own journal: {error}") from error
+
+
+class Journals:
+    """The journals of all devices, through the router; and the recorder's own."""
+
+    def __init__(self, devices: Iterable[str]) -> None:
+        self.devices = set(devices)
+        self.declared = frozenset(self.devices)
+        self.own: Journal
+        self.session: Session | None = None
+        self._known: dict[str, Holdings] = {}
+
+    async def _call(self, procedure: str, *arguments: Any) -> Any:
+        if self.session is None or not self.session.is_attached():
+            raise ConnectionError("there is no router")
+        async with asyncio.timeout(ANSWER_WITHIN):
+            return await self.session.call(procedure, *arguments)
+
+    async def holdings(self, device: str, *during: float) -> list[Holdings]:
+        """Return what is held of a device; raises one of UNLIKELY.
+
+        With ``during``, two Unix times, the epochs are of what was appended between them.
+        """
+        with _own_journal():
+            held = await asyncio.to_thread(self.own.holds, device, *during)
+        own = Holdings.model_validate(held)
+        found = [own] if own.epochs or own.gone or own.salvaging else []
+        try:
+            reply = await self._call(uris.rpc(device, "journal"), *during)
+        except ApplicationError as error:
+            absent = error.error == ApplicationError.NO_SUCH_PROCEDURE
+            if not absent or (device in self.declared and not (own.epochs or own.gone)):
+                raise
+        else:
+            there = self._known[device] = Holdings.model_validate(reply)
+            if there.epoch != own.epoch:
+                found.append(there)
+        return found
+
+    def covered(self, now: float) -> float:
+        """Return how far back every journal reaches, in seconds."""
+        return min((one.covers(now) for one in self._known.values()), default=14 * DAY)
+
+    async def samples(self, device: str, after: int, epoch: str) -> list[Sample]:
+        """Return some of the samples with numbers above ``after``; raises one of UNLIKELY."""
+        with _own_journal():
+            found = self.own.samples(device, after, PAGE, epoch)
+        if found:
+            return found
+        return read_page(await self._call(uris.rpc(device, "page"), after, PAGE, epoch))
+
+
+class Keeper:
+    """Keeps one store complete: live samples at once, missing ones from the journals."""
+
+    def __init__(
+        self, store: Store[Any], journals: Journals, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.store, self.journals, self.clock = store, journals, clock
+        self.due: set[str] = set()
+        self.written = 0
+        self.aside = store.aside()
+        self.gone = sum(one.last - one.first + 1 for one in store.gone())
+        self.away = ""
+        self.away_since = 0.0
+        self._backlog: dict[str, int] = {}
+        self._lag = 0.0
+        self._live: list[Point] = []
+        self._accepts = True
+        self._newest: dict[tuple[str, str], int] = {}
+        self._news: dict[str, tuple[float, str]] = {}
+        self._wake = asyncio.Event()
+        self._checked = self._tidied = -math.inf
+        self._thread = ThreadPoolExecutor(1, f"store {store.name}")
+
+    def hear(self, point: Point) -> None:
+        """Take in a live sample; what it does not follow on from is asked of the journal."""
+        key = point.device, point.epoch
+        newest = self._newest.get(key)
+        if newest is None or point.seq != newest + 1:
+            if newest is not None and point.seq <= newest:
+                return
+            self.due.add(point.device)
+            if newest is not None and point.seq - newest > MOST_JUMP:
+                return
+        self._newest[key] = point.seq
+        if self._accepts and len(self._live) < MOST_LIVE:
+            self._live.append(point)
+            if len(self._live) >= MANY:
+                self._wake.set()
+        else:
+            self.due.add(point.device)
+
+    def hurry(self) -> None:
+        """Ask every journal now: the network has come back."""
+        self.due |= self.journals.devices
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Keep the store complete, for ever."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                await self._round()
+                pause = FIRST_PAUSE
+            except AwayError as error:
+                self._is_away(str(error))
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LAST_PAUSE)
+                self._accepts = True
+                self.due |= self.journals.devices
+
+    async def _round(self) -> None:
+        try:
+            async with asyncio.timeout(WRITE_EVERY):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        await self._write([])
+        now = time.monotonic()
+        if now - self._checked > CHECK_EVERY:
+            self._checked = now
+            self.due |= self.journals.devices
+        while self.due:
+            device = self.due.pop()
+            try:
+                await self._complete(device)
+            except UNLIKELY as error:
+                log.debug("%s: cannot ask the journal of %s: %r", self.store.name, device, error)
+        if now - self._tidied > TIDY_EVERY:
+            self._tidied = now
+            await self._do(self.store.tidy)
+
+    async def noted(self) -> Coverage:
+        """Return a copy of what the store notes that it has."""
+        copy: Coverage = await self._do(without, self.store.stored, ())
+        return copy
+
+    async def _do(self, what: Callable[..., Any], *args: Any) -> Any:
+        """Do something with the store. Whatever fails there, it is away: raises AwayError."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, what, *args)
+        except AwayError:
+            raise
+        except Exception as error:
+            log.exception("store %s failed", self.store.name)
+            raise AwayError(f"it failed: {type(error).__name__}: {error}") from error
+
+    async def _write(self, rows: list[Any]) -> None:
+        batch, self._live = self._live, []
+        self._wake.clear()
+        unique = {one[:3]: one for one in (*self.store.rows(batch), *rows)}
+        if not unique:
+            return
+
+        def write() -> int:
+            self.store.write(list(unique.values()))
+            return self.store.aside()
+
+        aside = await self._do(write)
+        self.written += len(unique)
+        if aside > self.aside:
+            said = f"it refused {aside} samples so far; they are set aside"
+            self._news["aside"] = self.clock(), said
+        self.aside = aside
+        if batch:
+            self._lag = self.clock() - min(point.time for point in batch) / 1000
+        if self.away:
+            log.warning("store %s is back", self.store.name)
+            self.away = ""
+
+    def _is_away(self, reason: str) -> None:
+        if not self.away:
+            self.away_since = self.clock()
+        if reason != self.away:
+            log.warning("store %s is away: %s", self.store.name, reason)
+        self.away = reason
+        self._accepts = False
+        self._live = []
+
+    async def _complete(self, device: str) -> None:
+        """Fetch what the store does not have of a device; raises one of UNLIKELY, or AwayError."""
+        holdings = await self.journals.holdings(device)
+        await self._write([])
+        await self._settle(device, *(lost for held in holdings for lost in held.gone))
+        missing = []
+        for held in holdings:
+            for one in held.epochs:
+                key = device, one.epoch
+                if not one.last <= self._newest.get(key, 0) <= one.last + MOST_JUMP:
+                    self._newest[key] = one.last
+                spans = self.store.stored.missing(device, one.epoch, 1, one.last)
+                missing += [(held.epoch, one.epoch, first, last) for first, last in spans]
+        self._backlog[device] = sum(last - first + 1 for *_, first, last in missing)
+        for journal, epoch, first, last in missing:
+            await self._fetch(device, epoch, first, last, journal)
+
+    async def _fetch(self, device: str, epoch: str, first: int, last: int, journal: str) -> None:
+        """Bring the numbers from ``first`` to ``last``: write what comes while one writes.
+
+        ``journal`` is the present epoch of the journal that has said that it has them.
+        """
+        writing = asyncio.ensure_future(self._write([]))
+        waiting: list[Sequence[Any]] = []
+        try:
+            async with aclosing(self._pages(device, epoch, first, last)) as pages:
+                async for upto, points in pages:
+                    waiting.append(self.store.rows(points))
+                    if len(waiting) == MOST_PAGES or writing.done() or upto == last:
+                        await writing
+                        fetched = _Lost(epoch=epoch, first=first, last=upto, reason=NOT_THERE)
+                        bring = self._bring(device, fetched, [*chain(*waiting)], journal)
+                        writing = asyncio.ensure_future(bring)
+                        first = upto + 1
+                        waiting = []
+        except UNLIKELY:
+            await writing  # that the store is away counts more than why no page came
+            raise
+        finally:
+            await asyncio.gather(writing, return_exceptions=True)
+        await writing
+
+    async def _pages(
+        self, device: str, epoch: str, first: int, last: int
+    ) -> AsyncGenerator[tuple[int, list[Point]]]:
+        """Yield points and up to which number they are all; ask for a page while reading one."""
+        asked = asyncio.ensure_future(self.journals.samples(device, first - 1, epoch))
+        try:
+            while first <= last:
+                samples = await asked
+                seqs = (one.get("seq") for one in samples)
+                upto = max((n for n in seqs if type(n) is int and first <= n <= last), default=last)
+                if upto < last:
+                    asked = asyncio.ensure_future(self.journals.samples(device, upto, epoch))
+                await asyncio.sleep(0)  # so that this is asked, and what was read is written
+                yield upto, _points(samples, device, epoch, first, upto)
+                first = upto + 1
+        finally:
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
+
+    async def _bring(self, device: str, fetched: _Lost, rows: list[Any], journal: str) -> None:
+        """Write rows; what is missing then is lost, if the journal is still the same.
+
+        A journal that was damaged begins anew, and salvages the numbers that it does not have now.
+        """
+        await self._write(rows)
+        if self.store.stored.missing(device, fetched.epoch, fetched.first, fetched.last):
+            for held in await self.journals.holdings(device):
+                if held.epoch == journal:
+                    if not held.salvaging:
+                        await self._settle(device, *held.gone, fetched)
+                    break
+            else:
+                raise ConnectionError("its journal has begun anew, and is asked again later")
+        self._backlog[device] -= fetched.last - fetched.first + 1
+
+    async def _settle(self, device: str, *lost: _Lost) -> None:
+        """Note what the store does not have of numbers that are lost: it never will."""
+        seen = Coverage()
+        gone = []
+        for one in lost:
+            for low, high in self.store.stored.missing(device, one.epoch, one.first, one.last):
+                for part in seen.missing(device, one.epoch, low, high):
+                    gone.append(Gone(device, one.epoch, *part, one.reason))
+                seen.add(device, one.epoch, low, high)
+        for new in gone if gone and await self._do(self.store.settle, gone) else ():
+            said = f"it will never have {device} {new.first} to {new.last}: {new.cause}"
+            self._news["gone"] = self.clock(), said
+            self.gone += new.last - new.first + 1
+            log.warning("store %s: %s (epoch %s)", self.store.name, said, new.epoch)
+
+    @property
+    def backlog(self) -> int:
+        """Return how many samples it does not have; while it is away, of those heard of."""
+        if not self.away:
+            return sum(self._backlog.values())
+        spans = [
+            span
+            for (device, epoch), newest in self._newest.items()
+            for span in self.store.stored.missing(device, epoch, 1, newest)
+        ]
+        return sum(last - first + 1 for first, last in spans)
+
+    @property
+    def lag(self) -> float:
+        """Return how late (s) the last batch was written, or the next will be at least."""
+        return max(self._lag, self.clock() - self.away_since) if self.away else self._lag
+
+    def notices(self) -> list[Alarm]:
+        """Say what happened in the last day, and whether the store is away."""
+        now, name = self.clock(), self.store.name
+        found = [
+            Alarm(f"{field}_{name}", "WARN", f"store {name}: {said}")
+            for field, (when, said) in self._news.items()
+            if now - when < DAY
+        ]
+        if self.away:
+            covered = self.journals.covered(now)
+            since = now - self.away_since
+            found.append(
+                Alarm(
+                    f"rate_{name}",
+                    "ERR" if since > covered / 2 else "WARN",
+                    f"store {name} is away since {utc(self.away_since)[:16]}; what it misses waits "
+                    f"in the journals, which keep {covered / DAY:.1f} days: {self.away}",
+                )
+            )
+        return found
+
+    def close(self) -> None:
+        """Wait for what is being written, and close the store."""
+        self._thread.submit(self.store.close)
+        self._thread.shutdown()
+
+
+def _points(samples: list[Sample], device: str, epoch: str, first: int, last: int) -> list[Point]:
+    """Return those samples that are wanted and can be kept, in order."""
+    found = []
+    for sample in samples:
+        try:
+            point = flatten(sample)
+        except ValueError as error:
+            log.warning("a sample of %s cannot be kept: %s", device, error)
+            continue
+        if point[:2] == (device, epoch) and first <= point.seq <= last:
+            found.append(point)
+    return sorted(found, key=attrgetter("seq"))
