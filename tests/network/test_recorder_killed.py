@@ -1,30 +1,42 @@
 """The recorder is killed at any instant: nothing is lost or doubled."""
 
+import os
 import random
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 from hcam_devices.wamp.utils import call
 
 from .recorded import all_home, joined, start_flood, stored
 from .tools import Net, until
 
+FORKS = Path(__file__).with_name("forks.py")
 KILLS = 200
 
 
 def test_a_recorder_killed_at_200_instants_neither_loses_nor_doubles(own: Net) -> None:
     own.start_router()
     start_flood(own, rate=200)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    forks = own.start(sys.executable, FORKS, log="hwlogger.out", **pipes)
+    assert forks.stdin
+    assert forks.stdout
     instants = random.Random(22)
     for kills in range(KILLS):
         before = joined(own)
-        recorder = own.start_recorder()
+        forks.stdin.write(b"\n")
+        forks.stdin.flush()
+        recorder = int(forks.stdout.readline())
         if kills % 4:  # otherwise while it starts
             until(lambda before=before: joined(own) > before)  # type: ignore[misc]
         time.sleep(instants.uniform(0, 0.6))
-        recorder.kill()
-        recorder.wait()
+        os.kill(recorder, signal.SIGKILL)
+        assert forks.stdout.readline() == b"over\n"
+    forks.communicate()
     assert len(stored(own)) > 1000
     own.start_recorder()
     all_home(own)
-    assert "gone_local" in call("hipercam.recorder.rpc.samples", 0)[-1]
     assert call("hipercam.recorder.rpc.samples", 0)[-1]["gone_local"] == 0
