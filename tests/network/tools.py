@@ -97,6 +97,7 @@ class Net:
         return os.environ | {
             "WAMP_SERVER": str(self.address),
             "HCAM_HOME": str(self.home),
+            "TMPDIR": str(self.home),  # for what a killed server leaves
         }
 
     def start(self, *command: str | Path, log: str, **more: Any) -> subprocess.Popen[bytes]:
