@@ -32,3 +32,16 @@ def test_an_alarm_is_shown_in_full_where_there_is_room(others: int, cut: bool) -
     assert len(lines) <= 24
     assert ("and what to do" not in captured.get()) == cut
     assert all(f"reason {n}" in captured.get() for n in range(others))
+
+
+def test_a_pattern_that_matches_nobody_is_told_until_somebody_comes() -> None:
+    picture = Picture(load(), "auto*")
+    console = Console(width=80, height=24)
+    with console.capture() as captured:
+        console.print(draw(picture, Address(), (80, 24)))
+        picture.hear(sample("autoguider"))
+        console.print(draw(picture, Address(), (80, 24)))
+    before, after = captured.get().split("HiPERCAM")[1:]
+    assert "no device matches 'auto*'; there are" in before
+    assert "no device matches" not in after
+    assert "autoguider" in after

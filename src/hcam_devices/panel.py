@@ -65,6 +65,11 @@ class Picture:
         if isinstance(status, dict) and {"server", "state"} <= status.keys():
             self.servers[str(status["server"])] = status
 
+    def unmatched(self) -> str:
+        """Return what to say if the pattern is nobody's."""
+        there = ", ".join(self.instrument.names)
+        return f"no device matches {self.pattern!r}; there are {there}"
+
     def running(self) -> str:
         """Return which servers run, those of which the same can be said together."""
         found: dict[str, list[str]] = {}
@@ -302,6 +307,8 @@ def draw(picture: Picture, address: Address, size: tuple[int, int], hints: str =
     footer = Text(hints, style="dim")
     room = height - len(lines) - len(footer.wrap(probe, width))
     room -= len(head) + 1
+    if not picture.samples:
+        return Group(*head, Text(picture.unmatched(), style="yellow"))
     full = table(picture, width)
     fits = len(probe.render_lines(full)) <= room
     shown = full if fits else table(picture, width, max(room, 2))
@@ -323,8 +330,7 @@ async def watch(
     if once or not sys.stdout.isatty():
         await look(picture, address)
         if not picture.samples:
-            there = ", ".join(instrument.names)
-            raise HcamError(f"no device matches {pattern!r}; there are {there}")
+            raise HcamError(picture.unmatched())
         console.print(draw(picture, address, (console.width, 10_000)))
         return
 
