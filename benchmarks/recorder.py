@@ -165,7 +165,8 @@ def main() -> int:
         if args.only != "ours":
             compare.install_original()
         subprocess.run([HERE.parent / "tests" / "databases"], check=True)
-        hosts = Path(tempfile.mkdtemp(prefix="hcam-bench-")) / "hosts"
+        hosts = compare.ORIGINAL.with_name("hosts")
+        hosts.parent.mkdir(parents=True, exist_ok=True)
         hosts.write_text("127.0.0.1 localhost pulsar.shef.ac.uk\n")
         compare.go_alone(f"mount --bind {hosts} /etc/hosts && {compare.UP}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
