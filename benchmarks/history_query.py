@@ -90,8 +90,6 @@ def run(folder: Path, count: int) -> None:
     whole = ("device13", "temperature3", FIRST, now)
     measure(f"{count} nights of it, 1000 points", lambda: history.downsampled(*whole, 1000), 3)
     measure("which fields there are in 24 h", lambda: history.fields(middle, middle + DAY))
-    last = count * DAY // EVERY
-    measure("count one device", lambda: history.count("device13", "4f3c0a9be1d2", 1, last), 1)
     measure("opening", lambda: EmbeddedStore("embedded", folder).close(), 3)
 
     now += 40 * DAY

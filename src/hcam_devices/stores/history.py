@@ -342,7 +342,6 @@ class History:
         self, nights: list[str], what: tuple[str, str, int, int], width: int
     ) -> dict[int, list[Summary]]:
         found: dict[int, list[Summary]] = defaultdict(list)
-
         start = what[2]
         known = Coverage()
         with self._reading(MAIN, MAIN_TABLES) as db:
@@ -375,25 +374,6 @@ class History:
                         fields = ((name, unit or "") for name, _, unit in stream.fields)
                         found[stream.device].update(fields)
         return dict(found)
-
-    def count(self, device: str, epoch: str, first: int, last: int) -> int:
-        """Return how many of these numbers, both included, are there as they were recorded.
-
-        Rows are read and have to prove themselves; nights that were rolled up have none.
-        """
-        there = Coverage()
-        for night in self.nights():
-            with self._reading(night, NIGHT_TABLES) as db:
-                texts = text_ids(db)
-                for stream in streams(db):
-                    if (stream.device, stream.epoch) == (device, epoch):
-                        whole = (
-                            seq
-                            for _, seq, body in rows(db, stream)
-                            if first <= seq <= last and texts.issuperset(stream.texts(body))
-                        )
-                        there.add_each(device, epoch, whole)
-        return sum(high - low + 1 for _, _, low, high in there)
 
     def samples(self, night: str, start: int = -(2**63), end: int = 2**63 - 1) -> Iterator[Point]:
         """Yield a night's samples in order of time; none if it is not there as recorded."""
