@@ -264,8 +264,8 @@ class Archive:
             if begin in begins:
                 stop = min(start + WINDOW, until, end)
                 recorded = self.files.series(device, name, start, stop)
-                if recorded[0] and not rolled_up(begin, until):
-                    yield from zip(*recorded, strict=True)
+                if recorded and not rolled_up(begin, until):
+                    yield from recorded
                     start = stop
                     continue
             else:

@@ -184,29 +184,29 @@ def test_a_series_is_what_was_recorded_in_order_of_time(
     random.Random(1).shuffle(some_points)
     store.write(some_points)
     mine = sorted((one for one in some_points if one.device == "slide"), key=lambda one: one.time)
-    times, _, positions = history.series("slide", "position", START, END + DAY)
-    assert not isinstance(positions, list)
-    assert sorted(zip(times, positions, strict=True)) == sorted(
+    positions = history.series("slide", "position", START, END + DAY)
+    assert sorted((time, value) for time, _, value in positions) == sorted(
         (one.time, one.values["position"]) for one in mine
     )
-    assert list(times) == [one.time for one in mine]
+    assert [time for time, _, _ in positions] == [one.time for one in mine]
     for field, kind in (("synced", bool), ("state.stage", str)):
-        times, _, found = history.series("slide", field, START, END + DAY)
-        assert {type(value) for value in found} == {kind}
+        found = history.series("slide", field, START, END + DAY)
+        assert {type(value) for _, _, value in found} == {kind}
         assert len(found) == len(mine)
     first, last = mine[2].time, mine[6].time
-    assert list(history.series("slide", "position", first, last)[0]) == [
+    assert [time for time, _, _ in history.series("slide", "position", first, last)] == [
         one.time for one in mine if first <= one.time < last
     ]
     for nothing in (("slide", "nonsense"), ("nobody", "position")):
-        assert [len(one) for one in history.series(*nothing, START, END)] == [0, 0, 0]
+        assert history.series(*nothing, START, END) == []
 
 
-def test_a_field_that_was_a_number_and_is_a_text_now_is_a_list(
+def test_a_field_that_was_a_number_and_is_a_text_now_has_both(
     store: EmbeddedStore, history: History
 ) -> None:
     store.write([point(n, values={"mode": mode}) for n, mode in enumerate([1.0, "fast", True])])
-    assert history.series("slide", "mode", START, END)[2] == [1.0, "fast", True]
+    found = history.series("slide", "mode", START, END)
+    assert [value for _, _, value in found] == [1.0, "fast", True]
 
 
 def test_of_samples_of_one_millisecond_the_one_with_the_higher_number_is_the_last(
@@ -216,7 +216,7 @@ def test_of_samples_of_one_millisecond_the_one_with_the_higher_number_is_the_las
     for name in names:
         first = point(1, name, time=START, values={"mode": 1.0, "error": 0.0})
         store.write([first, point(2, name, time=START, values={"mode": 2.0})])
-        assert list(history.series(name, "mode", START, END)[2]) == [1.0, 2.0]
+        assert history.series(name, "mode", START, END) == [(START, 1, 1.0), (START, 2, 2.0)]
         assert history.downsampled(name, "mode", START, END, 1)[0].last == 2.0
     assert [one.seq for one in history.samples(NIGHT)] == [1] * 20 + [2] * 20
 
@@ -318,7 +318,7 @@ def test_an_old_night_becomes_minutes_that_say_the_same(
         assert minutes(history, field=field) == close_to(before[field])
     assert history.fields(START, END) == units
     assert numbers(store.stored) == known
-    assert len(history.series("slide", "position", START, END)[0]) == 0
+    assert history.series("slide", "position", START, END) == []
     store.write(some(1, 100))
     assert history.nights() == []
     store.close()
@@ -509,7 +509,8 @@ def test_a_bad_sector_is_damage_like_any_other(
 ) -> None:
     first, *others = week(store, clock)
     unreadable(store, first, "/proc/self/mem")  # whose first byte is EIO
-    assert list(history.series("slide", "position", START, END + DAY)[0]) == [START + DAY]
+    found = history.series("slide", "position", START, END + DAY)
+    assert [time for time, _, _ in found] == [START + DAY]
     for _ in (first, *others):
         store.tidy()
     assert history.nights() == []
@@ -659,7 +660,7 @@ def test_it_is_read_while_it_is_written(store: EmbeddedStore, history: History) 
 
     def read() -> None:
         while not done.is_set() or not found:
-            found.append(len(history.series("slide", "position", START, END)[0]))
+            found.append(len(history.series("slide", "position", START, END)))
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -671,7 +672,7 @@ def test_it_is_read_while_it_is_written(store: EmbeddedStore, history: History) 
         reader.join(AT_MOST)
     assert all(one <= two for one, two in pairwise(found))
     assert all(count % 3 == 0 for count in found)
-    assert len(history.series("slide", "position", START, END)[0]) == 300
+    assert len(history.series("slide", "position", START, END)) == 300
 
 
 def test_a_night_is_one_file_when_it_is_over(store: EmbeddedStore, clock: Clock) -> None:
@@ -778,9 +779,8 @@ def nothing_wrong(history: History) -> None:
     assert len(found) == len(keys(found))
     for device in NAMES:
         true = sorted((one.time, one.values["position"]) for one in SOME if one.device == device)
-        times, _, positions = history.series(device, "position", START, END)
-        said = zip(times, positions, strict=True)
-        assert set(said) <= set(true)
+        positions = history.series(device, "position", START, END)
+        assert {(time, value) for time, _, value in positions} <= set(true)
         history.fields(START, END)
         for field in ("position", "state.stage"):
             buckets = history.downsampled(device, field, START - 41 * DAY, END, 41 * 1440)
@@ -839,7 +839,7 @@ def test_a_flipped_bit_that_sqlite_does_not_see_is_left_out_and_then_mended(
     flip(path_of(store), path_of(store).read_bytes().index(value) + 3)
     with closing(sqlite3.connect(path_of(store))) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    assert len(history.series("slide", "position", START, END)[0]) == 28
+    assert len(history.series("slide", "position", START, END)) == 28
     assert count(history, "slide", "4f3c", 1, 100) == 28
     assert not store.stored.missing("slide", "4f3c", 7, 7)
     clock.now += 86400

@@ -17,7 +17,6 @@ import logging
 import sqlite3
 import struct
 import zlib
-from array import array
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -287,26 +286,18 @@ class History:
         """Return the nights that are there as they were recorded, oldest first."""
         return sorted(path.stem for path in self.folder.glob(NIGHTS))
 
-    def series(
-        self, device: str, field: str, start: int, end: int
-    ) -> "tuple[array[int], array[int], array[float] | list[Field]]":
-        """Return times, sample numbers and values of a field as recorded; numbers as an array.
+    def series(self, device: str, field: str, start: int, end: int) -> list[tuple[int, int, Field]]:
+        """Return times, sample numbers and values of a field as recorded, in order.
 
         Nights that are old have been rolled up and have none; ``downsampled`` has them.
         """
-        found: list[tuple[tuple[int, int], Field]] = []
-        kinds = set()
+        found: list[tuple[int, int, Field]] = []
         for night in self._between(start, end):
             with self._reading(night, NIGHT_TABLES) as db:
                 for kind, keys, numbers in _recorded(db, device, field, start, end):
-                    kinds.add(kind)
                     decoded = zip(keys, map(decoder(db, kind), numbers), strict=True)
-                    found += [(key, value) for key, value in decoded if value is not None]
-        found.sort(key=itemgetter(0))
-        times, seqs = (array("q", [key[place] for key, _ in found]) for place in (0, 1))
-        if kinds <= {"number"}:
-            return times, seqs, array("d", [float(value) for _, value in found])
-        return times, seqs, [value for _, value in found]
+                    found += [(*key, value) for key, value in decoded if value is not None]
+        return sorted(found, key=itemgetter(0, 1))
 
     def has_minutes(self, device: str, field: str, start: int, end: int) -> bool:
         """Tell whether some of it has been rolled up; what is still as recorded came late."""
