@@ -1,4 +1,4 @@
-"""The instrument in a terminal: ``hcam watch`` and ``hcam status``."""
+"""The instrument in a terminal: ``hcam watch``, ``hcam status`` and ``hcam wire``."""
 
 import asyncio
 import re
@@ -37,7 +37,8 @@ COLOURS = {
     "exposing": "bold green",
     "error": "bold red",
 }
-LOST_AFTER = 5.0
+SILENT_AFTER = 60.0
+"""Seconds for which nothing has been heard of a device."""
 REDRAW = 0.5
 SETTLE = 1.0
 
@@ -142,7 +143,7 @@ def number(value: Any) -> str:
 
 
 def groups(sample: dict[str, Any]) -> Iterator[tuple[str, list[str], str]]:
-    """Return a sample's fields as (name, values, unit), channels of one family together."""
+    """Yield a sample's fields as (name, values, unit), channels of one family together."""
     families: dict[str, tuple[list[str], str]] = {}
     hidden = {"device", "seq", "epoch", "timestamp", "state", "alarms", "state_reason"}
     for name, value in sample.items():
@@ -198,11 +199,11 @@ def exposure(sample: dict[str, Any]) -> Text:
 
 
 def state_of(sample: dict[str, Any], silent: float) -> str:
-    """Return the one word that matters most."""
+    """Return the one word that matters most; nothing was heard for ``silent`` seconds."""
     if not sample:
         return "no news"
     states = dict(sample["state"])
-    if silent > LOST_AFTER * 12:
+    if silent > SILENT_AFTER:
         return "silent"
     connection = states.pop("connection", "online")
     if connection == "online" and is_detector(sample):
@@ -290,7 +291,7 @@ def draw(picture: Picture, address: Address, size: tuple[int, int], hints: str =
     head = [title, *([Text(picture.running(), style="bold")] if picture.servers else [])]
     alarms = picture.alarms()
     most = max(height // 3, 3)
-    probe = Console(width=width, file=None, record=False)
+    probe = Console(width=width)
     lines: list[Text] = []
     spare = most - len(alarms)
     for alarm in alarms[:most]:
@@ -334,14 +335,11 @@ async def watch(
         console.print(draw(picture, address, (console.width, 10_000)))
         return
 
-    async def keep_following() -> None:
-        async def joined(session: Session) -> None:
-            await follow(picture, session)
-            session.over.add_done_callback(lambda _: setattr(picture, "router", False))
+    async def joined(session: Session) -> None:
+        await follow(picture, session)
+        session.over.add_done_callback(lambda _: setattr(picture, "router", False))
 
-        await keep_joined(address, joined, realm)
-
-    following = asyncio.create_task(keep_following())
+    following = asyncio.create_task(keep_joined(address, joined, realm))
     try:
         with Live(console=console, screen=True, auto_refresh=False) as live:
             while True:
@@ -378,7 +376,10 @@ async def status(instrument: Instrument, address: Address) -> int:
 
 
 async def wire(device: str, address: Address, seconds: float, file: Path | None) -> None:
-    """Print what passes between a device and its hardware for a while, and record it."""
+    """Print what passes between a device and its hardware for some seconds, and record it.
+
+    Raises HcamError if the device or the router does not answer.
+    """
     with file.open("a") if file else nullcontext() as kept:
 
         def show(event: dict[str, Any]) -> None:
