@@ -37,6 +37,8 @@ URL = click.option(
     "with --instrument or HCAM_INSTRUMENT).",
 )
 PORT = click.option("--port", type=click.IntRange(1, 65535), help="The router's port.")
+LONGEST_AUDIT = 600.0
+"""Seconds to wait for it."""
 
 
 class Command(click.Command):
@@ -365,18 +367,18 @@ def argument(text: str) -> Any:
 
 def arguments(texts: tuple[str, ...]) -> tuple[list[Any], dict[str, Any]]:
     """Split ``1 "-80 deg_C" raoff=0.05`` into positional and named arguments."""
-    named = {
-        key: argument(value)
-        for key, equals, value in (text.partition("=") for text in texts)
-        if equals and key.isidentifier()
-    }
-    rest = [t for t in texts if not ("=" in t and t.partition("=")[0].isidentifier())]
-    return [argument(text) for text in rest], named
+    positional, named = [], {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if equals and key.isidentifier():
+            named[key] = argument(value)
+        else:
+            positional.append(argument(text))
+    return positional, named
 
 
 NEGATIVE = {"ignore_unknown_options": True}
 """So that ``-50`` is an argument and not an option."""
-LONGEST_AUDIT = 600.0
 
 
 @main.command(
@@ -414,7 +416,9 @@ def call(
     try:
         answer = utils.call(procedure, *positional, timeout=timeout, **named)
     except utils.NoSuchProcedureError as error:
-        raise HcamError(_what_there_is(procedure, error)) from None
+        if error.uri.startswith("wamp."):  # else the device has said what it has
+            raise HcamError(_what_there_is(procedure)) from None
+        raise
     match answer:  # as programs in use expect it of the detector controller
         case [str(reason), False] | [False, str(reason)]:
             raise HcamError(reason)
@@ -433,12 +437,10 @@ def _asks_to_confirm(procedure: str) -> bool:
         return False
 
 
-def _what_there_is(procedure: str, error: HcamError) -> str:
+def _what_there_is(procedure: str) -> str:
     """Say what may be called instead of what there is not."""
     from .wamp import utils
 
-    if not isinstance(error, utils.NoSuchProcedureError) or not error.uri.startswith("wamp."):
-        return str(error)
     found = utils.call("wamp.registration.list")
     prefixes = [utils.call("wamp.registration.get", n)["uri"] for n in found["prefix"]]
     devices = sorted({uris.device_of(prefix) for prefix in prefixes} - {""})
