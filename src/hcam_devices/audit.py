@@ -153,10 +153,9 @@ class Evidence:
             self._rows[epoch].append((seq, time))
         for epoch, found in self._rows.items():
             found.sort()
-            for (seq, _), (following, _) in pairwise([*found, (-1, 0)]):
-                self.there.add(device, epoch, seq, seq)
-                if seq == following:
-                    self.again.append((epoch, seq))
+            seqs = [seq for seq, _ in found]
+            self.there.add_each(device, epoch, seqs)
+            self.again += [(epoch, seq) for seq, following in pairwise(seqs) if seq == following]
 
     def finding(self, span: Span, cause: str) -> Finding:
         """Return a finding; when that was is known from what is there on either side."""
@@ -251,14 +250,14 @@ def _published(device: str, said: Published, belonging: Iterable[Span]) -> Cover
     return found
 
 
-def _ask(one: Witness, store: Audited, device: str) -> Evidence:
+def _ask(witness: Witness, store: Audited, device: str) -> Evidence:
     """Return what a store has, or acknowledged; nothing any more once it could not be read."""
-    if one.uncounted:
+    if witness.uncounted:
         evidence = Evidence(device)
-        evidence.there = without(one.stored, one.gone)
+        evidence.there = without(witness.stored, witness.gone)
         return evidence
     try:
-        rows, spans = ([], []) if store.unread else one.look(device)
+        rows, spans = ([], []) if store.unread else witness.look(device)
         return Evidence(device, rows, spans)
     except AwayError as error:
         store.unread = str(error)
@@ -266,29 +265,28 @@ def _ask(one: Witness, store: Audited, device: str) -> Evidence:
 
 
 def _judge(
-    whole: Coverage, said: Published, one: Witness, store: Audited, evidence: Evidence
+    whole: Coverage, said: Published, witness: Witness, store: Audited, evidence: Evidence
 ) -> None:
     """Count and explain what a store does not have, and what it has twice. Raises AwayError."""
     device, there = evidence.device, evidence.there
-    again = [one for one in evidence.again if (device, *one) in whole]
+    again = [number for number in evidence.again if (device, *number) in whole]
     twice = Coverage()
     for epoch, seq in again:
         twice.add(device, epoch, seq, seq)
     found: list[tuple[Span, str]] = []
     for _, epoch, *span in whole:
-        causes = list(_causes(device, epoch, said, one))
         rest = there.missing(device, epoch, *span)
-        for first, last, cause in causes:
+        for first, last, cause in _causes(device, epoch, said, witness):
             parts, rest = _cut(rest, first, last)
             found += [((epoch, *part), cause) for part in parts]
         for part in rest:
-            newer = said.silent and part[0] > one.stored.newest(device, epoch)
+            newer = said.silent and part[0] > witness.stored.newest(device, epoch)
             cause = COMING if newer else UNASKED if said.silent else NEVER
             found.append(((epoch, *part), cause))
     lost = [span for span, cause in found if cause == LOST]
     for epoch in {epoch for epoch, *_ in lost}:
         numbers = [number for name, *ends in lost for number in ends if name == epoch]
-        for seq in one.search(device, epoch, min(numbers), max(numbers)):
+        for seq in witness.search(device, epoch, min(numbers), max(numbers)):
             there.add(device, epoch, seq, seq)
     gaps = [
         ((span[0], *part), cause) for span, cause in found for part in there.missing(device, *span)
@@ -309,23 +307,24 @@ def _judge(
             missing=missing,
             doubled=len(again),
             coming=coming,
-            verdict=", ".join(words) or ("acknowledged" if one.uncounted else "complete"),
+            verdict=", ".join(words) or ("acknowledged" if witness.uncounted else "complete"),
         )
     )
-    findings = [(one[1:], TWICE) for one in twice] + [one for one in gaps if one[1] != COMING]
+    findings = [(one[1:], TWICE) for one in twice]
+    findings += [(span, cause) for span, cause in gaps if cause != COMING]
     room = MOST_FINDINGS - len(store.findings)
-    store.findings += [evidence.finding(*one) for one in findings[:room]]
+    store.findings += [evidence.finding(span, cause) for span, cause in findings[:room]]
     store.more += len(findings[room:])
 
 
 def _causes(
-    device: str, epoch: str, said: Published, one: Witness
+    device: str, epoch: str, said: Published, witness: Witness
 ) -> Iterator[tuple[int, int, str]]:
     """Yield what may explain that numbers are not there, what is most certain first."""
-    for gone in one.gone:
+    for gone in witness.gone:
         if (gone.device, gone.epoch) == (device, epoch):
             yield gone.first, gone.last, gone.cause
-    for first, last in one.stored.ranges.get((device, epoch), ()):
+    for first, last in witness.stored.ranges.get((device, epoch), ()):
         yield first, last, LOST
     for gone in said.gone:
         if gone.epoch == epoch:
