@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from .device import Alarm, Sample, utc
 from .journal import DAY, Journal, read_page
 from .stores import AwayError, Store
-from .stores.coverage import Coverage, Gone, without
+from .stores.coverage import Coverage, Gone
 from .stores.points import Point, flatten, milliseconds
 from .wamp import uris
 from .wamp.session import Session
@@ -228,8 +228,8 @@ class Keeper:
 
     async def noted(self) -> Coverage:
         """Return a copy of what the store notes that it has."""
-        copy: Coverage = await self._do(without, self.store.stored, ())
-        return copy
+        noted: Coverage = await self._do(self.store.stored.copy)
+        return noted
 
     async def _do(self, what: Callable[..., Any], *args: Any) -> Any:
         """Do something with the store. Whatever fails there, it is away: raises AwayError."""
@@ -341,13 +341,11 @@ class Keeper:
         """
         await self._write(rows)
         if self.store.stored.missing(device, fetched.epoch, fetched.first, fetched.last):
-            for held in await self.journals.holdings(device):
-                if held.epoch == journal:
-                    if not held.salvaging:
-                        await self._settle(device, *held.gone, fetched)
-                    break
-            else:
+            holdings = {held.epoch: held for held in await self.journals.holdings(device)}
+            if journal not in holdings:
                 raise ConnectionError("its journal has begun anew, and is asked again later")
+            if not holdings[journal].salvaging:
+                await self._settle(device, *holdings[journal].gone, fetched)
         self._backlog[device] -= fetched.last - fetched.first + 1
 
     async def _settle(self, device: str, *lost: _Lost) -> None:
@@ -359,7 +357,9 @@ class Keeper:
                 for part in seen.missing(device, one.epoch, low, high):
                     gone.append(Gone(device, one.epoch, *part, one.reason))
                 seen.add(device, one.epoch, low, high)
-        for new in gone if gone and await self._do(self.store.settle, gone) else ():
+        if not gone or not await self._do(self.store.settle, gone):
+            return
+        for new in gone:
             said = f"it will never have {device} {new.first} to {new.last}: {new.cause}"
             self._news["gone"] = self.clock(), said
             self.gone += new.last - new.first + 1

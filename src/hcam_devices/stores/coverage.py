@@ -57,6 +57,12 @@ class Coverage:
         for one in other:
             self.add(*one)
 
+    def copy(self) -> "Coverage":
+        """Return another with the same numbers."""
+        found = Coverage()
+        found.update(self)
+        return found
+
     def missing(self, device: str, epoch: str, first: int, last: int) -> list[tuple[int, int]]:
         """Return the ranges between ``first`` and ``last``, both included, that are not there."""
         found = []

@@ -180,8 +180,7 @@ class LineStore:
 
     def _doubt(self) -> None:
         """Hold for stored only what the ledger says."""
-        self.stored = Coverage()
-        self.stored.update(self.ledger.stored)
+        self.stored = self.ledger.stored.copy()
         self._unsure: list[tuple[float, Coverage]] = []
 
     def _acknowledged(self, lines: list[Line]) -> None:
