@@ -12,12 +12,12 @@ are timelines, and so are the alarms.
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import cycle, takewhile
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from grafana_foundation_sdk.builders import common as build
 from grafana_foundation_sdk.builders.dashboard import FieldColor, ThresholdsConfig
@@ -389,13 +389,8 @@ def texts() -> Table:
 
 def devices_of(instrument: Instrument) -> list[Device]:
     """Return every device of an instrument, the recorder last; none is connected."""
-    parts: dict[str, Any] = {
-        "keepers": [],
-        "journals": Journals(()),
-        "folder": Path(),
-        "stores": {},
-    }
-    recorder = recorder_of(instrument.stores)("recorder", **parts)
+    kind = recorder_of(instrument.stores)
+    recorder = kind("recorder", keepers=[], journals=Journals(()), folder=Path(), stores={})
     return [*(entry.build() for entry in instrument.entries.values()), recorder]
 
 
@@ -514,8 +509,7 @@ def write(folder: Path, instrument: Instrument, store: str | None = None) -> lis
 
 def store_of(instrument: Instrument, store: str | None) -> tuple[str, InfluxDB]:
     """Return the store to be looked at, and its name. HcamError if there is none, or several."""
-    stores: Mapping[str, object] = instrument.stores
-    known = {name: one for name, one in stores.items() if isinstance(one, InfluxDB)}
+    known = {name: one for name, one in instrument.stores.items() if isinstance(one, InfluxDB)}
     if store in known:
         return store, known[store]
     if store is None and len(known) == 1:
