@@ -635,7 +635,8 @@ def recorder(stores: list[Any], folder: Path) -> Recorder:
     keepers = [Keeper(store, journals) for store in stores]
     cls = recorder_of([store.name for store in stores])
     clock = Clock(NOW / 1000)
-    parts: dict[str, Any] = {"journals": journals, "folder": folder, "stores": {}}
+    settings = {one.name: one.settings for one in stores if isinstance(one, LineStore)}
+    parts: dict[str, Any] = {"journals": journals, "folder": folder, "stores": settings}
     return cls("recorder", keepers=keepers, clock=clock, **parts)
 
 

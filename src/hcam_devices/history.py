@@ -20,13 +20,13 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from difflib import SequenceMatcher
 from functools import cache, partial
-from itertools import chain, groupby, islice
+from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from . import HcamError
-from .stores import Embedded, place
+from .stores import Embedded, StoreSettings, place
 from .stores.history import History
 from .stores.influxdb import InfluxDB
 from .stores.points import EPOCH, Field, milliseconds, night_bounds, night_of
@@ -190,8 +190,9 @@ class Archive:
         device, name, reply = self._head(field, Span(start, end))
         if not reply["unit"]:
             recorded = self._samples(device, name, Span(start, end))
-            if first := [one for one in islice(recorded, 1) if isinstance(one[2], str)]:
-                return reply | _changes(chain(first, recorded), points)
+            first = next(recorded, None)
+            if first and isinstance(first[2], str):
+                return reply | _changes(chain([first], recorded), points)
         found = self.files.downsampled(device, name, start, end, points)
         columns = zip(*found, strict=True) if found else [()] * 6
         keys = ("time", "min", "mean", "max", "last", "n")
@@ -284,6 +285,7 @@ def _size(value: Field) -> int:
 
 
 def _changes(recorded: Iterable[tuple[int, int, Field]], most: int) -> Reply:
+    """Return the newest changes of a text: at most so many, and no more than fit into a reply."""
     times: list[int] = []
     values: list[str] = []
     until = 0
@@ -292,10 +294,13 @@ def _changes(recorded: Iterable[tuple[int, int, Field]], most: int) -> Reply:
         if not values or str(value) != values[-1]:
             times.append(at)
             values.append(str(value))
-    room, first = MOST_TEXT, len(values)
-    while first and len(values) - first < most and (room := room - _size(values[first - 1])) >= 0:
-        first -= 1
-    return {"time": times[first:], "value": values[first:], "until": until, "earlier": first}
+    earlier, room = len(values), MOST_TEXT
+    for value in reversed(values[-most:]):
+        room -= _size(value)
+        if room < 0:
+            break
+        earlier -= 1
+    return {"time": times[earlier:], "value": values[earlier:], "until": until, "earlier": earlier}
 
 
 class Remote:
@@ -339,16 +344,19 @@ def source(instrument: Path | None = None) -> tuple[Source, str]:
     stores = load(Path(given) if given else None).stores
     folders = [place(one, home()) for one in stores.values() if isinstance(one, Embedded)]
     if not folders:
-        there = {name: one for name, one in stores.items() if isinstance(one, InfluxDB)}
-        raise HistoryError(f"{where}, and {elsewhere(there)}")
+        raise HistoryError(f"{where}, and {elsewhere(stores)}")
     if not folders[0].is_dir():
         raise HistoryError(f"{where}, and there is no history in {folders[0]} (HCAM_HOME)")
     return Archive(History(folders[0])), f"{where}: this is read from {folders[0]}"
 
 
-def elsewhere(stores: Mapping[str, InfluxDB]) -> str:
+def elsewhere(stores: Mapping[str, StoreSettings]) -> str:
     """Say where history is that this cannot read."""
-    places = " and ".join(f"{name} ({one.place} at {one.url})" for name, one in stores.items())
+    places = " and ".join(
+        f"{name} ({one.place} at {one.url})"
+        for name, one in stores.items()
+        if isinstance(one, InfluxDB)
+    )
     return (
         f'history is kept in {places}: ask that, or add a store of kind = "embedded" to the '
         "instrument file, which is asked here"

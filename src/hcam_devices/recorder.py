@@ -163,18 +163,13 @@ class Recorder(Device):
 
     async def _look(self, how: Callable[[Archive], T]) -> T:
         """Read history in a thread. Raises NotAllowedError if it is not kept here."""
-        stores = [keeper.store for keeper in self.keepers]
-        for store in stores:
-            if isinstance(store, EmbeddedStore):
+        for keeper in self.keepers:
+            if isinstance(keeper.store, EmbeddedStore):
                 try:
-                    return await asyncio.to_thread(how, Archive(History(store.folder)))
+                    return await asyncio.to_thread(how, Archive(History(keeper.store.folder)))
                 except AwayError as error:
                     raise ConnectionError(str(error)) from None
-        raise NotAllowedError(
-            elsewhere(
-                {store.name: store.settings for store in stores if isinstance(store, LineStore)}
-            )
-        )
+        raise NotAllowedError(elsewhere(self.stores))
 
     # --- what it says -----------------------------------------------------------------------
 
