@@ -14,13 +14,11 @@ from typing import NamedTuple, Protocol, TypeAlias
 from pydantic import BaseModel
 
 from .device import utc
-from .journal import DAY
+from .journal import KEEP
 from .stores import AwayError
 from .stores.coverage import Coverage, Gone, without
 from .stores.points import night_bounds, night_of
 
-KEPT = 14 * DAY
-"""For so long (s) after a night nothing of it is proven while a journal does not answer."""
 MOST_FINDINGS = 300
 """Of one store: a reply has to fit into one message."""
 
@@ -196,7 +194,7 @@ def audit(
     noted = {device for one in witnesses for device, *_ in one.stored}
     for device in sorted(noted | published.keys()):
         said = published.get(device, UNHEARD)
-        if now >= end / 1000 + KEPT:
+        if now >= end / 1000 + KEEP:  # a journal that does not answer could say no more
             said = replace(said, silent="")
         seen = [_ask(*pair, device) for pair in zip(witnesses, stores, strict=True)]
         whole = _published(device, said, chain(*(evidence.spans for evidence in seen)))

@@ -20,7 +20,7 @@ from autobahn.wamp.exception import Error as WampError
 from pydantic import BaseModel
 
 from .device import Alarm, Sample, utc
-from .journal import DAY, Journal, read_page
+from .journal import DAY, KEEP, Journal, read_page
 from .stores import AwayError, Store
 from .stores.coverage import Coverage, Gone
 from .stores.points import Point, flatten, milliseconds
@@ -134,7 +134,7 @@ class Journals:
 
     def covered(self, now: float) -> float:
         """Return how far back every journal reaches, in seconds."""
-        return min((one.covers(now) for one in self._known.values()), default=14 * DAY)
+        return min((one.covers(now) for one in self._known.values()), default=KEEP)
 
     async def samples(self, device: str, after: int, epoch: str) -> list[Sample]:
         """Return some of the samples with numbers above ``after``; raises one of UNLIKELY."""

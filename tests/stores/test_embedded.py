@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 
 from hcam_devices.stores import AwayError, Store
 from hcam_devices.stores.coverage import Coverage, Gone
-from hcam_devices.stores.embedded import DAY, EmbeddedStore
+from hcam_devices.stores.embedded import EmbeddedStore
 from hcam_devices.stores.history import Bucket, History, rows, streams
-from hcam_devices.stores.points import Field, Point, night_bounds, night_of
+from hcam_devices.stores.points import DAY, Field, Point, night_bounds, night_of
 from hcam_devices.stores.sealed import File
 
 from ..helpers import AT_MOST, Clock

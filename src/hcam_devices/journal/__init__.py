@@ -44,12 +44,14 @@ from .upkeep import (
     short_of_disk,
 )
 
-__all__ = ["DAY", "Journal", "read_page"]
+__all__ = ["DAY", "KEEP", "Journal", "read_page"]
 
 log = logging.getLogger(__name__)
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 DAY = 86400.0
+KEEP = 14 * DAY
+"""How long (s) samples are kept, unless there are too many."""
 MOST_BYTES_A_REPLY = 200_000
 MOST_BYTES_A_PAGE = 750_000
 """What cannot be compressed is still within the megabyte that the router passes on."""
@@ -99,7 +101,7 @@ class Journal:
         self,
         path: Path,
         *,
-        keep: float = 14 * DAY,
+        keep: float = KEEP,
         most: int = 2_000_000_000,
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,

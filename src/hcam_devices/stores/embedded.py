@@ -34,12 +34,11 @@ from .history import (
     survey,
     trying,
 )
-from .points import Point, night_bounds, night_of
+from .points import DAY, Point, night_bounds, night_of
 from .sealed import File, digest, put_texts, quick_check, sealed
 
 log = logging.getLogger(__name__)
 
-DAY = 86_400_000
 MOST_OPEN = 3
 KINDS = {bool: "bool", str: "text"}
 

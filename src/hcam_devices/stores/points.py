@@ -16,6 +16,7 @@ MOST_FIELDS = 500
 DEEPEST = 8
 LONGEST_TEXT = 60_000
 """InfluxDB refuses texts of 64 KiB."""
+DAY = 86_400_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
 TIMES = range(9_214_646_400_000)
@@ -163,11 +164,11 @@ def night_bounds(night: str) -> tuple[int, int]:
         raise ValueError(f"{night!r} is not a night such as 2026-11-22") from None
     begin += timedelta(hours=12)
     start = round((begin - EPOCH) / MILLISECOND)
-    return start, start + 86_400_000
+    return start, start + DAY
 
 
 def nights(start: int, end: int) -> Iterator[str]:
     """Yield the nights that a span of time (ms) touches."""
     first = night_bounds(night_of(start))[0]
-    for begin in range(first, end + 1, 86_400_000):
+    for begin in range(first, end + 1, DAY):
         yield night_of(begin)
