@@ -17,7 +17,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from difflib import SequenceMatcher
 from functools import cache, partial
 from itertools import chain, groupby
@@ -29,7 +29,7 @@ from . import HcamError
 from .stores import Embedded, StoreSettings, place
 from .stores.history import History
 from .stores.influxdb import InfluxDB
-from .stores.points import EPOCH, Field, milliseconds, night_bounds, night_of
+from .stores.points import Field, milliseconds, night_bounds, night_of, timestamp_of
 from .wamp import uris
 from .wamp.utils import (
     PRESENT_WITHIN,
@@ -76,10 +76,9 @@ EVER = Span(0, 253_370_764_800_000)
 """To the year 9999."""
 
 
-def utc(time: int, *, milliseconds: bool = False) -> str:
+def utc(time: int) -> str:
     """Return a time as people read it: ``2026-11-22 04:44:44``."""
-    moment = EPOCH + timedelta(milliseconds=time)
-    return moment.isoformat(" ", "milliseconds" if milliseconds else "seconds")[:-6]
+    return timestamp_of(time)[:19].replace("T", " ")
 
 
 def duration(text: str) -> int:

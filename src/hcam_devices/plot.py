@@ -32,6 +32,7 @@ from .history import (
     samples,
     utc,
 )
+from .stores.points import timestamp_of
 
 PNG_COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
 COLOURS = ("cyan", "yellow", "green", "magenta", "red", "blue")
@@ -342,8 +343,7 @@ def write_csv(source: Source, fields: tuple[str, ...], span: Span, out: TextIO) 
     units = (f" [{page['unit']}]" if page["unit"] else "" for page in pages)
     writer.writerow(["time", *(f + unit for f, unit in zip(fields, units, strict=True))])
     for time, row in rows(streams):
-        moment = utc(time, milliseconds=True).replace(" ", "T") + "Z"
-        writer.writerow([moment, *(row.get(field, "") for field in fields)])
+        writer.writerow([timestamp_of(time), *(row.get(field, "") for field in fields)])
     return list(pages)
 
 

@@ -18,10 +18,10 @@ from autobahn.wamp.exception import Error as WampError
 from autobahn.wamp.types import PublishOptions
 
 from . import HcamError
-from .device import utc
+from .history import utc
 from .stores import AwayError
 from .stores.history import History
-from .stores.points import Point, night_bounds, night_of, unflatten
+from .stores.points import Point, night_bounds, night_of, timestamp_of, unflatten
 from .wamp import uris
 from .wamp.session import JOIN_WITHIN, join
 from .wamp.uris import Address
@@ -128,7 +128,7 @@ async def replay(
                 if published is not None:
                     await published
                 count += 1
-                said = utc(point.time / 1000)
+                said = timestamp_of(point.time)
                 say(point, count)
             await session.call("wamp.session.count")  # the router has read everything before it
     except (OSError, WampError) as error:
@@ -152,8 +152,7 @@ class Progress:
         now = self.clock()
         begun, first = self._first = self._first or (now, point.time)
         speed = (point.time - first) / 1000 / max(now - begun, 1e-3)
-        where = utc(point.time / 1000)[:19].replace("T", " ")
-        self.line = f"{where} UTC   {speed:.3g} times as fast   {count} samples"
+        self.line = f"{utc(point.time)} UTC   {speed:.3g} times as fast   {count} samples"
         if now - self._shown >= SHOW_EVERY and self.stream.isatty():
             self._shown = now
             self.stream.write(f"\r{self.line}\x1b[K")

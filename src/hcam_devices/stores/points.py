@@ -57,6 +57,12 @@ def milliseconds(timestamp: str) -> int:
     return found
 
 
+def timestamp_of(time: int) -> str:
+    """Return ms since 1970 as telemetry carries them; ``milliseconds`` gives them back."""
+    moment = EPOCH + timedelta(milliseconds=time)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def flatten(sample: dict[str, Any]) -> Point:
     """Return a numbered sample as a point; ValueError if it is not one."""
     device, epoch, seq = sample.get("device"), sample.get("epoch"), sample.get("seq")
@@ -120,13 +126,11 @@ def unflatten(point: Point) -> dict[str, Any]:
         plain = point.values[name]
         return plain if unit is None else {"value": plain, "unit": unit}
 
-    moment = EPOCH + timedelta(milliseconds=point.time)
-    timestamp = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     sample: dict[str, Any] = {
         "device": point.device,
         "seq": point.seq,
         "epoch": point.epoch,
-        "timestamp": timestamp,
+        "timestamp": timestamp_of(point.time),
         "state": {},
         "alarms": [],
     }
