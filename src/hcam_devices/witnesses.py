@@ -5,7 +5,6 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from functools import partial
 from http import HTTPStatus
 from itertools import chain
 from pathlib import Path
@@ -65,6 +64,12 @@ class Files:
         if trouble not in self.troubles:
             self.troubles.append(trouble)
 
+    def stored(self, path: Path, tables: Iterable[Table]) -> Coverage:
+        """Return what a file says that is stored."""
+        found = Coverage()
+        self.read(path, tables, lambda db: found.update(load(db)))
+        return found
+
     def notes(self, path: Path, tables: Iterable[Table]) -> tuple[Coverage, list[Gone]]:
         """Return what a ledger says that is stored, and what of that is gone or set aside."""
         stored = Coverage()
@@ -81,10 +86,6 @@ class Files:
         self.read(path, tables, take)
         gone += [Gone(*one, f"set aside: {why}") for why, some in aside.items() for one in some]
         return stored, gone
-
-
-def _load(into: Coverage, db: sqlite3.Connection) -> None:
-    into.update(load(db))
 
 
 def belonging(
@@ -126,9 +127,8 @@ class Nights:
         self.stored, self.gone = self._files.notes(self._path(MAIN), MAIN_TABLES)
         self._noted = {"": without(self.stored, self.gone)}
         for one in History(folder).nights():
-            noted = self._noted[one] = Coverage()
-            self._files.read(self._path(one), NIGHT_TABLES, partial(_load, noted))
-            self.stored.update(noted)
+            self._noted[one] = self._files.stored(self._path(one), NIGHT_TABLES)
+            self.stored.update(self._noted[one])
         self.uncounted = ""
         self._files.read(self._path(MAIN), MAIN_TABLES, self._count)
 

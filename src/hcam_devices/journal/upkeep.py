@@ -148,10 +148,10 @@ class Upkeep:
         are shown when this is done. If it is interrupted it can be done again.
         """
         ids: dict[str, int] = dict(self.db.execute("SELECT name, id FROM epoch"))
-        known: dict[tuple[str, str], set[Range]] = defaultdict(set)
+        known: dict[tuple[str, str], set[Range]] = {}
         kept = self._copy(aside, ids, known)
         for device in ends:
-            known[device, end_epoch] |= set()
+            known.setdefault((device, end_epoch), set())
         reason = f"lost by damage ({salvaged(aside).name})"
         lost: list[tuple[int, str]] = []
         found: dict[tuple[str, str], list[Range]] = {}
@@ -197,7 +197,10 @@ class Upkeep:
     def _copy(
         self, aside: Path, ids: dict[str, int], known: dict[tuple[str, str], set[Range]]
     ) -> int:
-        """Copy the samples that can be read; returns how many, and what was known to be gone."""
+        """Copy the samples that can be read; return how many.
+
+        ``known`` gets what there was of each device and epoch, with what was known to be gone.
+        """
         rows: list[tuple[str, int, int, float, bytes]] = []
         kept = 0
 
@@ -222,14 +225,14 @@ class Upkeep:
                     if key:
                         device, epoch, seq = key
                         self._earlier_epoch(ids, epoch, number)
-                        known[device, epoch] |= set()
+                        known.setdefault((device, epoch), set())
                         now = self.clock()
                         if not isinstance(when, int | float) or not 0 < when <= now:
                             when = now
                         rows.append((device, ids[epoch], seq, when, body))
                 case (str(device), str(epoch), int(first), int(last), str(reason), _):
                     if 0 < first <= last < FOREVER:
-                        known[device, epoch].add((first, last, reason))
+                        known.setdefault((device, epoch), set()).add((first, last, reason))
             if len(rows) >= CHUNK:
                 kept += write()
         return kept + write()

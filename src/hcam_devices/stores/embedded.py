@@ -57,7 +57,7 @@ def _stream(
 
 
 def _row(point: Point, texts: dict[int, str]) -> tuple[int, int, int, bytes]:
-    """Return a point as it is kept, and the texts that belong to it."""
+    """Return a point as it is kept; the texts that belong to it are put into ``texts``."""
     names, values = tuple(point.values), point.values.values()
     units = tuple(point.units.items())
     stream = _stream(point.device, point.epoch, names, tuple(map(type, values)), units)
