@@ -169,7 +169,7 @@ class Ledger:
     ) -> None:
         self.clock = clock
         # Each change is on the disk before anything relies on it, power failures included.
-        self.file = File(path, tables, self._load, synchronous="FULL", clock=clock)
+        self.file = File(path, tables, self._load, clock, synchronous="FULL")
         self.file.do(quick_check)
         self.file.do(self._load)
 

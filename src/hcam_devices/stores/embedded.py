@@ -77,7 +77,7 @@ class Night:
     """A night's file. Its methods raise sqlite3.OperationalError and OSError."""
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
-        self.file = File(path, NIGHT_TABLES, self._mend, clock=clock)
+        self.file = File(path, NIGHT_TABLES, self._mend, clock)
         self.stored = Coverage()
         self.unread = False
         """Whether it could not be read at the opening, so that there may be more in it."""

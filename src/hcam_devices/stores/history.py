@@ -223,11 +223,6 @@ def rows(
             yield row
 
 
-def numbers_at(index: int) -> Callable[[bytes], tuple[float]]:
-    """Return what unpacks one field of a sample."""
-    return struct.Struct(f"<{8 * index}xd").unpack_from
-
-
 def decoder(db: sqlite3.Connection, kind: str) -> Decoder:
     """Return what makes a value of a number; None is a text that is damaged."""
 
@@ -411,7 +406,8 @@ def _recorded(
     for stream in streams(db):
         for index, (name, kind, _) in enumerate(stream.fields):
             if stream.device == device and name == field:
-                keys, numbers, unpack = [], [], numbers_at(index)
+                keys, numbers = [], []
+                unpack = struct.Struct(f"<{8 * index}xd").unpack_from
                 for time, seq, body in rows(db, stream, start, end):
                     keys.append((time, seq))
                     numbers.append(unpack(body)[0])

@@ -5,7 +5,6 @@ import logging
 import os
 import sqlite3
 import struct
-import time
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from hashlib import blake2b
@@ -164,9 +163,9 @@ class File:
         path: Path,
         tables: Iterable[Table],
         mend: Callable[[sqlite3.Connection], None],
+        clock: Callable[[], float],
         *,
         synchronous: str = "NORMAL",
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self.path, self.mend, self.synchronous, self.clock = path, mend, synchronous, clock
         self.tables = tuple(tables)
