@@ -32,7 +32,9 @@ log = logging.getLogger(__name__)
 WRITE_EVERY = 1.0
 CHECK_EVERY = 60.0
 TIDY_EVERY = 3600.0
+"""Seconds between writing what was heard, asking every journal, and tidying the store."""
 MANY = 1000
+"""Of samples that are heard: then they are written before their time."""
 MOST_LIVE = 5000
 """Of samples that wait to be written; what is heard beyond is fetched from the journals later."""
 MOST_JUMP = 100_000
@@ -43,8 +45,8 @@ MOST_PAGES = 3
 ANSWER_WITHIN = 20.0
 NOT_THERE = "the device's journal does not have it, or it cannot be read"
 FIRST_PAUSE, LAST_PAUSE = 1.0, 30.0
-UNLIKELY = (WampError, OSError, TimeoutError, ValueError)
-"""What goes wrong when a device's server, or the router, is not there, or answers nonsense."""
+NO_ANSWER = (WampError, OSError, ValueError)
+"""What is raised when a device's server, or the router, is away or late, or answers nonsense."""
 
 
 class _Held(BaseModel):
@@ -72,9 +74,12 @@ class Holdings(BaseModel):
     epochs: list[_Held]
     gone: list[_Lost]
     keep: float
+    """Seconds."""
     used: int
     most: int
+    """Bytes, as is ``used``."""
     oldest: float | str | None
+    """The time of the oldest sample: Unix seconds, or a text in the reply of a server."""
     salvaging: bool = False
 
     def covers(self, now: float) -> float:
@@ -88,7 +93,7 @@ class Holdings(BaseModel):
 
 @contextmanager
 def _own_journal() -> Iterator[None]:
-    """Make its errors some of UNLIKELY."""
+    """Make its errors some of NO_ANSWER."""
     try:
         yield
     except sqlite3.Error as error:
@@ -112,7 +117,7 @@ class Journals:
             return await self.session.call(procedure, *arguments)
 
     async def holdings(self, device: str, *during: float) -> list[Holdings]:
-        """Return what is held of a device; raises one of UNLIKELY.
+        """Return what is held of a device; raises one of NO_ANSWER.
 
         With ``during``, two Unix times, the epochs are of what was appended between them.
         """
@@ -137,7 +142,7 @@ class Journals:
         return min((one.covers(now) for one in self._known.values()), default=KEEP)
 
     async def samples(self, device: str, after: int, epoch: str) -> list[Sample]:
-        """Return some of the samples with numbers above ``after``; raises one of UNLIKELY."""
+        """Return some of the samples with numbers above ``after``; raises one of NO_ANSWER."""
         with _own_journal():
             found = self.own.samples(device, after, PAGE, epoch)
         if found:
@@ -146,7 +151,12 @@ class Journals:
 
 
 class Keeper:
-    """Keeps one store complete: live samples at once, missing ones from the journals."""
+    """Keeps one store complete: live samples at once, missing ones from the journals.
+
+    ``away`` is why the store cannot be used, empty if it can, since ``away_since`` (Unix time).
+    ``written``, ``aside``, ``gone``, ``backlog`` (samples) and ``lag`` (s) are what the recorder
+    says of it.
+    """
 
     def __init__(
         self, store: Store[Any], journals: Journals, clock: Callable[[], float] = time.time
@@ -220,7 +230,7 @@ class Keeper:
             device = self.due.pop()
             try:
                 await self._complete(device)
-            except UNLIKELY as error:
+            except NO_ANSWER as error:
                 log.debug("%s: cannot ask the journal of %s: %r", self.store.name, device, error)
         if now - self._tidied > TIDY_EVERY:
             self._tidied = now
@@ -274,7 +284,7 @@ class Keeper:
         self._live = []
 
     async def _complete(self, device: str) -> None:
-        """Fetch what the store does not have of a device; raises one of UNLIKELY, or AwayError."""
+        """Fetch what the store does not have of a device; raises one of NO_ANSWER, or AwayError."""
         holdings = await self.journals.holdings(device)
         await self._write([])
         await self._settle(device, *(lost for held in holdings for lost in held.gone))
@@ -308,7 +318,7 @@ class Keeper:
                         writing = asyncio.ensure_future(bring)
                         first = upto + 1
                         waiting = []
-        except UNLIKELY:
+        except NO_ANSWER:
             await writing  # that the store is away counts more than why no page came
             raise
         finally:

@@ -27,7 +27,7 @@ from .fields import Procedure, Readback, Value, rpc
 from .history import Archive, Moment, Reply, elsewhere, span
 from .instrument import Entry, Instrument
 from .journal import Journal
-from .keeper import UNLIKELY, Journals, Keeper
+from .keeper import NO_ANSWER, Journals, Keeper
 from .link import Local
 from .server import Server, Task, claim, home, until_told
 from .stores import AwayError, Store, StoreSettings, place
@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LOOK_AGAIN = 50
+"""Times, 0.1 s apart, for what has only just been published to be written before an audit."""
 LARGEST_BITS = 1023
 """Of a number: a double has no more, and Python writes no more than 4300 digits."""
 
@@ -185,7 +186,7 @@ class Recorder(Device):
         keeper = next(one for one in self.keepers if one.store.name == store)
         if name == "rate":
             return self._rate(store, keeper.written)
-        return float(getattr(keeper, name))
+        return float(getattr(keeper, name))  # lag, backlog, aside or gone, see ``recorder_of``
 
     def _rate(self, name: str, count: int) -> float:
         now = time.monotonic()
@@ -222,7 +223,7 @@ class Recorder(Device):
                     own = held.epoch == self.journals.own.epoch
                     whose = "the recorder's own" if own else "its"
                     found.silent = f"{whose} journal was damaged and is being restored: ask later"
-        except UNLIKELY as error:
+        except NO_ANSWER as error:
             if getattr(error, "error", "") == ApplicationError.NO_SUCH_PROCEDURE:
                 found.silent = "nobody answers for its journal: is its server running?"
             else:
