@@ -194,7 +194,8 @@ def exposure(sample: dict[str, Any]) -> Text:
         parts.append("clocks disabled")
     for name, what in (("data_rate", ""), ("disk_free", " left")):
         if value := sample.get(name):
-            parts.append(f"{number(value['value'])} {PRETTY.get(value['unit'], 'GB')}{what}")
+            unit = value["unit"]
+            parts.append(f"{number(value['value'])} {PRETTY.get(unit, unit)}{what}")
     return Text(" \u00b7 ".join(parts))
 
 

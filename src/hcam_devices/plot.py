@@ -369,16 +369,17 @@ def write_png(replies: list[Reply], span: Span, file: Path) -> None:
             if "value" in reply:
                 moments = _moments([*reply["time"], reply["until"]])
                 panel.step(moments, [*reply["value"], reply["value"][-1]], where="post")
-            for run in runs(reply) if "min" in reply else ():
-                moments = _moments([reply["time"][index] for index in run])
-                low, mean, high = (
-                    reply[key][run[0] : run[-1] + 1] for key in ("min", "mean", "max")
-                )
-                # With an edge, so that the extreme of a moment can be seen.
-                panel.fill_between(moments, low, high, color=colour, alpha=0.4, lw=0.8)
-                panel.plot(moments, mean, color=colour, lw=1)
+            else:
+                for run in runs(reply):
+                    moments = _moments([reply["time"][index] for index in run])
+                    low, mean, high = (
+                        [reply[key][index] for index in run] for key in ("min", "mean", "max")
+                    )
+                    # With an edge, so that the extreme of a moment can be seen.
+                    panel.fill_between(moments, low, high, color=colour, alpha=0.4, lw=0.8)
+                    panel.plot(moments, mean, color=colour, lw=1)
             panel.plot([], [], color=colour, label=reply["field"])
-        if plots and unit and logarithmic(some):
+        if unit and logarithmic(some):
             panel.set_yscale("log")
         panel.set_ylabel(unit)
         panel.grid(alpha=0.3)
