@@ -35,7 +35,6 @@ from .stores.sealed import Table, is_damage, reading
 
 MARGIN = 3_600_000
 """Samples are looked for so far (ms) outside the night: noon may be between one and its journal."""
-ALWAYS = -(2**62), 2**62
 ROWS_AT_A_TIME = 10_000
 
 
@@ -159,20 +158,20 @@ class Nights:
         """See ``Witness``."""
         numbers = device, epoch, first, last
         there = [n for n, noted in self._noted.items() if noted.missing(*numbers) != [numbers[2:]]]
-        rows = chain.from_iterable(self._rows(night, device, *ALWAYS) for night in there if night)
+        rows = chain.from_iterable(self._rows(night, device) for night in there if night)
         return [row.seq for row in rows if row.epoch == epoch and first <= row.seq <= last]
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.sqlite"
 
-    def _rows(self, night: str, device: str, start: int, end: int) -> list[Row]:
+    def _rows(self, night: str, device: str, *window: int) -> list[Row]:
         found: list[Row] = []
 
         def take(db: sqlite3.Connection) -> None:
             texts = text_ids(db)
             for stream in streams(db):
                 if stream.device == device:
-                    for time, seq, body in rows(db, stream, start, end):
+                    for time, seq, body in rows(db, stream, *window):
                         if texts.issuperset(stream.texts(body)):
                             found.append(Row(stream.epoch, seq, time))
 

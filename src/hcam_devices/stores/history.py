@@ -8,7 +8,9 @@ A folder has one file for each night and ``history.sqlite``, where nights go whe
   and the columns of its minutes (compressed JSON), sealed likewise.
 - ``text``, and once more ``spare``: texts by their hash. A stream is the text (JSON) of device,
   epoch and fields, each with its kind and unit; a series that of device, field, kind and unit.
-- ``stored``: the ranges of numbers that are there.
+- ``stored``: the ranges of numbers that are there, or never will be.
+- ``gone`` (``history.sqlite``): those that never will be, and why. ``aside``, for what a store
+  refuses, is empty here.
 """
 
 import heapq
