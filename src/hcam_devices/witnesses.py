@@ -28,7 +28,7 @@ from .stores.history import (
     text_ids,
 )
 from .stores.influxdb import InfluxDB, SecretError
-from .stores.lines import name_of, shorten
+from .stores.lines import name_of, one_line
 from .stores.points import night_bounds, night_of, nights
 from .stores.post import Connection
 from .stores.sealed import Table, is_damage, reading
@@ -249,10 +249,10 @@ class Lines:
         try:
             answer = connection.post(f"/query?{urlencode(arguments)}", {}, b"")
             if answer.status != HTTPStatus.OK:
-                raise OSError(f"it answered {answer.status}: {shorten(clean(answer.text))}")
+                raise OSError(f"it answered {answer.status}: {one_line(clean(answer.text))}")
             (result,) = json.loads(answer.text)["results"]
             if "error" in result:
-                raise OSError(f"it answered: {shorten(clean(result['error']))}")
+                raise OSError(f"it answered: {one_line(clean(result['error']))}")
             series: list[dict[str, Any]] = result.get("series", [])
             return series
         except (OSError, SecretError, ValueError, KeyError, TypeError) as error:

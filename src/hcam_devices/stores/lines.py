@@ -268,10 +268,10 @@ class LineStore:
         if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             self._most_bytes = len(body) // 2
         elif status not in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY):
-            raise self._away(self._explain(status, shorten(said)))
+            raise self._away(self._explain(status, one_line(said)))
         dropped = DROPPED.search(said)
         every = dropped is not None and int(dropped[1]) == len(lines)
-        raise _RefusedError(f"{status}: {shorten(said)}", every)
+        raise _RefusedError(f"{status}: {one_line(said)}", every)
 
     def _explain(self, status: int, said: str) -> str:
         """Return what an answer means, and what to do."""
@@ -305,13 +305,13 @@ class LineStore:
             raise self._away(str(error)) from None
         except OSError as error:
             self._doubt()
-            raise self._away(shorten(str(error))) from None
+            raise self._away(one_line(str(error))) from None
         said = self._connection.without_secret(answer.text)
         if answer.status >= 400 and answer.rest:
             self._rest_until = self.clock() + min(answer.rest, LONGEST_REST)
         if answer.status in GATEWAY:
             self._doubt()
-            raise self._away(f"{answer.status}: {shorten(said)}")
+            raise self._away(f"{answer.status}: {one_line(said)}")
         return answer.status, said
 
     def _away(self, reason: str) -> AwayError:
@@ -327,7 +327,7 @@ def is_near(url: str) -> bool:
         return False
 
 
-def shorten(said: str) -> str:
+def one_line(said: str) -> str:
     """Return an answer on one line; a long one repeats a line, then says what is wrong with it."""
     text = "".join(one if one.isprintable() else " " for one in said)
     text = " ".join(text.split())
