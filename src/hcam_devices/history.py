@@ -227,7 +227,7 @@ class Archive:
     def _head(self, field: str, span: Span) -> tuple[str, str, Reply]:
         """Return device and name of a field, and how a reply begins."""
         device, _, name = field.partition(".")
-        units = self.files.fields(*span)
+        units = self.files.fields(*span)  # of all that there is only if need be: it is much
         if name not in units.get(device, {}):
             units = self.fields()
         if device not in units:

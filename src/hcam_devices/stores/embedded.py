@@ -229,7 +229,7 @@ class EmbeddedStore:
                 fresh.setdefault(key, point)
         nights: dict[int, list[Point]] = defaultdict(list)
         for point in fresh.values():
-            nights[(point.time - DAY // 2) // DAY].append(point)
+            nights[(point.time - DAY // 2) // DAY].append(point)  # ``night_of`` takes longer
         today = night_of(int(self.clock() * 1000))
         for some in nights.values():
             night = self._night(name := night_of(some[0].time))
