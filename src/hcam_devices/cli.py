@@ -106,7 +106,7 @@ def _router_of(path: Path) -> Address:
         table = tomllib.loads(path.read_text()).get("router", {})
         host, port = table.get("host", Address().host), table.get("port", Address().port)
         types = type(host), type(port)
-        if table.keys() <= {"host", "port", "realm"} and types == (str, int) and 0 < port < 65536:
+        if table.keys() <= {"host", "port"} and types == (str, int) and 0 < port < 65536:
             return Address(host, port)
     except (OSError, ValueError, AttributeError):
         pass

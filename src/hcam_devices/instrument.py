@@ -51,7 +51,6 @@ class Router(BaseModel):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=1, le=65535)
-    realm: str = "hipercam"
 
 
 class _File(BaseModel):
