@@ -258,6 +258,51 @@ async def test_while_a_store_is_away_nothing_waits_in_memory_and_people_are_told
     assert keeper.notices() == []
 
 
+async def test_a_store_that_does_not_answer_is_told() -> None:
+    end = threading.Event()
+
+    class StuckStore(MemoryStore):
+        def write(self, points: Sequence[Point]) -> None:
+            end.wait()
+            super().write(points)
+
+    now = [1e9]
+    keeper = Keeper(StuckStore(), MemoryJournals({"ccd1": []}), clock=lambda: now[0])
+    point = flatten(sample("ccd1", 1))._replace(time=round(1e12))
+    keeper.hear(point)
+    running = asyncio.create_task(keeper.run())
+    await reached(lambda: keeper._writing == [point])
+    now[0] += 130
+    assert keeper.lag == 130
+    (alarm,) = keeper.notices()
+    assert alarm.severity == "ERR"
+    assert "store memory has not answered since 2001-09-09T01:46:40" in alarm.reason
+    end.set()
+    await reached(lambda: keeper.written == 1)
+    assert keeper.notices() == []
+    running.cancel()
+    await asyncio.wait([running])
+    keeper.close()
+
+
+async def test_what_is_heard_is_written_while_a_journal_lets_wait() -> None:
+    class SlowJournals(MemoryJournals):
+        async def holdings(self, device: str, *during: float) -> list[Holdings]:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    store = MemoryStore()
+    keeper = Keeper(store, SlowJournals({"ccd1": []}))
+    keeper.due = {"ccd1"}
+    running = asyncio.create_task(keeper.run())
+    await reached(lambda: not keeper.due)
+    keeper.hear(flatten(sample("ccd1", 1)))
+    await reached(lambda: len(store.kept) == 1)
+    running.cancel()
+    await asyncio.wait([running])
+    keeper.close()
+
+
 async def test_a_page_that_cannot_be_read_does_not_stop_the_rest() -> None:
     bad = sample("ccd1", 2) | {"timestamp": "soon"}
     journals = MemoryJournals({"ccd1": [sample("ccd1", 1), bad, sample("ccd1", 3)]})

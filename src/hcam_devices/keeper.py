@@ -45,6 +45,8 @@ MOST_PAGES = 3
 ANSWER_WITHIN = 20.0
 NOT_THERE = "the device's journal does not have it, or it cannot be read"
 FIRST_PAUSE, LAST_PAUSE = 1.0, 30.0
+STUCK_AFTER = 120.0
+"""Seconds. A night that is rolled up takes some twenty."""
 NO_ANSWER = (WampError, OSError, ValueError)
 """What is raised when a device's server, or the router, is away or late, or answers nonsense."""
 
@@ -171,6 +173,8 @@ class Keeper:
         self._backlog: dict[str, int] = {}
         self._lag = 0.0
         self._live: list[Point] = []
+        self._writing: list[Point] = []
+        self._busy_since: float | None = None
         self._accepts = True
         self._newest: dict[tuple[str, str], int] = {}
         self._news: dict[str, tuple[float, str]] = {}
@@ -243,6 +247,7 @@ class Keeper:
 
     async def _do(self, what: Callable[..., Any], *args: Any) -> Any:
         """Do something with the store. Whatever fails there, it is away: raises AwayError."""
+        self._busy_since = self._busy_since or self.clock()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, what, *args)
         except AwayError:
@@ -250,6 +255,8 @@ class Keeper:
         except Exception as error:
             log.exception("store %s failed", self.store.name)
             raise AwayError(f"it failed: {type(error).__name__}: {error}") from error
+        finally:
+            self._busy_since = None
 
     async def _write(self, rows: list[Any]) -> None:
         batch, self._live = self._live, []
@@ -262,14 +269,18 @@ class Keeper:
             self.store.write(list(unique.values()))
             return self.store.aside()
 
-        aside = await self._do(write)
+        self._writing = batch
+        try:
+            aside = await self._do(write)
+        finally:
+            self._writing = []
         self.written += len(unique)
         if aside > self.aside:
             said = f"it refused {aside} samples so far; they are set aside"
             self._news["aside"] = self.clock(), said
         self.aside = aside
         if batch:
-            self._lag = self.clock() - min(point.time for point in batch) / 1000
+            self._lag = self._late(batch)
         if self.away:
             log.warning("store %s is back", self.store.name)
             self.away = ""
@@ -285,7 +296,13 @@ class Keeper:
 
     async def _complete(self, device: str) -> None:
         """Fetch what the store does not have of a device; raises one of NO_ANSWER, or AwayError."""
-        holdings = await self.journals.holdings(device)
+        asked = asyncio.ensure_future(self.journals.holdings(device))
+        try:
+            while not (await asyncio.wait([asked], timeout=WRITE_EVERY))[0]:
+                await self._write([])  # what is heard meanwhile
+            holdings = await asked
+        finally:
+            asked.cancel()
         await self._write([])
         await self._settle(device, *(lost for held in holdings for lost in held.gone))
         missing = []
@@ -389,8 +406,13 @@ class Keeper:
 
     @property
     def lag(self) -> float:
-        """Return how late (s) the last batch was written, or the next will be at least."""
-        return max(self._lag, self.clock() - self.away_since) if self.away else self._lag
+        """Return how late (s) the last batch was written, or what waits is already."""
+        waiting = self._late([*self._writing, *self._live])
+        away = self.clock() - self.away_since if self.away else 0.0
+        return max(self._lag, waiting, away)
+
+    def _late(self, points: list[Point]) -> float:
+        return self.clock() - min((one.time / 1000 for one in points), default=math.inf)
 
     def notices(self) -> list[Alarm]:
         """Say what happened in the last day, and whether the store is away."""
@@ -400,6 +422,9 @@ class Keeper:
             for field, (when, said) in self._news.items()
             if now - when < DAY
         ]
+        if self._busy_since is not None and now - self._busy_since > STUCK_AFTER:
+            said = f"store {name} has not answered since {utc(self._busy_since)[:19]}"
+            found.append(Alarm(f"lag_{name}", "ERR", f"{said}: see to its disk or network"))
         if self.away:
             covered = self.journals.covered(now)
             since = now - self.away_since
