@@ -503,6 +503,41 @@ def test_what_another_program_says_is_numbered_once_however_often_it_is_said(
     assert [one["huge"] for one in listener.journals.own.samples("guider", 0, 2)] == [None, None]
 
 
+@pytest.mark.parametrize(
+    ("args", "named", "kept"),
+    [
+        ([], {"fwhm": 1.25, "x": 3}, {"fwhm": 1.25, "x": 3.0}),
+        ([{"x": 1}, 2], {"y": 3}, {"x": 1.0, "y": 3.0, "value": "[2]"}),
+        ([7, "a"], {}, {"value": '[7, "a"]'}),
+        (
+            [{"ra": 1.0, "epoch": 2000.0, "seq": 17, "device": "mount"}],
+            {},
+            {"ra": 1.0, "said.epoch": 2000.0, "said.seq": 17.0, "said.device": "mount"},
+        ),
+        ([{"timestamp": 20261128, "x": 1}], {}, {"x": 1.0, "said.timestamp": 20261128.0}),
+        ([{"timestamp": "noon", "x": 1}], {}, {"x": 1.0, "said.timestamp": "noon"}),
+        ([{"device": "guider", "seq": None, "epoch": None, "x": 1}], {}, {"x": 1.0}),
+    ],
+)
+def test_nothing_of_what_another_program_says_is_left_out(
+    tmp_path: Path, args: list[Any], named: dict[str, Any], kept: dict[str, Any]
+) -> None:
+    listener, keeper = recorder_in(tmp_path)
+    listener._hear(*args, _event=SimpleNamespace(topic="hipercam.guider.telemetry"), **named)
+    (point,) = keeper._live
+    assert point.values == kept
+    assert listener.notices() == []
+
+
+def test_who_says_more_than_is_kept_is_told(tmp_path: Path) -> None:
+    listener, keeper = recorder_in(tmp_path)
+    many = {f"x{n}": n for n in range(501)}
+    listener._hear(many, _event=SimpleNamespace(topic="hipercam.guider.telemetry"))
+    assert len(keeper._live[0].values) == 500
+    (alarm,) = listener.notices()
+    assert "only 500 fields of a sample are kept of guider" in alarm.reason
+
+
 async def test_the_disk_that_is_told_is_the_fullest_of_those_in_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,7 +36,7 @@ from .stores.embedded import EmbeddedStore
 from .stores.history import History
 from .stores.influxdb import InfluxDB
 from .stores.lines import LineStore
-from .stores.points import Point, flatten, milliseconds, night_bounds, night_of
+from .stores.points import MOST_FIELDS, Point, flatten, milliseconds, night_bounds, night_of
 from .wamp import uris
 from .wamp.session import Session, keep_joined
 from .wamp.uris import Address
@@ -78,6 +78,7 @@ class Recorder(Device):
         self._heard = 0
         self._foreign: dict[str, dict[str, Any]] = {}
         self._unkept = ""
+        self._cut: set[str] = set()
         super().__init__(name, **settings)
 
     # --- what is heard ----------------------------------------------------------------------
@@ -93,10 +94,14 @@ class Recorder(Device):
         for keeper in self.keepers:
             keeper.hurry()
 
-    def _hear(self, *args: Any, _event: Any, **_: Any) -> None:
+    def _hear(self, *args: Any, _event: Any, **named: Any) -> None:
         self._heard += 1
         device = uris.device_of(_event.topic)
-        sample = args[0] if args and isinstance(args[0], dict) else {"value": list(args)}
+        sample, rest = dict(named), list(args)
+        if args and isinstance(args[0], dict):
+            sample = rest.pop(0) | sample
+        if rest:
+            sample.setdefault("value", rest)
         if sample.get("seq", 0) is None and sample.get("timestamp", 0) is None:
             return  # the epitaph of a server: it says that nothing is known
         try:
@@ -109,11 +114,21 @@ class Recorder(Device):
             self._pass_on(point)
 
     def _hear_foreign(self, device: str, sample: dict[Any, Any]) -> None:
-        """Give numbers to what another program says, or a device whose journal is full."""
-        said = {str(k): _plain(v) for k, v in sample.items() if k not in ("device", "seq", "epoch")}
+        """Give numbers to what another program says, or a device whose journal is full.
+
+        What it says where our samples have their header is kept as ``said.epoch`` and so on.
+        """
+        said = {str(k): _plain(v) for k, v in sample.items()}
+        if said.get("device") == device:
+            del said["device"]
+        for key in ("device", "seq", "epoch"):
+            if (own := said.pop(key, None)) is not None:
+                said[f"said.{key}"] = own
         try:
-            milliseconds(str(said.get("timestamp")))
-        except ValueError:
+            milliseconds(said["timestamp"])
+        except (KeyError, TypeError, ValueError):
+            if (own := said.pop("timestamp", None)) is not None:
+                said["said.timestamp"] = own
             said["timestamp"] = utc(self.clock())
         else:
             if said == self._foreign.get(device):
@@ -130,6 +145,8 @@ class Recorder(Device):
 
     def _pass_on(self, point: Point) -> None:
         self.journals.devices.add(point.device)
+        if len(point.values) >= MOST_FIELDS:
+            self._cut.add(point.device)
         for keeper in self.keepers:
             keeper.hear(point)
 
@@ -245,6 +262,10 @@ class Recorder(Device):
         found = []
         if self._unkept:
             found.append(Alarm("journal", "ERR", f"not being kept: {self._unkept}"))
+        if self._cut:
+            whose = ", ".join(sorted(self._cut))
+            said = f"only {MOST_FIELDS} fields of a sample are kept of {whose}: let it say less"
+            found.append(Alarm("heard", "WARN", said))
         for keeper in self.keepers:
             found += keeper.notices()
         return found
