@@ -12,7 +12,9 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +32,7 @@ from .journal import Journal
 from .keeper import NO_ANSWER, Journals, Keeper
 from .link import Local
 from .server import Server, Task, claim, home, until_told
-from .stores import AwayError, Store, StoreSettings, place
+from .stores import AwayError, Embedded, Store, StoreSettings, place
 from .stores.coverage import Gone
 from .stores.embedded import EmbeddedStore
 from .stores.history import History
@@ -48,6 +50,8 @@ T = TypeVar("T")
 
 LOOK_AGAIN = 50
 """Times, 0.1 s apart, for what has only just been published to be written before an audit."""
+OPEN_EVERY = 10.0
+"""Seconds between attempts to open a store that could not be opened at the start."""
 LARGEST_BITS = 1023
 """Of a number: a double has no more, and Python writes no more than 4300 digits."""
 
@@ -74,9 +78,13 @@ class Recorder(Device):
         **settings: Any,
     ) -> None:
         self.keepers, self.journals, self.folder, self.stores = keepers, journals, folder, stores
+        self.unopened: dict[str, str] = {}
+        """Why a store could not be opened yet, by its name."""
         self._counted: dict[str, tuple[float, int]] = {}
         self._heard = 0
         self._foreign: dict[str, dict[str, Any]] = {}
+        # Of their own: who asks for much must not hold up who records.
+        self._lookers = ThreadPoolExecutor(2, "history")
         self._unkept = ""
         self._cut: set[str] = set()
         super().__init__(name, **settings)
@@ -183,16 +191,20 @@ class Recorder(Device):
         """Read history in a thread. Raises NotAllowedError if it is not kept here."""
         for keeper in self.keepers:
             if isinstance(keeper.store, EmbeddedStore):
+                work = partial(how, Archive(History(keeper.store.folder)))
                 try:
-                    return await asyncio.to_thread(how, Archive(History(keeper.store.folder)))
+                    return await asyncio.get_running_loop().run_in_executor(self._lookers, work)
                 except AwayError as error:
                     raise ConnectionError(str(error)) from None
+        for name, reason in self.unopened.items():
+            if isinstance(self.stores[name], Embedded):
+                raise ConnectionError(f"store {name}: {reason}")
         raise NotAllowedError(elsewhere(self.stores))
 
     # --- what it says -----------------------------------------------------------------------
 
-    async def read(self, field: Readback) -> Value:
-        """Return one figure."""
+    async def read(self, field: Readback) -> Value | None:
+        """Return one figure. Raises ValueError if its store is not open."""
         if field.name == "heard":
             return self._rate("heard", self._heard)
         if field.name == "disk":
@@ -200,6 +212,10 @@ class Recorder(Device):
             there = [self.folder, *(one for one in places if one.exists())]
             return min(shutil.disk_usage(one).free for one in there) / 1e9
         name, _, store = field.name.partition("_")
+        if store in self.unopened:
+            if name == "rate":
+                raise ValueError(f"store {store} is tried again: {self.unopened[store]}")
+            return None
         keeper = next(one for one in self.keepers if one.store.name == store)
         if name == "rate":
             return self._rate(store, keeper.written)
@@ -318,14 +334,33 @@ def serve(instrument: Instrument, address: Address) -> None:
     with ExitStack() as stack:
         stack.enter_context(claim(folder / "locks", "history"))
         journals = Journals(instrument.entries)
-        keepers = []
-        for name, settings in instrument.stores.items():
+        keepers: list[Keeper] = []
+        unopened: dict[str, str] = {}
+
+        def try_open(name: str) -> None:
             try:
-                keeper = Keeper(open_store(name, settings, folder), journals)
+                keeper = Keeper(open_store(name, instrument.stores[name], folder), journals)
             except AwayError as error:
-                raise HcamError(f"store {name}: {error}") from None
-            keepers.append(keeper)
-            stack.callback(keeper.close)
+                unopened[name] = str(error)
+            else:
+                stack.callback(keeper.close)
+                keepers.append(keeper)
+                unopened.pop(name, None)
+
+        for name in instrument.stores:
+            try_open(name)
+        if not keepers:
+            raise HcamError("\n".join(f"store {name}: {why}" for name, why in unopened.items()))
+
+        async def keep(name: str) -> None:
+            """Keep a store complete, as soon as it can be opened."""
+            while name in unopened:
+                await asyncio.sleep(OPEN_EVERY)
+                await asyncio.to_thread(try_open, name)
+            (keeper,) = (one for one in keepers if one.store.name == name)
+            keeper.hurry()
+            await keeper.run()
+
         parts = {
             "keepers": keepers,
             "journals": journals,
@@ -337,11 +372,12 @@ def serve(instrument: Instrument, address: Address) -> None:
         def beside(server: Server, journal: Journal) -> dict[str, Task]:
             recorder = server.devices["recorder"]
             assert isinstance(recorder, Recorder)  # noqa: S101  (built from the entry above)
+            recorder.unopened = unopened
             journals.own = journal
             journals.devices |= journal.devices()
             return {
                 "telemetry": lambda: keep_joined(address, recorder.follow),
-                **{f"store {one.store.name}": one.run for one in keepers},
+                **{f"store {name}": partial(keep, name) for name in instrument.stores},
             }
 
         server = Server("hwlogger", [entry], address, folder, emulate=False, beside=beside)

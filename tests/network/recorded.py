@@ -35,10 +35,10 @@ def published(net: Net, server: str = "flood") -> set[Number]:
         db.close()
 
 
-def stored(net: Net) -> Counter[Number]:
+def stored(net: Net, folder: str = "history") -> Counter[Number]:
     """Return how often each number is in the night files, whatever the store believes."""
     found: Counter[Number] = Counter()
-    history = History(net.home / "history")
+    history = History(net.home / folder)
     for night in history.nights():
         for point in history.samples(night):
             found[point.device, point.epoch, point.seq] += 1

@@ -4,10 +4,20 @@ from contextlib import suppress
 
 import psutil
 
-from .recorded import all_home, start_flood, stored
+from .recorded import all_home, published, start_flood, stored
 from .tools import Net, living, until
 
 ROUTERS = 20
+TWO_STORES = """
+[devices.rackpc]
+kind = "rackpc.RackPC"
+server = "flood"
+
+[stores.local]
+
+[stores.second]
+folder = "second"
+"""
 
 
 def test_a_router_killed_20_times_loses_nothing(own: Net) -> None:
@@ -29,3 +39,24 @@ def kill_router(net: Net) -> None:
             if "crossbar" in " ".join(process.cmdline()):
                 process.kill()
     net.router.wait()
+
+
+def test_a_store_that_cannot_be_opened_holds_up_no_other(own: Net) -> None:
+    recorders = living(own.home, "hwlogger")
+    for process in recorders:
+        process.kill()
+    psutil.wait_procs(recorders)
+    (own.home / "second").touch()
+    (own.home / "site.toml").write_text(TWO_STORES)
+    before = len(stored(own))
+    own.start_recorder("--instrument", own.home / "site.toml")
+    until(lambda: len(stored(own)) > before + 100)
+    newest = own.newest("recorder")
+    (alarm,) = newest["alarms"]
+    assert alarm["field"] == "rate_second"
+    assert "second cannot be used now" in alarm["reason"]
+    assert newest["gone_second"] is None
+    (own.home / "second").unlink()
+    all_home(own)
+    wanted = published(own)
+    until(lambda: wanted <= stored(own, "second").keys())
