@@ -572,6 +572,29 @@ def test_a_database_that_is_not_there_is_created_once(
         write(store, [point(2)])
 
 
+def test_a_database_that_was_dropped_gets_everything_again(
+    empty: databases.InfluxDB, opened: Opener
+) -> None:
+    now = [0.0]
+    store = opened(empty.url, clock=lambda: now[0])
+    write(store, [point(1), point(2)])
+    now[0] += 100
+    write(store, [point(3)])  # so that the first two are in the ledger
+    gone = Gone("slide", EPOCH, 5, 6, "it is in no journal")
+    store.settle([gone])
+    empty.query(f'DROP DATABASE "{empty.database}"')
+    write(store, [point(4)])
+    assert list(store.stored) == [("slide", EPOCH, 4, 6)]
+    empty.query(f'DROP DATABASE "{empty.database}"')
+    with pytest.raises(AwayError, match="create it"):
+        write(store, [point(7)])
+    assert list(store.stored) == [("slide", EPOCH, 5, 6)]
+    assert store.gone() == [gone]
+    empty.query(f'CREATE DATABASE "{empty.database}"')
+    deliver(store, [point(seq) for seq in (1, 2, 3, 4)])
+    assert numbers_in(empty) == [("slide", EPOCH, seq) for seq in (1, 2, 3, 4)]
+
+
 def test_who_may_not_write_is_told_so(tmp_path: Path, opened: Opener) -> None:
     secret = tmp_path / "secret"
     secret.touch(mode=0o600)

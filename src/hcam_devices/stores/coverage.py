@@ -217,6 +217,20 @@ class Ledger:
         lost = list(gone)
         self.enter([(one.device, one.epoch, one.first, one.last) for one in lost], gone=lost)
 
+    def forget(self) -> None:
+        """Hold nothing for stored any more but what will never come, and what was set aside."""
+
+        def note(db: sqlite3.Connection) -> Coverage:
+            coverage = Coverage()
+            for span in db.execute("SELECT device, epoch, first, last FROM gone"):
+                coverage.add(*span)
+            for number in db.execute("SELECT device, epoch, seq, seq FROM aside"):
+                coverage.add(*number)
+            save(db, coverage, load(db).ranges.keys())
+            return coverage
+
+        self.stored = self.file.do(note)
+
     def close(self) -> None:
         """Close the file."""
         self.file.close()

@@ -49,6 +49,8 @@ LONGEST_REST = 60.0
 FEW = 10
 """So many lines of a batch are refused, and none taken, before the fault is sought elsewhere."""
 DROPPED = re.compile(r"partial write: .*dropped=(\d+)")
+ABSENT = re.compile(r"database not found|bucket .* not found")
+"""How InfluxDB 1 and 2 say so; a proxy that does not know the way says something else."""
 GATEWAY = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
 
 
@@ -258,6 +260,9 @@ class LineStore:
         """Write lines with one request. Raises _RefusedError or AwayError."""
         body = b"\n".join(one.text for one in lines)
         status, said = self._ask(self.settings.target, body)
+        if status == HTTPStatus.NOT_FOUND and ABSENT.search(said):
+            self.ledger.forget()  # whoever dropped it: what was there is not any more
+            self._doubt()
         if status == HTTPStatus.NOT_FOUND and self.settings.version == 1 and not self._created:
             self._created = True
             name = str(self.settings.database).replace('"', '\\"')
