@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from hcam_devices import HcamError
 from hcam_devices.instrument import load
 from hcam_devices.server import AlreadyRunningError, Server
 from hcam_devices.wamp.uris import Address
@@ -33,3 +34,10 @@ async def test_two_servers_with_one_journal_are_refused_although_they_share_no_d
     finally:
         running.cancel()
         await asyncio.wait([running])
+
+
+@pytest.mark.parametrize("in_the_way", ["locks", "journal"])
+async def test_a_home_that_cannot_be_written_is_told(tmp_path: Path, in_the_way: str) -> None:
+    (tmp_path / in_the_way).touch()
+    with pytest.raises(HcamError, match=rf"{in_the_way}.* cannot be written .*: make room"):
+        await server("hwserver", "pressure1", tmp_path).run()

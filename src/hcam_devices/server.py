@@ -9,6 +9,7 @@ import fcntl
 import logging
 import os
 import signal
+import sqlite3
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -48,21 +49,36 @@ class AlreadyRunningError(HcamError):
 
 
 @contextmanager
+def usable(path: Path) -> Iterator[None]:
+    """Open what has to be written; raises HcamError if it cannot be."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        raise HcamError(
+            f"{path} cannot be written ({error}): make room on its disk, or let this user write "
+            "there, or give another HCAM_HOME"
+        ) from error
+
+
+@contextmanager
 def claim(folder: Path, what: str) -> Iterator[None]:
     """Make sure that no other process with this home has it: a device, a journal, the history."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{what}.lock").open("a+") as lock:
+    path = folder / f"{what}.lock"
+    with usable(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+b", buffering=0)
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
             raise AlreadyRunningError(
-                f"{what} is already in use by process {lock.read().strip() or '?'}; "
+                f"{what} is already in use by process {lock.read().decode() or '?'}; "
                 "stop that one first, or give this one another HCAM_HOME"
             ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+        with usable(path):
+            lock.truncate(0)
+            lock.write(b"%d" % os.getpid())
         yield
 
 
@@ -93,12 +109,15 @@ class Server:
     async def run(self) -> None:
         """Present the devices. Raises AlreadyRunningError if another process has one, or the name.
 
-        A journal is written by one process only: it may have to replace the file.
+        Raises HcamError if the home cannot be written. A journal is written by one process only: it
+        may have to replace the file.
         """
         async with AsyncExitStack() as stack:
             for what in (*(entry.name for entry in self.entries), f"{self.name}.sqlite"):
                 stack.enter_context(claim(self.folder / "locks", what))
-            journal = Journal(self.folder / "journal" / f"{self.name}.sqlite")
+            path = self.folder / "journal" / f"{self.name}.sqlite"
+            with usable(path):
+                journal = Journal(path)
             stack.callback(journal.close)
             agents = [await self._agent(entry, journal, stack) for entry in self.entries]
             for device in self.devices.values():
