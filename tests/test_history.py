@@ -311,6 +311,32 @@ def test_where_nothing_was_recorded_the_newest_is_told(written: Written) -> None
     assert utc(reply["newest"])[:16] == minute
 
 
+@pytest.mark.parametrize("field", ["ccd1.temperature", "ccd1.state.health"])
+def test_time_in_which_nothing_was_recorded_costs_nothing(
+    written: Written, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    for start in (1000, NOON - 2000 * history.DAY, NOON):  # a clock that was not set; years
+        written.write("ccd1", 1000, start, temperature=[1.0, 2.0], state__health=["OK", "WARN"])
+        written.store.tidy()
+    for days in range(1, 20):
+        written.write("slide", 1000, NOON + days * history.DAY, position=[1.0])
+    files: list[str] = []
+    reading = History._reading
+
+    def counted(self: History, name: str, tables: Any) -> Any:
+        files.append(name)
+        return reading(self, name, tables)
+
+    monkeypatch.setattr(History, "_reading", counted)
+    assert len(written.archive.raw(field, 0, 10**18)["value"]) == 4
+    assert written.archive.history(field, 0, 10**18)["time"]
+    assert len(files) < 150
+    files.clear()
+    nothing = written.archive.raw(field, NOON + history.DAY, 10**18)
+    assert (nothing["time"], nothing["newest"]) == ([], NOON)
+    assert len(files) < 100
+
+
 def test_what_there_is_is_listed_with_units(written: Written) -> None:
     assert written.archive.fields() == {}
     written.write("ccd1", 1000, temperature=[1.0], state__health=["OK"])

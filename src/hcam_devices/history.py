@@ -243,23 +243,20 @@ class Archive:
         if reply["time"]:
             return reply
         device, _, name = reply["field"].partition(".")
-        low, high = EVER
-        while high - low > HOUR:
-            middle = (low + high) // 2
-            if name in self.files.fields(middle, high).get(device, {}):
-                low = middle
-            else:
-                high = middle
-        begin = low - low % MINUTE - HOUR
-        found = self.files.downsampled(device, name, begin, begin + 3 * HOUR, 180)
-        return reply | {"newest": found[-1].time if found else low}
+        newest = self.files.newest(device, name)
+        minute = newest - newest % MINUTE
+        found = self.files.downsampled(device, name, minute - HOUR, minute + MINUTE, 61)
+        return reply | {"newest": found[-1].time if found else newest}
 
     def _samples(self, device: str, name: str, span: Span) -> Iterator[tuple[int, int, Field]]:
-        """Yield times, numbers and values, reading a few hours at once; of old nights, minutes."""
+        """Yield times, numbers and values, reading a few hours at once; of old nights, minutes.
+
+        What has nothing of the field is passed over at once, however long it is.
+        """
         rolled_up = cache(partial(self.files.has_minutes, device, name))
         begins = {night_bounds(night)[0] for night in self.files.nights()}
         start, end = span
-        while start < end:
+        while (start := self.files.first(device, name, start, end)) < end:
             begin, until = night_bounds(night_of(start))
             if begin in begins:
                 stop = min(start + WINDOW, until, end)

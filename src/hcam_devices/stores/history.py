@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 from . import AwayError
 from .coverage import LEDGER, STORED, Coverage, kept, load
-from .points import Field, Point, night_of
+from .points import TIMES, Field, Point, night_of
 from .sealed import SOUND, SPARE, TEXT, Table, digest, is_damage, reading, sealed, sound
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,10 @@ SELECT id, text.text FROM one LEFT JOIN text USING (id) WHERE id IS NOT NULL
 """
 SERIES = STREAMS.replace("stream", "series").replace("sample", "minute")
 HALVES = "SELECT half, part, body FROM minute WHERE series = ? AND half >= ? AND half < ?"
+FIRST_HALF = HALVES.replace("half, part, body", "min(half)")
+NEWEST_HALF = "SELECT max(half) FROM minute WHERE series = ?"
+FIRST_TIME = "SELECT min(time) FROM sample WHERE stream = ? AND time >= ? AND time < ?"
+NEWEST_TIME = "SELECT max(time) FROM sample WHERE stream = ?"
 ADVICE = {
     "SQLITE_FULL": "make room on its disk",
     "SQLITE_BUSY": "end whatever else writes to it",
@@ -296,6 +300,42 @@ class History:
                     found += [(*key, value) for key, value in decoded if value is not None]
         return sorted(found, key=itemgetter(0, 1))
 
+    def first(self, device: str, field: str, start: int, end: int) -> int:
+        """Return from when on there is something of a field; ``end`` if there is nothing.
+
+        Of what has been rolled up it is known by the half-hour.
+        """
+        found = end
+        for night in self._between(start, end):
+            with self._reading(night, NIGHT_TABLES) as db:
+                for stream, _, _ in _streams(db, device, field):
+                    (time,) = db.execute(FIRST_TIME, (stream.id, start, found)).fetchone()
+                    found = found if time is None else time
+            if found < end:
+                break
+        with self._reading(MAIN, MAIN_TABLES) as db:  # after the nights: they go there
+            for series in _series(db, device, field):
+                halves = (series, start // HALF_HOUR, -(-found // HALF_HOUR))
+                (half,) = db.execute(FIRST_HALF, halves).fetchone()
+                found = found if half is None else min(max(half * HALF_HOUR, start), found)
+        return found
+
+    def newest(self, device: str, field: str) -> int:
+        """Return when the newest is that there is of a field, or its half-hour ends; or 0."""
+        found = 0
+        for night in reversed(self.nights()):
+            with self._reading(night, NIGHT_TABLES) as db:
+                for stream, _, _ in _streams(db, device, field):
+                    (time,) = db.execute(NEWEST_TIME, (stream.id,)).fetchone()
+                    found = max(found, time)
+            if found:
+                break
+        with self._reading(MAIN, MAIN_TABLES) as db:
+            for series in _series(db, device, field):
+                (half,) = db.execute(NEWEST_HALF, (series,)).fetchone()
+                found = max(found, (half + 1) * HALF_HOUR - 1)
+        return found
+
     def has_minutes(self, device: str, field: str, start: int, end: int) -> bool:
         """Tell whether some of it has been rolled up; what is still as recorded came late."""
         found = False
@@ -370,7 +410,7 @@ class History:
             yield from heapq.merge(*each, key=attrgetter("time", "seq"))
 
     def _between(self, start: int, end: int) -> list[str]:
-        first, last = night_of(start), night_of(end - 1)
+        first, last = (night_of(min(max(time, 0), TIMES.stop)) for time in (start, end - 1))
         return [night for night in self.nights() if first <= night <= last]
 
     @contextmanager
@@ -401,28 +441,39 @@ class History:
         self._told.add(path)
 
 
+def _streams(db: sqlite3.Connection, device: str, field: str) -> Iterator[tuple[Stream, int, str]]:
+    """Yield the streams of a night that have a field, with its index and kind."""
+    for stream in streams(db):
+        for index, (name, kind, _) in enumerate(stream.fields):
+            if stream.device == device and name == field:
+                yield stream, index, kind
+
+
+def _series(db: sqlite3.Connection, device: str, field: str) -> Iterator[int]:
+    """Yield the numbers of a field's series, whatever kinds and units it has had."""
+    for series, text in db.execute(SERIES).fetchall():
+        if TEXT.proves(series, text) and json.loads(text)[:2] == [device, field]:
+            yield series
+
+
 def _recorded(
     db: sqlite3.Connection, device: str, field: str, start: int, end: int
 ) -> Iterator[tuple[str, list[tuple[int, int]], list[float]]]:
     """Yield kind, keys (time, number) and values of a field, for each stream that has it."""
-    for stream in streams(db):
-        for index, (name, kind, _) in enumerate(stream.fields):
-            if stream.device == device and name == field:
-                keys, numbers = [], []
-                unpack = struct.Struct(f"<{8 * index}xd").unpack_from
-                for time, seq, body in rows(db, stream, start, end):
-                    keys.append((time, seq))
-                    numbers.append(unpack(body)[0])
-                yield kind, keys, numbers
+    for stream, index, kind in _streams(db, device, field):
+        keys, numbers = [], []
+        unpack = struct.Struct(f"<{8 * index}xd").unpack_from
+        for time, seq, body in rows(db, stream, start, end):
+            keys.append((time, seq))
+            numbers.append(unpack(body)[0])
+        yield kind, keys, numbers
 
 
 def _minutes(
     db: sqlite3.Connection, device: str, field: str, start: int, end: int
 ) -> Iterator[tuple[int, Summary]]:
-    """Yield the minutes of a field, with their times, whatever kinds and units it has had."""
-    for series, text in db.execute(SERIES).fetchall():
-        if not TEXT.proves(series, text) or json.loads(text)[:2] != [device, field]:
-            continue
+    """Yield the minutes of a field, with their times."""
+    for series in _series(db, device, field):
         before = (-(2**63), 0)
         halves = (series, start // HALF_HOUR, -(-end // HALF_HOUR))
         for half, part, body in db.execute(HALVES, halves):
