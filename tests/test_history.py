@@ -195,6 +195,42 @@ def test_of_true_and_false_the_numbers_are_told(written: Written) -> None:
     assert (reply["min"], reply["max"], reply["last"], reply["n"]) == ([0], [1], [True], [3])
 
 
+@pytest.mark.parametrize("field", ["fwhm", "pressure"])  # without a unit, and with one
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("old", [False, True])
+def test_of_numbers_and_texts_the_numbers_are_told(
+    written: Written, field: str, order: int, old: bool
+) -> None:
+    start = NOON - 20 * history.DAY * old
+    values: list[Field] = [1.0, "n/a", 3.0, "over"]
+    values += ["n/a"] * 60
+    times = written.write("ccd1", 1000, start, **{field: values[::order]})
+    if old:
+        written.store.tidy()
+    whole = Span(start, times[-1] + 1)
+    reply = written.archive.history(f"ccd1.{field}", *whole, 1)
+    assert (reply["min"], reply["mean"], reply["max"], reply["n"]) == ([1.0], [2.0], [3.0], [2])
+    assert reply["last"] == [3.0 if order > 0 else 1.0]
+    pieces = written.archive.history(f"ccd1.{field}", *whole, 64)
+    assert all(isinstance(value, float) for key in ("min", "last") for value in pieces[key])
+    assert list(plot.table(pieces))
+    assert len(written.archive.raw(f"ccd1.{field}", *whole)["value"]) == (2 if old else 64)
+
+
+def test_a_text_with_a_unit_is_a_text(written: Written) -> None:
+    written.write("pressure1", 1000, pressure=["over", "over", "under"])
+    reply = written.archive.history("pressure1.pressure", *TODAY)
+    assert (reply["value"], reply["unit"]) == (["over", "under"], "mbar")
+
+
+def test_a_field_has_the_unit_that_it_had_at_times(written: Written) -> None:
+    written.write("ccd1", 1000, temperature=[1.0])
+    for seq, at in enumerate((NOON, NOON + history.DAY)):
+        point = Point("ccd1", f"b{seq}", 1, at, {"temperature": "n/a"}, {})
+        written.store.write([point])
+    assert written.archive.fields() == {"ccd1": {"temperature": "deg_C"}}
+
+
 def test_raw_pages_together_are_what_was_recorded(
     written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,6 +414,14 @@ def test_a_timeseries_has_units_and_what_is_missing_is_masked(
     ]
     assert isinstance(whole, u.Quantity)
     assert np.array_equal(whole.value, [1.0, 2.0])
+
+
+def test_texts_among_the_numbers_of_a_timeseries_are_masked(alone: Written) -> None:
+    alone.write("ccd1", 1000, pressure=["over", 1.0, 2.0], fwhm=[1.5, "n/a", 2.5])
+    series = history.timeseries("ccd1.pressure", "ccd1.fwhm", start=NOON, end=NOW)
+    assert series["ccd1.pressure"].unit == u.mbar
+    assert series["ccd1.pressure"].mask.tolist() == [True, False, False]
+    assert series["ccd1.fwhm"].tolist() == [1.5, None, 2.5]
 
 
 def test_a_timeseries_of_nothing_says_what_there_is(alone: Written) -> None:

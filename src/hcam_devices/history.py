@@ -179,20 +179,21 @@ class Archive:
 
         ``field``, ``unit``, ``time`` (ms) and, as lists of the same length: of numbers what they
         were in at most ``points`` (1 to 3000) pieces of equal length, of which each has its
-        beginning as its time: ``min``, ``mean``, ``max``, ``last``, and ``n``, how many there were.
-        Of texts ``value``, their changes: the newest ``points`` of them, with ``until``, the time
-        of the last text that is known, and ``earlier``, how many changes are left out. If there is
-        nothing, ``newest`` is the time of the newest that there is, otherwise null.
+        beginning as its time: ``min``, ``mean``, ``max``, ``last``, and ``n``, how many there were;
+        texts among them are left out. If there are only texts ``value``, their changes: the newest
+        ``points`` of them, with ``until``, the time of the last text that is known, and
+        ``earlier``, how many changes are left out. If there is nothing, ``newest`` is the time of
+        the newest that there is, otherwise null.
         """
         if not 1 <= points <= MOST_POINTS:
             raise HistoryError(f"points are 1 to {MOST_POINTS}, not {points}")
         device, name, reply = self._head(field, Span(start, end))
-        if not reply["unit"]:
+        found = self.files.downsampled(device, name, start, end, points, numbers=True)
+        if not found:
             recorded = self._samples(device, name, Span(start, end))
-            first = next(recorded, None)
-            if first and isinstance(first[2], str):
-                return reply | _changes(chain([first], recorded), points)
-        found = self.files.downsampled(device, name, start, end, points)
+            texts = (one for one in recorded if isinstance(one[2], str))
+            if first := next(texts, None):
+                return reply | _changes(chain([first], texts), points)
         columns = zip(*found, strict=True) if found else [()] * 6
         keys = ("time", "min", "mean", "max", "last", "n")
         return self._or_newest(
@@ -411,11 +412,12 @@ def timeseries(
     """Return samples as they were recorded as an astropy TimeSeries, a column for each field.
 
     Numbers have their unit; fields of one sample are one row, and what a row does not have is
-    masked. A sample that has none of the fields, because none could be read, is no row: ask for
-    ``ccd1.alarms`` as well to see it. Nights that are too old to be there in full have the last
-    sample of each minute. The span is the last 24 hours, or as in ``span``, from and to an
-    astropy Time or a datetime (UTC if it does not say) as well. The samples come from the recorder,
-    in pages, or from the files, which stderr then says. Raises HistoryError, or a WampError.
+    masked, and so are texts in a column that has numbers. A sample that has none of the fields,
+    because none could be read, is no row: ask for ``ccd1.alarms`` as well to see it. Nights that
+    are too old to be there in full have the last sample of each minute. The span is the last 24
+    hours, or as in ``span``, from and to an astropy Time or a datetime (UTC if it does not say) as
+    well. The samples come from the recorder, in pages, or from the files, which stderr then says.
+    Raises HistoryError, or a WampError.
     """
     # 0.7 s, which the recorder and hcam do not need
     import numpy as np  # noqa: PLC0415
@@ -447,6 +449,8 @@ def timeseries(
     series = TimeSeries(time=times)
     for field, page in zip(fields, pages, strict=True):
         values = [row.get(field) for _, row in found]
+        if not all(value is None or isinstance(value, str) for value in values):
+            values = [None if isinstance(value, str) else value for value in values]
         missing = np.array([value is None for value in values])
         filler = next((value for value in values if value is not None), 0.0)
         filled = np.array([filler if value is None else value for value in values])

@@ -344,10 +344,11 @@ class History:
         return found
 
     def downsampled(
-        self, device: str, field: str, start: int, end: int, points: int
+        self, device: str, field: str, start: int, end: int, points: int, *, numbers: bool = False
     ) -> list[Bucket]:
         """Return what a field did in ``points`` spans of the same length, but for empty ones.
 
+        With ``numbers`` it is as if nothing else had been recorded: a text is no sample.
         It is exact, except that of a night that is old a whole minute counts where it begins.
         ValueError if there are no points or no time.
         """
@@ -356,7 +357,7 @@ class History:
         width = -(-(end - start) // points)
         while True:
             nights = self._between(start, end)
-            found = self._summaries(nights, (device, field, start, end), width)
+            found = self._summaries(nights, (device, field, start, end), width, numbers=numbers)
             if set(nights) <= set(self.nights()):  # else one was rolled up meanwhile
                 break
         buckets = []
@@ -367,7 +368,7 @@ class History:
         return buckets
 
     def _summaries(
-        self, nights: list[str], what: tuple[str, str, int, int], width: int
+        self, nights: list[str], what: tuple[str, str, int, int], width: int, *, numbers: bool
     ) -> dict[int, list[Summary]]:
         found: dict[int, list[Summary]] = defaultdict(list)
         start = what[2]
@@ -375,32 +376,35 @@ class History:
         with self._reading(MAIN, MAIN_TABLES) as db:
             db.execute("BEGIN")  # what is known and the minutes are of the same moment
             known = kept(db)
-            for time, one in _minutes(db, *what):
+            for time, one in _minutes(db, *what, numbers=numbers):
                 found[(time - start) // width].append(one)
         for night in nights:
             with self._reading(night, NIGHT_TABLES) as db:
                 if not rolled_up(load(db), known):
-                    for kind, keys, numbers in _recorded(db, *what):
+                    for kind, keys, values in _recorded(db, *what, numbers=numbers):
                         value = decoder(db, kind)
-                        for index, one in summarize(keys, numbers, value, start, width):
+                        for index, one in summarize(keys, values, value, start, width):
                             found[index].append(one)
         return found
 
     def fields(self, start: int, end: int) -> dict[str, dict[str, str]]:
-        """Return what was recorded: for each device, its fields and their units, or ``""``."""
+        """Return what was recorded: for each device, its fields and their units, or ``""``.
+
+        What had a unit only at times has that one.
+        """
         found: dict[str, dict[str, str]] = defaultdict(dict)
         with self._reading(MAIN, MAIN_TABLES) as db:
             for number, text in db.execute(SERIES).fetchall():
                 span = (number, start // HALF_HOUR, -(-end // HALF_HOUR))
                 if TEXT.proves(number, text) and db.execute(HALVES, span).fetchone():
                     device, field, _, unit = json.loads(text)
-                    found[device][field] = unit or ""
+                    found[device][field] = unit or found[device].get(field, "")
         for night in self._between(start, end):
             with self._reading(night, NIGHT_TABLES) as db:
                 for stream in streams(db):
                     if next(rows(db, stream, start, end), None):
-                        fields = ((name, unit or "") for name, _, unit in stream.fields)
-                        found[stream.device].update(fields)
+                        units = found[stream.device]
+                        units.update((n, unit or units.get(n, "")) for n, _, unit in stream.fields)
         return dict(found)
 
     def samples(self, night: str, start: int = -(2**63), end: int = 2**63 - 1) -> Iterator[Point]:
@@ -441,39 +445,45 @@ class History:
         self._told.add(path)
 
 
-def _streams(db: sqlite3.Connection, device: str, field: str) -> Iterator[tuple[Stream, int, str]]:
-    """Yield the streams of a night that have a field, with its index and kind."""
+def _streams(
+    db: sqlite3.Connection, device: str, field: str, *, numbers: bool = False
+) -> Iterator[tuple[Stream, int, str]]:
+    """Yield the streams of a night that have a field, or numbers of it, with its index and kind."""
     for stream in streams(db):
         for index, (name, kind, _) in enumerate(stream.fields):
-            if stream.device == device and name == field:
+            if (stream.device, name) == (device, field) and not (numbers and kind == "text"):
                 yield stream, index, kind
 
 
-def _series(db: sqlite3.Connection, device: str, field: str) -> Iterator[int]:
-    """Yield the numbers of a field's series, whatever kinds and units it has had."""
+def _series(
+    db: sqlite3.Connection, device: str, field: str, *, numbers: bool = False
+) -> Iterator[int]:
+    """Yield a field's series, or those of its numbers, whatever kinds and units it has had."""
     for series, text in db.execute(SERIES).fetchall():
-        if TEXT.proves(series, text) and json.loads(text)[:2] == [device, field]:
-            yield series
+        if TEXT.proves(series, text):
+            *what, kind, _ = json.loads(text)
+            if what == [device, field] and not (numbers and kind == "text"):
+                yield series
 
 
 def _recorded(
-    db: sqlite3.Connection, device: str, field: str, start: int, end: int
+    db: sqlite3.Connection, device: str, field: str, start: int, end: int, *, numbers: bool = False
 ) -> Iterator[tuple[str, list[tuple[int, int]], list[float]]]:
     """Yield kind, keys (time, number) and values of a field, for each stream that has it."""
-    for stream, index, kind in _streams(db, device, field):
-        keys, numbers = [], []
+    for stream, index, kind in _streams(db, device, field, numbers=numbers):
+        keys, values = [], []
         unpack = struct.Struct(f"<{8 * index}xd").unpack_from
         for time, seq, body in rows(db, stream, start, end):
             keys.append((time, seq))
-            numbers.append(unpack(body)[0])
-        yield kind, keys, numbers
+            values.append(unpack(body)[0])
+        yield kind, keys, values
 
 
 def _minutes(
-    db: sqlite3.Connection, device: str, field: str, start: int, end: int
+    db: sqlite3.Connection, device: str, field: str, start: int, end: int, *, numbers: bool = False
 ) -> Iterator[tuple[int, Summary]]:
     """Yield the minutes of a field, with their times."""
-    for series in _series(db, device, field):
+    for series in _series(db, device, field, numbers=numbers):
         before = (-(2**63), 0)
         halves = (series, start // HALF_HOUR, -(-end // HALF_HOUR))
         for half, part, body in db.execute(HALVES, halves):
