@@ -228,7 +228,7 @@ def test_a_night_of_which_nothing_is_known_is_not_complete() -> None:
     assert "local knows of nothing" in result.verdict
 
 
-@pytest.mark.parametrize("wrong", ["yesterday", "2026-13-01", "", "2026-11-22; DROP"])
+@pytest.mark.parametrize("wrong", ["yesterday", "2026-13-01", "", "2026-11-22; DROP", "0001-01-01"])
 def test_only_a_night_can_be_audited(wrong: str) -> None:
     with pytest.raises(ValueError, match="is not a night such as 2026-11-22"):
         audit(wrong, {}, [], NOW)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from astropy import units as u
 from astropy.time import Time
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -102,12 +102,15 @@ def test_a_span_is_what_was_meant(asked: dict[str, Any], start: str, end: str) -
     [
         ({"last": "24"}, "'24' is not a duration such as 90s, 15m, 24h, 7d or 2w"),
         ({"last": "0h"}, "'0h' is not a duration"),
+        ({"last": f"{'9' * 400}h"}, "9h' is not a duration"),
         ({"last": "yesterday"}, "'yesterday' is not a duration"),
         ({"start": "yesterday"}, "not a time such as 2026-11-22, 2026-11-22T21:30 or 21:30"),
         ({"start": "25:00"}, "'25:00' is not a time"),
         ({"start": "00:30+02:00"}, "zone but no date, such as 2026-11-22T00:30.02:00: add it"),
         ({"end": "21:30:00.5-07:00"}, "zone but no date"),
         ({"night": "2026-13-01"}, "'2026-13-01' is not a night such as 2026-11-22"),
+        ({"night": "0001-01-01"}, "'0001-01-01' is not a night such as 2026-11-22"),
+        ({"night": "9999-12-31"}, "'9999-12-31' is not a night such as 2026-11-22"),
         ({"night": "2026-11-01", "last": "1h"}, "give it alone"),
         ({"start": 1, "end": 2, "last": "1h"}, "give two of"),
         ({"start": "2026-11-22", "end": "2026-11-21"}, "cannot end at 2026-11-21 00:00:00"),
@@ -517,18 +520,23 @@ def test_what_was_not_recorded_is_left_empty(written: Written) -> None:
 
 
 @given(
-    values=st.lists(st.floats(-1e12, 1e12), min_size=1, max_size=20),
+    values=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=20),
     width=st.integers(40, 200),
     height=st.integers(5, 60),
     length=st.integers(1, 10**12),
+    unit=st.sampled_from(["", "mbar"]),
 )
+@example(values=[-1e308, 1e308], width=80, height=20, length=1000, unit="")
+@example(values=[5e-324, 1e308], width=80, height=20, length=1000, unit="mbar")
+@example(values=[1e-200, 1e308], width=80, height=20, length=1000, unit="mbar")
+@example(values=[0.0, 5e-324], width=80, height=20, length=1000, unit="")
 def test_any_numbers_fit_into_any_terminal(
-    values: list[float], width: int, height: int, length: int
+    values: list[float], width: int, height: int, length: int, unit: str
 ) -> None:
     whole = Span(NOON, NOON + length)
     times = [NOON + n * length // len(values) for n in range(len(values))]
     same = dict.fromkeys(("min", "mean", "max", "last"), values)
-    reply = {"field": "x.y", "unit": "mbar", "time": times, "n": [1] * len(values), **same}
+    reply = {"field": "x.y", "unit": unit, "time": times, "n": [1] * len(values), **same}
     lines = list(plot.chart([reply], whole, width, height))
     assert len(lines) == height + 2
     assert all(len(line.plain) <= width for line in lines)
@@ -686,6 +694,16 @@ def test_a_png_has_a_panel_for_each_unit_and_each_text(
     assert heights == [480, 960]
     with pytest.raises(HcamError, match="cannot be written"):
         plot.write_png([written.archive.history("ccd1.temperature", *TODAY)], TODAY, tmp_path)
+
+
+def test_the_largest_numbers_are_drawn(written: Written, tmp_path: Path) -> None:
+    written.write("x", 1000, fwhm=[1e308, -1e308], pressure=[5e-324, 1e308])
+    written.write("y", 1000, pressure=[1e-200, 1e308])
+    fields = ("x.fwhm", "x.pressure", "y.pressure")
+    replies = [written.archive.history(field, *TODAY) for field in fields]
+    plot.write_png(replies[2:], TODAY, tmp_path / "out.png")
+    plot.write_png(replies, TODAY, tmp_path / "out.png")
+    assert (tmp_path / "out.png").stat().st_size > 1000
 
 
 def test_without_matplotlib_it_is_said_how_to_get_it(

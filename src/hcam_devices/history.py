@@ -10,6 +10,7 @@ Times are UTC, in milliseconds since 1970; spans have their start but not their 
 
 import heapq
 import json
+import math
 import os
 import re
 import sys
@@ -84,10 +85,10 @@ def utc(time: int) -> str:
 def duration(text: str) -> int:
     """Return how long ``90s``, ``15m``, ``24h``, ``7d`` or ``2w`` is; HistoryError if it is not."""
     match = DURATION.fullmatch(str(text).strip())
-    length = round(float(match[1]) * UNITS[match[2]]) if match else 0
-    if length < 1:
+    length = float(match[1]) * UNITS[match[2]] if match else 0
+    if math.isinf(length) or round(length) < 1:
         raise HistoryError(f"{text!r} is not a duration such as 90s, 15m, 24h, 7d or 2w")
-    return length
+    return round(length)
 
 
 def moment(given: Moment, now: int) -> int:

@@ -49,6 +49,8 @@ PRESSURES = ("mbar", "hPa", "Pa", "bar", "Torr")
 """Units that have a logarithmic axis where the largest is more than ten times the smallest."""
 GAP = 4
 """Times the usual distance: neighbours that are further apart are not joined."""
+LARGEST = 1e200
+"""What is larger is drawn there: differences of such numbers overflow."""
 
 
 def show(
@@ -103,8 +105,10 @@ def formatter(low: float, high: float) -> Callable[[float], str]:
     size = max(abs(low), abs(high))
     if low == high:
         return "{:.6g}".format
+    if not 1e-2 <= size < 1e7:
+        return "{:.2e}".format
     decimals = min(max(math.ceil(2 - math.log10(high - low)), 0), 6)
-    if not 1e-2 <= size < 1e7 or 0 < low < 10**-decimals:
+    if 0 < low < 10**-decimals:
         return "{:.2e}".format
     return f"{{:.{decimals}f}}".format
 
@@ -128,10 +132,15 @@ def extremes(replies: list[Reply]) -> tuple[float, float]:
     return min(min(one["min"]) for one in replies), max(max(one["max"]) for one in replies)
 
 
+def drawable(value: float) -> float:
+    """Return the value nearest to a number that can be drawn."""
+    return min(max(value, -LARGEST), LARGEST)
+
+
 def logarithmic(replies: list[Reply]) -> bool:
     """Tell whether numbers are to have a logarithmic axis."""
     low, high = extremes(replies)
-    return replies[0]["unit"] in PRESSURES and 0 < 10 * low < high
+    return replies[0]["unit"] in PRESSURES and 1 / LARGEST < 10 * low < high
 
 
 class Axis:
@@ -145,7 +154,7 @@ class Axis:
         self.base, self.length = low - margin, high - low + 2 * margin
 
     def _scaled(self, value: float) -> float:
-        return math.log10(value) if self.logarithmic else value
+        return math.log10(drawable(value)) if self.logarithmic else drawable(value)
 
     def dot(self, value: float) -> int:
         """Return where a value is."""
@@ -373,7 +382,8 @@ def write_png(replies: list[Reply], span: Span, file: Path) -> None:
                 for run in runs(reply):
                     moments = _moments([reply["time"][index] for index in run])
                     low, mean, high = (
-                        [reply[key][index] for index in run] for key in ("min", "mean", "max")
+                        [drawable(reply[key][index]) for index in run]
+                        for key in ("min", "mean", "max")
                     )
                     # With an edge, so that the extreme of a moment can be seen.
                     panel.fill_between(moments, low, high, color=colour, alpha=0.4, lw=0.8)

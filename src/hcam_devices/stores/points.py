@@ -161,18 +161,20 @@ def night_of(time: int) -> str:
 
 
 def night_bounds(night: str) -> tuple[int, int]:
-    """Return when a night such as ``2026-11-22`` begins and ends (ms); ValueError if it is none."""
-    try:
-        begin = datetime.combine(date.fromisoformat(night), datetime.min.time(), UTC)
-    except ValueError:
-        raise ValueError(f"{night!r} is not a night such as 2026-11-22") from None
-    begin += timedelta(hours=12)
-    start = round((begin - EPOCH) / MILLISECOND)
-    return start, start + DAY
+    """Return when a night such as ``2026-11-22`` begins and ends (ms).
+
+    ValueError if it is none, or none of TIMES is in it.
+    """
+    with suppress(ValueError):
+        days = (date.fromisoformat(night) - EPOCH.date()).days
+        start = days * DAY + DAY // 2
+        if -DAY < start < TIMES.stop:
+            return start, start + DAY
+    raise ValueError(f"{night!r} is not a night such as 2026-11-22")
 
 
 def nights(start: int, end: int) -> Iterator[str]:
     """Yield the nights that a span of time (ms) touches."""
-    first = night_bounds(night_of(start))[0]
+    first = start - (start - DAY // 2) % DAY
     for begin in range(first, end + 1, DAY):
         yield night_of(begin)
