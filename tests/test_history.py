@@ -476,6 +476,7 @@ def test_the_files_are_where_the_instrument_says(
     assert found.files.folder == elsewhere
     assert said.endswith(f"this is read from {elsewhere}")
     assert place(Embedded(), tmp_path) == alone.store.folder
+    assert place(Embedded(folder="~/hist"), tmp_path) == Path.home() / "hist"
 
 
 # --- as people see it -----------------------------------------------------------------------------

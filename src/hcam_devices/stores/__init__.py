@@ -27,10 +27,13 @@ StoreSettings: TypeAlias = Embedded | InfluxDB
 
 
 def place(settings: StoreSettings, home: Path) -> Path:
-    """Return the folder in which a store keeps its files: within the home if it is relative."""
+    """Return the folder in which a store keeps its files: within the home if it is relative.
+
+    ``~`` is the user's own home.
+    """
     if isinstance(settings, InfluxDB):
         return home / "stores"
-    return home / (settings.folder or "history")
+    return home / Path(settings.folder or "history").expanduser()
 
 
 class AwayError(Exception):
