@@ -595,6 +595,11 @@ def test_fields_of_one_unit_share_a_plot_and_texts_are_tables(written: Written) 
     ]
 
 
+def test_texts_do_nothing_to_a_terminal(written: Written) -> None:
+    written.write("ccd1", 1000, status=["\x1b[31mred\nnew\r\ud800é"])
+    assert drawn(written, "ccd1.status")[1].endswith(r"  \x1b[31mred\nnew\r?é")
+
+
 def test_many_changes_of_a_text_do_not_scroll_the_plots_away(written: Written) -> None:
     words = [str(n) for n in range(100)]
     written.write("ccd1", 1000, temperature=[1.0] * 100, status=words)

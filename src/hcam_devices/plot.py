@@ -70,7 +70,7 @@ def show(
         known = source.fields()
         for device, units in sorted(known.items()):
             names = (f"{name} [{unit}]" if unit else name for name, unit in sorted(units.items()))
-            print(f"{device}: {', '.join(names)}")
+            print(printable(f"{device}: {', '.join(names)}"))
         return 0 if known else 1
     terminal = shutil.get_terminal_size() if sys.stdout.isatty() else None
     if how == "csv":
@@ -271,7 +271,9 @@ def _draw(reply: Reply, canvas: Canvas, times: Times, axis: Axis, colour: str) -
 def charts(replies: list[Reply], span: Span, width: int, height: int) -> Iterator[Text]:
     """Yield a plot for each unit, with what is in it in words; of texts their changes."""
     plots = list(by_unit(replies))
-    words = {one["field"]: f" {in_words(one, span)}" for _, some in plots for one in some}
+    words = {
+        one["field"]: printable(f" {in_words(one, span)}") for _, some in plots for one in some
+    }
     texts = [one for one in replies if "value" in one]
     parts = len(plots) + len(texts)
     used = 3 * parts + sum(-(-(len(line) + 2) // width) for line in words.values())
@@ -279,7 +281,7 @@ def charts(replies: list[Reply], span: Span, width: int, height: int) -> Iterato
     for unit, some in plots:
         scale = ", logarithmic" if logarithmic(some) else ""
         title = ", ".join(one["field"] for one in some)
-        yield Text(f"{title}  {unit}{scale}  {span}", "bold")
+        yield Text(printable(f"{title}  {unit}{scale}  {span}"), "bold")
         yield from chart(some, span, width, min(each, 20))
         for reply, colour in zip(some, COLOURS * len(some), strict=False):
             yield Text("━━", colour).append(words[reply["field"]], "default")
@@ -322,8 +324,19 @@ def cut(reply: Reply, most: int) -> Reply:
     return reply | newest | {"earlier": reply["earlier"] + more}
 
 
+def printable(text: str) -> str:
+    r"""Return a text with what would do something to a terminal as ``\x1b``."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
+
+
 def table(reply: Reply) -> Iterator[str]:
     """Yield the lines of a table: of numbers what they were, of texts their changes."""
+    yield from map(printable, _table(reply))
+
+
+def _table(reply: Reply) -> Iterator[str]:
     unit = f"  {reply['unit']}" if reply["unit"] else ""
     if "value" in reply:
         yield f"{'time (UTC)':<19}  {reply['field']}"
