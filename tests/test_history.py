@@ -712,6 +712,25 @@ def test_the_largest_numbers_are_drawn(written: Written, tmp_path: Path) -> None
     assert (tmp_path / "out.png").stat().st_size > 1000
 
 
+def test_texts_have_short_names_in_a_png(written: Written, tmp_path: Path) -> None:
+    alarm = {"field": "temperature", "severity": "WARN", "reason": "it is too warm" * 100}
+    alarms: list[Field] = [json.dumps([alarm] * n) if n else "[]" for n in (0, 1, 2)]
+    cut_off = json.dumps([alarm] * 9)[:-1]
+    status: list[Field] = ["a $x^ and $y_{", "\x1b[31m\n", "x" * 41, *map(str, range(20))]
+    written.write("ccd1", 1000, alarms=[*alarms, cut_off])
+    written.write("$\\frac{$", 1000, status=status)
+    fields = ("ccd1.alarms", "$\\frac{$.status")
+    replies = [written.archive.history(field, *TODAY) for field in fields]
+    words = plot.words_of(replies[0])
+    assert words[:3] == ["none", "WARN temperature", "WARN temperature, WARN temperature"]
+    assert len(words[3]) == plot.LONGEST_WORD
+    words = plot.words_of(replies[1])
+    assert words == [plot.OTHERS] * 12 + [str(n) for n in range(9, 20)]
+    few = {**replies[1], "time": [NOON] * 3, "value": status[:3], "unit": "$\\frac{$"}
+    assert plot.words_of(few)[1:] == [r"\x1b[31m\n", "x" * 39 + "…"]
+    plot.write_png([*replies, few | {"field": "x.y"}], TODAY, tmp_path / "out.png")
+
+
 def test_without_matplotlib_it_is_said_how_to_get_it(
     written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,10 +4,12 @@ What is shown are replies of ``hipercam.recorder.rpc.history``, as in ``history.
 """
 
 import csv
+import json
 import math
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -49,6 +51,9 @@ PRESSURES = ("mbar", "hPa", "Pa", "bar", "Torr")
 """Units that have a logarithmic axis where the largest is more than ten times the smallest."""
 GAP = 4
 """Times the usual distance: neighbours that are further apart are not joined."""
+LONGEST_WORD, MOST_WORDS = 40, 12
+"""Of texts in a PNG: what is longer is cut, and the oldest of more have one name."""
+OTHERS = "(others)"
 LARGEST = 1e200
 """What is larger is drawn there: differences of such numbers overflow."""
 
@@ -383,14 +388,19 @@ def write_png(replies: list[Reply], span: Span, file: Path) -> None:
     texts = [("", [one]) for one in replies if "value" in one]
     if not plots and not texts:
         return
-    heights = [3] * len(plots) + [1] * len(texts)
+    words = {one["field"]: words_of(one) for _, (one,) in texts}
+    heights = [3.0] * len(plots) + [max(len({*some}) / 5, 1) for some in words.values()]
     figure = Figure((10, 1 + sum(heights)), layout="constrained")
     panels = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)
     for panel, (unit, some) in zip(panels[:, 0], [*plots, *texts], strict=True):
         for reply, colour in zip(some, PNG_COLOURS * len(some), strict=False):
             if "value" in reply:
                 moments = _moments([*reply["time"], reply["until"]])
-                panel.step(moments, [*reply["value"], reply["value"][-1]], where="post")
+                each = words[reply["field"]]
+                names = list(dict.fromkeys(each))
+                panel.step(moments, [names.index(one) for one in (*each, each[-1])], where="post")
+                panel.set_yticks(range(len(names)), names, parse_math=False)
+                panel.set_ylim(-0.5, len(names) - 0.5)
             else:
                 for run in runs(reply):
                     moments = _moments([reply["time"][index] for index in run])
@@ -401,12 +411,13 @@ def write_png(replies: list[Reply], span: Span, file: Path) -> None:
                     # With an edge, so that the extreme of a moment can be seen.
                     panel.fill_between(moments, low, high, color=colour, alpha=0.4, lw=0.8)
                     panel.plot(moments, mean, color=colour, lw=1)
-            panel.plot([], [], color=colour, label=reply["field"])
+            panel.plot([], [], color=colour, label=printable(reply["field"]))
         if unit and logarithmic(some):
             panel.set_yscale("log")
-        panel.set_ylabel(unit)
+        panel.set_ylabel(printable(unit), parse_math=False)
         panel.grid(alpha=0.3)
-        panel.legend(loc="upper left", fontsize="small")
+        for text in panel.legend(loc="upper left", fontsize="small").get_texts():
+            text.set_parse_math(False)
     panel.set_xlim(*_moments(span))
     locator = AutoDateLocator()  # type: ignore[no-untyped-call]
     panel.xaxis.set_major_locator(locator)
@@ -417,6 +428,28 @@ def write_png(replies: list[Reply], span: Span, file: Path) -> None:
     except OSError as error:
         raise HcamError(f"{file} cannot be written: {error}") from None
     print(f"written: {file}")
+
+
+def words_of(reply: Reply) -> list[str]:
+    """Return texts as they are named in a PNG: short ones, and not too many different ones.
+
+    Alarms are severity and field of each.
+    """
+    each = [_word(reply["field"], value) for value in reply["value"]]
+    newest = list(dict.fromkeys(reversed(each)))
+    if len(newest) <= MOST_WORDS:
+        return each
+    kept = set(newest[: MOST_WORDS - 1])
+    return [one if one in kept else OTHERS for one in each]
+
+
+def _word(field: str, value: str) -> str:
+    if field.endswith(".alarms"):
+        with suppress(ValueError, TypeError, KeyError):  # too long to have been kept whole
+            some = [f"{one['severity']} {one['field']}" for one in json.loads(value)]
+            value = ", ".join(some) or "none"
+    text = printable(value)
+    return text if len(text) <= LONGEST_WORD else f"{text[: LONGEST_WORD - 1]}…"
 
 
 def _moments(times: Iterable[int]) -> list[datetime]:
