@@ -187,6 +187,7 @@ def test_what_is_too_old_is_dropped_but_no_number_is_used_twice(path: Path) -> N
         clock.now += 15 * DAY
         assert journal.tidy() == 2
         assert (seqs(journal), gone(journal)) == ([], [(1, 1002, old)])
+        assert journal.devices() == {"slide"}
     with closing(Journal(path, clock=clock, boot="one")) as journal:
         assert fill(journal, 1) == [1003]
     with closing(Journal(path, clock=clock, steady=clock, boot="two")) as journal:
@@ -341,6 +342,7 @@ def test_what_it_holds_is_plain_data_and_complete(journal: Journal) -> None:
     assert 0 < said.pop("used") < 100_000
     assert said.pop("free") > 0
     assert said == {
+        "device": "slide",
         "epoch": journal.epoch,
         "keep": 14 * DAY,
         "most": 2_000_000_000,

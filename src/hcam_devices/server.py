@@ -14,6 +14,7 @@ import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,6 +28,7 @@ from .journal import Journal
 from .wamp import uris
 from .wamp.agent import RETAIN, Agent
 from .wamp.session import Session, keep_joined
+from .wamp.shelf import Shelf
 from .wamp.uris import Address
 
 log = logging.getLogger(__name__)
@@ -122,11 +124,12 @@ class Server:
             agents = [await self._agent(entry, journal, stack) for entry in self.entries]
             for device in self.devices.values():
                 device.attach(self.devices)
+            announce = partial(self._announce, Shelf(journal, self.devices))
             async with asyncio.TaskGroup() as tasks:
                 for agent in agents:
                     tasks.create_task(self._keep(agent.device.name, agent.device.run))
                     tasks.create_task(self._keep(agent.device.name, agent.run, self.address))
-                tasks.create_task(self._keep(self.name, keep_joined, self.address, self._announce))
+                tasks.create_task(self._keep(self.name, keep_joined, self.address, announce))
                 tasks.create_task(self._keep(self.name, self._tidy, journal, agents[0]))
                 for what, task in self.beside(self, journal).items():
                     tasks.create_task(self._keep(what, task))
@@ -154,7 +157,7 @@ class Server:
                 log.exception("%s failed and is begun again (restart %d)", what, self.restarts)
             await asyncio.sleep(RESTART_AFTER)
 
-    async def _announce(self, session: Session) -> None:
+    async def _announce(self, shelf: Shelf, session: Session) -> None:
         log.info("%s is on the network at %s", self.name, self.address)
         session.over.add_done_callback(self._lost)
         topic = uris.status(self.name)
@@ -176,6 +179,7 @@ class Server:
                 session.publish(topic, here, options=RETAIN)
 
         await session.subscribe(say, topic)
+        await shelf.register(session, self.name)  # before the recorder is told
         say()
 
     def _lost(self, over: asyncio.Future[str]) -> None:

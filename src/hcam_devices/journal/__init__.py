@@ -28,6 +28,7 @@ from ..salvage import overlooked
 from .tables import (
     MOST_BYTES_A_SAMPLE,
     SCHEMA,
+    pairs,
     read_page,
     transaction,
     unpack,
@@ -346,9 +347,11 @@ class Journal:
         return self._here(look)
 
     def devices(self) -> set[str]:
-        """Return the devices of which there are samples."""
-        query = "SELECT DISTINCT device FROM sample"
-        return self._apart(lambda db: {row[0] for row in db.execute(query)})
+        """Return the devices of which there are samples, or were. For a thread."""
+        query = "SELECT DISTINCT device FROM gone"
+        return self._apart(
+            lambda db: {one.device for one in pairs(db)} | {row[0] for row in db.execute(query)}
+        )
 
     def holds(
         self, device: str, start: float | None = None, end: float | None = None
@@ -386,6 +389,7 @@ class Journal:
             (device, MOST_RANGES_A_REPLY),
         ).fetchall()
         return {
+            "device": device,
             "epoch": self.epoch,
             "keep": self.keep,
             "most": self.most,

@@ -23,19 +23,17 @@ from ..journal import Journal
 from ..link import OutcomeUnknownError, ProtocolError, RefusedError
 from . import uris
 from .session import Session, keep_joined
+from .shelf import Shelf
 from .uris import Address
 
 log = logging.getLogger(__name__)
 
 RETAIN = PublishOptions(retain=True)
-MOST_SAMPLES = 10_000
 MOST_BYTES = 500_000
 """Of a sample, as JSON. In CBOR it is at most 9/5 of that (``0.5, `` is 5 bytes, and 9 there), and
 in a page 9/8: the router drops who sends more than a megabyte."""
 LONGEST_WIRE = 86_400.0
 LONGEST_EXCHANGE = 10.0
-UNIX_SECONDS = 1.5e9, 1e10
-"""From July 2017, before HiPERCAM saw first light; milliseconds, for instance, are beyond."""
 LONGEST_REASON = 4000
 """The router drops who sends more than a megabyte, and a reason may quote what was sent."""
 
@@ -51,6 +49,7 @@ class Agent:
         more: Mapping[str, Procedure] | None = None,
     ) -> None:
         self.device, self.names, self.journal = device, names, journal
+        self.shelf = Shelf(journal)
         self.procedures = {
             **device.procedures(),
             "describe": Procedure(self.describe, read_only=True),
@@ -259,28 +258,15 @@ class Agent:
 
     def samples(self, after: int = 0, limit: int = 1000, epoch: str | None = None) -> list[Sample]:
         """Return the samples with numbers above ``after``, in order; ask again until none come."""
-        _check_place(after, limit, epoch or "")
-        return self.journal.samples(self.device.name, after, min(limit, MOST_SAMPLES), epoch)
+        return self.shelf.samples(self.device.name, after, limit, epoch)
 
     def page(self, after: int = 0, limit: int = 1000, epoch: str | None = None) -> str:
         """Return what ``samples`` does, as JSON in zlib in base64: more of them, with less work."""
-        _check_place(after, limit, epoch or "")
-        return self.journal.page(self.device.name, after, min(limit, MOST_SAMPLES), epoch)
+        return self.shelf.page(self.device.name, after, limit, epoch)
 
     async def held(self, start: float | None = None, end: float | None = None) -> dict[str, Any]:
         """Return which samples the journal has and which are gone, with reasons (Unix seconds)."""
-        for name, value in (("start", start), ("end", end)):
-            if value is not None and (
-                isinstance(value, bool)
-                or not isinstance(value, int | float)
-                or not UNIX_SECONDS[0] <= value <= UNIX_SECONDS[1]
-            ):
-                low, high = UNIX_SECONDS
-                raise ValueError(
-                    f"{name} is a time in Unix seconds, {low:g} to {high:g}, not {shorten(value)}"
-                )
-        found = await asyncio.to_thread(self.journal.holds, self.device.name, start, end)
-        return found | {"oldest": None if found["oldest"] is None else utc(found["oldest"])}
+        return await self.shelf.held(self.device.name, start, end)
 
     async def wire(self, seconds: float = 60.0) -> None:
         """Publish, for a while, what passes to and from the hardware (topic ``wire``)."""
@@ -323,14 +309,6 @@ class Agent:
         self.device.require_online()
         said: bytes = await self.device.link.exchange(data, seconds)
         return said.hex(" ")
-
-
-def _check_place(after: object, limit: object, epoch: object) -> None:
-    for name, value in (("after", after), ("limit", limit)):
-        if type(value) is not int or not 0 <= value < 2**63:
-            raise ValueError(f"{name} is a whole number, not {shorten(value)}")
-    if not isinstance(epoch, str):
-        raise ValueError(f"epoch is a text, not {shorten(epoch)}")
 
 
 def _check_seconds(seconds: object, most: float) -> None:

@@ -14,6 +14,9 @@ PREFIX = "hipercam"
 ALL_TELEMETRY = f"{PREFIX}..telemetry"
 """The wildcard subscription that hears every device."""
 
+ALL_STATUS = f"{PREFIX}..status"
+"""And the one that hears every server."""
+
 
 def telemetry(device: str) -> str:
     """Return the topic of a device's samples."""
@@ -38,6 +41,11 @@ def wire(device: str) -> str:
 def status(server: str) -> str:
     """Return the topic that says whether a server came or went."""
     return f"{PREFIX}.{server}.status"
+
+
+def journal(server: str, name: str) -> str:
+    """Return a procedure of the journal of a server, which is asked for any device."""
+    return f"{PREFIX}.{server}.journal.{name}"
 
 
 def error(name: str) -> str:

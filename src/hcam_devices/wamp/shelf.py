@@ -1,0 +1,80 @@
+"""What the journal of a server has, of any device: for agents, and under the name of the server.
+
+A device that is in the journal, but has been renamed, removed or moved to another server, has no
+agent here any more; its samples have to come home all the same.
+"""
+
+import asyncio
+from collections.abc import Collection
+from typing import Any
+
+from autobahn.wamp.types import RegisterOptions
+
+from ..device import Sample, utc
+from ..fields import shorten
+from ..journal import Journal
+from . import uris
+from .session import Session
+
+MOST_SAMPLES = 10_000
+UNIX_SECONDS = 1.5e9, 1e10
+"""From July 2017, before HiPERCAM saw first light; milliseconds, for instance, are beyond."""
+
+
+class Shelf:
+    """A journal, as it is asked through the network; ``present`` are the devices that have agents.
+
+    What it is asked with is checked: ValueError says what is wrong.
+    """
+
+    def __init__(self, journal: Journal, present: Collection[str] = ()) -> None:
+        self.journal, self.present = journal, present
+
+    async def register(self, session: Session, server: str) -> None:
+        """Answer under the name of the server."""
+        session.define(ValueError, uris.error("invalid_argument"))  # type: ignore[arg-type]
+        for answer in (self.former, self.held, self.page, self.samples):
+            options = RegisterOptions(force_reregister=True)
+            await session.register(answer, uris.journal(server, answer.__name__), options)
+
+    async def former(self) -> list[str]:
+        """Return the devices that the journal knows of, and that have no agent here."""
+        known = await asyncio.to_thread(self.journal.devices)
+        return sorted(known.difference(self.present))
+
+    def samples(
+        self, device: str, after: int = 0, limit: int = 1000, epoch: str | None = None
+    ) -> list[Sample]:
+        """Return a device's samples with numbers above ``after``, in order."""
+        _check_place(after, limit, epoch or "")
+        return self.journal.samples(device, after, min(limit, MOST_SAMPLES), epoch)
+
+    def page(self, device: str, after: int = 0, limit: int = 1000, epoch: str | None = None) -> str:
+        """Return what ``samples`` does, as JSON in zlib in base64."""
+        _check_place(after, limit, epoch or "")
+        return self.journal.page(device, after, min(limit, MOST_SAMPLES), epoch)
+
+    async def held(
+        self, device: str, start: float | None = None, end: float | None = None
+    ) -> dict[str, Any]:
+        """Return which samples of a device there are and which are gone, with reasons."""
+        for name, value in (("start", start), ("end", end)):
+            if value is not None and (
+                isinstance(value, bool)
+                or not isinstance(value, int | float)
+                or not UNIX_SECONDS[0] <= value <= UNIX_SECONDS[1]
+            ):
+                low, high = UNIX_SECONDS
+                raise ValueError(
+                    f"{name} is a time in Unix seconds, {low:g} to {high:g}, not {shorten(value)}"
+                )
+        found = await asyncio.to_thread(self.journal.holds, device, start, end)
+        return found | {"oldest": None if found["oldest"] is None else utc(found["oldest"])}
+
+
+def _check_place(after: object, limit: object, epoch: object) -> None:
+    for name, value in (("after", after), ("limit", limit)):
+        if type(value) is not int or not 0 <= value < 2**63:
+            raise ValueError(f"{name} is a whole number, not {shorten(value)}")
+    if not isinstance(epoch, str):
+        raise ValueError(f"epoch is a text, not {shorten(epoch)}")
