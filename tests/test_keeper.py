@@ -1,14 +1,17 @@
 """Whatever is lost, doubled or away on the way, every sample comes home to the store once."""
 
 import asyncio
+import inspect
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from autobahn.wamp.exception import ApplicationError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +22,7 @@ from hcam_devices.recorder import Recorder, recorder_of
 from hcam_devices.stores import AwayError, Embedded
 from hcam_devices.stores.coverage import Coverage, Gone
 from hcam_devices.stores.points import Point, flatten
+from hcam_devices.wamp.shelf import Shelf
 
 Sample = dict[str, Any]
 
@@ -91,6 +95,7 @@ class MemoryJournals(Journals):
         for one in self.kept[device]:
             epochs.setdefault(one["epoch"], []).append(one["seq"])
         held = {
+            "device": device,
             "epoch": self.present,
             "salvaging": self.salvaging,
             "epochs": [{"epoch": e, "first": min(n), "last": max(n)} for e, n in epochs.items()],
@@ -387,7 +392,7 @@ async def test_that_a_store_is_away_is_noticed_although_no_page_comes_either() -
     keeper = Keeper(store, journals)
     keeper.hear(flatten(sample("ccd1", 1)))
     with pytest.raises(AwayError):
-        await keeper._fetch("ccd1", "a", 2, 9, "now")
+        await keeper._fetch("ccd1", "a", 2, 9, ("now", ""))
     keeper.close()
 
 
@@ -479,6 +484,78 @@ async def test_what_is_gone_of_a_journal_is_known_although_it_has_nothing_more(
     (held,) = await journals.holdings("slide")
     assert not held.epochs
     assert [(one.first, one.last) for one in held.gone] == [(1, 1)]
+
+
+class ServedJournals(Journals):
+    """Servers, each with a journal and the names that its devices answer to, without a router."""
+
+    def __init__(self, folder: Path, servers: dict[str, dict[str, str]]) -> None:
+        names = {name: own for answered in servers.values() for name, own in answered.items()}
+        super().__init__(names.values(), servers)
+        self.own = Journal(folder / "hwlogger.sqlite")
+        self.kept = {server: Journal(folder / f"{server}.sqlite") for server in servers}
+        self.answers: dict[str, Callable[..., Any]] = {}
+        for server, answered in servers.items():
+            shelf = Shelf(self.kept[server], set(answered.values()))
+            for call in (shelf.former, shelf.held, shelf.page):
+                self.answers[f"hipercam.{server}.journal.{call.__name__}"] = call
+            for name, own in answered.items():
+                self.answers[f"hipercam.{name}.rpc.journal"] = partial(shelf.held, own)
+                self.answers[f"hipercam.{name}.rpc.page"] = partial(shelf.page, own)
+
+    def fill(self, server: str, device: str, count: int) -> None:
+        for number in range(1, count + 1):
+            self.kept[server].append(sample(device, number, self.kept[server].epoch))
+
+    async def _call(self, procedure: str, *arguments: Any) -> Any:
+        if procedure not in self.answers:
+            raise ApplicationError(ApplicationError.NO_SUCH_PROCEDURE)
+        answer = self.answers[procedure](*arguments)
+        return await answer if inspect.isawaitable(answer) else answer
+
+
+async def test_what_servers_have_of_devices_they_present_no_more_is_asked_of_them(
+    tmp_path: Path,
+) -> None:
+    names = {"rackcomputer": "rackcomputer", "rackpc": "rackcomputer"}  # an alias, now
+    journals = ServedJournals(tmp_path, {"hwserver": names, "hserver": {"moved": "moved"}})
+    journals.fill("hwserver", "rackcomputer", 2000)
+    for device in ("rackpc", "removed", "moved"):
+        journals.fill("hwserver", device, 1500)
+    journals.fill("hserver", "moved", 1200)
+    store = MemoryStore()
+    keeper = Keeper(store, journals)
+    running = asyncio.create_task(keeper.run())
+    try:
+        everything = 2000 + 3 * 1500 + 1200
+        await reached(lambda: len(store.kept) == everything and not keeper.backlog)
+        assert keeper.gone == 0
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+        keeper.close()
+
+
+async def test_what_an_alias_did_not_have_is_not_gone(tmp_path: Path) -> None:
+    journals = ServedJournals(tmp_path, {"hwserver": {"rackpc": "rackcomputer"}})
+    journals.fill("hwserver", "rackpc", 3)
+    keeper = Keeper(MemoryStore(), journals)
+    await journals.find()
+    agent = journals.kept["hwserver"].epoch, ""  # which had them, before it was renamed
+    with pytest.raises(ConnectionError, match="asked again later"):
+        await keeper._fetch("rackpc", agent[0], 1, 3, agent)
+    assert keeper.gone == 0
+    keeper.close()
+
+
+async def test_a_server_that_is_away_may_have_more_of_its_former_devices(tmp_path: Path) -> None:
+    journals = ServedJournals(tmp_path, {"hwserver": {}})
+    journals.fill("hwserver", "rackpc", 3)
+    await journals.find()
+    journals.answers.clear()
+    await journals.find()
+    with pytest.raises(ApplicationError, match="no_such_procedure"):
+        await journals.holdings("rackpc")
 
 
 def recorder_in(folder: Path) -> tuple[Recorder, Keeper]:

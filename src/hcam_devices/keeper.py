@@ -10,14 +10,14 @@ import sqlite3
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from itertools import chain
 from operator import attrgetter
 from typing import Any
 
 from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.exception import Error as WampError
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from .device import Alarm, Sample, utc
 from .journal import DAY, KEEP, Journal, read_page
@@ -47,6 +47,7 @@ NOT_THERE = "the device's journal does not have it, or it cannot be read"
 FIRST_PAUSE, LAST_PAUSE = 1.0, 30.0
 STUCK_AFTER = 120.0
 """Seconds. A night that is rolled up takes some twenty."""
+NAMES = TypeAdapter(list[str])
 NO_ANSWER = (WampError, OSError, ValueError)
 """What is raised when a device's server, or the router, is away or late, or answers nonsense."""
 
@@ -71,6 +72,8 @@ class _Lost(BaseModel):
 class Holdings(BaseModel):
     """What the journal of a device holds: the reply to ``hipercam.<device>.rpc.journal()``."""
 
+    device: str
+    """Not the one that was asked for, if that is only a name of this one by now."""
     epoch: str
     """The present one: no other journal has it, nor this one when it has been made anew."""
     epochs: list[_Held]
@@ -83,6 +86,13 @@ class Holdings(BaseModel):
     oldest: float | str | None
     """The time of the oldest sample: Unix seconds, or a text in the reply of a server."""
     salvaging: bool = False
+    server: str = ""
+    """The server that was asked instead of the device."""
+
+    @property
+    def journal(self) -> tuple[str, str]:
+        """Which journal this is, and how it is asked."""
+        return self.epoch, self.server
 
     def covers(self, now: float) -> float:
         """Return how far back it reaches, or will when it is full, in seconds."""
@@ -103,11 +113,16 @@ def _own_journal() -> Iterator[None]:
 
 
 class Journals:
-    """The journals of all devices, through the router; and the recorder's own."""
+    """The journals of all devices, through the router; and the recorder's own.
 
-    def __init__(self, devices: Iterable[str]) -> None:
+    What a server has of devices that it does not present any more is asked of the server.
+    """
+
+    def __init__(self, devices: Iterable[str], servers: Iterable[str] = ()) -> None:
         self.devices = set(devices)
         self.declared = frozenset(self.devices)
+        self._former: dict[str, list[str]] = {server: [] for server in servers}
+        self._server: dict[tuple[str, str], str] = {}
         self.own: Journal
         self.session: Session | None = None
         self._known: dict[str, Holdings] = {}
@@ -117,6 +132,17 @@ class Journals:
             raise ConnectionError("there is no router")
         async with asyncio.timeout(ANSWER_WITHIN):
             return await self.session.call(procedure, *arguments)
+
+    async def find(self) -> None:
+        """Learn of devices that were renamed, removed or moved; who does not answer is left out."""
+
+        async def ask(server: str) -> None:
+            with suppress(*NO_ANSWER):
+                reply = await self._call(uris.journal(server, "former"))
+                self._former[server] = NAMES.validate_python(reply)
+                self.devices.update(self._former[server])
+
+        await asyncio.gather(*map(ask, self._former))
 
     async def holdings(self, device: str, *during: float) -> list[Holdings]:
         """Return what is held of a device; raises one of NO_ANSWER.
@@ -134,9 +160,18 @@ class Journals:
             if not absent or (device in self.declared and not (own.epochs or own.gone)):
                 raise
         else:
-            there = self._known[device] = Holdings.model_validate(reply)
-            if there.epoch != own.epoch:
+            there = Holdings.model_validate(reply)
+            if there.device == device:
+                self._known[device] = there
+                if there.epoch != own.epoch:
+                    found.append(there)
+        for server in [one for one, names in self._former.items() if device in names]:
+            reply = await self._call(uris.journal(server, "held"), device, *during)
+            there = Holdings.model_validate(reply)
+            there.server = server
+            if there.epoch not in {one.epoch for one in found}:
                 found.append(there)
+                self._server |= {(device, one.epoch): server for one in there.epochs}
         return found
 
     def covered(self, now: float) -> float:
@@ -149,7 +184,11 @@ class Journals:
             found = self.own.samples(device, after, PAGE, epoch)
         if found:
             return found
-        return read_page(await self._call(uris.rpc(device, "page"), after, PAGE, epoch))
+        if server := self._server.get((device, epoch)):
+            page = await self._call(uris.journal(server, "page"), device, after, PAGE, epoch)
+        else:
+            page = await self._call(uris.rpc(device, "page"), after, PAGE, epoch)
+        return read_page(page)
 
 
 class Keeper:
@@ -201,8 +240,8 @@ class Keeper:
             self.due.add(point.device)
 
     def hurry(self) -> None:
-        """Ask every journal now: the network has come back."""
-        self.due |= self.journals.devices
+        """Ask every journal now, and which there are."""
+        self._checked = -math.inf
         self._wake.set()
 
     async def run(self) -> None:
@@ -229,6 +268,7 @@ class Keeper:
         now = time.monotonic()
         if now - self._checked > CHECK_EVERY:
             self._checked = now
+            await self.journals.find()
             self.due |= self.journals.devices
         while self.due:
             device = self.due.pop()
@@ -312,15 +352,17 @@ class Keeper:
                 if not one.last <= self._newest.get(key, 0) <= one.last + MOST_JUMP:
                     self._newest[key] = one.last
                 spans = self.store.stored.missing(device, one.epoch, 1, one.last)
-                missing += [(held.epoch, one.epoch, first, last) for first, last in spans]
+                missing += [(held.journal, one.epoch, first, last) for first, last in spans]
         self._backlog[device] = sum(last - first + 1 for *_, first, last in missing)
         for journal, epoch, first, last in missing:
             await self._fetch(device, epoch, first, last, journal)
 
-    async def _fetch(self, device: str, epoch: str, first: int, last: int, journal: str) -> None:
+    async def _fetch(
+        self, device: str, epoch: str, first: int, last: int, journal: tuple[str, str]
+    ) -> None:
         """Bring the numbers from ``first`` to ``last``: write what comes while one writes.
 
-        ``journal`` is the present epoch of the journal that has said that it has them.
+        ``journal`` is the one that has said that it has them.
         """
         writing = asyncio.ensure_future(self._write([]))
         waiting: list[Sequence[Any]] = []
@@ -361,14 +403,16 @@ class Keeper:
             asked.cancel()
             await asyncio.gather(asked, return_exceptions=True)
 
-    async def _bring(self, device: str, fetched: _Lost, rows: list[Any], journal: str) -> None:
+    async def _bring(
+        self, device: str, fetched: _Lost, rows: list[Any], journal: tuple[str, str]
+    ) -> None:
         """Write rows; what is missing then is lost, if the journal is still the same.
 
         A journal that was damaged begins anew, and salvages the numbers that it does not have now.
         """
         await self._write(rows)
         if self.store.stored.missing(device, fetched.epoch, fetched.first, fetched.last):
-            holdings = {held.epoch: held for held in await self.journals.holdings(device)}
+            holdings = {held.journal: held for held in await self.journals.holdings(device)}
             if journal not in holdings:
                 raise ConnectionError("its journal has begun anew, and is asked again later")
             if not holdings[journal].salvaging:

@@ -99,6 +99,11 @@ class Recorder(Device):
             SubscribeOptions(match="wildcard", details_arg="_event"),
         )
         self.journals.session = session
+        await session.subscribe(self._ask_all, uris.ALL_STATUS, SubscribeOptions(match="wildcard"))
+        self._ask_all()
+
+    def _ask_all(self, *_: Any, **__: Any) -> None:
+        """Ask every journal now: the network has come back, or a server."""
         for keeper in self.keepers:
             keeper.hurry()
 
@@ -232,6 +237,7 @@ class Recorder(Device):
         """Compare what was published in a night (``2026-11-22``) with what each store has."""
         night = night or night_of(round(self.clock() * 1000))
         start, end = (time / 1000 for time in night_bounds(night))
+        await self.journals.find()
         devices = sorted(self.journals.devices)
         answers = await asyncio.gather(*(self._published(one, start, end) for one in devices))
         published = dict(zip(devices, answers, strict=True))
@@ -333,7 +339,8 @@ def serve(instrument: Instrument, address: Address) -> None:
     gc.set_threshold(100_000)  # a page of samples is many objects, and none of them a cycle
     with ExitStack() as stack:
         stack.enter_context(claim(folder / "locks", "history"))
-        journals = Journals(instrument.entries)
+        servers = {entry.server for entry in instrument.entries.values()}
+        journals = Journals(instrument.entries, servers)
         keepers: list[Keeper] = []
         unopened: dict[str, str] = {}
 

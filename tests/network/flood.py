@@ -1,4 +1,4 @@
-"""A server of devices that say more than any hardware: ``python flood.py RATE DEVICES``."""
+"""Devices that say more than any hardware: ``python flood.py RATE SERVER DEVICE...``."""
 
 import asyncio
 import sys
@@ -31,12 +31,14 @@ class Ticker(Device):
 
 
 def main() -> None:
-    rate, count = float(sys.argv[1]), int(sys.argv[2])
-    settings = {"poll_every": count / rate}
-    entries = [
-        Entry(f"load{number}", Ticker, "flood", (), settings) for number in range(1, count + 1)
-    ]
-    asyncio.run(until_told(Server("flood", entries, uris.address(), home(), emulate=False)))
+    """Names of one device are joined by ``=``, its own before its aliases."""
+    rate, server, *devices = sys.argv[1:]
+    settings = {"poll_every": len(devices) / float(rate)}
+    entries = []
+    for names in devices:
+        name, *aliases = names.split("=")
+        entries.append(Entry(name, Ticker, server, tuple(aliases), settings))
+    asyncio.run(until_told(Server(server, entries, uris.address(), home(), emulate=False)))
 
 
 if __name__ == "__main__":

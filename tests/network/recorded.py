@@ -3,6 +3,7 @@
 import sqlite3
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from hcam_devices.stores.history import History
@@ -10,11 +11,17 @@ from hcam_devices.stores.history import History
 from .tools import Net, until
 
 FLOOD = Path(__file__).with_name("flood.py")
+LOADS = ("load1", "load2", "load3", "load4", "load5")
 Number = tuple[str, str, int]
 
 
-def start_flood(net: Net, rate: float = 100, devices: int = 5) -> None:
-    net.server = net.start(sys.executable, FLOOD, str(rate), str(devices), log="flood.out")
+def start_flood(
+    net: Net,
+    rate: float = 100,
+    devices: Iterable[str] = LOADS,
+    server: str = "flood",
+) -> None:
+    net.server = net.start(sys.executable, FLOOD, str(rate), server, *devices, log="flood.out")
 
 
 def joined(net: Net) -> int:

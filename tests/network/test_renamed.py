@@ -1,0 +1,83 @@
+"""Devices that are renamed, removed or moved while the only store is away: nothing is lost."""
+
+import sqlite3
+from contextlib import suppress
+
+import psutil
+import pytest
+
+from hcam_devices.wamp.utils import InvalidArgumentError, call
+
+from ..stores.databases import influxdb
+from .recorded import Number, published, start_flood
+from .test_recorder import in_influxdb
+from .tools import BIN, Net, living, until
+
+STORE = """
+[stores.offsite]
+kind = "influxdb"
+url = "{url}"
+database = "hipercam"
+"""
+DEVICE = """
+[devices.{name}]
+kind = "rackpc.RackPC"
+server = "{server}"
+"""
+BEFORE = {"flood": ["kept", "rackpc", "removed", "moved"], "other": ["quiet"]}
+AFTER = {"flood": ["kept", "rackcomputer=rackpc"], "other": ["quiet", "moved"]}
+
+
+def test_what_was_published_under_former_names_comes_home(own: Net) -> None:
+    site = own.home / "site.toml"
+    with influxdb(own.home) as database:
+        database.stop()
+        own.start_router()
+        begin(own, BEFORE, STORE.format(url=database.url))
+        end(own)
+        before = appended(own)
+        begin(own, AFTER, STORE.format(url=database.url))
+        database.start()
+        wanted = {number for _, number in before | appended(own)}
+        until(lambda: wanted <= in_influxdb(database).keys())
+        assert set(in_influxdb(database).values()) == {1}
+        said = own.run(BIN / "hcam", "audit", "--instrument", site)
+        assert "Everything published is stored once: offsite has " in said
+        assert all(f"\n{name} " in said for name in ("rackpc", "rackcomputer", "removed", "moved"))
+
+
+def test_a_journal_that_is_asked_in_a_wrong_way_says_so(own: Net) -> None:
+    for name, arguments in (("page", (-1,)), ("samples", (0, "all")), ("held", (3,))):
+        with pytest.raises(InvalidArgumentError, match="is a"):
+            call(f"hipercam.flood.journal.{name}", "rackpc", *arguments)
+    assert call("hipercam.flood.journal.samples", "rackpc", 0, 1)[0]["device"] == "rackpc"
+
+
+def begin(net: Net, servers: dict[str, list[str]], store: str) -> None:
+    """Start everything with an instrument; wait until each device has published in its server."""
+    own = {server: [names.split("=")[0] for names in some] for server, some in servers.items()}
+    tables = [DEVICE.format(name=one, server=server) for server in own for one in own[server]]
+    (net.home / "site.toml").write_text(store + "".join(tables))
+    old = appended(net)
+    for server, devices in servers.items():
+        start_flood(net, 50, devices, server)
+    net.start_recorder("--instrument", net.home / "site.toml")
+    wanted = {(server, name) for server in own for name in own[server]}
+    until(lambda: wanted <= {(server, one[0]) for server, one in appended(net) - old})
+
+
+def end(net: Net) -> None:
+    """End everything but the router."""
+    programs = [one for name in ("flood.py", "hwlogger") for one in living(net.home, name)]
+    for program in programs:
+        program.terminate()
+    assert not psutil.wait_procs(programs, timeout=20)[1]
+
+
+def appended(net: Net) -> set[tuple[str, Number]]:
+    """Return what is in the journals of the servers that have one."""
+    found: set[tuple[str, Number]] = set()
+    for server in BEFORE:
+        with suppress(sqlite3.OperationalError):  # it is just being made
+            found |= {(server, number) for number in published(net, server)}
+    return found
