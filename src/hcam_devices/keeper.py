@@ -8,12 +8,12 @@ import logging
 import math
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager, suppress
 from itertools import chain
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.exception import Error as WampError
@@ -28,6 +28,8 @@ from .wamp import uris
 from .wamp.session import Session
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 WRITE_EVERY = 1.0
 CHECK_EVERY = 60.0
@@ -268,7 +270,7 @@ class Keeper:
         now = time.monotonic()
         if now - self._checked > CHECK_EVERY:
             self._checked = now
-            await self.journals.find()
+            await self._meanwhile(self.journals.find())
             self.due |= self.journals.devices
         while self.due:
             device = self.due.pop()
@@ -279,6 +281,16 @@ class Keeper:
         if now - self._tidied > TIDY_EVERY:
             self._tidied = now
             await self._do(self.store.tidy)
+
+    async def _meanwhile(self, asking: Coroutine[Any, Any, T]) -> T:
+        """Wait for an answer, and write what is heard meanwhile."""
+        asked = asyncio.ensure_future(asking)
+        try:
+            while not (await asyncio.wait([asked], timeout=WRITE_EVERY))[0]:
+                await self._write([])
+            return await asked
+        finally:
+            asked.cancel()
 
     async def noted(self) -> Coverage:
         """Return a copy of what the store notes that it has."""
@@ -336,13 +348,7 @@ class Keeper:
 
     async def _complete(self, device: str) -> None:
         """Fetch what the store does not have of a device; raises one of NO_ANSWER, or AwayError."""
-        asked = asyncio.ensure_future(self.journals.holdings(device))
-        try:
-            while not (await asyncio.wait([asked], timeout=WRITE_EVERY))[0]:
-                await self._write([])  # what is heard meanwhile
-            holdings = await asked
-        finally:
-            asked.cancel()
+        holdings = await self._meanwhile(self.journals.holdings(device))
         await self._write([])
         await self._settle(device, *(lost for held in holdings for lost in held.gone))
         missing = []
