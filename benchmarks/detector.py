@@ -118,7 +118,7 @@ def measure(both: list[Measured], simulator: "subprocess.Popen[str]", seconds: f
 
     def now() -> list[tuple[int, float, float, int]]:
         print(file=simulator.stdin, flush=True)
-        asked = json.loads(simulator.stdout.readline())  # type: ignore[union-attr]
+        asked = json.loads(simulator.stdout.readline())  # type: ignore[union-attr]  # it is a pipe
         return [(m.heard, *m.spent(), n) for m, n in zip(both, asked, strict=True)]
 
     time.sleep(WARM_UP)

@@ -149,7 +149,7 @@ def measure_ours(home: Path) -> dict[str, float]:
         fill = [*heads, "fill", str(SAMPLES), journal]
         subprocess.run(fill, env=system.env, check=True)
         with running(system, [*heads, "serve"]):
-            time.sleep(2)
+            time.sleep(2)  # so that the recorder finds all heads at once
             with running(system, logger) as program:
                 found["catching up"] = rate(SAMPLES)
                 found["memory catching up"] = memory(program)

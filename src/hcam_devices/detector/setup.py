@@ -474,6 +474,7 @@ _Rest: type[Any] = create_model(
     __base__=_Block,
     gps_attached=(Flag, True),
     gtc_headers=(Annotated[list[str], PlainValidator(_groups)], []),
+    # The stub of create_model knows no fields that come as a dictionary.
     **{name: (block, block()) for name, block in BLOCKS.items()},  # type: ignore[call-overload]
 )
 

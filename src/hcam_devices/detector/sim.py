@@ -127,7 +127,7 @@ class Simulator(Base):
         return self.folder / "data"
 
     @property
-    def link_settings(self) -> dict[str, Any]:  # type: ignore[override]
+    def link_settings(self) -> dict[str, Any]:  # type: ignore[override]  # its folder is set later
         """What a device needs beside the programs: where the runs are."""
         return {"data": str(self.data)}
 

@@ -86,6 +86,7 @@ def unpack(body: object) -> tuple[Key | None, bytes]:
     """Return what a record says it is, and its JSON; None if it is not what was written."""
     unpacker = zlib.decompressobj()
     try:
+        # What a damaged file has instead of bytes is a TypeError, below.
         text = unpacker.decompress(body, MOST_BYTES_A_SAMPLE)  # type: ignore[arg-type]
         head = HEAD.match(text)
         if not head or not unpacker.eof or unpacker.unused_data:

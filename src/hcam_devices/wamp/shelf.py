@@ -32,6 +32,7 @@ class Shelf:
 
     async def register(self, session: Session, server: str) -> None:
         """Answer under the name of the server."""
+        # autobahn says "an Exception", and means its class.
         session.define(ValueError, uris.error("invalid_argument"))  # type: ignore[arg-type]
         for answer in (self.former, self.held, self.page, self.samples):
             options = RegisterOptions(force_reregister=True)
