@@ -224,8 +224,14 @@ async def test_closing_ends_what_is_asked_beside_and_nobody_is_told(tmp_path: Pa
     assert told == []
 
 
-async def test_what_blocks_is_done_in_a_thread() -> None:
-    assert await Programs().in_thread(threading.get_ident) != threading.get_ident()
+async def test_what_blocks_is_done_in_a_thread_and_errors_name_the_place() -> None:
+    work = threading.get_ident
+    link = Programs()
+    assert await link.in_thread("a folder", work, within=AT_MOST) != threading.get_ident()
+    goes_on = threading.Event()
+    with pytest.raises(TimeoutError, match="no answer from a folder since"):
+        await link.in_thread("a folder", goes_on.wait, within=0.01)
+    goes_on.set()
 
 
 def open_files() -> int:

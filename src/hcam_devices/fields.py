@@ -7,7 +7,6 @@ Units are written as astropy writes them. A family of channels is one line: ``ch
 ``target_temperature1`` ... ``3`` with the refs ``(3000, 1)`` ... ``(3000, 3)``.
 """
 
-import asyncio
 import inspect
 import math
 import re
@@ -16,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeVar
 
 from pydantic import ConfigDict, ValidationError, validate_call
+
+from .threads import in_own_thread
 
 Value: TypeAlias = float | int | str | bool
 Range: TypeAlias = tuple[float, float]
@@ -121,7 +122,7 @@ class Setpoint(Readback):
         if unit != self.unit:
             try:
                 # astropy costs 0.7 s and 35 MiB to import, and most servers never need it.
-                number = await asyncio.to_thread(_convert, number, unit, self.unit)
+                number = await in_own_thread(_convert, number, unit, self.unit)
             except ValueError as error:
                 raise ValueError(
                     f"{number:g} {shorten(unit)}: {error}; it takes {self._allowed()}"

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
+from . import threads
 from .link import MOST_UNREAD, Codec, Local, ProtocolError, RefusedError, Seconds
 
 T = TypeVar("T")
@@ -185,13 +186,9 @@ class Programs(Local):
         """Let the hardware come to rest."""
         await asyncio.sleep(seconds)
 
-    async def in_thread(self, work: Callable[..., T], *args: Any, within: float | None = None) -> T:
-        """Do some work that blocks, beside everything else; TimeoutError if it takes too long."""
-        try:
-            async with asyncio.timeout(within):
-                return await asyncio.to_thread(work, *args)
-        except TimeoutError:
-            raise TimeoutError(f"{work.__name__} did not end within {within:g} s") from None
+    async def in_thread(self, place: str, work: Callable[..., T], *args: Any, within: float) -> T:
+        """Do some work that blocks, at a place that may hang; raises as ``threads.ask``."""
+        return await threads.ask(place, work, *args, within=within)
 
     def close(self, reason: BaseException | None = None) -> None:
         """End what is still being asked beside; ``idle`` raises the reason."""

@@ -1,15 +1,20 @@
 """hserver with the emulated detector controller, through the real router: a whole night."""
 
+import fcntl
 import json
+import threading
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from astropy.io import fits
 
 from hcam_devices.wamp import utils
 from hcam_devices.wamp.utils import call
 
-from .tools import Net, Sample, until
+from .tools import PATIENCE, Net, Sample, until
 
 APP = {
     "app": "FullFrame", "numexp": 3, "readout": "Fast", "xbin": 4, "ybin": 4, "clear": 1,
@@ -180,3 +185,35 @@ def test_people_are_asked_before_a_run_is_ended_and_told_what_failed(detector: N
     assert "add confirm=true" in detector.hcam("call", "ngc.reset", code=1)
     assert json.loads(detector.hcam("call", "ngc.reset", "confirm=true"))[1] is True
     ngc("exit")
+
+
+def test_a_file_that_hangs_holds_up_neither_the_journal_nor_the_end_of_the_server(
+    detector: Net,
+) -> None:
+    ngc("start_ngc_server")
+    path = detector.home / "simulated" / "data" / "run0099.fits"
+    fits.PrimaryHDU(np.ones((1, 4, 4), "i2")).writeto(path)
+
+    def append() -> None:
+        with suppress(utils.WampError):  # its server ends
+            ngc("add_hdu", TABLE, 99)
+
+    def waits() -> bool:
+        locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+        here = f":{path.stat().st_ino}"
+        return any(line[1] == "->" and line[6].endswith(here) for line in locks)
+
+    hserver = detector.server
+    assert hserver
+    appending = threading.Thread(target=append)
+    with path.open("rb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        appending.start()
+        until(waits)
+        assert ngc("telemetry")["state"]["connection"] == "online"
+        assert detector.newest("ngc")["seq"] > 0
+        hserver.terminate()
+        assert hserver.wait(PATIENCE) == 0
+    appending.join(PATIENCE)
+    path.unlink()
+    detector.start_server("hserver")

@@ -120,6 +120,11 @@ def look(folder: Path, file: Path | None) -> tuple[float, int | None]:
     return round(stat.f_bavail * stat.f_frsize / 1e9, 2), size
 
 
+def place_of(folder: Path) -> str:
+    """Return the name, in errors, of the folder of the runs, which may be on a file server."""
+    return f"the data folder {folder}"
+
+
 def attribute(name: str, unit: str = "", kind: Any = str, doc: str = "") -> Any:
     """Return the readback of an attribute of the database, under its own name."""
     return Readback(unit, name, kind, name=name, doc=doc)
@@ -267,7 +272,9 @@ class Controller(Device):
             if self.active:
                 with suppress(RefusedError):  # of which the field run says why
                     file = folder / f"run{self._run():04d}.fits"
-            answer = await self.link.in_thread(look, folder, file, within=self.link.timeout)
+            answer = await self.link.in_thread(
+                place_of(folder), look, folder, file, within=self.link.timeout
+            )
         except (OSError, RefusedError) as error:
             answer = error
         now = self.clock()
@@ -551,7 +558,8 @@ class Controller(Device):
     async def _setup_server(self) -> bool:
         try:
             await self._refresh([BASE])
-            last = await self.link.in_thread(newest_run, self._folder(), within=USUAL)
+            folder = self._folder()
+            last = await self.link.in_thread(place_of(folder), newest_run, folder, within=USUAL)
         except (RefusedError, *LINK_LOST) as error:
             return self._failed("setup_ngc_server", str(error))
         commands = [
@@ -633,10 +641,12 @@ class Controller(Device):
             if active and self._run() == run_number:
                 return [f"run {run_number} is still being written; add the table after it", False]
             folder = self._folder()
-            return [
-                await self.link.in_thread(tables.append, folder, run_number, table_data),
-                True,
-            ]
+            place = f"{place_of(folder)} (appending a table)"  # beside looks: it may take long
+            work = tables.append, folder, run_number, table_data
+            try:
+                return [await self.link.in_thread(place, *work, within=SLOW), True]
+            except TimeoutError as error:
+                return [f"{error}; add the table again later: it will not be in it twice", False]
         except (RefusedError, ValueError, *LINK_LOST) as error:
             return [str(error) or type(error).__name__, False]
 
