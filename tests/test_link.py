@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import struct
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hcam_devices import sim
+from hcam_devices.devices import chiller
 from hcam_devices.devices.minitrend import VALUES
 from hcam_devices.devices.minitrend import Simulator as Recorder
 from hcam_devices.link import (
@@ -25,6 +27,7 @@ from hcam_devices.link import (
     Until,
 )
 from hcam_devices.modbus import Modbus
+from hcam_devices.web import Web
 
 from .helpers import AT_MOST, fed
 
@@ -53,6 +56,7 @@ class Echo:
 
 
 ECHO = Echo()
+CHILLER = chiller.Codec("gtc", "/")
 
 
 @asynccontextmanager
@@ -87,6 +91,54 @@ def saying(*replies: bytes) -> Serving:
         await reader.read()
 
     return serve
+
+
+def opening(host: str) -> list[Callable[[float], Awaitable[object]]]:
+    """Return all that connects to a host by its name; each with its timeout, to port 9."""
+
+    return [
+        lambda within: Tcp(host=host, port=9, timeout=within).open(),
+        lambda within: Modbus(host=host, port=9, timeout=within).open(),
+        lambda within: Web(host=host, port=9, timeout=within).ask(CHILLER, "T1"),
+    ]
+
+
+async def test_name_servers_that_are_silent_hold_up_nothing_and_errors_name_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, answer = list[str](), threading.Event()
+
+    def silent(host: str, *_: object, **__: object) -> list[Any]:
+        asked.append(host)
+        answer.wait(AT_MOST)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    try:
+        for connect in [*opening("lab1"), *opening("lab2")] * 3:
+            with pytest.raises(TimeoutError, match=r"the name servers, asked for lab\d, since 2"):
+                await connect(0.02)
+        assert asked == ["lab1", "lab2"]
+        async with serving(echo) as link:  # neither an address nor a thread of asyncio waits
+            assert await link.ask(ECHO, "hello") == "hello"
+            assert await asyncio.to_thread(str, 1) == "1"
+    finally:
+        answer.set()
+    for connect in opening("lab1"):
+        with pytest.raises(OSError, match="no address of lab1: Name or service not known"):
+            await connect(AT_MOST)
+
+
+async def test_a_host_with_several_addresses_is_connected_to_where_it_listens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = [(2, 1, 6, "", (address, 0)) for address in ("127.0.0.2", "127.0.0.2", "127.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    async with serving(echo) as here:
+        link = Tcp(host="lab1", port=here.port, timeout=AT_MOST)
+        await link.open()
+        assert await link.ask(ECHO, "hello") == "hello"
+        link.close()
 
 
 async def lost(link: Tcp) -> str:

@@ -7,12 +7,16 @@ value cannot be sent (ValueError): nothing was.
 """
 
 import asyncio
-from collections.abc import Callable
+import socket
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol, TypeAlias
+from ipaddress import ip_address
+from typing import Annotated, Any, Protocol, TypeAlias, TypeVar
 
 from pydantic import Field
+
+from . import threads
 
 Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
 Seconds: TypeAlias = Annotated[float, Field(gt=0, le=86400)]
@@ -20,6 +24,7 @@ Seconds: TypeAlias = Annotated[float, Field(gt=0, le=86400)]
 MOST_UNREAD = 65536
 UNASKED = object()
 Trace: TypeAlias = Callable[[str, bytes, str], None]
+T = TypeVar("T")
 
 
 class ProtocolError(Exception):
@@ -35,6 +40,34 @@ class OutcomeUnknownError(TimeoutError):
 
 
 LINK_LOST = (OSError, TimeoutError, ProtocolError)
+
+
+async def addresses_of(host: str, within: float) -> list[str]:
+    """Return the IP addresses of a host, in the order in which to try them.
+
+    Raises OSError, with the host, if it has none, or (TimeoutError) if the name servers do not
+    answer ``within`` that many seconds.
+    """
+    with suppress(ValueError):
+        return [str(ip_address(host))]
+    names = f"the name servers, asked for {host},"
+    try:
+        found = await threads.ask(names, _look_up, host, within=within)
+    except socket.gaierror as error:
+        raise socket.gaierror(error.errno, f"no address of {host}: {error.strerror}") from None
+    return list(dict.fromkeys(str(place[0]) for *_, place in found))
+
+
+def _look_up(host: str) -> list[Any]:
+    return socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+
+
+async def first_reached(addresses: list[str], attempt: Callable[[str], Awaitable[T]]) -> T:
+    """Return what ``attempt`` returns for the first address that can be reached; raises OSError."""
+    for address in addresses[:-1]:
+        with suppress(OSError):
+            return await attempt(address)
+    return await attempt(addresses[-1])
 
 
 class Codec(Protocol):
@@ -271,11 +304,21 @@ class Tcp(_Wire):
 
     host: str = "127.0.0.1"
     port: Port
+    _addresses: list[str] = field(default_factory=list, init=False, repr=False)
+
+    async def open(self) -> None:
+        """Look the host up, and connect, each within ``timeout`` seconds; raises OSError."""
+        self._addresses = await addresses_of(self.host, self.timeout)
+        await super().open()
 
     async def _connect(self) -> _Stream:
         loop = asyncio.get_running_loop()
+
+        async def attempt(address: str) -> _Stream:
+            return (await loop.create_connection(_Stream, address, self.port))[1]
+
         try:
-            return (await loop.create_connection(_Stream, self.host, self.port))[1]
+            return await first_reached(self._addresses, attempt)
         except ConnectionRefusedError:
             raise ConnectionRefusedError(f"{self} refused the connection") from None
 

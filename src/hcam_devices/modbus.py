@@ -8,7 +8,7 @@ from pydantic import Field
 from pymodbus.client import AsyncModbusTcpClient
 from pymodbus.exceptions import ModbusException
 
-from .link import Local, Port, RefusedError, Seconds
+from .link import Local, Port, RefusedError, Seconds, addresses_of, first_reached
 
 EXCEPTIONS = {
     1: "illegal function",
@@ -33,9 +33,14 @@ class Modbus(Local):
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
 
     async def open(self) -> None:
-        """Connect; raises OSError or TimeoutError."""
+        """Look the host up, and connect, each within ``timeout`` seconds; raises OSError."""
+        addresses = await addresses_of(self.host, self.timeout)
+        self._client = await first_reached(addresses, self._connected)
+        await super().open()
+
+    async def _connected(self, address: str) -> AsyncModbusTcpClient:
         client = AsyncModbusTcpClient(
-            self.host,
+            address,
             port=self.port,
             timeout=self.timeout,
             retries=0,
@@ -45,8 +50,7 @@ class Modbus(Local):
         )
         if not await client.connect():
             raise ConnectionRefusedError(f"no connection to {self}")
-        await super().open()
-        self._client = client
+        return client
 
     def _packet(self, sending: bool, data: bytes) -> bytes:
         self._show(">" if sending else "<", data, "")

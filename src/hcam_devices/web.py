@@ -6,7 +6,15 @@ from typing import Any, NamedTuple
 
 import h11
 
-from .link import MOST_UNREAD, Local, Port, ProtocolError, Seconds
+from .link import (
+    MOST_UNREAD,
+    Local,
+    Port,
+    ProtocolError,
+    Seconds,
+    addresses_of,
+    first_reached,
+)
 
 
 @dataclass(frozen=True)
@@ -26,10 +34,11 @@ class Answer(NamedTuple):
 
 @dataclass(kw_only=True)
 class Web(Local):
-    """HTTP at ``host`` and ``port``; every answer is there within ``timeout`` seconds.
+    """HTTP at ``host`` and ``port``; the answer is there within ``timeout`` seconds.
 
-    Each request has a connection of its own: at one in ten seconds, a kept connection would be
-    closed by most servers in between. Redirections are not followed.
+    The look-up of the host may take as long again. Each request has a connection of its own: at one
+    in ten seconds, a kept connection would be closed by most servers in between. Redirections are
+    not followed.
     """
 
     host: str = "127.0.0.1"
@@ -43,9 +52,10 @@ class Web(Local):
         it is not HTTP, or more than 64 KiB.
         """
         request: Get = codec.request(ref, value)
+        addresses = await addresses_of(self.host, self.timeout)
         try:
             async with asyncio.timeout(self.timeout):
-                return codec.reply(request, await self._get(request))
+                return codec.reply(request, await self._get(request, addresses))
         except TimeoutError:
             raise TimeoutError(f"{self} did not answer within {self.timeout:g} s") from None
         except ConnectionRefusedError:
@@ -57,11 +67,13 @@ class Web(Local):
         except h11.RemoteProtocolError as error:
             raise ProtocolError(f"{self} did not answer in HTTP: {error}") from None
 
-    async def _get(self, request: Get) -> Answer:
+    async def _get(self, request: Get, addresses: list[str]) -> Answer:
         http = h11.Connection(h11.CLIENT)
         headers = {"Host": str(self), "Connection": "close"} | request.headers
         asked = h11.Request(method="GET", target=request.target, headers=list(headers.items()))
-        reader, writer = await asyncio.open_connection(self.host, self.port)
+        reader, writer = await first_reached(
+            addresses, lambda address: asyncio.open_connection(address, self.port)
+        )
         try:
             writer.write(sent := (http.send(asked) or b"") + (http.send(h11.EndOfMessage()) or b""))
             self._show(">", sent, f"GET {request.target}")
