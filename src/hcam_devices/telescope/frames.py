@@ -25,6 +25,8 @@ from typing import BinaryIO
 import psutil
 from asyncinotify import Inotify, Mask
 
+from .. import threads
+
 LOCAL = {"btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "tmpfs", "xfs", "zfs"}
 """File systems that tell of every change, because nobody else writes on them."""
 CHANGES = Mask.CREATE | Mask.MODIFY | Mask.MOVED_TO
@@ -33,7 +35,7 @@ LOOK_EVERY = 0.1
 LOOK_AGAIN = 1.0
 """Seconds between looks where changes are told, and where the folder cannot be read."""
 ANSWER_WITHIN = 5.0
-"""Seconds for one look; the thread of a disk that hangs is waited for, not doubled."""
+"""Timeout of one look. A look that hangs is awaited, never started twice."""
 PAUSE = 0.02
 """Seconds after a change until the next look: a frame is written in many pieces."""
 LIST_EVERY = 1.0
@@ -145,7 +147,6 @@ class Frames:
         self.trouble = ""
         """Why the folder cannot be read, and that it is tried again; nothing if it can."""
         self._clock, self._sleep, self._filesystem = clock, sleep, filesystem
-        self._looking: asyncio.Future[Progress | OSError] | None = None
         self._changed: int | None = None
         self._list_again, self._list_at = False, 0.0
         self._newest = 0
@@ -155,18 +156,17 @@ class Frames:
 
     async def look(self) -> Progress | None:
         """Return what is there now; None, with the reason in ``trouble``, if it cannot be read."""
-        if self._looking is None or self._looking.done():
-            loop = asyncio.get_running_loop()
-            self._looking = loop.run_in_executor(None, self._look_or_say)
-        answered, _ = await asyncio.wait([self._looking], timeout=ANSWER_WITHIN)
-        found = self._looking.result() if answered else None
+        place = f"the data folder {self.folder}"
+        try:
+            found = await threads.ask(place, self._look_or_say, within=ANSWER_WITHIN)
+        except TimeoutError as error:
+            self.trouble = f"{error}, so no frame is seen; it is tried again"
+            return None
         if isinstance(found, Progress):
             self.trouble = ""
             return found
-        why = f"be read ({found.strerror or found})" if found else "be reached (it does not answer)"
-        self.trouble = (
-            f"the data folder {self.folder} cannot {why}, so no frame is seen; it is tried again"
-        )
+        why = found.strerror or found
+        self.trouble = f"{place} cannot be read ({why}), so no frame is seen; it is tried again"
         return None
 
     async def news(self, seen: Progress | None) -> Progress:
