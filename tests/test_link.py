@@ -27,6 +27,9 @@ from hcam_devices.link import (
     Until,
 )
 from hcam_devices.modbus import Modbus
+from hcam_devices.telescope.corba import Corba
+from hcam_devices.wamp import session
+from hcam_devices.wamp.uris import Address
 from hcam_devices.web import Web
 
 from .helpers import AT_MOST, fed
@@ -96,10 +99,18 @@ def saying(*replies: bytes) -> Serving:
 def opening(host: str) -> list[Callable[[float], Awaitable[object]]]:
     """Return all that connects to a host by its name; each with its timeout, to port 9."""
 
+    async def joining(within: float) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(session, "JOIN_WITHIN", within)
+            async with session.join(Address(host, 9)):
+                pass
+
     return [
         lambda within: Tcp(host=host, port=9, timeout=within).open(),
         lambda within: Modbus(host=host, port=9, timeout=within).open(),
         lambda within: Web(host=host, port=9, timeout=within).ask(CHILLER, "T1"),
+        lambda within: Corba(host=host, port=9, timeout=within).open(),
+        joining,
     ]
 
 

@@ -40,6 +40,7 @@ from ..link import (
     ProtocolError,
     RefusedError,
     Seconds,
+    addresses_of,
 )
 
 Call: TypeAlias = Callable[[str, tuple[object, ...]], Any]
@@ -103,6 +104,7 @@ class Corba(Local):
         Raises OSError or TimeoutError if it or its name service cannot be reached or omniORB is not
         installed, ProtocolError if the name is another kind of object's.
         """
+        await addresses_of(self.host, self.timeout)  # the ORB would ask without any deadline
         self._telescope = await self._in_thread(self._find)
         await super().open()
 

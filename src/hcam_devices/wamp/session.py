@@ -13,6 +13,7 @@ from autobahn.wamp.exception import Error as WampError
 from autobahn.wamp.serializer import CBORSerializer
 from autobahn.wamp.types import ComponentConfig
 
+from ..link import addresses_of, first_reached
 from . import uris
 from .uris import Address
 
@@ -79,9 +80,12 @@ async def join(address: Address, realm: str = uris.REALM) -> AsyncIterator[Sessi
         tcpNoDelay=True,
     )
     transport = None
+    addresses = await addresses_of(address.host, JOIN_WITHIN)
     try:
         async with asyncio.timeout(JOIN_WITHIN):
-            transport, protocol = await loop.create_connection(factory, address.host, address.port)
+            transport, protocol = await first_reached(
+                addresses, lambda one: loop.create_connection(factory, one, address.port)
+            )
             ends: list[asyncio.Future[Any]] = [session.joined, session.over, protocol.is_closed]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if session.over.done() or not session.joined.done():
