@@ -1,7 +1,9 @@
 """Simulators: the faults that may be put on their wire; nothing that is said kills one."""
 
 import asyncio
-from typing import Any
+import math
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -9,11 +11,12 @@ from hypothesis import strategies as st
 
 from hcam_devices import sim
 from hcam_devices.devices import meerstetter
+from hcam_devices.fields import Range
 from hcam_devices.instrument import Entry
 from hcam_devices.link import Until
 from hcam_devices.sim import WIRE_FAULTS, damage
 
-from .helpers import AT_MOST, SIMULATED, fed
+from .helpers import AT_MOST, SIMULATED, fed, presented, sample_where
 
 each = pytest.mark.parametrize("entry", SIMULATED.values(), ids=SIMULATED)
 
@@ -23,6 +26,7 @@ class Parrot(sim.Simulator):
 
     cut = Until(b"\n")
     controls = ("loud", "volume", "said")
+    ranges: ClassVar[dict[str, Range]] = {"volume": (0, 11)}
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -95,6 +99,10 @@ async def test_a_fault_does_to_the_wire_what_it_says(
         ("set", {"loud": 1}, "loud takes a bool, not 1"),
         ("set", {"volume": "1"}, "volume takes a float, not '1'"),
         ("set", {"volume": True}, "volume takes a float"),
+        ("set", {"volume": math.nan}, "volume is 0 to 11, not nan"),
+        ("set", {"volume": -1}, "volume is 0 to 11, not -1"),
+        ("set", {"volume": 10**400}, "volume is 0 to 11, not 1000"),
+        ("set", {"said": "y", "volume": 12}, "volume is 0 to 11, not 12"),
     ],
 )
 def test_what_is_not_offered_is_refused_with_what_is(
@@ -151,6 +159,43 @@ def test_every_fault_of_a_simulator_stands_every_choice(entry: Entry) -> None:
                 simulator.simulate("clear")
                 simulator.simulate(fault, **{key: value})
                 assert isinstance(simulator.own_faults(b"!011235C2B3E666D459\r"), bytes)
+
+
+def numbers(simulator: sim.Simulator) -> dict[str, Range]:
+    """Return the numbers that may be set, and their limits."""
+    kinds = {key: type(getattr(simulator, key)) for key in simulator.controls}
+    return {
+        key: simulator.ranges.get(key, sim.USUAL_RANGE)
+        for key, kind in kinds.items()
+        if kind in (int, float)
+    }
+
+
+@each
+def test_no_simulator_takes_a_number_that_it_may_not_stand(entry: Entry) -> None:
+    simulator = entry.cls.simulator()
+    before = simulator.simulate()["values"]
+    for key, (low, high) in numbers(simulator).items():
+        kind = type(before[key])
+        nonsense = [math.nan, math.inf, -math.inf] if kind is float else []
+        for value in (*nonsense, kind(low) - 1, kind(high) + 1, 10**400):
+            with pytest.raises(ValueError, match=f"{key} is "):
+                simulator.simulate("set", **{key: value})
+    assert simulator.simulate()["values"] == before
+
+
+@each
+async def test_a_simulator_stands_every_number_that_it_takes(
+    entry: Entry, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    for key, limits in numbers(entry.cls.simulator()).items():
+        for value in limits:
+            simulator = entry.cls.simulator()
+            simulator.folder = tmp_path
+            simulator.simulate("set", **{key: type(getattr(simulator, key))(value)})
+            async with presented(entry, simulator) as device:
+                await sample_where(device, lambda sample: True)
+    assert "the simulator" not in caplog.text  # cannot answer, or does nothing any more
 
 
 async def test_a_simulator_that_fails_hangs_up_and_says_so(

@@ -36,7 +36,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
-from .fields import shorten
+from .fields import Range, shorten
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ WIRE_FAULTS: dict[str, dict[str, Any]] = {
 }
 """The faults of the wire, with what may be chosen and its default."""
 
+USUAL_RANGE = (-1e6, 1e6)
 DISCONNECT_WHEN = ("before", "during", "after")
 
 PROGRAM = """#!/bin/bash
@@ -75,6 +76,8 @@ class Simulator:
     """What every simulator can do: faults by name, and values that may be set (``controls``)."""
 
     controls: ClassVar[tuple[str, ...]] = ()
+    ranges: ClassVar[dict[str, Range]] = {}
+    """Where a number among the controls may be, if not everywhere within ``USUAL_RANGE``."""
     programs: ClassVar[tuple[str, ...]] = ()
     serial: ClassVar[bool] = False
     link_settings: ClassVar[dict[str, Any]] = {}
@@ -187,6 +190,7 @@ class Simulator:
         return {
             "faults": {name: _shown(options) for name, options in self.faults.items()},
             "values": {name: getattr(self, name) for name in self.controls},
+            "ranges": {name: list(limits) for name, limits in self.ranges.items()},
             "may inject": offers,
         }
 
@@ -197,7 +201,12 @@ class Simulator:
             kind = type(getattr(self, key))
             if type(value) is not kind and (kind, type(value)) != (float, int):
                 raise ValueError(f"{key} takes a {kind.__name__}, not {shorten(value)}")
-            setattr(self, key, kind(value))
+            if kind in (int, float):
+                low, high = self.ranges.get(key, USUAL_RANGE)
+                if not low <= value <= high:  # nor is NaN
+                    raise ValueError(f"{key} is {low:g} to {high:g}, not {shorten(value)}")
+        for key, value in chosen.items():  # all of them, or none
+            setattr(self, key, type(getattr(self, key))(value))
 
     def hang_up(self) -> None:
         """Drop every connection."""

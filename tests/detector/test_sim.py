@@ -12,7 +12,7 @@ from astropy.io import fits
 
 from hcam_devices import sim
 from hcam_devices.detector.readout import timing
-from hcam_devices.detector.sim import ALIAS, Simulator, words
+from hcam_devices.detector.sim import ALIAS, MAX_FRAMES, Simulator, words
 
 from ..helpers import Clock, until
 
@@ -240,6 +240,41 @@ def test_it_may_run_faster_and_the_log_tells_true_times(ngc: Console) -> None:
     ngc.clock.now += 0.201 * cycle
     assert ngc.ok("status DET.FRAM2.NO").endswith(" 2")
     assert ngc.log()[1]["begin"] == pytest.approx(begun + 0.1 * cycle)
+
+
+SMALLEST = {"READ.CURID": 4, "DRWIN.NX": 1, "DRWIN.NY": 1, "TDELAY.GUI": 0, "CLRCCD": "F"}
+"""The fastest frames there are."""
+
+
+def test_frames_that_are_due_faster_than_they_are_written_come_later_and_none_is_left_out(
+    ngc: Console,
+) -> None:
+    ngc.simulator.simulate("set", speed=10_000)
+    ngc.start(**SMALLEST)
+    written = []
+    for _ in range(3):
+        ngc.clock.now += 3600
+        written.append(int(ngc.ok("status DET.FRAM2.NO").split()[1]))
+    assert written == [MAX_FRAMES, 2 * MAX_FRAMES, 3 * MAX_FRAMES]
+    ngc.ok("stop")
+    assert ngc.cube(1) == list(range(1, len(ngc.cube(1)) + 1))
+    begins = [frame["begin"] for frame in ngc.log()]
+    assert begins == sorted(begins)
+
+
+async def test_a_controller_that_is_far_too_fast_holds_up_nothing(tmp_path: Path) -> None:
+    simulator = Simulator()
+    simulator.folder = tmp_path
+    async with sim.serve(simulator):
+        await until(simulator.data.exists)
+        simulator.simulate("set", speed=10_000)
+        simulator.answer(b"ngcdcsStartServer IRCAM1 -port 8080")
+        setup = " ".join(f"DET.{key} {value}" for key, value in SMALLEST.items())
+        for line in ("online", "cldc 0 enable", f"setup {setup}", "start"):
+            assert b"OK" in simulator.answer(f"ngcbCmd {line}".encode())
+        await until(lambda: simulator.frames > 3 * MAX_FRAMES)  # the loop goes round meanwhile
+        simulator.simulate("set", speed=1)
+        assert b"OK" in simulator.answer(b"ngcbCmd stop")
 
 
 @pytest.mark.parametrize(("fault", "frames"), [("failure", []), ("disk_full", [])])

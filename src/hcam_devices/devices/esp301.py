@@ -19,11 +19,11 @@ import math
 import re
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from ..axis import Axis, Drive
 from ..device import Alarm, Device
-from ..fields import Readback, Setpoint, rpc
+from ..fields import Range, Readback, Setpoint, rpc
 from ..link import ProtocolError, RefusedError, Serial
 from ..sim import Simulator as Base
 
@@ -512,6 +512,7 @@ class Simulator(Base):
     cut = staticmethod(cut_line)
     serial = True
     controls = ("speed", "limit_silence", "version", "units")
+    ranges: ClassVar[dict[str, Range]] = {"speed": (0.01, 1000), "limit_silence": (0, 600)}
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

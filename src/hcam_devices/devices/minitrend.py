@@ -12,7 +12,7 @@ import struct
 from typing import Any, ClassVar
 
 from ..device import Alarm, Device
-from ..fields import Readback, Value
+from ..fields import Range, Readback, Value
 from ..link import RefusedError
 from ..modbus import Modbus
 from ..sim import Simulator as Base
@@ -73,6 +73,7 @@ class Simulator(Base):
     """A recorder whose flows hover about ``flow`` while the ``pump`` runs."""
 
     controls = ("flow", "pump", "alarms")
+    ranges: ClassVar[dict[str, Range]] = {"alarms": (0, 0xFFFF)}
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from ..axis import Axis
 from ..device import Alarm, Device
-from ..fields import Readback, Setpoint, rpc
+from ..fields import Range, Readback, Setpoint, rpc
 from ..link import Exactly, ProtocolError, RefusedError
 from ..sim import Simulator as Base
 
@@ -232,6 +232,7 @@ class Simulator(Base):
 
     cut = Exactly(6)
     controls = ("speed", "homed", "stalled", "knob")
+    ranges: ClassVar[dict[str, Range]] = {"speed": (1, 1e6)}
     travel = FocalPlaneSlide.travel
     begin = 150361.0
 

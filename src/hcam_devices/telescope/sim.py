@@ -33,6 +33,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import Any, ClassVar
 
+from ..fields import Range
 from ..sim import WIRE_FAULTS
 from ..sim import Simulator as Base
 from . import giop
@@ -68,6 +69,12 @@ class Simulator(Base):
         *("top", "middle", "bottom", "humidity", "tube", "m1"),
         *("motion", "settling", "focus_speed", "transfer"),
     )
+    ranges: ClassVar[dict[str, Range]] = {
+        "motion": (0, 3600),
+        "settling": (0, 3600),
+        "focus_speed": (1e-4, 100),
+        "transfer": (0, 86400),
+    }
     link_settings: ClassVar[dict[str, Any]] = {"idl": IDL}
     cut = staticmethod(giop.cut)
 
