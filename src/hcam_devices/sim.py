@@ -13,6 +13,7 @@ loopback port and applies the faults that people inject:
     silence                 no reply
     disconnect when=after   or before, or during the reply
     busy                    connections are accepted, nothing is said
+    taken text=             a terminal server refuses each connection in words, and closes it
     refuse                  connections are refused (a serial device is unplugged)
 
 and those that only the device can do (``checksum``, ``error``, ``identity``, ``unsolicited`` ...):
@@ -52,6 +53,7 @@ WIRE_FAULTS: dict[str, dict[str, Any]] = {
     "silence": {},
     "disconnect": {"when": "after"},
     "busy": {},
+    "taken": {"text": "Port already in use"},
     "refuse": {},
 }
 """The faults of the wire, with what may be chosen and its default."""
@@ -94,7 +96,7 @@ class Simulator:
         self.random = random.Random(seed)
         self.faults: dict[str, dict[str, Any]] = {}
         self._recorded: dict[bytes, list[bytes]] | None = None
-        self._hang_up: list[Callable[[], None]] = []
+        self._hang_up: list[Callable[[bytes], None]] = []
 
     def answer(self, frame: bytes) -> bytes:
         """Return the reply to a frame; nothing if the device would not answer."""
@@ -183,7 +185,7 @@ class Simulator:
             if options.get("when", "after") not in DISCONNECT_WHEN:
                 raise ValueError(f"when is one of {', '.join(DISCONNECT_WHEN)}")
             self.faults[fault] = options
-            if fault in ("busy", "refuse"):
+            if fault in ("busy", "taken", "refuse"):
                 self.hang_up()
         elif fault:
             raise ValueError(f"no fault {fault!r}; there are {', '.join(offers)}, set and clear")
@@ -208,10 +210,10 @@ class Simulator:
         for key, value in chosen.items():  # all of them, or none
             setattr(self, key, type(getattr(self, key))(value))
 
-    def hang_up(self) -> None:
-        """Drop every connection."""
+    def hang_up(self, last_words: bytes = b"") -> None:
+        """Drop every connection, after some last words."""
         for drop in list(self._hang_up):
-            drop()
+            drop(last_words)
 
     def fault(self, name: str) -> dict[str, Any] | None:
         """Return the options of a fault that applies now, and count it."""
@@ -266,7 +268,9 @@ class _Conversation:
     async def run(self) -> None:
         if "refuse" in self.sim.faults:
             return self.writer.transport.abort()
-        self.sim._hang_up.append(self.writer.transport.abort)
+        if taken := self.sim.fault("taken"):
+            return self._drop(f"{taken['text']}\r\n".encode(errors="replace"))
+        self.sim._hang_up.append(self._drop)
         unasked = asyncio.create_task(self._speak())
         buffer = bytearray()
         try:
@@ -282,8 +286,13 @@ class _Conversation:
             log.exception("the simulator %s cannot answer", type(self.sim).__module__)
         finally:
             unasked.cancel()
-            self.sim._hang_up.remove(self.writer.transport.abort)
+            self.sim._hang_up.remove(self._drop)
             self.writer.transport.abort()
+
+    def _drop(self, last_words: bytes) -> None:
+        with suppress(ConnectionError):
+            self.writer.write(last_words)
+        self.writer.transport.abort()
 
     async def _speak(self) -> None:
         while True:
