@@ -2,11 +2,13 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hcam_devices import HcamError
 from hcam_devices.instrument import load
+from hcam_devices.journal import Journal
 from hcam_devices.server import AlreadyRunningError, Server
 from hcam_devices.wamp.uris import Address
 
@@ -41,3 +43,27 @@ async def test_a_home_that_cannot_be_written_is_told(tmp_path: Path, in_the_way:
     (tmp_path / in_the_way).touch()
     with pytest.raises(HcamError, match=rf"{in_the_way}.* cannot be written .*: make room"):
         await server("hwserver", "pressure1", tmp_path).run()
+
+
+async def test_a_server_that_ends_while_the_telescope_settles_keeps_every_sample(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    presented = server("gtcserver", "gtc", tmp_path)
+    running = asyncio.create_task(presented.run())
+    try:
+        await until(lambda: "gtc" in presented.devices)
+        telescope: Any = presented.devices["gtc"]
+        await until(lambda: telescope.connection == "online")
+        await telescope.do_offset(raoff=5.0, decoff=0.0)
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+    telescope.emit()  # as a call does that ends late
+    assert telescope.motion.doing is None
+    assert "not being kept" not in caplog.text
+    assert not telescope.motion._tasks
+    journal = Journal(tmp_path / "journal" / "gtcserver.sqlite")
+    last = journal.samples("gtc", 0, 10_000)[-1]
+    journal.close()
+    assert last["seq"] > 1
+    assert last["state"]["gtc"] != "offsetting"

@@ -122,6 +122,9 @@ class Server:
                 journal = Journal(path)
             stack.callback(journal.close)
             agents = [await self._agent(entry, journal, stack) for entry in self.entries]
+            for agent in agents:
+                # A call that ends after its device has ended makes no sample any more.
+                stack.callback(agent.device.listeners.clear)
             for device in self.devices.values():
                 device.attach(self.devices)
             announce = partial(self._announce, Shelf(journal, self.devices))

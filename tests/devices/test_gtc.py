@@ -14,6 +14,7 @@ import pytest
 from hcam_devices.axis import NotAllowedError
 from hcam_devices.devices.gtc import Simulator, Telescope
 from hcam_devices.link import OutcomeUnknownError, RefusedError
+from hcam_devices.telescope.motion import Motion, Move
 
 from ..helpers import AT_MOST, ENTRIES, offline, online, presented, reasons, sample_where
 
@@ -142,6 +143,27 @@ async def test_an_offset_moves_the_telescope_and_tells_the_autoguider(simulator:
     assert offsetting["dec_offset"]["value"] == -5.0
     assert offsets(simulator) == [(5.0, -2.5)] * 2
     assert told == [("autoguider", "add_relative_dither", 5.0, -2.5)] * 2
+
+
+async def test_a_motion_that_the_end_of_the_server_cuts_short_is_of_unknown_outcome() -> None:
+    sent = asyncio.Event()
+
+    async def ask(operation: str, arguments: tuple[object, ...]) -> None:
+        sent.set()
+        await asyncio.get_running_loop().create_future()
+
+    async def header() -> dict[str, float]:
+        return {"RADEG": 17.5, "DECDEG": 60.0}
+
+    motion = Motion(ask, header, lambda: None)
+    move = Move("offset", "requestTelescopeOffset", (5.0, 0.0), 5.0, 0.0, settles=True)
+    asked = asyncio.create_task(motion.begin(move))
+    await sent.wait()
+    await motion.close()
+    with pytest.raises(OutcomeUnknownError, match=r"the offset \(5.0, 0.0\) may have been carried"):
+        await asked
+    assert motion.unknown
+    assert motion.doing is None
 
 
 async def test_while_it_moves_it_is_offsetting(simulator: Simulator) -> None:

@@ -566,7 +566,7 @@ def test_a_stop_in_a_pause_leaves_nothing_to_say_but_the_end_of_the_run_does() -
         assert bool(nodding.notices()) == left
         nodding.start()
         assert nodding.notices() == []
-        nodding.close()
+        await nodding.close()
         await nodding.stop()
 
     async def run_ended(nodding: Nodding) -> None:
@@ -660,12 +660,10 @@ def test_the_server_may_go_in_mid_motion() -> None:
     async def scenario() -> None:
         world = World()
         nodding = world.nodding()
-        nodding.close()
+        await nodding.close()
         nodding.start()
         await world.until(nodding, "nodding")
-        nodding.close()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await nodding.close()
         assert nodding.state == "disabled"
 
     in_virtual_time(scenario())

@@ -116,11 +116,12 @@ class Telescope(Device):
         self._exposing = False
 
     async def run(self) -> None:
-        """Connect, poll, and connect again for ever; dithering ends with it."""
+        """Connect, poll, and connect again for ever; dithering and motions end with it."""
         try:
             await super().run()
         finally:
-            self.nodding.close()
+            await self.nodding.close()
+            await self.motion.close()
 
     async def _ask(self, operation: str, arguments: tuple[object, ...] = ()) -> Any:
         return await self.link.ask(None, operation, arguments)

@@ -207,6 +207,14 @@ class Motion:
         self._turn.release()
         self.changed()
 
+    async def close(self) -> None:
+        """Give up what is under way: the server ends. Returns when its end has been announced."""
+        await asyncio.sleep(0)  # a task cancelled before it has begun would keep the turn
+        for making in self._tasks:
+            making.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
     def _ended(self, making: asyncio.Task[None]) -> None:
         self._tasks.discard(making)
         if not making.cancelled():
@@ -230,11 +238,14 @@ class Motion:
         except BaseException as error:
             if accepted.done():
                 raise
-            accepted.set_exception(
-                error if isinstance(error, Exception) else ConnectionAbortedError("the server ends")
-            )
+            accepted.set_exception(error if isinstance(error, Exception) else self._cut_short(move))
         finally:
             self._release()
+
+    def _cut_short(self, move: Move) -> Exception:
+        if self.unknown:
+            return OutcomeUnknownError(f"the server ends; {move} may have been carried out")
+        return ConnectionAbortedError("the server ends; nothing was sent")
 
     async def _look(self, move: Move) -> Position:
         try:
@@ -251,6 +262,9 @@ class Motion:
     async def _send(self, move: Move, before: Position) -> None:
         try:
             await self.ask(move.operation, move.arguments)
+        except asyncio.CancelledError:
+            self.unknown = Unknown(move, before)  # what was sent cannot be taken back
+            raise
         except OutcomeUnknownError as error:
             self.unknown = Unknown(move, before)
             self.changed()

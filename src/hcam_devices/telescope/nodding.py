@@ -191,10 +191,11 @@ class Nodding:
             log.info("dithering ends with its run, after %d exposures", self._step)
             self._end()
 
-    def close(self) -> None:
-        """End at once, even in mid-motion: the server is going."""
+    async def close(self) -> None:
+        """End at once, even in mid-motion: the server ends. Returns when its end is announced."""
         if self._task:
             self._task.cancel()
+            await asyncio.wait([self._task])
 
     def _end(self) -> None:
         self._ending = True
