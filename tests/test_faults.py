@@ -24,6 +24,7 @@ HARMLESS: dict[str, dict[str, Any]] = {
     "split": {"gap": 0.0005},
     "double": {},
     "unsolicited": {},
+    "closed": {},
 }
 """Those after which the device may go on."""
 
@@ -91,6 +92,8 @@ async def test_a_fault_is_said_at_once_is_never_a_wrong_value_and_leaves_nothing
         neighbour.listeners.append(beside.append)
 
         simulator.simulate(fault.split(maxsplit=1)[0], **chosen)
+        if fault == "unnamed":  # its name is only looked up when it was restarted
+            simulator.simulate("disconnect", when="before", times=1)
         if fault in ON_CONNECTION:
             simulator.hang_up()
         for _ in range(4):

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from hcam_devices.device import settings_of
 from hcam_devices.devices.pdr900 import VacuumGauge
-from hcam_devices.instrument import InstrumentError, load
+from hcam_devices.instrument import InstrumentError, carried, load
 
 HEADS = ["ccd1", "ccd2", "ccd3", "ccd4", "ccd5"]
 
@@ -35,6 +36,22 @@ def test_devices_are_chosen_by_server_and_by_pattern() -> None:
     assert instrument.choose("hserver", "ccd?") == []
     assert [entry.name for entry in instrument.choose("gtcserver")] == ["gtc"]
     assert "gtc" not in [entry.name for entry in instrument.choose("hwserver")]
+
+
+def test_no_setting_of_a_device_has_the_name_of_one_that_every_table_has() -> None:
+    for name in ("hipercam", "wht"):
+        for entry in load(carried(name)).entries.values():
+            own = settings_of(entry.cls).keys() | settings_of(entry.cls.link_type).keys()
+            assert not own & {"kind", "server", "aliases"}, entry.cls
+
+
+def test_the_name_of_the_telescope_in_its_name_service_can_be_set(tmp_path: Path) -> None:
+    text = '[devices.gtc]\nkind = "gtc.Telescope"\nserver = "gtcserver"\nobject_name = "Another"\n'
+    entry = load(write(tmp_path, text)).entries["gtc"]
+    assert entry.server == "gtcserver"
+    assert str(entry.build().link) == "Another of 127.0.0.1:12008"
+    with pytest.raises(InstrumentError, match=r"not a setting here; there are .*object_name"):
+        load(write(tmp_path, text.replace("object_name", "name")))
 
 
 def test_settings_reach_the_device_and_its_link(tmp_path: Path) -> None:

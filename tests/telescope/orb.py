@@ -60,9 +60,12 @@ async def _serves(port: int) -> bool:
 
 
 @asynccontextmanager
-async def telescope(naming_port: int) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a telescope that has bound its name; it says on stdout what it is told."""
-    command = [sys.executable, "-m", __name__, str(naming_port)]
+async def telescope(naming_port: int, *options: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a telescope that has bound its name; it says on stdout what it is told.
+
+    ``options`` are those of the ORB.
+    """
+    command = [sys.executable, "-m", __name__, str(naming_port), *options]
     async with _running(*command) as process:
         assert await said(process) == "ready"
         yield process
@@ -75,10 +78,10 @@ async def said(process: asyncio.subprocess.Process) -> str:
         return (await process.stdout.readline()).decode().strip()
 
 
-def serve(naming_port: str) -> None:
+def serve(naming_port: str, *options: str) -> None:
     """Serve a telescope with the types of our IDL file until the process is killed."""
     corba = importlib.import_module("omniORB.CORBA")
-    orb = corba.ORB_init([__name__, *LOOPBACK], corba.ORB_ID)
+    orb = corba.ORB_init([__name__, *LOOPBACK, *options], corba.ORB_ID)
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     importlib.import_module("omniORB").importIDL(IDL)
     naming = importlib.import_module("CosNaming")
@@ -121,4 +124,4 @@ def serve(naming_port: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(*sys.argv[1:])

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from hcam_devices import sim
@@ -20,9 +22,10 @@ from hcam_devices.link import OutcomeUnknownError, ProtocolError, RefusedError
 from hcam_devices.telescope import corba, giop
 from hcam_devices.telescope import sim as telescope_sim
 from hcam_devices.telescope.corba import Corba, start_orb
+from hcam_devices.telescope.ior import addresses
 from hcam_devices.telescope.sim import IDL, Simulator
 
-from ..helpers import AT_MOST
+from ..helpers import AT_MOST, until
 from .orb import name_service, said, telescope
 
 SOON = 0.2
@@ -261,15 +264,73 @@ async def test_a_telescope_that_was_restarted_is_looked_up_again(tmp_path: Path)
             assert await link.ask(None, "getHumidity") == 50.0
 
 
-async def test_a_stale_reference_is_known_for_one() -> None:
+@pytest.mark.parametrize("operation", ["getHumidity", "requestTelescopeOffset"])
+async def test_one_that_was_restarted_meanwhile_is_looked_up_again_at_once(operation: str) -> None:
     simulator = Simulator()
     async with linked(simulator) as link:
-        simulator.simulate("disconnect")
-        simulator.simulate("clear")
-        with pytest.raises(ConnectionError, match="is not there now; it is looked up again"):
-            await link.ask(None, "getHumidity")
+        for _ in range(2):
+            simulator.simulate("disconnect")
+            simulator.simulate("clear")
+            await link.ask(None, operation, (1, 2) if operation.startswith("request") else None)
+    assert [name for name in simulator.heard if name == operation] == [operation] * 2
+
+
+def closing(simulator: Simulator, how: str) -> None:
+    """Close the connections of a simulated telescope as a server closes idle ones."""
+    if how == "CloseConnection":
+        simulator.simulate("closed")
+    else:
+        simulator.hang_up()
+
+
+async def test_a_telescope_is_named_by_where_it_is_and_by_where_its_name_is(
+    tmp_path: Path,
+) -> None:
+    async with name_service(tmp_path) as port, telescope(port):
+        link = Corba(port=port, idl=IDL, timeout=AT_MOST)
         await link.open()
-        assert await link.ask(None, "getHumidity") == 31.0
+        at = addresses(await link.reference())
+        assert at != f"127.0.0.1:{port}"
+        named = re.escape(f"the telescope (HIPERTelescopeServer of 127.0.0.1:{port}, at {at})")
+        with pytest.raises(RefusedError, match=f"{named} refused requestTelescopeOffset"):
+            await link.ask(None, "requestTelescopeOffset", (101, 0))
+
+
+@pytest.mark.parametrize("how", ["CloseConnection", "FIN"])
+@pytest.mark.parametrize("operation", ["getHumidity", "requestTelescopeOffset"])
+async def test_a_connection_that_was_closed_while_idle_is_opened_again(
+    how: str, operation: str
+) -> None:
+    simulator = Simulator()
+    async with linked(simulator) as link:
+        arguments = (1, 2) if operation.startswith("request") else None
+        for _ in range(2):
+            closing(simulator, how)
+            await until(lambda: not simulator._hang_up)
+            await link.ask(None, operation, arguments)
+        closing(simulator, how)
+        await link.open()
+    assert [name for name in simulator.heard if name == operation] == [operation] * 2
+
+
+async def test_omniorb_closing_an_idle_connection_is_not_noticed(tmp_path: Path) -> None:
+    soon = ["-ORBinConScanPeriod", "1", "-ORBscanGranularity", "1"]
+    async with name_service(tmp_path) as port, telescope(port, *soon) as process:
+        link = Corba(port=port, idl=IDL, timeout=AT_MOST)
+        await link.open()
+        there = int(addresses(await link.reference()).rpartition(":")[2])
+        for dec in range(2):
+            await until(lambda: "CLOSE_WAIT" in connections_to(there))
+            await link.ask(None, "requestTelescopeOffset", (5, dec))
+            assert await said(process) == f"offset 5.0 {dec:.1f}"
+        await until(lambda: "CLOSE_WAIT" in connections_to(there))
+        assert await link.ask(None, "getHumidity") == 50.0
+
+
+def connections_to(port: int) -> list[str]:
+    """Return the states of this process' connections to a port."""
+    found = psutil.Process().net_connections("tcp")
+    return [one.status for one in found if one.raddr and one.raddr.port == port]
 
 
 async def test_what_keeps_the_telescope_from_being_found_is_said(
@@ -284,6 +345,9 @@ async def test_what_keeps_the_telescope_from_being_found_is_said(
         monkeypatch.setattr(telescope_sim, "INTERFACE", "IDL:SOMETHING/else:1.0")
         with pytest.raises(ProtocolError, match=r"is not a IDL:HIPER.*name the site's IDL file"):
             await link.open()
+        unknown = Corba(port=simulator.port, object_name="Another")
+        with pytest.raises(ConnectionError, match=r"knows no Another: .* name \(object_name\)"):
+            await unknown.open()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with pytest.raises(ConnectionRefusedError, match=f"name service at 127.0.0.1:{port} cannot be"):

@@ -10,7 +10,8 @@ import pytest
 
 from hcam_devices import sim
 from hcam_devices.telescope.corba import Corba
-from hcam_devices.telescope.probe import describe, report
+from hcam_devices.telescope.ior import describe
+from hcam_devices.telescope.probe import report
 from hcam_devices.telescope.sim import IDL, Simulator
 
 from ..helpers import AT_MOST

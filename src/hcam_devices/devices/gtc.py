@@ -150,7 +150,7 @@ class Telescope(Device):
     async def _read_header(self) -> Mapping[str, float | str]:
         groups = [str(group) for group in await self._ask(HEADER)]
         if not groups:
-            raise RefusedError("the telescope sent an empty header")
+            raise RefusedError(f"the telescope ({self.link}) sent an empty header")
         self.groups, self.header = groups, parse(groups)
         return typed(self.header)
 
@@ -181,7 +181,7 @@ class Telescope(Device):
             return self._from_header(field.ref)
         number = await self._ask(field.ref)
         if isinstance(number, bool) or not isinstance(number, int | float):
-            raise RefusedError(f"{field.ref} did not return a number")
+            raise RefusedError(f"the telescope ({self.link}): {field.ref} did not return a number")
         return float(number)
 
     def _from_header(self, key: str) -> float:

@@ -54,7 +54,7 @@ class Rack(Device):
         """Return a temperature; RefusedError or ValueError says why there is none."""
         number = await self.link.ask(None, field.ref)
         if isinstance(number, bool) or not isinstance(number, int | float):
-            raise RefusedError(f"{field.ref} did not return a number")
+            raise RefusedError(f"the telescope ({self.link}): {field.ref} did not return a number")
         if field.name == "dewpoint":
             return await self._dew_point(number)
         return float(number)

@@ -42,6 +42,7 @@ from ..link import (
     Seconds,
     addresses_of,
 )
+from .ior import addresses
 
 Call: TypeAlias = Callable[[str, tuple[object, ...]], Any]
 
@@ -58,6 +59,8 @@ READABLE = {
     "isM1NoiseBelowThreshold": ("boolean",),
 }
 """What changes nothing, and what it may return, longest first. Inferred: see data/telescope.idl."""
+ALIVE = "_non_existent"
+"""The operation, of every object, that asks whether it is there."""
 SMALLEST = {"double": 1e-300, "float": 1e-30}
 """Nothing that is measured is nearer to zero; an integer taken for such a number is."""
 NEEDS_EXTRA = (
@@ -65,6 +68,11 @@ NEEDS_EXTRA = (
     "pip install 'hcam_devices[gtc]'"
 )
 HOW_TO_TYPE = "name the site's IDL file in the instrument file (idl)"
+WRONG_IDL = (
+    ". The interface of its server seems to be another one than that of {idl}: compare this "
+    "operation there with the site's IDL file"
+)
+CHECK = dict.fromkeys(("BAD_OPERATION", "BAD_PARAM", "MARSHAL"), WRONG_IDL)
 
 ALIAS, BOOLEAN = 21, 8
 WHOLE = {
@@ -85,7 +93,7 @@ _loaded: dict[str, Any] = {}
 
 @dataclass(kw_only=True)
 class Corba(Local):
-    """The object ``server`` of the name service at ``host`` and ``port``.
+    """The object ``object_name`` of the name service at ``host`` and ``port``.
 
     ``timeout``: seconds for each call; ``idl``: path of the site's IDL file.
     """
@@ -93,7 +101,7 @@ class Corba(Local):
     host: str = "127.0.0.1"
     port: Port = 12008
     timeout: Seconds = 2.0
-    server: str = "HIPERTelescopeServer"
+    object_name: str = "HIPERTelescopeServer"
     idl: str = ""
     _telescope: Call | None = field(default=None, init=False, repr=False)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
@@ -120,13 +128,18 @@ class Corba(Local):
         telescope, ValueError if the operation is not known or an argument does not fit (nothing
         was sent), or OSError or TimeoutError: the link is then closed. Of these OutcomeUnknownError
         says that a command may have been carried out; after any other it was not.
+
+        A connection that was closed while it was idle is opened again, and a telescope that was
+        restarted is looked up again, before anything that is not harmless is sent.
         """
-        if self._telescope is None:
-            raise self._why_closed()
         call = self._telescope
+        if call is None:
+            raise self._why_closed()
         self._show(">", ref.encode(), value or "")
         try:
-            answer = await self._in_thread(lambda: call(ref, value or ()))
+            answer, found = await self._in_thread(lambda: self._call(call, ref, value or ()))
+            if self._telescope is call:
+                self._telescope = found
             self._show("<", b"", answer)
             return answer
         except LINK_LOST as error:
@@ -177,9 +190,24 @@ class Corba(Local):
                 raise
 
     def __str__(self) -> str:
-        return f"{self.server} of {self.host}:{self.port}"
+        return f"{self.object_name} of {self.host}:{self.port}"
 
     # --- in the thread ----------------------------------------------------------------------
+
+    def _call(self, call: Call, operation: str, arguments: tuple[object, ...]) -> tuple[Any, Call]:
+        """Return the answer, and how to call the telescope from now on.
+
+        A command is sent once, to a telescope that has just answered something harmless.
+        """
+        try:
+            if reads(operation):
+                return call(operation, arguments), call
+            call(ALIVE, ())
+        except TimeoutError:
+            raise
+        except OSError:
+            call = self._find()
+        return call(operation, arguments), call
 
     def _bounded(self, reference: Any) -> Any:
         start_orb()[0].setClientCallTimeout(reference, round(1000 * self.timeout))
@@ -190,13 +218,15 @@ class Corba(Local):
         omniorb, orb = start_orb()
         naming = importlib.import_module("CosNaming")
         service = f"the name service at {self.host}:{self.port}"
+        name = [naming.NameComponent(self.object_name, "")]
         try:
             root = orb.string_to_object(f"corbaloc::{self.host}:{self.port}/NameService")
             context = self._bounded(root)._unchecked_narrow(naming.NamingContext)
-            return self._bounded(context).resolve([naming.NameComponent(self.server, "")])
+            return undisturbed(lambda: self._bounded(context).resolve(name))
         except naming.NamingContext.NotFound:
             raise ConnectionError(
-                f"{service} knows no {self.server}: has the telescope's server been started?"
+                f"{service} knows no {self.object_name}: has the telescope's server been started, "
+                "and is that its name (object_name)?"
             ) from None
         except omniorb.CORBA.Exception as error:
             raise self._explain(error, service, "resolve") from None
@@ -205,27 +235,34 @@ class Corba(Local):
         within = within or self.timeout
         omniorb, orb = start_orb()
         interface = load_interface(self.idl)
-        telescope = f"the telescope ({self})"
         found = self._resolve()
+        if found is None:
+            raise ConnectionError(f"{self} is nothing: the name service has no reference")
+        telescope = f"the telescope ({self}, at {addresses(orb.object_to_string(found))})"
         try:
             wanted = interface._NP_RepositoryId if interface else REPOSITORY_ID
             # _is_a is answered from the reference itself if that says so: it need not be alive.
-            if found is None or self._bounded(found)._non_existent():
-                raise ConnectionError(f"{telescope} is not there any more")
+            present(self._bounded(found), telescope)
             if not found._is_a(wanted):
-                raise ProtocolError(f"{self} is not a {wanted}; {HOW_TO_TYPE}")
+                raise ProtocolError(f"{telescope} is not a {wanted}; {HOW_TO_TYPE}")
             if interface:
                 found = found._unchecked_narrow(interface)
             omniorb.setClientCallTimeout(found, round(1000 * within))
         except omniorb.CORBA.Exception as error:
-            raise self._explain(error, telescope, "to say what it is") from None
+            raise self._explain(error, telescope, ALIVE) from None
         call = typed(found, interface) if interface else by_size(found, omniorb, orb)
 
         def explained(operation: str, arguments: tuple[object, ...]) -> Any:
             try:
+                if operation == ALIVE:
+                    return present(found, telescope)
+                if reads(operation):
+                    return undisturbed(lambda: call(operation, arguments))
                 return call(operation, arguments)
             except omniorb.CORBA.Exception as error:
                 raise self._explain(error, telescope, operation, within) from None
+            except RefusedError as error:
+                raise RefusedError(f"{telescope}: {error}") from None
 
         return explained
 
@@ -248,7 +285,8 @@ class Corba(Local):
                 f"{what} {said or f'failed ({error})'}; {operation} may have been carried out"
             )
         if said is None:
-            return RefusedError(f"{what} refused {operation}: {error}")
+            check = CHECK.get(name, "").format(idl=self.idl or "the stubs on PYTHONPATH")
+            return RefusedError(f"{what} refused {operation}: {error}{check}")
         kinds = {
             "TRANSIENT": ConnectionRefusedError,
             "COMM_FAILURE": ConnectionResetError,
@@ -259,7 +297,26 @@ class Corba(Local):
 
 def reads(operation: str) -> bool:
     """Tell what changes nothing from a command."""
-    return operation in READABLE or operation in ("resolve", "to say what it is")
+    return operation in READABLE or operation in ("resolve", ALIVE)
+
+
+def present(reference: Any, what: str) -> None:
+    """Raise ConnectionError if an object is not there any more."""
+    if undisturbed(reference._non_existent):
+        raise ConnectionError(f"{what} is not there any more")
+
+
+def undisturbed(ask: Callable[[], Any]) -> Any:
+    """Return what ``ask``, which changes nothing, returns.
+
+    Servers close connections that have been idle, which the ORB notices only when it uses them: it
+    is then asked once more, over a new connection.
+    """
+    corba = start_orb()[0].CORBA
+    try:
+        return ask()
+    except corba.COMM_FAILURE:
+        return ask()
 
 
 async def in_own_thread(work: Callable[[], Any]) -> Any:

@@ -25,6 +25,7 @@ COMPLETED_NO, COMPLETED_MAYBE = 1, 2
 LARGEST_FLOAT = 3.4e38
 MOST = 1 << 20
 """Bytes of a message; a client of the telescope sends fewer than 300."""
+CLOSE_CONNECTION = struct.pack("<4s4BI", b"GIOP", 1, 2, 1, CLOSE, 0)
 MESSAGE_ERROR = struct.pack("<4s4BI", b"GIOP", 1, 0, 1, ERROR, 0)
 
 

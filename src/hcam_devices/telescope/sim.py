@@ -17,6 +17,7 @@ Its faults beside those of the wire:
     unanswered               a command is carried out and not answered
     broken                   a command is carried out, and the connection breaks
     failed                   a command is carried out, and an exception is raised
+    closed                   its connections are closed, once, as servers do with idle ones
     hang seconds=30          for a while nothing is looked at; then everything that waits
     unsettled                it never comes into position
     flapping                 the follow error comes and goes
@@ -103,6 +104,9 @@ class Simulator(Base):
         shown = super().simulate(fault, **chosen)
         if fault == "disconnect":
             self.restarts += 1
+        if fault == "closed":
+            del self.faults["closed"]
+            self.hang_up(giop.CLOSE_CONNECTION)
         if fault == "hang":
             self._hangs_until = self.clock() + self.faults.pop("hang")["seconds"]
         if fault == "clear":
@@ -352,6 +356,7 @@ class Simulator(Base):
             "unanswered": {"times": 1},
             "broken": {"times": 1},
             "failed": {"times": 1},
+            "closed": {},
             "hang": {"seconds": 30.0},
             "unsettled": {},
             "flapping": {},
