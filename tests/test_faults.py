@@ -8,6 +8,7 @@ Not tested is what no driver can notice: a digit that was changed or added (flip
 protocol has no checksum - PDR900, Zaber, Modbus.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,22 @@ import pytest
 from hcam_devices.device import Sample
 from hcam_devices.devices.ngc import Controller
 from hcam_devices.instrument import Entry
+from hcam_devices.link import Tcp
+from hcam_devices.modbus import Modbus
+from hcam_devices.telescope.corba import Corba
+from hcam_devices.web import Web
 
-from .helpers import CONNECTED, SIMULATED, Clock, complete, lies, offline, presented, sample_where
+from .helpers import (
+    CONNECTED,
+    SIMULATED,
+    Clock,
+    complete,
+    lies,
+    offline,
+    presented,
+    reasons,
+    sample_where,
+)
 
 HARMLESS: dict[str, dict[str, Any]] = {
     "delay": {"seconds": 0.002},
@@ -125,3 +140,27 @@ async def test_hardware_that_goes_and_comes_while_it_is_not_looked_at_is_still_n
             gone = await sample_where(device, offline)
             back = await sample_where(device, complete)
             assert lies(gone, truth) == lies(back, truth) == []
+
+
+TAKEN = {
+    kind: entry
+    for kind, entry in SIMULATED.items()
+    if issubclass(entry.cls.link_type, (Tcp, Modbus, Web, Corba))
+}
+"""Those that are reached at an address."""
+
+
+@pytest.mark.parametrize("entry", TAKEN.values(), ids=TAKEN)
+async def test_what_a_terminal_server_says_instead_of_the_hardware_is_told_with_its_address(
+    entry: Entry,
+) -> None:
+    simulator = entry.cls.simulator(clock=Clock())
+    async with presented(entry, simulator, timeout=0.5) as device:
+        await sample_where(device, complete)
+        simulator.simulate("taken")
+        said = "; it said 'Port already in use'"
+        told = await sample_where(device, lambda one: said in reasons(one))
+        where = f"{device.link.host}:{device.link.port}"
+        assert re.search(f"{where}.*{said}", reasons(told, "connection"))
+        simulator.simulate("clear")
+        await sample_where(device, complete)

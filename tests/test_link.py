@@ -1,6 +1,7 @@
 """The link: one question at a time, each with a deadline, and nothing late taken for an answer."""
 
 import asyncio
+import re
 import socket
 import struct
 import threading
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from hcam_devices import sim
 from hcam_devices.devices import chiller
+from hcam_devices.devices.chiller import Codec as Broker
 from hcam_devices.devices.minitrend import VALUES
 from hcam_devices.devices.minitrend import Simulator as Recorder
 from hcam_devices.link import (
@@ -208,8 +210,8 @@ async def test_a_refusal_and_an_unsendable_value_leave_the_link_open() -> None:
 @pytest.mark.parametrize(
     ("serve", "error", "why"),
     [
-        (saying(b"nonsense\n"), ProtocolError, "nonsense"),
-        (saying(b"half"), TimeoutError, "did not answer within 0.05 s"),
+        (saying(b"nonsense\n"), ProtocolError, r"127\.0\.0\.1:\d+: nonsense; it said 'nonsense'"),
+        (saying(b"half"), TimeoutError, "did not answer within 0.05 s; it said 'half'"),
         (saying(), TimeoutError, "did not answer within 0.05 s"),
     ],
 )
@@ -222,7 +224,7 @@ async def test_an_interrupted_exchange_closes_the_link_for_everybody_and_says_wh
         await asyncio.sleep(0)
         with pytest.raises(error, match=why):
             await link.ask(ECHO, "1")
-        assert why in await waiting
+        assert re.search(why, await waiting)
         with pytest.raises(ConnectionError, match=why):
             await link.ask(ECHO, "2")
 
@@ -250,7 +252,60 @@ async def test_the_other_end_closing_is_noticed_while_idle() -> None:
         writer.close()
 
     async with serving(hang_up) as link:
-        assert await lost(link) == "the other end closed the connection"
+        assert await lost(link) == f"{link} closed the connection"
+
+
+async def test_what_is_said_before_the_other_end_closes_is_told() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"\xff\xfd\x01\r\nPort already in use\r\n\x1b[2J")
+        await reader.read(1)
+
+    async with serving(refuse) as link:
+        await link.drain(0.05)  # as a greeting is
+        with pytest.raises(ConnectionError) as error:
+            await link.ask(ECHO, "1")
+    said = rb"\xff\xfd\x01".decode("unicode_escape") + " Port already in use \x1b[2J"
+    assert str(error.value) == f"{link} closed the connection; it said {said!r}"
+    assert "\x1b" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "quote"),
+    [
+        (b"Login:\n", "'Login:'"),
+        (b"by the way\n", "'by the way'"),
+        (bytes(range(160, 240)), f"'{bytes(range(160, 240)).hex(' ')[:97]}...'"),
+        (b"x" * 1000, f"'{'x' * 97}...'"),
+    ],
+)
+async def test_what_is_said_instead_of_an_answer_is_told(said: bytes, quote: str) -> None:
+    async with serving(saying(said)) as link:
+        link.timeout = 0.2
+
+        class Deaf(Echo):
+            def reply(self, request: bytes, frame: bytes) -> str | None:
+                return None
+
+        with pytest.raises(TimeoutError) as error:
+            await link.ask(Deaf(), "1")
+    assert str(error.value) == f"{link} did not answer within 0.2 s; it said {quote}"
+
+
+async def test_what_was_said_before_the_last_answer_is_not_told() -> None:
+    async with serving(saying(b"by the way\none\n", b"no\n", b"")) as link:
+        assert await link.ask(ECHO, "1") == "one"
+        with pytest.raises(RefusedError):
+            await link.ask(ECHO, "2")
+        link.timeout = 0.05
+        with pytest.raises(TimeoutError, match=r"within 0\.05 s$"):
+            await link.ask(ECHO, "3")
+
+
+async def test_an_address_that_cannot_be_reached_is_named() -> None:
+    with pytest.raises(ConnectionError, match=r"nowhere\.invalid:23 cannot be reached: "):
+        await Tcp(host="nowhere.invalid", port=23, timeout=AT_MOST).open()
+    with pytest.raises(ConnectionError, match=r"nowhere\.invalid:80 cannot be reached: "):
+        await Web(host="nowhere.invalid", timeout=AT_MOST).ask(Broker("gtc", "/"), "entity")
 
 
 async def test_nothing_of_a_doubled_answer_is_taken_for_the_next() -> None:

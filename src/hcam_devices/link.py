@@ -2,8 +2,8 @@
 
 Failure has three kinds. The link is lost (``LINK_LOST``: OSError, timeout, ProtocolError): the
 exchange was interrupted or made no sense, so the link is closed, because a late reply would be
-taken for the answer to the next question. The hardware said no (RefusedError): the link is fine. A
-value cannot be sent (ValueError): nothing was.
+taken for the answer to the next question; the error quotes what the other side said instead. The
+hardware said no (RefusedError): the link is fine. A value cannot be sent (ValueError): nothing was.
 """
 
 import asyncio
@@ -22,6 +22,9 @@ Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
 Seconds: TypeAlias = Annotated[float, Field(gt=0, le=86400)]
 
 MOST_UNREAD = 65536
+MOST_SKIPPED = 200
+LONGEST_QUOTE = 100
+"""Characters of what the other side said, in an error."""
 UNASKED = object()
 Trace: TypeAlias = Callable[[str, bytes, str], None]
 T = TypeVar("T")
@@ -86,6 +89,21 @@ class Codec(Protocol):
         """
 
 
+def quoted(said: bytes | bytearray) -> str:
+    """Return what to add to an error about a peer that ``said`` something else than an answer.
+
+    Text is quoted as it is, anything else in hexadecimal; both shortened. Nothing if it is nothing.
+    """
+    words = said.decode("latin-1").split()
+    text = " ".join(words)
+    if not text:
+        return ""
+    if sum(letter.isascii() and letter.isprintable() for letter in text) < 0.75 * len(text):
+        text = said.hex(" ")
+    shortened = text if len(text) <= LONGEST_QUOTE else text[: LONGEST_QUOTE - 3] + "..."
+    return f"; it said {shortened!r}"
+
+
 class Until:
     """A ``cut`` for frames that end with certain bytes; the frame comes without them."""
 
@@ -117,10 +135,14 @@ class Exactly:
 
 
 class _Stream(asyncio.Protocol):
-    """What has arrived on one connection, and whether it still stands."""
+    """What has arrived on one connection, and whether it still stands.
 
-    def __init__(self) -> None:
-        self.unread = bytearray()
+    ``skipped``: the end of what has been no answer since the last answer, beside ``unread``.
+    """
+
+    def __init__(self, peer: str) -> None:
+        self.peer = peer
+        self.unread, self.skipped = bytearray(), b""
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.lost.add_done_callback(lambda lost: lost.exception())  # nobody has to ask
         self._arrival: asyncio.Future[None] | None = None
@@ -138,10 +160,23 @@ class _Stream(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.lost.done():
-            self.lost.set_exception(
-                error or ConnectionResetError("the other end closed the connection")
-            )
+            closed = error is None or isinstance(error, ConnectionError)
+            what = f"{self.peer} closed the connection" if closed else f"{self.peer}: {error}"
+            self.lost.set_exception(ConnectionResetError(what + self.quote()))
         self._wake()
+
+    def clear(self) -> None:
+        """Read nothing of what is unread."""
+        self.skip(bytes(self.unread))
+        self.unread.clear()
+
+    def skip(self, data: bytes) -> None:
+        """Remember what was no answer."""
+        self.skipped = (self.skipped + data)[-MOST_SKIPPED:]
+
+    def quote(self) -> str:
+        """Return what to add to an error, as ``quoted`` does."""
+        return quoted(self.skipped + bytes(self.unread[:MOST_SKIPPED]))
 
     def end(self, reason: BaseException) -> None:
         """Drop the connection, for a reason that those who wait on it are told."""
@@ -194,6 +229,9 @@ class _Wire(_Traced):
     async def _connect(self) -> _Stream:
         raise NotImplementedError
 
+    def _new_stream(self) -> _Stream:
+        return _Stream(str(self))
+
     def close(self, reason: BaseException | None = None) -> None:
         """Drop the connection, with whatever was still unread."""
         if self._stream:
@@ -211,33 +249,42 @@ class _Wire(_Traced):
         async with self._turn:
             request = codec.request(ref, value)  # in its turn: a codec may remember what it asked
             stream = self._require()
-            stream.unread.clear()  # late, doubled or unasked: no answer to what comes next
+            stream.clear()  # late, doubled or unasked: no answer to what comes next
             try:
                 async with asyncio.timeout(self.timeout):
                     stream.transport.write(request)
                     self._show(">", request, ref if value is None else f"{ref} = {value}")
                     while True:
-                        while (answer := self._answer(codec, request, stream.unread)) is not None:
+                        while (answer := self._answer(codec, request, stream)) is not None:
                             if answer is not UNASKED:
+                                stream.skipped = b""
                                 return answer
                         await stream.more()
             except RefusedError:
+                stream.skipped = b""
                 raise
             except TimeoutError:
-                late = TimeoutError(f"{self} did not answer within {self.timeout:g} s")
+                late = TimeoutError(
+                    f"{self} did not answer within {self.timeout:g} s{stream.quote()}"
+                )
                 self._show("<", bytes(stream.unread), late)
                 self.close(late)
                 raise late from None
+            except ProtocolError as error:
+                nonsense = ProtocolError(f"{self}: {error}{stream.quote()}")
+                self.close(nonsense)
+                raise nonsense from None
             except BaseException as error:
                 self.close(error)
                 raise
 
-    def _answer(self, codec: Codec, request: bytes, unread: bytearray) -> Any:
+    def _answer(self, codec: Codec, request: bytes, stream: _Stream) -> Any:
         """Return the answer in the next frame; UNASKED if there is none in it, None if no frame."""
-        before = bytes(unread) if self.trace else b""
-        if (frame := codec.cut(unread)) is None:
+        before = bytes(stream.unread)
+        if (frame := codec.cut(stream.unread)) is None:
             return None
-        data = before[: len(before) - len(unread)]
+        data = before[: len(before) - len(stream.unread)]
+        stream.skip(data)
         try:
             answer = codec.reply(request, frame)
         except (ProtocolError, RefusedError) as error:
@@ -250,7 +297,7 @@ class _Wire(_Traced):
         """Send raw bytes and return whatever comes within ``seconds``; raises OSError."""
         async with self._turn:
             stream = self._require()
-            stream.unread.clear()
+            stream.clear()
             stream.transport.write(data)
             self._show(">", data, "raw")
             with suppress(TimeoutError):
@@ -281,8 +328,8 @@ class _Wire(_Traced):
                         except TimeoutError:
                             break
             except TimeoutError:
-                raise ProtocolError(f"{self} will not stop talking") from None
-            stream.unread.clear()
+                raise ProtocolError(f"{self} will not stop talking{stream.quote()}") from None
+            stream.clear()
 
     async def idle(self, seconds: float, wake: asyncio.Future[None] | None = None) -> None:
         """Let time pass, or until woken; raises at once, with the reason, if the link is lost."""
@@ -315,12 +362,14 @@ class Tcp(_Wire):
         loop = asyncio.get_running_loop()
 
         async def attempt(address: str) -> _Stream:
-            return (await loop.create_connection(_Stream, address, self.port))[1]
+            return (await loop.create_connection(self._new_stream, address, self.port))[1]
 
         try:
             return await first_reached(self._addresses, attempt)
         except ConnectionRefusedError:
             raise ConnectionRefusedError(f"{self} refused the connection") from None
+        except OSError as error:
+            raise ConnectionError(f"{self} cannot be reached: {error}") from None
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
@@ -348,7 +397,7 @@ class Serial(_Wire):
         try:
             transport, stream = await serialx.create_serial_connection(
                 asyncio.get_running_loop(),
-                _Stream,
+                self._new_stream,
                 self.path,
                 self.baudrate,
                 rtscts=self.rtscts,

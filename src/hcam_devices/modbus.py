@@ -8,7 +8,16 @@ from pydantic import Field
 from pymodbus.client import AsyncModbusTcpClient
 from pymodbus.exceptions import ModbusException
 
-from .link import Local, Port, RefusedError, Seconds, addresses_of, first_reached
+from .link import (
+    MOST_SKIPPED,
+    Local,
+    Port,
+    RefusedError,
+    Seconds,
+    addresses_of,
+    first_reached,
+    quoted,
+)
 
 EXCEPTIONS = {
     1: "illegal function",
@@ -31,9 +40,11 @@ class Modbus(Local):
     timeout: Seconds = 1.0
     _client: AsyncModbusTcpClient | None = field(default=None, init=False, repr=False)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
+    _heard: bytes = field(default=b"", init=False, repr=False)
 
     async def open(self) -> None:
         """Look the host up, and connect, each within ``timeout`` seconds; raises OSError."""
+        self._heard = b""
         addresses = await addresses_of(self.host, self.timeout)
         self._client = await first_reached(addresses, self._connected)
         await super().open()
@@ -54,11 +65,14 @@ class Modbus(Local):
 
     def _packet(self, sending: bool, data: bytes) -> bytes:
         self._show(">" if sending else "<", data, "")
+        if not sending:
+            self._heard = (self._heard + data)[-MOST_SKIPPED:]
         return data
 
     def _follow(self, connected: bool) -> None:
         if not connected:
-            super().close(ConnectionResetError("the other end closed the connection"))
+            said = quoted(self._heard)
+            super().close(ConnectionResetError(f"{self} closed the connection{said}"))
 
     def close(self, reason: BaseException | None = None) -> None:
         """Drop the connection."""
@@ -84,13 +98,16 @@ class Modbus(Local):
                 if task and task.cancelling():  # Python 3.11's wait_for may swallow it
                     raise asyncio.CancelledError
             except ModbusException:
-                late = TimeoutError(f"{self} did not answer within {self.timeout:g} s")
+                late = TimeoutError(
+                    f"{self} did not answer within {self.timeout:g} s{quoted(self._heard)}"
+                )
                 lost = self._lost.exception() if self._lost and self._lost.done() else None
                 self.close(lost or late)
                 raise lost or late from None
             except BaseException as error:
                 self.close(error)
                 raise
+            self._heard = b""
         if reply.isError():
             code = reply.exception_code
             raise RefusedError(f"Modbus exception {code} ({EXCEPTIONS.get(code, 'unknown')})")

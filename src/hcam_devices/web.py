@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import h11
 
 from .link import (
+    MOST_SKIPPED,
     MOST_UNREAD,
     Local,
     Port,
@@ -14,6 +15,7 @@ from .link import (
     Seconds,
     addresses_of,
     first_reached,
+    quoted,
 )
 
 
@@ -53,21 +55,28 @@ class Web(Local):
         """
         request: Get = codec.request(ref, value)
         addresses = await addresses_of(self.host, self.timeout)
+        heard = bytearray()
         try:
             async with asyncio.timeout(self.timeout):
-                return codec.reply(request, await self._get(request, addresses))
+                return codec.reply(request, await self._get(request, addresses, heard))
         except TimeoutError:
-            raise TimeoutError(f"{self} did not answer within {self.timeout:g} s") from None
+            late = f"{self} did not answer within {self.timeout:g} s{quoted(heard)}"
+            raise TimeoutError(late) from None
         except ConnectionRefusedError:
             raise ConnectionRefusedError(f"{self} refused the connection") from None
         except ConnectionError:
-            raise ConnectionResetError(f"{self} closed the connection") from None
+            raise ConnectionResetError(f"{self} closed the connection{quoted(heard)}") from None
+        except OSError as error:
+            raise ConnectionError(f"{self} cannot be reached: {error}") from None
         except h11.LocalProtocolError as error:
             raise ValueError(f"{request} cannot be sent: {error}") from None
         except h11.RemoteProtocolError as error:
-            raise ProtocolError(f"{self} did not answer in HTTP: {error}") from None
+            why = str(error).partition(": bytearray(")[0]  # what was said is quoted by us
+            raise ProtocolError(f"{self} did not answer in HTTP: {why}{quoted(heard)}") from None
+        except ProtocolError as error:
+            raise ProtocolError(f"{self}: {error}") from None
 
-    async def _get(self, request: Get, addresses: list[str]) -> Answer:
+    async def _get(self, request: Get, addresses: list[str], heard: bytearray) -> Answer:
         http = h11.Connection(h11.CLIENT)
         headers = {"Host": str(self), "Connection": "close"} | request.headers
         asked = h11.Request(method="GET", target=request.target, headers=list(headers.items()))
@@ -85,11 +94,12 @@ class Web(Local):
                     case h11.Data(data=data):
                         body += data
                         if len(body) > MOST_UNREAD:
-                            raise ProtocolError(f"{self} answers without end")
+                            raise ProtocolError("it answers without end")
                     case h11.EndOfMessage():
                         return Answer(status, bytes(body))
                     case h11.NEED_DATA:
                         http.receive_data(data := await reader.read(4096))
+                        heard += data[: MOST_SKIPPED - len(heard)]
                         self._show("<", data, "")
         finally:
             writer.transport.abort()

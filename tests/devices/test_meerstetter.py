@@ -368,7 +368,8 @@ async def test_an_open_interlock_lets_the_temperature_drift_and_a_closed_one_coo
     ("code", "refused", "why"),
     [
         (11, False, r"error 11 \(emergency stop\)"),
-        (130, False, r"error 130 \(see the controller's manual\)"),
+        (130, False, r"error 130 \(temperature measurement\)"),
+        (200, False, r"error 200 \(see the controller's manual\)"),
         (11, True, "error of unknown number: .*parameter not available"),
     ],
 )

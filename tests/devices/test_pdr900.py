@@ -45,6 +45,12 @@ def test_a_refusal_is_told_with_its_meaning(frame: bytes, why: str) -> None:
         Codec(253).reply(b"", frame)
 
 
+def test_a_refusal_says_what_was_asked() -> None:
+    codec = Codec(1)
+    with pytest.raises(RefusedError, match=r"answered NAK 180 \(transducer setup .*\) to U!TORR"):
+        codec.reply(codec.request("U", "TORR"), b"@001NAK180")
+
+
 @pytest.mark.parametrize(
     "frame",
     [

@@ -195,6 +195,24 @@ async def test_an_idl_file_that_cannot_be_used_is_named(
         await Corba(idl=str(path)).open()
 
 
+@pytest.mark.parametrize("exception", ["BAD_OPERATION", "BAD_PARAM", "MARSHAL"])
+async def test_an_interface_that_is_not_the_servers_is_suspected(exception: str) -> None:
+    simulator = Simulator()
+    async with linked(simulator) as link:
+        simulator.simulate("error", exception=exception)
+        suspected = rf"CORBA.{exception}.*another interface: compare .* \(setting idl: {IDL}\)"
+        with pytest.raises(RefusedError, match=f"refused getHumidity: {suspected}"):
+            await link.ask(None, "getHumidity")
+
+
+async def test_an_answer_of_another_type_than_the_idl_says_is_suspected_too() -> None:
+    odd = Odd()
+    odd.code, odd.number = "B", 1
+    async with linked(odd) as link:
+        with pytest.raises(RefusedError, match=r"MARSHAL.*another interface"):
+            await link.ask(None, "getHumidity")
+
+
 async def test_one_process_knows_one_interface(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corba, "_loaded", {"/first.idl": object()})
     with pytest.raises(ConnectionError, match=r"already that of /first.idl; /second.idl would"):

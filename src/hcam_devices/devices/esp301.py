@@ -136,14 +136,14 @@ class Codec:
         *lines, last = re.split(rb"[\r\n]+", frame)
         match = ERROR_LINE.fullmatch(last)
         if match is None:
-            raise ProtocolError(f"not the reply of an ESP301: {frame!r}")
+            raise ProtocolError("this is not the reply of an ESP301")
         error = Error(int(match[1]), match[3].decode("ascii", "replace").strip())
         if (error.code == NO_ERROR) != ("NO ERROR" in error.said.upper()):
-            raise ProtocolError(f"the controller contradicts itself: {last!r}")
+            raise ProtocolError("the controller contradicts itself")
         answer = Answer(lines[0].decode("ascii", "replace") if lines else "", error, int(match[2]))
         wants_text = asked.endswith("?") and asked != "TB?"
         if len(set(lines)) > wants_text:
-            raise ProtocolError(f"the controller answered {frame!r} to {asked}")
+            raise ProtocolError(f"this does not answer {asked}")
         if wants_text and not lines and error.code == NO_ERROR:
             return None  # left over from an earlier question
         if error.code != NO_ERROR and asked != "TB?" and not lines:
@@ -262,7 +262,7 @@ class Arms(Device):
         await self.link.drain(0.05)  # what it says late, after it was silent at a travel limit
         version = await self.ask("VE?")
         if "ESP301" not in version.upper():
-            raise ProtocolError(f"this is not an ESP301: it says {version!r}")
+            raise ProtocolError(f"{self.link}: this is not an ESP301: it says {version!r}")
         for arm in self.arms:
             try:
                 await self._check(arm)

@@ -45,6 +45,8 @@ STOPPED_BECAUSE = {
     30: "supply voltage low",
     31: "supply voltage high",
     60: "controller too hot",
+    **dict.fromkeys(range(100, 112), "output stage"),
+    **dict.fromkeys(range(130, 151), "temperature measurement"),
 }
 HEX = re.compile(rb"[0-9A-F]{2}")
 REASSERT_EVERY = 60.0
@@ -108,21 +110,23 @@ class Codec:
         reads = request.startswith(b"?", 7)
         acknowledged = not reads and not payload and check == request[-5:-1]
         if not acknowledged and check != crc(frame[:-4]):
-            raise ProtocolError(f"wrong checksum: {frame!r}")
+            raise ProtocolError("wrong checksum")
         if head[1:] != request[1:7]:
-            raise ProtocolError(f"{frame!r} answers something else than {request!r}")
+            raise ProtocolError(f"this answers something else than {request.decode().strip()}")
         text = payload.decode("ascii", "replace")
         if refusal := re.fullmatch(r"\+([0-9A-F]{2})", text):
             code = int(refusal[1], 16)
-            raise RefusedError(f"the controller refused: {ERRORS.get(code, 'error')} (+{code:02X})")
+            raise RefusedError(
+                f"the controller refused: {ERRORS.get(code, 'device specific')} (+{code:02X})"
+            )
         if not (reads or acknowledged):
-            raise ProtocolError(f"{frame!r} acknowledges something else than {request!r}")
+            raise ProtocolError(f"this acknowledges something else than {request.decode().strip()}")
         if not request.startswith(b"?VR", 7):
             return text
         try:
             return decode(int(request[10:14], 16), text)
         except (ValueError, struct.error):
-            raise ProtocolError(f"not a value: {frame!r}") from None
+            raise ProtocolError("this is not a value") from None
 
 
 class PeltierRack(Device):
@@ -164,7 +168,9 @@ class PeltierRack(Device):
         await self.link.drain(0.1)
         for channel in (1, 2, 3):
             if "TEC" not in (identity := await self.ask(("?IF", channel))):
-                raise ProtocolError(f"channel {channel} is {identity!r}, not a TEC controller")
+                raise ProtocolError(
+                    f"{self.link}: channel {channel} is {identity!r}, not a TEC controller"
+                )
 
     async def poll(self) -> None:
         """Read everything; put the coolant interlock back in force where it is not."""

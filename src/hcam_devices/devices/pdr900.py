@@ -30,6 +30,7 @@ NAK = {
     169: "invalid argument",
     172: "value out of range",
     175: "bad ? or !",
+    177: "not on RS-485",
     180: "transducer setup locked",
 }
 MBAR = {"MBAR": 1.0, "TORR": 1.33322, "PASCAL": 0.01}
@@ -52,12 +53,13 @@ class Codec:
         """Return the text after ACK; RefusedError for NAK."""
         match = re.fullmatch(r"@(\d{3})(?:ACK([^;@]*)|NAK(\d+))", frame.decode("ascii", "replace"))
         if match is None:
-            raise ProtocolError(f"not the reply of a PDR900: {frame!r}")
+            raise ProtocolError("this is not the reply of a PDR900")
         if self.address not in (EVERYBODY, int(match[1])):
             raise ProtocolError(f"address {match[1]} answered, {self.address:03d} was asked")
         if match[3]:
             meaning = NAK.get(int(match[3]), "not in the manual")
-            raise RefusedError(f"the gauge answered NAK {match[3]} ({meaning})")
+            asked = request[4:-3].decode()
+            raise RefusedError(f"the gauge answered NAK {match[3]} ({meaning}) to {asked}")
         return match[2]
 
 
@@ -86,7 +88,7 @@ class VacuumGauge(Device):
         self.codec = Codec(self.address)
         text = await self.ask("ADC")
         if not re.fullmatch(r"\d{3}", text):
-            raise ProtocolError(f"{text!r} is not the address of a gauge")
+            raise ProtocolError(f"{self.link}: {text!r} is not the address of a gauge")
         self.codec = Codec(int(text))
 
     async def read(self, field: Readback) -> float:

@@ -73,12 +73,12 @@ class Codec:
         """Return the data of a reply."""
         text, check = frame[:-2], frame[-2:]
         if len(frame) < 9 or check != checksum(text) or int_or_none(text[5:7]) != len(text):
-            raise ProtocolError(f"wrong checksum or length, or no reply of LAI: {frame!r}")
+            raise ProtocolError("wrong checksum or length, or no reply of LAI")
         if text[:5] != b"[S01" + request[4:5]:
-            raise ProtocolError(f"{frame!r} does not answer {request!r}")
+            raise ProtocolError(f"this does not answer {request.decode().strip()}")
         data = text[7:].decode("ascii", "replace")
         if request[4:5] == b"G" and not re.fullmatch(r"[CIO][0-9]([0-9A-F]{4}){3}", data):
-            raise ProtocolError(f"this is no status: {frame!r}")
+            raise ProtocolError("this is no status")
         return data
 
 

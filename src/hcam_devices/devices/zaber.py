@@ -32,9 +32,13 @@ ERRORS = {
     15: "supply voltage high",
     20: "position outside the stage's own range",
     21: "relative position outside the stage's own range",
+    22: "velocity invalid",
+    36: "peripheral id invalid",
     40: "mode invalid",
+    44: "maximum position invalid",
     53: "setting invalid",
     64: "command invalid",
+    65: "park state invalid",
     255: "busy",
     1600: "saved position invalid",
     1601: "not homed",
@@ -87,7 +91,7 @@ class Codec:
             self.spontaneous = f"{ERRORS[data]} (error {data})"
         if command in UNASKED or command == ERROR:
             return None
-        raise ProtocolError(f"the stage answered {answer.hex(' ')} to {request.hex(' ')}")
+        raise ProtocolError(f"this does not answer {request.hex(' ')}")
 
 
 class LinearStage(Device):
@@ -116,7 +120,7 @@ class LinearStage(Device):
     async def on_connect(self) -> None:
         """Make sure that a stage answers, with what it was asked to echo."""
         if await self.ask(ECHO, PROBE) != PROBE:
-            raise ProtocolError("the stage did not echo what it was sent")
+            raise ProtocolError(f"{self.link}: the stage did not echo what it was sent")
 
     async def poll(self) -> None:
         """Follow position, status and whether the stage has been homed."""
@@ -126,7 +130,9 @@ class LinearStage(Device):
         status = await self.ask(STATUS)
         steps = await self.ask(POSITION)
         if mode & HOMED and not -BEYOND <= steps <= self.travel + BEYOND:
-            raise ProtocolError(f"the stage says that it is at {steps}, which is out of its range")
+            raise ProtocolError(
+                f"{self.link}: the stage says that it is at {steps}, which is out of its range"
+            )
         self.stage.report(
             self.zero + steps * self.scale,
             homed=bool(mode & HOMED),

@@ -21,6 +21,7 @@ import importlib
 import math
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,7 @@ from typing import Any, TypeAlias
 from ..fields import shorten
 from ..link import (
     LINK_LOST,
+    MOST_SKIPPED,
     Local,
     OutcomeUnknownError,
     Port,
@@ -41,6 +43,7 @@ from ..link import (
     RefusedError,
     Seconds,
     addresses_of,
+    quoted,
 )
 from .ior import addresses
 
@@ -59,6 +62,8 @@ READABLE = {
     "isM1NoiseBelowThreshold": ("boolean",),
 }
 """What changes nothing, and what it may return, longest first. Inferred: see data/telescope.idl."""
+OVERHEAR = 0.5
+"""Seconds to listen to what a peer says that broke the connection."""
 ALIVE = "_non_existent"
 """The operation, of every object, that asks whether it is there."""
 SMALLEST = {"double": 1e-300, "float": 1e-30}
@@ -68,11 +73,12 @@ NEEDS_EXTRA = (
     "pip install 'hcam_devices[gtc]'"
 )
 HOW_TO_TYPE = "name the site's IDL file in the instrument file (idl)"
+SUSPECT = ("BAD_OPERATION", "BAD_PARAM", "MARSHAL")
 WRONG_IDL = (
-    ". The interface of its server seems to be another one than that of {idl}: compare this "
-    "operation there with the site's IDL file"
+    ". Its server seems to have another interface: compare this operation in that server's IDL "
+    "file with the one used here (setting idl: {idl})"
 )
-CHECK = dict.fromkeys(("BAD_OPERATION", "BAD_PARAM", "MARSHAL"), WRONG_IDL)
+"""What to check after a SUSPECT exception."""
 
 ALIAS, BOOLEAN = 21, 8
 WHOLE = {
@@ -228,6 +234,11 @@ class Corba(Local):
                 f"{service} knows no {self.object_name}: has the telescope's server been started, "
                 "and is that its name (object_name)?"
             ) from None
+        except omniorb.CORBA.COMM_FAILURE as error:
+            said = overheard(self.host, self.port, min(self.timeout, OVERHEAR))
+            raise ConnectionResetError(
+                f"{self._explain(error, service, 'resolve')}{said}"
+            ) from None
         except omniorb.CORBA.Exception as error:
             raise self._explain(error, service, "resolve") from None
 
@@ -280,12 +291,13 @@ class Corba(Local):
         }.get(name)
         # Only what the interface declares has no completion: that is an answer.
         done = str(getattr(error, "completed", "COMPLETED_NO")) != "COMPLETED_NO"
+        check = WRONG_IDL.format(idl=self.idl or "none") if name in SUSPECT else ""
         if done and not reads(operation):
             return OutcomeUnknownError(
                 f"{what} {said or f'failed ({error})'}; {operation} may have been carried out"
+                f"{check}"
             )
         if said is None:
-            check = CHECK.get(name, "").format(idl=self.idl or "the stubs on PYTHONPATH")
             return RefusedError(f"{what} refused {operation}: {error}{check}")
         kinds = {
             "TRANSIENT": ConnectionRefusedError,
@@ -298,6 +310,20 @@ class Corba(Local):
 def reads(operation: str) -> bool:
     """Tell what changes nothing from a command."""
     return operation in READABLE or operation in ("resolve", ALIVE)
+
+
+def overheard(host: str, port: int, within: float) -> str:
+    """Return what to add to an error if somebody speaks there who does not speak CORBA.
+
+    The ORB keeps what it does not understand to itself, so a connection of our own listens.
+    """
+    with (
+        suppress(OSError),
+        socket.create_connection((host, port), within) as peer,
+    ):
+        said = peer.recv(MOST_SKIPPED)
+        return "" if said.startswith(b"GIOP") else quoted(said)
+    return ""
 
 
 def present(reference: Any, what: str) -> None:
