@@ -3,12 +3,13 @@
 import asyncio
 import socket
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
 
 from hcam_devices import sim
-from hcam_devices.device import Device, Sample
+from hcam_devices.device import Alarm, Device, Reading, Sample
 from hcam_devices.fields import Readback, Setpoint
 from hcam_devices.instrument import Entry
 from hcam_devices.link import Local, RefusedError, Serial
@@ -311,6 +312,31 @@ async def test_what_cannot_be_read_is_null_with_its_reason_and_the_device_stays_
         bad = await sample_where(toy, lambda sample: sample["number"] is None)
         assert online(bad)
         assert reasons(bad, "number") == why
+
+
+def test_an_alarm_has_the_time_of_its_first_sample_while_its_reason_changes() -> None:
+    clock = Clock()
+    toy = Toy(clock=clock)
+    toy._connected()
+
+    def seen(**readings: Reading) -> list[tuple[str, str, float]]:
+        """Take a sample a second later; return field, severity and age of each alarm."""
+        clock.now += 1
+        toy.readings |= {"level": Reading(1.0)} | readings
+        toy.read_at = clock.now
+        return [
+            (a["field"], a["severity"], clock.now - datetime.fromisoformat(a["since"]).timestamp())
+            for a in toy.snapshot()["alarms"]
+        ]
+
+    assert seen(number=Reading(None, "0.1 V is too low")) == [("number", "ERR", 0)]
+    assert seen(number=Reading(None, "0.2 V is too low")) == [("number", "ERR", 1)]
+    toy.disabled.add("number")  # from here on it is a WARN
+    assert seen() == [("number", "WARN", 0)]
+    toy.refused["level"] = Alarm("level", "WARN", "level refused")
+    assert seen() == [("level", "WARN", 0), ("number", "WARN", 1)]
+    assert seen(number=Reading(1.0)) == [("level", "WARN", 1)]
+    assert seen(number=Reading(None, "again")) == [("level", "WARN", 2), ("number", "WARN", 0)]
 
 
 async def test_a_device_whose_task_dies_says_offline_and_not_what_it_last_read() -> None:

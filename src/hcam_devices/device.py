@@ -116,6 +116,7 @@ class Device:
         self.readings: dict[str, Reading] = {}
         self.disabled: set[str] = set()
         self.refused: dict[str, Alarm] = {}
+        self._since: dict[tuple[str, str], str] = {}  # by field and severity
         self.listeners: list[Callable[[Sample], None]] = []
         self.call_peer: CallPeer = _alone
         self._wake: asyncio.Future[None] | None = None
@@ -303,13 +304,26 @@ class Device:
 
     def snapshot(self) -> Sample:
         """Return what is known now: the telemetry, but for its number."""
+        timestamp = utc(self.read_at if self.connection == "online" else self.clock())
         return {
             "device": self.name,
-            "timestamp": utc(self.read_at if self.connection == "online" else self.clock()),
+            "timestamp": timestamp,
             "state": self.states(),
-            "alarms": [vars(alarm) for alarm in self.alarms()],
+            "alarms": self._dated(self.alarms(), timestamp),
             **self.values(),
         }
+
+    def _dated(self, alarms: list[Alarm], now: str) -> list[dict[str, str]]:
+        """Return alarms as telemetry carries them, each with the time of its first sample.
+
+        A field stays in alarm while its reason changes, so the reason does not count.
+        """
+        present = [(alarm.field, alarm.severity) for alarm in alarms]
+        self._since = {key: self._since.get(key, now) for key in present}
+        return [
+            vars(alarm) | {"since": self._since[key]}
+            for alarm, key in zip(alarms, present, strict=True)
+        ]
 
     def states(self) -> dict[str, str]:
         """Return the active state of each machine."""

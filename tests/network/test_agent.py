@@ -265,7 +265,12 @@ async def test_a_dropped_connection_is_told_and_made_again(net: Net) -> None:
         sample = await follower.next(lambda s: s["state"]["connection"] == "offline")
         assert sample["pressure"] is None
         assert sample["alarms"] == [
-            {"field": "connection", "severity": "ERR", "reason": "disconnected by request"}
+            {
+                "field": "connection",
+                "severity": "ERR",
+                "reason": "disconnected by request",
+                "since": sample["timestamp"],
+            }
         ]
         rpc("pressure2", "connection.connect")
         await follower.next(lambda s: s["state"]["connection"] == "online")
