@@ -60,3 +60,17 @@ def test_of_a_sample_that_the_router_would_not_pass_on_an_alarm_is_told(agent: A
     assert say(agent)["seq"] == 2
     newest = say(agent, state={"connection": "online", "stage": "x" * MOST_BYTES})
     assert newest["state"] == {"connection": "online"}
+
+
+def test_an_alarm_of_the_agent_has_the_time_of_its_first_sample(agent: Agent) -> None:
+    def since(at: str) -> list[str]:
+        return [a["since"] for a in say(agent, alarms=[], timestamp=at)["alarms"]]
+
+    agent.warning = "41 % of its disk is left"
+    assert since("first") == ["first"]
+    agent.warning = "40 % of its disk is left"
+    assert since("second") == ["first"]
+    agent.warning = None
+    assert since("third") == []
+    agent.warning = "39 % of its disk is left"
+    assert since("fourth") == ["fourth"]

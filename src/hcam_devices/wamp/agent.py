@@ -69,6 +69,7 @@ class Agent:
             "procedures": {name: one.describe() for name, one in sorted(self.procedures.items())},
         }
         self.warning: str | None = None
+        self._since: dict[tuple[str, str], str] = {}
         self._untrace: asyncio.TimerHandle | None = None
         self._session: Session | None = None
         self._newest: Sample | None = None
@@ -117,13 +118,15 @@ class Agent:
         the router an alarm is all that is said.
         """
         if self.warning:
-            alarm = {"field": "journal", "severity": "WARN", "reason": self.warning}
+            alarm = self._alarm("journal", "WARN", self.warning, sample)
             sample = sample | {"alarms": [*sample["alarms"], alarm]}
         try:
             self._newest = self.journal.append(sample, MOST_BYTES)
+            present = {(alarm["field"], alarm["severity"]) for alarm in sample["alarms"]}
+            self._since = {key: at for key, at in self._since.items() if key in present}
         except ValueError as error:
             log.error("%s: %s", self.device.name, error)
-            alarm = {"field": "telemetry", "severity": "ERR", "reason": str(error)}
+            alarm = self._alarm("telemetry", "ERR", str(error), sample)
             few = {name: sample[name] for name in ("device", "timestamp")}
             state = {"connection": sample["state"]["connection"]}
             self.publish(dict.fromkeys(sample) | few | {"state": state, "alarms": [alarm]})
@@ -131,10 +134,15 @@ class Agent:
         except sqlite3.Error as error:
             reason = f"samples are not being kept: {self.journal.path}: {error}"
             log.error("%s: %s", self.device.name, reason)
-            alarm = {"field": "journal", "severity": "ERR", "reason": reason}
+            alarm = self._alarm("journal", "ERR", reason, sample)
             unkept = {"device": self.device.name, "seq": None, "epoch": self.journal.epoch}
             self._newest = unkept | sample | {"alarms": [*sample["alarms"], alarm]}
         self._send(self._newest)
+
+    def _alarm(self, field: str, severity: str, reason: str, sample: Sample) -> dict[str, str]:
+        """Return an alarm of the agent's own, with the time of the first sample that has it."""
+        since = self._since.setdefault((field, severity), sample["timestamp"])
+        return {"field": field, "severity": severity, "reason": reason, "since": since}
 
     def _send(self, sample: Sample) -> None:
         if self._session and self._session.is_attached():
@@ -157,7 +165,7 @@ class Agent:
             "epoch": self.journal.epoch,
             "timestamp": None,
             "state": {"connection": "offline"},
-            "alarms": [{"field": "connection", "severity": "ERR", "reason": reason}],
+            "alarms": [{"field": "connection", "severity": "ERR", "reason": reason, "since": None}],
             **dict.fromkeys(self.device.values()),
         }
 
