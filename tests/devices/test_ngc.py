@@ -389,6 +389,35 @@ async def test_programs_are_started_only_for_what_can_have_changed(desk: Desk) -
     assert await polls(2, 2) == [(9, 0), (2, 0)]
 
 
+async def test_a_run_whose_frame_waits_for_a_trigger_says_so_and_what_to_call(desk: Desk) -> None:
+    def waits(sample: Sample) -> str:
+        return reasons(sample, "frames_done")
+
+    assert (await desk.call("setup", "DET.SEQ.TRIGGER", "T"))[1]
+    desk.fake.told(frame=f"{FRAME} 0")
+    await desk.sample({STATE: "ONLINE", SUBSTATE: "idle", CLOCKS: "enabled"})
+    assert (await desk.call("start"))[1]
+    desk.fake.database[SUBSTATE] = "active"
+    assert not waits(await desk.poll(10)), "somebody may be about to dither"
+    sample = await desk.poll(10)
+    assert "frame 1 waits for a trigger" in waits(sample)
+    assert "gtc.start_nodding" in waits(sample)
+    assert "ngc.trigger" in waits(sample)
+
+    assert (await desk.call("trigger"))[1]
+    assert not waits(await desk.poll(60)), "it is exposing"
+    desk.fake.told(frame=f"{FRAME} 1")
+    await desk.poll()
+    assert not waits(await desk.poll(10)), "the telescope may be moving"
+    assert "frame 2 waits" in waits(await desk.poll(10))
+    assert not waits(await desk.sample({SUBSTATE: "idle"}))
+    desk.fake.told(frame=f"{FRAME} 0")
+    assert (await desk.call("setup", "DET.SEQ.TRIGGER", "F"))[1]
+    assert (await desk.call("start"))[1]
+    await desk.sample({SUBSTATE: "active"})
+    assert not waits(await desk.poll(60))
+
+
 # --- what is refused ------------------------------------------------------------------------
 
 

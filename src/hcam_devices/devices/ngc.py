@@ -42,7 +42,8 @@ BASE, NEWEST = "exposure.baseName", "exposure.newDataFileName"
 SEQUENCER, TIME = "seq_0.statusName", "exposure.time"
 DATABASE = (STATE, SUBSTATE, CLOCKS, SEQUENCER, TIME, COUNTDOWN, STATUS, BASE, NEWEST)
 ALWAYS = (STATE, SUBSTATE)
-FRAME, LIMIT, DISK = "DET.FRAM2.NO", "DET.FRAM2.BREAK", "disk"
+FRAME, LIMIT, TRIGGER = "DET.FRAM2.NO", "DET.FRAM2.BREAK", "DET.SEQ.TRIGGER"
+DISK = "disk"
 
 FINISHED = ("success", "aborted", "inactive", "failure")
 MOST_AGE = 30.0
@@ -57,6 +58,8 @@ ANY_TIME = (*ENDS_A_RUN, "stop", "abort")
 """What must not wait until a setup is loaded."""
 LEAST_SPACE = 1.0
 """GB without which no run is started."""
+WAITS_AFTER = 15.0
+"""Seconds without a trigger after which a run that waits for one is a warning."""
 RATE_OVER = 15
 """Looks at a growing file over which its rate is a mean."""
 
@@ -179,6 +182,9 @@ class Controller(Device):
         self._changed = 0.0
         self._sizes: deque[tuple[float, int]] = deque(maxlen=RATE_OVER)
         self._together = ""  # the procedure whose commands belong together, while it gives them
+        self._triggered = False  # whether frames wait for triggers, as far as it was set here
+        self._triggers = 0  # given since the start of the run
+        self._frame_at = 0.0  # when a frame, a trigger or the start was seen last
         self._header: set[str] = set()  # what stays in it until it is set again
 
     # --- telemetry --------------------------------------------------------------------------
@@ -261,8 +267,10 @@ class Controller(Device):
         before = self._answer(key)
         self._known[key] = Known(self.clock(), answer)
         counted = type(before) is type(answer) is int
-        if key == FRAME and counted and answer < before:
-            self._changed = self.clock()  # another run began between two polls
+        if key == FRAME and counted and answer != before:
+            self._frame_at = self.clock()
+            if answer < before:
+                self._changed = self.clock()  # another run began between two polls
 
     async def _look_at_disk(self) -> None:
         answer: Any
@@ -341,10 +349,18 @@ class Controller(Device):
         return Path(folder)
 
     def notices(self) -> list[Alarm]:
-        """Say that the controller reports an error."""
+        """Say that the controller reports an error, or that a run waits for a trigger."""
         if self.connection == "online" and self._said(SUBSTATE) == "error":
             reason = "the controller reports an error; see its log, then call reset"
             return [Alarm(SUBSTATE, "ERR", reason)]
+        frames = self._answer(FRAME)
+        waits = self._triggered and self.active and frames == self._triggers
+        if waits and self.clock() - self._frame_at > WAITS_AFTER:
+            reason = (
+                f"frame {frames + 1} waits for a trigger: to dither the telescope call "
+                f"gtc.start_nodding (after gtc.load_nod_pattern), for one frame {self.name}.trigger"
+            )
+            return [Alarm("frames_done", "WARN", reason)]
         return []
 
     # --- commands ---------------------------------------------------------------------------
@@ -352,12 +368,22 @@ class Controller(Device):
     async def _do(self, *program: str, within: float = 0.0) -> str:
         """Run a program, in its turn; raises as ``Programs.command``."""
         slow = bool(TAKE_LONG & set(program[1].split()[:1]))
+        line = " ".join(" ".join(program[1:]).split())
         try:
-            return str(
-                await self.link.command(self.codec, program, within or (SLOW if slow else USUAL))
-            )
+            said = await self.link.command(self.codec, program, within or (SLOW if slow else USUAL))
         except TimeoutError as error:
+            self._note(line)
             raise TimeoutError(f"{error}; it may have been carried out") from None
+        self._note(line)
+        return str(said)
+
+    def _note(self, line: str) -> None:
+        """Note a command that was, or may have been, carried out, if it is about triggers."""
+        if value := re.search(rf"\b{re.escape(TRIGGER)} (\w)", line):
+            self._triggered = value[1] == "T"
+        if line in ("start", "seq trigger"):
+            self._triggers = self._triggers + 1 if line == "seq trigger" else 0
+            self._frame_at = self.clock()
 
     def _read_all(self) -> None:
         """Read everything again, now."""
