@@ -238,7 +238,11 @@ def router(port: int | None, instrument: Path | None) -> None:
 @URL
 @INSTRUMENT
 def watch(pattern: str, once: bool, realm: str, url: str | None, instrument: Path | None) -> None:
-    """Show the devices whose names match PATTERN, live."""
+    """Show the devices whose names match PATTERN, live.
+
+    Arrows, PgUp and PgDn scroll, / filters, q quits. Without a terminal, or in a dumb one, print
+    what is known, and then a line for each change, until Ctrl-C.
+    """
     from . import panel
 
     declared = _load(instrument)

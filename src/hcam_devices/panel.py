@@ -1,11 +1,10 @@
 """The instrument in a terminal: ``hcam watch``, ``hcam status`` and ``hcam wire``."""
 
 import asyncio
-import re
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,16 @@ from typing import Any
 from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.exception import Error as WampError
 from autobahn.wamp.types import SubscribeOptions
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from . import HcamError, recording
+from .device import utc
 from .instrument import Instrument
+from .keys import Browser, pressed
+from .troubles import SEVERITIES, Causes, Trouble, family, some
 from .wamp import uris
 from .wamp.session import JOIN_WITHIN, Session, join, keep_joined
 from .wamp.uris import Address
@@ -39,6 +41,9 @@ COLOURS = {
 }
 SILENT_AFTER = 60.0
 """Seconds for which nothing has been heard of a device."""
+STATES = 10
+"""The column of states (letters) in a terminal that is not WIDE."""
+WIDE = 120
 REDRAW = 0.5
 SETTLE = 1.0
 
@@ -52,6 +57,7 @@ class Picture:
             name: {} for name in instrument.names if fnmatchcase(name, pattern)
         }
         self.heard: dict[str, float] = {}
+        self.causes = Causes(instrument)
         self.servers: dict[str, dict[str, Any]] = {}
         self.router = False
 
@@ -60,6 +66,7 @@ class Picture:
         if is_telemetry(sample) and fnmatchcase(name := sample["device"], self.pattern):
             self.samples[name] = sample
             self.heard[name] = time.monotonic()
+            self.causes.hear(sample, utc(time.time()))
 
     def hear_status(self, status: Any) -> None:
         """Take in that a server came or went."""
@@ -79,24 +86,18 @@ class Picture:
             found.setdefault(f"{server['state']}{emulated}", []).append(name)
         return "  ".join(f"{', '.join(names)} {state}" for state, names in found.items())
 
+    def troubles(self) -> list[Trouble]:
+        """Return everything that is wrong: one for each cause, worst first."""
+        return self.causes.troubles(self.samples)
+
     def alarms(self) -> list[Text]:
-        """Return everything that is wrong, a line each, worst first; the same of many is one."""
-        found: dict[tuple[str, str], list[str]] = {}
-        for name, sample in self.samples.items():
-            for alarm in sample.get("alarms", ()):
-                names = found.setdefault((alarm["severity"], alarm["reason"]), [])
-                if name not in names:
-                    names.append(name)
-        return [
-            Text(f"{severity:4} {some(names)}: {reason}", style=COLOURS[severity])
-            for (severity, reason), names in sorted(found.items())
-        ]
+        """Return everything that is wrong, a line for each cause, worst first."""
+        return [Text(str(one), style=COLOURS[one.severity]) for one in self.troubles()]
 
-
-def some(names: list[str]) -> str:
-    """Return a few names, and how many more there are."""
-    more = f" and {len(names) - 3} more" if len(names) > 4 else ""
-    return ", ".join(names[:3] if more else names) + more
+    def state(self, name: str) -> str:
+        """Return the one word that matters most of a device."""
+        now = time.monotonic()
+        return state_of(self.samples[name], now - self.heard.get(name, now))
 
 
 async def follow(picture: Picture, session: Session) -> None:
@@ -126,9 +127,11 @@ def is_telemetry(sample: Any) -> bool:
     try:
         row(sample, 80, compact=False)
         texts = [sample["device"], sample["state"]["connection"], state_of(sample, 0)]
-        texts += [alarm["reason"] for alarm in sample["alarms"] if alarm["severity"] in COLOURS]
-        whole = len(texts) == 3 + len(sample["alarms"])
-        return whole and all(isinstance(text, str) for text in texts)
+        for alarm in sample["alarms"]:
+            texts += [alarm["field"], alarm["reason"], alarm.get("since") or ""]
+            if alarm["severity"] not in SEVERITIES:
+                return False
+        return all(isinstance(text, str) for text in texts)
     except (AttributeError, KeyError, TypeError, ValueError):
         return False
 
@@ -158,11 +161,10 @@ def groups(sample: dict[str, Any]) -> Iterator[tuple[str, list[str], str]]:
             if "value" not in value:  # a table, such as the telescope's header
                 continue
             unit, shown = value["unit"], number(value["value"])
-        family = re.sub(r"\d+$", "", name)
-        families.setdefault(family, ([], PRETTY.get(unit, unit)))[0].append(shown)
-    for family, (values, unit) in families.items():
+        families.setdefault(family(name), ([], PRETTY.get(unit, unit)))[0].append(shown)
+    for name, (values, unit) in families.items():
         same = len(values) > 1 and len(set(values)) == 1
-        yield family, [f"{values[0]} x{len(values)}"] if same else values, unit
+        yield name, [f"{values[0]} x{len(values)}"] if same else values, unit
 
 
 EXPOSING = ("system.stateName", "system.subStateName", "exposure.expStatusName", "run")
@@ -242,41 +244,106 @@ def siblings(samples: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the samples with quiet, numbered devices of one value (the gauges) in one row."""
     found: dict[str, dict[str, Any]] = {}
     for name, sample in samples.items():
-        family = re.sub(r"\d+$", "", name)
-        fields = [one for one in sample if one.startswith(family)]
-        if family == name or sample.get("alarms") or len(fields) != 1:
+        kind = family(name)
+        fields = [one for one in sample if one.startswith(kind)]
+        if kind == name or sample.get("alarms") or len(fields) != 1:
             found[name] = sample
         else:
-            together = found.setdefault(f"{family}s", {"state": sample["state"]})
+            together = found.setdefault(f"{kind}s", {"state": sample["state"]})
             together[name] = sample[fields[0]]
     return found
 
 
-def table(picture: Picture, width: int, most: int | None = None) -> Table:
-    """Return the table of devices; with ``most``, in so many lines, those with alarms first."""
-    samples = picture.samples if most is None else siblings(picture.samples)
-    hidden = len(samples) - most + 1 if most is not None and len(samples) > most else 0
-    if hidden:
-        alarmed_first = sorted(samples, key=lambda name: not samples[name].get("alarms"))
-        kept = set(alarmed_first[: len(samples) - hidden])
-        samples = {name: sample for name, sample in samples.items() if name in kept}
-    shown = Table(box=None, padding=(0, 1, 0, 0), width=width, show_header=False)
-    names = max((len(name) for name in samples), default=6)
-    shown.add_column(width=names, no_wrap=True)
-    shown.add_column(width=9, no_wrap=True)
-    shown.add_column(ratio=1)
-    room = width - names - 9 - 3
-    for name, sample in samples.items():
-        state = state_of(sample, time.monotonic() - picture.heard.get(name, time.monotonic()))
-        content = row(sample, room, compact=most is not None)
-        colour = COLOURS.get(state, "yellow")
-        shown.add_row(Text(name, style="bold"), Text(state, style=colour), content)
-    if hidden:
-        shown.add_row("...", "", Text(f"{hidden} more: enlarge the window, or hcam watch 'ccd*'"))
-    return shown
+def importance(name: str, picture: Picture, sample: dict[str, Any]) -> int:
+    """Return how far a device is from deserving a row, if there is not one for each.
+
+    What a view shows need not be shown twice, and a device that is only online says little; but
+    a row of several is worth it.
+    """
+    if name not in picture.samples:
+        return 1
+    quiet = not sample.get("alarms") and state_of(sample, 0) == "online"
+    return (1 if name in picture.causes.sources else 0) + (2 if quiet else 0)
 
 
-def draw(picture: Picture, address: Address, size: tuple[int, int], hints: str = "") -> Group:
+def summary(picture: Picture, names: list[str], rows: int) -> tuple[dict[str, Any], int]:
+    """Return the samples that are worth one of so many rows each, and how many are left out."""
+    samples = siblings({name: picture.samples[name] for name in names})
+    hidden = len(samples) - rows + 1 if len(samples) > rows else 0
+    ranked = sorted(samples, key=lambda name: importance(name, picture, samples[name]))
+    kept = {*ranked[: len(samples) - hidden]}
+    return {name: sample for name, sample in samples.items() if name in kept}, hidden
+
+
+class Table:
+    """Rows of devices: name, state, and fields."""
+
+    def __init__(self, picture: Picture, width: int, names: Iterable[str]) -> None:
+        self.picture, self.width, self.console = picture, width, Console(width=width)
+        self.names = max((cell_len(name) for name in names), default=6)
+        longest = max((cell_len(picture.state(name)) for name in picture.samples), default=0)
+        self.states = min(longest, STATES if width < WIDE else WIDE // 4)
+
+    def row(self, name: str, sample: dict[str, Any], *, compact: bool) -> list[Text]:
+        """Return the lines of a device; compact: one, of what fits. A long state takes its room."""
+        known = name in self.picture.samples
+        state = self.picture.state(name) if known else state_of(sample, 0)
+        first = Text(name, style="bold")
+        first.truncate(self.names, pad=True)
+        shown = Text(state, style=COLOURS.get(state, "yellow"))
+        shown.truncate(self.width // 3, overflow="ellipsis")
+        shown.pad_right(max(self.states - shown.cell_len, 0))
+        room = max(self.width - self.names - shown.cell_len - 2, 10)
+        content = row(sample, room, compact=compact)
+        lines = [content] if compact else [*content.wrap(self.console, room)] or [Text()]
+        pad = " " * (self.names + shown.cell_len + 2)
+        lines = [
+            Text.assemble(first, " ", shown, " ", lines[0]),
+            *(Text(pad) + line for line in lines[1:]),
+        ]
+        for line in lines:
+            line.rstrip()
+            line.truncate(self.width, overflow="ellipsis")
+        return lines
+
+
+def rows(picture: Picture, width: int, room: int, browser: Browser) -> list[Text]:
+    """Return the rows of the devices, in at most so many lines.
+
+    Before anybody scrolls: all of them in full if they fit, otherwise a line for each that matters.
+    """
+    names = [name for name in picture.samples if browser.chooses(name)]
+    if not names:
+        return [Text(f"no device has {browser.wanted!r} in its name", style="yellow")]
+    table = Table(picture, width, names)
+    top = browser.top if browser.top is None else min(browser.top, len(names) - 1)
+    browser.top = top
+    lines: list[Text] = []
+    count = 0
+    for name in names[top or 0 :]:
+        lines += table.row(name, picture.samples[name], compact=False)
+        if len(lines) > room:
+            break
+        count += 1
+    browser.page = max(count, 1)
+    if top is None and count < len(names):
+        chosen, hidden = summary(picture, names, room)
+        table = Table(picture, width, chosen)
+        lines = [table.row(name, one, compact=True)[0] for name, one in chosen.items()]
+        if hidden:
+            lines.append(
+                Text(f"{'...':{table.names}} {hidden} more: scroll, or enlarge the window")
+            )
+    return lines[:room]
+
+
+def draw(
+    picture: Picture,
+    address: Address,
+    size: tuple[int, int],
+    hints: str = "",
+    browser: Browser | None = None,
+) -> Group:
     """Return the whole picture, fitted to a terminal's width and height.
 
     A third of it is for alarms: in full while there is room, the worst first.
@@ -290,31 +357,34 @@ def draw(picture: Picture, address: Address, size: tuple[int, int], hints: str =
     else:
         title.append(time.strftime("  %H:%M:%S UTC", time.gmtime()))
     head = [title, *([Text(picture.running(), style="bold")] if picture.servers else [])]
+    probe = Console(width=width)
     alarms = picture.alarms()
-    most = max(height // 3, 3)
+    lines = fitted(alarms, width, max(height // 3, 3))
+    for line in (*head, *lines):
+        line.truncate(width, overflow="ellipsis")
+    footer = [*Text(hints, style="dim").wrap(probe, width)] if hints else []
+    room = height - len(head) - len(lines) - len(footer)
+    if not picture.samples:
+        return Group(*head, Text(picture.unmatched(), style="yellow"))
+    shown = rows(picture, width, max(room, 2), browser or Browser())
+    return Group(*head, *lines, *shown, *footer)
+
+
+def fitted(texts: list[Text], width: int, most: int) -> list[Text]:
+    """Return texts in at most so many lines (one more says how many are left out)."""
     probe = Console(width=width)
     lines: list[Text] = []
-    spare = most - len(alarms)
-    for alarm in alarms[:most]:
-        whole = alarm.wrap(probe, width)
+    spare = most - len(texts)
+    for text in texts[:most]:
+        whole = text.wrap(probe, width)
         if len(whole) - 1 <= spare:
             lines += whole
             spare -= len(whole) - 1
         else:
-            lines.append(alarm)
-    for line in (*head, *lines):
-        line.truncate(width, overflow="ellipsis")
-    if len(alarms) > most:
-        lines.append(Text(f"... and {len(alarms) - most} more alarms", style="red"))
-    footer = Text(hints, style="dim")
-    room = height - len(lines) - len(footer.wrap(probe, width))
-    room -= len(head) + 1
-    if not picture.samples:
-        return Group(*head, Text(picture.unmatched(), style="yellow"))
-    full = table(picture, width)
-    fits = len(probe.render_lines(full)) <= room
-    shown = full if fits else table(picture, width, max(room, 2))
-    return Group(*head, *lines, shown, *([footer] if hints else []))
+            lines.append(text)
+    if len(texts) > most:
+        lines.append(Text(f"... and {len(texts) - most} more alarms (hcam status)", style="red"))
+    return lines
 
 
 async def watch(
@@ -325,16 +395,22 @@ async def watch(
     *,
     once: bool = False,
     hints: Callable[[], str] = str,
+    quits: bool = True,
 ) -> None:
-    """Show the picture until cancelled; ``once``, or without a terminal, print it and end."""
+    """Show the picture until cancelled, or q is pressed if it ``quits``; ``once``: print it.
+
+    Where nothing can be drawn (no terminal, or a dumb one) print it, and a line for each change.
+    """
     picture = Picture(instrument, pattern, realm)
     console = Console()
-    if once or not sys.stdout.isatty():
+    drawn = sys.stdout.isatty() and not console.is_dumb_terminal
+    if once or not drawn:
         await look(picture, address)
         if not picture.samples:
             raise HcamError(picture.unmatched())
         console.print(draw(picture, address, (console.width, 10_000)))
-        return
+        if once:
+            return
 
     async def joined(session: Session) -> None:
         await follow(picture, session)
@@ -342,13 +418,71 @@ async def watch(
 
     following = asyncio.create_task(keep_joined(address, joined, realm))
     try:
-        with Live(console=console, screen=True, auto_refresh=False) as live:
-            while True:
-                size = (console.width, console.height)
-                live.update(draw(picture, address, size, hints()), refresh=True)
-                await asyncio.sleep(REDRAW)
+        if drawn:
+            await _draw(picture, address, console, Browser(quits=quits), hints)
+        else:
+            await _print_changes(picture, console)
     finally:
         following.cancel()
+
+
+async def _draw(
+    picture: Picture,
+    address: Address,
+    console: Console,
+    browser: Browser,
+    hints: Callable[[], str],
+) -> None:
+    changed = asyncio.Event()
+
+    def press(key: str) -> None:
+        browser.press(key)
+        changed.set()
+
+    with Live(console=console, screen=True, auto_refresh=False) as live, pressed(press):
+        while not browser.over:
+            size = (console.width, console.height)
+            text = "\n".join(filter(None, (hints(), browser.hint())))
+            live.update(draw(picture, address, size, text, browser), refresh=True)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), REDRAW)
+            changed.clear()
+
+
+async def _print_changes(picture: Picture, console: Console) -> None:
+    before = Changes(picture)
+    while True:
+        await asyncio.sleep(REDRAW)
+        now = Changes(picture)
+        clock = time.strftime("%H:%M:%S", time.gmtime())
+        for line in now.after(before):
+            console.print(f"{clock} {line}", soft_wrap=True, markup=False, highlight=False)
+        before = now
+
+
+class Changes:
+    """What is worth a line when it changes: states, alarms, servers, the router."""
+
+    def __init__(self, picture: Picture) -> None:
+        self.troubles = picture.troubles()
+        self.alarms = {identity for one in self.troubles for identity in one.reasons}
+        self.states = {
+            "router": "answers" if picture.router else "does not answer",
+            **{name: str(status["state"]) for name, status in picture.servers.items()},
+            **{name: picture.state(name) for name in picture.samples},
+        }
+
+    def after(self, before: "Changes") -> list[str]:
+        """Return what is otherwise than before, a line each."""
+        lines = [
+            f"{name} {state}"
+            for name, state in self.states.items()
+            if before.states.get(name) != state
+        ]
+        lines += [str(one) for one in self.troubles if {*one.reasons} - before.alarms]
+        if over := sorted(map(str, before.alarms - self.alarms)):
+            lines.append(f"over {some(over)}")
+        return lines
 
 
 async def status(instrument: Instrument, address: Address) -> int:

@@ -152,6 +152,7 @@ async def up(instrument: Instrument, address: Address, *, emulate: bool) -> int:
                 instrument,
                 address,
                 hints=lambda: trouble(family) or hints(address, emulate=emulate),
+                quits=False,
             )
         )
     else:

@@ -124,6 +124,12 @@ def test_it_shows_everything_survives_mischief_and_ends_with_control_c(
     net.wait_for_devices("slide")
     assert "slide" in json.dumps(call("hipercam.slide.rpc.describe"))
 
+    terminal.type("/gtc")
+    until(lambda: terminal.shows("names with: gtc_"))
+    assert not any(line.startswith("slide ") for line in terminal.picture())
+    terminal.type("\x1bq")  # q would stop the instrument
+    until(lambda: terminal.shows("/ filters", "slide "))
+
     terminal.type("\x03")
     assert terminal.process.wait(30) == 0
     until(lambda: not living(net.home))
