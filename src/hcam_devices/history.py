@@ -19,7 +19,6 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
-from difflib import SequenceMatcher
 from functools import cache, partial
 from itertools import chain, groupby
 from operator import itemgetter
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from . import HcamError
+from .names import nearest
 from .stores import Embedded, StoreSettings, place
 from .stores.history import History
 from .stores.influxdb import InfluxDB
@@ -54,7 +54,6 @@ MOST_TEXT = 300_000
 WINDOW = 3 * HOUR
 """Raw samples are read so many at a time."""
 OLD_WINDOW = 7 * DAY
-NAMES_SHOWN = 12
 ANSWER_WITHIN = 60.0
 
 
@@ -148,17 +147,6 @@ def span(
     if until <= since:
         raise HistoryError(f"it begins at {utc(since)} and so cannot end at {utc(until)} (UTC)")
     return Span(since, until)
-
-
-def nearest(name: str, names: list[str]) -> str:
-    """Return names as text, those most like ``name`` first."""
-
-    def unlike(other: str) -> tuple[float, str]:
-        return -SequenceMatcher(None, name.lower(), other.lower()).ratio(), other
-
-    shown = sorted(names, key=unlike)[:NAMES_SHOWN]
-    more = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 class Archive:

@@ -15,6 +15,7 @@ The class is the schema: its annotated names, and those of its link, are the set
 
 import importlib
 import os
+import pkgutil
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,9 +27,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from . import HcamError
+from . import HcamError, devices
 from .device import Device, settings_of
 from .fields import shorten
+from .names import did_you_mean
 from .stores import Embedded, StoreSettings, place
 from .stores.influxdb import InfluxDB
 from .stores.lines import is_near
@@ -149,6 +151,22 @@ def load(path: Path | None = None) -> Instrument:
         raise InstrumentError(f"{path}:{line[1] if line else last}: {error}") from None
 
 
+def kinds() -> list[str]:
+    """Return every kind of device that the package has, as the instrument file names them."""
+    modules = [one.name for one in pkgutil.iter_modules(devices.__path__, f"{devices.__name__}.")]
+    return sorted(
+        f"{module.rpartition('.')[2]}.{name}"
+        for module in (*modules, "hcam_devices.views")
+        for name, cls in vars(importlib.import_module(module)).items()
+        if isinstance(cls, type) and _is_kind(cls, module)
+    )
+
+
+def _is_kind(cls: type, module: str) -> bool:
+    """Return whether a class is a kind of device; without fields it is what several have alike."""
+    return issubclass(cls, Device) and cls.__module__ == module and bool(cls.fields)
+
+
 def _tables(content: dict[str, Any], key: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the tables in a table; what is none, _File does not let pass."""
     tables = content.get(key)
@@ -222,7 +240,9 @@ class _Reader:
         if schema is None:
             known = ", ".join(STORES)
             self._mistake(
-                (*place, "kind"), f"there is no kind of store {shorten(kind)}; there are {known}"
+                (*place, "kind"),
+                f"there is no kind of store {shorten(kind)}; "
+                f"there are {known}{did_you_mean(str(kind), STORES)}",
             )
             return None
         settings: StoreSettings | None = self._check(schema, table, place)
@@ -261,14 +281,14 @@ class _Reader:
             if error.name != where:
                 raise
             cls = None
-        if (
-            isinstance(cls, type)
-            and issubclass(cls, Device)
-            and cls.__module__ == where
-            and cls.fields  # without, it is what several kinds have in common
-        ):
+        if isinstance(cls, type) and _is_kind(cls, where):
             return cls
-        self._mistake((*place, "kind"), f"there is no kind of device {kind!r}")
+        there = kinds()
+        self._mistake(
+            (*place, "kind"),
+            f"there is no kind of device {kind!r}; there are {', '.join(there)}"
+            f"{did_you_mean(kind, there)}",
+        )
         return None
 
     def _check(self, schema: type[Any], content: Any, place: tuple[str, ...]) -> Any:
@@ -284,8 +304,9 @@ class _Reader:
                         said += f", not {shorten(one['input'])}"
                 text = {
                     "missing": f"{loc[-1]} is missing",
-                    "extra_forbidden": f"{loc[-1]} is not a setting here; there are "
-                    + ", ".join(sorted(schema.model_fields)),
+                    "extra_forbidden": f"{loc[-1]} is not a setting here; "
+                    + f"there are {', '.join(sorted(schema.model_fields))}"
+                    + did_you_mean(loc[-1], schema.model_fields),
                 }.get(one["type"], said)
                 self._mistake(loc, text)
             return None
@@ -303,7 +324,8 @@ class _Reader:
         for entry in entries.values():
             for source in entry.sources:
                 if source not in entries:
-                    self._mistake(("devices", entry.name), f"there is no device {source!r}")
+                    said = f"there is no device {source!r}{did_you_mean(source, entries)}"
+                    self._mistake(("devices", entry.name), said)
                 elif entries[source].server != entry.server:
                     self._mistake(("devices", entry.name), f"{source!r} is in another server")
 

@@ -21,6 +21,7 @@ from . import HcamError, recording
 from .device import utc
 from .instrument import Instrument
 from .keys import Browser, pressed
+from .names import did_you_mean
 from .troubles import SEVERITIES, Causes, Trouble, family, some
 from .wamp import uris
 from .wamp.session import JOIN_WITHIN, Session, join, keep_joined
@@ -76,7 +77,8 @@ class Picture:
     def unmatched(self) -> str:
         """Return what to say if the pattern is nobody's."""
         there = ", ".join(self.instrument.names)
-        return f"no device matches {self.pattern!r}; there are {there}"
+        meant = did_you_mean(self.pattern, self.instrument.names)
+        return f"no device matches {self.pattern!r}; there are {there}{meant}"
 
     def running(self) -> str:
         """Return which servers run, those of which the same can be said together."""

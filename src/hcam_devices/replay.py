@@ -19,6 +19,7 @@ from autobahn.wamp.types import PublishOptions
 
 from . import HcamError
 from .history import utc
+from .names import did_you_mean
 from .stores import AwayError
 from .stores.history import History
 from .stores.points import Point, night_bounds, night_of, timestamp_of, unflatten
@@ -86,7 +87,8 @@ def _nothing(history: History, night: str, pattern: str) -> str:
     except AwayError as error:
         return str(error)
     if not any(fnmatchcase(device, pattern) for device in devices):
-        return f"no device of {night} matches {pattern!r}; there are: {', '.join(devices)}"
+        meant = did_you_mean(pattern, devices)
+        return f"no device of {night} matches {pattern!r}; there are: {', '.join(devices)}{meant}"
     return f"{history.folder} has samples of {pattern} in {night}, but none at that time"
 
 

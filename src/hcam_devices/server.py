@@ -25,6 +25,7 @@ from .device import Device, utc
 from .fields import Procedure
 from .instrument import Entry, Instrument
 from .journal import Journal
+from .names import did_you_mean
 from .wamp import uris
 from .wamp.agent import RETAIN, Agent
 from .wamp.session import Session, keep_joined
@@ -209,7 +210,11 @@ def serve(
     """Run a server in this process until SIGINT or SIGTERM."""
     entries = instrument.choose(name, pattern)
     if not entries:
-        raise HcamError(f"no device of {name} matches {pattern!r} in {instrument.path}")
+        there = [entry.name for entry in instrument.choose(name)]
+        raise HcamError(
+            f"no device of {name} matches {pattern!r} in {instrument.path}; "
+            f"there are {', '.join(there) or 'none'}{did_you_mean(pattern, there)}"
+        )
     chosen = [entry.name for entry in entries]
     for entry in entries:
         if missing := set(entry.sources) - set(chosen):

@@ -38,6 +38,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 from .fields import Range, shorten
+from .names import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +175,8 @@ class Simulator:
             options = offers[fault] | {"times": math.inf} | offers[fault]
             for key, value in chosen.items():
                 if key not in options:
-                    raise ValueError(f"{fault} has no {key}; it has {', '.join(options)}")
+                    meant = did_you_mean(key, options)
+                    raise ValueError(f"{fault} has no {key}; it has {', '.join(options)}{meant}")
                 default = options[key]
                 if isinstance(default, str) and not isinstance(value, str):
                     raise ValueError(f"{key} takes a text, not {shorten(value)}")
@@ -188,7 +190,10 @@ class Simulator:
             if fault in ("busy", "taken", "refuse"):
                 self.hang_up()
         elif fault:
-            raise ValueError(f"no fault {fault!r}; there are {', '.join(offers)}, set and clear")
+            meant = did_you_mean(fault, (*offers, "set", "clear"))
+            raise ValueError(
+                f"no fault {fault!r}; there are {', '.join(offers)}, set and clear{meant}"
+            )
         return {
             "faults": {name: _shown(options) for name, options in self.faults.items()},
             "values": {name: getattr(self, name) for name in self.controls},
@@ -199,7 +204,9 @@ class Simulator:
     def _set(self, chosen: dict[str, Any]) -> None:
         for key, value in chosen.items():
             if key not in self.controls:
-                raise ValueError(f"there is no {key} to set; there is {', '.join(self.controls)}")
+                meant = did_you_mean(key, self.controls)
+                there = ", ".join(self.controls)
+                raise ValueError(f"there is no {key} to set; there is {there}{meant}")
             kind = type(getattr(self, key))
             if type(value) is not kind and (kind, type(value)) != (float, int):
                 raise ValueError(f"{key} takes a {kind.__name__}, not {shorten(value)}")

@@ -21,6 +21,7 @@ from ..device import Device, Sample, utc
 from ..fields import Procedure, Setpoint, sentence, shorten
 from ..journal import Journal
 from ..link import OutcomeUnknownError, ProtocolError, RefusedError
+from ..names import did_you_mean
 from . import uris
 from .session import Session, keep_joined
 from .shelf import Shelf
@@ -218,7 +219,9 @@ class Agent:
         if procedure is None:
             there = ", ".join(sorted(self.procedures))
             raise _error(
-                "no_such_procedure", f"{self.device.name} has no {shorten(name)}; it has {there}"
+                "no_such_procedure",
+                f"{self.device.name} has no {shorten(name)}; it has {there}"
+                f"{did_you_mean(name, self.procedures)}",
             )
         try:
             self._signatures[name].bind(*args, **kwargs)

@@ -1,0 +1,30 @@
+"""What people may have meant by a name that does not exist."""
+
+from collections.abc import Iterable
+from difflib import SequenceMatcher
+
+SHOWN = 12
+LIKE = 0.7
+"""From this likeness on (1: the same) a name is suggested."""
+
+
+def likeness(name: str, other: str) -> float:
+    """Return how much a name is like another, or like its end after a dot: from 0 to 1."""
+    wanted = name.lower()
+    ends = {other.lower(), other.lower().rpartition(".")[2]}
+    return max(SequenceMatcher(None, wanted, end).ratio() for end in ends)
+
+
+def nearest(name: str, names: Iterable[str], most: int = SHOWN) -> str:
+    """Return names as text, those most like ``name`` first, and how many more there are."""
+    found = sorted(names, key=lambda other: (-likeness(name, other), other))
+    more = len(found) - most
+    return ", ".join(found[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return ``; did you mean block or unblock?``; nothing if no name is like that."""
+    like = {other: likeness(name, other) for other in names}
+    least = max(LIKE, max(like.values(), default=0) - 0.1)
+    close = sorted((other for other in like if like[other] >= least), key=lambda one: -like[one])
+    return f"; did you mean {' or '.join(close[:3])}?" if close else ""
