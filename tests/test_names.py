@@ -19,6 +19,7 @@ PROCEDURES = ["block", "unblock", "stage.move", "stage.stop", "set_target_positi
         ("move", "; did you mean stage.move?"),
         ("stage.mvoe", "; did you mean stage.move?"),
         ("target_position", "; did you mean set_target_position?"),
+        ("target", "; did you mean set_target_position?"),
         ("dance", ""),
         ("", ""),
     ],

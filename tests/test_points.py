@@ -18,6 +18,7 @@ from hcam_devices.stores.points import (
     flatten,
     milliseconds,
     night_bounds,
+    night_named,
     night_of,
     nights,
     unflatten,
@@ -144,6 +145,14 @@ def test_a_night_lasts_from_noon_to_noon() -> None:
         "2026-11-22",
     ]
     assert list(nights(start - 1, end)) == ["2026-11-21", "2026-11-22", "2026-11-23"]
+
+
+def test_tonight_goes_on_and_yesterday_is_the_night_before() -> None:
+    morning = milliseconds("2026-11-23T11:59:59Z")
+    assert night_named("tonight", morning) == "2026-11-22"
+    assert night_named("yesterday", morning) == "2026-11-21"
+    assert night_named("tonight", morning + 1000) == "2026-11-23"
+    assert night_named("2026-11-01", morning) == "2026-11-01"
 
 
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 10))), st.integers(1, 40))

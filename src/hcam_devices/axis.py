@@ -90,6 +90,9 @@ for _state in set(S) - {S.DISABLED}:
     if _state not in (S.INIT, S.HOMING):
         CHART[_state] |= {E.LOST_HOME: S.INIT, E.HOMING_SEEN: S.HOMING}
 
+BUSY = (S.HOMING, S.MOVING)
+MOTIONS = (E.HOME, E.MOVE)
+"""The commands that begin a motion."""
 COMMANDS = (E.ENABLE, E.DISABLE, E.HOME, E.TARGET, E.MOVE, E.STOP)
 ADVICE = {
     S.DISABLED: "it is disabled (enable it first)",
@@ -242,7 +245,7 @@ class Axis:
     @property
     def busy(self) -> bool:
         """Whether it is moving as far as is known."""
-        return self.state in (S.HOMING, S.MOVING)
+        return self.state in BUSY
 
     def commands(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """Return the commands by name, as clients know them."""

@@ -5,7 +5,6 @@ Each command imports what it needs when it runs, so that ``hcam call`` does not 
 """
 
 import asyncio
-import json
 import logging
 import math
 import os
@@ -271,11 +270,16 @@ def status(url: str | None, instrument: Path | None) -> None:
 def audit(night: str, as_json: bool, url: str | None, instrument: Path | None) -> None:
     """Prove that what was published in a NIGHT (the one going on) is stored once.
 
-    Exit status 1 if it is not, or is not certain.
+    A night is the date of its evening, or tonight, or yesterday: the one before tonight. Exit
+    status 1 if it is not stored once, or that is not certain.
     """
+    import time
+
     from . import audit
+    from .stores.points import night_named
     from .wamp import utils
 
+    night = night_named(night, round(time.time() * 1000))
     where = _address(url, instrument)
     try:
         utils.call(uris.rpc("recorder", "describe"), timeout=utils.PRESENT_WITHIN)
@@ -340,15 +344,22 @@ def replay(
     url: str | None,
     instrument: Path | None,
 ) -> None:
-    """Publish a recorded NIGHT again, in realm replay: see it with hcam watch --realm replay."""
+    """Publish a recorded NIGHT again, in realm replay: see it with hcam watch --realm replay.
+
+    A night is the date of its evening, or tonight, or yesterday: the one before tonight.
+    """
+    import time
+
     from . import replay
     from .server import home
     from .stores import Embedded, place
+    from .stores.points import night_named
 
     declared = _load(instrument)
     folders = [place(one, home()) for one in declared.stores.values() if isinstance(one, Embedded)]
     if not folders:
         raise HcamError(f"{declared.path} has no store of kind embedded, which could be replayed")
+    night = night_named(night, round(time.time() * 1000))
     points = replay.recorded(folders[0], night, pattern, begin, end)
     progress = replay.Progress(sys.stdout)
     # A shell that starts it in the background has made it deaf to what ends it.
@@ -361,33 +372,16 @@ def replay(
         progress.end()
 
 
-def argument(text: str) -> Any:
-    """Read an argument as JSON if it is JSON, and as text otherwise."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
-
-
-def arguments(texts: tuple[str, ...]) -> tuple[list[Any], dict[str, Any]]:
-    """Split ``1 "-80 deg_C" raoff=0.05`` into positional and named arguments."""
-    positional, named = [], {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if equals and key.isidentifier():
-            named[key] = argument(value)
-        else:
-            positional.append(argument(text))
-    return positional, named
-
-
 NEGATIVE = {"ignore_unknown_options": True}
 """So that ``-50`` is an argument and not an option."""
 
 
 @main.command(
     context_settings=NEGATIVE,
-    epilog=_example("hcam call slide.stage.move   or   hcam call hipercam.slide.rpc.stage.move"),
+    epilog=_example(
+        "hcam call slide.block --wait   or   hcam call ngc   or   "
+        "hcam call ngc.load_setup @setup.json"
+    ),
 )
 @click.argument("procedure")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
@@ -397,63 +391,30 @@ NEGATIVE = {"ignore_unknown_options": True}
     default=10.0,
     help="Seconds to wait for the answer.",
 )
+@click.option(
+    "--wait", is_flag=True, help="Wait until the motion has ended; exit status 1 if it failed."
+)
 @URL
 @INSTRUMENT
 def call(
     procedure: str,
     args: tuple[str, ...],
+    *,
     timeout: float,
+    wait: bool,
     url: str | None,
     instrument: Path | None,
 ) -> None:
-    """Call a PROCEDURE with ARGS (numbers, texts, name=value, JSON) and print the answer.
+    """Call a PROCEDURE with ARGS (numbers, texts, name=value, JSON, @FILE) and print the answer.
 
-    What could do harm says so, and is done with confirm=true only.
+    With a device alone (hcam call ngc), list what it has. @FILE is the text of a file, @@ an @.
+    What could do harm says so, and is done with confirm=true only. Ctrl-C ends the waiting for a
+    motion, not the motion.
     """
-    from .wamp import utils
+    from . import calling
 
     _address(url, instrument)
-    procedure = uris.expand_procedure(procedure)
-    positional, named = arguments(args)
-    if "confirm" not in named and _asks_to_confirm(procedure):
-        named["confirm"] = False  # a program that does not say so is not asked
-    try:
-        answer = utils.call(procedure, *positional, timeout=timeout, **named)
-    except utils.NoSuchProcedureError as error:
-        if error.uri.startswith("wamp."):  # else the device has said what it has
-            raise HcamError(_what_there_is(procedure)) from None
-        raise
-    match answer:  # as programs in use expect it of the detector controller
-        case [str(reason), False] | [False, str(reason)]:
-            raise HcamError(reason)
-    click.echo(json.dumps(answer, indent=2, ensure_ascii=False))
-
-
-def _asks_to_confirm(procedure: str) -> bool:
-    """Tell whether a procedure of a device has an argument ``confirm``."""
-    from .wamp import utils
-
-    device, _, name = procedure.partition(".rpc.")
-    try:
-        known = utils.call(f"{device}.rpc.describe")["procedures"][name]
-        return "confirm:" in known["arguments"]
-    except (utils.NoSuchProcedureError, KeyError, TypeError):
-        return False
-
-
-def _what_there_is(procedure: str) -> str:
-    """Say what may be called instead of what there is not."""
-    from .wamp import utils
-
-    found = utils.call("wamp.registration.list")
-    prefixes = [utils.call("wamp.registration.get", n)["uri"] for n in found["prefix"]]
-    devices = sorted({uris.device_of(prefix) for prefix in prefixes} - {""})
-    asked = uris.device_of(procedure)
-    if asked in devices:
-        names = utils.call(uris.rpc(asked, "describe"))["procedures"]
-        return f"{procedure} does not exist; {asked} has {', '.join(names)}"
-    there = ", ".join(devices) or "none: is hwserver running?"
-    return f"nobody offers {procedure}; the devices are: {there}"
+    click.echo(calling.call(procedure, args, timeout, wait=wait))
 
 
 @main.command(context_settings=NEGATIVE, epilog=_example("hcam publish slide.target_position -50"))
@@ -463,10 +424,11 @@ def _what_there_is(procedure: str) -> str:
 @INSTRUMENT
 def publish(topic: str, args: tuple[str, ...], url: str | None, instrument: Path | None) -> None:
     """Publish ARGS to a TOPIC; a setpoint that is refused shows in the device's alarms."""
+    from . import calling
     from .wamp import utils
 
     _address(url, instrument)
-    positional, named = arguments(args)
+    positional, named = calling.arguments(args)
     full = uris.expand(topic)
     if not utils.call("wamp.subscription.match", full):
         raise HcamError(f"nobody listens to {full}; hcam call DEVICE.describe says what can be set")
@@ -495,10 +457,11 @@ def simulate(
 
     Without a fault: say which there are.
     """
+    from . import calling
     from .wamp import utils
 
     _address(url, instrument)
-    _, named = arguments(options)
+    _, named = calling.arguments(options)
     answer = utils.call(uris.rpc(device, "simulate"), fault, **named)
     if fault:
         del answer["may inject"]
@@ -556,7 +519,9 @@ def wire(
 @click.option("--last", metavar="TIME", help="How far back: 90s, 15m, 24h (the default), 7d, 2w.")
 @click.option("--from", "start", metavar="UTC", help="A date, a date and time, or a time.")
 @click.option("--to", "end", metavar="UTC", help="Likewise; now, if it is not given.")
-@click.option("--night", metavar="DATE", help="From noon of this date to the next.")
+@click.option(
+    "--night", metavar="DATE", help="From noon of this date to the next; or tonight, or yesterday."
+)
 @click.option("--table", "as_table", is_flag=True, help="A table instead of a plot.")
 @click.option("--csv", "as_csv", is_flag=True, help="Everything as it was recorded.")
 @click.option(

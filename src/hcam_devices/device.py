@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_origin, get_type_hints
 
-from .axis import ADVICE, Axis
+from .axis import ADVICE, BUSY, MOTIONS, Axis, S
 from .fields import Procedure, Readback, Setpoint, Value
 from .link import LINK_LOST, Codec, RefusedError, Seconds, Tcp
 
@@ -379,7 +379,7 @@ class Device:
         for name in dir(type(self)):
             if hasattr(getattr(type(self), name), "rpc"):
                 command = getattr(self, name)
-                found[name] = Procedure(command, read_only=command.read_only)
+                found[name] = Procedure(command, read_only=command.read_only, moves=command.moves)
         for name, field in self.fields.items():
             found[f"{field.machine}.enable"] = Procedure(self._switch(field.machine, on=True))
             found[f"{field.machine}.disable"] = Procedure(self._switch(field.machine, on=False))
@@ -389,7 +389,11 @@ class Device:
         for axis in self.axes:
             del found[f"{axis.name}.targetSet"]
             for name, call in axis.commands().items():
-                found[f"{axis.name}.{name}"] = Procedure(self._commander(call), call.__doc__ or "")
+                found[f"{axis.name}.{name}"] = Procedure(
+                    self._commander(call),
+                    call.__doc__ or "",
+                    moves=axis.name if name in MOTIONS else "",
+                )
             found[f"{axis.name}.positionSet"] = Procedure(self._position_setter(axis.setpoint))
         return found
 
@@ -448,4 +452,17 @@ class Device:
                 name: field.describe() | {"settable": isinstance(field, Setpoint)}
                 for name, field in self.fields.items()
             },
+            "axes": self.described_axes(),
+        }
+
+    def described_axes(self) -> dict[str, dict[str, Any]]:
+        """Return of each axis its fields, and the states that are a motion and its good end."""
+        return {
+            axis.name: {
+                "readback": axis.readback,
+                "setpoint": axis.setpoint,
+                "busy": [str(state) for state in BUSY],
+                "arrived": [str(S.INPOS)],
+            }
+            for axis in self.axes
         }

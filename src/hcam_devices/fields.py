@@ -204,16 +204,18 @@ def shorten(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def rpc(*, read_only: bool = False) -> Callable[[F], F]:
+def rpc(*, read_only: bool = False, moves: str = "") -> Callable[[F], F]:
     """Mark a method as a command that the network may call; its annotations check the arguments.
 
-    ``read_only`` commands change nothing and are open to those who may only observe.
+    ``read_only`` commands change nothing and are open to those who may only observe. One that
+    begins a motion names the axis that ``moves``.
     """
 
     def mark(function: F) -> F:
         checked = validate_call(config=ConfigDict(strict=True, allow_inf_nan=False))(function)
         checked.rpc = True  # type: ignore[attr-defined]  # how procedures() finds it
         checked.read_only = read_only  # type: ignore[attr-defined]
+        checked.moves = moves  # type: ignore[attr-defined]
         return checked
 
     return mark
@@ -226,6 +228,8 @@ class Procedure:
     call: Callable[..., Any]
     doc: str = ""
     read_only: bool = False
+    moves: str = ""
+    """The axis whose motion it begins."""
 
     def describe(self) -> dict[str, Any]:
         """Return the signature and documentation as plain data."""
@@ -233,6 +237,7 @@ class Procedure:
             "arguments": str(inspect.signature(self.call)).split(" -> ")[0],
             "doc": inspect.cleandoc(self.doc or self.call.__doc__ or "").split("\n")[0],
             "read_only": self.read_only,
+            "moves": self.moves or None,
         }
 
 

@@ -30,7 +30,7 @@ from .names import nearest
 from .stores import Embedded, StoreSettings, place
 from .stores.history import History
 from .stores.influxdb import InfluxDB
-from .stores.points import Field, milliseconds, night_bounds, night_of, timestamp_of
+from .stores.points import Field, milliseconds, night_bounds, night_named, night_of, timestamp_of
 from .wamp import uris
 from .wamp.utils import (
     PRESENT_WITHIN,
@@ -113,7 +113,7 @@ def moment(given: Moment, now: int) -> int:
         except ValueError:
             raise HistoryError(
                 f"{given!r} is not a time such as 2026-11-22, 2026-11-22T21:30 or 21:30 (UTC), "
-                "from 1970 to 2261"
+                "from 1970 to 2261; a night is --night (tonight, yesterday)"
             ) from None
     return min(max(found, EVER.start), EVER.end)
 
@@ -128,15 +128,16 @@ def span(
     """Return the span that is meant: two of ``last``, ``start`` and ``end``, or a night.
 
     ``end`` is now by default, and ``last`` 24 hours. A night such as ``2026-11-22`` begins at noon
-    of that date. Raises HistoryError.
+    (UTC) of that date; ``tonight`` is the one that goes on, ``yesterday`` the one before. Raises
+    HistoryError.
     """
     if night is not None:
         if (last, start, end) != (None, None, None):
             raise HistoryError("a night has its beginning and its end: give it alone")
         try:
-            return Span(*night_bounds(night))
-        except ValueError:
-            raise HistoryError(f"{night!r} is not a night such as 2026-11-22") from None
+            return Span(*night_bounds(night_named(night, now)))
+        except ValueError as error:
+            raise HistoryError(str(error)) from None
     if None not in (last, start, end):
         raise HistoryError("give two of last, start (from) and end (to), not all three")
     length = duration(last or "24h")

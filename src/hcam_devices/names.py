@@ -6,13 +6,16 @@ from difflib import SequenceMatcher
 SHOWN = 12
 LIKE = 0.7
 """From this likeness on (1: the same) a name is suggested."""
+PART = 0.75
+"""The likeness of a name that is a part of another."""
 
 
 def likeness(name: str, other: str) -> float:
     """Return how much a name is like another, or like its end after a dot: from 0 to 1."""
     wanted = name.lower()
     ends = {other.lower(), other.lower().rpartition(".")[2]}
-    return max(SequenceMatcher(None, wanted, end).ratio() for end in ends)
+    inside = PART if len(wanted) >= 4 and wanted in other.lower() else 0.0
+    return max(inside, *(SequenceMatcher(None, wanted, end).ratio() for end in ends))
 
 
 def nearest(name: str, names: Iterable[str], most: int = SHOWN) -> str:

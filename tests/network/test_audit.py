@@ -99,4 +99,6 @@ def test_who_does_not_answer_is_not_waited_for(
 
 
 def test_what_is_no_night_is_told(own: Net) -> None:
-    assert "'tonight' is not a night such as 2026-11-22" in own.hcam("audit", "tonight", code=1)
+    assert "'tonite' is not a night such as 2026-11-22, tonight" in own.hcam(
+        "audit", "tonite", code=1
+    )

@@ -48,7 +48,8 @@ def test_call_prints_the_answer_as_json(net: Net) -> None:
     assert json.loads(net.hcam("call", "slide.stage.positionSet", "position=1100 pix")) == 1100
     assert json.loads(net.hcam("call", "meerstetter1.set_target_temperature1", "-90 deg_C")) == -90
     assert len(json.loads(net.hcam("call", "slide.samples", "0", "limit=2"))) == 2
-    assert net.hcam("call", "slide.stage.move") == "null\n"
+    assert net.hcam("call", "slide.stage.stop") == "slide.stage.stop: done\n"
+    assert net.hcam("call", "slide.stage.move").startswith("slide.stage.move: begun (--wait")
 
 
 @pytest.mark.parametrize(
@@ -56,8 +57,12 @@ def test_call_prints_the_answer_as_json(net: Net) -> None:
     [
         ("call slyde.block", r"nobody offers hipercam\.slyde\.rpc\.block; .*\bccd1, .*\bslide\b"),
         ("call slide.dance", r"slide has no 'dance'; it has .*\bblock\b.*stage\.move"),
-        ("call slide", r"\S"),
+        ("call slyde", r"nobody offers .*; the devices are: .*; did you mean slide\?"),
+        ("call slide.blok", r"slide has no 'blok'; it has .*; did you mean block\?"),
         ("call slide..block", r"\S"),
+        ("call slide.reset --wait", r"slide.reset begins no motion; .* for block, .*nothing was"),
+        ("call slide.block @nosuch", r"the file 'nosuch' cannot be read \(No such file"),
+        ("simulate slide silense", r"no fault 'silense'; .*; did you mean silence\?"),
         ("call slide.set_target_position 1e9", r"1e\+09 pix is not within -125"),
         ("call slide.set_target_position NaN", r"cannot be sent"),
         ("call slide.set_target_position", r"argument: 'value'"),
@@ -77,6 +82,41 @@ def test_a_mistake_is_told_in_one_sentence(net: Net, command: str, said: str) ->
     if "--timeout" not in command:
         assert told.startswith("Error: ")
         assert told.count("\n") == 1
+
+
+def test_a_device_alone_lists_what_it_has(net: Net) -> None:
+    told = net.hcam("call", "FocalPlaneSlide")
+    assert max(map(len, told.splitlines())) <= 80
+    assert re.search(r"^  block +Move the slide into the beam \(-100 pix\)\.$", told, re.MULTILINE)
+    assert re.search(
+        r"^  set_target_position VALUE +-125\.\d+ to 1453\.\d+ pix", told, re.MULTILINE
+    )
+    known = json.loads(net.hcam("call", "slide.describe"))["procedures"]
+    assert all(name in told for name in known)
+
+
+def test_waiting_for_a_motion_ends_where_the_telemetry_says_that_it_is(net: Net) -> None:
+    try:
+        net.hcam("simulate", "slide", "set", "speed=450000")
+        told = net.hcam("call", "slide.block", "--wait")
+        assert re.search(r"slide\.block: stage is inpos at -100\.00 pix .* after", told)
+        assert net.newest("slide")["position"]["current"]["value"] == pytest.approx(-100)
+        net.hcam("simulate", "slide", "set", "stalled=true")
+        told = net.hcam("call", "slide.unblock", "--wait", code=1)
+        assert re.search(r"stage did not arrive, it is outpos at -100\.00 pix .*short of", told)
+        assert "unblock" not in told.splitlines()[0], "it is not sent again"
+    finally:
+        net.hcam("simulate", "slide", "set", "stalled=false", "speed=45000")
+        net.hcam("call", "slide.unblock", "--wait")
+
+
+def test_the_text_of_a_file_is_an_argument(net: Net, tmp_path: Path) -> None:
+    (tmp_path / "target.txt").write_text("\ufeff1099 pix", encoding="utf-8")
+    (tmp_path / "target.json").write_text('{"value": 1100, "unit": "pix"}', encoding="utf-8")
+    for name, number in (("txt", 1099), ("json", 1100)):
+        file = f"@{tmp_path}/target.{name}"
+        assert json.loads(net.hcam("call", "slide.set_target_position", file)) == number
+        assert json.loads(net.hcam("call", "slide.set_target_position", f"value={file}")) == number
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")

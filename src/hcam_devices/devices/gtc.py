@@ -237,6 +237,11 @@ class Telescope(Device):
         found = super().procedures()
         return found | {f"gtc.{event}": found[event] for event in EVENTS}
 
+    def described_axes(self) -> dict[str, dict[str, Any]]:
+        """Return the state that is an offset, and its good end."""
+        offset = {"readback": None, "setpoint": None, "busy": ["offsetting"], "arrived": ["inpos"]}
+        return {"gtc": offset}
+
     def _known(self, name: str) -> float:
         reading = self.readings[name]
         if reading.value is None:
@@ -318,7 +323,7 @@ class Telescope(Device):
                     "nothing was sent"
                 )
 
-    @rpc()
+    @rpc(moves="gtc")
     async def do_offset(self, raoff: float, decoff: float, within: Seconds = TURN_WITHIN) -> None:
         """Offset the telescope (arcsec, relative) and tell the autoguider; see state for its end.
 

@@ -205,12 +205,12 @@ class FocalPlaneSlide(LinearStage):
         await self.stage.move()
         self.hurry()
 
-    @rpc()
+    @rpc(moves="stage")
     async def block(self) -> None:
         """Move the slide into the beam (-100 pix)."""
         await self._go(self.BLOCKED)
 
-    @rpc()
+    @rpc(moves="stage")
     async def unblock(self) -> None:
         """Move the slide out of the beam (1100 pix)."""
         await self._go(self.UNBLOCKED)

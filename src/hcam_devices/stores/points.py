@@ -160,6 +160,15 @@ def night_of(time: int) -> str:
     return (EPOCH + timedelta(milliseconds=time, hours=-12)).date().isoformat()
 
 
+def night_named(text: str, now: int) -> str:
+    """Return the night that is meant at a time (ms): tonight goes on, yesterday is the one before.
+
+    Any other text is returned as it is.
+    """
+    back = {"tonight": 0, "yesterday": 1}.get(text)
+    return text if back is None else night_of(now - back * DAY)
+
+
 def night_bounds(night: str) -> tuple[int, int]:
     """Return when a night such as ``2026-11-22`` begins and ends (ms).
 
@@ -170,7 +179,7 @@ def night_bounds(night: str) -> tuple[int, int]:
         start = days * DAY + DAY // 2
         if -DAY < start < TIMES.stop:
             return start, start + DAY
-    raise ValueError(f"{night!r} is not a night such as 2026-11-22")
+    raise ValueError(f"{night!r} is not a night such as 2026-11-22, tonight or yesterday")
 
 
 def nights(start: int, end: int) -> Iterator[str]:
