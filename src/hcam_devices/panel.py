@@ -508,7 +508,7 @@ async def status(instrument: Instrument, address: Address) -> int:
             console.print(f"{what}: {', '.join(names)}")
     alarms = picture.alarms()
     for line in alarms:
-        console.print(line)
+        console.print(line, soft_wrap=not console.is_terminal)
     return 1 if alarms or silent or offline else 0
 
 
@@ -517,7 +517,7 @@ async def wire(device: str, address: Address, seconds: float, file: Path | None)
 
     Raises HcamError if the device or the router does not answer.
     """
-    with file.open("a") if file else nullcontext() as kept:
+    with file.open("a", encoding="utf-8") if file else nullcontext() as kept:
 
         def show(event: dict[str, Any]) -> None:
             said = repr(bytes.fromhex(event["hex"]))[2:-1]
