@@ -48,6 +48,8 @@ class Command(click.Command):
         if isinstance(sys.stdout, TextIOWrapper):
             terminal = sys.stdout.isatty()
             sys.stdout.reconfigure(errors="replace" if terminal else "backslashreplace")
+        if os.path.expanduser("~") == "~" and (home := os.environ.get("HCAM_HOME")):
+            os.environ["HOME"] = os.path.abspath(home)  # astropy cannot be imported without
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -88,7 +90,7 @@ def _address(url: str | None, instrument: Path | None) -> Address:
     ``call`` and ``publish`` find it from now on, too.
     """
     if url:
-        found = Address.parse(url.removeprefix("ws://").removesuffix("/ws"))
+        found = Address.parse(url)
     elif os.environ.get("WAMP_SERVER") or not instrument:
         found = uris.address()
     else:
@@ -102,7 +104,7 @@ def _router_of(path: Path) -> Address:
     import tomllib
 
     try:
-        table = tomllib.loads(path.read_text()).get("router", {})
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig")).get("router", {})
         host, port = table.get("host", Address().host), table.get("port", Address().port)
         types = type(host), type(port)
         if table.keys() <= {"host", "port"} and types == (str, int) and 0 < port < 65536:

@@ -501,7 +501,7 @@ def write(folder: Path, instrument: Instrument, store: str | None = None) -> lis
         for path, content in files.items():
             file = folder / path
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(content, cls=JSONEncoder, indent=2) + "\n")
+            file.write_text(json.dumps(content, cls=JSONEncoder, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise HcamError(f"{folder} cannot be written: {error}") from None
     return [str(one.title) for one in made]

@@ -139,16 +139,25 @@ def load(path: Path | None = None) -> Instrument:
     path = path or carried("hipercam")
     if not path.is_file() and (known := carried(str(path))).is_file():
         path = known
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InstrumentError(f"{path}: cannot be read: {error}") from None
+    text = _text(path)
     try:
         return _Reader(path, text).instrument(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"at line (\d+)", str(error))
         last = len(text.splitlines())
         raise InstrumentError(f"{path}:{line[1] if line else last}: {error}") from None
+
+
+def _text(path: Path) -> str:
+    """Return the text of a file: UTF-8 whatever the locale, also with a byte order mark."""
+    try:
+        content = path.read_bytes()
+        return content.decode("utf-8-sig")
+    except OSError as error:
+        raise InstrumentError(f"{path}: cannot be read: {error}") from None
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InstrumentError(f"{path}:{line}: this is not UTF-8: save the file as UTF-8") from None
 
 
 def kinds() -> list[str]:

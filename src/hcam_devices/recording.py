@@ -18,7 +18,7 @@ def read(path: Path) -> list[tuple[str, bytes]]:
     """Return the directions and bytes of a recording; HcamError names a line that is none."""
     passed = []
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise HcamError(f"{path}: cannot be read: {error}") from None
     for number, line in enumerate(lines, 1):

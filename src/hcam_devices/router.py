@@ -141,7 +141,7 @@ async def run(port: int, folder: Path) -> int:
         )
     node = folder / "router" / str(port)
     node.mkdir(parents=True, exist_ok=True)
-    (node / "config.json").write_text(as_text(port))
+    (node / "config.json").write_text(as_text(port), encoding="utf-8")
     (node / "node.pid").unlink(missing_ok=True)  # Crossbar trips over the number of a zombie
     command = [str(program), "start", "--cbdir", str(node), "--config", "config.json"]
     with (node / "router.log").open("ab") as log:

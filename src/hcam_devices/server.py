@@ -39,9 +39,15 @@ RESTART_AFTER = 1.0
 
 
 def home() -> Path:
-    """Return ``HCAM_HOME``: the one folder for journals, logs and generated configuration."""
-    given = os.environ.get("HCAM_HOME")
-    return Path(given).absolute() if given else user_state_path("hcam_devices", appauthor=False)
+    """Return ``HCAM_HOME``: the one folder for journals, logs and generated configuration.
+
+    By default it is in the user's home; HcamError if there is none.
+    """
+    if given := os.environ.get("HCAM_HOME"):
+        return Path(given).absolute()
+    if os.path.expanduser("~") == "~" and not os.environ.get("XDG_STATE_HOME"):
+        raise HcamError("this user has no home directory: set HCAM_HOME to a folder for its files")
+    return user_state_path("hcam_devices", appauthor=False)
 
 
 Task: TypeAlias = Callable[[], Awaitable[None]]

@@ -401,7 +401,7 @@ async def _live(sim: Simulator) -> None:
 def write_programs(names: tuple[str, ...], folder: Path, port: int) -> None:
     """Write the programs that stand for a simulator on a loopback port."""
     for name in names:
-        (folder / name).write_text(PROGRAM.format(port=port))
+        (folder / name).write_text(PROGRAM.format(port=port), encoding="utf-8")
         (folder / name).chmod(0o700)
 
 

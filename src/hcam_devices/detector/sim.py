@@ -362,7 +362,7 @@ class Simulator(Base):
             begin = self.wall() - (self._now - begins) / speed
             line = {"run": run.number, "frame": run.frames, "begin": begin}
             line["end"] = begin + run.timing.exposure / speed
-            with (self.folder / "exposures.jsonl").open("a") as log:
+            with (self.folder / "exposures.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
         except OSError:
             self.frames -= 1

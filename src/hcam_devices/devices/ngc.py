@@ -342,7 +342,7 @@ class Controller(Device):
 
     def _folder(self) -> Path:
         if self.data:
-            return Path(self.data).expanduser()
+            return Path(os.path.expanduser(self.data))
         folder = os.path.dirname(self._said(BASE))
         if not folder.startswith("/"):
             raise RefusedError(f"no folder can be told from {self._said(BASE)!r}: set data")

@@ -112,7 +112,7 @@ class Journal:
         self.warning: str | None = None
         self.epoch = ""
         self._steady, self._ahead = steady, clock() - steady()
-        self._boot = boot or BOOT_ID.read_text().strip()
+        self._boot = boot or BOOT_ID.read_text(encoding="ascii").strip()
         self._last: dict[str, int] = {}
         self._ends: dict[str, tuple[str, dict[str, int]]] = {}
         self._db: sqlite3.Connection | None = None

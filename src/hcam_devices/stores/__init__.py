@@ -1,11 +1,13 @@
 """Stores: where the recorder keeps samples, and what it asks of each."""
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .. import HcamError
 from .coverage import Coverage, Gone
 from .influxdb import InfluxDB
 from .points import Point
@@ -29,11 +31,14 @@ StoreSettings: TypeAlias = Embedded | InfluxDB
 def place(settings: StoreSettings, home: Path) -> Path:
     """Return the folder in which a store keeps its files: within the home if it is relative.
 
-    ``~`` is the user's own home.
+    ``~`` is the user's own home; HcamError if there is none.
     """
     if isinstance(settings, InfluxDB):
         return home / "stores"
-    return home / Path(settings.folder or "history").expanduser()
+    folder = os.path.expanduser(settings.folder or "history")
+    if folder.startswith("~"):
+        raise HcamError(f"folder {folder!r}: there is no such home directory; write it in full")
+    return home / folder
 
 
 class AwayError(Exception):

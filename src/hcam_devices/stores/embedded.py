@@ -172,7 +172,7 @@ class EmbeddedStore:
         with ExitStack() as opened:
             with trying(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-                lock = opened.enter_context((folder / "lock").open("w"))
+                lock = opened.enter_context((folder / "lock").open("wb"))
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             main = folder / f"{MAIN}.sqlite"
             with trying(main):

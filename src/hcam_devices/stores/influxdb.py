@@ -144,7 +144,7 @@ class InfluxDB(BaseModel):
 
 def _from_file(path: Path) -> str:
     try:
-        with path.open() as file:
+        with path.open(encoding="utf-8-sig") as file:
             if os.fstat(file.fileno()).st_mode & stat.S_IRWXO:
                 raise SecretError(f"{path} is open to everybody: chmod o= {path}")
             return file.read(10_000)

@@ -432,9 +432,16 @@ def _compile(idl: str) -> Any:
     if compiler is None:
         raise ConnectionError(NEEDS_EXTRA.format("no omniidl"))
     with tempfile.TemporaryDirectory(prefix="hcam-idl-") as folder:
-        command = [compiler, "-bpython", "-C", folder, str(Path(idl).expanduser())]
+        command = [compiler, "-bpython", "-C", folder, os.path.expanduser(idl)]
         try:
-            subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)  # noqa: S603
+            subprocess.run(  # noqa: S603
+                command,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=30,
+                check=True,
+            )
         except subprocess.SubprocessError as error:
             said = (getattr(error, "stderr", "") or str(error)).strip()
             raise ConnectionError(f"{idl} could not be compiled: {said}") from None

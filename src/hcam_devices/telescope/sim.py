@@ -128,7 +128,7 @@ class Simulator(Base):
         """
         if self._motions is None:
             file = self._file()
-            lines = file.read_text().splitlines() if file and file.exists() else []
+            lines = file.read_text(encoding="utf-8").splitlines() if file and file.exists() else []
             self._motions = [json.loads(line) for line in lines]
         return self._motions
 
@@ -158,7 +158,7 @@ class Simulator(Base):
         self.motions.append(record)
         if file := self._file():
             file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("a") as lines:
+            with file.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(record) + "\n")
 
     def position(self) -> tuple[float, float, float]:

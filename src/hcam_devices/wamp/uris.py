@@ -64,11 +64,19 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Address":
-        """Read ``host`` or ``host:port``; an IPv6 host stands in brackets. Raises HcamError."""
-        match = HOST_AND_PORT.fullmatch(text.strip())
+        """Read ``host``, ``host:port`` or ``ws://host:port/ws``; an IPv6 host stands in brackets.
+
+        Raises HcamError.
+        """
+        match = HOST_AND_PORT.fullmatch(
+            text.strip().removeprefix("ws://").removesuffix("/").removesuffix("/ws")
+        )
         port = int(match[3] or cls().port) if match else 0
         if not match or not 0 < port < 65536:
-            raise HcamError(f"{text!r} is not a host or host:port (IPv6: [host] or [host]:port)")
+            raise HcamError(
+                f"{text!r} is not a host or host:port (IPv6: [host] or [host]:port), "
+                "nor ws://host:port/ws; another path, or TLS (wss), is not offered"
+            )
         return cls(match[1] or match[2], port)
 
     def __str__(self) -> str:
