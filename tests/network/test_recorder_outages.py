@@ -4,10 +4,10 @@ from contextlib import suppress
 
 import psutil
 
+from ..conftest import Scaled
 from .recorded import all_home, published, start_flood, stored
 from .tools import Net, living, until
 
-ROUTERS = 20
 TWO_STORES = """
 [devices.rackpc]
 kind = "rackpc.RackPC"
@@ -20,10 +20,10 @@ folder = "second"
 """
 
 
-def test_a_router_killed_20_times_loses_nothing(own: Net) -> None:
+def test_a_router_killed_again_and_again_loses_nothing(own: Net, scaled: Scaled) -> None:
     start_flood(own)
     own.start_recorder()
-    for _ in range(ROUTERS):
+    for _ in range(scaled(2, soak=20)):
         own.start_router()
         before = len(stored(own))
         until(lambda before=before: len(stored(own)) > before)  # type: ignore[misc]

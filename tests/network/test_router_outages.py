@@ -99,13 +99,18 @@ def test_a_server_started_before_the_router_finds_it_by_itself(own: Net) -> None
 @pytest.mark.parametrize(
     "outage",
     [
-        controller_killed,
         all_killed,
         frozen,
-        worker_killed,
-        stopped,
-        only_ours_killed,
-        restarted_twice,
+        *(
+            pytest.param(outage, marks=pytest.mark.soak)
+            for outage in (
+                controller_killed,
+                worker_killed,
+                stopped,
+                only_ours_killed,
+                restarted_twice,
+            )
+        ),
     ],
 )
 def test_no_sample_is_missing_after(own: Net, outage: Callable[[Net], None]) -> None:
