@@ -1,10 +1,11 @@
 import errno
 import fcntl
+import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,18 @@ from hcam_devices.detector.tables import append
 from ..helpers import AT_MOST
 
 CHILD = """
-import os, sys
+import json, os, sys
 from pathlib import Path
 from hcam_devices.detector.tables import append
 
-folder, last, part = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+for line in sys.stdin:
+    if (child := os.fork()) == 0:
+        break
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+else:
+    os._exit(0)
+folder, last, part = json.loads(line)
+folder = Path(folder)
 count = 0
 
 def deadly(call):
@@ -43,7 +51,8 @@ for name in ("ftruncate", "pwrite", "fsync"):
 append(folder, 12, (folder / "table.ecsv").read_text())
 os._exit(count)
 """
-"""Ends before the system call of this number, or after a part of it, else with their count."""
+"""For each line it forks a process that ends before the system call of this number, or after a part
+of it, else with their count; and prints its exit status."""
 CALLS = 6
 WRITE = 3
 """The call that writes all of the table but eight bytes."""
@@ -140,9 +149,26 @@ def test_the_same_table_twice_is_there_once_and_another_behind_it(run: Path) -> 
     assert lengths(run) == [20, 300]
 
 
-def die(folder: Path, step: int, part: int = 0) -> int:
-    command = [sys.executable, "-c", CHILD, str(folder), str(step), str(part)]
-    return subprocess.run(command, timeout=AT_MOST, check=False).returncode
+Die = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def die() -> Iterator[Die]:
+    """Append in a process that dies; return its exit status."""
+    command = [sys.executable, "-c", CHILD]
+    with subprocess.Popen(
+        command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as mother:
+        asked, said = mother.stdin, mother.stdout
+        assert asked
+        assert said
+
+        def append_and_die(folder: Path, step: int, part: int = 0) -> int:
+            print(json.dumps([str(folder), step, part]), file=asked, flush=True)
+            return int(said.readline())
+
+        yield append_and_die
+        mother.communicate()
 
 
 def check(run: Path, old: bytes, *, whole: bool = True) -> None:
@@ -162,14 +188,14 @@ def check(run: Path, old: bytes, *, whole: bool = True) -> None:
                 assert len(file) == 2
 
 
-def test_all_system_calls_that_change_the_file_are_counted(run: Path) -> None:
+def test_all_system_calls_that_change_the_file_are_counted(run: Path, die: Die) -> None:
     ecsv(telescope(), run.parent)
     assert die(run.parent, 1000) == CALLS
 
 
 @pytest.mark.parametrize("step", range(1, CALLS + 1))
 def test_whenever_the_process_dies_the_file_is_valid_and_the_next_append_succeeds(
-    run: Path, step: int
+    run: Path, die: Die, step: int
 ) -> None:
     append(run.parent, 12, ecsv(nods(), run.parent))
     old, text = run.read_bytes(), ecsv(telescope(), run.parent)
@@ -183,7 +209,7 @@ def test_whenever_the_process_dies_the_file_is_valid_and_the_next_append_succeed
 
 @pytest.mark.parametrize("part", [56, 100, 2000, 2872, 4000, 30000])
 def test_a_table_that_was_written_in_part_is_free_space_for_a_shorter_one(
-    run: Path, part: int
+    run: Path, die: Die, part: int
 ) -> None:
     append(run.parent, 12, ecsv(nods(), run.parent))
     old, text = run.read_bytes(), ecsv(telescope(), run.parent)

@@ -55,7 +55,31 @@ def net_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
         net.end()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest."""
-    first = ("test_recorder_killed", "test_router_outages", "test_recorder_outages", "test_up")
-    items.sort(key=lambda item: item.path.stem not in first)
+@pytest.fixture(scope="session")
+def bare_router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
+    """A router of this worker, for the modules that bring all else and leave it alone."""
+    net = Net(tmp_path_factory.mktemp("router"))
+    try:
+        net.start_router()
+        yield net
+    finally:
+        net.end()
+
+
+@pytest.fixture(scope="module")
+def guest_of_module(bare_router: Net, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
+    """A home of the module's own, whose programs use a router that outlives them."""
+    net = Net(tmp_path_factory.mktemp("guest"))
+    net.port = bare_router.port
+    try:
+        yield net
+    finally:
+        net.end()
+
+
+@pytest.fixture
+def guest(guest_of_module: Net, monkeypatch: pytest.MonkeyPatch) -> Net:
+    """A home of the module's own; ``call`` and ``publish`` find its router."""
+    monkeypatch.setenv("WAMP_SERVER", str(guest_of_module.address))
+    monkeypatch.setenv("HCAM_HOME", str(guest_of_module.home))
+    return guest_of_module

@@ -1,4 +1,4 @@
-"""A dithered run, with an emulated detector and an emulated telescope in servers of their own."""
+"""A dithered run, with an emulated detector and an emulated telescope in servers of their guest."""
 
 import json
 from typing import Any
@@ -25,27 +25,26 @@ SETUP = {
 
 
 @pytest.fixture
-def observatory(own: Net) -> Net:
+def observatory(guest: Net) -> Net:
     """The detector online, powered and with a setup loaded; a quick telescope in position."""
-    own.start_router()
-    own.start_server("hserver")
+    guest.start_server("hserver")
     text = carried("hipercam").read_text()
     assert text.count(TELESCOPE) == 1
-    (own.home / "ours.toml").write_text(
+    (guest.home / "ours.toml").write_text(
         text.replace(TELESCOPE, f"{TELESCOPE}settle_within = 2.0\n")
     )
-    own.start(
-        *(BIN / "gtcserver", "--emulate", "--instrument", own.home / "ours.toml"),
+    guest.start(
+        *(BIN / "gtcserver", "--emulate", "--instrument", guest.home / "ours.toml"),
         log="gtcserver.out",
     )
-    own.wait_for_devices("ngc", "gtc")
+    guest.wait_for_devices("ngc", "gtc")
     call("hipercam.gtc.rpc.simulate", "set", motion=0.3, settling=0.1)
     assert call("hipercam.ngc.rpc.start_ngc_server")
     assert call("hipercam.ngc.rpc.setup_ngc_server")
     for step in ("online", "pon"):
         assert call(f"hipercam.ngc.rpc.{step}")[1]
     assert call("hipercam.ngc.rpc.load_setup", SETUP, timeout=30)[0]
-    return own
+    return guest
 
 
 def lines(net: Net, name: str) -> list[dict[str, Any]]:

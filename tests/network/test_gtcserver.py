@@ -62,20 +62,19 @@ def simulate(fault: str = "", **chosen: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def observatory(net_of_module: Net) -> Observatory:
-    net_of_module.start_router()
-    return Observatory(net_of_module)
+def observatory(guest_of_module: Net) -> Observatory:
+    return Observatory(guest_of_module)
 
 
 @pytest.fixture
-def telescope(own: Net, observatory: Observatory) -> Iterator[Observatory]:
+def telescope(guest: Net, observatory: Observatory) -> Iterator[Observatory]:
     """The telescope, in position, with no faults."""
-    if own.server is None or own.server.poll() is not None:
+    if guest.server is None or guest.server.poll() is not None:
         observatory.start()
     simulate("set", **QUICK)
     observatory.wait_for("inpos")
     yield observatory
-    if own.server and own.server.poll() is None:
+    if guest.server and guest.server.poll() is None:
         simulate("clear")
 
 
@@ -177,14 +176,14 @@ def test_a_telescope_restarted_in_mid_motion_is_found_again(telescope: Observato
 
 
 def test_a_server_killed_in_mid_motion_sends_nothing_when_it_is_back(
-    telescope: Observatory, own: Net
+    telescope: Observatory, guest: Net
 ) -> None:
     before = telescope.offsets
     simulate("set", motion=60.0)
     call("hipercam.gtc.rpc.do_offset", raoff=4, decoff=0)
-    assert own.server
-    own.server.kill()
-    own.server.wait()
+    assert guest.server
+    guest.server.kill()
+    guest.server.wait()
     telescope.start()
     sample = until(lambda: (one := telescope.sample())["state"].get("gtc") == "outpos" and one)
     assert sample["in_position"] is False

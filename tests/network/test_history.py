@@ -32,11 +32,10 @@ SAMPLES = 12_345
 
 
 @pytest.fixture
-def net(own: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Net:
-    """A router of its own, for it remembers that the recorder has gone; and a home."""
-    own.start_router()
+def net(bare_router: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Net:
+    """A router without a recorder, and a home."""
     net = Net(tmp_path)
-    net.port = own.port
+    net.port = bare_router.port
     monkeypatch.setenv("WAMP_SERVER", str(net.address))
     return net
 

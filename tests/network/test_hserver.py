@@ -50,14 +50,13 @@ RAOFF DECOFF
 
 
 @pytest.fixture
-def detector(own: Net) -> Net:
+def detector(guest: Net) -> Net:
     """The controller's devices on a network of the module's own; its server is not running."""
-    if own.router is None:
-        own.start_router()
-        own.start_server("hwserver")
-        own.start_server("hserver")
-    own.wait_for_devices("ngc", "pressure1")
-    return own
+    if guest.server is None:
+        guest.start_server("hwserver")
+        guest.start_server("hserver")
+    guest.wait_for_devices("ngc", "pressure1")
+    return guest
 
 
 def ngc(name: str, *args: Any, **named: Any) -> Any:

@@ -43,19 +43,18 @@ def in_influxdb(database: InfluxDB) -> Counter[Number]:
 
 
 def test_a_database_away_for_long_killed_and_frozen_gets_everything_once(
-    own: Net, scaled: Scaled
+    guest: Net, scaled: Scaled
 ) -> None:
     backlog = scaled(10, soak=60) * A_MINUTE
     meanwhile = scaled(100, soak=600)
-    fill(own, backlog)
-    with influxdb(own.home) as database:
-        site = own.home / "site.toml"
+    fill(guest, backlog)
+    with influxdb(guest.home) as database:
+        site = guest.home / "site.toml"
         site.write_text(SITE.format(url=database.url))
         database.stop()
-        own.start_router()
-        start_flood(own)
-        own.start_recorder("--instrument", site)
-        until(lambda: len(stored(own)) > backlog)
+        start_flood(guest)
+        guest.start_recorder("--instrument", site)
+        until(lambda: len(stored(guest)) > backlog)
         until(lambda: any("offsite is away" in a["reason"] for a in newest("recorder")["alarms"]))
         database.start()
         until(lambda: len(in_influxdb(database)) > backlog)
@@ -65,21 +64,21 @@ def test_a_database_away_for_long_killed_and_frozen_gets_everything_once(
             (database.stop, database.start),
         ):
             interrupt()
-            before = len(published(own))
-            until(lambda before=before: len(published(own)) > before + meanwhile)  # type: ignore[misc]
+            before = len(published(guest))
+            until(lambda before=before: len(published(guest)) > before + meanwhile)  # type: ignore[misc]
             resume()
-            wanted = published(own)
+            wanted = published(guest)
             until(lambda wanted=wanted: wanted <= in_influxdb(database).keys())  # type: ignore[misc]
         assert set(in_influxdb(database).values()) == {1}
-        assert set(stored(own).values()) == {1}
+        assert set(stored(guest).values()) == {1}
         until(lambda: not newest("recorder")["alarms"])
 
 
-def test_telemetry_without_numbers_is_kept_too(own: Net) -> None:
+def test_telemetry_without_numbers_is_kept_too(guest: Net) -> None:
     until(lambda: call("wamp.subscription.match", AUTOGUIDER))
     for n in range(20):
         publish(AUTOGUIDER, {"state": "guiding", "flux": n, "bad": [None]})
-    until(lambda: sum(number[0] == "autoguider" for number in stored(own)) == 20)
+    until(lambda: sum(number[0] == "autoguider" for number in stored(guest)) == 20)
 
 
 def newest(device: str) -> Any:

@@ -18,27 +18,26 @@ FORKS = Path(__file__).with_name("forks.py")
 
 
 def test_a_recorder_killed_at_any_instant_neither_loses_nor_doubles(
-    own: Net, scaled: Scaled
+    guest: Net, scaled: Scaled
 ) -> None:
-    own.start_router()
-    start_flood(own, rate=200)
+    start_flood(guest, rate=200)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    forks = own.start(sys.executable, FORKS, log="hwlogger.out", **pipes)
+    forks = guest.start(sys.executable, FORKS, log="hwlogger.out", **pipes)
     assert forks.stdin
     assert forks.stdout
     instants = random.Random(22)
     for kills in range(scaled(15, soak=200)):
-        before = joined(own)
+        before = joined(guest)
         forks.stdin.write(b"\n")
         forks.stdin.flush()
         recorder = int(forks.stdout.readline())
         if kills % 4:  # otherwise while it starts
-            until(lambda before=before: joined(own) > before)  # type: ignore[misc]
+            until(lambda before=before: joined(guest) > before)  # type: ignore[misc]
         time.sleep(instants.uniform(0, 0.6))
         os.kill(recorder, signal.SIGKILL)
         assert forks.stdout.readline() == b"over\n"
     forks.communicate()
-    assert stored(own), "the recorder was killed before it had stored anything"
-    own.start_recorder()
-    all_home(own)
+    assert stored(guest), "the recorder was killed before it had stored anything"
+    guest.start_recorder()
+    all_home(guest)
     assert call("hipercam.recorder.rpc.samples", 0)[-1]["gone_local"] == 0

@@ -28,25 +28,24 @@ BEFORE = {"flood": ["kept", "rackpc", "removed", "moved"], "other": ["quiet"]}
 AFTER = {"flood": ["kept", "rackcomputer=rackpc"], "other": ["quiet", "moved"]}
 
 
-def test_what_was_published_under_former_names_comes_home(own: Net) -> None:
-    site = own.home / "site.toml"
-    with influxdb(own.home) as database:
+def test_what_was_published_under_former_names_comes_home(guest: Net) -> None:
+    site = guest.home / "site.toml"
+    with influxdb(guest.home) as database:
         database.stop()
-        own.start_router()
-        begin(own, BEFORE, STORE.format(url=database.url))
-        end(own)
-        before = appended(own)
-        begin(own, AFTER, STORE.format(url=database.url))
+        begin(guest, BEFORE, STORE.format(url=database.url))
+        end(guest)
+        before = appended(guest)
+        begin(guest, AFTER, STORE.format(url=database.url))
         database.start()
-        wanted = {number for _, number in before | appended(own)}
+        wanted = {number for _, number in before | appended(guest)}
         until(lambda: wanted <= in_influxdb(database).keys())
         assert set(in_influxdb(database).values()) == {1}
-        said = own.run(BIN / "hcam", "audit", "--instrument", site)
+        said = guest.run(BIN / "hcam", "audit", "--instrument", site)
         assert "Everything published is stored once: offsite has " in said
         assert all(f"\n{name} " in said for name in ("rackpc", "rackcomputer", "removed", "moved"))
 
 
-def test_a_journal_that_is_asked_in_a_wrong_way_says_so(own: Net) -> None:
+def test_a_journal_that_is_asked_in_a_wrong_way_says_so(guest: Net) -> None:
     for name, arguments in (("page", (-1,)), ("samples", (0, "all")), ("held", (3,))):
         with pytest.raises(InvalidArgumentError, match="is a"):
             call(f"hipercam.flood.journal.{name}", "rackpc", *arguments)
