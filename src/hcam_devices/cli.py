@@ -68,7 +68,7 @@ class Number(click.FloatRange):
         return number
 
 
-class Group(click.Group):
+class Group(Command, click.Group):
     """Commands that tell their errors in a sentence."""
 
     command_class = Command
@@ -213,18 +213,39 @@ def up(emulate: bool, port: int | None, instrument: Path | None) -> None:
     raise SystemExit(asyncio.run(supervisor.up(declared, address, emulate=emulate)))
 
 
-@main.command(epilog=_example("hcam router --port 9000"))
+@main.group(cls=Group, invoke_without_command=True, epilog=_example("hcam router --port 9000"))
 @PORT
 @INSTRUMENT
-def router(port: int | None, instrument: Path | None) -> None:
+@click.pass_context
+def router(context: click.Context, port: int | None, instrument: Path | None) -> None:
     """Run the router alone, on loopback, until Ctrl-C."""
     from . import router
     from .server import home
 
+    if context.invoked_subcommand:
+        return
     if port is None:
         _load(instrument)
         port = _address(None, instrument).port
     raise SystemExit(asyncio.run(router.run(port, home())))
+
+
+@router.command(epilog=_example("hcam router install"))
+def install() -> None:
+    """Install the router, which pip does not: once, and after an update.
+
+    It is Crossbar, in an environment of its own: HCAM_HOME/crossbar, or crossbar in the user's data
+    folder (~/.local/share/hcam_devices) if HCAM_HOME is not set.
+    """
+    from .installation import install_router, installed_router, router_folders
+
+    if folder := installed_router():
+        click.echo(f"the router is installed already, in {folder}")
+        return
+    folder = router_folders()[1]
+    click.echo(f"installing the router into {folder}")
+    install_router(folder)
+    click.echo("done")
 
 
 @main.command(epilog=_example("hcam watch 'ccd*'"))

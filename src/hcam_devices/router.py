@@ -10,13 +10,13 @@ import json
 import os
 import signal
 import socket
-import sys
 import time
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from . import HcamError
+from .installation import installed_router, this_program
 from .wamp import uris
 
 EVERYTHING = {"call": True, "register": True, "publish": True, "subscribe": True}
@@ -95,14 +95,13 @@ class RouterError(HcamError):
 
 def crossbar() -> Path:
     """Return Crossbar's program; RouterError if it is not installed."""
-    program = Path(sys.prefix) / "router" / "bin" / "crossbar"
-    if not program.exists():
-        lock = shipped().with_name("router.lock")
+    folder = installed_router()
+    if folder is None:
         raise RouterError(
-            f"the router is not installed: {program} is missing; run ./setup in the checkout, "
-            f"or install {lock} into an environment at {program.parent.parent}"
+            "the router that this version needs is not installed: run "
+            f"{this_program()} router install, once"
         )
-    return program
+    return folder / "bin" / "crossbar"
 
 
 def tied(command: list[str]) -> list[str]:
