@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import panel
+from .installation import program, this_program
 from .instrument import Instrument
 from .router import RouterError, crossbar, listening, tied
 from .server import home
@@ -99,7 +100,6 @@ def last_line(log: Path) -> str:
 
 def children(instrument: Instrument, address: Address, *, emulate: bool) -> list[Child]:
     """Return what is to run: the router first."""
-    programs = Path(sys.prefix) / "bin"
     environment = os.environ | {"WAMP_SERVER": str(address), "HCAM_HOME": str(home())}
     file = ["--instrument", str(instrument.path)]
     arguments = {
@@ -108,11 +108,11 @@ def children(instrument: Instrument, address: Address, *, emulate: bool) -> list
     return [
         Child(
             "router",
-            [str(programs / "hcam"), "router", "--port", str(address.port), *file],
+            [str(program("hcam")), "router", "--port", str(address.port), *file],
             environment,
         ),
         *(
-            Child(name, [str(programs / name), *flags, *file], environment)
+            Child(name, [str(program(name)), *flags, *file], environment)
             for name, flags in arguments.items()
         ),
     ]
@@ -120,7 +120,7 @@ def children(instrument: Instrument, address: Address, *, emulate: bool) -> list
 
 def hints(address: Address, *, emulate: bool) -> str:
     """Say what to try next."""
-    hcam = min(sys.argv[0], os.path.relpath(sys.argv[0]), key=len)
+    hcam = this_program()
     if address != Address():
         hcam = f"WAMP_SERVER={address} {hcam}"
     rehearse = f"  ·  {hcam} simulate pressure1 set pressure=0.02" if emulate else ""
