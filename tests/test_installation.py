@@ -1,6 +1,7 @@
 """Where an installation has its programs and its router, and how the router gets there."""
 
 import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -210,3 +211,20 @@ def test_up_and_router_offer_to_install_it(site: Path) -> None:
         assert result.exit_code == 1
         assert "is not installed: run " in result.output
         assert "router install, once" in result.output
+
+
+def test_a_pyopenssl_that_does_not_fit_hinders_nobody(tmp_path: Path) -> None:
+    write(
+        tmp_path / "OpenSSL" / "__init__.py", "raise AttributeError('not of this cryptography')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "hcam_devices", "status", "--url", "127.0.0.1:1"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path), "HCAM_HOME": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "no router at 127.0.0.1:1" in done.stdout + done.stderr
+    assert done.returncode == 1

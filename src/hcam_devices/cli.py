@@ -21,6 +21,10 @@ from . import HcamError
 from .wamp import uris
 from .wamp.uris import Address
 
+# autobahn imports pyOpenSSL if there is any, without using it here. One that belongs to the system
+# may not fit the newer cryptography of pip install --user, and then no program would start.
+sys.modules.setdefault("OpenSSL", None)  # type: ignore[arg-type]
+
 INSTRUMENT = click.option(
     "--instrument",
     type=click.Path(dir_okay=False, path_type=Path),
