@@ -24,6 +24,7 @@ from hcam_devices import dashboards, sim
 from hcam_devices.cli import main
 from hcam_devices.device import Alarm, Device, Sample
 from hcam_devices.fields import Readback, Setpoint, Value, Words
+from hcam_devices.installation import install_extra
 from hcam_devices.instrument import Entry, Instrument, load
 from hcam_devices.keeper import Journals, Keeper
 from hcam_devices.link import Local
@@ -538,5 +539,5 @@ def test_without_the_library_the_command_says_how_to_get_it(
     assert (result.exit_code, result.output) == (
         1,
         "Error: this installation lacks what dashboards are made with: "
-        "pip install 'hcam_devices[grafana]'\n",
+        f"{install_extra('grafana')}\n",
     )

@@ -622,9 +622,10 @@ def dashboards(folder: Path, store: str | None, instrument: Path | None) -> None
     except ModuleNotFoundError as error:
         if not str(error.name).startswith("grafana_foundation_sdk"):
             raise
+        from .installation import install_extra
+
         raise HcamError(
-            "this installation lacks what dashboards are made with: "
-            "pip install 'hcam_devices[grafana]'"
+            "this installation lacks what dashboards are made with: " + install_extra("grafana")
         ) from None
     titles = dashboards.write(folder, _load(instrument), store)
     click.echo(f"{folder}: {', '.join(titles)}")

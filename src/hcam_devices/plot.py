@@ -34,6 +34,7 @@ from .history import (
     samples,
     utc,
 )
+from .installation import install_extra
 from .stores.points import timestamp_of
 
 PNG_COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
@@ -383,7 +384,7 @@ def write_png(replies: list[Reply], span: Span, file: Path) -> None:
         from matplotlib.dates import AutoDateLocator, ConciseDateFormatter  # noqa: PLC0415
         from matplotlib.figure import Figure  # noqa: PLC0415  (an optional extra)
     except ImportError:
-        raise HcamError("a PNG needs matplotlib: pip install 'hcam_devices[plot]'") from None
+        raise HcamError(f"a PNG needs matplotlib: {install_extra('plot')}") from None
     plots = list(by_unit(replies))
     texts = [("", [one]) for one in replies if "value" in one]
     if not plots and not texts:

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from hcam_devices import sim
+from hcam_devices.installation import install_extra
 from hcam_devices.link import OutcomeUnknownError, ProtocolError, RefusedError
 from hcam_devices.telescope import corba, giop
 from hcam_devices.telescope import sim as telescope_sim
@@ -423,7 +424,7 @@ async def test_without_omniorb_all_starts_and_says_how_to_get_it() -> None:
     """
     said = await printed(run(program))
     assert said.startswith("rack: the telescope speaks CORBA, for which this installation lacks")
-    assert said.endswith("): pip install 'hcam_devices[gtc]'")
+    assert said.endswith(f"): {install_extra('gtc')}")
     assert "\noffline the telescope speaks CORBA" in said
 
 
@@ -439,7 +440,7 @@ async def test_without_omniorb_gtcserver_says_in_a_line_how_to_get_it() -> None:
     assert process.returncode == 1
     assert "\n" not in said
     assert said.startswith("Error: the telescope speaks CORBA, for which this installation lacks")
-    assert said.endswith("): pip install 'hcam_devices[gtc]'")
+    assert said.endswith(f"): {install_extra('gtc')}")
 
 
 async def test_a_process_with_a_long_call_ends_at_once_when_it_is_told() -> None:

@@ -20,7 +20,6 @@ import atexit
 import importlib
 import math
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -29,10 +28,11 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeAlias
 
+from .. import HcamError
 from ..fields import shorten
+from ..installation import install_extra, program
 from ..link import (
     LINK_LOST,
     MOST_SKIPPED,
@@ -70,7 +70,7 @@ SMALLEST = {"double": 1e-300, "float": 1e-30}
 """Nothing that is measured is nearer to zero; an integer taken for such a number is."""
 NEEDS_EXTRA = (
     "the telescope speaks CORBA, for which this installation lacks omniORB ({}): "
-    "pip install 'hcam_devices[gtc]'"
+    + install_extra("gtc")
 )
 HOW_TO_TYPE = "name the site's IDL file in the instrument file (idl)"
 SUSPECT = ("BAD_OPERATION", "BAD_PARAM", "MARSHAL")
@@ -426,11 +426,10 @@ def _import_stubs() -> Any | None:
 
 
 def _compile(idl: str) -> Any:
-    # The compiler is installed beside this Python, whose folder need not be on PATH.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    compiler = shutil.which("omniidl", path=path)
-    if compiler is None:
-        raise ConnectionError(NEEDS_EXTRA.format("no omniidl"))
+    try:
+        compiler = str(program("omniidl", "jeteve-omniorb"))
+    except HcamError:
+        raise ConnectionError(NEEDS_EXTRA.format("no omniidl")) from None
     with tempfile.TemporaryDirectory(prefix="hcam-idl-") as folder:
         command = [compiler, "-bpython", "-C", folder, os.path.expanduser(idl)]
         try:
