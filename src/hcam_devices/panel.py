@@ -70,9 +70,12 @@ class Picture:
             self.causes.hear(sample, utc(time.time()))
 
     def hear_status(self, status: Any) -> None:
-        """Take in that a server came or went."""
+        """Take in that a server came or went; that another process went does not matter."""
         if isinstance(status, dict) and {"server", "state"} <= status.keys():
-            self.servers[str(status["server"])] = status
+            known = self.servers.get(str(status["server"]), status)
+            same = all(known.get(key) == status.get(key) for key in ("host", "pid", "since"))
+            if same or status["state"] == "running" or known["state"] != "running":
+                self.servers[str(status["server"])] = status
 
     def unmatched(self) -> str:
         """Return what to say if the pattern is nobody's."""

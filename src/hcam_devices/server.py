@@ -12,8 +12,8 @@ import signal
 import sqlite3
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -28,7 +28,8 @@ from .journal import Journal
 from .names import did_you_mean
 from .wamp import uris
 from .wamp.agent import RETAIN, Agent
-from .wamp.session import Session, keep_joined
+from .wamp.owner import NameTakenError, Owner
+from .wamp.session import CLAIM_AGAIN, Session, keep_joined
 from .wamp.shelf import Shelf
 from .wamp.uris import Address
 
@@ -36,6 +37,10 @@ log = logging.getLogger(__name__)
 
 TIDY_EVERY = 60.0
 RESTART_AFTER = 1.0
+ANSWER_WITHIN = 2.0
+"""Start the devices if the router has not said within these seconds whose the name is."""
+MAX_JOINING = 8
+"""At most this many devices join at once: more of them would make each other late."""
 
 
 def home() -> Path:
@@ -94,7 +99,8 @@ def claim(folder: Path, what: str) -> Iterator[None]:
 class Server:
     """The devices of one server; ``run`` presents them until it is cancelled.
 
-    ``beside`` gives what else is to be kept running, by name.
+    While another process has the server's name on the network, nothing runs: no device touches its
+    hardware. ``beside`` gives what else is to be kept running, by name.
     """
 
     def __init__(
@@ -112,8 +118,12 @@ class Server:
         self.folder, self.emulate, self.replay = folder, emulate, replay or {}
         self.beside = beside
         self.restarts = 0
-        self.since = utc(time.time())
+        self.owner = Owner(name, utc(time.time()))
         self.devices: dict[str, Device] = {}
+        self._named = asyncio.Event()
+        self._joining = asyncio.Semaphore(MAX_JOINING)
+        self._waits_for = ""
+        self._working: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Present the devices. Raises AlreadyRunningError if another process has one, or the name.
@@ -134,15 +144,38 @@ class Server:
                 stack.callback(agent.device.listeners.clear)
             for device in self.devices.values():
                 device.attach(self.devices)
-            announce = partial(self._announce, Shelf(journal, self.devices))
             async with asyncio.TaskGroup() as tasks:
-                for agent in agents:
-                    tasks.create_task(self._keep(agent.device.name, agent.device.run))
-                    tasks.create_task(self._keep(agent.device.name, agent.run, self.address))
-                tasks.create_task(self._keep(self.name, keep_joined, self.address, announce))
+
+                def work() -> None:
+                    if self._working is None:
+                        self._working = tasks.create_task(self._work(agents, journal))
+
+                async def announce(session: Session) -> None:
+                    await self._announce(Shelf(journal, self.devices), session)
+                    work()
+
+                join = partial(keep_joined, self.address, announce, owner=self.owner)
+                tasks.create_task(self._keep(self.name, join))
                 tasks.create_task(self._keep(self.name, self._tidy, journal, agents[0]))
-                for what, task in self.beside(self, journal).items():
-                    tasks.create_task(self._keep(what, task))
+                await asyncio.wait([tasks.create_task(self._named.wait())], timeout=ANSWER_WITHIN)
+                if not self._waits_for:
+                    work()
+
+    async def _work(self, agents: list[Agent], journal: Journal) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for agent in agents:
+                tasks.create_task(self._keep(agent.device.name, agent.device.run))
+                join = partial(agent.run, self.address, self.owner, self._turn)
+                tasks.create_task(self._keep(agent.device.name, join))
+            for what, task in self.beside(self, journal).items():
+                tasks.create_task(self._keep(what, task))
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Wait until the server has its name, and few other devices are joining."""
+        await self._named.wait()
+        async with self._joining:
+            yield
 
     async def _agent(self, entry: Entry, journal: Journal, stack: AsyncExitStack) -> Agent:
         overrides: dict[str, Any] = {}
@@ -168,32 +201,68 @@ class Server:
             await asyncio.sleep(RESTART_AFTER)
 
     async def _announce(self, shelf: Shelf, session: Session) -> None:
-        log.info("%s is on the network at %s", self.name, self.address)
+        """Take the name of the server, as soon as nobody else has it, and say that it runs."""
         session.over.add_done_callback(self._lost)
+        session.displaced = self._displaced
+        while True:
+            try:
+                await shelf.register(session, self.name)
+                break
+            except NameTakenError as error:
+                await self._wait_for(error.holder)
+        self._waits_for = ""
+        log.info("%s is on the network at %s", self.name, self.address)
         topic = uris.status(self.name)
-        gone = {"server": self.name, "state": "gone", "pid": os.getpid()}
+        one = self.owner
+        process = {"server": self.name, "host": one.host, "pid": one.pid, "since": one.since}
+        gone = process | {"state": "gone"}
         await session.call(
             "wamp.session.add_testament", topic, [gone], {}, publish_options={"retain": True}
         )
-        here = gone | {
+        here = process | {
             "state": "running",
-            "since": self.since,
             "devices": [entry.name for entry in self.entries],
             "emulated": self.emulate,
             "restarts": self.restarts,
         }
 
         def say(event: Any = gone) -> None:
-            """Also when the router has only now found an earlier session of ours dead."""
-            if event == gone:
+            """Also when the testament of a process says that a server of this name has gone."""
+            if isinstance(event, dict) and event.get("state") == "gone":
                 session.publish(topic, here, options=RETAIN)
 
         await session.subscribe(say, topic)
-        await shelf.register(session, self.name)  # before the recorder is told
         say()
+        self._named.set()
+
+    async def _wait_for(self, holder: str) -> None:
+        """Stop everything, because another process has the name; then wait a moment."""
+        self._named.clear()
+        if holder != self._waits_for:
+            self._waits_for = holder
+            log.warning(
+                "%s is refused by the router at %s: this name belongs to %s. This process does "
+                "nothing until that one has ended. End one of the two, or give this one another "
+                "router (WAMP_SERVER)",
+                self.name,
+                self.address,
+                holder,
+            )
+        if self._working:
+            self._working.cancel()
+            await asyncio.wait([self._working])
+            self._working = None
+        await asyncio.sleep(CLAIM_AGAIN)
+
+    def _displaced(self, reason: str) -> None:
+        if reason:
+            log.error("the journal of %s cannot be asked: %s; end it", self.name, reason)
+        else:
+            log.info("the journal of %s can be asked again", self.name)
 
     def _lost(self, over: asyncio.Future[str]) -> None:
-        if not over.cancelled():
+        self._named.clear()
+        if not over.cancelled() and not self._waits_for:
             log.warning("no router (%s); samples go to the journal", over.result())
 
     async def _tidy(self, journal: Journal, agent: Agent) -> None:

@@ -7,13 +7,13 @@ import asyncio
 import inspect
 import logging
 import sqlite3
-from collections.abc import Awaitable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import Any
 
 from autobahn.wamp.exception import ApplicationError, TransportLost
 from autobahn.wamp.exception import Error as WampError
-from autobahn.wamp.types import PublishOptions, RegisterOptions
+from autobahn.wamp.types import PublishOptions
 from pydantic import ValidationError
 
 from ..axis import NotAllowedError
@@ -23,6 +23,7 @@ from ..journal import Journal
 from ..link import OutcomeUnknownError, ProtocolError, RefusedError
 from ..names import did_you_mean
 from . import uris
+from .owner import NameTakenError, Owner
 from .session import Session, keep_joined
 from .shelf import Shelf
 from .uris import Address
@@ -33,6 +34,7 @@ RETAIN = PublishOptions(retain=True)
 MOST_BYTES = 500_000
 """Of a sample, as JSON. In CBOR it is at most 9/5 of that (``0.5, `` is 5 bytes, and 9 there), and
 in a page 9/8: the router drops who sends more than a megabyte."""
+SET_UP_WITHIN = 5.0
 LONGEST_WIRE = 86_400.0
 LONGEST_EXCHANGE = 10.0
 LONGEST_REASON = 4000
@@ -71,20 +73,31 @@ class Agent:
         }
         self.warning: str | None = None
         self._since: dict[tuple[str, str], str] = {}
+        self.taken = ""
+        """Why the device is presented by another server and not by this one."""
+        self.displaced = ""
+        """Why commands do not arrive here: another program has taken the name by force."""
         self._untrace: asyncio.TimerHandle | None = None
         self._session: Session | None = None
         self._newest: Sample | None = None
         device.listeners.append(self.publish)
         device.call_peer = self.call_peer
 
-    async def run(self, address: Address) -> None:
-        """Stay on the network, for ever."""
-        await keep_joined(address, self._present)
+    async def run(
+        self,
+        address: Address,
+        owner: Owner | None = None,
+        turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+    ) -> None:
+        """Stay on the network, for ever; ``turn`` as ``keep_joined`` says."""
+        await keep_joined(address, self._present, owner=owner, turn=turn)
 
     async def _present(self, session: Session) -> None:
         name = self.device.name
         settable = [f.name for f in self.device.fields.values() if isinstance(f, Setpoint)]
-        async with asyncio.timeout(5):
+        session.displaced = self._displaced
+        async with asyncio.timeout(SET_UP_WITHIN):
+            await self._claim_names(session)
             await asyncio.gather(
                 session.call(
                     "wamp.session.add_testament",
@@ -92,14 +105,6 @@ class Agent:
                     [self._epitaph()],
                     {},
                     publish_options={"retain": True},
-                ),
-                *(
-                    session.register(
-                        self._serve,
-                        uris.rpc(alias),
-                        RegisterOptions(match="prefix", details_arg="_call", force_reregister=True),
-                    )
-                    for alias in self.names
                 ),
                 *(
                     session.subscribe(self._setter(field), uris.setpoint(alias, field))
@@ -112,12 +117,48 @@ class Agent:
         if self._newest:
             self._send(self._newest)
 
+    async def _claim_names(self, session: Session) -> None:
+        """Register every name, or none. Raises NameTakenError if another session has one."""
+        try:
+            for alias in self.names:
+                await session.claim(self._serve, uris.rpc(alias), "prefix", "_call")
+        except NameTakenError as error:
+            self._session = None
+            reason = f"{self.device.name} is not presented and its samples are not kept: {error}"
+            if reason != self.taken:
+                ours = error.owner and session.owner and error.owner.server == session.owner.server
+                log.log(logging.DEBUG if ours else logging.WARNING, "%s", reason)
+                self.taken = reason
+            raise
+        if self.taken:
+            self.taken = ""
+            self.device.hurry()
+        self._displaced("")
+
+    def _displaced(self, reason: str) -> None:
+        if reason and not self.displaced:
+            since = utc(self.device.clock())
+            self.displaced = f"commands have not arrived here since {since}: {reason}; end it"
+            log.error("%s: %s", self.device.name, self.displaced)
+        elif not reason and self.displaced:
+            log.info("%s: commands arrive again", self.device.name)
+            self.displaced = ""
+        else:
+            return
+        self.device.hurry()
+
     def publish(self, sample: Sample) -> None:
         """Keep a sample, and publish it if there is a router; also if it cannot be kept.
 
         A ``warning`` about the journal is one more of its alarms. Of a sample that is too large for
-        the router an alarm is all that is said.
+        the router an alarm is all that is said. While another server presents the device, nothing
+        is kept or published.
         """
+        if self.taken:
+            return
+        if self.displaced:
+            alarm = self._alarm("commands", "ERR", self.displaced, sample)
+            sample = sample | {"alarms": [*sample["alarms"], alarm]}
         if self.warning:
             alarm = self._alarm("journal", "WARN", self.warning, sample)
             sample = sample | {"alarms": [*sample["alarms"], alarm]}

@@ -1,20 +1,26 @@
-"""One membership of a realm of the router, made again whenever it is lost."""
+"""One membership of a realm of the router, made again whenever it is lost.
+
+A name on the network belongs to one server: a session claims it, and never takes it from another
+server that lives.
+"""
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from typing import Any
 
 from autobahn.asyncio.wamp import ApplicationSession
 from autobahn.asyncio.websocket import WampWebSocketClientFactory
 from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.exception import Error as WampError
+from autobahn.wamp.message import Unregistered
 from autobahn.wamp.serializer import CBORSerializer
-from autobahn.wamp.types import ComponentConfig
+from autobahn.wamp.types import ComponentConfig, RegisterOptions
 
 from ..link import addresses_of, first_reached
 from . import uris
+from .owner import TAKEN_ERRORS, NameTakenError, Owner
 from .uris import Address
 
 log = logging.getLogger(__name__)
@@ -23,16 +29,103 @@ JOIN_WITHIN = 3.0
 FIRST_PAUSE, LAST_PAUSE = 0.2, 1.0
 PING_EVERY, PING_TIMEOUT = 5.0, 3.0
 """A frozen router is noticed within the sum of these seconds."""
+CLAIM_AGAIN = 1.0
+"""Seconds between attempts to register a name that another session has."""
 
 
 class Session(ApplicationSession):
-    """A session that says when it has joined, and when and why it is over."""
+    """A session that says when it has joined, and when and why it is over.
 
-    def __init__(self, realm: str) -> None:
+    ``displaced`` is called with the reason when another program has taken a claimed name by force,
+    and with an empty text once the name is back.
+    """
+
+    def __init__(self, realm: str, owner: Owner | None = None) -> None:
         super().__init__(ComponentConfig(realm))
         loop = asyncio.get_running_loop()
         self.joined: asyncio.Future[None] = loop.create_future()
         self.over: asyncio.Future[str] = loop.create_future()
+        self.owner = owner
+        self.displaced: Callable[[str], None] = lambda _: None
+        self._claims: dict[int, tuple[Callable[..., Any], str, str, str | None]] = {}
+        self._taking_back: set[asyncio.Task[None]] = set()
+
+    def onConnect(self) -> None:
+        """Join, and let the router know whose session this is."""
+        self.join(self.config.realm, authextra=self.owner and self.owner.as_extra())
+
+    async def claim(
+        self,
+        endpoint: Callable[..., Any],
+        uri: str,
+        match: str = "exact",
+        details_arg: str | None = None,
+    ) -> None:
+        """Register a procedure. Raises NameTakenError if another session that lives has it.
+
+        An earlier session of the same owner is displaced: it is dead, and the router has not
+        noticed yet.
+        """
+        force = None
+        while True:
+            options = RegisterOptions(match, details_arg=details_arg, force_reregister=force)
+            try:
+                registration = await self.register(endpoint, uri, options)
+            except ApplicationError as error:
+                if error.error not in TAKEN_ERRORS:
+                    raise
+            else:
+                self._claims[registration.id] = endpoint, uri, match, details_arg
+                return
+            holder = await self._holder(uri, match)
+            if holder and (self.owner is None or holder.owner != self.owner):
+                raise holder
+            force = True if holder else None
+
+    async def _holder(self, uri: str, match: str) -> NameTakenError | None:
+        """Return who has registered a procedure; None if nobody has it any more."""
+        try:
+            registration = await self.call("wamp.registration.lookup", uri, {"match": match})
+            if registration is None:
+                return None
+            callees = await self.call("wamp.registration.list_callees", registration)
+            return NameTakenError(uri, await self.call("wamp.session.get", callees[0]))
+        except ApplicationError as error:
+            if error.error in (error.NO_SUCH_REGISTRATION, error.NO_SUCH_SESSION):
+                return None
+            raise
+
+    def onMessage(self, msg: Any) -> None:
+        """Take a claimed name back that the router gave to another session."""
+        if not isinstance(msg, Unregistered) or msg.request:
+            super().onMessage(msg)
+            return
+        self._registrations.pop(msg.registration, None)
+        if claim := self._claims.pop(msg.registration, None):
+            task = asyncio.create_task(self._take_back(*claim))
+            self._taking_back.add(task)
+            task.add_done_callback(self._taking_back.discard)
+
+    async def _take_back(self, endpoint: Callable[..., Any], uri: str, *options: Any) -> None:
+        """Register a name again as soon as it is free; leave it to another server of ours."""
+        told = ""
+        try:
+            while True:
+                try:
+                    await self.claim(endpoint, uri, *options)
+                except NameTakenError as error:
+                    if error.owner:
+                        self._end(str(error))
+                        return
+                    if str(error) != told:
+                        told = str(error)
+                        self.displaced(told)
+                    await asyncio.sleep(CLAIM_AGAIN)
+                else:
+                    self.displaced("")
+                    return
+        except WampError as error:
+            log.debug("%s is claimed by the next session: %s", uri, error)
 
     def onJoin(self, details: Any) -> None:
         """Say that it has joined."""
@@ -54,17 +147,21 @@ class Session(ApplicationSession):
         log.debug("%s", msg)
 
     def _end(self, reason: str) -> None:
+        for task in self._taking_back:
+            task.cancel()
         if not self.over.done():
             self.over.set_result(reason)
 
 
 @asynccontextmanager
-async def join(address: Address, realm: str = uris.REALM) -> AsyncIterator[Session]:
+async def join(
+    address: Address, realm: str = uris.REALM, owner: Owner | None = None
+) -> AsyncIterator[Session]:
     """Join a realm, and leave it at the end.
 
     Raises OSError or TimeoutError if that does not succeed within ``JOIN_WITHIN`` seconds.
     """
-    session = Session(realm)
+    session = Session(realm, owner)
     loop = asyncio.get_running_loop()
     factory = WampWebSocketClientFactory(
         lambda: session,
@@ -101,17 +198,27 @@ async def join(address: Address, realm: str = uris.REALM) -> AsyncIterator[Sessi
 
 
 async def keep_joined(
-    address: Address, on_join: Callable[[Session], Awaitable[None]], realm: str = uris.REALM
+    address: Address,
+    on_join: Callable[[Session], Awaitable[None]],
+    realm: str = uris.REALM,
+    *,
+    owner: Owner | None = None,
+    turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
 ) -> None:
-    """Join, call ``on_join``, and join again whenever the session is over, for ever."""
+    """Join, call ``on_join``, and join again whenever the session is over, for ever.
+
+    Joining and ``on_join`` happen within a ``turn``: their deadlines count from its beginning.
+    """
     pause = FIRST_PAUSE
     while True:
         try:
-            async with join(address, realm) as session:
-                await on_join(session)
+            async with AsyncExitStack() as stack:
+                async with turn():
+                    session = await stack.enter_async_context(join(address, realm, owner))
+                    await on_join(session)
                 pause = FIRST_PAUSE
                 log.debug("session with %s is over: %s", address, await session.over)
-        except (OSError, TimeoutError, WampError) as error:
+        except (OSError, TimeoutError, WampError, NameTakenError) as error:
             log.debug("no session with %s: %s", address, error)
         await asyncio.sleep(pause)
         pause = min(2 * pause, LAST_PAUSE)

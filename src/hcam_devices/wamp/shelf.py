@@ -8,8 +8,6 @@ import asyncio
 from collections.abc import Collection
 from typing import Any
 
-from autobahn.wamp.types import RegisterOptions
-
 from ..device import Sample, utc
 from ..fields import shorten
 from ..journal import Journal
@@ -31,12 +29,11 @@ class Shelf:
         self.journal, self.present = journal, present
 
     async def register(self, session: Session, server: str) -> None:
-        """Answer under the name of the server."""
+        """Answer under the name of the server. Raises NameTakenError if another server has it."""
         # autobahn says "an Exception", and means its class.
         session.define(ValueError, uris.error("invalid_argument"))  # type: ignore[arg-type]
         for answer in (self.former, self.held, self.page, self.samples):
-            options = RegisterOptions(force_reregister=True)
-            await session.register(answer, uris.journal(server, answer.__name__), options)
+            await session.claim(answer, uris.journal(server, answer.__name__))
 
     async def former(self) -> list[str]:
         """Return the devices that the journal knows of, and that have no agent here."""

@@ -1,0 +1,214 @@
+"""A name on the network belongs to one server, whoever else wants it."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from autobahn.wamp.exception import ApplicationError
+from autobahn.wamp.types import RegisterOptions
+
+from hcam_devices.instrument import load
+from hcam_devices.server import Server
+from hcam_devices.wamp.uris import Address
+
+from .tools import Client, Follower, Net, Proxy, Sample, client, soon
+
+GAUGE = """
+[devices.shared1]
+kind = "pdr900.VacuumGauge"
+port = 1
+"""
+NOBODY = Address("127.0.0.1", 1)
+
+
+@asynccontextmanager
+async def presented(
+    address: Address, folder: Path, name: str = "sharedserver"
+) -> AsyncIterator[Server]:
+    """Present one simulated gauge from this process, as a server of its own home."""
+    file = folder.with_suffix(".toml")
+    file.write_text(GAUGE)
+    entries = list(load(file).entries.values())
+    server = Server(name, entries, address, folder, emulate=True)
+    running = asyncio.create_task(server.run())
+    try:
+        yield server
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def epoch(session: Client) -> str:
+    """Return the epoch of the server that answers for the gauge; nothing if nobody does."""
+    try:
+        newest = await session.call("hipercam.shared1.rpc.telemetry")
+    except ApplicationError:
+        return ""
+    return str(newest["epoch"]) if newest and newest["pressure"] else ""
+
+
+async def other_than(session: Client, former: str) -> str:
+    """Wait until another server answers than before; return its epoch."""
+
+    async def answered() -> str:
+        found = await epoch(session)
+        return "" if found == former else found
+
+    return await soon(answered)
+
+
+async def anything(heard: list[Sample]) -> bool:
+    """Return whether something has been heard."""
+    return bool(heard)
+
+
+async def closed(link: Any) -> bool:
+    """Return whether there is no connection to the hardware."""
+    try:
+        await link.exchange(b"@254PR1?;FF", 1)
+    except ConnectionError:
+        return True
+    return False
+
+
+async def refused(log: pytest.LogCaptureFixture, words: str) -> str:
+    """Wait until a server has said that it was refused; return what it said."""
+
+    async def said() -> str:
+        return next((one for one in log.messages if words in one), "")
+
+    return await soon(said)
+
+
+async def test_a_second_server_says_whose_the_name_is_and_touches_nothing(
+    net: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with client(net.address) as session:
+        status = await Follower.of(session, "hipercam.sharedserver.status")
+        async with presented(net.address, tmp_path / "first") as first:
+            mine = await other_than(session, "")
+            begin = len(status.heard)
+            async with presented(net.address, tmp_path / "second") as second:
+                said = await refused(caplog, "sharedserver is refused by the router at")
+                assert second.devices["shared1"].connection == "offline"
+                assert await epoch(session) == mine
+            for word in (first.owner.host, f"process {first.owner.pid}", first.owner.since):
+                assert word in said
+            again = [record for record in caplog.records if "is refused" in record.message]
+            assert [record.levelno for record in again] == [logging.WARNING]
+            assert await epoch(session) == mine
+            assert status.heard[begin:] == []
+
+
+async def test_a_second_server_takes_over_when_the_first_has_ended(
+    net: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with client(net.address) as session, AsyncExitStack() as first:
+        status = await Follower.of(session, "hipercam.sharedserver.status")
+        await first.enter_async_context(presented(net.address, tmp_path / "first"))
+        mine = await other_than(session, "")
+        async with presented(net.address, tmp_path / "second") as second:
+            await refused(caplog, "sharedserver is refused")
+            await first.aclose()
+            theirs = await other_than(session, mine)
+            running = await status.until(lambda s: s.get("since") == second.owner.since)
+            assert running["state"] == "running"
+            telemetry = await Follower.of(session, "hipercam.shared1.telemetry")
+            assert (await telemetry.until(lambda s: s["pressure"]))["epoch"] == theirs
+
+
+async def test_a_server_that_was_away_too_long_leaves_its_devices_to_its_successor(
+    net: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        Proxy(net.address) as proxy,
+        client(net.address) as session,
+        presented(proxy.address, tmp_path / "first") as first,
+        AsyncExitStack() as other,
+    ):
+        mine = await other_than(session, "")
+        await other.enter_async_context(presented(net.address, tmp_path / "second"))
+        await refused(caplog, "sharedserver is refused")
+        proxy.to = NOBODY
+        for router in proxy.lose_clients():
+            router.transport.abort()
+        theirs = await other_than(session, mine)
+        caplog.clear()
+        proxy.to = net.address
+        await refused(caplog, "sharedserver is refused")
+        await soon(lambda: closed(first.devices["shared1"].link))
+        assert await epoch(session) == theirs
+        await other.aclose()
+        assert await other_than(session, theirs) == mine
+
+
+async def test_a_server_whose_connections_were_cut_is_back_before_the_router_has_noticed(
+    net: Net, tmp_path: Path
+) -> None:
+    async with (
+        Proxy(net.address) as proxy,
+        client(net.address) as session,
+        presented(proxy.address, tmp_path / "first"),
+    ):
+        mine = await other_than(session, "")
+        telemetry = await Follower.of(session, "hipercam.shared1.telemetry")
+        begin = len(telemetry.heard)
+        assert proxy.lose_clients()
+
+        async def back() -> str:
+            with suppress(TimeoutError):  # the question went to the session that is dead
+                async with asyncio.timeout(1):
+                    return await epoch(session)
+            return ""
+
+        assert await soon(back) == mine
+        assert all(sample["timestamp"] for sample in telemetry.heard[begin:])
+
+
+async def test_a_name_taken_by_force_is_an_alarm_until_it_comes_back(
+    net: Net, tmp_path: Path
+) -> None:
+    async with client(net.address) as session, presented(net.address, tmp_path / "first"):
+        mine = await other_than(session, "")
+        telemetry = await Follower.of(session, "hipercam.shared1.telemetry")
+        async with client(net.address) as thief:
+            force = RegisterOptions(match="prefix", force_reregister=True)
+            await thief.register(lambda *_: "mine now", "hipercam.shared1.rpc.", force)
+            sample = await telemetry.next(lambda s: s["alarms"])
+            assert [(a["field"], a["severity"]) for a in sample["alarms"]] == [("commands", "ERR")]
+            assert "the name hipercam.shared1.rpc. belongs to" in sample["alarms"][0]["reason"]
+            assert "commands have not arrived here since 20" in sample["alarms"][0]["reason"]
+            assert sample["pressure"]
+            assert await session.call("hipercam.shared1.rpc.describe") == "mine now"
+        assert await other_than(session, "") == mine
+        await telemetry.next(lambda s: not s["alarms"])
+
+
+async def test_a_device_that_another_server_presents_is_refused_by_name(
+    net: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with client(net.address) as session, AsyncExitStack() as first:
+        await first.enter_async_context(presented(net.address, tmp_path / "first"))
+        mine = await other_than(session, "")
+        async with presented(net.address, tmp_path / "second", "otherserver") as second:
+            said = await refused(caplog, "shared1 is not presented")
+            assert "belongs to sharedserver on " in said
+            assert await epoch(session) == mine
+            ask = partial(session.call, "hipercam.otherserver.journal.samples", "shared1")
+            kept, read = await ask(), list[Sample]()
+            second.devices["shared1"].listeners.append(read.append)
+            second.devices["shared1"].hurry()
+            await soon(lambda: anything(read))
+            assert await ask() == kept
+            await first.aclose()
+            assert await other_than(session, mine)
+
+            async def goes_on() -> bool:
+                return len(await ask()) > len(kept)
+
+            await soon(goes_on)
