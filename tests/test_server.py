@@ -1,6 +1,10 @@
 """A server alone: what it claims for itself."""
 
 import asyncio
+import errno
+import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +13,7 @@ import pytest
 from hcam_devices import HcamError
 from hcam_devices.instrument import load
 from hcam_devices.journal import Journal
-from hcam_devices.server import AlreadyRunningError, Server
+from hcam_devices.server import AlreadyRunningError, Server, until_told
 from hcam_devices.wamp.uris import Address
 
 from .helpers import AT_MOST, until
@@ -67,3 +71,54 @@ async def test_a_server_that_ends_while_the_telescope_settles_keeps_every_sample
     journal.close()
     assert last["seq"] > 1
     assert last["state"]["gtc"] != "offsetting"
+
+
+RAISED = """
+import resource
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+from hcam_devices.server import raise_open_files_limit
+assert raise_open_files_limit() == hard == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+"""
+
+
+def test_a_server_may_open_as_many_files_as_the_system_allows() -> None:
+    subprocess.run([sys.executable, "-c", RAISED], check=True, timeout=60)
+
+
+def test_a_server_that_may_open_too_few_files_says_what_to_raise(tmp_path: Path) -> None:
+    gauges = (f'[devices.g{n}]\nkind = "pdr900.VacuumGauge"\nport = 1\n' for n in range(60))
+    (tmp_path / "many.toml").write_text("".join(gauges))
+    program = Path(sys.prefix) / "bin" / "hwserver"
+    done = subprocess.run(
+        ["sh", "-c", f"ulimit -n 40; exec {program} --emulate --instrument many.toml"],
+        cwd=tmp_path,
+        env={"HCAM_HOME": str(tmp_path), "WAMP_SERVER": "127.0.0.1:1", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "hwserver needs about 350 open files, and this process may open 40 files" in done.stderr
+    assert "hwserver cannot begin (Too many open files), and this process may open" in done.stderr
+    assert "ulimit -Hn" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_connections_that_find_no_open_file_are_one_sentence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = asyncio.get_running_loop()
+    running = asyncio.create_task(until_told(server("hwserver", "pressure1", tmp_path)))
+    await until(lambda: loop.get_exception_handler() is not None)
+    for _ in range(3):
+        refused = OSError(errno.EMFILE, "Too many open files")
+        loop.call_exception_handler({"message": "socket.accept()", "exception": refused})
+    loop.call_exception_handler({"message": "a true surprise", "exception": ValueError()})
+    running.cancel()
+    await asyncio.wait([running])
+    said = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
+    assert [one for one in said if "files" in one] == [one for one in said if "accepted" in one]
+    assert len([one for one in said if "accepted" in one]) == 1
+    assert any("a true surprise" in one for one in said)

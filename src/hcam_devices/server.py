@@ -5,9 +5,11 @@ there; nothing else differs.
 """
 
 import asyncio
+import errno
 import fcntl
 import logging
 import os
+import resource
 import signal
 import sqlite3
 import time
@@ -41,6 +43,13 @@ ANSWER_WITHIN = 2.0
 """Start the devices if the router has not said within these seconds whose the name is."""
 MAX_JOINING = 8
 """At most this many devices join at once: more of them would make each other late."""
+FILES_PER_DEVICE = 3
+"""A device keeps its lock, its link to the hardware and its session open."""
+FILES_PER_SIMULATOR = 2
+"""A simulator keeps the port on which it listens and its end of the link open."""
+OTHER_FILES = 50
+"""A server has at most this many files open that belong to no device."""
+NO_MORE_FILES = errno.EMFILE, errno.ENFILE
 
 
 def home() -> Path:
@@ -68,6 +77,8 @@ def usable(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.Error) as error:
+        if isinstance(error, OSError) and error.errno in NO_MORE_FILES:
+            raise
         raise HcamError(
             f"{path} cannot be written ({error}): make room on its disk, or let this user write "
             "there, or give another HCAM_HOME"
@@ -302,11 +313,59 @@ def serve(
     asyncio.run(until_told(server))
 
 
+def raise_open_files_limit() -> int:
+    """Let this process open as many files as the system allows it; return how many."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    return limit
+
+
+def too_few_files(what: str) -> str:
+    """Return what to say when a process may not open as many files as it needs."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return (
+        f"{what}, and this process may open {limit} files: "
+        "raise its hard limit (ulimit -Hn; LimitNOFILE= of a systemd unit)"
+    )
+
+
 async def until_told(server: Server) -> None:
-    """Run a server until SIGINT or SIGTERM."""
+    """Run a server until SIGINT or SIGTERM.
+
+    Raises HcamError if there are too few open files to begin.
+    """
+    limit = raise_open_files_limit()
+    each = FILES_PER_DEVICE + FILES_PER_SIMULATOR * server.emulate
+    needed = each * len(server.entries) + OTHER_FILES
+    if needed > limit:
+        log.error(too_few_files(f"{server.name} needs about {needed} open files"))
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_explainer())
     running = asyncio.create_task(server.run())
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, running.cancel)
+        loop.add_signal_handler(number, running.cancel)
     await asyncio.wait([running])
-    if not running.cancelled():
+    if running.cancelled():
+        return
+    try:
         running.result()
+    except OSError as error:
+        if error.errno not in NO_MORE_FILES:
+            raise
+        raise HcamError(too_few_files(f"{server.name} cannot begin ({error.strerror})")) from None
+
+
+def _explainer() -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
+    """Return what reports errors that no task reports; too few files in a sentence, once."""
+    told = False
+
+    def explain(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        nonlocal told
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in NO_MORE_FILES:
+            loop.default_exception_handler(context)
+        elif not told:
+            told = True
+            log.error(too_few_files(f"connections wait to be accepted ({error.strerror})"))
+
+    return explain
