@@ -190,6 +190,7 @@ class _Reader:
     def __init__(self, path: Path, text: str) -> None:
         self.path, self.lines = path, text.splitlines()
         self.mistakes: list[tuple[int, str]] = []
+        self.schemas: dict[type[Device], type[BaseModel]] = {}
 
     def instrument(self, content: dict[str, Any]) -> Instrument:
         file = self._check(_File, content, ())
@@ -230,10 +231,11 @@ class _Reader:
         cls = self._kind(common.kind, place)
         if cls is None:
             return None
-        fields: dict[str, Any] = settings_of(cls) | settings_of(cls.link_type)
-        schema = create_model(common.kind, __config__=STRICT, **fields)
+        if cls not in self.schemas:
+            fields: dict[str, Any] = settings_of(cls) | settings_of(cls.link_type)
+            self.schemas[cls] = create_model(cls.__name__, __config__=STRICT, **fields)
         settings = self._check(
-            schema, {k: v for k, v in table.items() if k not in common_keys}, place
+            self.schemas[cls], {k: v for k, v in table.items() if k not in common_keys}, place
         )
         if settings is None:
             return None
