@@ -17,6 +17,7 @@ from typing import Any
 
 from . import HcamError
 from .installation import installed_router, this_program
+from .limits import raise_open_files_limit
 from .wamp import uris
 
 EVERYTHING = {"call": True, "register": True, "publish": True, "subscribe": True}
@@ -39,10 +40,17 @@ ROLES = [
 STARTS_WITHIN = 60.0
 STOPS_WITHIN = 8.0
 LARGEST_MESSAGE = 1_048_576
+MAX_CONNECTIONS = 8192
+SPARE_FILES = 100
+"""Open files of the router that are no connections."""
+USUAL_OPEN_FILES = 1024
+"""Debian's soft limit, under which a plain Crossbar runs that is started with the shipped file."""
+CLIENT_TIMEOUT_S = 10
+"""A connection without a request, or with a part of one only, is closed after this time."""
 
 
-def configuration(port: int) -> dict[str, Any]:
-    """Return Crossbar's configuration."""
+def configuration(port: int, open_files: int = USUAL_OPEN_FILES) -> dict[str, Any]:
+    """Return Crossbar's configuration, for a process that may have ``open_files`` open files."""
     role = ROLES[0]["name"]
     bridge = {"realm": uris.REALM, "role": role, "options": {"post_body_limit": LARGEST_MESSAGE}}
     websocket = {
@@ -54,12 +62,16 @@ def configuration(port: int) -> dict[str, Any]:
             "auto_ping_timeout": 5000,
             "auto_ping_size": 12,
             "max_message_size": LARGEST_MESSAGE,
-            "allowed_origins": ["http://127.0.0.1:*", "http://localhost:*"],
+            # Browsers send an Origin, programs do not: no web page is let in.
+            "allowed_origins": [],
+            "allow_null_origin": False,
         },
     }
     web = {
         "type": "web",
         "endpoint": {"type": "tcp", "interface": "127.0.0.1", "port": port},
+        "max_connections": min(MAX_CONNECTIONS, open_files - SPARE_FILES),
+        "options": {"client_timeout": CLIENT_TIMEOUT_S},
         "paths": {
             "/": {"type": "json", "value": {"realm": uris.REALM, "websocket": "/ws"}},
             "ws": websocket,
@@ -79,9 +91,9 @@ def configuration(port: int) -> dict[str, Any]:
     }
 
 
-def as_text(port: int) -> str:
+def as_text(port: int, open_files: int = USUAL_OPEN_FILES) -> str:
     """Return the configuration as it is written."""
-    return json.dumps(configuration(port), indent=2) + "\n"
+    return json.dumps(configuration(port, open_files), indent=2) + "\n"
 
 
 def shipped() -> Path:
@@ -140,9 +152,11 @@ async def run(port: int, folder: Path) -> int:
         )
     node = folder / "router" / str(port)
     node.mkdir(parents=True, exist_ok=True)
-    (node / "config.json").write_text(as_text(port), encoding="utf-8")
+    (node / "config.json").write_text(as_text(port, raise_open_files_limit()), encoding="utf-8")
     (node / "node.pid").unlink(missing_ok=True)  # Crossbar trips over the number of a zombie
-    command = [str(program), "start", "--cbdir", str(node), "--config", "config.json"]
+    guarded = shipped().with_name("guarded_crossbar.py")
+    command = [str(program.with_name("python")), str(guarded), "start"]
+    command += ["--cbdir", str(node), "--config", "config.json"]
     with (node / "router.log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             *tied([*command, "--loglevel", "warn"]),

@@ -210,6 +210,7 @@ class Client(ApplicationSession):
         super().__init__(ComponentConfig(realm))
         self.joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.cut: Callable[[], None]
+        self.pause: Callable[[], None]
 
     def onJoin(self, details: Any) -> None:
         self.joined.set_result(None)
@@ -234,7 +235,7 @@ async def client(
     transport, protocol = await asyncio.get_running_loop().create_connection(
         factory, address.host, address.port
     )
-    session.cut = transport.abort
+    session.cut, session.pause = transport.abort, transport.pause_reading
     try:
         await asyncio.wait_for(session.joined, PATIENCE)
         yield session

@@ -1,0 +1,245 @@
+"""Crossbar with bounds on what one client can take from the others.
+
+Run by the Python of the router's environment, which has Crossbar but not this package:
+``python guarded_crossbar.py start --cbdir ...``. Crossbar starts its worker with the same
+personality, so this module is imported there, too.
+"""
+
+import ctypes
+import importlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import crossbar
+
+crossbar._import_serializers_quietly()
+
+from autobahn.twisted.websocket import WebSocketServerProtocol  # noqa: E402
+from crossbar import personality  # noqa: E402
+from crossbar.router.broker import Broker  # noqa: E402
+from crossbar.router.router import Router, RouterFactory  # noqa: E402
+from crossbar.worker.router import RouterController  # noqa: E402
+from twisted.internet import tcp  # noqa: E402
+from twisted.internet.task import LoopingCall  # noqa: E402
+from twisted.protocols.basic import LineReceiver  # noqa: E402
+from twisted.web.http import HTTPChannel, Request  # noqa: E402
+from txaio import make_logger  # type: ignore[attr-defined]  # noqa: E402
+
+log = make_logger()
+
+MAX_RECURSION = 1000
+"""Python's default. py_ecc, which Crossbar imports, raises it to 100,000: then one deeply nested
+message overflows the stack and ends the process."""
+LOOK_PERIOD_S = 0.5
+MAX_JOIN_S = 10.0
+"""A WebSocket without a session is closed after this time."""
+MAX_UNSENT = 8 * 2**20
+"""Close a client that has left this many bytes unread, beyond what the kernel holds."""
+MAX_UNSENT_TOTAL = 64 * 2**20
+"""Above this many unread bytes of all clients, close those that have left most."""
+MAX_BODY = 4 * 2**20
+"""Close a client whose request is longer. Crossbar itself answers up to this size, with 413."""
+MAX_RETAINED = 4096
+MAX_RETAINED_BYTES = 32 * 2**20
+"""Topics, and bytes as Python text, retained for one client; and for all that have gone."""
+REPLAY = "replay"
+"""The realm of hcam replay. What was published there can be seen when the replay has ended."""
+
+
+class Retained:
+    """What is retained for one owner, oldest first: a topic and its size."""
+
+    def __init__(self) -> None:
+        self.sizes: dict[str, int] = {}
+        self.total = 0
+
+    def add(self, topic: str, size: int) -> None:
+        """Note that a topic now has a retained event of ``size`` bytes."""
+        self.discard(topic)
+        self.sizes[topic] = size
+        self.total += size
+
+    def discard(self, topic: str) -> None:
+        """Note that a topic has no retained event of this owner any more."""
+        self.total -= self.sizes.pop(topic, 0)
+
+    @property
+    def excess(self) -> bool:
+        """Whether this is more than one owner may have."""
+        return len(self.sizes) > MAX_RETAINED or self.total > MAX_RETAINED_BYTES
+
+
+class GuardedBroker(Broker):  # type: ignore[misc]
+    """Gives back what a client retained when it has gone, except its testaments."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.kept = Retained()
+        self.retained: dict[Any, Retained] = {}
+        self.owners: dict[str, Retained] = {}
+
+    def processPublish(self, session: Any, publish: Any) -> Any:
+        """Publish an event, and note whose it is if it is retained."""
+        if publish.retain:
+            # Crossbar collects events that are only for some: there is no bound to these.
+            publish.retain = not publish.eligible and not publish.exclude
+        result = super().processPublish(session, publish)
+        if publish.retain and any(one.publish is publish for one in self._events(publish.topic)):
+            self._note(session, publish)
+        return result
+
+    def _note(self, session: Any, publish: Any) -> None:
+        left = [one for scope in session._testaments.values() for one in scope]
+        if self._router.realm == REPLAY or any(publish is one for one in left):
+            owner = self.kept
+        else:
+            owner = self.retained.setdefault(session, Retained())
+        topic = publish.topic
+        if topic in self.owners:
+            self.owners[topic].discard(topic)
+        self.owners[topic] = owner
+        owner.add(topic, len(repr((publish.args, publish.kwargs, publish.payload))))
+        while owner.excess:
+            self._give_back(next(iter(owner.sizes)))
+
+    def detach(self, session: Any) -> None:
+        """Forget a session, and what it retained."""
+        super().detach(session)
+        for topic in [*self.retained.pop(session, Retained()).sizes]:
+            self._give_back(topic)
+
+    def _events(self, topic: str) -> list[Any]:
+        observation = self._subscription_map.get_observation(topic)
+        return list(observation.extra.retained_events) if observation else []
+
+    def _give_back(self, topic: str) -> None:
+        self.owners.pop(topic).discard(topic)
+        observation = self._subscription_map.get_observation(topic)
+        observation.extra.retained_events = []
+        if not observation.observers:
+            self._subscription_map.delete_observation(observation)
+
+
+class GuardedRouter(Router):  # type: ignore[misc]
+    """A router with the broker of this module."""
+
+    broker = GuardedBroker
+
+
+class GuardedRouterFactory(RouterFactory):  # type: ignore[misc]
+    """Makes the routers of this module."""
+
+    router = GuardedRouter
+
+
+class GuardedRouterController(RouterController):  # type: ignore[misc]
+    """Looks at all connections twice a second, and closes those that take too much."""
+
+    router_factory_class = GuardedRouterFactory
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        sys.setrecursionlimit(MAX_RECURSION)
+        HTTPChannel.dataReceived = _data_received
+        tcp.Server.write = _write
+        Request.handleContentChunk = _bounded(Request.handleContentChunk)
+        self.without_session: dict[Any, float] = {}
+        LoopingCall(self.look).start(LOOK_PERIOD_S)
+
+    def look(self) -> None:
+        """Close what has to be closed. Raises nothing: an error would end the looking."""
+        try:
+            closed = [*self._too_late(), *self._too_slow()]
+        except Exception:  # noqa: BLE001  (said in the log; the next look may succeed)
+            log.failure("connections cannot be looked at")
+            return
+        for connection, reason in closed:
+            _close(connection, reason)
+
+    def _connections(self) -> set[Any]:
+        found = {*self._reactor.getReaders(), *self._reactor.getWriters()}
+        return {one for one in found if isinstance(one, tcp.Server)}
+
+    def _too_late(self) -> Iterator[tuple[Any, str]]:
+        now = self._reactor.seconds()
+        waiting = {one for one in self._connections() if _lacks_session(one)}
+        self.without_session = {one: self.without_session.get(one, now) for one in waiting}
+        for one, since in self.without_session.items():
+            if now - since > MAX_JOIN_S:
+                yield one, f"no session within {MAX_JOIN_S:g} s"
+
+    def _too_slow(self) -> Iterator[tuple[Any, str]]:
+        unsent = {one: _unsent(one) for one in self._connections()}
+        total = sum(unsent.values())
+        for one in sorted(unsent, key=unsent.__getitem__, reverse=True):
+            if total <= MAX_UNSENT_TOTAL:
+                return
+            yield one, f"all clients together have left {total / 2**20:.0f} MiB unread"
+            total -= unsent[one]
+
+
+def _close(connection: Any, reason: str) -> None:
+    peer = connection.getPeer()
+    log.warn("closing {where}: {reason}", where=f"{peer.host}:{peer.port}", reason=reason)
+    connection.abortConnection()
+    # the C library keeps freed memory otherwise
+    connection.reactor.callLater(LOOK_PERIOD_S, ctypes.CDLL(None).malloc_trim, 0)
+
+
+def _write(connection: Any, data: bytes) -> None:
+    """Write to a client, unless it does not read: a burst may come between two looks."""
+    tcp.Connection.write(connection, data)
+    if _unsent(connection) > MAX_UNSENT and not connection._aborting:
+        _close(connection, f"it has left more than {MAX_UNSENT / 2**20:g} MiB unread")
+
+
+def _unsent(connection: Any) -> int:
+    return int(len(connection.dataBuffer) + connection._tempDataLen)
+
+
+def _lacks_session(connection: Any) -> bool:
+    """Return whether a connection is a WebSocket on which no session is joined."""
+    protocol = connection.protocol
+    protocol = getattr(protocol, "wrappedProtocol", protocol)
+    if not isinstance(protocol, WebSocketServerProtocol):
+        return False
+    return protocol._session is None or not protocol._session._session_id
+
+
+def _data_received(channel: Any, data: bytes) -> None:
+    """Take bytes of a request, all of which have to come within the timeout of its first byte.
+
+    Twisted starts the timeout again at each byte, so a slow request could hold its connection.
+    """
+    if not channel.requests and not channel._buffer:
+        channel.resetTimeout()
+    LineReceiver.dataReceived(channel, data)
+
+
+def _bounded(handle: Any) -> Any:
+    def handle_content_chunk(request: Any, data: bytes) -> None:
+        if request.content.tell() + len(data) > MAX_BODY:
+            request.channel.forceAbortClient()
+        else:
+            handle(request, data)
+
+    return handle_content_chunk
+
+
+class Personality(personality.Personality):  # type: ignore[misc]
+    """Crossbar's own personality, with the worker of this module."""
+
+    native_workers = personality.default_native_workers()
+    native_workers["router"] |= {"worker_class": GuardedRouterController}
+
+
+def main() -> None:
+    """Run Crossbar's command line with this personality."""
+    sys.setrecursionlimit(MAX_RECURSION)
+    personality.Personality = Personality
+    crossbar.run()
+
+
+if __name__ == "__main__":
+    importlib.import_module("guarded_crossbar").main()  # the name that the worker imports
