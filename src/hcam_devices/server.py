@@ -27,6 +27,7 @@ from .device import Device, utc
 from .fields import Procedure
 from .instrument import Entry, Instrument
 from .journal import Journal
+from .limits import raise_open_files_limit
 from .names import did_you_mean
 from .wamp import uris
 from .wamp.agent import RETAIN, Agent
@@ -311,13 +312,6 @@ def serve(
     server = Server(name, entries, address, home(), emulate=emulate, replay=replay)
     log.info("%s presents %s%s", name, ", ".join(chosen), ", emulated" if emulate else "")
     asyncio.run(until_told(server))
-
-
-def raise_open_files_limit() -> int:
-    """Let this process open as many files as the system allows it; return how many."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-    return limit
 
 
 def too_few_files(what: str) -> str:
