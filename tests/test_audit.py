@@ -50,10 +50,8 @@ class Shelf:
         ranges = {one.epoch: self.stored.ranges[device, one.epoch] for one in rows}
         return rows, [(epoch, some[0][0], some[-1][1]) for epoch, some in ranges.items()]
 
-    def search(self, device: str, epoch: str, first: int, last: int) -> list[int]:
-        return [
-            one.seq for one in self.elsewhere if one.epoch == epoch and first <= one.seq <= last
-        ]
+    def search(self, device: str, epoch: str, first: int, last: int) -> list[Row]:
+        return [one for one in self.elsewhere if one.epoch == epoch and first <= one.seq <= last]
 
 
 EPOCH = row(1).epoch
@@ -321,3 +319,36 @@ def test_every_number_is_counted_once_as_what_it_is(
     assert line.stored == len(set(counted))
     assert line.doubled == len(counted) - len(set(counted))
     assert line.coming == len(set(range(1, last + 1)) - set(there) - noted - gone)
+
+
+def test_what_says_something_else_than_the_journal_is_altered() -> None:
+    shelf = Shelf()
+    shelf.keep("ccd1", *(row(seq)._replace(digest=b"%08d" % seq) for seq in range(1, 11)))
+    shelf.has["ccd1"][4] = row(5)._replace(digest=b"forged!!")
+    shelf.elsewhere = [shelf.has["ccd1"].pop(7)._replace(digest=b"forged!!")]
+    said = published(1, 11)
+    truth = [b"%08d" % seq for seq in range(1, 10)]  # of 10 and 11 it has nothing to compare
+    said.digests = [(EPOCH, 1, b"".join(truth) + bytes(16))]
+    result = audit(NIGHT, {"ccd1": said}, [shelf], NOW)
+    assert not result.complete
+    (line,) = result.stores[0].lines
+    assert (line.published, line.stored, line.altered, line.coming) == (11, 8, 2, 1)
+    assert line.verdict == "2 ALTERED, 1 on the way"
+    assert [(one.first, one.last) for one in result.stores[0].findings] == [(5, 5), (8, 8)]
+    assert result.verdict == (
+        "NOT everything published is stored once: "
+        "local has altered 2 and waits for 1 of 11 samples of 1 device."
+    )
+
+
+def test_an_epoch_that_no_journal_has_proves_nothing_and_lacks_nothing() -> None:
+    shelf = Shelf()
+    shelf.keep("ccd1", *of(1, 2, 3), row(2**62, "invented"))
+    said = published(1, 3)
+    said.epochs = {EPOCH}
+    result = audit(NIGHT, {"ccd1": said}, [shelf], NOW)
+    (line,) = result.stores[0].lines
+    assert (line.published, line.stored, line.missing, line.unknown) == (3, 3, 0, 1)
+    assert line.verdict == "1 OF UNKNOWN ORIGIN"
+    assert result.verdict.startswith("It is NOT certain that everything published is stored once")
+    assert result.unproven == ["there are samples of epochs that no journal has (ccd1)"]

@@ -22,6 +22,7 @@ from hcam_devices.recorder import Recorder, recorder_of
 from hcam_devices.stores import AwayError, Embedded
 from hcam_devices.stores.coverage import Coverage, Gone
 from hcam_devices.stores.points import Point, flatten
+from hcam_devices.wamp.owners import Owners
 from hcam_devices.wamp.shelf import Shelf
 
 Sample = dict[str, Any]
@@ -562,9 +563,16 @@ def recorder_in(folder: Path) -> tuple[Recorder, Keeper]:
     journals = AnsweredJournals(folder)
     keeper = Keeper(MemoryStore(), journals)
     settings = {"memory": Embedded(), "other": Embedded(folder="elsewhere")}
-    return recorder_of(["memory"])(
+    recorder = recorder_of(["memory"])(
         "recorder", keepers=[keeper], journals=journals, folder=folder, stores=settings
-    ), keeper
+    )
+    recorder.owners.known["guider"] = None
+    recorder.owners.strangers.add(("guider", 7))
+    return recorder, keeper
+
+
+def event(name: str = "guider", publisher: int | None = 7) -> SimpleNamespace:
+    return SimpleNamespace(topic=f"hipercam.{name}.telemetry", publisher=publisher)
 
 
 def test_what_another_program_says_is_numbered_once_however_often_it_is_said(
@@ -575,7 +583,7 @@ def test_what_another_program_says_is_numbered_once_however_often_it_is_said(
     epitaph = {"timestamp": None, "seq": None}
     undated = {"timestamp": None, "x": 2}
     for one in (said, said, epitaph, said | {"x": 3}, undated, undated):
-        listener._hear(one, _event=SimpleNamespace(topic="hipercam.guider.telemetry"))
+        listener._hear(one, _event=event())
     assert [(one.seq, one.values["x"]) for one in keeper._live] == [(1, 1), (2, 3), (3, 2), (4, 2)]
     assert [one["huge"] for one in listener.journals.own.samples("guider", 0, 2)] == [None, None]
 
@@ -600,7 +608,7 @@ def test_nothing_of_what_another_program_says_is_left_out(
     tmp_path: Path, args: list[Any], named: dict[str, Any], kept: dict[str, Any]
 ) -> None:
     listener, keeper = recorder_in(tmp_path)
-    listener._hear(*args, _event=SimpleNamespace(topic="hipercam.guider.telemetry"), **named)
+    listener._hear(*args, _event=event(), **named)
     (point,) = keeper._live
     assert point.values == kept
     assert listener.notices() == []
@@ -609,7 +617,7 @@ def test_nothing_of_what_another_program_says_is_left_out(
 def test_who_says_more_than_is_kept_is_told(tmp_path: Path) -> None:
     listener, keeper = recorder_in(tmp_path)
     many = {f"x{n}": n for n in range(501)}
-    listener._hear(many, _event=SimpleNamespace(topic="hipercam.guider.telemetry"))
+    listener._hear(many, _event=event())
     assert len(keeper._live[0].values) == 500
     (alarm,) = listener.notices()
     assert "only 500 fields of a sample are kept of guider" in alarm.reason
@@ -624,3 +632,100 @@ async def test_the_disk_that_is_told_is_the_fullest_of_those_in_use(
     assert await listener.read(listener.fields["disk"]) == 90.0
     (tmp_path / "elsewhere").mkdir()
     assert await listener.read(listener.fields["disk"]) == 3.0
+
+
+class ScriptedOwners(Owners):
+    """Owners as a test says, each time the router is asked."""
+
+    def __init__(self, **owners: int) -> None:
+        super().__init__()
+        self.owners = owners
+        self.asked: list[str] = []
+
+    async def _ask(self, name: str) -> int | None:
+        self.asked.append(name)
+        await asyncio.sleep(0)
+        return self.owners.get(name)
+
+    async def describe(self, session: int | None) -> str:
+        return f"session {session} at tcp4:127.0.0.1:{session}"
+
+
+async def heard(recorder: Recorder, name: str, publisher: int | None, sample: Sample) -> None:
+    """Let a recorder hear a sample, and decide."""
+    recorder._hear(sample, _event=event(name, publisher))
+    while recorder._undecided:
+        await asyncio.wait(recorder._undecided)
+
+
+async def test_only_the_owner_of_a_name_is_recorded_under_it(tmp_path: Path) -> None:
+    recorder, keeper = recorder_in(tmp_path)
+    owners = recorder.owners = ScriptedOwners(slide=1)
+    recorder.journals.epochs.add(("slide", "a"))
+    await heard(recorder, "slide", 1, sample("slide", 1))
+    for seq, epoch in ((2, "a"), (3, "a"), (2**62, "f")):
+        await heard(recorder, "slide", 666, sample("slide", seq, epoch) | {"x": 666.0})
+    await heard(recorder, "slide", None, sample("slide", 2) | {"x": 666.0})
+    await heard(recorder, "slide", 1, sample("slide", 2))
+    assert [(one.seq, one.values["x"]) for one in keeper._live] == [(1, 1.0), (2, 2.0)]
+    assert len(owners.asked) <= 3
+    (alarm,) = recorder.notices()
+    assert "4 samples under the names of slide since " in alarm.reason
+    assert "published by session 666 at tcp4:127.0.0.1:666, " in alarm.reason
+    assert "end that program, or give it a name of its own" in alarm.reason
+
+
+async def test_a_new_owner_is_believed_and_the_old_one_no_more(tmp_path: Path) -> None:
+    recorder, keeper = recorder_in(tmp_path)
+    owners = recorder.owners = ScriptedOwners(slide=1)
+    recorder.journals.epochs.add(("slide", "a"))
+    await heard(recorder, "slide", 1, sample("slide", 1))
+    owners.owners["slide"] = 2
+    owners._changed(2, {"uri": "hipercam.slide.rpc.", "id": 9})
+    await heard(recorder, "slide", 2, sample("slide", 2))
+    await heard(recorder, "slide", 1, sample("slide", 3) | {"x": 666.0})
+    assert [one.seq for one in keeper._live] == [1, 2]
+
+
+async def test_no_epoch_is_believed_that_no_journal_has(tmp_path: Path) -> None:
+    recorder, keeper = recorder_in(tmp_path)
+    recorder.owners = ScriptedOwners(slide=1)
+    await heard(recorder, "slide", 1, sample("slide", 5, "invented"))
+    assert keeper._live == []
+    assert keeper.due == {"slide"}
+
+
+async def test_a_device_that_is_declared_is_not_recorded_while_nobody_owns_its_name(
+    tmp_path: Path,
+) -> None:
+    recorder, keeper = recorder_in(tmp_path)
+    recorder.owners = ScriptedOwners()
+    await heard(recorder, "slide", 666, sample("slide", 5))
+    assert keeper._live == []
+    assert "1 samples under the names of slide" in recorder.notices()[0].reason
+
+
+async def test_invented_names_are_bounded_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hcam_devices.recorder.MAX_FOREIGN_NAMES", 3)
+    recorder, keeper = recorder_in(tmp_path)
+    recorder.owners = ScriptedOwners()
+    recorder.remember_names({"autoguider", "slide"})
+    for name in (*(f"ghost{n}" for n in range(5)), "autoguider", "ghost4"):
+        await heard(recorder, name, 666, sample(name, 10**9))
+    assert [one.device for one in keeper._live] == ["ghost0", "ghost1", "autoguider"]
+    assert keeper._live[0].seq == 1
+    assert keeper._live[0].values["said.seq"] == 1e9
+    (alarm,) = recorder.notices()
+    assert alarm.reason.startswith("4 samples of ghost2, ghost3, ghost4 are not recorded")
+
+
+async def test_if_the_router_does_not_say_who_publishes_the_journals_are_asked(
+    tmp_path: Path,
+) -> None:
+    recorder, keeper = recorder_in(tmp_path)
+    await heard(recorder, "slide", 1, sample("slide", 1))
+    assert keeper._live == []
+    assert keeper.due == {"slide"}
+    assert "there is no router" in recorder.notices()[0].reason

@@ -1,12 +1,13 @@
 """The audit of a night: whether everything that was published is stored once, or what is not.
 
 Published is what the journals of the devices say that they appended in that night, and each number
-between those that a store has. A store is asked what it really has, whatever it noted on writing.
+between those that a store has. A store is asked what it really has, whatever it noted on writing;
+where rows have digests, what they say is compared with what the journals have.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from typing import NamedTuple, Protocol, TypeAlias
@@ -17,6 +18,7 @@ from .device import utc
 from .journal import KEEP
 from .stores import AwayError
 from .stores.coverage import Coverage, Gone, without
+from .stores.digest import NONE, SIZE
 from .stores.points import night_bounds, night_of
 
 MOST_FINDINGS = 300
@@ -27,17 +29,23 @@ NEVER = "never stored, and no journal has it any more"
 UNASKED = "not stored, and no journal answered"
 TWICE = "there more than once"
 COMING = "on the way"
+ALTERED = "it is not what the journal has, which is right: it is fetched again"
+UNKNOWN = "no journal has this epoch: its journal was removed, or somebody else published it"
 
 Span: TypeAlias = tuple[str, int, int]
 """Epoch, first and last number."""
 
 
 class Row(NamedTuple):
-    """A sample that is really in a store; ``time`` in ms since 1970."""
+    """A sample that is really in a store; ``time`` in ms since 1970.
+
+    ``digest`` is of what it says (``stores/digest.py``); empty if that is not compared.
+    """
 
     epoch: str
     seq: int
     time: int
+    digest: bytes = b""
 
 
 class Witness(Protocol):
@@ -59,8 +67,8 @@ class Witness(Protocol):
         These are the numbers after the last before the night, up to the first after it.
         """
 
-    def search(self, device: str, epoch: str, first: int, last: int) -> list[int]:
-        """Return which of some numbers it has at any time at all."""
+    def search(self, device: str, epoch: str, first: int, last: int) -> list[Row]:
+        """Return the rows of some numbers that it has at any time at all."""
 
 
 @dataclass
@@ -70,6 +78,10 @@ class Published:
     spans: list[Span] = field(default_factory=list)
     gone: list[Gone] = field(default_factory=list)
     silent: str = ""
+    digests: list[tuple[str, int, bytes]] = field(default_factory=list)
+    """Epoch, first number, and what the samples from there on say: SIZE bytes each, or NONE."""
+    epochs: set[str] | None = None
+    """Every epoch that its journals know of, whatever the night; None if that is not known."""
 
 
 UNHEARD = Published(silent="nobody was asked for its journal")
@@ -92,7 +104,11 @@ class Finding(BaseModel):
 
 
 class Line(BaseModel):
-    """How much of a device one store has; ``coming`` is what a journal still has for it."""
+    """How much of a device one store has; ``coming`` is what a journal still has for it.
+
+    ``altered`` are stored, but say something else than in the journal. ``unknown`` are of epochs
+    that no journal has, and do not count as published.
+    """
 
     device: str
     published: int
@@ -100,6 +116,8 @@ class Line(BaseModel):
     missing: int
     doubled: int
     coming: int
+    altered: int = 0
+    unknown: int = 0
     verdict: str
 
 
@@ -118,7 +136,7 @@ class Audited(BaseModel):
     @property
     def complete(self) -> bool:
         """Whether nothing is missing, doubled or on the way, and all of it could be read."""
-        bad = self.unread or self.troubles or self.total("missing", "doubled", "coming")
+        bad = self.unread or self.troubles or self.total("missing", "doubled", "coming", "altered")
         return not bad
 
     def total(self, *columns: str) -> int:
@@ -146,14 +164,36 @@ class Evidence:
         self.device, self.spans = device, spans
         self.there = Coverage()
         self.again: list[tuple[str, int]] = []
-        self._rows: dict[str, list[tuple[int, int]]] = defaultdict(list)
-        for epoch, seq, time in rows:
-            self._rows[epoch].append((seq, time))
+        self._rows: dict[str, list[tuple[int, int, bytes]]] = defaultdict(list)
+        for row in rows:
+            self._rows[row.epoch].append(row[1:])
         for epoch, found in self._rows.items():
             found.sort()
-            seqs = [seq for seq, _ in found]
+            seqs = [seq for seq, *_ in found]
             self.there.add_each(device, epoch, seqs)
             self.again += [(epoch, seq) for seq, following in pairwise(seqs) if seq == following]
+
+    def add(self, row: Row) -> None:
+        """Take in one more row, for what it says."""
+        insort(self._rows[row.epoch], row[1:])
+
+    def altered(self, epoch: str, first: int, packed: bytes) -> Iterator[int]:
+        """Yield the numbers of rows that say something else than what was published."""
+        rows = self._rows.get(epoch, [])
+        start = bisect_left(rows, (first,))
+        end = bisect_left(rows, (first + len(packed) // SIZE,), start)
+        for seq, _, digest in rows[start:end]:
+            place = (seq - first) * SIZE
+            if digest and packed[place : place + SIZE] not in (digest, NONE):
+                yield seq
+
+    def of_others(self, epochs: Collection[str]) -> Coverage:
+        """Return the numbers of rows of other epochs than these."""
+        found = Coverage()
+        for epoch, rows in self._rows.items():
+            if epoch not in epochs:
+                found.add_each(self.device, epoch, (seq for seq, *_ in rows))
+        return found
 
     def finding(self, span: Span, cause: str) -> Finding:
         """Return a finding; when that was is known from what is there on either side."""
@@ -161,7 +201,7 @@ class Evidence:
         rows = self._rows.get(epoch, [])
         before, after = bisect_left(rows, (first,)), bisect_left(rows, (last + 1,))
         sides = (*rows[:before][-1:], *rows[after:][:1])
-        when = " to ".join(utc(time / 1000)[11:19] for _, time in sides)
+        when = " to ".join(utc(time / 1000)[11:19] for _, time, _ in sides)
         if len(sides) == 1:
             when = f"{'after' if before else 'before'} {when}"
         return Finding(
@@ -195,14 +235,14 @@ def audit(
     for device in sorted(noted | published.keys()):
         said = published.get(device, UNHEARD)
         if now >= end / 1000 + KEEP:  # a journal that does not answer could say no more
-            said = replace(said, silent="")
+            said = replace(said, silent="", epochs=None)
         seen = [_ask(*pair, device) for pair in zip(witnesses, stores, strict=True)]
         whole = _published(device, said, chain(*(evidence.spans for evidence in seen)))
         if said.silent and (whole.ranges or device in published):
             silent[said.silent].append(device)
         for witness, store, evidence in zip(witnesses, stores, seen, strict=True):
             try:
-                if whole.ranges and not store.unread:
+                if (whole.ranges or said.epochs is not None) and not store.unread:
                     _judge(whole, said, witness, store, evidence)
             except AwayError as error:
                 store.unread = str(error)
@@ -210,11 +250,12 @@ def audit(
         store.troubles = witness.troubles
         store.verdict = _clause(store)
     unproven = [f"{reason} ({_some(names)})" for reason, names in silent.items()]
+    unproven += _strange(stores)
     counted = any(store.lines and not store.uncounted for store in stores)
     sure = counted and not unproven
     complete = sure and all(store.complete for store in stores)
     read = sure and not any(one.unread or one.troubles for one in stores)
-    lacking = any(one.total("missing", "doubled") for one in stores)
+    lacking = any(one.total("missing", "doubled", "altered") for one in stores)
     once = "everything published is stored once"
     if complete:
         partly = any(one.uncounted for one in stores)
@@ -235,6 +276,13 @@ def audit(
     )
 
 
+def _strange(stores: Iterable[Audited]) -> Iterator[str]:
+    """Yield what is to be said of samples that no journal can vouch for."""
+    found = {line.device for store in stores for line in store.lines if line.unknown}
+    if found:
+        yield f"there are samples of epochs that no journal has ({_some(sorted(found))})"
+
+
 def _published(device: str, said: Published, belonging: Iterable[Span]) -> Coverage:
     """Return the numbers that were published up to when the journal was asked."""
     found = Coverage()
@@ -243,6 +291,8 @@ def _published(device: str, said: Published, belonging: Iterable[Span]) -> Cover
         found.add(device, epoch, first, last)
         ends[epoch] = max(last, ends.get(epoch, 0))
     for epoch, first, last in belonging:
+        if said.epochs is not None and epoch not in said.epochs:
+            continue
         if first <= (end := min(last, ends.get(epoch, last))):
             found.add(device, epoch, first, end)
     return found
@@ -284,31 +334,49 @@ def _judge(
     lost = [span for span, cause in found if cause == LOST]
     for epoch in {epoch for epoch, *_ in lost}:
         numbers = [number for name, *ends in lost for number in ends if name == epoch]
-        for seq in witness.search(device, epoch, min(numbers), max(numbers)):
-            there.add(device, epoch, seq, seq)
+        for row in witness.search(device, epoch, min(numbers), max(numbers)):
+            there.add(device, epoch, row.seq, row.seq)
+            evidence.add(row)
     gaps = [
         ((span[0], *part), cause) for span, cause in found for part in there.missing(device, *span)
     ]
     published = _size(one[1:] for one in whole)
+    altered = Coverage()
+    for epoch, first, packed in said.digests:
+        altered.add_each(device, epoch, evidence.altered(epoch, first, packed))
+    changed = _size(one[1:] for one in altered)
+    strange = Coverage() if said.epochs is None else evidence.of_others(said.epochs)
+    unknown = _size(one[1:] for one in strange)
+    if not (published or unknown):
+        return
     coming = _size(span for span, cause in gaps if cause == COMING)
     missing = _size(span for span, _ in gaps) - coming
     words = [
         f"{count} {what}"
-        for count, what in ((missing, "MISSING"), (len(again), "DOUBLED"), (coming, COMING))
+        for count, what in (
+            (missing, "MISSING"),
+            (len(again), "DOUBLED"),
+            (changed, "ALTERED"),
+            (unknown, "OF UNKNOWN ORIGIN"),
+            (coming, COMING),
+        )
         if count
     ]
     store.lines.append(
         Line(
             device=device,
             published=published,
-            stored=published - missing - coming,
+            stored=published - missing - coming - changed,
             missing=missing,
             doubled=len(again),
             coming=coming,
+            altered=changed,
+            unknown=unknown,
             verdict=", ".join(words) or ("acknowledged" if witness.uncounted else "complete"),
         )
     )
-    findings = [(one[1:], TWICE) for one in twice]
+    findings = [(one[1:], ALTERED) for one in altered] + [(one[1:], UNKNOWN) for one in strange]
+    findings += [(one[1:], TWICE) for one in twice]
     findings += [(span, cause) for span, cause in gaps if cause != COMING]
     room = MOST_FINDINGS - len(store.findings)
     store.findings += [evidence.finding(span, cause) for span, cause in findings[:room]]
@@ -367,6 +435,7 @@ def _clause(store: Audited) -> str:
     totals = {
         "lacks": store.total("missing"),
         "has more than once": store.total("doubled"),
+        "has altered": store.total("altered"),
         "waits for": store.total("coming"),
     }
     words = [f"{what} {count}" for what, count in totals.items() if count]

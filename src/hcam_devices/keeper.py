@@ -8,9 +8,11 @@ import logging
 import math
 import sqlite3
 import time
+from base64 import b64decode
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager, suppress
+from functools import cached_property
 from itertools import chain
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -20,12 +22,15 @@ from autobahn.wamp.exception import Error as WampError
 from pydantic import BaseModel, TypeAdapter
 
 from .device import Alarm, Sample, utc
+from .fields import shorten
 from .journal import DAY, KEEP, Journal, read_page
 from .stores import AwayError, Store
 from .stores.coverage import Coverage, Gone
+from .stores.digest import SIZE
 from .stores.points import Point, flatten, milliseconds
 from .wamp import uris
 from .wamp.session import Session
+from .wamp.shelf import Shelf
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +132,8 @@ class Journals:
         self._server: dict[tuple[str, str], str] = {}
         self.own: Journal
         self.session: Session | None = None
+        self.epochs: set[tuple[str, str]] = set()
+        """Devices and epochs that a journal has said that it has."""
         self._known: dict[str, Holdings] = {}
 
     async def _call(self, procedure: str, *arguments: Any) -> Any:
@@ -146,14 +153,18 @@ class Journals:
 
         await asyncio.gather(*map(ask, self._former))
 
+    def knows(self, name: str) -> bool:
+        """Return whether a name is that of a device, present or former, and no other program's."""
+        return name in self.declared or any(name in names for names in self._former.values())
+
     async def holdings(self, device: str, *during: float) -> list[Holdings]:
         """Return what is held of a device; raises one of NO_ANSWER.
 
         With ``during``, two Unix times, the epochs are of what was appended between them.
         """
         with _own_journal():
-            held = await asyncio.to_thread(self.own.holds, device, *during)
-        own = Holdings.model_validate(held)
+            kept_here = await asyncio.to_thread(self.own.holds, device, *during)
+        own = Holdings.model_validate(kept_here)
         found = [own] if own.epochs or own.gone or own.salvaging else []
         try:
             reply = await self._call(uris.rpc(device, "journal"), *during)
@@ -174,6 +185,9 @@ class Journals:
             if there.epoch not in {one.epoch for one in found}:
                 found.append(there)
                 self._server |= {(device, one.epoch): server for one in there.epochs}
+        for held in found:
+            self.epochs.add((device, held.epoch))
+            self.epochs.update((device, one.epoch) for one in held.epochs)
         return found
 
     def covered(self, now: float) -> float:
@@ -191,6 +205,30 @@ class Journals:
         else:
             page = await self._call(uris.rpc(device, "page"), after, PAGE, epoch)
         return read_page(page)
+
+    async def digests(self, device: str, epoch: str, first: int, last: int) -> bytes:
+        """Return the digests of the samples from one number to another, zeros where there is none.
+
+        Raises one of NO_ANSWER.
+        """
+        found = bytearray()
+        while (start := first + len(found) // SIZE) <= last:
+            if epoch == self.own.epoch or self.own.samples(device, start - 1, 1, epoch):
+                reply = await self._own_shelf.digests(device, start, last, epoch)
+            elif server := self._server.get((device, epoch)):
+                asked = uris.journal(server, "digests")
+                reply = await self._call(asked, device, start, last, epoch)
+            else:
+                reply = await self._call(uris.rpc(device, "digests"), start, last, epoch)
+            some = b64decode(reply, validate=True)
+            if not some or len(some) % SIZE:
+                raise ValueError(f"{shorten(reply)} is not digests")
+            found += some
+        return bytes(found[: (last + 1 - first) * SIZE])
+
+    @cached_property
+    def _own_shelf(self) -> Shelf:
+        return Shelf(self.own)
 
 
 class Keeper:
@@ -408,6 +446,27 @@ class Keeper:
         finally:
             asked.cancel()
             await asyncio.gather(asked, return_exceptions=True)
+
+    async def repair(
+        self,
+        replace: Callable[[Sequence[Point]], None],
+        device: str,
+        epoch: str,
+        first: int,
+        last: int,
+    ) -> None:
+        """Have the store ``replace`` what it has of some numbers by what the journal has.
+
+        Raises one of NO_ANSWER, or AwayError.
+        """
+        async with aclosing(self._pages(device, epoch, first, last)) as pages:
+            async for _, points in pages:
+                if points:
+                    await self._do(replace, points)
+        log.warning(
+            "store %s: %s %d to %d (epoch %s) were not what the journal has, and are replaced",
+            *(self.store.name, device, first, last, epoch),
+        )
 
     async def _bring(
         self, device: str, fetched: _Lost, rows: list[Any], journal: tuple[str, str]

@@ -11,9 +11,10 @@ import math
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,13 +23,13 @@ from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.types import SubscribeOptions
 
 from . import HcamError
-from .audit import Audit, Published, audit
+from .audit import ALTERED, Audit, Audited, Published, audit
 from .axis import NotAllowedError
 from .device import Alarm, Device, utc
 from .fields import Procedure, Readback, Value, rpc
 from .history import Archive, Moment, Reply, elsewhere, span
 from .instrument import Entry, Instrument
-from .journal import Journal
+from .journal import DAY, Journal
 from .keeper import NO_ANSWER, Journals, Keeper
 from .link import Local
 from .server import Server, Task, claim, home, until_told
@@ -40,6 +41,7 @@ from .stores.influxdb import InfluxDB
 from .stores.lines import LineStore
 from .stores.points import MOST_FIELDS, Point, flatten, milliseconds, night_bounds, night_of
 from .wamp import uris
+from .wamp.owners import Owners
 from .wamp.session import Session, keep_joined
 from .wamp.uris import Address
 from .witnesses import witnesses
@@ -52,8 +54,24 @@ LOOK_AGAIN = 50
 """Times, 0.1 s apart, for what has only just been published to be written before an audit."""
 OPEN_EVERY = 10.0
 """Seconds between attempts to open a store that could not be opened at the start."""
+MAX_FOREIGN_NAMES = 100
+"""Names without an owner, such as the autoguider's, under which telemetry is recorded."""
+MAX_UNDECIDED = 1000
+"""Samples kept while the router is asked who owns their names."""
+MAX_CULPRITS = 100
+"""Sessions and names that are counted one by one among those that are not recorded."""
 LARGEST_BITS = 1023
 """Of a number: a double has no more, and Python writes no more than 4300 digits."""
+
+
+@dataclass
+class Refusal:
+    """Samples that were not recorded: who published them, when (Unix time), and how many."""
+
+    who: str
+    since: float
+    until: float = 0.0
+    count: int = 0
 
 
 class Recorder(Device):
@@ -87,12 +105,21 @@ class Recorder(Device):
         self._lookers = ThreadPoolExecutor(2, "history")
         self._unkept = ""
         self._cut: set[str] = set()
+        self.owners = Owners()
+        self._undecided: set[asyncio.Task[None]] = set()
+        self._refused: dict[tuple[str, int | None], Refusal] = {}
+        self._names: set[str] = set()
+        self._unrecorded: set[str] = set()
+        self._nameless = 0
+        self._unasked = ""
+        self._digesting = asyncio.Semaphore(1)  # a night of a device takes a server a second
         super().__init__(name, **settings)
 
     # --- what is heard ----------------------------------------------------------------------
 
     async def follow(self, session: Session) -> None:
         """Hear every device, and complete what was missed before."""
+        await self.owners.follow(session)
         await session.subscribe(
             self._hear,
             uris.ALL_TELEMETRY,
@@ -109,7 +136,7 @@ class Recorder(Device):
 
     def _hear(self, *args: Any, _event: Any, **named: Any) -> None:
         self._heard += 1
-        device = uris.device_of(_event.topic)
+        name, publisher = uris.device_of(_event.topic), _event.publisher
         sample, rest = dict(named), list(args)
         if args and isinstance(args[0], dict):
             sample = rest.pop(0) | sample
@@ -117,14 +144,92 @@ class Recorder(Device):
             sample.setdefault("value", rest)
         if sample.get("seq", 0) is None and sample.get("timestamp", 0) is None:
             return  # the epitaph of a server: it says that nothing is known
+        owner = self.owners.known.get(name)
+        if publisher is not None and publisher == owner:
+            self._hear_device(name, sample)
+        elif (name, publisher) in self.owners.strangers and name in self.owners.known:
+            self._hear_stranger(name, publisher, owner, sample)
+        elif len(self._undecided) < MAX_UNDECIDED:
+            self._decide(self._ask_owner(name, publisher, sample))
+        else:
+            self._refuse(name, publisher)
+
+    def _decide(self, work: Coroutine[Any, Any, None]) -> None:
+        """Ask the router something, and act upon it, while more is heard."""
+        asking = asyncio.create_task(work)
+        self._undecided.add(asking)
+        asking.add_done_callback(self._undecided.discard)
+
+    async def _ask_owner(self, name: str, publisher: int | None, sample: dict[Any, Any]) -> None:
+        """Take in a sample when the router has said who owns the name it was published under."""
+        try:
+            owner = await self.owners.owner(name)
+        except NO_ANSWER as error:
+            self._unasked = f"{type(error).__name__}: {error}"
+            self._fetch(name)
+            return
+        self._unasked = ""
+        if publisher is not None and publisher == owner:
+            self._hear_device(name, sample)
+        else:
+            if len(self.owners.strangers) < MAX_UNDECIDED:
+                self.owners.strangers.add((name, publisher))
+            self._hear_stranger(name, publisher, owner, sample)
+
+    def _hear_stranger(
+        self, name: str, publisher: int | None, owner: int | None, sample: dict[Any, Any]
+    ) -> None:
+        """Record what a session says under a name that nobody owns; refuse it under any other."""
+        if owner is not None or self.journals.knows(name):
+            self._refuse(name, publisher)
+        elif name in self._names or len(self._names) < MAX_FOREIGN_NAMES:
+            self._names.add(name)
+            self._hear_foreign(name, sample)
+        else:
+            self._nameless += 1
+            if len(self._unrecorded) < MAX_UNDECIDED:
+                self._unrecorded.add(name)
+
+    def _refuse(self, name: str, publisher: int | None) -> None:
+        """Count a sample that another session has published than that of its device."""
+        key, now = (name, publisher), self.clock()
+        if key not in self._refused:
+            self._fetch(name)
+            if len(self._refused) >= MAX_CULPRITS:
+                key = "other names", None
+            else:
+                self._decide(self._identify(key))
+        refusal = self._refused.setdefault(key, Refusal(f"session {publisher}", now))
+        refusal.count, refusal.until = refusal.count + 1, now
+
+    async def _identify(self, key: tuple[str, int | None]) -> None:
+        self._refused[key].who = await self.owners.describe(key[1])
+        log.warning("telemetry of %s by %s is not recorded", key[0], self._refused[key].who)
+
+    def _fetch(self, name: str) -> None:
+        """Have what a device has published fetched from its journal."""
+        if name in self.journals.devices:
+            for keeper in self.keepers:
+                keeper.due.add(name)
+
+    def _hear_device(self, device: str, sample: dict[Any, Any]) -> None:
+        """Take in what the owner of a name says of the device of that name."""
         try:
             point = flatten(sample)
             if point.device != device:
                 raise ValueError(f"{point.device} speaks as {device}")
         except (ValueError, TypeError):
             self._hear_foreign(device, sample)
-        else:
+            return
+        if (device, point.epoch) in self.journals.epochs:
             self._pass_on(point)
+        else:  # no epoch is believed that no journal has
+            self.journals.devices.add(device)
+            self._fetch(device)
+
+    def remember_names(self, recorded: Iterable[str]) -> None:
+        """Count the names that the recorder's own journal has among those that are recorded."""
+        self._names.update(name for name in recorded if not self.journals.knows(name))
 
     def _hear_foreign(self, device: str, sample: dict[Any, Any]) -> None:
         """Give numbers to what another program says, or a device whose journal is full.
@@ -248,11 +353,33 @@ class Recorder(Device):
             found = witnesses(self.stores, self.folder, night, noted)
             return audit(night, published, found, self.clock())
 
-        return (await asyncio.to_thread(compare)).model_dump()
+        result = await asyncio.to_thread(compare)
+        if altered := [one for one in result.stores if one.total("altered")]:
+            self._decide(self._repair(altered))
+        return result.model_dump()
+
+    async def _repair(self, stores: list[Audited]) -> None:
+        """Fetch again what an audit has found to differ from the journals."""
+        for store in stores:
+            (keeper,) = (one for one in self.keepers if one.store.name == store.name)
+            assert isinstance(keeper.store, EmbeddedStore)  # noqa: S101  (no other is compared)
+            for one in store.findings:
+                if one.cause == ALTERED:
+                    try:
+                        await keeper.repair(
+                            keeper.store.replace, one.device, one.epoch, one.first, one.last
+                        )
+                    except (*NO_ANSWER, AwayError) as error:
+                        log.warning("%s is not repaired, but by the next audit: %s", one, error)
 
     async def _published(self, device: str, start: float, end: float) -> Published:
         found = Published()
         try:
+            found.epochs = set()
+            for held in await self.journals.holdings(device):
+                found.epochs.add(held.epoch)
+                found.epochs.update(one.epoch for one in held.epochs)
+                found.epochs.update(one.epoch for one in held.gone)
             for held in await self.journals.holdings(device, start, end):
                 found.spans += [(one.epoch, one.first, one.last) for one in held.epochs]
                 found.gone += [
@@ -262,12 +389,18 @@ class Recorder(Device):
                     own = held.epoch == self.journals.own.epoch
                     whose = "the recorder's own" if own else "its"
                     found.silent = f"{whose} journal was damaged and is being restored: ask later"
+            async with self._digesting:
+                for span in found.spans:
+                    packed = await self.journals.digests(device, *span)
+                    found.digests.append((*span[:2], packed))
         except NO_ANSWER as error:
             if getattr(error, "error", "") == ApplicationError.NO_SUCH_PROCEDURE:
                 found.silent = "nobody answers for its journal: is its server running?"
             else:
                 said = " ".join(map(str, error.args)) or type(error).__name__
                 found.silent = f"no answer from its journal: {said}"
+        if found.silent:
+            found.epochs = None
         return found
 
     async def _until_written(self, published: dict[str, Published]) -> None:
@@ -288,8 +421,40 @@ class Recorder(Device):
             whose = ", ".join(sorted(self._cut))
             said = f"only {MOST_FIELDS} fields of a sample are kept of {whose}: let it say less"
             found.append(Alarm("heard", "WARN", said))
+        found += self._not_recorded()
         for keeper in self.keepers:
             found += keeper.notices()
+        return found
+
+    def _not_recorded(self) -> list[Alarm]:
+        """Say what was heard but not recorded, because of who published it."""
+        found = []
+        if self._unasked:
+            said = (
+                f"the router does not say who publishes ({self._unasked}): only what the journals"
+            )
+            found.append(Alarm("heard", "WARN", f"{said} have is recorded until it does"))
+        recent = {key: one for key, one in self._refused.items() if self.clock() - one.until < DAY}
+        if recent:
+            count, since = (
+                sum(one.count for one in recent.values()),
+                min(one.since for one in recent.values()),
+            )
+            names = list(dict.fromkeys(name for name, _ in recent))
+            who = list(dict.fromkeys(one.who for one in recent.values()))
+            said = (
+                f"{count} samples under the names of {some(names)} since {utc(since)[:19]} are not "
+                f"recorded: they were published by {some(who, 3)}, not by the devices' servers; "
+                "end that program, or give it a name of its own"
+            )
+            found.append(Alarm("heard", "WARN", said))
+        if self._nameless:
+            said = (
+                f"{self._nameless} samples of {some(sorted(self._unrecorded))} are not recorded: "
+                f"no server owns these names, and {MAX_FOREIGN_NAMES} such names are recorded "
+                "already; end the program that invents names"
+            )
+            found.append(Alarm("heard", "WARN", said))
         return found
 
 
@@ -307,6 +472,12 @@ def recorder_of(stores: Iterable[str]) -> type[Recorder]:
     return type(
         "Recorder", (Recorder,), {"__module__": __name__, "__doc__": Recorder.__doc__} | declared
     )
+
+
+def some(names: list[str], most: int = 5) -> str:
+    """Return names for people, the first few of many."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
@@ -381,7 +552,9 @@ def serve(instrument: Instrument, address: Address) -> None:
             assert isinstance(recorder, Recorder)  # noqa: S101  (built from the entry above)
             recorder.unopened = unopened
             journals.own = journal
-            journals.devices |= journal.devices()
+            kept = journal.devices()
+            journals.devices |= kept
+            recorder.remember_names(kept)
             return {
                 "telemetry": lambda: keep_joined(address, recorder.follow),
                 **{f"store {name}": partial(keep, name) for name in instrument.stores},

@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 from .audit import Row, Span, Witness
 from .stores import AwayError, StoreSettings, place
 from .stores.coverage import LEDGER, Coverage, Gone, load, without
+from .stores.digest import digest
 from .stores.history import (
     HALF_HOUR,
     HALVES,
@@ -23,9 +24,8 @@ from .stores.history import (
     SERIES,
     History,
     away,
-    rows,
+    points_of,
     streams,
-    text_ids,
 )
 from .stores.influxdb import InfluxDB, SecretError
 from .stores.lines import name_of, one_line
@@ -154,12 +154,12 @@ class Nights:
                     here += [(epoch, first), (epoch, last)]
         return found, belonging(before, extent(here), after)
 
-    def search(self, device: str, epoch: str, first: int, last: int) -> list[int]:
+    def search(self, device: str, epoch: str, first: int, last: int) -> list[Row]:
         """See ``Witness``."""
         numbers = device, epoch, first, last
         there = [n for n, noted in self._noted.items() if noted.missing(*numbers) != [numbers[2:]]]
         rows = chain.from_iterable(self._rows(night, device) for night in there if night)
-        return [row.seq for row in rows if row.epoch == epoch and first <= row.seq <= last]
+        return [row for row in rows if row.epoch == epoch and first <= row.seq <= last]
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.sqlite"
@@ -168,12 +168,10 @@ class Nights:
         found: list[Row] = []
 
         def take(db: sqlite3.Connection) -> None:
-            texts = text_ids(db)
             for stream in streams(db):
                 if stream.device == device:
-                    for time, seq, body in rows(db, stream, *window):
-                        if texts.issuperset(stream.texts(body)):
-                            found.append(Row(stream.epoch, seq, time))
+                    for point in points_of(db, stream, *window):
+                        found.append(Row(point.epoch, point.seq, point.time, digest(point)))
 
         self._files.read(self._path(night), NIGHT_TABLES, take)
         return found
@@ -206,11 +204,11 @@ class Lines:
             before = {epoch: low - 1 for epoch, (low, _) in here.items()}
         return found, belonging(before, here, after)
 
-    def search(self, device: str, epoch: str, first: int, last: int) -> list[int]:
+    def search(self, device: str, epoch: str, first: int, last: int) -> list[Row]:
         """See ``Witness``."""
         text = _quoted(epoch, "'")
         where = f"epoch = {text} AND seq >= {first} AND seq <= {last}"
-        return [row.seq for row in self._rows(device, where)]
+        return list(self._rows(device, where))
 
     def _one(self, device: str, where: str) -> dict[str, int]:
         return {row.epoch: row.seq for _, row in self._page(device, f"{where} LIMIT 1")}

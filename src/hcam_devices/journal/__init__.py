@@ -346,6 +346,23 @@ class Journal:
 
         return self._here(look)
 
+    def records(self, device: str, first: int, last: int, epoch: str) -> list[tuple[int, bytes]]:
+        """Return numbers and JSON of the sound samples between two numbers. For a thread."""
+
+        def look(db: sqlite3.Connection) -> list[tuple[int, bytes]]:
+            found = []
+            for seq, body in db.execute(
+                "SELECT seq, body FROM sample WHERE device = ? AND seq BETWEEN ? AND ? AND epoch ="
+                " (SELECT id FROM epoch WHERE name = ? AND boot <> 'salvaging') ORDER BY seq",
+                (device, first, last, epoch),
+            ):
+                key, text = unpack(body)
+                if key == (device, epoch, seq):
+                    found.append((seq, text))
+            return found
+
+        return self._apart(look)
+
     def devices(self) -> set[str]:
         """Return the devices of which there are samples, or were. For a thread."""
         query = "SELECT DISTINCT device FROM gone"

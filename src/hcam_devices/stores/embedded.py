@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 
 from . import AwayError
-from .coverage import Coverage, Gone, Ledger, kept, load, save
+from .coverage import Coverage, Gone, Ledger, kept, load, save, without
 from .history import (
     HALF_HOUR,
     MAIN,
@@ -73,6 +73,18 @@ def _row(point: Point, texts: dict[int, str]) -> tuple[int, int, int, bytes]:
     return *key, sealed(stream.body.pack(*numbers), *key)
 
 
+def _take_out(db: sqlite3.Connection, points: Iterable[Point]) -> None:
+    """Delete the rows of some numbers, whatever their times and fields."""
+    numbers: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for point in points:
+        numbers[point.device, point.epoch].append(point.seq)
+    for stream in streams(db):
+        db.executemany(
+            "DELETE FROM sample WHERE stream = ? AND seq = ?",
+            [(stream.id, seq) for seq in numbers.get((stream.device, stream.epoch), ())],
+        )
+
+
 class Night:
     """A night's file. Its methods raise sqlite3.OperationalError and OSError."""
 
@@ -95,14 +107,19 @@ class Night:
         self.stored = self.file.do(load)
         self.file.close()
 
-    def write(self, points: Sequence[Point]) -> None:
-        """Keep points, and that they are kept, in one transaction."""
+    def write(self, points: Sequence[Point], *, instead: bool = False) -> None:
+        """Keep points, and that they are kept, in one transaction.
+
+        With ``instead``, whatever there is of their numbers is taken out.
+        """
         texts: dict[int, str] = {}
         found = [_row(point, texts) for point in points]
 
         def keep(db: sqlite3.Connection) -> Coverage:
             if not self._checked:
                 quick_check(db)
+            if instead:
+                _take_out(db, points)
             put_texts(db, texts)
             db.executemany(SAMPLE.insert(), found)
             stored = load(db)
@@ -113,6 +130,18 @@ class Night:
 
         self.stored = self.file.do(keep)
         self._checked, self.unread = True, False
+
+    def take_out(self, points: Sequence[Point]) -> None:
+        """Remove what there is of the numbers of some points, and that it is kept."""
+
+        def remove(db: sqlite3.Connection) -> Coverage:
+            _take_out(db, points)
+            gone = (Gone(one.device, one.epoch, one.seq, one.seq, "") for one in points)
+            stored = without(load(db), gone)
+            save(db, stored, {(point.device, point.epoch) for point in points})
+            return stored
+
+        self.stored = self.file.do(remove)
 
     def check(self) -> None:
         """Read everything; make the file anew if any of it does not prove itself."""
@@ -248,6 +277,26 @@ class EmbeddedStore:
             finally:
                 if night.file.renewed or night.unread != unread:
                     self._unite()
+
+    def replace(self, points: Sequence[Point]) -> None:
+        """Keep points instead of what there is of their numbers in any night. Raises AwayError."""
+        nights: dict[str, list[Point]] = defaultdict(list)
+        for point in points:
+            nights[night_of(point.time)].append(point)
+        try:
+            for name, night in list(self._nights.items()):
+                strayed = [
+                    one for one in points if one[:3] in night.stored and night_of(one.time) != name
+                ]
+                if strayed:
+                    with trying(night.file.path):
+                        night.take_out(strayed)
+            for name, some in nights.items():
+                night = self._night(name)
+                with trying(night.file.path):
+                    night.write(some, instead=True)
+        finally:
+            self._unite()
 
     def settle(self, gone: Iterable[Gone]) -> bool:
         """Note that those that are not stored will never come, all together. Raises AwayError.

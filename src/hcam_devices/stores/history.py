@@ -410,7 +410,7 @@ class History:
     def samples(self, night: str, start: int = -(2**63), end: int = 2**63 - 1) -> Iterator[Point]:
         """Yield a night's samples in order of time; none if it is not there as recorded."""
         with self._reading(night, NIGHT_TABLES) as db:
-            each = [_points(db, stream, start, end) for stream in streams(db)]
+            each = [points_of(db, stream, start, end) for stream in streams(db)]
             yield from heapq.merge(*each, key=attrgetter("time", "seq"))
 
     def _between(self, start: int, end: int) -> list[str]:
@@ -509,7 +509,10 @@ def unpacked(body: bytes, half: int) -> Iterator[Summary]:
     return map(Summary, *(columns[name] for name in COLUMNS))
 
 
-def _points(db: sqlite3.Connection, stream: Stream, start: int, end: int) -> Iterator[Point]:
+def points_of(
+    db: sqlite3.Connection, stream: Stream, start: int = -(2**63), end: int = 2**63 - 1
+) -> Iterator[Point]:
+    """Yield the samples of a stream that can be read whole, in order of time."""
     decoders = {kind: decoder(db, kind) for kind in ("number", "bool", "text")}
     fields = [(name, decoders[kind]) for name, kind, _ in stream.fields]
     units = {name: unit for name, _, unit in stream.fields if unit is not None}

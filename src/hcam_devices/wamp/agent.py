@@ -59,6 +59,7 @@ class Agent:
             "telemetry": Procedure(self.telemetry, read_only=True),
             "samples": Procedure(self.samples, read_only=True),
             "page": Procedure(self.page, read_only=True),
+            "digests": Procedure(self.digests, read_only=True),
             "journal": Procedure(self.held, read_only=True),
             "wire": Procedure(self.wire, read_only=True),
             "exchange": Procedure(self.exchange),
@@ -315,6 +316,10 @@ class Agent:
     def page(self, after: int = 0, limit: int = 1000, epoch: str | None = None) -> str:
         """Return what ``samples`` does, as JSON in zlib in base64: more of them, with less work."""
         return self.shelf.page(self.device.name, after, limit, epoch)
+
+    async def digests(self, first: int, last: int, epoch: str) -> str:
+        """Return digests of the samples from one number to another, in base64; for audits."""
+        return await self.shelf.digests(self.device.name, first, last, epoch)
 
     async def held(self, start: float | None = None, end: float | None = None) -> dict[str, Any]:
         """Return which samples the journal has and which are gone, with reasons (Unix seconds)."""

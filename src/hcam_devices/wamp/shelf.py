@@ -5,16 +5,23 @@ agent here any more; its samples have to come home all the same.
 """
 
 import asyncio
+import json
+from base64 import b64encode
 from collections.abc import Collection
 from typing import Any
 
 from ..device import Sample, utc
 from ..fields import shorten
 from ..journal import Journal
+from ..stores.digest import NONE, SIZE, digest
+from ..stores.points import flatten
 from . import uris
 from .session import Session
 
 MOST_SAMPLES = 10_000
+BLOCK = 1000
+MAX_BLOCKS = 100
+"""Whole blocks of numbers whose digests are kept in memory: two nights of a device."""
 UNIX_SECONDS = 1.5e9, 1e10
 """From July 2017, before HiPERCAM saw first light; milliseconds, for instance, are beyond."""
 
@@ -27,12 +34,13 @@ class Shelf:
 
     def __init__(self, journal: Journal, present: Collection[str] = ()) -> None:
         self.journal, self.present = journal, present
+        self._blocks: dict[tuple[str, str, int], bytes] = {}
 
     async def register(self, session: Session, server: str) -> None:
         """Answer under the name of the server. Raises NameTakenError if another server has it."""
         # autobahn says "an Exception", and means its class.
         session.define(ValueError, uris.error("invalid_argument"))  # type: ignore[arg-type]
-        for answer in (self.former, self.held, self.page, self.samples):
+        for answer in (self.former, self.held, self.page, self.samples, self.digests):
             await session.claim(answer, uris.journal(server, answer.__name__))
 
     async def former(self) -> list[str]:
@@ -51,6 +59,37 @@ class Shelf:
         """Return what ``samples`` does, as JSON in zlib in base64."""
         _check_place(after, limit, epoch or "")
         return self.journal.page(device, after, min(limit, MOST_SAMPLES), epoch)
+
+    async def digests(self, device: str, first: int, last: int, epoch: str) -> str:
+        """Return the digests (``stores/digest.py``) of the samples from one number to another.
+
+        They are bytes in base64, eight for each number and zeros where there is no sample, from
+        ``first`` on: at most 10,000, so that the caller has to ask again for those after them.
+        """
+        _check_place(first, last, epoch)
+        last = min(last, first + MOST_SAMPLES - 1)
+        blocks = range(first // BLOCK, last // BLOCK + 1)
+        found = [await asyncio.to_thread(self._block, device, epoch, block) for block in blocks]
+        start, end = (one - blocks.start * BLOCK for one in (first, last + 1))
+        return b64encode(b"".join(found)[start * SIZE : end * SIZE]).decode()
+
+    def _block(self, device: str, epoch: str, block: int) -> bytes:
+        """Return the digests of a block of numbers; those of a whole one never change."""
+        if known := self._blocks.get((device, epoch, block)):
+            return known
+        found = [NONE] * BLOCK
+        first = block * BLOCK
+        for seq, text in self.journal.records(device, first, first + BLOCK - 1, epoch):
+            try:
+                found[seq - first] = digest(flatten(json.loads(text)))
+            except ValueError:  # nor does any store keep it
+                continue
+        packed = b"".join(found)
+        if NONE not in found[not block :]:  # numbers begin with 1
+            self._blocks[device, epoch, block] = packed
+            while len(self._blocks) > MAX_BLOCKS:
+                self._blocks.pop(next(iter(self._blocks)), None)
+        return packed
 
     async def held(
         self, device: str, start: float | None = None, end: float | None = None

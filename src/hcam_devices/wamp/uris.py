@@ -17,6 +17,9 @@ ALL_TELEMETRY = f"{PREFIX}..telemetry"
 ALL_STATUS = f"{PREFIX}..status"
 """And the one that hears every server."""
 
+REGISTRATIONS = "wamp.registration."
+"""The prefix of the router's own events about who registers which procedures."""
+
 
 def telemetry(device: str) -> str:
     """Return the topic of a device's samples."""

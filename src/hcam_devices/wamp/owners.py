@@ -1,0 +1,113 @@
+"""Who owns a name on the network: the session that has registered ``hipercam.<device>.rpc.``.
+
+The router discloses who published an event, so that what a device says can be told from what others
+say under its name.
+"""
+
+import asyncio
+from typing import Any
+
+from autobahn.wamp.exception import ApplicationError
+from autobahn.wamp.types import SubscribeOptions
+
+from . import uris
+from .session import Session
+
+ANSWER_WITHIN = 5.0
+MAX_NAMES = 10_000
+"""Forget everything beyond: whoever invents names must not fill the memory."""
+
+
+class Owners:
+    """The owners of names, asked of the router once, and again after a registration has changed."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, int | None] = {}
+        """The session that owns a name, None if no session does."""
+        self.strangers: set[tuple[str, int | None]] = set()
+        """Names, and sessions that publish under them without owning them."""
+        self._session: Session | None = None
+        self._names: dict[int, str] = {}
+        self._asking: dict[str, asyncio.Task[int | None]] = {}
+
+    async def follow(self, session: Session) -> None:
+        """Ask this session's router from now on. Raises autobahn's errors."""
+        self._session = session
+        self._forget_all()
+        options = SubscribeOptions(match="prefix")
+        await session.subscribe(self._changed, uris.REGISTRATIONS, options)
+
+    def _changed(self, _: Any, registration: Any) -> None:
+        """Forget the owner of a name whose registration was made, taken or ended."""
+        if isinstance(registration, dict):
+            self.forget(uris.device_of(str(registration.get("uri"))))
+        elif registration in self._names:
+            self.forget(self._names.pop(registration))
+
+    def forget(self, name: str) -> None:
+        """Ask again for the owner of a name when something is next published under it."""
+        self.known.pop(name, None)
+        self._asking.pop(name, None)
+        self.strangers = {one for one in self.strangers if one[0] != name}
+
+    def _forget_all(self) -> None:
+        for each in (self.known, self._asking, self.strangers, self._names):
+            each.clear()
+
+    async def owner(self, name: str) -> int | None:
+        """Return the session that owns a name now, None if no session does.
+
+        Raises OSError, TimeoutError or one of autobahn's errors if the router does not answer.
+        """
+        while True:
+            asking = self._asking.get(name)
+            if asking is None:
+                asking = self._asking[name] = asyncio.create_task(self._ask(name))
+            try:
+                owner = await asyncio.shield(asking)
+            except Exception:
+                if self._asking.get(name) is asking:
+                    del self._asking[name]
+                raise
+            if self._asking.get(name) is asking:
+                del self._asking[name]
+                if len(self.known) >= MAX_NAMES:
+                    self._forget_all()
+                self.known[name] = owner
+            if name in self.known:  # else its registration has changed meanwhile
+                return self.known[name]
+
+    async def _ask(self, name: str) -> int | None:
+        session = self._session
+        if session is None or not session.is_attached():
+            raise ConnectionError("there is no router")
+        async with asyncio.timeout(ANSWER_WITHIN):
+            registration = await session.call(
+                "wamp.registration.lookup", uris.rpc(name), {"match": "prefix"}
+            )
+            if registration is None:
+                return None
+            self._names[registration] = name  # before it can change
+            try:
+                sessions = await session.call("wamp.registration.list_callees", registration)
+            except ApplicationError as error:
+                if error.error == ApplicationError.NO_SUCH_REGISTRATION:
+                    return None
+                raise
+            return next(iter(sessions), None)
+
+    async def describe(self, session: int | None) -> str:
+        """Return who a session is, for people; as much of it as the router tells."""
+        if session is None:
+            return "a session that the router does not disclose"
+        if self._session is None or not self._session.is_attached():
+            return f"session {session}"
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN):
+                told = await self._session.call("wamp.session.get", session)
+            transport = told.get("transport") or told["authextra"].get("transport") or {}
+            where = str(transport.get("peer") or "a place unknown")
+            who = f"{told.get('authid')!s:.50} (role {told.get('authrole')!s:.50})"
+        except (ApplicationError, AttributeError, KeyError, TypeError, OSError):
+            return f"session {session}, which has ended"
+        return f"session {session} of {who} at {where:.100}"

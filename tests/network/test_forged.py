@@ -1,0 +1,135 @@
+"""Others speak under the names of devices, or write into the history: it is noticed and mended."""
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from autobahn.wamp.types import PublishOptions
+
+from hcam_devices.journal import Journal
+from hcam_devices.stores.embedded import EmbeddedStore
+from hcam_devices.stores.history import NIGHT_TABLES, History, streams
+from hcam_devices.stores.points import flatten
+from hcam_devices.stores.sealed import reading, sealed
+from hcam_devices.wamp.utils import call
+
+from .recorded import joined, published, start_flood, stored
+from .tools import Client, Net, client, soon, until
+
+FORGED = 666_666.0
+
+
+def values(net: Net) -> list[float]:
+    """Return every recorded value of the counters of the devices, and of forged samples."""
+    history = History(net.home / "history")
+    return [
+        float(value)
+        for night in history.nights()
+        for point in history.samples(night)
+        for name, value in point.values.items()
+        if name.startswith("count")
+    ]
+
+
+def alarms() -> str:
+    newest = call("hipercam.recorder.rpc.telemetry")
+    return " ".join(one["reason"] for one in newest["alarms"])
+
+
+async def forge(session: Client, real: dict[str, Any], **more: Any) -> None:
+    forged = json.loads(json.dumps(real)) | {"count1": {"value": FORGED, "unit": ""}} | more
+    topic = f"hipercam.{forged['device']}.telemetry"
+    await session.publish(topic, forged, options=PublishOptions(acknowledge=True))
+
+
+async def test_what_others_publish_under_a_device_s_name_is_refused_and_told(own: Net) -> None:
+    own.start_router()
+    start_flood(own)
+    own.start_recorder()
+    until(lambda: len(stored(own)) > 20)
+    real = call("hipercam.load1.rpc.telemetry")
+    async with client(own.address) as session:
+        for further in range(1, 100):
+            await forge(session, real, seq=real["seq"] + further)
+        await forge(session, real, seq=2**62, epoch="f" * 12)
+        for name in ("gtc", "ngc"):  # which are declared, and away
+            await forge(session, real, device=name)
+        for number in range(110):
+            await forge(session, real, device=f"ghost{number}", seq=10**9)
+
+        async def told() -> bool:
+            said = alarms()
+            return "102 samples under the name" in said and "10 samples of ghost" in said
+
+        await soon(told)
+    wanted = published(own)
+    until(lambda: wanted <= stored(own).keys())
+    recorded = {point[0] for point in stored(own)}
+    assert not recorded & {"gtc", "ngc"}
+    assert len([name for name in recorded if name.startswith("ghost")]) == 100
+    assert values(own).count(FORGED) == 100  # those of the ghosts, under their own names
+    assert "load1" not in {name for name, epoch, _ in stored(own) if epoch == "f" * 12}
+    lines = {line["device"]: line["verdict"] for line in audited()["lines"]}
+    assert lines["load1"] == "complete"
+
+
+def audited() -> dict[str, Any]:
+    (store,) = call("hipercam.recorder.rpc.audit", timeout=60)["stores"]
+    return dict(store)
+
+
+def test_a_row_that_somebody_has_altered_is_named_and_fetched_again(own: Net) -> None:
+    night = History(own.home / "history").nights()[-1]
+    alter(own.home / "history" / f"{night}.sqlite", "load2", 5)
+    said = own.hcam("audit", code=1)
+    assert "1 ALTERED" in said
+    assert "load2 5 (epoch " in said
+    assert "it is not what the journal has, which is right: it is fetched again" in said
+    until(lambda: "ALTERED" not in own.hcam("audit", code=1))  # gtc and ngc do not answer
+    lines = {line["device"]: line["verdict"] for line in audited()["lines"]}
+    assert lines["load2"] == "complete"
+
+
+def test_what_an_earlier_recorder_believed_is_of_unknown_origin(own: Net) -> None:
+    """Before owners were asked, an invented epoch was recorded like any other."""
+    before = joined(own)
+    recorder = own.started[-1]
+    recorder.terminate()
+    recorder.wait()
+    invented = own.home / "invented.sqlite"
+    journal = Journal(invented)
+    sample = call("hipercam.load3.rpc.telemetry")
+    numbered = journal.append({k: v for k, v in sample.items() if k not in ("seq", "epoch")})
+    journal.close()
+    write(own.home / "history", numbered)
+    own.start_recorder()
+    until(lambda: joined(own) > before)
+    until(lambda: "load3" in {line["device"] for line in audited()["lines"]})
+    lines = {line["device"]: line["verdict"] for line in audited()["lines"]}
+    assert lines["load3"] == "1 OF UNKNOWN ORIGIN"
+
+
+def alter(file: Path, device: str, seq: int) -> None:
+    """Change a value in a night's file so that the row still proves itself."""
+    db = reading(file, NIGHT_TABLES)
+    stream = next(one for one in streams(db) if one.device == device)
+    db.close()
+    db = sqlite3.connect(file, timeout=20)
+    with db:
+        query = "SELECT stream, time, seq, body FROM sample WHERE stream = ? AND seq = ?"
+        *key, body = db.execute(query, (stream.id, seq)).fetchone()
+        numbers = list(stream.body.unpack_from(body))
+        numbers[[name for name, *_ in stream.fields].index("count1")] = FORGED
+        db.execute(
+            "UPDATE sample SET body = ? WHERE stream = ? AND time = ? AND seq = ?",
+            (sealed(stream.body.pack(*numbers), *key), *key),
+        )
+    db.close()
+
+
+def write(folder: Path, sample: dict[str, Any]) -> None:
+    """Record a sample as a store does."""
+    store = EmbeddedStore("local", folder)
+    store.write([flatten(sample)])
+    store.close()
