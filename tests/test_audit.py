@@ -8,6 +8,7 @@ from hcam_devices.audit import Audit, Published, Row, Span, audit, text
 from hcam_devices.journal import DAY
 from hcam_devices.stores import AwayError
 from hcam_devices.stores.coverage import Coverage, Gone
+from hcam_devices.stores.lost import Lost
 from hcam_devices.stores.points import night_bounds
 
 NIGHT = "2026-11-22"
@@ -352,3 +353,34 @@ def test_an_epoch_that_no_journal_has_proves_nothing_and_lacks_nothing() -> None
     assert line.verdict == "1 OF UNKNOWN ORIGIN"
     assert result.verdict.startswith("It is NOT certain that everything published is stored once")
     assert result.unproven == ["there are samples of epochs that no journal has (ccd1)"]
+
+
+def test_what_was_published_without_a_number_and_kept_nowhere_is_lost() -> None:
+    shelf = Shelf()
+    shelf.keep("ccd1", *of(1, 2, 3))
+    full = "database or disk is full"
+    lost = [
+        Lost(
+            device=name,
+            epoch=EPOCH,
+            since=START / 1000 + 60,
+            until=START / 1000 + 99,
+            samples=20,
+            reason=full,
+        )
+        for name in ("ccd1", "slide")
+    ]
+    said = {"ccd1": published(1, 3), "slide": Published(lost=lost[1:])}
+    said["ccd1"].lost = lost[:1]
+    result = audit(NIGHT, said, [shelf], NOW)
+    assert not result.complete
+    ccd1, slide = result.stores[0].lines
+    assert (ccd1.published, ccd1.stored, ccd1.missing, ccd1.lost) == (23, 3, 20, 20)
+    assert (slide.published, slide.stored, slide.verdict) == (20, 0, "20 LOST")
+    assert causes(result)[0] == (
+        "20 samples of ccd1 were published without a number and are lost, "
+        "2026-11-22 12:01:00 to 12:01:39 UTC: database or disk is full"
+    )
+    assert result.verdict == (
+        "NOT everything published is stored once: local lacks 40 of 43 samples of 2 devices."
+    )

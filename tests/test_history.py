@@ -29,6 +29,7 @@ from hcam_devices.stores.embedded import EmbeddedStore
 from hcam_devices.stores.history import History
 from hcam_devices.stores.influxdb import InfluxDB
 from hcam_devices.stores.lines import LineStore
+from hcam_devices.stores.lost import Lost, LostNotes
 from hcam_devices.stores.points import Field, Point, milliseconds
 
 from .helpers import Clock
@@ -787,3 +788,26 @@ async def test_wrong_arguments_are_refused(written: Written, wrong: dict[str, An
     asked = recorder([written.store], written.store.folder)
     with pytest.raises(ValidationError):
         await asked.history(**{"field": "ccd1.temperature"} | wrong)
+
+
+def test_what_was_lost_in_a_span_is_told_beside_its_history(
+    written: Written, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written.write("ccd1", 1000, temperature=[1.0, 2.0])
+    LostNotes(written.archive.files.folder).add(
+        Lost(
+            device=device,
+            epoch="a",
+            since=NOON / 1000 + hours * 3600,
+            until=NOON / 1000 + hours * 3600 + 60,
+            samples=31,
+            reason="database or disk is full",
+        )
+        for device, hours in (("ccd1", 1), ("ccd1", 30), ("slide", 1))
+    )
+    for how in (None, "csv"):
+        plot.show(written.archive, ("ccd1.temperature",), TODAY, how=how, points=None, png=None)
+        assert capsys.readouterr().err == (
+            "31 samples of ccd1 were published without a number and are lost, "
+            "2026-11-22 13:00:00 to 13:01:00 UTC: database or disk is full\n"
+        )

@@ -12,6 +12,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from hcam_devices.journal import (
     read_page,
     upkeep,
 )
+from hcam_devices.journal.notebook import Lost, Notebook
 from hcam_devices.journal.tables import MOST_BYTES_A_SAMPLE, PAIRS
 from hcam_devices.salvage import Value, records
 
@@ -350,6 +352,7 @@ def test_what_it_holds_is_plain_data_and_complete(journal: Journal) -> None:
         "salvaging": False,
         "epochs": [{"epoch": journal.epoch, "first": 1, "last": 3, "count": 3}],
         "gone": [],
+        "lost": [],
     }
 
 
@@ -758,3 +761,106 @@ def test_no_undamaged_sample_is_lost_and_what_is_gone_is_told(
             assert kept.get(key, one) == one or damage is cut
             assert key in kept or key[1] == new or key[1] in epochs
         assert expected <= found.keys()
+
+
+class FullDisk:
+    """Makes writing to a journal fail as on a full disk, while ``full``; reading goes on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.full = False
+        disk = self
+
+        class Connection(sqlite3.Connection):
+            def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+                if disk.full and sql.startswith("INSERT"):
+                    raise sqlite3.OperationalError("database or disk is full")
+                return super().execute(sql, *arguments)
+
+        monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Connection))
+
+
+def lost(journal: Journal, device: str = "slide", *during: float) -> list[tuple[float, ...]]:
+    notes = journal.holds(device, *during)["lost"]
+    return [(one["since"], one["until"], one["samples"]) for one in notes]
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> FullDisk:
+    return FullDisk(monkeypatch)
+
+
+def lose(journal: Journal, clock: Clock, count: int, device: str = "slide") -> None:
+    for _ in range(count):
+        clock.now += 2
+        with pytest.raises(sqlite3.Error):
+            journal.append(sample(device))
+
+
+def test_what_could_not_be_kept_is_noted_when_it_can_be(path: Path, disk: FullDisk) -> None:
+    clock = Clock()
+    with closing(Journal(path, clock=clock, boot="one")) as journal:
+        fill(journal, 1)
+        begin, disk.full = clock.now, True
+        lose(journal, clock, 3)
+        lose(journal, clock, 2, "flow")
+        expected = [(begin + 2, begin + 6, 3)]
+        assert lost(journal) == expected  # also while the disk is full
+        disk.full = False
+        clock.now += 60
+        assert fill(journal, 1) == [2]
+        assert lost(journal) == expected
+        assert lost(journal, "flow") == [(begin + 8, begin + 10, 2)]
+        assert lost(journal, "slide", begin + 7, begin + 100) == []
+        assert lost(journal, "slide", begin, begin + 3) == expected
+        assert journal.holds("slide")["lost"][0]["reason"] == "database or disk is full"
+        assert journal.devices() == {"slide", "flow"}
+    with closing(Journal(path, clock=clock, boot="two")) as journal:
+        assert lost(journal) == expected
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["ended", "killed"])
+def test_what_was_lost_is_known_although_the_disk_was_full_until_the_end(
+    path: Path, disk: FullDisk, closed: bool
+) -> None:
+    clock = Clock()
+    journal = Journal(path, clock=clock, boot="one")
+    fill(journal, 1)
+    begin, disk.full = clock.now, True
+    lose(journal, clock, 4)
+    if closed:
+        journal.close()
+    disk.full = False
+    with closing(Journal(path, clock=clock, boot="two")) as following:
+        assert lost(following) == [(begin + 2, begin + 8, 4)]
+    with closing(Journal(path, clock=clock, boot="two")) as following:
+        assert lost(following) == [(begin + 2, begin + 8, 4)]
+    journal._lost.clear()
+    journal.close()
+
+
+def test_notes_of_what_was_lost_survive_damage(path: Path, disk: FullDisk) -> None:
+    clock = Clock()
+    with closing(Journal(path, clock=clock, boot="one")) as journal:
+        begin, disk.full = clock.now, True
+        lose(journal, clock, 4)
+        disk.full = False
+        fill(journal, 300)
+    with path.open("r+b") as file:
+        file.seek(100)
+        file.write(b"\x99" * 20)
+    with closing(Journal(path, clock=clock, boot="one")) as journal:
+        journal.tidy()
+        assert lost(journal) == [(begin + 2, begin + 8, 4)]
+
+
+def test_the_notebook_takes_as_many_notes_as_there_is_room_for(path: Path) -> None:
+    path.parent.mkdir()
+    notebook = Notebook(path.parent / "journal.lost")
+    many = [Lost(f"device{n}", "4f3c0a9be1d2", 1e9, 1e9, 3, "disk full") for n in range(3000)]
+    notebook.write(many)
+    kept = notebook.read()
+    assert 800 < len(kept) < 3000
+    assert kept == many[: len(kept)]
+    assert notebook.path.stat().st_size == 131_072
+    notebook.write([])
+    assert notebook.read() == []

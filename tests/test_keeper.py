@@ -21,6 +21,7 @@ from hcam_devices.keeper import Holdings, Journals, Keeper
 from hcam_devices.recorder import Recorder, recorder_of
 from hcam_devices.stores import AwayError, Embedded
 from hcam_devices.stores.coverage import Coverage, Gone
+from hcam_devices.stores.lost import Lost, LostNotes
 from hcam_devices.stores.points import Point, flatten
 from hcam_devices.wamp.owners import Owners
 from hcam_devices.wamp.shelf import Shelf
@@ -729,3 +730,57 @@ async def test_if_the_router_does_not_say_who_publishes_the_journals_are_asked(
     assert keeper._live == []
     assert keeper.due == {"slide"}
     assert "there is no router" in recorder.notices()[0].reason
+
+
+def lose(journal: Journal, device: str, count: int) -> None:
+    """Have a journal note that some samples could not be kept."""
+    for _ in range(count):
+        journal._lose(device, "disk full")
+    journal.tidy()
+
+
+async def test_what_a_journal_lost_is_an_alarm_and_noted_beside_the_stores(tmp_path: Path) -> None:
+    recorder, _ = recorder_in(tmp_path)
+    journals = recorder.journals
+    assert isinstance(journals, AnsweredJournals)
+    lose(journals.there, "slide", 3)
+    lose(journals.own, "slide", 3)  # the recorder has heard of them, and has no room either
+    lose(journals.own, "guider", 1)
+    (held, own) = sorted(await journals.holdings("slide"), key=lambda one: not one.lost)
+    assert [one.samples for one in held.lost] == [3]
+    assert own.lost == []
+    (alarm,) = recorder.notices()
+    assert "3 samples of slide were published without a number and are lost" in alarm.reason
+    remembering = asyncio.create_task(recorder.remember_lost())
+    notes = [LostNotes(tmp_path / folder) for folder in ("history", "elsewhere")]
+    await reached(lambda: all(one.read() == held.lost for one in notes))
+    remembering.cancel()
+    await asyncio.wait([remembering])
+    notes[0].add(held.lost)
+    assert notes[0].path.read_bytes().count(b"slide") == 1
+
+
+async def test_what_the_recorder_has_kept_itself_is_not_lost(tmp_path: Path) -> None:
+    recorder, _ = recorder_in(tmp_path)
+    journals = recorder.journals
+    assert isinstance(journals, AnsweredJournals)
+    lose(journals.there, "slide", 2)
+    (held,) = await journals.holdings("slide")
+    unnumbered = sample("slide", 1) | {"seq": None, "epoch": journals.there.epoch}
+    for kept, seconds in ((False, 1), (True, 2)):
+        recorder._hear_foreign("slide", unnumbered | {"x": seconds})
+        assert await recorder._kept_here("slide", held.lost[0]) is kept
+
+
+def test_a_damaged_note_costs_itself_alone(tmp_path: Path) -> None:
+    notes = LostNotes(tmp_path)
+    assert notes.read() == []
+    some = [
+        Lost(device="a", epoch="e", since=n, until=n + 1, samples=1, reason="full")
+        for n in (1.0, 2.0)
+    ]
+    notes.add(some[:1])
+    with notes.path.open("ab") as file:
+        file.write(b'{"device": "a", "ep')
+    notes.add(some[1:])
+    assert notes.read() == some

@@ -19,6 +19,7 @@ from .journal import KEEP
 from .stores import AwayError
 from .stores.coverage import Coverage, Gone, without
 from .stores.digest import NONE, SIZE
+from .stores.lost import Lost
 from .stores.points import night_bounds, night_of
 
 MOST_FINDINGS = 300
@@ -77,6 +78,7 @@ class Published:
 
     spans: list[Span] = field(default_factory=list)
     gone: list[Gone] = field(default_factory=list)
+    lost: list[Lost] = field(default_factory=list)
     silent: str = ""
     digests: list[tuple[str, int, bytes]] = field(default_factory=list)
     """Epoch, first number, and what the samples from there on say: SIZE bytes each, or NONE."""
@@ -88,7 +90,10 @@ UNHEARD = Published(silent="nobody was asked for its journal")
 
 
 class Finding(BaseModel):
-    """Numbers that are not stored once, ``when`` they were published (UTC), and the cause."""
+    """Numbers that are not stored once, ``when`` they were published (UTC), and the cause.
+
+    What was lost without having had numbers has 0 for them.
+    """
 
     device: str
     epoch: str
@@ -98,6 +103,8 @@ class Finding(BaseModel):
     cause: str
 
     def __str__(self) -> str:
+        if not self.first:
+            return self.cause
         numbers = f"{self.first}" if self.first == self.last else f"{self.first}-{self.last}"
         when = f"{self.when}, " if self.when else ""
         return f"{self.device} {numbers} (epoch {self.epoch[:4]}): {when}{self.cause}"
@@ -106,6 +113,7 @@ class Finding(BaseModel):
 class Line(BaseModel):
     """How much of a device one store has; ``coming`` is what a journal still has for it.
 
+    ``missing`` includes what is ``lost``: published without a number, and kept nowhere.
     ``altered`` are stored, but say something else than in the journal. ``unknown`` are of epochs
     that no journal has, and do not count as published.
     """
@@ -116,6 +124,7 @@ class Line(BaseModel):
     missing: int
     doubled: int
     coming: int
+    lost: int = 0
     altered: int = 0
     unknown: int = 0
     verdict: str
@@ -242,7 +251,7 @@ def audit(
             silent[said.silent].append(device)
         for witness, store, evidence in zip(witnesses, stores, seen, strict=True):
             try:
-                if (whole.ranges or said.epochs is not None) and not store.unread:
+                if (whole.ranges or said.lost or said.epochs is not None) and not store.unread:
                     _judge(whole, said, witness, store, evidence)
             except AwayError as error:
                 store.unread = str(error)
@@ -347,13 +356,15 @@ def _judge(
     changed = _size(one[1:] for one in altered)
     strange = Coverage() if said.epochs is None else evidence.of_others(said.epochs)
     unknown = _size(one[1:] for one in strange)
-    if not (published or unknown):
+    lost_now = sum(one.samples for one in said.lost)
+    if not (published or unknown or lost_now):
         return
     coming = _size(span for span, cause in gaps if cause == COMING)
     missing = _size(span for span, _ in gaps) - coming
     words = [
         f"{count} {what}"
         for count, what in (
+            (lost_now, "LOST"),
             (missing, "MISSING"),
             (len(again), "DOUBLED"),
             (changed, "ALTERED"),
@@ -365,9 +376,10 @@ def _judge(
     store.lines.append(
         Line(
             device=device,
-            published=published,
+            published=published + lost_now,
             stored=published - missing - coming - changed,
-            missing=missing,
+            missing=missing + lost_now,
+            lost=lost_now,
             doubled=len(again),
             coming=coming,
             altered=changed,
@@ -381,6 +393,10 @@ def _judge(
     room = MOST_FINDINGS - len(store.findings)
     store.findings += [evidence.finding(span, cause) for span, cause in findings[:room]]
     store.more += len(findings[room:])
+    store.findings += [
+        Finding(device=device, epoch=one.epoch, first=0, last=0, when="", cause=str(one))
+        for one in said.lost
+    ]
 
 
 def _causes(

@@ -340,15 +340,19 @@ def _audit_of_files(night: str, path: Path | None, reason: str) -> Any:
 
     from .audit import Published, audit
     from .server import home
-    from .stores.points import night_of
-    from .witnesses import witnesses
+    from .stores.points import night_bounds, night_of
+    from .witnesses import lost_between, witnesses
 
     night = night or night_of(int(time.time() * 1000))
     instrument = _load(path)
-    silent = Published(silent=f"{reason}, so no journal was asked")
+    silent = f"{reason}, so no journal was asked"
+    published = {name: Published(silent=silent) for name in instrument.names}
     try:
+        start, end = (one / 1000 for one in night_bounds(night))
+        for lost in lost_between(instrument.stores, home(), start, end):
+            published.setdefault(lost.device, Published(silent=silent)).lost.append(lost)
         found = witnesses(instrument.stores, home(), night)
-        return audit(night, dict.fromkeys(instrument.names, silent), found, time.time())
+        return audit(night, published, found, time.time())
     except ValueError as error:
         raise HcamError(str(error)) from None
 

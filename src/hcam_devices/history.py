@@ -54,6 +54,8 @@ MOST_TEXT = 300_000
 WINDOW = 3 * HOUR
 """Raw samples are read so many at a time."""
 OLD_WINDOW = 7 * DAY
+MAX_LOST = 20
+"""Notes of lost samples in one reply."""
 ANSWER_WITHIN = 60.0
 
 
@@ -173,7 +175,8 @@ class Archive:
         texts among them are left out. If there are only texts ``value``, their changes: the newest
         ``points`` of them, with ``until``, the time of the last text that is known, and
         ``earlier``, how many changes are left out. If there is nothing, ``newest`` is the time of
-        the newest that there is, otherwise null.
+        the newest that there is, otherwise null. ``lost`` are sentences about samples of that time
+        that were published but kept nowhere.
         """
         if not 1 <= points <= MOST_POINTS:
             raise HistoryError(f"points are 1 to {MOST_POINTS}, not {points}")
@@ -195,7 +198,8 @@ class Archive:
 
         ``seq`` is the sample's number, the same for each of its fields, and 0 for minutes. Of
         nights that are too old for that it is the last sample of each minute. Those after ask
-        for with ``next`` as ``start``; there are none if it is null. ``newest`` as in ``history``.
+        for with ``next`` as ``start``; there are none if it is null. ``newest`` and
+        ``lost`` as in ``history``.
         """
         device, name, reply = self._head(field, Span(start, end))
         times: list[int] = []
@@ -227,7 +231,11 @@ class Archive:
         if name not in units[device]:
             wrong = f"{device} has no {name!r}" if name else f"say which field of {device}"
             raise HistoryError(f"{wrong}; it has {nearest(name, list(units[device]))}")
-        return device, name, {"field": field, "unit": units[device][name], "newest": None}
+        lost = self.files.lost(device, *span)
+        more = [f"and {len(lost) - MAX_LOST} times more"] * (len(lost) > MAX_LOST)
+        said = [*map(str, lost[:MAX_LOST]), *more]
+        unit = units[device][name]
+        return device, name, {"field": field, "unit": unit, "newest": None, "lost": said}
 
     def _or_newest(self, reply: Reply) -> Reply:
         """Add, where there is nothing, the newest minute of which there is something."""
@@ -392,6 +400,11 @@ def nothing(reply: Reply, span: Span) -> str:
     )
 
 
+def lost(replies: Iterable[Reply]) -> list[str]:
+    """Return what replies say of samples that were published but kept nowhere, once each."""
+    return list(dict.fromkeys(said for reply in replies for said in reply["lost"]))
+
+
 def timeseries(
     *fields: str,
     last: str | None = None,
@@ -430,6 +443,8 @@ def timeseries(
     if note:
         print(note, file=sys.stderr)
     pages, streams = zip(*(samples(place, field, asked) for field in fields), strict=True)
+    for said in lost(pages):
+        print(said, file=sys.stderr)
     if all(page["newest"] for page in pages):
         raise HistoryError(nothing(pages[0], asked))
     found = list(rows(streams))

@@ -27,6 +27,7 @@ from .journal import DAY, KEEP, Journal, read_page
 from .stores import AwayError, Store
 from .stores.coverage import Coverage, Gone
 from .stores.digest import SIZE
+from .stores.lost import Lost
 from .stores.points import Point, flatten, milliseconds
 from .wamp import uris
 from .wamp.session import Session
@@ -85,6 +86,8 @@ class Holdings(BaseModel):
     """The present one: no other journal has it, nor this one when it has been made anew."""
     epochs: list[_Held]
     gone: list[_Lost]
+    lost: list[Lost] = []
+    """What was published without a number, and kept nowhere."""
     keep: float
     """Seconds."""
     used: int
@@ -132,6 +135,8 @@ class Journals:
         self._server: dict[tuple[str, str], str] = {}
         self.own: Journal
         self.session: Session | None = None
+        self.lost: set[Lost] = set()
+        """What the journals have noted as lost, in the time that they were asked for."""
         self.epochs: set[tuple[str, str]] = set()
         """Devices and epochs that a journal has said that it has."""
         self._known: dict[str, Holdings] = {}
@@ -165,7 +170,7 @@ class Journals:
         with _own_journal():
             kept_here = await asyncio.to_thread(self.own.holds, device, *during)
         own = Holdings.model_validate(kept_here)
-        found = [own] if own.epochs or own.gone or own.salvaging else []
+        found = [own] if own.epochs or own.gone or own.salvaging or own.lost else []
         try:
             reply = await self._call(uris.rpc(device, "journal"), *during)
         except ApplicationError as error:
@@ -185,7 +190,10 @@ class Journals:
             if there.epoch not in {one.epoch for one in found}:
                 found.append(there)
                 self._server |= {(device, one.epoch): server for one in there.epochs}
+        if len(found) > 1:  # what the device's own journal lost is all that was
+            own.lost = []
         for held in found:
+            self.lost.update(held.lost)
             self.epochs.add((device, held.epoch))
             self.epochs.update((device, one.epoch) for one in held.epochs)
         return found

@@ -29,6 +29,7 @@ from .history import (
     Reply,
     Source,
     Span,
+    lost,
     nothing,
     rows,
     samples,
@@ -101,8 +102,8 @@ def show(
             for line in charts(replies, span, *terminal):
                 console.print(line)
     empty = [reply for reply in replies if reply["newest"]]
-    for reply in empty:
-        print(nothing(reply, span), file=sys.stderr)
+    for said in (*(nothing(reply, span) for reply in empty), *lost(replies)):
+        print(printable(said), file=sys.stderr)
     return 1 if empty else 0
 
 

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,12 +40,13 @@ from .stores.embedded import EmbeddedStore
 from .stores.history import History
 from .stores.influxdb import InfluxDB
 from .stores.lines import LineStore
+from .stores.lost import Lost, LostNotes
 from .stores.points import MOST_FIELDS, Point, flatten, milliseconds, night_bounds, night_of
 from .wamp import uris
 from .wamp.owners import Owners
 from .wamp.session import Session, keep_joined
 from .wamp.uris import Address
-from .witnesses import witnesses
+from .witnesses import lost_between, witnesses
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,10 @@ T = TypeVar("T")
 
 LOOK_AGAIN = 50
 """Times, 0.1 s apart, for what has only just been published to be written before an audit."""
+UNKEPT_FOR = 60.0
+"""Seconds for which it is an alarm that something could not be kept; then it is a lost sample."""
+REMEMBER_EVERY = 10.0
+"""Seconds between looks whether a journal has said that something is lost."""
 OPEN_EVERY = 10.0
 """Seconds between attempts to open a store that could not be opened at the start."""
 MAX_FOREIGN_NAMES = 100
@@ -103,7 +109,7 @@ class Recorder(Device):
         self._foreign: dict[str, dict[str, Any]] = {}
         # Of their own: who asks for much must not hold up who records.
         self._lookers = ThreadPoolExecutor(2, "history")
-        self._unkept = ""
+        self._unkept, self._unkept_at = "", 0.0
         self._cut: set[str] = set()
         self.owners = Owners()
         self._undecided: set[asyncio.Task[None]] = set()
@@ -112,6 +118,7 @@ class Recorder(Device):
         self._unrecorded: set[str] = set()
         self._nameless = 0
         self._unasked = ""
+        self._remembered: set[Lost] = set()
         self._digesting = asyncio.Semaphore(1)  # a night of a device takes a server a second
         super().__init__(name, **settings)
 
@@ -254,7 +261,7 @@ class Recorder(Device):
         try:
             numbered = self.journals.own.append({"device": device} | said)
         except (sqlite3.Error, ValueError) as error:
-            self._unkept = f"{device}: {error}"
+            self._unkept, self._unkept_at = f"{device}: {error}", self.clock()
             log.error("telemetry without numbers is not being kept: %s", self._unkept)
         else:
             self._unkept = ""
@@ -347,6 +354,12 @@ class Recorder(Device):
         answers = await asyncio.gather(*(self._published(one, start, end) for one in devices))
         published = dict(zip(devices, answers, strict=True))
         await self._until_written(published)
+        for one in await asyncio.to_thread(lost_between, self.stores, self.folder, start, end):
+            said = published.setdefault(one.device, Published())
+            if one.since not in {other.since for other in said.lost}:
+                said.lost.append(one)
+        for device, said in published.items():
+            said.lost = [one for one in said.lost if not await self._kept_here(device, one)]
         noted = {keeper.store.name: await keeper.noted() for keeper in self.keepers}
 
         def compare() -> Audit:
@@ -381,6 +394,7 @@ class Recorder(Device):
                 found.epochs.update(one.epoch for one in held.epochs)
                 found.epochs.update(one.epoch for one in held.gone)
             for held in await self.journals.holdings(device, start, end):
+                found.lost += held.lost
                 found.spans += [(one.epoch, one.first, one.last) for one in held.epochs]
                 found.gone += [
                     Gone(device, one.epoch, one.first, one.last, one.reason) for one in held.gone
@@ -403,6 +417,24 @@ class Recorder(Device):
             found.epochs = None
         return found
 
+    async def _kept_here(self, device: str, lost: Lost) -> bool:
+        """Return whether the recorder's own journal, on another disk, has what a server lost."""
+        if lost.epoch == self.journals.own.epoch:
+            return False
+        about = lost.since - 1, lost.until + 1
+        held = await asyncio.to_thread(self.journals.own.holds, device, *about)
+        return bool(sum(one["count"] for one in held["epochs"]) >= lost.samples)
+
+    async def remember_lost(self) -> None:
+        """Note beside each store, for ever, what the journals say is lost: they will forget it."""
+        while True:
+            if new := self.journals.lost - self._remembered:
+                for settings in self.stores.values():
+                    notes = LostNotes(place(settings, self.folder))
+                    await asyncio.to_thread(notes.add, new)
+                self._remembered |= new
+            await asyncio.sleep(REMEMBER_EVERY)
+
     async def _until_written(self, published: dict[str, Published]) -> None:
         """Give the stores time to write what has only just been published."""
         spans = [(device, *span) for device, said in published.items() for span in said.spans]
@@ -415,13 +447,19 @@ class Recorder(Device):
     def notices(self) -> list[Alarm]:
         """Say what is away, set aside or gone, before data is at risk."""
         found = []
-        if self._unkept:
+        if self._unkept and self.clock() - self._unkept_at < UNKEPT_FOR:
             found.append(Alarm("journal", "ERR", f"not being kept: {self._unkept}"))
         if self._cut:
             whose = ", ".join(sorted(self._cut))
             said = f"only {MOST_FIELDS} fields of a sample are kept of {whose}: let it say less"
             found.append(Alarm("heard", "WARN", said))
         found += self._not_recorded()
+        lost = [one for one in self.journals.lost if self.clock() - one.until < DAY]
+        if lost:
+            newest = max(lost, key=attrgetter("until"))
+            others = len({one.device for one in lost}) - 1
+            more = f"; and of {others} other devices: see hcam audit" if others else ""
+            found.append(Alarm("disk", "ERR", f"{newest}{more}"))
         for keeper in self.keepers:
             found += keeper.notices()
         return found
@@ -557,6 +595,7 @@ def serve(instrument: Instrument, address: Address) -> None:
             recorder.remember_names(kept)
             return {
                 "telemetry": lambda: keep_joined(address, recorder.follow),
+                "lost samples": recorder.remember_lost,
                 **{f"store {name}": partial(keep, name) for name in instrument.stores},
             }
 

@@ -29,6 +29,7 @@ from .stores.history import (
 )
 from .stores.influxdb import InfluxDB, SecretError
 from .stores.lines import name_of, one_line
+from .stores.lost import Lost, LostNotes
 from .stores.points import night_bounds, night_of, nights
 from .stores.post import Connection
 from .stores.sealed import Table, is_damage, reading
@@ -282,3 +283,15 @@ def witnesses(
         one.stored = (noted or {}).get(name, one.stored)
         found.append(one)
     return found
+
+
+def lost_between(
+    stores: Mapping[str, StoreSettings], home: Path, start: float, end: float
+) -> list[Lost]:
+    """Return what is noted beside the stores as lost between two Unix times. Raises OSError."""
+    found = {
+        (one.device, one.since): one
+        for settings in stores.values()
+        for one in LostNotes(place(settings, home)).read()
+    }
+    return [one for one in found.values() if start <= one.until and one.since < end]

@@ -6,7 +6,8 @@ loses nothing when a process dies, but may lose its last second when the power f
 may ever be used twice.)
 
 Each number from 1 to the last of an epoch is either a sample or ``gone``, with the reason. Only
-what was lost behind the last sample that is left of an epoch cannot be known.
+what was lost behind the last sample that is left of an epoch cannot be known. What could not be
+kept at all, on a full disk, has no number: how much and when is noted as ``lost``.
 """
 
 import json
@@ -20,11 +21,13 @@ import zlib
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
 from ..salvage import overlooked
+from .notebook import Lost, Notebook
 from .tables import (
     MOST_BYTES_A_SAMPLE,
     SCHEMA,
@@ -121,7 +124,9 @@ class Journal:
         self._gate = threading.Condition()
         self._guests: set[sqlite3.Connection] = set()
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._open()
+        self._notebook = Notebook(path.with_suffix(".lost"))
+        self._lost = {(one.device, one.since): one for one in self._notebook.read()}
+        self._note_lost(self._open())
 
     # --- the file ---------------------------------------------------------------------------
 
@@ -267,6 +272,8 @@ class Journal:
     def close(self) -> None:
         """Close the file; what other threads do with it ends at once."""
         with self._lock, self._alone():
+            if self._db:
+                self._note_lost(self._db)
             self._closed = True
             if self._db:
                 self._db.close()
@@ -277,9 +284,15 @@ class Journal:
         """Keep a sample; return it with its ``seq`` and ``epoch``.
 
         Raises ValueError if JSON cannot carry it (not a number, thousands of digits) or it would
-        be more than ``most`` bytes, sqlite3.Error if it cannot be written. It takes no number then.
+        be more than ``most`` bytes, sqlite3.Error if it cannot be written. It takes no number then;
+        what cannot be written is noted as lost, as soon as something can be.
         """
-        return self._here(lambda db: self._append(db, sample, most))
+        try:
+            return self._here(lambda db: self._append(db, sample, most))
+        except sqlite3.Error as error:
+            with self._lock:
+                self._lose(sample["device"], str(error))
+            raise
 
     def _append(self, db: sqlite3.Connection, sample: dict[str, Any], most: int) -> dict[str, Any]:
         device = sample["device"]
@@ -293,7 +306,37 @@ class Journal:
             (device, self._epoch, seq, self.clock(), zlib.compress(text, 1)),
         )
         self._last[device] = seq
+        if self._lost:
+            self._note_lost(db)
         return numbered
+
+    def _lose(self, device: str, reason: str) -> None:
+        """Count a sample that is not kept, where there is room for that on a full disk, too."""
+        now = self.clock()
+        open_notes = (one for one in self._lost.values() if one[:2] == (device, self.epoch))
+        note = next(open_notes, Lost(device, self.epoch, now, now, 0, reason))
+        self._lost[device, note.since] = note._replace(until=now, samples=note.samples + 1)
+        self._notebook.write(self._lost.values())
+
+    def _note_lost(self, db: sqlite3.Connection) -> None:
+        """Note in the journal what was lost, if that can be written now."""
+        if not self._lost:
+            return
+        try:
+            with transaction(db):
+                for note in self._lost.values():
+                    db.execute("INSERT OR REPLACE INTO lost VALUES (?, ?, ?, ?, ?, ?)", note)
+        except sqlite3.Error as error:
+            log.debug("%s: what was lost is noted later: %s", self.path.name, error)
+            return
+        for note in self._lost.values():
+            log.error(
+                "%s: %d samples of %s are lost, published without a number from %s to %s: %s",
+                *(self.path.name, note.samples, note.device),
+                *(_utc(note.since), _utc(note.until), note.reason),
+            )
+        self._lost.clear()
+        self._notebook.write(())
 
     def _newest(self, db: sqlite3.Connection, device: str) -> int:
         """Return the newest number that the device has had in this epoch; 0 if there is none."""
@@ -365,7 +408,7 @@ class Journal:
 
     def devices(self) -> set[str]:
         """Return the devices of which there are samples, or were. For a thread."""
-        query = "SELECT DISTINCT device FROM gone"
+        query = "SELECT device FROM gone UNION SELECT device FROM lost"
         return self._apart(
             lambda db: {one.device for one in pairs(db)} | {row[0] for row in db.execute(query)}
         )
@@ -380,7 +423,8 @@ class Journal:
         are ranges of numbers, from whatever time, the latest 2000. ``oldest`` is the Unix time of
         the device's oldest sample or None, ``keep`` is in seconds, ``most``, ``used`` and ``free``
         (on the disk) are in bytes. While ``salvaging``, earlier epochs are still being copied from
-        a damaged file, and neither they nor what is gone of them is shown.
+        a damaged file, and neither they nor what is gone of them is shown. ``lost`` is how many
+        samples could not be kept ``since`` when, ``until`` when (Unix time), and the reason.
         """
         since = -math.inf if start is None else start
         until = math.inf if end is None else end
@@ -405,8 +449,11 @@ class Journal:
             " WHERE device = ? AND boot <> 'salvaging' ORDER BY id DESC, first DESC LIMIT ?",
             (device, MOST_RANGES_A_REPLY),
         ).fetchall()
+        lost = list(db.execute("SELECT * FROM lost WHERE device = ? ORDER BY since", (device,)))
+        lost += [one for one in list(self._lost.values()) if one.device == device]
         return {
             "device": device,
+            "lost": [Lost(*one)._asdict() for one in lost if start <= one[3] and one[2] < end],
             "epoch": self.epoch,
             "keep": self.keep,
             "most": self.most,
@@ -446,6 +493,8 @@ class Journal:
             upkeep.check()
             self._checked = True
         before = min(self.clock(), self._steady() + self._ahead) - self.keep
+        with self._lock:
+            self._note_lost(db)
         dropped = upkeep.drop(before, f"older than {self.keep / DAY:g} days", self.most)
         db.executescript(f"PRAGMA incremental_vacuum({MOST_PAGES})")  # execute would free one
         db.execute("PRAGMA wal_checkpoint(PASSIVE)")
@@ -454,3 +503,7 @@ class Journal:
         for aside in put_aside(self.path):
             upkeep.salvage(aside, *self._ends.get(aside.name, ("", {})))
         return dropped
+
+
+def _utc(when: float) -> str:
+    return datetime.fromtimestamp(when, UTC).isoformat(" ", "seconds")[:19]

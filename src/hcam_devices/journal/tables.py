@@ -28,6 +28,10 @@ CREATE TABLE IF NOT EXISTS gone (
     device TEXT, epoch TEXT, first INTEGER, last INTEGER, reason TEXT NOT NULL,
     noticed REAL NOT NULL, PRIMARY KEY (device, epoch, first)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS lost (
+    device TEXT, epoch TEXT, since REAL, until REAL, samples INTEGER, reason TEXT,
+    PRIMARY KEY (device, epoch, since)
+) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS sample_when ON sample (device, epoch, time);
 """
 """The id of an epoch is the Unix time when it began, or near it: they are in order.

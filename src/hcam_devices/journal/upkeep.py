@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..salvage import BAD_SECTOR, records
 from .tables import GAPS, Pair, Range, explained, gone, pairs, set_gone, transaction, unpack, used
@@ -67,6 +68,7 @@ class Upkeep:
         too_much = f"the journal reached {most / 1e9:g} GB"
         while used(self.db) > most and (left := pairs(self.db)):
             dropped += sum(self._drop(one, left[0].oldest + SPAN, too_much) for one in left)
+        self.db.execute("DELETE FROM lost WHERE until < ?", (before,))
         held = {one.epoch for one in pairs(self.db)} | {self.epoch}
         for epoch, noticed in self.db.execute(
             "SELECT name, max(noticed) FROM epoch LEFT JOIN gone ON gone.epoch = name"
@@ -202,6 +204,7 @@ class Upkeep:
         ``known`` gets what there was of each device and epoch, with what was known to be gone.
         """
         rows: list[tuple[str, int, int, float, bytes]] = []
+        lost: list[tuple[Any, ...]] = []
         kept = 0
 
         def write() -> int:
@@ -213,7 +216,9 @@ class Upkeep:
                 done = self.db.executemany(
                     "INSERT OR IGNORE INTO sample VALUES (?, ?, ?, ?, ?)", rows
                 )
+                self.db.executemany("INSERT OR IGNORE INTO lost VALUES (?, ?, ?, ?, ?, ?)", lost)
             rows.clear()
+            lost.clear()
             return max(done.rowcount, 0)
 
         write()
@@ -230,6 +235,9 @@ class Upkeep:
                         if not isinstance(when, int | float) or not 0 < when <= now:
                             when = now
                         rows.append((device, ids[epoch], seq, when, body))
+                case (str(), str(), since, until, int(count), str()) as note:
+                    if isinstance(since, int | float) and isinstance(until, int | float):
+                        lost += [note] * (count > 0)
                 case (str(device), str(epoch), int(first), int(last), str(reason), _):
                     if 0 < first <= last < FOREVER:
                         known.setdefault((device, epoch), set()).add((first, last, reason))

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 
 from . import AwayError
 from .coverage import LEDGER, STORED, Coverage, kept, load
+from .lost import Lost, LostNotes
 from .points import TIMES, Field, Point, night_of
 from .sealed import SOUND, SPARE, TEXT, Table, digest, is_damage, reading, sealed, sound
 
@@ -335,6 +336,17 @@ class History:
                 (half,) = db.execute(NEWEST_HALF, (series,)).fetchone()
                 found = max(found, (half + 1) * HALF_HOUR - 1)
         return found
+
+    def lost(self, device: str, start: int, end: int) -> list[Lost]:
+        """Return what is noted of samples of a device that were published but kept nowhere."""
+        noted = LostNotes(self.folder)
+        with trying(noted.path):
+            notes = noted.read()
+        return [
+            one
+            for one in notes
+            if one.device == device and start <= one.until * 1000 and one.since * 1000 < end
+        ]
 
     def has_minutes(self, device: str, field: str, start: int, end: int) -> bool:
         """Tell whether some of it has been rolled up; what is still as recorded came late."""

@@ -1,0 +1,65 @@
+"""A file that has its room already: it takes a few notes when the disk is full."""
+
+import json
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+log = logging.getLogger(__name__)
+
+SIZE = 131_072
+"""Bytes: notes of about 800 devices."""
+
+
+class Lost(NamedTuple):
+    """Samples that were published without a number, as they could not be kept.
+
+    ``since`` and ``until`` are when the first and the last of them came (Unix time).
+    """
+
+    device: str
+    epoch: str
+    since: float
+    until: float
+    samples: int
+    reason: str
+
+
+class Notebook:
+    """Notes of what is lost, written over what was there, so that no room is needed.
+
+    File systems that never write in place (btrfs, ZFS) may refuse that, too: then the log has it.
+    What was written is there after the process is killed, but perhaps not after the power failed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            if not path.exists() or path.stat().st_size != SIZE:
+                new = path.with_name(f"{path.name}.new")
+                new.write_bytes(b" " * SIZE)
+                new.replace(path)
+        except OSError as error:
+            log.error("%s cannot be made, which notes what is lost on a full disk: %s", path, error)
+
+    def read(self) -> list[Lost]:
+        """Return the notes; none if they cannot be read."""
+        try:
+            text = self.path.read_text().strip()
+            return [Lost(*note) for note in json.loads(text)] if text else []
+        except (OSError, TypeError, ValueError) as error:
+            log.error("%s cannot be read: what was lost is not known: %s", self.path, error)
+            return []
+
+    def write(self, notes: Iterable[Lost]) -> None:
+        """Replace the notes; as many as there is room for."""
+        texts = [json.dumps(note) for note in notes]
+        while len(text := f"[{','.join(texts)}]".encode()) > SIZE:
+            log.error("%s is full: it does not have %s", self.path, texts.pop())
+        try:
+            with self.path.open("r+b", buffering=0) as file:
+                os.pwrite(file.fileno(), text.ljust(SIZE), 0)
+        except OSError as error:
+            log.error("%s cannot be written: %s; lost is %s", self.path, error, text.decode())
