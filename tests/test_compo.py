@@ -30,9 +30,9 @@ class Compo(NamedTuple):
 
 @asynccontextmanager
 async def compo() -> AsyncIterator[Compo]:
-    """Run COMPO with simulators whose clock stands still."""
+    """Run COMPO with simulators whose clock stands still; its arms have not been homed."""
     clock = Clock()
-    controller, stage = Controller(clock=clock), LensSimulator(clock=clock)
+    controller, stage = Controller(homed=False, clock=clock), LensSimulator(clock=clock)
     async with sim.serve(controller) as port, sim.serve(stage) as place:
         arms = ENTRIES["compo_arms"].build(**(FAST | port))
         lens = ENTRIES["compo_lens"].build(**(FAST | place))

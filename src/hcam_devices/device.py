@@ -86,6 +86,8 @@ class Device:
 
     link_type: ClassVar[Any] = Tcp
     simulator: ClassVar[Any] = None
+    emulated: ClassVar[dict[str, Any]] = {}
+    """What ``--emulate`` gives to ``__init__`` where the hardware is this computer itself."""
     fields: ClassVar[dict[str, Readback]] = {}
 
     poll_every: Seconds = 2.0

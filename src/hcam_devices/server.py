@@ -190,8 +190,9 @@ class Server:
             yield
 
     async def _agent(self, entry: Entry, journal: Journal, stack: AsyncExitStack) -> Agent:
-        overrides: dict[str, Any] = {}
+        overrides: dict[str, Any] = entry.cls.emulated if self.emulate else {}
         more: dict[str, Procedure] = {}
+        simulator = None
         if self.emulate and entry.cls.simulator:
             simulator = entry.cls.simulator(seed=zlib.crc32(entry.name.encode()))
             simulator.folder = self.folder / "simulated"
@@ -200,7 +201,10 @@ class Server:
             overrides = await stack.enter_async_context(sim.serve(simulator))
             more["simulate"] = Procedure(simulator.simulate)
         device = self.devices[entry.name] = entry.build(**overrides)
-        return Agent(device, entry.names, journal, more)
+        agent = Agent(device, entry.names, journal, more)
+        if simulator:
+            agent.stands_in = simulator.stands_in
+        return agent
 
     async def _keep(self, what: str, run: Callable[..., Awaitable[None]], *args: Any) -> None:
         """Run something that never ends; if it dies all the same, say so and begin again."""

@@ -143,6 +143,13 @@ class Simulator:
         """Return what is to be said unasked now, and in how many seconds to ask again."""
         return b"", None
 
+    def stands_in(self, procedure: str) -> bool:
+        """Return whether it answers, with None, for a device of others that nobody presents.
+
+        ``procedure`` is what its own device calls there: ``autoguider.add_relative_dither``.
+        """
+        return False
+
     async def live(self) -> None:
         """Do what happens without being asked, for as long as it is served."""
 
@@ -360,7 +367,7 @@ async def serve(sim: Simulator, port: int = 0) -> AsyncIterator[dict[str, Any]]:
     """
     if sim.serial:
         async with serve_serial(sim) as place:
-            yield place
+            yield place | sim.link_settings
         return
     running: set[asyncio.Task[None]] = set()
 

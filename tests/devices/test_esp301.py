@@ -130,7 +130,7 @@ def test_the_port_is_as_the_controller_has_it() -> None:
 
 def test_the_simulator_answers_as_a_controller_does() -> None:
     clock = Clock()
-    controller = Simulator(clock=clock)
+    controller = Simulator(homed=False, clock=clock)
 
     def ask(line: str) -> str:
         return controller.answer(line.encode()).decode()
@@ -164,10 +164,10 @@ def test_the_simulator_keeps_ten_errors() -> None:
 
 
 class Watched(Simulator):
-    """A controller that remembers what it was told; its arms are fast, its silence is short."""
+    """A controller that remembers what it was told; its arms have not been homed."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, *, homed: bool = False, **settings: Any) -> None:
+        super().__init__(homed=homed, **settings)
         self.told: list[str] = []
 
     def answer(self, line: bytes) -> bytes:
@@ -235,6 +235,37 @@ async def test_an_arm_is_homed_moved_stopped_and_moved_to_exactly_zero() -> None
         assert there["pickoff_angle"]["current"]["value"] == 0
         assert arm(there, "injection") == "init"
     assert simulator.told == ["1MO", "1OR1", "1PA11.4592", "1ST", "1PA0.0000"]
+
+
+async def test_arms_that_are_homed_when_it_starts_are_ready_until_the_controller_is_restarted() -> (
+    None
+):
+    clock = Clock()
+    simulator = Watched(homed=True, clock=clock)
+    async with presented(ENTRY, simulator) as arms:
+        first = await sample_where(arms, online)
+        assert arm(first) == arm(first, "injection") == "inpos"
+        assert at(first, -66.4)
+        assert first["alarms"] == []
+        await do(arms, "set_target_pickoff_angle", 0)
+        await do(arms, "pickoff.move")
+        clock.now += 10
+        assert at(await sample_where(arms, lambda s: arm(s) == "inpos" and at(s, 0)), 0)
+        simulator.simulate("power_cycle", seconds=5)
+        await sample_where(arms, offline)
+        clock.now += 6
+        lost = await sample_where(arms, lambda s: online(s) and arm(s) == "init")
+        assert arm(lost, "injection") == "init"
+        assert "its motor is off" in reasons(lost, "pickoff")
+    assert simulator.told == ["1PA0.0000"]
+
+
+async def test_arms_whose_motors_are_off_when_it_starts_are_not_taken_to_be_homed() -> None:
+    simulator = Watched(homed=True, clock=Clock())
+    for motor in simulator.motors:
+        motor.halt(on=False)
+    async with presented(ENTRY, simulator) as arms:
+        assert arm(await sample_where(arms, online)) == "init"
 
 
 async def test_a_home_search_that_is_stopped_leaves_the_arm_without_a_home() -> None:
@@ -517,7 +548,7 @@ async def test_the_same_language_is_spoken_over_a_terminal_server() -> None:
         serial = False
 
     async with sim.serve(Networked()) as place:
-        assert place.keys() == {"host", "port"}
+        assert place.keys() == {"host", "port", "homed_at_start"}
 
 
 async def test_a_port_that_is_taken_or_is_none_says_so(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ async def test_its_telemetry_is_what_clients_know(simulator: Simulator) -> None:
             name: call(device, name)
             for name in ("get_focus", "get_humidity", "get_rack_temperature", "get_dewpoint")
         }
-    assert sample["rack_temp"] == {"value": 12.5, "unit": "deg_C"}
+    assert sample["rack_temp"] == {"value": 21.0, "unit": "deg_C"}
     assert sample["humidity"] == {"value": 31.0, "unit": "%"}
     assert sample["dewpoint"] == {"value": -6.81, "unit": "deg_C"}
     assert sample["ra_offset"] == sample["dec_offset"] == {"value": 0.0, "unit": "arcsec"}
@@ -85,7 +85,7 @@ async def test_its_telemetry_is_what_clients_know(simulator: Simulator) -> None:
     assert numbers == {
         "get_focus": -1.25,
         "get_humidity": 31.0,
-        "get_rack_temperature": 12.5,
+        "get_rack_temperature": 21.0,
         "get_dewpoint": -6.81,
     }
 
@@ -96,7 +96,7 @@ async def test_what_cannot_be_read_is_null_with_a_reason(simulator: Simulator) -
         sample = await sample_where(device, lambda one: online(one) and one["telpars"] is None)
         assert "empty header" in reasons(sample, "telpars")
         assert sample["dewpoint"] is None
-        assert sample["rack_temp"]["value"] == 12.5
+        assert sample["rack_temp"]["value"] == 21.0
         with pytest.raises(RefusedError, match="empty header"):
             call(device, "get_telescope_pars")
         simulator.simulate("clear")

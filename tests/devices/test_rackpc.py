@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from hcam_devices.device import Sample
-from hcam_devices.devices.rackpc import Look, RackPC, look
+from hcam_devices.devices.rackpc import LOOKS, Look, RackPC, look
 
 from ..helpers import living, offline, online, reasons, sample_where
 
@@ -57,6 +57,37 @@ async def test_a_missing_interface_is_null_with_a_reason_and_the_rest_goes_on(
     assert sample["net_in"] is sample["net_out"] is None
     assert why in reasons(sample, "net_in")
     assert sample["cpu"]["value"] == 25.0
+
+
+@pytest.mark.parametrize("looks", [2, LOOKS - 1, LOOKS, LOOKS + 1])
+async def test_being_busy_is_an_alarm_only_if_it_goes_on_for_a_minute(looks: int) -> None:
+    looked = 0
+
+    def busy() -> Look:
+        nonlocal looked
+        looked += 1
+        return Look(10.0 * looked, 10.0 * looked, 10.0 * looked, 50.0, {"eth0": (0, 0)})
+
+    pc = RackPC("rackpc", look=busy)
+    await pc.link.open()
+    pc.connection = "online"
+    pc._looks.append(busy())
+    for _ in range(looks - 1):
+        await pc.poll()
+    said = reasons(pc.snapshot(), "cpu")
+    assert said == ("100 % is above 95 %" if looks >= LOOKS else "")
+    pc.disabled.add("cpu")
+    await pc.poll()
+    assert "was disabled" in reasons(pc.snapshot(), "cpu")
+
+
+async def test_the_emulated_one_is_quiet_whatever_this_machine_does() -> None:
+    pc = RackPC("rackpc", **({"interface": "eno1"} | RackPC.emulated), poll_every=0.02)
+    async with living(pc):
+        sample = await sample_where(pc, online)
+    assert sample["alarms"] == []
+    assert sample["cpu"]["value"] == pytest.approx(12)
+    assert sample["net_in"]["value"] == pytest.approx(0.25, rel=0.01)
 
 
 async def test_this_machine_can_be_looked_at() -> None:

@@ -158,22 +158,11 @@ def test_watch_once_says_that_no_device_matches(net: Net) -> None:
 
 
 def test_status_says_that_all_is_well(net: Net) -> None:
-    call("hipercam.rackpc.rpc.cpu.disable")  # a test machine is busy
-    call("hipercam.rackpc.rpc.mem.disable")
-    try:
-        call("hipercam.rackpc.rpc.connection.connect")
-        until(lambda: net.newest("rackpc")["cpu"] is None)
-        told = net.hcam("status", code=1)
-    finally:
-        call("hipercam.rackpc.rpc.cpu.enable")
-        call("hipercam.rackpc.rpc.mem.enable")
+    told = net.hcam("status")
     assert "hwserver is running" in told
     everything = len(DEVICES) + len(OTHERS) + 1  # and the recorder
     assert f"{everything} of {everything} devices online" in told
-    alarms = [line for line in told.splitlines() if line.startswith(("ERR", "WARN"))]
-    alarmed = {line.split()[1].partition(".")[0] for line in alarms}
-    assert alarmed <= {"rackpc", "compo_arms"}  # whose arms have not been homed
-    assert re.search(r"WARN rackpc\.cpu since \d\d:\d\d:\d\d: reading it", told)
+    assert not re.search("^(ERR|WARN)", told, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -79,13 +79,16 @@ def telescope(guest: Net, observatory: Observatory) -> Iterator[Observatory]:
 
 
 def test_the_names_of_the_readme_and_those_deployed_work(telescope: Observatory) -> None:
+    simulate("set", autoguider=False)
     call("hipercam.GTC.rpc.do_offset", raoff=0.05, decoff=0.001)
+    assert "nobody offers autoguider.add_relative_dither" in telescope.reasons()
+    simulate("set", autoguider=True)
     call("hipercam.gtc.rpc.gtc.do_offset", raoff=5, decoff=-2.5)
     call("hipercam.gtc.rpc.gtc.do_guide_step", raoff=0.1, decoff=0)
     assert telescope.offsets[-3:] == [(0.05, 0.001), (5, -2.5), (0.1, 0)]
     sample = telescope.wait_for("inpos")
     assert sample["ra_offset"] == {"value": 5.05, "unit": "arcsec"}
-    assert "nobody offers autoguider.add_relative_dither" in telescope.reasons()
+    assert telescope.reasons() == ""
     groups = call("hipercam.GTC.rpc.get_telescope_pars")
     assert groups[0].startswith("TELESCOP= 'GTC")
     assert sample["telpars"]["TELESCOP"] == "GTC"

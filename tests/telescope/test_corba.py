@@ -56,7 +56,7 @@ def untyped(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_what_the_telescope_says_is_returned() -> None:
     async with linked(Simulator()) as link:
         assert await link.ask(None, "getHumidity") == 31.0
-        assert await link.ask(None, "getCabinetTemperature3") == 9.5
+        assert await link.ask(None, "getCabinetTemperature3") == 19.0
         groups = await link.ask(None, "getTelescopeParams")
         assert groups[0].startswith("TELESCOP= 'GTC")
 

@@ -234,9 +234,14 @@ class Arms(Device):
     """The pickoff and the injection arm of COMPO.
 
     A motor that is off stays off until ``power_on_axis`` or ``home``: connecting changes nothing.
+
+    ``homed_at_start``: take arms whose motors are on to be homed when this program starts. The
+    controller cannot say; it is true where they are homed whenever it has been switched on.
     """
 
     link_type = Line
+
+    homed_at_start: bool = False
 
     pickoff_angle = Readback("deg", machine="pickoff", doc="Where the pickoff arm is.")
     target_pickoff_angle = Setpoint(
@@ -252,6 +257,8 @@ class Arms(Device):
         self.codec = Codec()
         self.arms = [Arm("pickoff", self, 1), Arm("injection", self, 2)]
         self.axes = [*self.arms]
+        for arm in self.arms:
+            arm.homed = arm.on = self.homed_at_start
         self._ticks = 0
         self._errors: dict[int, Error] = {}
 
@@ -423,7 +430,7 @@ class Motor:
 
     def __init__(self, axis: int, *limits: float) -> None:
         self.axis, self.limits = axis, limits
-        self.angle = self.zero = -66.4 if limits else 0.0
+        self.angle, self.zero = -66.4 if limits else 0.0, 0.0
         self.goal: float | None = None
         self.on, self.homing = bool(limits), False
 
@@ -504,7 +511,7 @@ def cut_line(buffer: bytearray) -> bytes | None:
 
 
 class Simulator(Base):
-    """A controller whose two arms are parked, on and not homed; ``speed`` in degrees a second.
+    """A controller whose two arms are parked and on; ``speed`` in degrees a second.
 
     After the end of a travel was hit it says nothing for ``limit_silence`` seconds.
     """
@@ -514,14 +521,26 @@ class Simulator(Base):
     controls = ("speed", "limit_silence", "version", "units")
     ranges: ClassVar[dict[str, Range]] = {"speed": (0.01, 1000), "limit_silence": (0, 600)}
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, homed: bool = True, **settings: Any) -> None:
         super().__init__(**settings)
+        self.homed = homed
         self.speed, self.limit_silence = 10.0, 3.0
         self.version, self.units = "ESP301 Version 3.0.1 6/1/99", DEGREES
         self.motors = [Motor(1, -67.55, 67.79), Motor(2, -67.8, 67.4), Motor(3)]
+        if not homed:
+            self._lose_home()
         self._errors: deque[tuple[int, int]] = deque(maxlen=MOST_ERRORS)
         self._at = self._started = self.clock()
         self._silent_until = -math.inf
+
+    @property
+    def link_settings(self) -> dict[str, Any]:  # type: ignore[override]  # it is known only now
+        """What a device needs beside the port: whether the arms are homed."""
+        return {"homed_at_start": self.homed}
+
+    def _lose_home(self) -> None:
+        for motor in self.motors:
+            motor.zero = motor.angle
 
     def answer(self, line: bytes) -> bytes:
         """Answer the commands of one line, in order."""
@@ -626,7 +645,7 @@ class Simulator(Base):
         self._silent_until = self._started
         for motor in self.motors:
             motor.halt(on=False)
-            motor.zero = motor.angle
+        self._lose_home()
         return b""
 
 

@@ -6,15 +6,18 @@ CPU and memory are means over the last minute; network rates, in MB (10^6 bytes)
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import psutil
 
-from ..device import Device
+from ..device import Alarm, Device
 from ..fields import Readback
 from ..link import Local, RefusedError
 
 FIRST_LOOK = 0.5
+"""Seconds until the second look."""
+LOOKS = 7
+"""Of which the first and the last are a minute apart."""
 
 
 class Look(NamedTuple):
@@ -43,10 +46,17 @@ def look() -> Look:
     )
 
 
+def look_at_a_quiet_one() -> Look:
+    """Return what a computer has counted that has little to do."""
+    now = time.monotonic()
+    return Look(now, 0.12 * now, now, 31.0, {"eth0": (int(2.5e5 * now), int(1.5e5 * now))})
+
+
 class RackPC(Device):
     """The computer in the rack."""
 
     link_type = Local
+    emulated: ClassVar[dict[str, Any]] = {"look": look_at_a_quiet_one, "interface": ""}
     poll_every = 10.0
 
     interface: str = ""
@@ -59,7 +69,7 @@ class RackPC(Device):
     def __init__(self, name: str, *, look: Callable[[], Look] = look, **settings: Any) -> None:
         super().__init__(name, **settings)
         self._look = look
-        self._looks: deque[Look] = deque(maxlen=7)
+        self._looks: deque[Look] = deque(maxlen=LOOKS)
 
     async def on_connect(self) -> None:
         """Take a first look, and another soon, so that there are true means at once."""
@@ -87,3 +97,8 @@ class RackPC(Device):
             raise RefusedError(f"there is no network interface {name!r}; there are {there}")
         count = last.interfaces[name][field.ref] - first.interfaces[name][field.ref]
         return count / 1e6 / max(last.time - first.time, 1e-9)
+
+    def alarms(self) -> list[Alarm]:
+        """Return what is wrong; being busy is, only if it goes on for a minute."""
+        busy = self.readings["cpu"].value is not None and len(self._looks) < LOOKS
+        return [alarm for alarm in super().alarms() if not (busy and alarm.field == "cpu")]

@@ -5,6 +5,7 @@ reference to the telescope, whose key is new each time its server is restarted. 
 inferred (``data/telescope.idl``). It tracks; an offset takes ``motion`` seconds and then
 ``settling`` more until it is in position; its focus moves at ``focus_speed``, in mm / s. A motion
 is a line of ``motions.jsonl`` in its folder, from which a telescope also knows where it was left.
+An autoguider that nobody presents is simulated, too, unless ``autoguider`` is false.
 Its faults beside those of the wire:
 
     error exception=UNKNOWN  the telescope raises an exception of CORBA
@@ -68,12 +69,12 @@ class Simulator(Base):
 
     controls = (
         *("top", "middle", "bottom", "humidity", "tube", "m1"),
-        *("motion", "settling", "focus_speed", "transfer"),
+        *("motion", "settling", "focus_speed", "transfer", "autoguider"),
     )
     ranges: ClassVar[dict[str, Range]] = {
         "motion": (0, 3600),
         "settling": (0, 3600),
-        "focus_speed": (1e-4, 100),
+        "focus_speed": (1e-4, 1e6),
         "transfer": (0, 86400),
     }
     link_settings: ClassVar[dict[str, Any]] = {"idl": IDL}
@@ -81,10 +82,10 @@ class Simulator(Base):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.top, self.middle, self.bottom = 12.5, 11.0, 9.5
+        self.top, self.middle, self.bottom = 21.0, 20.0, 19.0
         self.humidity, self.tube, self.m1 = 31.0, 9.5, 9.0
         self.motion, self.settling, self.focus_speed = 1.0, 0.5, 0.05
-        self.transfer = 5.0
+        self.transfer, self.autoguider = 5.0, True
         self.noise_max = 0.0
         self.stars: int | None = None
         self.restarts = 0
@@ -112,6 +113,10 @@ class Simulator(Base):
         if fault == "clear":
             self._hangs_until = -math.inf
         return shown
+
+    def stands_in(self, procedure: str) -> bool:
+        """Return whether it answers for the autoguider, which is another program."""
+        return self.autoguider and procedure == "autoguider.add_relative_dither"
 
     # --- where it is ------------------------------------------------------------------------
 

@@ -78,6 +78,7 @@ class Agent:
         """Why the device is presented by another server and not by this one."""
         self.displaced = ""
         """Why commands do not arrive here: another program has taken the name by force."""
+        self.stands_in: Callable[[str], bool] = lambda procedure: False
         self._untrace: asyncio.TimerHandle | None = None
         self._session: Session | None = None
         self._newest: Sample | None = None
@@ -288,6 +289,8 @@ class Agent:
         except ApplicationError as error:
             reason = f"{what}: {' '.join(map(str, error.args)) or error.error}"
             if error.error == ApplicationError.NO_SUCH_PROCEDURE:
+                if self.stands_in(what):
+                    return None
                 raise ConnectionError(f"nobody offers {what}: is its server running?") from None
             if error.error == uris.error("outcome_unknown"):
                 raise TimeoutError(reason) from None
