@@ -11,8 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from astropy import units as u
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
-from astropy.table import MaskedColumn, Table
+from astropy.table import MaskedColumn, QTable, Table
+from astropy.time import Time
+from astropy.utils.data import download_file
 
 from hcam_devices.detector import tables
 from hcam_devices.detector.tables import append
@@ -136,6 +140,39 @@ def test_missing_text_is_empty_and_a_missing_truth_is_refused(run: Path) -> None
     truths = MaskedColumn([True, True], mask=[0, 1])
     with pytest.raises(ValueError, match="column T lacks truths; send 0 and 1"):
         append(run.parent, 12, ecsv(Table({"T": truths}), run.parent))
+
+
+TIMES = Time(["2026-11-29T03:00:00.123456789", "2026-11-29T03:00:10"], scale="utc", precision=9)
+PLACES = SkyCoord([17.5541, 18], [60.0766, -1], unit="deg", frame="fk5", equinox="J1975")
+
+
+def test_times_and_places_come_back_as_astropy_itself_writes_them(run: Path) -> None:
+    columns = {"when": TIMES, "where": PLACES, "after": TIMES - TIMES[0], "RA": [1.0, 2.0] * u.deg}
+    text = ecsv(QTable(columns | {"N": np.array([1, 2], "i1")}), run.parent)
+    assert append(run.parent, 12, text) == "2 rows appended to run0012.fits"
+    assert "has this table already" in append(run.parent, 12, text)
+    assert lengths(run) == [2]
+    with fits.open(run, memmap=False) as file:
+        found = QTable.read(file[1], astropy_native=True)
+        assert (file[1].header["TCTYP1"], file[1].columns[0].format) == ("UTC", "2D")
+    assert np.abs((found["when"] - TIMES).to_value("ns")).max() < 1e-3
+    assert found["where"].frame.is_equivalent_frame(PLACES.frame)
+    assert found["where"].separation(PLACES).max() < 1e-12 * u.deg
+    assert found["after"].to_value("s") == pytest.approx([0, 9.876543211])
+    assert list(found["RA"]) == [1.0 * u.deg, 2.0 * u.deg]
+    assert list(found["N"]) == [1, 2]
+
+
+def test_a_time_that_is_missing_is_not_a_number(run: Path) -> None:
+    times = Time(np.ma.MaskedArray([60000.0, 60001.0], mask=[False, True]), format="mjd")
+    append(run.parent, 12, ecsv(Table({"when": times}), run.parent))
+    assert np.isnan(fits.getdata(run, 1)["when"]).any(axis=1).tolist() == [False, True]
+
+
+def test_nothing_is_asked_of_the_internet(run: Path) -> None:
+    append(run.parent, 12, ecsv(Table({"when": TIMES}), run.parent))
+    with pytest.raises(OSError, match="internet"):
+        download_file("http://127.0.0.1:9/leap-seconds.list")
 
 
 def test_the_same_table_twice_is_there_once_and_another_behind_it(run: Path) -> None:
@@ -305,6 +342,46 @@ def test_a_run_that_is_not_there_is_refused_and_not_made(run: Path) -> None:
     with pytest.raises(ValueError, match=r"no run0013\.fits"):
         append(run.parent, 13, ecsv(nods(), run.parent))
     assert not (run.parent / "run0013.fits").exists()
+
+
+def test_a_run_that_is_a_link_out_of_the_folder_is_refused_and_left_alone(
+    run: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "run0013.fits"
+    elsewhere.write_bytes(run.read_bytes())
+    for number, target in ((13, elsewhere), (14, Path("..") / elsewhere.parent.name / "no.fits")):
+        (run.parent / f"run{number:04d}.fits").symlink_to(target)
+        why = (
+            rf"run{number:04d}\.fits is a symbolic link that leads out of .* the file itself there"
+        )
+        with pytest.raises(ValueError, match=why):
+            append(run.parent, number, ecsv(nods(), run.parent))
+    assert elsewhere.read_bytes() == run.read_bytes()
+    assert os.listdir(elsewhere.parent) == [elsewhere.name]
+
+
+def test_links_to_the_folder_and_within_it_are_followed(
+    run: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    data = tmp_path_factory.mktemp("site") / "data"
+    data.symlink_to(run.parent)
+    (run.parent / "run0013.fits").symlink_to("run0012.fits")
+    assert "20 rows" in append(data, 12, ecsv(nods(), run.parent))
+    assert "has this table already" in append(data, 13, ecsv(nods(), run.parent))
+    assert lengths(run) == [20]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to itself", "folder"])
+def test_what_is_no_file_is_refused(run: Path, kind: str) -> None:
+    path = run.parent / "run0013.fits"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path.name)
+    with pytest.raises((ValueError, OSError), match=r"not a regular|a directory|symbolic links"):
+        append(run.parent, 13, ecsv(nods(), run.parent))
 
 
 COLUMN = "# %ECSV 1.0\n# ---\n# datatype: [{name: a, datatype: string}]\na\n"

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import io
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,15 @@ def append(folder: Path, run: int, ecsv: str) -> str:
     """
     if type(run) is not int or run < 1:
         raise ValueError(f"{run!r} is not the number of a run; give 12 for run0012.fits")
-    path = folder / f"run{run:04d}.fits"
+    path = _inside(folder, f"run{run:04d}.fits")
     rows, hdu = _serialized(ecsv)
     try:
-        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         raise ValueError(f"there is no {path.name} in {folder}") from None
     try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise ValueError(f"{path} is not a regular file; the table is not appended")
         fcntl.flock(file, fcntl.LOCK_EX)
         seen = _stamp(os.fstat(file))
         hdus = _hdus(file, path.name)
@@ -66,11 +69,27 @@ def append(folder: Path, run: int, ecsv: str) -> str:
     return f"{rows} row{'s'[: rows != 1]} appended to {path.name}"
 
 
+def _inside(folder: Path, name: str) -> Path:
+    """Return the true path of a file in a folder; ValueError if a link leads out of the folder.
+
+    Whoever may write into the folder must not choose which other file is changed. The folder itself
+    may be a link: the site has named it.
+    """
+    path = Path(os.path.realpath(folder / name))
+    if not path.is_relative_to(os.path.realpath(folder)):
+        raise ValueError(
+            f"{name} is a symbolic link that leads out of {folder}, to {path}; the table is not "
+            "appended: put the file itself there"
+        )
+    return path
+
+
 def _serialized(ecsv: str) -> tuple[int, bytes]:
     """Return the number of rows of a table, and the table as a FITS binary table HDU."""
     from astropy.io import ascii as texts  # noqa: PLC0415  (costs 0.7 s and 35 MiB)
-    from astropy.io import fits  # noqa: PLC0415
+    from astropy.utils import data  # noqa: PLC0415
 
+    data.conf.allow_internet = False  # or it asks there for leap seconds when its own are old
     if not isinstance(ecsv, str):
         raise ValueError(f"a table is text in ECSV format, not {type(ecsv).__name__}")
     try:
@@ -84,17 +103,22 @@ def _serialized(ecsv: str) -> tuple[int, bytes]:
     try:
         for name in table.colnames:
             _prepare(table, name)
-        hdus = fits.HDUList([fits.PrimaryHDU(), fits.table_to_hdu(table)])
-        hdus.writeto(buffer, output_verify="exception")
+        table.write(buffer, format="fits")
     except Exception as error:  # whatever the columns may be
         raise ValueError(f"FITS cannot hold this table: {_line(error)}") from error
     return len(table), buffer.getvalue()[BLOCK:]
 
 
 def _prepare(table: Any, name: str) -> None:
-    """Let a column keep its missing values, and its small integers, in FITS."""
-    import numpy as np  # noqa: PLC0415
+    """Let a column keep its missing values, and its small integers, in FITS.
 
+    What is no plain column (Time, SkyCoord, Quantity) astropy writes as it does itself.
+    """
+    import numpy as np  # noqa: PLC0415
+    from astropy.table import Column  # noqa: PLC0415
+
+    if not isinstance(table[name], Column):
+        return
     if table[name].dtype == np.int8:  # astropy takes it for a truth
         table[name] = table[name].astype(np.int16)
     column = table[name]
