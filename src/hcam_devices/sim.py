@@ -62,6 +62,28 @@ WIRE_FAULTS: dict[str, dict[str, Any]] = {
 USUAL_RANGE = (-1e6, 1e6)
 DISCONNECT_WHEN = ("before", "during", "after")
 
+
+class Impatient:
+    """A ``cut`` that forgets an unfinished frame after a ``pause`` (s) between two of its bytes."""
+
+    def __init__(
+        self,
+        cut: Callable[[bytearray], bytes | None],
+        pause: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._cut, self.pause, self.clock = cut, pause, clock
+        self._buffer, self._unfinished, self._since = bytearray(), 0, 0.0
+
+    def __call__(self, buffer: bytearray) -> bytes | None:
+        """Cut one frame."""
+        if buffer is self._buffer and self.clock() - self._since > self.pause:
+            del buffer[: self._unfinished]
+        frame = self._cut(buffer)
+        self._buffer, self._unfinished, self._since = buffer, len(buffer), self.clock()
+        return frame
+
+
 PROGRAM = """#!/bin/bash
 # Hands its name and arguments to the simulator, prints what comes until EOT, and ends with the
 # status that comes then.

@@ -151,6 +151,15 @@ def test_the_simulator_answers_as_a_controller_does() -> None:
     assert ask("1OR1;1PA1;TB?") == "130, 3125, COMMAND NOT ALLOWED DURING HOMING\r\n"
     clock.now += 100
     assert ask("1MD?;1TP?;1SL?;1SR?") == "1\r\n0.0000\r\n-67.0000\r\n67.0000\r\n"
+    assert ask("1VA?;2VA?;1AC?;1AG?") == "10.0000\r\n10.0000\r\n40.0000\r\n40.0000\r\n"
+    assert ask("1VA20;1VA?;2VA?") == "20.0000\r\n10.0000\r\n"
+    assert ask("1PA60") == ""
+    clock.now += 2
+    assert ask("1TP?;1ST") == "40.0000\r\n"
+    assert ask("1DH1.5;1TP?;1DH;1TP?") == "1.5000\r\n0.0000\r\n"
+    assert ask("1VA;1VAx;1VA81;1VA0;1DHx") == ""
+    codes = [ask("TE?").strip() for _ in range(6)]
+    assert codes == ["38", "7", "110", "110", "7", "0"]
 
 
 def test_the_simulator_keeps_ten_errors() -> None:

@@ -77,6 +77,29 @@ def sealed(text: bytes) -> bytes:
     return text + crc(text)
 
 
+def test_the_simulator_knows_the_parameter_of_the_vendors_example_and_those_of_errors() -> None:
+    rack = Simulator(clock=Clock())
+
+    def ask(payload: str, address: int = 1) -> str:
+        said = rack.answer(sealed(f"#{address:02X}15AB{payload}".encode()))
+        return said[7:-5].decode()
+
+    assert ask("?VR006401") == "00000441"
+    assert ask("VS006C0100000001") == ""
+    assert ask("?VR006C01") == "00000001"
+    assert ask("VS006C0100000002") == "+07"
+    assert ask("VS00640100000001") == ask("VS006A0100000001") == "+06"
+    assert ask("?VR006A01") == ask("?VR006B01") == "00000000"
+    assert ask("?VR04D201") == "+05"
+
+
+def test_everybody_in_the_simulated_rack_obeys_address_255_and_nobody_answers() -> None:
+    rack = Simulator(clock=Clock())
+    assert rack.answer(sealed(b"#FF0001VS0BB801C2A00000")) == b""
+    assert {one.target for one in rack.controllers.values()} == {-80.0}
+    assert rack.answer(sealed(b"#FF0002?VR0BB801")) == b""
+
+
 @pytest.mark.parametrize(
     ("sent", "frame"),
     [

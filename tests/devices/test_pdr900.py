@@ -103,12 +103,61 @@ def test_what_is_not_a_pressure_of_three_digits_is_none(text: str) -> None:
         (b"@001adc?", b"@001ACK001;FF"),
         (b"noise@001U?", b"@001ACKMBAR;FF"),
         (b"@001XYZ?", b"@001NAK160;FF"),
+        (b"@001XYZ!1", b"@001NAK160;FF"),
+        (b"@001snc?", b"@001ACK1125123457;FF"),
+        (b"@001FVC?", b"@001ACK1.10;FF"),
+        (b"@001SN?", b"@001ACK1125123456;FF"),
+        (b"@001T?", b"@001ACKO;FF"),
+        (b"@001DLC!START", b"@001ACKSTART;FF"),
+        (b"@001DLC!stop", b"@001ACKSTOP;FF"),
+        (b"@001DLC!GO", b"@001NAK169;FF"),
+        (b"@001DLC?", b"@001NAK175;FF"),
+        (b"@001DLT!00:00:10", b"@001ACK00:00:10;FF"),
+        (b"@001DLT!00:60:10", b"@001NAK169;FF"),
+        (b"@001DLT?", b"@001ACK00:00:10;FF"),
+        (b"@001PR1!5", b"@001NAK175;FF"),
+        (b"@001U!FURLONG", b"@001NAK169;FF"),
+        (b"@001AD!123", b"@001ACK123;FF"),
+        (b"@001AD!254", b"@001NAK172;FF"),
+        (b"@255U!TORR", b""),
         (b"@002ADC?", b""),
         (b"ADC?", b""),
     ],
 )
 def test_the_simulator_answers_as_a_gauge_does(frame: bytes, said: bytes) -> None:
     assert Simulator(clock=Clock()).answer(frame) == said
+
+
+def test_what_the_simulator_acknowledges_happens() -> None:
+    simulator = Simulator(clock=Clock())
+
+    def say(text: bytes) -> bytes:
+        frame = simulator.cut(bytearray(text))
+        assert frame is not None
+        return simulator.answer(frame)
+
+    assert say(b"@001u!torr;ff") == b"@001ACKTORR;FF"
+    assert say(b"@001U?;FF") == b"@001ACKTORR;FF"
+    assert say(b"@001DLT!01:02:03;FF") == b"@001ACK01:02:03;FF"
+    assert say(b"@001DLT?;FF") == b"@001ACK01:02:03;FF"
+    assert say(b"@255U!PASCAL;FF") == b""
+    assert say(b"@254U?;FF") == b"@001ACKPASCAL;FF"
+    assert say(b"@001AD!123;FF") == b"@001ACK123;FF"
+    assert say(b"@254ADC?;FF") == b"@123ACK123;FF"
+    simulator.simulate("set", locked=True)
+    assert say(b"@123U!MBAR;FF") == b"@123NAK180;FF"
+    assert say(b"@123DLC!STOP;FF") == b"@123NAK161;FF"
+    assert say(b"@123U?;FF") == b"@123ACKPASCAL;FF"
+
+
+async def test_a_gauge_switched_to_torr_by_hand_is_still_read_in_mbar() -> None:
+    simulator = Simulator(clock=Clock())
+    simulator.simulate("set", pressure=5e-3, base=5e-3)
+    async with presented(ENTRY, simulator) as gauge:
+        await sample_where(gauge, online)
+        assert await gauge.ask("U", "TORR") == "TORR"
+        sample = await sample_where(gauge, online)
+        assert sample["pressure"]["value"] == pytest.approx(5e-3, rel=0.1)
 
 
 def test_the_simulated_head_is_pumped_down() -> None:

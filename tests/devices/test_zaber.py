@@ -117,7 +117,8 @@ def test_data_are_signed_and_come_back(data: int) -> None:
 def test_frames_survive_any_split(sizes: list[int]) -> None:
     frames = [frame(1, 60, 123456), frame(1, 60, -5), frame(1, 255, 20)]
     stream = b"".join(frames) + b"\x01\x3c"
-    assert fed(Codec.cut, stream, sizes) == fed(Simulator.cut, stream, sizes) == frames
+    assert fed(Codec.cut, stream, sizes) == frames
+    assert fed(Simulator(clock=Clock()).cut, stream, sizes) == frames
 
 
 @pytest.mark.parametrize(
@@ -189,7 +190,16 @@ def test_the_simulator_answers_as_a_stage_does() -> None:
     assert ask(55, 7) == frame(1, 55, 7)
     assert ask(53, 40) == frame(1, 40, 128)
     assert ask(53, 44) == frame(1, 44, 672000)
-    assert ask(53, 99) == frame(1, 255, 64)
+    assert ask(53, 99) == frame(1, 255, 53)
+    assert ask(99) == frame(1, 255, 64)
+    assert ask(40, 256) == frame(1, 255, 40)
+    assert ask(44, 672001) == frame(1, 255, 44)
+    assert ask(44, 600000) == frame(1, 44, 600000) == ask(53, 44)
+    assert ask(20, 600001) == frame(1, 255, 20)
+    assert ask(36, 1) == frame(1, 255, 36)
+    assert ask(36) == frame(1, 36, 0)
+    assert ask(53, 44) == frame(1, 44, 672000)
+    assert [ask(command)[1] for command in (50, 51, 52)] == [50, 51, 52]
     assert ask(20, 672001) == frame(1, 255, 20)
     assert ask(21, -999999) == frame(1, 255, 21)
     assert ask(40, 0b1000 | 128) == frame(1, 40, 136)
@@ -205,6 +215,52 @@ def test_the_simulator_answers_as_a_stage_does() -> None:
     assert stage.speak()[0] == frame(1, 1, 0)
     assert ask(0) == b""
     assert ask(53, 40) == frame(1, 40, 8)
+
+
+def test_the_simulator_forgets_a_message_that_does_not_come_whole_within_10_ms() -> None:
+    clock = Clock()
+    stage = Simulator(clock=clock)
+    buffer = bytearray(b"\x01\x3c\x00")
+    assert stage.cut(buffer) is None
+    clock.now += 0.009
+    buffer += b"\x00\x00"
+    assert stage.cut(buffer) is None
+    clock.now += 0.009
+    buffer += b"\x00\x01\x36"
+    assert stage.cut(buffer) == frame(1, 60)
+    assert stage.cut(buffer) is None
+    clock.now += 0.011
+    buffer += frame(1, 55, 7)
+    assert stage.cut(buffer) == frame(1, 55, 7)
+    another = bytearray(frame(1, 60))
+    clock.now += 0.011
+    assert stage.cut(another) == frame(1, 60)
+
+
+def test_the_simulator_reports_motions_unasked_as_its_mode_says() -> None:
+    clock = Clock()
+    stage = Simulator(clock=clock)
+
+    def unasked() -> list[int]:
+        said = stage.speak()[0]
+        return [said[start + 1] for start in range(0, len(said), 6)]
+
+    stage.answer(frame(1, 20, 672000))
+    assert unasked() == []
+    stage.answer(frame(1, 40, 16 | 128))
+    clock.now += 0.25
+    assert unasked() == [8]
+    clock.now += 100
+    assert unasked() == [20]
+    stage.simulate("set", knob=True)
+    assert unasked() == [10]
+    stage.answer(frame(1, 40, 8 | 128))
+    assert unasked() == [11]
+    assert unasked() == []
+    stage.answer(frame(1, 40, 32 | 128))
+    before = stage.position = 0.0
+    assert unasked() == []
+    assert stage.position > before
 
 
 # --- through a real port --------------------------------------------------------------------

@@ -48,6 +48,7 @@ MOST_ERRORS = 10
 NO_ERROR, EMERGENCY_STOP, NO_COMMAND, OUT_OF_RANGE, NO_AXIS = 0, 4, 6, 7, 9
 AXIS_MISSING, PARAMETER_MISSING = 37, 38
 HARDWARE_LIMITS, SOFTWARE_LIMITS, UNCONNECTED, MOTOR_OFF, WHILE_HOMING = (4, 5), (6, 7), 8, 13, 30
+TOO_FAST = 10
 ERRORS = {
     NO_ERROR: "NO ERROR DETECTED",
     1: "PCI COMMUNICATION TIME-OUT",
@@ -423,16 +424,23 @@ class Arms(Device):
         self.hurry()
 
 
+ACCELERATION = 40.0
+"""That the controller tells, deg / s^2; its simulated arms have none."""
+
+
 class Motor:
     """One axis of the simulated controller, in degrees; ``limits`` are where the arm is stopped."""
 
     SOFT_LIMIT = 67.0
+    MAX_VELOCITY = 80.0
+    """In degrees a second. What the real arms allow is not known."""
 
     def __init__(self, axis: int, *limits: float) -> None:
         self.axis, self.limits = axis, limits
         self.angle, self.zero = -66.4 if limits else 0.0, 0.0
         self.goal: float | None = None
         self.on, self.homing = bool(limits), False
+        self.velocity: float | None = None
 
     @property
     def position(self) -> float:
@@ -466,7 +474,7 @@ class Motor:
 
     def obey(self, command: str, parameter: str) -> int:
         """Obey a command; returns the error."""
-        if command not in ("MO", "MF", "OR", "PA", "PR", "ST", "AB"):
+        if command not in ("MO", "MF", "OR", "PA", "PR", "ST", "AB", "DH", "VA"):
             return NO_COMMAND
         if not self.limits:
             return self.error(UNCONNECTED)
@@ -476,6 +484,8 @@ class Motor:
             self.halt(on=False)
         elif command == "MO":
             self.on = True
+        elif command in ("DH", "VA"):
+            return self._define(command, parameter)
         elif not self.on:
             return self.error(MOTOR_OFF)
         elif self.homing:
@@ -486,6 +496,22 @@ class Motor:
             self.goal, self.homing = 0.0, True
         else:
             return self._go(command, parameter)
+        return NO_ERROR
+
+    def _define(self, command: str, parameter: str) -> int:
+        """Define where it is now (by default its home, 0), or its velocity."""
+        if command == "DH" and not parameter:
+            parameter = "0"
+        if not parameter:
+            return PARAMETER_MISSING
+        if not NUMBER.fullmatch(parameter):
+            return OUT_OF_RANGE
+        if command == "DH":
+            self.zero = self.angle - float(parameter)
+        elif not 0 < float(parameter) <= self.MAX_VELOCITY:
+            return self.error(TOO_FAST)
+        else:
+            self.velocity = float(parameter)
         return NO_ERROR
 
     def _go(self, command: str, parameter: str) -> int:
@@ -512,6 +538,8 @@ def cut_line(buffer: bytearray) -> bytes | None:
 
 class Simulator(Base):
     """A controller whose two arms are parked and on; ``speed`` in degrees a second.
+
+    The speed is that of an axis which has not been given another (VA).
 
     After the end of a travel was hit it says nothing for ``limit_silence`` seconds.
     """
@@ -579,7 +607,9 @@ class Simulator(Base):
             "SN": str(self.units),
             "TP": motor.position,
             "DP": motor.position if motor.goal is None else motor.goal - motor.zero,
-            "VA": self.speed,
+            "VA": motor.velocity or self.speed,
+            "AC": ACCELERATION,
+            "AG": ACCELERATION,
             "SL": -motor.SOFT_LIMIT,
             "SR": motor.SOFT_LIMIT,
         }
@@ -607,7 +637,7 @@ class Simulator(Base):
     def _pass_time(self) -> None:
         elapsed, self._at = self.clock() - self._at, self.clock()
         for motor in self.motors:
-            if error := motor.travel(elapsed * self.speed):
+            if error := motor.travel(elapsed * (motor.velocity or self.speed)):
                 self._fail(error)
                 self._silent_until = self._at + self.limit_silence
 

@@ -27,7 +27,7 @@ from ..sim import toward
 STATUS = Words(enumerate(("init", "ready", "run", "error", "bootloader", "resetting")))
 STAGE_ENABLE = Words({0: "Static OFF", 1: "Static ON", 2: "Live OFF/ON", 3: "HW Enable"})
 OFF, STATIC_ON, HW_ENABLE = 0, 1, 3
-INTEGERS = (104, 105, 2010)
+INTEGERS = (100, 104, 105, 106, 107, 108, 2010)
 ERRORS = {
     1: "command not available",
     2: "busy",
@@ -245,6 +245,8 @@ class PeltierRack(Device):
 
 
 AMBIENT = 15.0
+DEVICE_TYPE = 1089
+"""Of a TEC-1089 family controller, as the vendor's example has it."""
 
 
 class _Controller:
@@ -252,7 +254,7 @@ class _Controller:
 
     def __init__(self, target: float, now: float) -> None:
         self.target, self.object, self.sink, self.enable = target, target + 0.05, 38.0, HW_ENABLE
-        self.error = 0
+        self.error = self.saving_disabled = 0
         self.at = now
         self.reset_at = -math.inf
 
@@ -282,7 +284,9 @@ class Simulator(Base):
     cut = staticmethod(Codec.cut)
     greeting = b"Welcome to LTR-1200\r\n"
     controls = ("interlock",)
-    WRITABLE: ClassVar[dict[int, Range]] = {2010: (0, 3), 3000: (-273, 1000)}
+    WRITABLE: ClassVar[dict[int, Range]] = {108: (0, 1), 2010: (0, 3), 3000: (-273, 1000)}
+    READ_ONLY = (100, 104, 105, 106, 107, 1000, 1001, 1020, 1021)
+    EVERYBODY = 255
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -293,17 +297,24 @@ class Simulator(Base):
         """Answer a frame with a good checksum and a known address; be silent otherwise."""
         if frame[:1] != b"#" or len(frame) < 11 or frame[-4:] != crc(frame[:-4]):
             return b""
-        controller = self.controllers.get(int(frame[1:3], 16)) if HEX.match(frame, 1) else None
-        if controller is None:
+        address = int(frame[1:3], 16) if HEX.match(frame, 1) else 0
+        if address == self.EVERYBODY:  # they would all answer at once: nobody does
+            for controller in self.controllers.values():
+                self._reply(controller, frame)
             return b""
-        try:
-            payload = self._obey(controller, frame[7:-4].decode("ascii", "replace"))
-        except (ValueError, struct.error):
-            payload = "+04"
+        if address not in self.controllers:
+            return b""
+        payload = self._reply(self.controllers[address], frame)
         head = b"!" + frame[1:7]
         if payload == "":
             return head + frame[-4:] + b"\r"
         return self._seal(head + payload.encode())
+
+    def _reply(self, controller: _Controller, frame: bytes) -> str:
+        try:
+            return self._obey(controller, frame[7:-4].decode("ascii", "replace"))
+        except (ValueError, struct.error):
+            return "+04"
 
     @staticmethod
     def _seal(text: bytes) -> bytes:
@@ -332,8 +343,12 @@ class Simulator(Base):
         now = self.clock()
         current = controller.pass_time(now, self.interlock)
         values: dict[int, float] = {
+            100: DEVICE_TYPE,
             104: controller.status(now),
             105: controller.error,
+            106: int(controller.error != 0),  # of the error: its instance and parameter
+            107: 0,
+            108: controller.saving_disabled,
             1000: controller.object + self.random.gauss(0, 0.01),
             1001: controller.sink + self.random.gauss(0, 0.05),
             1020: current,
@@ -345,7 +360,7 @@ class Simulator(Base):
 
     def _write(self, controller: _Controller, parameter: int, text: str) -> str:
         if parameter not in self.WRITABLE:
-            return "+06" if parameter in (104, 105, 1000, 1001, 1020, 1021) else "+05"
+            return "+06" if parameter in self.READ_ONLY else "+05"
         value = decode(parameter, text)
         low, high = self.WRITABLE[parameter]
         if not low <= value <= high:
@@ -353,6 +368,8 @@ class Simulator(Base):
         controller.pass_time(self.clock(), self.interlock)
         if parameter == 3000:
             controller.target = value
+        elif parameter == 108:
+            controller.saving_disabled = int(value)
         else:
             controller.enable = int(value)
         return ""

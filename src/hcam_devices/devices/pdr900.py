@@ -10,7 +10,7 @@ that ``ADC`` asks for the controller's address is known from its use only.
 
 import math
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -20,7 +20,8 @@ from ..link import ProtocolError, RefusedError, Until
 from ..sim import Simulator as Base
 from ..sim import toward
 
-EVERYBODY = 254
+EVERYBODY, EVERYBODY_SILENTLY = 254, 255
+NAK_UNKNOWN, NAK_WRONG_SIGN = "NAK160", "NAK175"
 NAK = {
     150: "wrong gauge",
     151: "no gauge",
@@ -103,33 +104,87 @@ class VacuumGauge(Device):
 
 
 class Simulator(Base):
-    """A gauge in a head that is being pumped; it refuses what it does not know."""
+    """A gauge in a head that is being pumped; it refuses what it does not know.
 
-    cut = Codec.cut
-    controls = ("pressure", "base", "unit", "address")
+    Its setup may be ``locked``. Unit, address and the logger of the controller can be set.
+    """
+
+    controls = ("pressure", "base", "unit", "address", "locked")
+    SAYS: ClassVar[dict[str, str]] = {
+        "SNC": "1125123457",
+        "FVC": "1.10",
+        "SN": "1125123456",
+        "FV": "1.12",
+        "MD": "902B",
+        "BR": "9600",
+        "T": "O",
+        "TIM": "1234",
+        "TEM": "2.31E+1",
+    }
+    """What it is. Only the serial number of the transducer is a published one."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.pressure, self.base, self.unit, self.address = 1e-5, 1e-5, "MBAR", 1
+        self.locked = False
+        self.logging, self.interval = "STOP", "00:00:10"
         self._at = self.clock()
 
+    @staticmethod
+    def cut(buffer: bytearray) -> bytes | None:
+        """Cut one command; its end may be in lower case."""
+        end = buffer.upper().find(b";FF")
+        if end < 0:
+            return None
+        frame = bytes(buffer[:end].lstrip())
+        del buffer[: end + 3]
+        return frame
+
     def answer(self, frame: bytes) -> bytes:
-        """Answer one command; silence for other addresses."""
+        """Obey one command; silence for other addresses, and if everybody was told."""
         match = re.fullmatch(rb"@(\d{3})([A-Z0-9]+)([?!])(.*)", frame[frame.rfind(b"@") :].upper())
-        if not match or int(match[1]) not in (self.address, EVERYBODY):
+        if not match or int(match[1]) not in (self.address, EVERYBODY, EVERYBODY_SILENTLY):
             return b""
-        return self._say(self._ask(match[2].decode()))
+        here = self.address
+        asked, value = match[2].decode(), match[4].decode("ascii", "replace")
+        said = self._ask(asked) if match[3] == b"?" else self._write(asked, value)
+        if int(match[1]) == EVERYBODY_SILENTLY:
+            return b""
+        return f"@{here:03d}{said};FF".encode()
 
     def _ask(self, ref: str) -> str:
-        match ref:
-            case "PR1":
-                shown = f"{self._now() / MBAR.get(self.unit, 1.0):.2E}"
-                return f"ACK{shown}".replace("E-0", "E-").replace("+0", "+")
-            case "ADC":
-                return f"ACK{self.address:03d}"
-            case "U":
-                return f"ACK{self.unit}"
-        return "NAK160"
+        known = self.SAYS | {
+            "ADC": f"{self.address:03d}",
+            "AD": f"{self.address:03d}",
+            "U": self.unit,
+            "DLT": self.interval,
+        }
+        if ref in known:
+            return f"ACK{known[ref]}"
+        if re.fullmatch(r"PR[1-5]", ref):
+            digits = 3 if ref == "PR4" else 2
+            shown = f"{self._now() / MBAR.get(self.unit, 1.0):.{digits}E}"
+            return f"ACK{shown}".replace("E-0", "E-").replace("+0", "+")
+        return NAK_WRONG_SIGN if ref == "DLC" else NAK_UNKNOWN
+
+    def _write(self, ref: str, value: str) -> str:
+        if ref not in ("U", "AD", "DLC", "DLT"):
+            return NAK_WRONG_SIGN if self._ask(ref) != NAK_UNKNOWN else NAK_UNKNOWN
+        if self.locked:
+            return "NAK161" if ref.startswith("DL") else "NAK180"
+        if ref == "AD" and re.fullmatch(r"\d{3}", value):
+            if not 1 <= int(value) < EVERYBODY:
+                return "NAK172"
+            self.address = int(value)
+        elif ref == "U" and value in MBAR:
+            self.unit = value
+        elif ref == "DLC" and value in ("START", "STOP"):
+            self.logging = value
+        elif ref == "DLT" and re.fullmatch(r"\d\d:[0-5]\d:[0-5]\d", value):
+            self.interval = value
+        else:
+            return "NAK169"
+        return f"ACK{value}"
 
     def _say(self, text: str) -> bytes:
         return f"@{self.address:03d}{text};FF".encode()

@@ -19,8 +19,8 @@ from typing import Any
 from ..device import Alarm, Device
 from ..fields import Readback, Setpoint, Value, rpc
 from ..link import ProtocolError, RefusedError, Seconds, Until
+from ..sim import Impatient, toward
 from ..sim import Simulator as Base
-from ..sim import toward
 
 OFF, CIRCULATE, CONTROL = "O", "C", "I"
 MODES = {OFF: "off", CIRCULATE: "circulating", CONTROL: "controlling"}
@@ -198,16 +198,7 @@ class Simulator(Base):
         self.setpoint, self.temperature, self.ambient = 5.0, 5.0, 15.0
         self.external = -151.0
         self._at = self.clock()
-        self._begun = (0, 0.0)
-
-    def cut(self, buffer: bytearray) -> bytes | None:
-        """Cut one frame; more than 0.1 s between its characters, and it is forgotten."""
-        unfinished, since = self._begun
-        if unfinished and self.clock() - since > 0.1:
-            del buffer[:unfinished]
-        frame = Codec.cut(buffer)
-        self._begun = (len(buffer), self.clock())
-        return frame
+        self.cut = Impatient(Codec.cut, 0.1, self.clock)
 
     def answer(self, frame: bytes) -> bytes:
         """Answer a frame without a mistake; be silent otherwise."""

@@ -18,6 +18,7 @@ from ..axis import Axis
 from ..device import Alarm, Device
 from ..fields import Range, Readback, Setpoint, rpc
 from ..link import Exactly, ProtocolError, RefusedError
+from ..sim import Impatient
 from ..sim import Simulator as Base
 
 RESET, HOME, MOVE, STOP, SET_MODE = 0, 1, 20, 23, 40
@@ -45,6 +46,8 @@ ERRORS = {
     6501: "parked",
 }
 SPONTANEOUS = (14, 15)
+INTER_BYTE_TIMEOUT_S = 0.01
+"""After which a stage forgets a message that has not come whole."""
 PROBE = 0x2A51
 BEYOND = 5000
 """How far, in microsteps, a homed stage may be beyond either end of its travel."""
@@ -233,10 +236,16 @@ class COMPOLens(LinearStage):
     )
 
 
-class Simulator(Base):
-    """A homed, unblocked slide; ``speed`` in microsteps a second."""
+MOVE_TRACKING, NO_MANUAL_TRACKING = 16, 32
+"""Bits of the mode, beside KNOB_OFF and HOMED."""
 
-    cut = Exactly(6)
+
+class Simulator(Base):
+    """A homed, unblocked slide; ``speed`` in microsteps a second.
+
+    It knows neither message ids (bit 6 of the mode) nor how to leave out replies (bit 0).
+    """
+
     controls = ("speed", "homed", "stalled", "knob")
     ranges: ClassVar[dict[str, Range]] = {"speed": (1, 1e6)}
     travel = FocalPlaneSlide.travel
@@ -248,8 +257,12 @@ class Simulator(Base):
         self.mode = 0
         self.position = self.goal = self.begin
         self.status = IDLE
+        # What the real stages say is not known.
+        self.device_id, self.firmware, self.supply = 2027, 529, 150
         self._unasked = b""
+        self._turning = False
         self._at = self.clock()
+        self.cut = Impatient(Exactly(6), INTER_BYTE_TIMEOUT_S, self.clock)
 
     def answer(self, message: bytes) -> bytes:
         """Answer one message; the reply to a motion comes later, from ``speak``."""
@@ -279,12 +292,35 @@ class Simulator(Base):
             case 23:
                 self.goal, self.status = self.position, IDLE
                 return STOP, int(self.position)
+        return self._change(command, data) or self._tell(command, data)
+
+    def _change(self, command: int, data: int) -> tuple[int, int] | None:
+        match command:
+            case 36:
+                if data:
+                    return ERROR, 36
+                self.mode, self.travel = 0, type(self).travel
+                return 36, 0
             case 40:
+                if not 0 <= data <= 255:
+                    return ERROR, 40
                 self.mode = data & ~HOMED
                 self.homed = self.homed and bool(data & HOMED)
                 return SET_MODE, data
-            case 53 if data in (40, 44):
-                return data, self.mode | (HOMED if self.homed else 0) if data == 40 else self.travel
+            case 44:
+                if not 0 <= data <= type(self).travel:
+                    return ERROR, 44
+                self.travel = data
+                return 44, data
+        return None
+
+    def _tell(self, command: int, data: int) -> tuple[int, int]:
+        match command:
+            case 50 | 51 | 52:
+                return command, (self.device_id, self.firmware, self.supply)[command - 50]
+            case 53:
+                settings = {40: self.mode | (HOMED if self.homed else 0), 44: self.travel}
+                return (data, settings[data]) if data in settings else (ERROR, 53)
             case 54:
                 return STATUS, self.status
             case 55:
@@ -306,11 +342,16 @@ class Simulator(Base):
             self.status = IDLE
 
     def speak(self) -> tuple[bytes, float | None]:
-        """Report the end of a motion, and the knob being turned."""
+        """Report the end of a motion, or where it is, and the knob being turned."""
         self._pass_time()
-        if self.knob:
+        if self.status != IDLE and self.mode & MOVE_TRACKING:
+            self._unasked += frame(1, 8, int(self.position))
+        turning = self.knob and not self.mode & KNOB_OFF
+        if turning:
             self.position = self.goal = min(self.position + 100, self.travel)
-            self._unasked += frame(1, 10, int(self.position))
+        if (turning or self._turning) and not self.mode & NO_MANUAL_TRACKING:
+            self._unasked += frame(1, 10 if turning else 11, int(self.position))
+        self._turning = turning
         said, self._unasked = self._unasked, b""
         return said, 0.25
 
