@@ -1,6 +1,7 @@
 """The life of a device: with its hardware on a real port, and alone."""
 
 import asyncio
+import json
 import socket
 from collections.abc import Callable
 from datetime import datetime
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from hcam_devices import sim
-from hcam_devices.device import Alarm, Device, Reading, Sample
+from hcam_devices.device import Alarm, Device, Reading, Sample, settings_of
 from hcam_devices.fields import Readback, Setpoint
 from hcam_devices.instrument import Entry
 from hcam_devices.link import Local, RefusedError, Serial
@@ -227,6 +228,9 @@ async def test_every_device_describes_all_its_fields_and_ends_when_cancelled(nam
     device = ENTRIES[name].build()
     described = device.describe()
     assert described["fields"].keys() == device.fields.keys()
+    given = ENTRIES[name].settings.keys() & settings_of(device.link_type).keys()
+    assert described["link"].items() >= {(one, ENTRIES[name].settings[one]) for one in given}
+    assert json.dumps(described["link"])
     assert all(one.describe()["doc"] or one.call for one in device.procedures().values())
     async with living(device):
         await asyncio.sleep(0)

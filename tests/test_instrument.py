@@ -43,6 +43,7 @@ def test_no_setting_of_a_device_has_the_name_of_one_that_every_table_has() -> No
         for entry in load(carried(name)).entries.values():
             own = settings_of(entry.cls).keys() | settings_of(entry.cls.link_type).keys()
             assert not own & {"kind", "server", "aliases"}, entry.cls
+            assert "trace" not in own, entry.cls
 
 
 def test_the_name_of_the_telescope_in_its_name_service_can_be_set(tmp_path: Path) -> None:

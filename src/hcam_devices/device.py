@@ -6,11 +6,12 @@ WAMP.
 """
 
 import asyncio
+import dataclasses
 import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_origin, get_type_hints
 
@@ -64,10 +65,13 @@ async def _alone(device: str, procedure: str, *_: Any, **__: Any) -> Any:
 
 def settings_of(cls: type) -> dict[str, tuple[Any, Any]]:
     """Return what a class takes from the instrument file: name -> (type, default or ...)."""
+    kept = (
+        {one.name for one in dataclasses.fields(cls) if not one.init} if is_dataclass(cls) else ()
+    )
     return {
         name: (hint, getattr(cls, name, ...))
         for name, hint in get_type_hints(cls, include_extras=True).items()
-        if not name.startswith("_") and get_origin(hint) is not ClassVar
+        if not name.startswith("_") and name not in kept and get_origin(hint) is not ClassVar
     }
 
 
@@ -444,12 +448,13 @@ class Device:
         self.link.close(ConnectionAbortedError("disconnected by request"))
 
     def describe(self) -> dict[str, Any]:
-        """Return what is declared: the kind and the fields, as plain data."""
+        """Return what is declared: the kind, where the hardware is, and the fields; plain data."""
         return {
             "device": self.name,
             "kind": f"{type(self).__module__.rpartition('.')[2]}.{type(self).__name__}",
             "doc": (type(self).__doc__ or "").partition("\n")[0],
             "poll_every": self.poll_every,
+            "link": {name: getattr(self.link, name) for name in settings_of(self.link_type)},
             "fields": {
                 name: field.describe() | {"settable": isinstance(field, Setpoint)}
                 for name, field in self.fields.items()
