@@ -641,26 +641,53 @@ def gtc() -> None:
 
 
 @gtc.command(epilog=_example("hcam gtc probe --host 192.0.2.5 --idl telescope.idl"))
-@click.option("--host", default="127.0.0.1", help="Where its name service is.")
-@click.option("--port", type=click.IntRange(1, 65535), default=12008, help="Of the name service.")
-@click.option("--idl", default="", help="The site's IDL file, if there is one.")
-@click.option("--timeout", type=Number(0.1, 60), default=2.0, help="Of each call.")
-def probe(host: str, port: int, idl: str, timeout: float) -> None:
+@click.option("--host", help="Where its name service is (default: where gtcserver finds it).")
+@click.option("--port", type=click.IntRange(1, 65535), help="Of the name service.")
+@click.option("--idl", help="The site's IDL file, if there is one.")
+@click.option("--timeout", type=Number(0.1, 60), help="Of each call, in seconds.")
+@URL
+@INSTRUMENT
+def probe(url: str | None, instrument: Path | None, **given: Any) -> None:
     """Report what the telescope's server is: type, ORB, addresses, and what can be read.
 
-    Nothing is moved or set. Exit status 1 if it is not alive.
+    It is looked for where the running gtcserver finds it, emulated or not; without gtcserver where
+    the instrument file says. Nothing is moved or set. Exit status 1 if it is not alive.
     """
     from .link import LINK_LOST
     from .telescope.corba import Corba
     from .telescope.probe import report
 
     _corba()
-    link = Corba(host=host, port=port, idl=idl, timeout=timeout)
+    settings = {name: value for name, value in given.items() if value is not None}
+    if not settings.keys() & {"host", "port"}:
+        where, known = _telescope(url, instrument)
+        settings = known | settings
+        click.echo(where)
     try:
-        for line in asyncio.run(report(link)):
+        for line in asyncio.run(report(Corba(**settings))):
             click.echo(line)
     except (*LINK_LOST, ValueError) as error:
         raise HcamError(str(error)) from None
+
+
+def _telescope(url: str | None, instrument: Path | None) -> tuple[str, dict[str, Any]]:
+    """Return who says where the telescope is, and the settings of a link to it."""
+    from .wamp import utils
+
+    address = _address(url, instrument)
+    try:
+        known = utils.call(uris.rpc("gtc", "describe"))["link"]
+        said = f"gtcserver at {address}"
+    except (utils.NoSuchProcedureError, utils.RouterError):
+        declared = _load(instrument)
+        if "gtc" not in declared.entries:
+            raise HcamError(
+                f"no gtcserver runs at {address}, and {declared.path} has no device gtc: say where "
+                "the telescope's name service is, with --host"
+            ) from None
+        known = declared.entries["gtc"].build().describe()["link"]
+        said = f"{declared.path} (no gtcserver runs at {address})"
+    return f"{'found by':<12} {said}", known
 
 
 @main.group(cls=Group)

@@ -1,6 +1,7 @@
 """gtcserver with an emulated observatory, through the real router: no offset is lost or doubled."""
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,24 @@ def test_the_names_of_the_readme_and_those_deployed_work(telescope: Observatory)
     groups = call("hipercam.GTC.rpc.get_telescope_pars")
     assert groups[0].startswith("TELESCOP= 'GTC")
     assert sample["telpars"]["TELESCOP"] == "GTC"
+
+
+def test_the_probe_looks_where_the_running_gtcserver_finds_the_telescope(
+    telescope: Observatory, own: Net
+) -> None:
+    before = telescope.motions
+    said = own.hcam("gtc", "probe", "--timeout", "20")
+    at = call("hipercam.gtc.rpc.describe")["link"]
+    assert f"found by     gtcserver at {own.address}\n" in said
+    assert f"addresses    {at['host']}:{at['port']}\n" in said
+    assert "alive        yes" in said
+    assert "getHumidity                        31.0" in said
+    assert "not read" not in said
+    assert telescope.motions == before
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    said = own.hcam("gtc", "probe", "--host", "127.0.0.1", "--port", str(port), code=1)
+    assert said == f"Error: the name service at 127.0.0.1:{port} cannot be reached\n"
 
 
 def test_focus_pointing_model_and_archive_are_commanded(telescope: Observatory) -> None:

@@ -38,6 +38,26 @@ async def test_a_telescope_served_by_omniorb_is_described(tmp_path: Path) -> Non
     assert said["getM1Temperature"].startswith("not read: ")
 
 
+async def test_without_gtcserver_the_instrument_file_says_where_the_telescope_is(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "site.toml"
+    text = '[devices.gtc]\nkind = "gtc.Telescope"\nserver = "gtcserver"\n'
+    async with sim.serve(Simulator()) as place:
+        file.write_text(f"{text}port = {place['port']}\ntimeout = 20\nidl = '{IDL}'\n")
+        nobody = ("--url", "127.0.0.1:1")
+        done = await asyncio.to_thread(run, *nobody, "--instrument", str(file))
+        assert (done.returncode, done.stderr) == (0, "")
+        found = f"found by     {file} (no gtcserver runs at 127.0.0.1:1)"
+        assert done.stdout.startswith(found)
+        assert f"addresses    127.0.0.1:{place['port']}\n" in done.stdout
+        done = await asyncio.to_thread(run, *nobody, "--instrument", "wht")
+    assert done.returncode == 1
+    assert (
+        "has no device gtc: say where the telescope's name service is, with --host" in done.stderr
+    )
+
+
 async def test_nothing_is_moved_or_set() -> None:
     simulator = Simulator()
     async with sim.serve(simulator) as place:
