@@ -13,7 +13,7 @@ from hcam_devices import sim
 from hcam_devices.device import Alarm, Device, Reading, Sample, settings_of
 from hcam_devices.fields import Readback, Setpoint
 from hcam_devices.instrument import Entry
-from hcam_devices.link import Local, RefusedError, Serial
+from hcam_devices.link import Local, ProtocolError, RefusedError, Serial, quoted
 
 from .helpers import (
     AT_MOST,
@@ -30,6 +30,7 @@ from .helpers import (
     presented,
     reasons,
     sample_where,
+    until,
 )
 
 NEVER: dict[str, Any] = {"poll_every": 3600.0, "timeout": 20.0}
@@ -398,5 +399,22 @@ async def test_a_reason_is_logged_once_and_not_at_each_attempt(
     async with living(device):
         for _ in range(4):
             await sample_where(device, offline)
+    warned = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == 1
+
+
+async def test_a_noisy_line_is_logged_once_although_it_says_something_else_each_time(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Noisy(Toy):
+        async def on_connect(self) -> None:
+            self.polls += 1
+            raise ProtocolError(f"wrong checksum{quoted(bytes([self.polls]) * 9)}")
+
+    device = Noisy(**FAST)
+    told: list[Sample] = []
+    device.listeners.append(told.append)
+    async with living(device):
+        await until(lambda: len({reasons(sample) for sample in told}) >= 4)
     warned = [record for record in caplog.records if record.levelname == "WARNING"]
     assert len(warned) == 1

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_origin, get_
 
 from .axis import ADVICE, BUSY, MOTIONS, Axis, S
 from .fields import Procedure, Readback, Setpoint, Value
-from .link import LINK_LOST, Codec, RefusedError, Seconds, Tcp
+from .link import IT_SAID, LINK_LOST, Codec, RefusedError, Seconds, Tcp
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +162,9 @@ class Device:
 
     def _disconnected(self, error: BaseException) -> None:
         reason = str(error) or type(error).__name__
-        first = self.connection == "online" or reason != self.offline_reason
+        # What a noisy line says is another text each time, and no other cause.
+        causes = {one.partition(IT_SAID)[0] for one in (reason, self.offline_reason)}
+        first = self.connection == "online" or len(causes) > 1
         log.log(logging.WARNING if first else logging.DEBUG, "%s: %s", self.name, reason)
         self.connection = "offline"
         self.offline_reason = reason

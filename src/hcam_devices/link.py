@@ -22,9 +22,11 @@ Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
 Seconds: TypeAlias = Annotated[float, Field(gt=0, le=86400)]
 
 MOST_UNREAD = 65536
-MOST_SKIPPED = 200
-LONGEST_QUOTE = 100
-"""Characters of what the other side said, in an error."""
+MAX_SKIPPED = 200
+"""Keep this many bytes of what was not an answer."""
+MAX_QUOTE = 100
+"""Quote at most this many characters of it in an error."""
+IT_SAID = "; it said "
 UNASKED = object()
 Trace: TypeAlias = Callable[[str, bytes, str], None]
 T = TypeVar("T")
@@ -90,9 +92,10 @@ class Codec(Protocol):
 
 
 def quoted(said: bytes | bytearray) -> str:
-    """Return what to add to an error about a peer that ``said`` something else than an answer.
+    """Return a clause for an error message: what the peer said instead of an answer.
 
-    Text is quoted as it is, anything else in hexadecimal; both shortened. Nothing if it is nothing.
+    Text is quoted as text, anything else in hexadecimal, both shortened and without control
+    characters. The clause is empty if the peer said nothing.
     """
     words = said.decode("latin-1").split()
     text = " ".join(words)
@@ -100,8 +103,8 @@ def quoted(said: bytes | bytearray) -> str:
         return ""
     if sum(letter.isascii() and letter.isprintable() for letter in text) < 0.75 * len(text):
         text = said.hex(" ")
-    shortened = text if len(text) <= LONGEST_QUOTE else text[: LONGEST_QUOTE - 3] + "..."
-    return f"; it said {shortened!r}"
+    shortened = text if len(text) <= MAX_QUOTE else text[: MAX_QUOTE - 3] + "..."
+    return f"{IT_SAID}{shortened!r}"
 
 
 class Until:
@@ -137,7 +140,7 @@ class Exactly:
 class _Stream(asyncio.Protocol):
     """What has arrived on one connection, and whether it still stands.
 
-    ``skipped``: the end of what has been no answer since the last answer, beside ``unread``.
+    ``skipped`` is the end of what was read since the last answer and was not an answer.
     """
 
     def __init__(self, peer: str) -> None:
@@ -166,17 +169,17 @@ class _Stream(asyncio.Protocol):
         self._wake()
 
     def clear(self) -> None:
-        """Read nothing of what is unread."""
+        """Skip all unread bytes."""
         self.skip(bytes(self.unread))
         self.unread.clear()
 
     def skip(self, data: bytes) -> None:
-        """Remember what was no answer."""
-        self.skipped = (self.skipped + data)[-MOST_SKIPPED:]
+        """Keep bytes that were not an answer, to be quoted in an error."""
+        self.skipped = (self.skipped + data)[-MAX_SKIPPED:]
 
     def quote(self) -> str:
-        """Return what to add to an error, as ``quoted`` does."""
-        return quoted(self.skipped + bytes(self.unread[:MOST_SKIPPED]))
+        """Return what was skipped and what is unread, as ``quoted`` does."""
+        return quoted(self.skipped + bytes(self.unread[:MAX_SKIPPED]))
 
     def end(self, reason: BaseException) -> None:
         """Drop the connection, for a reason that those who wait on it are told."""

@@ -9,7 +9,7 @@ from pymodbus.client import AsyncModbusTcpClient
 from pymodbus.exceptions import ModbusException
 
 from .link import (
-    MOST_SKIPPED,
+    MAX_SKIPPED,
     Local,
     Port,
     RefusedError,
@@ -66,7 +66,7 @@ class Modbus(Local):
     def _packet(self, sending: bool, data: bytes) -> bytes:
         self._show(">" if sending else "<", data, "")
         if not sending:
-            self._heard = (self._heard + data)[-MOST_SKIPPED:]
+            self._heard = (self._heard + data)[-MAX_SKIPPED:]
         return data
 
     def _follow(self, connected: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import h11
 
 from .link import (
-    MOST_SKIPPED,
+    MAX_SKIPPED,
     MOST_UNREAD,
     Local,
     Port,
@@ -99,7 +99,7 @@ class Web(Local):
                         return Answer(status, bytes(body))
                     case h11.NEED_DATA:
                         http.receive_data(data := await reader.read(4096))
-                        heard += data[: MOST_SKIPPED - len(heard)]
+                        heard += data[: MAX_SKIPPED - len(heard)]
                         self._show("<", data, "")
         finally:
             writer.transport.abort()

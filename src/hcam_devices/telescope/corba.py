@@ -35,7 +35,7 @@ from ..fields import shorten
 from ..installation import install_extra, program
 from ..link import (
     LINK_LOST,
-    MOST_SKIPPED,
+    MAX_SKIPPED,
     Local,
     OutcomeUnknownError,
     Port,
@@ -62,10 +62,10 @@ READABLE = {
     "isM1NoiseBelowThreshold": ("boolean",),
 }
 """What changes nothing, and what it may return, longest first. Inferred: see data/telescope.idl."""
-OVERHEAR = 0.5
-"""Seconds to listen to what a peer says that broke the connection."""
+OVERHEAR_S = 0.5
+"""Listen for this long to a peer that broke the connection."""
 ALIVE = "_non_existent"
-"""The operation, of every object, that asks whether it is there."""
+"""Every CORBA object answers this operation, which changes nothing."""
 SMALLEST = {"double": 1e-300, "float": 1e-30}
 """Nothing that is measured is nearer to zero; an integer taken for such a number is."""
 NEEDS_EXTRA = (
@@ -78,7 +78,7 @@ WRONG_IDL = (
     ". Its server seems to have another interface: compare this operation in that server's IDL "
     "file with the one used here (setting idl: {idl})"
 )
-"""What to check after a SUSPECT exception."""
+"""The advice after one of the exceptions in SUSPECT."""
 
 ALIAS, BOOLEAN = 21, 8
 WHOLE = {
@@ -135,8 +135,8 @@ class Corba(Local):
         was sent), or OSError or TimeoutError: the link is then closed. Of these OutcomeUnknownError
         says that a command may have been carried out; after any other it was not.
 
-        A connection that was closed while it was idle is opened again, and a telescope that was
-        restarted is looked up again, before anything that is not harmless is sent.
+        If the server has closed the idle connection, or was restarted, the telescope is connected
+        again before a command is sent. A command is sent at most once.
         """
         call = self._telescope
         if call is None:
@@ -235,7 +235,7 @@ class Corba(Local):
                 "and is that its name (object_name)?"
             ) from None
         except omniorb.CORBA.COMM_FAILURE as error:
-            said = overheard(self.host, self.port, min(self.timeout, OVERHEAR))
+            said = overheard(self.host, self.port, min(self.timeout, OVERHEAR_S))
             raise ConnectionResetError(
                 f"{self._explain(error, service, 'resolve')}{said}"
             ) from None
@@ -321,7 +321,7 @@ def overheard(host: str, port: int, within: float) -> str:
         suppress(OSError),
         socket.create_connection((host, port), within) as peer,
     ):
-        said = peer.recv(MOST_SKIPPED)
+        said = peer.recv(MAX_SKIPPED)
         return "" if said.startswith(b"GIOP") else quoted(said)
     return ""
 
