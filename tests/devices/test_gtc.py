@@ -145,6 +145,19 @@ async def test_an_offset_moves_the_telescope_and_tells_the_autoguider(simulator:
     assert told == [("autoguider", "add_relative_dither", 5.0, -2.5)] * 2
 
 
+async def test_a_motion_that_could_not_be_sent_says_that_nothing_was() -> None:
+    async def ask(operation: str, arguments: tuple[object, ...]) -> None:
+        raise ConnectionRefusedError("the telescope cannot be reached")
+
+    async def header() -> dict[str, float]:
+        return {}
+
+    motion = Motion(ask, header, lambda: None)
+    with pytest.raises(ConnectionError, match="cannot be reached; nothing was sent"):
+        await motion.begin(Move("focus offset", "requestFocusOffset", (1.0,)))
+    assert motion.unknown is None
+
+
 async def test_a_motion_that_the_end_of_the_server_cuts_short_is_of_unknown_outcome() -> None:
     sent = asyncio.Event()
 

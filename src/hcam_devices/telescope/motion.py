@@ -270,7 +270,7 @@ class Motion:
             self.changed()
             now = await self._look_again()
             raise OutcomeUnknownError(f"{error}: {self.unknown.advice(now)}") from None
-        except TimeoutError as error:
+        except LINK_LOST as error:
             raise ConnectionError(f"{error}; nothing was sent") from None
         self._last = move
         if move.settles:
