@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hcam_devices.link import MOST_UNREAD, ProtocolError, RefusedError
-from hcam_devices.process import Output, Programs
+from hcam_devices.process import Output, Programs, _Run
 
 from .helpers import AT_MOST, until
 
@@ -59,6 +59,18 @@ async def test_programs_run_at_the_same_time(tmp_path: Path) -> None:
     told, heard, refused = await link.ask_all(Plain(), ["tell", "hear", "refuse"])
     assert (told, heard) == ("told", "hello")
     assert isinstance(refused, RefusedError)
+
+
+async def test_what_a_program_said_that_does_not_end_is_told(tmp_path: Path) -> None:
+    script(tmp_path, "echo waiting for a licence; echo oh >&2; exec sleep 60")
+    run = _Run(str(tmp_path / "program"), [], AT_MOST)
+    await until(lambda: all(said.endswith(b"\n") for said in run._said.values()))
+    run._give_up()  # as when its time is over
+    with pytest.raises(TimeoutError) as error:
+        Programs()._understood(Plain(), b"program", run.over, 2.0)
+    said = "; it said 'waiting for a licence oh'"
+    assert str(error.value) == f"program did not end within 2 s{said}"
+    await run.ended
 
 
 async def gone(pids: Iterable[int]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from . import threads
-from .link import MOST_UNREAD, Codec, Local, ProtocolError, RefusedError, Seconds
+from .link import MOST_UNREAD, Codec, Local, ProtocolError, RefusedError, Seconds, quoted
 
 T = TypeVar("T")
 
@@ -69,8 +69,11 @@ class _Run:
             self._said[reader] = bytearray()
             self._open.add(reader)
             self.loop.add_reader(reader, self._read, reader)
-        self._timer = self.loop.call_later(within, self.kill, TimeoutError())
+        self._timer = self.loop.call_later(within, self._give_up)
         self.over.add_done_callback(lambda _: self._timer.cancel())
+
+    def _give_up(self) -> None:
+        self.kill(TimeoutError(quoted(b" ".join(self._said.values()))))
 
     def _read(self, pipe: int) -> None:
         data = os.read(pipe, 65536)
@@ -220,9 +223,9 @@ class Programs(Local):
         name = shlex.split(request.decode())[0]
         try:
             output = over.result()
-        except TimeoutError:
+        except TimeoutError as late:
             self._show(">", request + b"\n", "it did not end")
-            raise TimeoutError(f"{name} did not end within {within:g} s") from None
+            raise TimeoutError(f"{name} did not end within {within:g} s{late}") from None
         self._show(">", request + b"\n", "")  # several run at once: keep them together
         said = bytes(output) + output.errors
         self._show("<", said + b"\x04%d\n" % output.status, f"exit status {output.status}")
