@@ -283,6 +283,21 @@ def test_of_old_nights_there_are_minutes(written: Written) -> None:
     assert all(at in range(*later) for at, *_ in every)
 
 
+@pytest.mark.parametrize("how", ["csv", "table", None])
+def test_that_only_minutes_are_kept_is_said_where_they_are_shown(
+    written: Written, capsys: pytest.CaptureFixture[str], how: str | None
+) -> None:
+    old = NOON - 20 * history.DAY
+    written.write("ccd1", 5000, old, temperature=[1.0, 2.0])
+    written.write("ccd1", 5000, NOON, temperature=[7.0, 8.0])
+    written.store.tidy()
+    for start, said in ((old, True), (NOON, False)):
+        span = Span(start, NOW)
+        fields = ("ccd1.temperature",)
+        assert plot.show(written.archive, fields, span, how=how, points=None, png=None) == 0
+        assert ("raw_days of the store, 30 unless" in capsys.readouterr().err) == said
+
+
 def test_a_late_sample_does_not_hide_the_minutes_of_its_night(written: Written) -> None:
     old = NOON - 20 * history.DAY
     written.write("ccd1", 2000, old, temperature=[*map(float, range(3600))])

@@ -229,7 +229,8 @@ def router(context: click.Context, port: int | None, instrument: Path | None) ->
     if context.invoked_subcommand:
         return
     if port is None:
-        _load(instrument)
+        if elsewhere := _load(instrument).router.elsewhere:
+            click.echo(f"Warning: {elsewhere}", err=True)
         port = _address(None, instrument).port
     raise SystemExit(asyncio.run(router.run(port, home())))
 
@@ -701,3 +702,5 @@ def check(instrument: Path | None) -> None:
     """Report every mistake in the instrument file, with its line."""
     declared = _load(instrument)
     click.echo(f"{declared.path}: {len(declared.entries)} devices, no mistakes")
+    if declared.router.elsewhere:
+        click.echo(f"Warning: {declared.router.elsewhere}", err=True)

@@ -176,7 +176,8 @@ class Archive:
         ``points`` of them, with ``until``, the time of the last text that is known, and
         ``earlier``, how many changes are left out. If there is nothing, ``newest`` is the time of
         the newest that there is, otherwise null. ``lost`` are sentences about samples of that time
-        that were published but kept nowhere.
+        that were published but kept nowhere. ``rolled_up`` is whether some of it is so old that
+        only its minutes are kept.
         """
         if not 1 <= points <= MOST_POINTS:
             raise HistoryError(f"points are 1 to {MOST_POINTS}, not {points}")
@@ -233,9 +234,17 @@ class Archive:
             raise HistoryError(f"{wrong}; it has {nearest(name, list(units[device]))}")
         lost = self.files.lost(device, *span)
         more = [f"and {len(lost) - MAX_LOST} times more"] * (len(lost) > MAX_LOST)
-        said = [*map(str, lost[:MAX_LOST]), *more]
-        unit = units[device][name]
-        return device, name, {"field": field, "unit": unit, "newest": None, "lost": said}
+        return (
+            device,
+            name,
+            {
+                "field": field,
+                "unit": units[device][name],
+                "newest": None,
+                "lost": [*map(str, lost[:MAX_LOST]), *more],
+                "rolled_up": self.files.has_minutes(device, name, *span),
+            },
+        )
 
     def _or_newest(self, reply: Reply) -> Reply:
         """Add, where there is nothing, the newest minute of which there is something."""
@@ -405,6 +414,13 @@ def lost(replies: Iterable[Reply]) -> list[str]:
     return list(dict.fromkeys(said for reply in replies for said in reply["lost"]))
 
 
+ROLLED_UP = (
+    "some of this is so old that only minutes are kept of it: min, mean, max and the last sample; "
+    "all samples are kept for raw_days of the store, 30 unless the instrument file says otherwise"
+)
+"""What is said of history that is no longer there as it was recorded."""
+
+
 def timeseries(
     *fields: str,
     last: str | None = None,
@@ -417,7 +433,8 @@ def timeseries(
     Numbers have their unit; fields of one sample are one row, and what a row does not have is
     masked, and so are texts in a column that has numbers. A sample that has none of the fields,
     because none could be read, is no row: ask for ``ccd1.alarms`` as well to see it. Nights that
-    are too old to be there in full have the last sample of each minute. The span is the last 24
+    are too old to be there in full (30 days, or ``raw_days`` of the store) have the last sample of
+    each minute, which stderr then says. The span is the last 24
     hours, or as in ``span``, from and to an astropy Time or a datetime (UTC if it does not say) as
     well. The samples come from the recorder, in pages, or from the files, which stderr then says.
     Raises HistoryError, or a WampError.
@@ -447,6 +464,8 @@ def timeseries(
         print(said, file=sys.stderr)
     if all(page["newest"] for page in pages):
         raise HistoryError(nothing(pages[0], asked))
+    if any(page["rolled_up"] for page in pages):
+        print(ROLLED_UP, file=sys.stderr)
     found = list(rows(streams))
     ms = np.array([at for at, _ in found], dtype=np.int64)
     times = Time(ms // DAY * 86400.0, ms % DAY / 1000, format="unix", scale="utc")

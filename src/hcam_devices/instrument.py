@@ -38,6 +38,7 @@ from .stores.lines import is_near
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 STRICT = ConfigDict(extra="forbid", strict=True)
+LISTENS_ON = ("127.0.0.1", "localhost")
 NO_SECRETS = ("api", "raw_days", "timeout")
 STORES: dict[str, type[StoreSettings]] = {"embedded": Embedded, "influxdb": InfluxDB}
 
@@ -53,6 +54,17 @@ class Router(BaseModel):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=1, le=65535)
+
+    @property
+    def elsewhere(self) -> str:
+        """Why a router of this package is not found there; nothing if it is."""
+        if self.host in LISTENS_ON:
+            return ""
+        return (
+            f"[router] host is {self.host!r}, but the router of hcam up and hcam router listens on "
+            f"{LISTENS_ON[0]} only: servers and hcam find none unless another one runs at "
+            f"{self.host}, port {self.port}; leave host out to use the one of this machine"
+        )
 
 
 class _File(BaseModel):

@@ -8,7 +8,7 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -25,6 +25,7 @@ from .history import (
     HOUR,
     MINUTE,
     MOST_POINTS,
+    ROLLED_UP,
     SECOND,
     Reply,
     Source,
@@ -101,9 +102,16 @@ def show(
             console = Console(highlight=False)
             for line in charts(replies, span, *terminal):
                 console.print(line)
+    return _note(replies, span)
+
+
+def _note(replies: Sequence[Reply], span: Span) -> int:
+    """Print what people should know of replies; return 1 if there is nothing in one of them."""
     empty = [reply for reply in replies if reply["newest"]]
     for said in (*(nothing(reply, span) for reply in empty), *lost(replies)):
         print(printable(said), file=sys.stderr)
+    if any(reply["rolled_up"] for reply in replies):
+        print(ROLLED_UP, file=sys.stderr)
     return 1 if empty else 0
 
 

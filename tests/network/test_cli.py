@@ -320,6 +320,14 @@ def test_every_mistake_in_the_instrument_file_is_told_with_its_line(
     assert all(f"{name} is missing" in told for name in ("rack", "channel", "recorder", "pen"))
 
 
+def test_a_router_elsewhere_is_warned_of_and_is_no_mistake(alone: Net) -> None:
+    for host, warned in (("192.0.2.7", True), ("localhost", False)):
+        (alone.home / "ours.toml").write_text(f"[router]\nhost = '{host}'\n[devices]\n")
+        told = alone.hcam("config", "check", "--instrument", "ours.toml")
+        assert "no mistakes" in told
+        assert ("Warning: [router] host is '192.0.2.7', but the router of" in told) == warned
+
+
 def test_no_instrument_file_is_told(alone: Net) -> None:
     told = alone.hcam("config", "check", "--instrument", "absent.toml", code=1)
     assert "absent.toml: cannot be read" in told
