@@ -189,6 +189,21 @@ def test_a_success_without_an_answer_is_said(asked: list[str]) -> None:
     assert call("slide.telemetry", [], 1.0) == "null", "there is no sample yet"
 
 
+def test_a_program_that_does_not_describe_itself_can_be_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def answer(procedure: str, *args: Any, **kwargs: Any) -> Any:
+        if procedure.endswith(".describe"):
+            raise utils.NoSuchProcedureError("wamp.error.no_such_procedure", "")
+        return [procedure, *args]
+
+    monkeypatch.setattr(utils, "call", answer)
+    said = call("autoguider.add_relative_dither", ["1", "2"], 1.0)
+    assert "hipercam.autoguider.rpc.add_relative_dither" in said
+    with pytest.raises(HcamError, match="its motions are not known; nothing was sent"):
+        call("autoguider.add_relative_dither", ["1", "2"], 1.0, wait=True)
+
+
 def test_ctrl_c_leaves_the_motion_running_and_says_so(
     asked: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -86,23 +86,21 @@ def call(procedure: str, texts: Sequence[str], timeout: float, *, wait: bool = F
     """
     full = uris.expand_procedure(procedure)
     prefix, _, name = full.partition(".rpc.")
-    described: dict[str, Any] = {}
-    if not full.startswith("wamp."):
-        try:
-            described = utils.call(f"{prefix}.rpc.describe")
-        except utils.NoSuchProcedureError:
-            raise HcamError(_what_there_is(full)) from None
-    if described and not name and not texts:
-        return "\n".join(listing(described))
+    described = {} if full.startswith("wamp.") else _describe(prefix)
+    if not name and not full.startswith("wamp."):
+        if not described:
+            raise HcamError(what_there_is(full))
+        if not texts:
+            return "\n".join(listing(described))
     known = described.get("procedures", {}).get(name, {})
     short = f"{uris.device_of(full)}.{name}" if described else full
     axis = known.get("moves") or ""
-    if wait and not axis:
+    if wait and not axis and (known or not described):  # else it will be refused by its name
         raise HcamError(_no_motion(short, described))
     positional, named = arguments(texts)
     if "confirm" not in named and "confirm:" in known.get("arguments", ""):
         named["confirm"] = False  # a program that does not say so is not asked
-    answer = utils.call(full, *positional, timeout=timeout, **named)
+    answer = ask(full, *positional, timeout=timeout, **named)
     match answer:  # as programs in use expect it of the detector controller
         case [str(reason), False] | [False, str(reason)]:
             raise HcamError(reason)
@@ -113,18 +111,53 @@ def call(procedure: str, texts: Sequence[str], timeout: float, *, wait: bool = F
     return json.dumps(answer, indent=2, ensure_ascii=False)
 
 
-def _what_there_is(procedure: str) -> str:
-    """Return which devices there are instead of one that there is not."""
+def ask(procedure: str, *args: Any, **kwargs: Any) -> Any:
+    """Call a procedure by its full name; if nobody has it, HcamError says which devices there are.
+
+    Raises as ``utils.call`` otherwise.
+    """
+    try:
+        return utils.call(procedure, *args, **kwargs)
+    except utils.NoSuchProcedureError as error:
+        if error.uri.startswith("wamp."):  # else the device has said what it has
+            raise HcamError(what_there_is(procedure)) from None
+        raise
+
+
+def _describe(prefix: str) -> dict[str, Any]:
+    """Return what a device says that it is; nothing of a program that does not say."""
+    try:
+        described = utils.call(f"{prefix}.rpc.describe")
+    except utils.NoSuchProcedureError:
+        return {}
+    return described if isinstance(described, dict) and "procedures" in described else {}
+
+
+def what_there_is(name: str) -> str:
+    """Return which devices there are instead of the one that a full name is of."""
     found = utils.call("wamp.registration.list")
     prefixes = [utils.call("wamp.registration.get", n)["uri"] for n in found["prefix"]]
     devices = sorted({uris.device_of(prefix) for prefix in prefixes} - {""})
     there = ", ".join(devices) or "none: is hwserver running?"
-    meant = did_you_mean(uris.device_of(procedure), devices)
-    return f"nobody offers {procedure}; the devices are: {there}{meant}"
+    meant = did_you_mean(uris.device_of(name), devices)
+    return f"nobody offers {name.removesuffix('.rpc.')}; the devices are: {there}{meant}"
+
+
+def what_can_be_set(topic: str) -> str:
+    """Return what can be set instead of a topic to which nobody listens."""
+    device = uris.device_of(topic)
+    described = _describe(uris.rpc(device).removesuffix(".rpc."))
+    if not described:
+        return what_there_is(topic)
+    fields = [name for name, field in described["fields"].items() if field["settable"]]
+    there = f"of {device} there is {', '.join(fields)}" if fields else f"{device} has no setpoint"
+    return f"nobody listens to {topic}; {there}{did_you_mean(topic.rpartition('.')[2], fields)}"
 
 
 def _no_motion(short: str, described: dict[str, Any]) -> str:
     device = short.partition(".")[0]
+    if not described:
+        return f"{short}: nobody describes {device}, so its motions are not known; nothing was sent"
     there = [name for name, one in described["procedures"].items() if one.get("moves")]
     can = f"of {device} it is for {', '.join(there)}" if there else f"{device} has none"
     return f"{short} begins no motion; --wait is for motions, and {can}; nothing was sent"
@@ -245,7 +278,7 @@ def listing(described: dict[str, Any]) -> Iterator[str]:
     deployed = []
     for name, one in procedures.items():
         machine, _, event = name.rpartition(".")
-        if event in ("enable", "disable") and machine not in (*described["axes"], ""):
+        if event in ("enable", "disable") and machine not in (*described.get("axes", ()), ""):
             switched[machine] = None
         elif event in DEPLOYED or (machine and procedures.get(event) == one):
             deployed.append(name)

@@ -463,7 +463,7 @@ def publish(topic: str, args: tuple[str, ...], url: str | None, instrument: Path
     positional, named = calling.arguments(args)
     full = uris.expand(topic)
     if not utils.call("wamp.subscription.match", full):
-        raise HcamError(f"nobody listens to {full}; hcam call DEVICE.describe says what can be set")
+        raise HcamError(calling.what_can_be_set(full))
     utils.publish(full, *positional, **named)
 
 
@@ -490,11 +490,10 @@ def simulate(
     Without a fault: say which there are.
     """
     from . import calling
-    from .wamp import utils
 
     _address(url, instrument)
     _, named = calling.arguments(options)
-    answer = utils.call(uris.rpc(device, "simulate"), fault, **named)
+    answer = calling.ask(uris.rpc(device, "simulate"), fault, **named)
     if fault:
         del answer["may inject"]
     for title, content in answer.items():
@@ -535,9 +534,9 @@ def wire(
 
         asyncio.run(panel.wire(device, address, seconds, record))
     else:
-        from .wamp import utils
+        from . import calling
 
-        said = utils.call(uris.rpc(device, "exchange"), send, confirm=confirm)
+        said = calling.ask(uris.rpc(device, "exchange"), send, confirm=confirm)
         click.echo(f"{said}   {bytes.fromhex(said).decode('ascii', 'backslashreplace')!r}")
 
 

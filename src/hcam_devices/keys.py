@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import signal
 import sys
 import termios
 import tty
@@ -41,9 +42,11 @@ def pressed(on_key: Callable[[str], None]) -> Iterator[None]:
     before = termios.tcgetattr(fd)
     tty.setcbreak(fd)
     loop.add_reader(fd, read)
+    loop.add_signal_handler(signal.SIGCONT, tty.setcbreak, fd)  # a shell has set it otherwise
     try:
         yield
     finally:
+        loop.remove_signal_handler(signal.SIGCONT)
         loop.remove_reader(fd)
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
 

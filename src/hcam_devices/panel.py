@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext, suppress
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rich.live import Live
 from rich.text import Text
 
 from . import HcamError, recording
+from .calling import what_there_is
 from .device import utc
 from .instrument import Instrument
 from .keys import Browser, pressed
@@ -494,10 +496,11 @@ async def status(instrument: Instrument, address: Address) -> int:
     """Print whether all is well; return 0 if it is, 1 if not."""
     picture = Picture(instrument, "*")
     console = Console()
+    say = partial(console.print, soft_wrap=not console.is_terminal)
     await look(picture, address)
     running = {s["server"] for s in picture.servers.values() if s["state"] == "running"}
     for server in instrument.servers:
-        console.print(f"{server} is {'running' if server in running else 'NOT RUNNING'}")
+        say(f"{server} is {'running' if server in running else 'NOT RUNNING'}")
     silent = [name for name, sample in picture.samples.items() if not sample]
     offline = [
         name
@@ -505,13 +508,13 @@ async def status(instrument: Instrument, address: Address) -> int:
         if sample and sample["state"]["connection"] != "online"
     ]
     online = len(picture.samples) - len(silent) - len(offline)
-    console.print(f"{online} of {len(picture.samples)} devices online")
+    say(f"{online} of {len(picture.samples)} devices online")
     for names, what in ((offline, "offline"), (silent, "not heard of")):
         if names:
-            console.print(f"{what}: {', '.join(names)}")
+            say(f"{what}: {', '.join(names)}")
     alarms = picture.alarms()
     for line in alarms:
-        console.print(line, soft_wrap=not console.is_terminal)
+        say(line)
     return 1 if alarms or silent or offline else 0
 
 
@@ -539,6 +542,9 @@ async def wire(device: str, address: Address, seconds: float, file: Path | None)
                 await began
                 await asyncio.wait([session.over], timeout=seconds)
         except ApplicationError as error:
+            if error.error == ApplicationError.NO_SUCH_PROCEDURE:
+                asked = uris.rpc(device, "wire")
+                raise HcamError(await asyncio.to_thread(what_there_is, asked)) from None
             raise HcamError(" ".join(str(part) for part in error.args)) from None
         except OSError as error:
             raise HcamError(unreachable(address, error, JOIN_WITHIN)) from None

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -71,7 +72,12 @@ def test_call_prints_the_answer_as_json(net: Net) -> None:
         ("call slide.block --timeout nan", r"timeout': nan is not a number"),
         ("simulate slide explode", r"no fault 'explode'; there are delay, "),
         ("simulate slide set colour=1", r"there is no colour to set; there is speed"),
-        ("simulate slyde", r"nobody offers .*slyde.*|slyde"),
+        ("simulate slyde", r"nobody offers .*slyde.*; did you mean slide\?"),
+        ("wire slyde", r"nobody offers .*slyde.*; did you mean slide\?"),
+        ("wire slyde --send 00", r"nobody offers .*slyde.*; did you mean slide\?"),
+        ("publish slyde.target_position 1", r"nobody offers .*slyde.*; did you mean slide\?"),
+        ("publish slide.target 1", r"nobody listens to .*; did you mean target_position\?"),
+        ("publish pressure1.base 1", r"nobody listens to .*; pressure1 has no setpoint"),
         ("simulate ccd1 silence", r"ccd1 has no 'simulate'"),
         ("publish slide.target_position NaN", r"cannot be sent"),
     ],
@@ -150,6 +156,23 @@ def test_watch_once_shows_the_devices_of_a_pattern(net: Net) -> None:
     assert "hwserver running (emulated)" in shown
     assert re.search(r"slide +inpos +position 1\d\d\d\.\d\d", shown)
     assert "pressure1" not in shown
+
+
+def test_watch_without_a_terminal_prints_a_line_for_each_change(net: Net) -> None:
+    log = net.home / "watch.out"
+    watching = net.start(BIN / "hcam", "watch", "slide", log=log.name)
+    try:
+        until(lambda: "position" in log.read_text())
+        call("hipercam.slide.rpc.stage.disable")
+        until(
+            lambda: re.search(r"^[\d:]{8} WARN slide\.stage since .* is dis", log.read_text(), re.M)
+        )
+        call("hipercam.slide.rpc.stage.enable")
+        until(lambda: re.search(r"^[\d:]{8} over slide\.stage$", log.read_text(), re.M))
+    finally:
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(20) == 0
+    assert "\x1b" not in log.read_text()
 
 
 def test_watch_once_says_that_no_device_matches(net: Net) -> None:
