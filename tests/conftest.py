@@ -15,20 +15,13 @@ logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
 TOGETHER = {
+    "commands": ("test_cli", "test_replay", "test_utils"),
+    "contract": ("test_agent", "test_bad_input", "test_connection_cuts", "test_router_config"),
     "router": ("test_router_outages",),
     "recorder": ("test_recorder_outages", "test_audit"),
-    "up": ("test_up",),
     "guests": ("test_recorder_killed", "test_recorder", "test_renamed", "test_history"),
     "observatory": ("test_hserver", "test_gtcserver", "test_dither"),
-    "shared": (
-        "test_agent",
-        "test_bad_input",
-        "test_cli",
-        "test_connection_cuts",
-        "test_replay",
-        "test_router_config",
-        "test_utils",
-    ),
+    "up": ("test_up",),
 }
 """Files that share a router, for one worker; those that take longest come first."""
 GROUP = {name: group for group, names in TOGETHER.items() for name in names}

@@ -252,5 +252,6 @@ async def test_a_server_ends_while_connections_are_being_made() -> None:
         streams = await asyncio.gather(*connecting)
     for reader, writer in streams:
         async with asyncio.timeout(AT_MOST):
-            await asyncio.gather(reader.read(), return_exceptions=True)
+            (end,) = await asyncio.gather(reader.read(), return_exceptions=True)
+        assert end == b"" or isinstance(end, ConnectionError)
         writer.close()

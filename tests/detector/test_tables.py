@@ -26,8 +26,10 @@ from ..helpers import AT_MOST
 CHILD = """
 import json, os, sys
 from pathlib import Path
+from astropy.io import ascii
 from hcam_devices.detector.tables import append
 
+ascii.read(sys.argv[1].splitlines(), format="ecsv", guess=False)  # imports what it needs
 for line in sys.stdin:
     if (child := os.fork()) == 0:
         break
@@ -190,9 +192,9 @@ Die = Callable[..., int]
 
 
 @pytest.fixture(scope="module")
-def die() -> Iterator[Die]:
+def die(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Die]:
     """Append in a process that dies; return its exit status."""
-    command = [sys.executable, "-c", CHILD]
+    command = [sys.executable, "-c", CHILD, ecsv(nods(), tmp_path_factory.mktemp("die"))]
     with subprocess.Popen(
         command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as mother:

@@ -15,7 +15,18 @@ from hcam_devices.device import Sample
 from hcam_devices.devices.esp301 import Arms, Codec, Line, Simulator, cut_line, written
 from hcam_devices.link import ProtocolError, RefusedError
 
-from ..helpers import ENTRIES, Clock, fed, living, offline, online, presented, reasons, sample_where
+from ..helpers import (
+    AT_MOST,
+    ENTRIES,
+    Clock,
+    fed,
+    living,
+    offline,
+    online,
+    presented,
+    reasons,
+    sample_where,
+)
 
 ENTRY = ENTRIES["compo_arms"]
 FINE = b"0, 451322, NO ERROR DETECTED"
@@ -542,7 +553,7 @@ async def test_whatever_happens_on_the_wire_it_goes_offline_and_comes_back(
 async def test_pieces_and_pauses_do_not_matter(fault: str, options: dict[str, Any]) -> None:
     clock = Clock()
     simulator = Watched(clock=clock)
-    async with homed(simulator, clock) as arms:
+    async with homed(simulator, clock, timeout=AT_MOST) as arms:
         await do(arms, "set_target_pickoff_angle", 13.04)
         simulator.simulate(fault, **options)
         await sample_where(arms, lambda s: True)

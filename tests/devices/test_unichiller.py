@@ -1,6 +1,7 @@
 """The Unichiller: its published frames, alarms of every number, a setpoint that is read back."""
 
 import re
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hcam_devices.devices.unichiller import Codec, Simulator, WaterChiller, deco
 from hcam_devices.instrument import carried, load
 from hcam_devices.link import ProtocolError, RefusedError
 
-from ..helpers import Clock, fed, offline, online, presented, reasons, sample_where
+from ..helpers import FAST, Clock, fed, living, offline, online, presented, reasons, sample_where
 
 ENTRY = load(carried("wht")).entries["chiller"]
 STATUS = b"[S01G15I001900187C504AB"
@@ -325,7 +326,13 @@ async def test_what_does_no_harm(fault: str, chosen: dict[str, Any]) -> None:
 
 
 async def test_it_comes_back_after_the_chiller_has_gone() -> None:
-    async with sim.serve(Simulator()) as place:
-        pass
-    async with presented(ENTRY, Simulator(), port=place["port"]) as chiller:
-        await sample_where(chiller, online)
+    async with AsyncExitStack() as stack:
+        async with sim.serve(Simulator()) as place:
+            chiller = ENTRY.build(**FAST, **place)
+            await stack.enter_async_context(living(chiller))
+            await sample_where(chiller, online)
+        gone = await sample_where(chiller, offline)
+        assert reasons(gone, "connection")
+        assert gone["setpoint"] is None
+        async with sim.serve(Simulator(), place["port"]):
+            assert value(await sample_where(chiller, online), "setpoint") == 5.0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hcam_devices.stores.history import History
 
-from .tools import Net, until
+from .tools import PATIENCE, Net, until
 
 FLOOD = Path(__file__).with_name("flood.py")
 LOADS = ("load1", "load2", "load3", "load4", "load5")
@@ -33,7 +33,7 @@ def joined(net: Net) -> int:
 def published(net: Net, server: str = "flood") -> set[Number]:
     """Return the numbers of every sample that the journal on disk has."""
     file = net.home / "journal" / f"{server}.sqlite"
-    db = sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=5)
+    db = sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=PATIENCE)
     try:
         return set(
             db.execute("SELECT device, name, seq FROM sample JOIN epoch ON epoch.id = sample.epoch")

@@ -13,7 +13,7 @@ import pytest
 from autobahn.wamp.exception import ApplicationError
 
 from .conftest import DEVICES
-from .tools import Client, Follower, Net, Sample, client
+from .tools import PATIENCE, Client, Follower, Net, Sample, client
 
 INVALID = "com.hipercam.error.invalid_argument"
 
@@ -81,7 +81,7 @@ def attempts(procedure: str, arguments: str) -> list[Attempt]:
 async def refusal(session: Client, device: str, attempt: Attempt) -> None:
     uri = f"hipercam.{device}.rpc.{attempt.procedure}"
     with pytest.raises(ApplicationError) as caught:
-        await asyncio.wait_for(session.call(uri, *attempt.args, **attempt.kwargs), 20)
+        await asyncio.wait_for(session.call(uri, *attempt.args, **attempt.kwargs), PATIENCE)
     assert caught.value.error == INVALID, f"{attempt}: {caught.value}"
     (said,) = caught.value.args
     assert any(word in said for word in attempt.said.split("|")), f"{attempt}: {said}"
@@ -184,7 +184,7 @@ HTTP = [
 
 
 def post(net: Net, body: str) -> Any:
-    with closing(HTTPConnection(net.address.host, net.port, timeout=20)) as http:
+    with closing(HTTPConnection(net.address.host, net.port, timeout=PATIENCE)) as http:
         http.request("POST", "/call", body)
         return json.loads(http.getresponse().read())
 
@@ -228,8 +228,8 @@ async def test_simulate_refuses_what_is_no_name(net: Net, value: Any) -> None:
 
 
 async def test_white_space_does_not_stop_the_server(net: Net) -> None:
-    async with client(net.address) as session, asyncio.timeout(2):
-        text = "1" + " " * 1500 + "a\nb"
+    async with client(net.address) as session, asyncio.timeout(PATIENCE):
+        text = "1" + " " * 15_000 + "a\nb"
         await refusal(session, "slide", Attempt("set_target_position", (text,), {}, "number"))
 
 

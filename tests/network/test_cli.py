@@ -17,7 +17,7 @@ from hcam_devices import cli
 from hcam_devices.wamp.utils import call
 
 from .conftest import DEVICES, OTHERS
-from .tools import BIN, Net, free_port, living, until
+from .tools import BIN, PATIENCE, Net, free_port, living, until
 
 COMMANDS = ["up", "router", "watch", "status", "call", "publish", "simulate", "config check"]
 COMMANDS += ["audit", "replay"]
@@ -386,7 +386,7 @@ def test_a_server_ends_quietly_and_at_once_when_told(alone: Net) -> None:
             before = alone.last("slide")
             until(lambda b=before: alone.last("slide") > b)  # type: ignore[misc]
             alone.server.send_signal(number)
-            assert alone.server.wait(20) == 0
+            assert alone.server.wait(PATIENCE) == 0
         said = (alone.home / "hwserver.out").read_text()
         assert "Traceback" not in said
         assert "ERROR" not in said

@@ -9,7 +9,7 @@ from astropy.io import fits
 from hcam_devices.instrument import carried
 from hcam_devices.wamp.utils import call
 
-from .tools import BIN, Net, Sample, until
+from .tools import BIN, PATIENCE, Net, Sample, until
 
 TELESCOPE = 'kind = "gtc.Telescope"\n'
 FRAMES = 20
@@ -43,7 +43,7 @@ def observatory(guest: Net) -> Net:
     assert call("hipercam.ngc.rpc.setup_ngc_server")
     for step in ("online", "pon"):
         assert call(f"hipercam.ngc.rpc.{step}")[1]
-    assert call("hipercam.ngc.rpc.load_setup", SETUP, timeout=30)[0]
+    assert call("hipercam.ngc.rpc.load_setup", SETUP, timeout=PATIENCE)[0]
     return guest
 
 

@@ -26,7 +26,7 @@ from hcam_devices.stores.points import Field, Point
 from hcam_devices.wamp.agent import Agent
 from hcam_devices.wamp.utils import InvalidArgumentError, NoSuchProcedureError, call
 
-from .tools import BIN, Net, soon
+from .tools import BIN, PATIENCE, Net, soon
 
 SAMPLES = 12_345
 
@@ -148,7 +148,7 @@ def test_in_a_terminal_it_is_a_plot_as_wide_as_that(alone: Net, store: EmbeddedS
                 shown += some
         except OSError:  # how Linux says that the other end is closed
             pass
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
     os.close(master)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).splitlines()
     assert lines[0].startswith("ccd9.temperature  deg_C  20")

@@ -60,7 +60,7 @@ def detector(guest: Net) -> Net:
 
 
 def ngc(name: str, *args: Any, **named: Any) -> Any:
-    return call(f"hipercam.ngc.rpc.{name}", *args, timeout=30, **named)
+    return call(f"hipercam.ngc.rpc.{name}", *args, timeout=PATIENCE, **named)
 
 
 def done(name: str, *args: Any, **named: Any) -> str:

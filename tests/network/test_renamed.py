@@ -11,7 +11,7 @@ from hcam_devices.wamp.utils import InvalidArgumentError, call
 from ..stores.databases import influxdb
 from .recorded import Number, published, start_flood
 from .test_recorder import in_influxdb
-from .tools import BIN, Net, living, until
+from .tools import BIN, PATIENCE, Net, living, until
 
 STORE = """
 [stores.offsite]
@@ -70,7 +70,7 @@ def end(net: Net) -> None:
     programs = [one for name in ("flood.py", "hwlogger") for one in living(net.home, name)]
     for program in programs:
         program.terminate()
-    assert not psutil.wait_procs(programs, timeout=20)[1]
+    assert not psutil.wait_procs(programs, timeout=PATIENCE)[1]
 
 
 def appended(net: Net) -> set[tuple[str, Number]]:

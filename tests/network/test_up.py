@@ -20,7 +20,7 @@ from hcam_devices.instrument import load
 from hcam_devices.router import listening
 from hcam_devices.wamp.utils import call, publish
 
-from .tools import BIN, Net, living, until
+from .tools import BIN, PATIENCE, Net, living, until
 
 WIDTH, HEIGHT = 80, 24
 
@@ -131,7 +131,7 @@ def test_it_shows_everything_survives_mischief_and_ends_with_control_c(
     until(lambda: terminal.shows("/ filters", "slide "))
 
     terminal.type("\x03")
-    assert terminal.process.wait(30) == 0
+    assert terminal.process.wait(PATIENCE) == 0
     until(lambda: not living(net.home))
     until(lambda: not listening(net.port))
     assert b"Traceback" not in terminal.output
@@ -159,7 +159,7 @@ def test_a_signal_while_it_begins_ends_it(
         )
         until(lambda: b"Ctrl-C" in (tmp_path / "up.out").read_bytes())
         up.send_signal(number)
-        assert up.wait(30) == 0
+        assert up.wait(PATIENCE) == 0
         until(lambda: not living(net.home))
         until(lambda: not listening(net.port))
     finally:

@@ -179,7 +179,7 @@ class Net:
         file = self.home / "journal" / f"{entry.server if entry else 'hwlogger'}.sqlite"
         if not file.exists():
             return 0
-        db = sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=5)
+        db = sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=PATIENCE)
         try:
             query = "SELECT max(seq) FROM sample WHERE device = ?"
             return int(db.execute(query, (name,)).fetchone()[0] or 0)
