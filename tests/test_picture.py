@@ -31,17 +31,17 @@ def alarm(severity: str, reason: str) -> dict[str, str]:
     return {"field": "a", "severity": severity, "reason": reason}
 
 
-def test_alarms_are_told_worst_first_and_the_same_of_many_once() -> None:
+def test_alarms_are_told_worst_first_and_until_they_are_over() -> None:
     picture = Picture(load(), "*")
-    for name in ("ccd1", "ccd2", "ccd3", "ccd4", "ccd5", "chiller"):
-        picture.hear(sample(name) | {"alarms": [alarm("WARN", "warm"), alarm("WARN", "warm")]})
-    picture.hear(sample("flow", "no flow"))
-    assert [line.plain for line in picture.alarms()] == [
-        "ERR  flow: no flow",
-        "WARN ccd1, ccd2, ccd3 and 3 more: warm",
-    ]
+    picture.hear(sample("chiller") | {"alarms": [alarm("WARN", "warm")]})
+    picture.hear(sample("flow") | {"alarms": [alarm("ERR", "no flow")]})
+    error, warning = (line.plain for line in picture.alarms())
+    assert error.startswith("ERR  flow")
+    assert error.endswith(": no flow")
+    assert warning.startswith("WARN chiller")
+    assert warning.endswith(": warm")
     picture.hear(sample("flow"))
-    assert [line.plain[:4] for line in picture.alarms()] == ["WARN"]
+    assert [line.plain for line in picture.alarms()] == [warning]
 
 
 @pytest.mark.parametrize(
@@ -138,20 +138,20 @@ def test_the_picture_fits_whatever_there_is_to_say(size: tuple[int, int]) -> Non
     lines = shown(picture, size).splitlines()
     assert len(lines) <= size[1]
     assert max(map(len, lines)) <= size[0]
-    assert "more alarms" in "".join(lines)
+    assert any(line.startswith("ERR") for line in lines)
 
 
 @pytest.mark.parametrize(
     ("heard", "all_is_well", "said"),
     [
         ({}, True, "devices online"),
-        ({"slide": sample("slide", "stuck")}, False, "slide: stuck"),
+        ({"slide": sample("slide", "stuck")}, False, ": stuck"),
         (
             {"slide": sample("slide") | {"state": {"connection": "offline"}}},
             False,
             "offline: slide",
         ),
-        ({"slide": {}}, False, "not heard of: slide"),
+        ({"slide": None}, False, "not heard of: slide"),
     ],
 )
 async def test_status_is_1_unless_all_is_well(
@@ -164,7 +164,8 @@ async def test_status_is_1_unless_all_is_well(
     async def look(picture: Picture, address: Address) -> None:
         for server in picture.instrument.servers:
             picture.hear_status({"server": server, "state": "running"})
-        picture.samples |= {name: sample(name) for name in picture.samples} | heard
+        for name in picture.instrument.names:
+            picture.hear(heard.get(name, sample(name)))
 
     monkeypatch.setattr(panel, "look", look)
     assert await status(load(), Address()) == (0 if all_is_well else 1)
