@@ -335,7 +335,7 @@ async def test_the_slide_moves_as_the_published_readme_says(net: Net) -> None:
     net.hcam("simulate", "slide", "set", "speed=1e7")
     async with client(net.address) as session:
         follower = await Follower.of(session, topic("slide"))
-        net.run(sys.executable, "-c", README)
+        await asyncio.to_thread(net.run, sys.executable, "-c", README)
         sample = await follower.until(
             lambda s: s["state"]["stage"] == "inpos" and s["position"]["target"]["value"] == -50
         )
@@ -378,9 +378,10 @@ async def test_a_server_that_dies_announces_it_for_each_of_its_devices(net: Net)
         with pytest.raises(utils.NoSuchProcedureError):
             rpc("slide", "describe")
         before = {name: net.last(name) for name in FIELDS}
-        net.start_server()
-        await status.next(lambda s: s["state"] == "running")
-        net.wait_for_devices(*FIELDS)
+        # In a thread, so that this session goes on answering the router's pings.
+        server = await asyncio.to_thread(net.start_server)
+        await status.until(lambda s: s["state"] == "running" and s["pid"] == server.pid)
+        await asyncio.to_thread(net.wait_for_devices, *FIELDS)
         for name, last in before.items():  # the numbers go on where they were
             assert rpc(name, "samples", last, 1)[0]["seq"] == last + 1
 
