@@ -539,6 +539,8 @@ class Keeper:
             for field, (when, said) in self._news.items()
             if now - when < DAY
         ]
+        if self.store.warning:
+            found.append(Alarm(f"gone_{name}", "WARN", f"store {name}: {self.store.warning}"))
         if self._busy_since is not None and now - self._busy_since > STUCK_AFTER:
             said = f"store {name} has not answered since {utc(self._busy_since)[:19]}"
             found.append(Alarm(f"lag_{name}", "ERR", f"{said}: see to its disk or network"))

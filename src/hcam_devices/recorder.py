@@ -56,6 +56,8 @@ LOOK_AGAIN = 50
 """Times, 0.1 s apart, for what has only just been published to be written before an audit."""
 UNKEPT_FOR = 60.0
 """Seconds for which it is an alarm that something could not be kept; then it is a lost sample."""
+MAX_APART_S = 120.0
+"""Between the time of a live sample and this machine's clock; a telescope takes half a minute."""
 REMEMBER_EVERY = 10.0
 """Seconds between looks whether a journal has said that something is lost."""
 OPEN_EVERY = 10.0
@@ -111,6 +113,7 @@ class Recorder(Device):
         self._lookers = ThreadPoolExecutor(2, "history")
         self._unkept, self._unkept_at = "", 0.0
         self._cut: set[str] = set()
+        self._apart: dict[str, tuple[float, float]] = {}
         self.owners = Owners()
         self._undecided: set[asyncio.Task[None]] = set()
         self._refused: dict[tuple[str, int | None], Refusal] = {}
@@ -270,6 +273,9 @@ class Recorder(Device):
 
     def _pass_on(self, point: Point) -> None:
         self.journals.devices.add(point.device)
+        apart = point.time / 1000 - self.clock()
+        if abs(apart) > MAX_APART_S:
+            self._apart[point.device] = self.clock(), apart
         if len(point.values) >= MOST_FIELDS:
             self._cut.add(point.device)
         for keeper in self.keepers:
@@ -454,6 +460,19 @@ class Recorder(Device):
             said = f"only {MOST_FIELDS} fields of a sample are kept of {whose}: let it say less"
             found.append(Alarm("heard", "WARN", said))
         found += self._not_recorded()
+        apart = {
+            name: seconds
+            for name, (when, seconds) in self._apart.items()
+            if self.clock() - when < UNKEPT_FOR
+        }
+        if apart:
+            furthest = max(apart.values(), key=abs)
+            said = (
+                f"the times of {some(sorted(apart))} are up to {abs(furthest):.0f} s "
+                f"{'ahead of' if furthest > 0 else 'behind'} this machine's clock, which says "
+                f"{utc(self.clock())[:19]} UTC: set the clock that is wrong, theirs or this one"
+            )
+            found.append(Alarm("heard", "WARN", said))
         lost = [one for one in self.journals.lost if self.clock() - one.until < DAY]
         if lost:
             newest = max(lost, key=attrgetter("until"))

@@ -1,5 +1,6 @@
 """A store that lies is found out: what is really in its files, or its database, is what counts."""
 
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -169,6 +170,8 @@ def test_one_with_a_time_of_another_night_is_there(local: Local) -> None:
 def test_a_night_that_is_only_there_in_minutes_cannot_be_counted(local: Local) -> None:
     later = NOW + 31 * 86400
     local.keep([*points(1, 18), point(20)])
+    passed = {"time": later, "clock": later, "waited": 0}  # and no clock has jumped
+    (local.folder / "nights.clock").write_text(json.dumps(passed))
     local.keep(points(21, 40, offset=31 * DAY), now=later)
 
     def check() -> None:

@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from ..salvage import overlooked
+from .age import AgeClock
 from .notebook import Lost, Notebook
 from .tables import (
     MOST_BYTES_A_SAMPLE,
@@ -80,6 +81,7 @@ FROM (
     SELECT (SELECT min(seq) FROM sample WHERE device = ?1 AND epoch = ?2) AS first,
         (SELECT max(seq) FROM sample WHERE device = ?1 AND epoch = ?2) AS last) AS held
 """
+NEWEST_TIME = "SELECT max(time) FROM sample WHERE device = ? AND epoch = ?"
 HELD_BETWEEN = """
 SELECT min(seq), max(seq), count(*) FROM sample
 WHERE device = ? AND epoch = ? AND time >= ? AND time < ?
@@ -90,8 +92,8 @@ T = TypeVar("T")
 class Journal:
     """The samples of one server; bounded by age (seconds) and by size (bytes).
 
-    How long it has been open is told by ``steady``: a ``clock`` that is set makes nothing older,
-    until the file is opened again.
+    A ``clock`` that jumps makes nothing older; how long it has been open is told by ``steady``
+    (``age.py``).
 
     A damaged file is put aside as ``<name>.damaged-<Unix time>`` and a new one begins at once. The
     next ``tidy`` copies what can be salvaged, under its old epochs; the file that was put aside
@@ -114,7 +116,6 @@ class Journal:
         self.path, self.keep, self.most, self.clock = path, keep, most, clock
         self.warning: str | None = None
         self.epoch = ""
-        self._steady, self._ahead = steady, clock() - steady()
         self._boot = boot or BOOT_ID.read_text(encoding="ascii").strip()
         self._last: dict[str, int] = {}
         self._ends: dict[str, tuple[str, dict[str, int]]] = {}
@@ -127,6 +128,8 @@ class Journal:
         self._notebook = Notebook(path.with_suffix(".lost"))
         self._lost = {(one.device, one.since): one for one in self._notebook.read()}
         self._note_lost(self._open())
+        age = path.with_suffix(".clock")
+        self._age = AgeClock(age, keep, clock, steady, lambda: self._here(self._newest_time))
 
     # --- the file ---------------------------------------------------------------------------
 
@@ -477,8 +480,10 @@ class Journal:
         opening, that everything is there. What cannot be done now is done the next time.
         """
         try:
-            self.warning = short_of_disk(self.path)
-            return self._apart(self._tidy)
+            now = self._age.now()
+            warnings = filter(None, (short_of_disk(self.path), self._age.warning()))
+            self.warning = "; ".join(warnings) or None
+            return self._apart(lambda db: self._tidy(db, now))
         except (OSError, sqlite3.OperationalError) as error:
             if not self._closed:
                 log.error("%s: not tidied this time: %s", self.path.name, error)
@@ -487,15 +492,21 @@ class Journal:
     def _upkeep(self, db: sqlite3.Connection) -> Upkeep:
         return Upkeep(db, self.path, self._epoch, self.epoch, self.clock, self._stay)
 
-    def _tidy(self, db: sqlite3.Connection) -> int:
+    def _newest_time(self, db: sqlite3.Connection) -> float | None:
+        """Return when the newest sample was appended, by a clock that was not ahead of this one."""
+        times = [db.execute(NEWEST_TIME, (one.device, one.id)).fetchone()[0] for one in pairs(db)]
+        times += [one.stat().st_mtime for one in put_aside(self.path) if one.exists()]
+        now = self.clock()
+        return max((one for one in times if one <= now), default=None)
+
+    def _tidy(self, db: sqlite3.Connection, now: float) -> int:
         upkeep = self._upkeep(db)
         if not self._checked:
             upkeep.check()
             self._checked = True
-        before = min(self.clock(), self._steady() + self._ahead) - self.keep
         with self._lock:
             self._note_lost(db)
-        dropped = upkeep.drop(before, f"older than {self.keep / DAY:g} days", self.most)
+        dropped = upkeep.drop(now - self.keep, f"older than {self.keep / DAY:g} days", self.most)
         db.executescript(f"PRAGMA incremental_vacuum({MOST_PAGES})")  # execute would free one
         db.execute("PRAGMA wal_checkpoint(PASSIVE)")
         if dropped:

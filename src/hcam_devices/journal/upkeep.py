@@ -4,8 +4,9 @@ import logging
 import shutil
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,12 @@ class Upkeep:
     def drop(self, before: float, too_old: str, most: int) -> int:
         """Drop what was appended before a Unix time, and the oldest beyond so many bytes."""
         dropped = 0
-        for pair in pairs(self.db):
-            while count := self._drop(pair, before, too_old):
-                dropped += count
+        for pairs_of_device in _in_order(pairs(self.db)):
+            for pair in pairs_of_device:
+                while count := self._drop_first(pair, before, too_old):
+                    dropped += count
+                if self._has(pair):  # what came after it is younger, whatever the clock said then
+                    break
         too_much = f"the journal reached {most / 1e9:g} GB"
         while used(self.db) > most and (left := pairs(self.db)):
             dropped += sum(self._drop(one, left[0].oldest + SPAN, too_much) for one in left)
@@ -79,6 +83,22 @@ class Upkeep:
                     self.db.execute("DELETE FROM gone WHERE epoch = ?", (epoch,))
                     self.db.execute("DELETE FROM epoch WHERE name = ?", (epoch,))
         return dropped
+
+    def _drop_first(self, pair: Pair, until: float, reason: str) -> int:
+        """Drop a few of the first in number, up to one that came after a Unix time."""
+        self.stay()
+        found = self.db.execute(
+            "SELECT seq, time FROM sample WHERE device = ? AND epoch = ? ORDER BY seq LIMIT ?",
+            (pair.device, pair.id, CHUNK),
+        ).fetchall()
+        old = [seq for seq, _ in takewhile(lambda row: row[1] <= until, found)]
+        self._take_away(pair.device, pair.epoch, old, reason)
+        return len(old)
+
+    def _has(self, pair: Pair) -> bool:
+        """Return whether there are samples of a device in an epoch."""
+        query = "SELECT 1 FROM sample WHERE device = ? AND epoch = ? LIMIT 1"
+        return self.db.execute(query, (pair.device, pair.id)).fetchone() is not None
 
     def _drop(self, pair: Pair, until: float, reason: str) -> int:
         """Drop the oldest few, so that whoever publishes never waits long."""
@@ -253,6 +273,13 @@ class Upkeep:
                 number -= 1
             self.db.execute("INSERT INTO epoch VALUES (?, ?, 'salvaging')", (number, epoch))
             ids[epoch] = number
+
+
+def _in_order(some: list[Pair]) -> Iterator[list[Pair]]:
+    """Yield the pairs of each device together, in the order in which the epochs began."""
+    ordered = sorted(some, key=lambda pair: (pair.device, pair.id))
+    for _, together in groupby(ordered, lambda pair: pair.device):
+        yield list(together)
 
 
 def free(path: Path) -> int:

@@ -58,6 +58,8 @@ class Store(Protocol[Row]):
 
     name: str
     stored: Coverage
+    warning: str
+    """What people should know of it besides that it is away; empty if nothing."""
 
     def rows(self, points: Sequence[Point]) -> Sequence[Row]:
         """Return points as ``write`` takes them."""

@@ -13,6 +13,7 @@ from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
+from ..journal.age import AgeClock
 from . import AwayError
 from .coverage import Coverage, Gone, Ledger, kept, load, save, without
 from .history import (
@@ -181,6 +182,9 @@ def _minutes_of(
 class EmbeddedStore:
     """Keeps nights as they were recorded for ``raw_days``, then their minutes for ever.
 
+    A ``clock`` that jumps makes no night old: ``steady`` says what time has passed, by default
+    the machine's monotonic clock, or ``clock`` if that is not the machine's.
+
     Only one may write to a folder. Raises AwayError if the folder cannot be used.
     """
 
@@ -191,9 +195,12 @@ class EmbeddedStore:
         *,
         raw_days: float = 30,
         clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] | None = None,
     ) -> None:
         self.name, self.folder, self.clock = name, folder, clock
         self.keep = raw_days * DAY
+        self.warning = ""
+        steady = steady or (time.monotonic if clock is time.time else clock)
         self._nights: dict[str, Night] = {}
         self._recent: list[str] = []
         self._turns = ["", ""]
@@ -217,6 +224,14 @@ class EmbeddedStore:
                     log.warning("%s; nothing is added to it until it can be read", error)
             self._opened = opened.pop_all()
         self._unite()
+        age = folder / "nights.clock"
+        self._age = AgeClock(age, self.keep / 1000, clock, steady, self._newest)
+
+    def _newest(self) -> float | None:
+        """Return when the newest night ends that a clock not ahead of this one has begun."""
+        today = night_of(int(self.clock() * 1000))
+        names = [name for name in self._nights if name <= today]
+        return night_bounds(max(names))[1] / 1000 if names else None
 
     def _night(self, name: str) -> Night:
         """Return a night; of those that were asked for, a few stay open."""
@@ -345,7 +360,9 @@ class EmbeddedStore:
                 if not night.file.path.exists():
                     self._forget(name)
         finished = sorted(name for name in self._nights if name < today)
-        old = [name for name in finished if night_bounds(name)[1] + self.keep <= now]
+        aged = int(self._age.now() * 1000)
+        self.warning = self._age.warning()
+        old = [name for name in finished if night_bounds(name)[1] + self.keep <= aged]
         due = set(self._unread())
         for which, some in enumerate((old, finished[len(old) :])):
             if some:  # a device whose clock stands still makes the oldest anew each time

@@ -116,6 +116,8 @@ class LineStore:
     aside in the ledger.
     """
 
+    warning = ""
+
     def __init__(
         self,
         name: str,
