@@ -418,3 +418,19 @@ async def test_a_noisy_line_is_logged_once_although_it_says_something_else_each_
         await until(lambda: len({reasons(sample) for sample in told}) >= 4)
     warned = [record for record in caplog.records if record.levelname == "WARNING"]
     assert len(warned) == 1
+
+
+async def test_a_device_that_accepts_connections_and_never_answers_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    toy = Toy(**FAST)
+    toy.failure = TimeoutError("no answer")
+    async with living(toy):
+        for _ in range(4):
+            await sample_where(toy, offline)
+        toy.failure = None
+        await sample_where(toy, online)
+        toy.failure = TimeoutError("no answer")
+        await sample_where(toy, offline)
+    warned = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == 2, "once an outage"

@@ -26,6 +26,8 @@ Severity: TypeAlias = Literal["WARN", "ERR"]
 
 FIRST_PAUSE = 0.1
 WHILE_MOVING = 0.5
+MAX_LOGGED_REASONS = 10
+"""Log at most this many different reasons of one outage: some quote what the hardware answered."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ class Device:
         self.disabled: set[str] = set()
         self.refused: dict[str, Alarm] = {}
         self._since: dict[tuple[str, str], str] = {}  # by field and severity
+        self._logged: set[str] = set()  # causes of this outage
         self.listeners: list[Callable[[Sample], None]] = []
         self.call_peer: CallPeer = _alone
         self._wake: asyncio.Future[None] | None = None
@@ -142,6 +145,7 @@ class Device:
                 while True:
                     wake = self._new_wake()
                     await self.poll()
+                    self._answered()
                     pause = FIRST_PAUSE
                     self.emit()
                     await self.link.idle(self._until_next_poll(), wake)
@@ -160,12 +164,17 @@ class Device:
         for axis in self.axes:
             axis.connect()
 
+    def _answered(self) -> None:
+        if self._logged:
+            self._logged.clear()
+            log.info("%s: online again", self.name)
+
     def _disconnected(self, error: BaseException) -> None:
         reason = str(error) or type(error).__name__
-        # What a noisy line says is another text each time, and no other cause.
-        causes = {one.partition(IT_SAID)[0] for one in (reason, self.offline_reason)}
-        first = self.connection == "online" or len(causes) > 1
-        log.log(logging.WARNING if first else logging.DEBUG, "%s: %s", self.name, reason)
+        cause = reason.partition(IT_SAID)[0]  # what a noisy line says is another text each time
+        if cause not in self._logged and len(self._logged) < MAX_LOGGED_REASONS:
+            self._logged.add(cause)
+            log.warning("%s: %s", self.name, reason)
         self.connection = "offline"
         self.offline_reason = reason
         self._forget(f"{self.name} is offline")
