@@ -6,6 +6,7 @@ server that lives.
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from typing import Any
@@ -197,6 +198,32 @@ async def join(
             transport.abort()
 
 
+class Outages:
+    """Logs each outage of a router once, however many sessions of this process it ends."""
+
+    def __init__(self) -> None:
+        self.since: dict[tuple[Address, str], float] = {}
+
+    def begin(self, address: Address, realm: str, error: Exception) -> None:
+        """Note that a session cannot be had."""
+        first = (address, realm) not in self.since
+        self.since.setdefault((address, realm), time.monotonic())
+        wamp = isinstance(error, WampError)
+        what = "the router at %s ended a session" if wamp else "no router at %s"
+        reason = error.error_message() if isinstance(error, ApplicationError) else str(error)
+        level = logging.WARNING if first else logging.DEBUG
+        log.log(level, f"{what}, trying again (%s)", address, reason or type(error).__name__)
+
+    def end(self, address: Address, realm: str) -> None:
+        """Note that there is a session again."""
+        if since := self.since.pop((address, realm), None):
+            seconds = time.monotonic() - since
+            log.info("the router at %s is there again, after %.1f s", address, seconds)
+
+
+OUTAGES = Outages()
+
+
 async def keep_joined(
     address: Address,
     on_join: Callable[[Session], Awaitable[None]],
@@ -216,9 +243,12 @@ async def keep_joined(
                 async with turn():
                     session = await stack.enter_async_context(join(address, realm, owner))
                     await on_join(session)
+                OUTAGES.end(address, realm)
                 pause = FIRST_PAUSE
                 log.debug("session with %s is over: %s", address, await session.over)
-        except (OSError, TimeoutError, WampError, NameTakenError) as error:
-            log.debug("no session with %s: %s", address, error)
+        except NameTakenError as error:
+            log.debug("%s", error)
+        except (OSError, TimeoutError, WampError) as error:
+            OUTAGES.begin(address, realm, error)
         await asyncio.sleep(pause)
         pause = min(2 * pause, LAST_PAUSE)
