@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 
 from platformdirs import user_state_path
 
-from . import HcamError, recording, sim
+from . import HcamError, logs, recording, sim
 from .device import Device, utc
 from .fields import Procedure
 from .instrument import Entry, Instrument
@@ -169,6 +169,8 @@ class Server:
                 join = partial(keep_joined, self.address, announce, owner=self.owner)
                 tasks.create_task(self._keep(self.name, join))
                 tasks.create_task(self._keep(self.name, self._tidy, journal, agents[0]))
+                watch = partial(logs.watch_surroundings, self.folder, log.warning)
+                tasks.create_task(self._keep(self.name, watch))
                 await asyncio.wait([tasks.create_task(self._named.wait())], timeout=ANSWER_WITHIN)
                 if not self._waits_for:
                     work()
@@ -279,7 +281,7 @@ class Server:
     def _lost(self, over: asyncio.Future[str]) -> None:
         self._named.clear()
         if not over.cancelled() and not self._waits_for:
-            log.warning("no router (%s); samples go to the journal", over.result())
+            log.info("the session is over (%s); samples go to the journal", over.result())
 
     async def _tidy(self, journal: Journal, agent: Agent) -> None:
         """Tidy the journal now and then; what people should know of it is one device's alarm."""
