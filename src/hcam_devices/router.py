@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from . import HcamError
+from . import HcamError, logs, output
 from .installation import installed_router, this_program
 from .limits import raise_open_files_limit
 from .wamp import uris
@@ -121,6 +121,20 @@ def tied(command: list[str]) -> list[str]:
     return ["setpriv", "--pdeathsig", "TERM", "--", *command]
 
 
+def require_loopback(host: str) -> None:
+    """Raise RouterError unless who looks for the router at a host finds it: it is on 127.0.0.1."""
+    try:
+        found = {str(info[4][0]) for info in socket.getaddrinfo(host, None, socket.AF_INET)}
+    except OSError:
+        found = set()
+    if "127.0.0.1" not in found:
+        raise RouterError(
+            f"WAMP_SERVER or [router] of the instrument file says that the router is at {host}, "
+            "but it listens on 127.0.0.1 only, so no program would find it: set host to 127.0.0.1 "
+            "there, and run everything on this machine"
+        )
+
+
 def listening(port: int) -> bool:
     """Tell whether something accepts connections on a loopback port."""
     with socket.socket() as probe:
@@ -175,8 +189,10 @@ async def run(port: int, folder: Path) -> int:
         asyncio.get_running_loop().add_signal_handler(number, end)
     try:
         await _wait_until_up(process, port, node / "router.log")
-        print(f"router at ws://127.0.0.1:{port}/ws, realm {uris.REALM}", flush=True)
+        output.write(1, f"router at ws://127.0.0.1:{port}/ws, realm {uris.REALM}\n")
+        small = asyncio.create_task(logs.keep_small(node / "router.log"))
         status = await process.wait()
+        small.cancel()
     except RouterError:
         if not told.is_set():
             raise

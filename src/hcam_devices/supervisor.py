@@ -3,16 +3,16 @@
 import asyncio
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
-from . import panel
+from . import logs, output, panel
 from .installation import program, this_program
 from .instrument import Instrument
 from .router import RouterError, crossbar, listening, tied
-from .server import home
+from .server import claim, home
 from .wamp.uris import Address
 
 FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0
@@ -45,16 +45,21 @@ class Child:
         pause = FIRST_PAUSE
         while True:
             began = time.monotonic()
-            self.log.parent.mkdir(parents=True, exist_ok=True)
-            with self.log.open("ab") as log:
-                self.process = await asyncio.create_subprocess_exec(
-                    *tied(self.command),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=self.environment,
-                    start_new_session=True,
-                )
+            try:
+                with self._opened() as log:
+                    self.process = await asyncio.create_subprocess_exec(
+                        *tied(self.command),
+                        stdin=asyncio.subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        env=self.environment,
+                        start_new_session=True,
+                    )
+            except OSError as error:  # no memory, no more processes or files: that may pass
+                self.note_end(str(error))
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LAST_PAUSE)
+                continue
             try:
                 await self.process.wait()
             except asyncio.CancelledError:
@@ -66,7 +71,15 @@ class Child:
             await asyncio.sleep(pause)
             pause = min(2 * pause, LAST_PAUSE)
 
-    def note_end(self, status: int | None) -> None:
+    def _opened(self) -> BinaryIO:
+        """Return the log, open for appending; if it cannot be, what goes nowhere."""
+        try:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            return self.log.open("ab")
+        except OSError:
+            return Path(os.devnull).open("ab")
+
+    def note_end(self, status: int | str | None) -> None:
         """Note that it has ended, when, and what it said last."""
         self.restarts += 1
         self.ended = self.clock()
@@ -92,9 +105,12 @@ class Child:
 
 def last_line(log: Path) -> str:
     """Return the end of what a program printed."""
-    with log.open("rb") as file:
-        file.seek(max(log.stat().st_size - 1000, 0))
-        lines = file.read().decode(errors="replace").split("\n")
+    try:
+        with log.open("rb") as file:
+            file.seek(max(log.stat().st_size - 1000, 0))
+            lines = file.read().decode(errors="replace").split("\n")
+    except OSError as error:
+        return f"(it cannot be read: {error.strerror})"
     return next((line for line in reversed(lines) if line.strip()), "")
 
 
@@ -133,9 +149,15 @@ def hints(address: Address, *, emulate: bool) -> str:
 async def up(instrument: Instrument, address: Address, *, emulate: bool) -> int:
     """Run everything and show it, until SIGINT or SIGTERM; returns the exit status.
 
-    Raises RouterError if the router is not installed or its port is taken.
+    Raises RouterError if the router is not installed or its port is taken, and AlreadyRunningError
+    if another ``hcam up`` has the same home.
     """
     crossbar()
+    with claim(home() / "locks", "hcam up"):
+        return await _up(instrument, address, emulate=emulate)
+
+
+async def _up(instrument: Instrument, address: Address, *, emulate: bool) -> int:
     if listening(address.port):
         raise RouterError(
             f"port {address.port} is taken: is everything running already (hcam watch)? "
@@ -143,26 +165,32 @@ async def up(instrument: Instrument, address: Address, *, emulate: bool) -> int:
         )
     family = children(instrument, address, emulate=emulate)
     running = [asyncio.create_task(child.keep_running()) for child in family]
+    news = News(family)
+    beside = [
+        asyncio.create_task(logs.keep_small(*(child.log for child in family))),
+        asyncio.create_task(logs.watch_surroundings(home(), news.tell)),
+    ]
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    if sys.stdout.isatty():
+    if os.isatty(1):
         showing = asyncio.create_task(
             panel.watch(
                 instrument,
                 address,
-                hints=lambda: trouble(family) or hints(address, emulate=emulate),
+                hints=lambda: news.recent or hints(address, emulate=emulate),
                 quits=False,
             )
         )
     else:
-        print(f"router {address}, logs in {home() / 'log'}; Ctrl-C stops everything", flush=True)
-        showing = asyncio.create_task(_say_restarts(family))
+        say(f"router {address}, logs in {home() / 'log'}; Ctrl-C stops everything")
+        showing = asyncio.create_task(news.say_all())
     await asyncio.wait(
         [showing, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED
     )
-    showing.cancel()
-    await asyncio.wait([showing])
+    for task in (showing, *beside):
+        task.cancel()
+        await asyncio.wait([task])
     for task in reversed(running):  # the router last, so that the servers can say goodbye
         task.cancel()
         await asyncio.wait([task])
@@ -176,11 +204,38 @@ def trouble(family: list[Child]) -> str:
     return "  ".join(child.trouble for child in family if child.trouble)
 
 
-async def _say_restarts(family: list[Child]) -> None:
-    said: dict[str, str] = {}
-    while True:
-        for child in family:
-            if child.last_words != said.get(child.name, ""):
-                print(child.last_words, flush=True)
-                said[child.name] = child.last_words
-        await asyncio.sleep(1)
+def say(text: str) -> None:
+    """Print a line, if somebody reads; what runs must not end or wait because nobody does."""
+    output.write(1, f"{text}\n")
+
+
+class News:
+    """What people should know besides telemetry. ``clock``: Unix time."""
+
+    def __init__(self, family: list[Child], clock: Callable[[], float] = time.time) -> None:
+        self.family, self.clock = family, clock
+        self.told: list[tuple[float, str]] = []
+
+    def tell(self, text: str) -> None:
+        """Note something that has happened now."""
+        now = self.clock()
+        self.told = [*self.told, (now, f"{time.strftime('%H:%M:%S UTC', time.gmtime(now))} {text}")]
+        self.told = [one for one in self.told if abs(now - one[0]) < TOLD_FOR]
+
+    @property
+    def recent(self) -> str:
+        """What has happened lately, and which programs had to be started again."""
+        now = self.clock()
+        told = [text for when, text in self.told if abs(now - when) < TOLD_FOR]
+        return "  ".join([*told, trouble(self.family)]).strip()
+
+    async def say_all(self) -> None:
+        """Print each of it, once, for ever."""
+        said = {""}
+        while True:
+            words = [child.last_words for child in self.family]
+            for text in (*(text for _, text in self.told), *words):
+                if text not in said:
+                    say(text)
+            said = {"", *words, *(text for _, text in self.told)}
+            await asyncio.sleep(1)
