@@ -5,7 +5,6 @@ Each command imports what it needs when it runs, so that ``hcam call`` does not 
 """
 
 import asyncio
-import logging
 import math
 import os
 import signal
@@ -17,7 +16,7 @@ from typing import Any
 
 import click
 
-from . import HcamError
+from . import HcamError, limits, logs, output
 from .wamp import uris
 from .wamp.uris import Address
 
@@ -42,10 +41,59 @@ URL = click.option(
 PORT = click.option("--port", type=click.IntRange(1, 65535), help="The router's port.")
 LONGEST_AUDIT = 600.0
 """Seconds to wait for it."""
+LEVEL_KEY = "hcam_devices.log_level"
+
+
+def _note_level(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    if value:
+        level = "debug" if value is True else value
+        ctx.meta[LEVEL_KEY] = min(level, ctx.meta.get(LEVEL_KEY, level), key=logs.LEVELS.index)
+
+
+VERBOSE = click.Option(
+    ["-v", "--verbose"],
+    is_flag=True,
+    expose_value=False,
+    callback=_note_level,
+    help="Log everything: --log-level debug.",
+)
+LOG_LEVEL = click.Option(
+    ["--log-level"],
+    type=click.Choice(logs.LEVELS),
+    envvar="HCAM_LOG_LEVEL",
+    expose_value=False,
+    callback=_note_level,
+    help="Log from this level on, to standard error.",
+)
 
 
 class Command(click.Command):
-    """A command that tells its errors in a sentence, with exit status 1; of Ctrl-C it is 130."""
+    """A command that tells its errors in a sentence, with exit status 1; of Ctrl-C it is 130.
+
+    ``log_level``: from which level on it logs, if nobody says otherwise.
+    """
+
+    def __init__(self, *args: Any, log_level: str = "warning", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.log_level = log_level
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return its parameters, and those that every command has."""
+        *own, help_ = super().get_params(ctx)
+        return [*own, VERBOSE, LOG_LEVEL, help_]
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it as a program. Output that cannot be written is an error, too."""
+        output.open_missing_streams()
+        limits.raise_open_files_limit()
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            output.discard(1)
+            output.write(2, f"Error: the output cannot be written ({error.strerror or error})\n")
+            raise SystemExit(1) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what a terminal has no letter for is a question mark there."""
@@ -54,12 +102,16 @@ class Command(click.Command):
             sys.stdout.reconfigure(errors="replace" if terminal else "backslashreplace")
         if os.path.expanduser("~") == "~" and (home := os.environ.get("HCAM_HOME")):
             os.environ["HOME"] = os.path.abspath(home)  # astropy cannot be imported without
+        logs.set_up(ctx.meta.get(LEVEL_KEY, self.log_level))
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise SystemExit(130) from None
         except HcamError as error:
             raise click.ClickException(str(error)) from None
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()  # an error in that would be no error at the end of a program
 
 
 class Number(click.FloatRange):
@@ -124,7 +176,7 @@ def _server(
 ) -> click.Command:
     """Return the program that presents the devices of one server."""
 
-    @click.command(cls=Command, name=name, help=doc, epilog=_example(example))
+    @click.command(cls=Command, log_level="info", name=name, help=doc, epilog=_example(example))
     @EMULATE
     @click.option(
         "--devices", "pattern", default="*", help="Only those whose name matches this glob."
@@ -149,7 +201,6 @@ def _server(
         played = {device: Path(file) for device, _, file in (one.partition("=") for one in replay)}
         if played and not emulate:
             raise HcamError("--replay is for simulators: add --emulate")
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
         declared = _load(instrument)
         address = _address(url, instrument)
         needs()
@@ -183,14 +234,13 @@ gtcserver = _server(
 )
 
 
-@click.command(cls=Command, epilog=_example("hwlogger --instrument ours.toml"))
+@click.command(cls=Command, log_level="info", epilog=_example("hwlogger --instrument ours.toml"))
 @URL
 @INSTRUMENT
 def hwlogger(url: str | None, instrument: Path | None) -> None:
     """Record every device into the stores of the instrument file."""
     from .recorder import serve
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     declared = _load(instrument)
     serve(declared, _address(url, instrument))
 
@@ -211,9 +261,12 @@ def up(emulate: bool, port: int | None, instrument: Path | None) -> None:
     What they print goes to files in HCAM_HOME/log.
     """
     from . import supervisor
+    from .router import require_loopback
 
     declared = _load(instrument)
-    address = Address("127.0.0.1", port or _address(None, instrument).port)
+    found = _address(None, instrument)
+    require_loopback(found.host)
+    address = Address("127.0.0.1", port or found.port)
     raise SystemExit(asyncio.run(supervisor.up(declared, address, emulate=emulate)))
 
 
@@ -229,10 +282,10 @@ def router(context: click.Context, port: int | None, instrument: Path | None) ->
     if context.invoked_subcommand:
         return
     if port is None:
-        if elsewhere := _load(instrument).router.elsewhere:
-            click.echo(f"Warning: {elsewhere}", err=True)
-        port = _address(None, instrument).port
-    raise SystemExit(asyncio.run(router.run(port, home())))
+        _load(instrument)
+    found = _address(None, instrument)
+    router.require_loopback(found.host)
+    raise SystemExit(asyncio.run(router.run(port or found.port, home())))
 
 
 @router.command(epilog=_example("hcam router install"))

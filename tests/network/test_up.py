@@ -20,7 +20,7 @@ from hcam_devices.instrument import carried, load
 from hcam_devices.router import listening
 from hcam_devices.wamp.utils import call, publish
 
-from .tools import BIN, PATIENCE, Net, living, until
+from .tools import BIN, PATIENCE, Net, free_port, living, until
 
 WIDTH, HEIGHT = 80, 24
 BUSY = '[devices.rackpc]\nkind = "rackpc.RackPC"\n'
@@ -184,3 +184,58 @@ def test_a_port_that_is_taken_is_told_at_once(net: Net) -> None:
     said = net.hcam("up", "-e", "--port", str(net.port), code=1)
     assert f"port {net.port} is taken" in said
     assert subprocess.list2cmdline(["hcam", "watch"]) in said
+
+
+def test_a_second_one_with_the_same_home_is_refused_while_the_first_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, other = Net(tmp_path), free_port()
+    monkeypatch.delenv("WAMP_SERVER", raising=False)
+    try:
+        first = net.start(BIN / "hcam", "up", "-e", "--port", str(net.port), log="up.out")
+        lock = tmp_path / "locks" / "hcam up.lock"
+        until(lambda: lock.exists() and lock.read_text())
+        said = net.hcam("up", "-e", "--port", str(other), code=1)
+        assert f"hcam up is already in use by process {first.pid}" in said
+        assert first.poll() is None
+    finally:
+        net.end()
+
+
+@pytest.mark.parametrize("command", ["up", "router"])
+def test_a_host_at_which_nobody_would_find_the_router_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    net = Net(tmp_path)
+    file = tmp_path / "ours.toml"
+    file.write_text(
+        re.sub("^host = .*$", 'host = "192.0.2.7"', load().path.read_text(), flags=re.M)
+    )
+    monkeypatch.setattr(Net, "environment", os.environ | {"HCAM_HOME": str(tmp_path)})
+    said = net.hcam(command, "--instrument", str(file), code=1)
+    assert "the router is at 192.0.2.7, but it listens on 127.0.0.1 only" in said
+
+
+@pytest.mark.parametrize("output", ["closed", "full", "pipe"])
+def test_it_goes_on_when_nobody_can_read_what_it_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    net = Net(tmp_path)
+    monkeypatch.delenv("WAMP_SERVER", raising=False)
+    reader, writer = os.pipe()
+    redirect = {"closed": ">&-", "full": ">/dev/full", "pipe": ""}[output]
+    command = f"exec {BIN / 'hcam'} up -e --port {net.port} {redirect}"
+    try:
+        up = net.start("sh", "-c", command, log="up.out", stdout=writer)
+        os.close(writer)
+        os.close(reader)
+        first = until(lambda: server_of(net))
+        assert first
+        first.kill()
+        until(lambda: (again := server_of(net)) and again.pid != first.pid)
+        assert up.poll() is None
+        up.terminate()
+        assert up.wait(30) == 0
+        until(lambda: not living(net.home))
+    finally:
+        net.end()
