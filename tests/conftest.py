@@ -23,8 +23,8 @@ TOGETHER = {
     "observatory": ("test_hserver", "test_gtcserver", "test_dither"),
     "up": ("test_up",),
 }
-"""Files that share a router, for one worker; those that take longest come first."""
-GROUP = {name: group for group, names in TOGETHER.items() for name in names}
+"""Files of ``network/`` that share a router, for one worker; what takes longest comes first."""
+GROUP = {f"network/{name}.py": group for group, names in TOGETHER.items() for name in names}
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
@@ -35,7 +35,12 @@ class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return GROUP.get(Path(file).stem, file)
+        return GROUP.get(within_folder(Path(file)), file)
+
+
+def within_folder(path: Path) -> str:
+    """Return a file's name with that of its folder."""
+    return "/".join(path.parts[-2:])
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -62,7 +67,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with what takes longest; leave out the variants that only a soak runs."""
     order = {name: place for place, name in enumerate(GROUP)}
-    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    items.sort(key=lambda item: order.get(within_folder(item.path), len(order)))
     if config.getoption("--soak"):
         return
     left_out = [item for item in items if item.get_closest_marker("soak")]
