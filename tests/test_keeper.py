@@ -71,6 +71,9 @@ class MemoryStore:
     def aside(self) -> int:
         return 0
 
+    def refusals(self) -> list[str]:
+        return []
+
     def tidy(self) -> None:
         pass
 

@@ -373,9 +373,6 @@ class Keeper:
         finally:
             self._writing = []
         self.written += len(unique)
-        if aside > self.aside:
-            said = f"it refused {aside} samples so far; they are set aside"
-            self._news["aside"] = self.clock(), said
         self.aside = aside
         if batch:
             self._lag = self._late(batch)
@@ -539,6 +536,11 @@ class Keeper:
             for field, (when, said) in self._news.items()
             if now - when < DAY
         ]
+        if self.aside:
+            found += [
+                Alarm(f"aside_{name}", "WARN", f"store {name}: {said}")
+                for said in self.store.refusals()
+            ]
         if self.store.warning:
             found.append(Alarm(f"gone_{name}", "WARN", f"store {name}: {self.store.warning}"))
         if self._busy_since is not None and now - self._busy_since > STUCK_AFTER:

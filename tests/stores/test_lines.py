@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from hcam_devices.stores import AwayError, lines
 from hcam_devices.stores.coverage import Gone, Ledger
 from hcam_devices.stores.influxdb import InfluxDB
-from hcam_devices.stores.lines import SURE_AFTER, LineStore, is_near, line_of, name_of
+from hcam_devices.stores.lines import SURE_AFTER, LineStore, as_there, is_near, line_of, name_of
 from hcam_devices.stores.points import Field, Point
 from hcam_devices.stores.sealed import File
 from tests.helpers import Clock
@@ -950,3 +950,143 @@ def test_what_victoriametrics_forgets_when_it_is_killed_is_written_again(
         deliver(store, points)
         found = sorted(server.query()["slide_seq"])
         assert found == [(one.time, one.seq) for one in [*points, point(1001)]]
+
+
+# --- what a database has already --------------------------------------------------------------
+
+
+def conflict(device: str, field: str, here: str, there: str, dropped: int) -> scripted.Answer:
+    said = (
+        f'{{"error":"partial write: field type conflict: input field \\"{field}\\" on measurement '
+        f'\\"{device}\\" is type {here}, already exists as type {there} dropped={dropped}"}}'
+    )
+    return answer(400, said.encode())
+
+
+def typed(**there: str) -> Callable[[scripted.Request], scripted.Answer]:
+    """Return a judge that has ``x`` of some devices as another type than a float."""
+    forms = {"integer": rb"\bx=-?\d+i,", "boolean": rb"\bx=(true|false),", "string": rb'\bx="'}
+
+    def judge(request: scripted.Request) -> scripted.Answer:
+        wrong = [
+            name
+            for line in request.lines
+            for name, kind in there.items()
+            if line.startswith(name.encode()) and not re.search(forms[kind], line)
+        ]
+        return conflict(wrong[0], "x", "float", there[wrong[0]], len(wrong)) if wrong else 204
+
+    return judge
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "cast"),
+    [
+        (b'gps x=12.0,seq=1.0,epoch="e" 5', "integer", b'gps x=12i,seq=1.0,epoch="e" 5'),
+        (b'gps a=1.0,x=-3e3,seq=1.0,t=" x=1.0,",epoch="e" 5', "integer", b"a=1.0,x=-3000i,seq"),
+        (b'gps x=1.0,seq=1.0,epoch="e" 5', "boolean", b'gps x=true,seq=1.0,epoch="e" 5'),
+        (b'gps x=0.0,seq=1.0,epoch="e" 5', "boolean", b"gps x=false,seq"),
+        (b'gps x=1.5,seq=1.0,epoch="e" 5', "integer", None),
+        (b'gps x=1e300,seq=1.0,epoch="e" 5', "integer", None),
+        (b'gps x=2.0,seq=1.0,epoch="e" 5', "boolean", None),
+        (b'gps x=2.0,seq=1.0,epoch="e" 5', "string", None),
+        (b'gps seq=1.0,x="x=1.0,",epoch="e" 5', "integer", b'gps seq=1.0,x="x=1.0,",epoch="e" 5'),
+    ],
+)
+def test_a_value_becomes_what_is_there_only_if_that_loses_nothing(
+    text: bytes, kind: str, cast: bytes | None
+) -> None:
+    found = as_there(text, {"x": kind})
+    assert found == cast if cast is None or found is None else cast in found
+
+
+def test_a_database_gets_the_types_that_it_has(server: Scripted, opened: Opener) -> None:
+    server.judge = typed(gps="integer", dome="boolean")
+    store = opened(server.url)
+    some = [Point(name, EPOCH, 1, 10**12, {"x": 1.0}, {}) for name in ("gps", "dome", "slide")]
+    write(store, some)
+    assert store.aside() == 0
+    asked = len(server.requests)
+    write(store, [one._replace(seq=2) for one in some])
+    (request,) = server.requests[asked:]
+    assert sorted(line.split(b",")[0] for line in request.lines) == [
+        b"dome x=true",
+        b"gps x=1i",
+        b"slide x=1.0",
+    ]
+
+
+def test_each_refusal_is_told_of_its_own_device_with_field_and_types_and_what_to_do(
+    server: Scripted, opened: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.judge = typed(pressure1="string", pressure2="integer")
+    store = opened(server.url)
+    names = ("pressure1", "pressure2", "pressure3")
+    write(store, [Point(n, EPOCH, seq, 10**12, {"x": 0.5}, {}) for seq in (1, 2) for n in names])
+    assert store.aside() == 4
+    rows = in_ledger(store, "SELECT device, reason FROM aside")
+    assert all(f'measurement \\"{device}\\" is' in reason for device, reason in rows)
+    first, second = store.refusals()
+    assert first == (
+        "2 samples of pressure1 are refused, and offered again now and then: field x of pressure1 "
+        "is a float here and a string there: give this store a database of its own, or, if what "
+        'is there of it may go, DROP MEASUREMENT "pressure1"'
+    )
+    assert "field x of pressure2 is a float here and an integer there" in second
+    assert len([one for one in caplog.records if one.levelname == "WARNING"]) == 2
+
+
+def test_what_was_refused_comes_in_when_its_cause_is_gone(server: Scripted, opened: Opener) -> None:
+    server.judge = typed(pressure1="string", pressure2="integer")
+    store = opened(server.url)
+    points = [
+        Point(n, EPOCH, seq, 10**12, {"x": 0.5}, {})
+        for n in ("pressure1", "pressure2")
+        for seq in range(1, 21)
+    ]
+    write(store, [point(1)])
+    write(store, points)
+    assert store.aside() == 40
+    server.judge = typed(pressure1="string")
+    opened.clock.now += 61
+    server.requests.clear()
+    write(store, [point(2)])
+    offered = [line for request in server.requests for line in request.lines]
+    assert sum(line.startswith(b"pressure1") for line in offered) == 1  # cheaply
+    taken = [line for line in offered if line.startswith(b"pressure2")]
+    assert len(set(taken)) == 20
+    assert store.aside() == 40  # until it is sure
+    opened.clock.now += 61
+    write(store, [point(3)])
+    assert store.aside() == 20
+    store.close()
+    server.judge = lambda request: 204
+    again = opened(server.url)  # at once, after a start
+    write(again, [point(4)])
+    opened.clock.now += 61
+    write(again, [point(5)])
+    assert again.aside() == 0
+    assert again.refusals() == []
+
+
+def test_what_the_original_logger_wrote_is_gone_on_with(
+    empty: databases.InfluxDB, opened: Opener
+) -> None:
+    empty.query('CREATE DATABASE "original"')
+    empty.ask(
+        "/write",
+        b"gps num_sats=9i,time_valid=true,synced=true 1",
+        db="original",
+    )
+    store = opened(empty.url, database="original")
+    values: dict[str, Any] = {"num_sats": 11.0, "time_valid": True, "synced": False, "drift": 0.5}
+    write(store, [Point("gps", EPOCH, 1, 10**12, values, {}), point(1)])
+    assert store.aside() == 0
+    (_, row) = empty.query("SELECT * FROM gps", db="original")["gps"]
+    assert (row["num_sats"], row["time_valid"], row["synced"], row["drift"]) == (
+        11,
+        True,
+        False,
+        0.5,
+    )
+    empty.query('DROP DATABASE "original"')

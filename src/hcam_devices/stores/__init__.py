@@ -79,6 +79,9 @@ class Store(Protocol[Row]):
     def aside(self) -> int:
         """Return how many points the store refused; they are set aside."""
 
+    def refusals(self) -> list[str]:
+        """Return sentences about what is set aside: of which device, how many, and why."""
+
     def tidy(self) -> None:
         """Do what is to be done now and then: retention, for instance. Raises AwayError."""
 

@@ -186,6 +186,37 @@ class Ledger:
         count = "SELECT count(*) FROM aside"
         return self.file.do(lambda db: int(db.execute(count).fetchone()[0]))
 
+    def refused(self) -> dict[str, tuple[int, str]]:
+        """Return how many samples of each device are set aside, and the newest reason."""
+        query = "SELECT device, count(*), reason, max(noticed) FROM aside GROUP BY device"
+        return self.file.do(lambda db: {row[0]: (row[1], row[2]) for row in db.execute(query)})
+
+    def newest_refused(self, device: str) -> tuple[str, str, int, bytes]:
+        """Return device, epoch, number and body of a sample that is set aside, of the newest."""
+        query = (
+            "SELECT device, epoch, seq, CAST(body AS BLOB) FROM aside WHERE device = ?"
+            " ORDER BY epoch DESC, seq DESC LIMIT 1"
+        )
+        found: tuple[str, str, int, bytes]
+        found = self.file.do(lambda db: db.execute(query, (device,)).fetchone())
+        return found
+
+    def refused_lines(
+        self, device: str, epoch: str, seq: int, most: int
+    ) -> list[tuple[str, str, int, bytes]]:
+        """Return, as that does, those after an epoch and number, in order."""
+        query = (
+            "SELECT device, epoch, seq, CAST(body AS BLOB) FROM aside"
+            " WHERE device = ? AND (epoch, seq) > (?, ?) ORDER BY epoch, seq LIMIT ?"
+        )
+        return self.file.do(lambda db: db.execute(query, (device, epoch, seq, most)).fetchall())
+
+    def readmit(self, numbers: Iterable[tuple[str, str, int, int]]) -> None:
+        """Note that samples are set aside no more: they are stored like any others."""
+        ranges = list(numbers)
+        query = "DELETE FROM aside WHERE device = ? AND epoch = ? AND seq BETWEEN ? AND ?"
+        self.file.do(lambda db: db.executemany(query, ranges))
+
     def enter(
         self,
         numbers: Iterable[tuple[str, str, int, int]],

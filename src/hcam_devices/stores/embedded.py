@@ -345,6 +345,10 @@ class EmbeddedStore:
         """Return 0: this store refuses nothing."""
         return 0
 
+    def refusals(self) -> list[str]:
+        """Return nothing, likewise."""
+        return []
+
     def tidy(self) -> None:
         """Roll up a night that is old; read one that is not, and repair it if it is damaged.
 

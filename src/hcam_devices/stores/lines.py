@@ -1,7 +1,9 @@
 """A store that is an InfluxDB, of version 1, 2 or 3, or a VictoriaMetrics: line protocol over HTTP.
 
 A sample is one line: the device is the measurement, its values are the fields. Numbers, and what is
-true or false, are always floats, so that no field is ever of two kinds; texts are texts. Two fields
+true or false, are floats, so that no field is ever of two kinds; texts are texts. Where a database
+has a field as integers or booleans already, from an earlier logger, it says so when it refuses a
+line, and gets what it has as far as that loses nothing. Two fields
 more are ``seq``, a float like the others, and ``epoch``, a text; there are no tags. The time, in
 nanoseconds, is the sample's, with ``seq % 1_000_000`` after its millisecond: samples of one
 millisecond do not overwrite each other, and one written again changes nothing.
@@ -21,16 +23,17 @@ sure.
 """
 
 import gzip
+import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import ip_address
 from itertools import chain, groupby
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 import orjson
 
@@ -40,6 +43,8 @@ from .history import trying
 from .influxdb import InfluxDB, SecretError
 from .points import Point
 from .post import Connection
+
+log = logging.getLogger(__name__)
 
 SURE_AFTER = 60.0
 """Seconds. VictoriaMetrics, killed, was seen to lose what it had acknowledged 10 s before."""
@@ -51,6 +56,15 @@ FEW = 10
 DROPPED = re.compile(r"partial write: .*dropped=(\d+)")
 ABSENT = re.compile(r"database not found|bucket .* not found")
 """How InfluxDB 1 and 2 say so; a proxy that does not know the way says something else."""
+CONFLICT = re.compile(
+    r'input field \\?"(?P<field>[^"\\]+)\\?" on measurement \\?"(?P<measurement>[^"\\]+)\\?" '
+    r"is type (?P<here>\w+), already exists as type (?P<there>\w+)"
+)
+"""How InfluxDB 1 says that a field has another type there."""
+RETRY_EVERY_S = 60.0
+"""Between offers of one of a device's refused lines; if it is taken all of them are offered."""
+MAX_REFUSED = 100
+"""After this many refusals in one go the rest of a device's refused lines wait."""
 GATEWAY = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
 
 
@@ -98,6 +112,24 @@ def line_of(point: Point) -> bytes:
     return (form % (*digits, *texts.values(), nanoseconds)).encode(errors="replace")
 
 
+def as_there(text: bytes, fields: Mapping[str, str]) -> bytes | None:
+    """Return a line with some fields as integers or booleans; None if that would lose something."""
+    numbers, texts, rest = text.partition(b'="')  # all numbers come before the first text
+    for field, kind in fields.items():
+        found = re.search(rb"(?<=[ ,])%b=([^,]+)" % re.escape(field.encode()), numbers)
+        if found is None:
+            continue
+        value = float(found[1])
+        if kind == "boolean" and value in (0.0, 1.0):
+            cast = b"true" if value else b"false"
+        elif kind == "integer" and value.is_integer() and abs(value) < 2**63:
+            cast = b"%di" % int(value)
+        else:
+            return None
+        numbers = numbers[: found.start(1)] + cast + numbers[found.end(1) :]
+    return numbers + texts + rest
+
+
 class _RefusedError(Exception):
     """The database does not want some of these lines; ``each``: it says, none of them."""
 
@@ -113,7 +145,7 @@ class LineStore:
 
     ``write`` has kept its lines if the answer is 204. Otherwise it raises AwayError, and they can
     be written again, which changes nothing. A line that is refused while others are taken is set
-    aside in the ledger.
+    aside in the ledger, and offered again now and then: when its cause is gone it is taken.
     """
 
     warning = ""
@@ -129,7 +161,10 @@ class LineStore:
         self._path = folder / f"{name}.sqlite"
         with trying(self._path):
             self.ledger = Ledger(self._path)
-            self._aside = self.ledger.aside()
+            self._refused = self.ledger.refused()
+        self._retry_at = dict.fromkeys(self._refused, -float("inf"))
+        self._types: dict[str, dict[str, str]] = {}
+        self._hopeless: set[tuple[str, str]] = set()
         self._doubt()
         self._near = is_near(settings.url)
         self._connection = Connection(settings)
@@ -153,6 +188,7 @@ class LineStore:
         with trying(self._path):
             for batch in self._batches(new):
                 self._send(batch)
+            self._retry()
 
     def settle(self, gone: Iterable[Gone]) -> bool:
         """Note that numbers will never come, all together. Raises AwayError."""
@@ -170,7 +206,15 @@ class LineStore:
 
     def aside(self) -> int:
         """Return how many points were refused; they are set aside in the ledger."""
-        return self._aside
+        return sum(count for count, _ in self._refused.values())
+
+    def refusals(self) -> list[str]:
+        """Return of each device how many samples are set aside, why, and what to do."""
+        return [
+            f"{count} samples of {device} are refused, and offered again now and then: "
+            f"{explain(why)}"
+            for device, (count, why) in sorted(self._refused.items())
+        ]
 
     def tidy(self) -> None:
         """Do nothing: how long the database keeps what, it has been told by others."""
@@ -186,6 +230,7 @@ class LineStore:
         """Hold for stored only what the ledger says."""
         self.stored = self.ledger.stored.copy()
         self._unsure: list[tuple[float, Coverage]] = []
+        self._taken_at_last = Coverage()
 
     def _acknowledged(self, lines: list[Line]) -> None:
         numbers = Coverage()
@@ -199,15 +244,52 @@ class LineStore:
         if sure:
             self.ledger.enter(chain.from_iterable(sure))
             del self._unsure[: len(sure)]
+            if self._taken_at_last.ranges:
+                self._readmit(sure)
+
+    def _readmit(self, sure: Iterable[Coverage]) -> None:
+        """Forget that lines were refused which have been taken for sure since."""
+        self.ledger.readmit(
+            one
+            for one in chain.from_iterable(sure)
+            if self._taken_at_last.missing(*one) != [one[2:]]
+        )
+        self._refused = self.ledger.refused()
+
+    def _retry(self) -> None:
+        """Offer a refused line of each device again, if it is time; all if that one is taken."""
+        for device in list(self._refused):
+            if self._retry_at.get(device, 0.0) > self.clock():
+                continue
+            self._retry_at[device] = self.clock() + RETRY_EVERY_S
+            newest = Line(*self.ledger.newest_refused(device))
+            if newest[:3] in self._taken_at_last:  # and it is not sure yet
+                continue
+            self._types.pop(device, None)
+            self._hopeless = {one for one in self._hopeless if one[0] != device}
+            if self._send([newest], again=True):
+                continue
+            log.info("%s takes what it refused of %s", self.name, device)
+            after = "", 0
+            while page := self.ledger.refused_lines(device, *after, MOST_LINES):
+                after = page[-1][1:3]
+                lines = [Line(*row) for row in page]
+                if sum(self._send(some, again=True) for some in self._batches(lines)) > MAX_REFUSED:
+                    break
 
     def _set_aside(self, refused: list[tuple[Line, str]]) -> None:
         self.ledger.enter(
             [(*line[:3], line.seq) for line, _ in refused],
             aside=[(*line[:3], line.text.decode(), reason) for line, reason in refused],
         )
-        self._aside += len(refused)
-        for line, _ in refused:
+        for line, reason in refused:
             self.stored.add(*line[:3], line.seq)
+            count, before = self._refused.get(line.device, (0, ""))
+            self._refused[line.device] = count + 1, reason
+            if not before:
+                self._retry_at[line.device] = self.clock() + RETRY_EVERY_S
+            if reason != before:
+                log.warning("%s refuses samples of %s: %s", self.name, line.device, explain(reason))
 
     # --- lines ------------------------------------------------------------------------------
 
@@ -223,8 +305,11 @@ class LineStore:
         if batch:
             yield batch
 
-    def _send(self, batch: list[Line]) -> None:
-        """Write lines; set aside those that are refused alone. Raises AwayError."""
+    def _send(self, batch: list[Line], *, again: bool = False) -> int:
+        """Write lines; set aside those that are refused alone; return how many. Raises AwayError.
+
+        ``again``: they are set aside already.
+        """
         waiting, refused = [batch], []
         proven = False
         while waiting:
@@ -232,9 +317,11 @@ class LineStore:
             try:
                 self._post(lines)
             except _RefusedError as error:
-                if len(lines) > 1 and not error.each:
-                    half = len(lines) // 2
-                    waiting += [lines[half:], lines[:half]]
+                if parts := _parts(lines, error):
+                    waiting += parts
+                    continue
+                if self._learn(lines, str(error)):
+                    waiting.append(lines)
                     continue
                 refused += [(one, str(error)) for one in lines]
                 proven = proven or error.each
@@ -242,10 +329,35 @@ class LineStore:
                     self._prove(error)
                     proven = True
             else:
+                for line in lines if again else ():
+                    self._taken_at_last.add(*line[:3], line.seq)
                 self._acknowledged(lines)
                 proven = True
-        if refused:
+        if refused and not again:
             self._set_aside(refused)
+        return len(refused)
+
+    def _learn(self, lines: list[Line], reason: str) -> bool:
+        """Learn the type that a field has there; return whether these lines can be written so."""
+        conflict = CONFLICT.search(reason)
+        device = lines[0].device
+        if conflict is None or (device, conflict["field"]) in self._hopeless:
+            return False
+        types = self._types.setdefault(device, {})
+        before = types.pop(conflict["field"], None)
+        learned = {**types, conflict["field"]: conflict["there"]}
+        if before or any(as_there(line.text, learned) is None for line in lines):
+            self._hopeless.add((device, conflict["field"]))
+            return False
+        log.info(
+            "%s has %s of %s as %s", self.name, *conflict.group("field", "measurement", "there")
+        )
+        self._types[device] = learned
+        return True
+
+    def _text(self, line: Line) -> bytes:
+        types = self._types.get(line.device)
+        return (as_there(line.text, types) if types else None) or line.text
 
     def _prove(self, refusal: _RefusedError) -> None:
         """Raise AwayError unless a line that was taken is taken again: then others are at fault."""
@@ -260,7 +372,7 @@ class LineStore:
 
     def _post(self, lines: list[Line]) -> None:
         """Write lines with one request. Raises _RefusedError or AwayError."""
-        body = b"\n".join(one.text for one in lines)
+        body = b"\n".join(map(self._text, lines))
         status, said = self._ask(self.settings.target, body)
         if status == HTTPStatus.NOT_FOUND and ABSENT.search(said):
             self.ledger.forget()  # whoever dropped it: what was there is not any more
@@ -323,6 +435,39 @@ class LineStore:
 
     def _away(self, reason: str) -> AwayError:
         return AwayError(f"{self.settings.url}: {reason}")
+
+
+def _parts(lines: list[Line], error: _RefusedError) -> list[list[Line]]:
+    """Return how refused lines are to be offered again; nothing if all are refused for that."""
+    if len(lines) == 1:
+        return []
+    conflict = CONFLICT.search(str(error))
+    named = [one for one in lines if conflict and name_of(one.device) == conflict["measurement"]]
+    if 0 < len(named) < len(lines):
+        return [[one for one in lines if one not in named], named]
+    if error.each:  # but it names a reason of one only
+        devices = dict.fromkeys(one.device for one in lines)
+        parts = [[one for one in lines if one.device == device] for device in devices]
+        return parts if len(parts) > 1 else []
+    half = len(lines) // 2
+    return [lines[half:], lines[:half]]
+
+
+def explain(reason: str) -> str:
+    """Return why a line was refused, and what to do about it."""
+    conflict = CONFLICT.search(reason)
+    if conflict is None:
+        return reason
+    field, measurement, here, there = conflict.group("field", "measurement", "here", "there")
+    return (
+        f"field {unquote(field)} of {unquote(measurement)} is {_article(here)} here and "
+        f"{_article(there)} there: give this store a database of its own, or, if what is there of "
+        f'it may go, DROP MEASUREMENT "{measurement}"'
+    )
+
+
+def _article(kind: str) -> str:
+    return f"{'an' if kind[:1] in 'aeiou' else 'a'} {kind}"
 
 
 def is_near(url: str) -> bool:
