@@ -34,7 +34,7 @@ RETAIN = PublishOptions(retain=True)
 MOST_BYTES = 500_000
 """Of a sample, as JSON. In CBOR it is at most 9/5 of that (``0.5, `` is 5 bytes, and 9 there), and
 in a page 9/8: the router drops who sends more than a megabyte."""
-SET_UP_WITHIN = 5.0
+SET_UP_WITHIN = 15.0
 LONGEST_WIRE = 86_400.0
 LONGEST_EXCHANGE = 10.0
 LONGEST_REASON = 4000

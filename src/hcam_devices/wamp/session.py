@@ -27,6 +27,8 @@ from .uris import Address
 log = logging.getLogger(__name__)
 
 JOIN_WITHIN = 3.0
+PATIENT = 15.0
+"""A program that tries for ever waits longer: a busy machine needs its time."""
 FIRST_PAUSE, LAST_PAUSE = 0.2, 1.0
 PING_EVERY, PING_TIMEOUT = 5.0, 3.0
 """A frozen router is noticed within the sum of these seconds."""
@@ -53,7 +55,8 @@ class Session(ApplicationSession):
 
     def onConnect(self) -> None:
         """Join, and let the router know whose session this is."""
-        self.join(self.config.realm, authextra=self.owner and self.owner.as_extra())
+        if self._transport:  # it was given up meanwhile otherwise
+            self.join(self.config.realm, authextra=self.owner and self.owner.as_extra())
 
     async def claim(
         self,
@@ -90,7 +93,8 @@ class Session(ApplicationSession):
             if registration is None:
                 return None
             callees = await self.call("wamp.registration.list_callees", registration)
-            return NameTakenError(uri, await self.call("wamp.session.get", callees[0]))
+            details = await self.call("wamp.session.get", callees[0])
+            return NameTakenError(uri, details or {"session": callees[0]})
         except ApplicationError as error:
             if error.error in (error.NO_SUCH_REGISTRATION, error.NO_SUCH_SESSION):
                 return None
@@ -156,11 +160,15 @@ class Session(ApplicationSession):
 
 @asynccontextmanager
 async def join(
-    address: Address, realm: str = uris.REALM, owner: Owner | None = None
+    address: Address,
+    realm: str = uris.REALM,
+    owner: Owner | None = None,
+    within: float = JOIN_WITHIN,
 ) -> AsyncIterator[Session]:
     """Join a realm, and leave it at the end.
 
-    Raises OSError or TimeoutError if that does not succeed within ``JOIN_WITHIN`` seconds.
+    Raises OSError or TimeoutError if there is no connection within ``JOIN_WITHIN`` seconds, or no
+    answer ``within`` as many.
     """
     session = Session(realm, owner)
     loop = asyncio.get_running_loop()
@@ -184,6 +192,7 @@ async def join(
             transport, protocol = await first_reached(
                 addresses, lambda one: loop.create_connection(factory, one, address.port)
             )
+        async with asyncio.timeout(within):
             ends: list[asyncio.Future[Any]] = [session.joined, session.over, protocol.is_closed]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if session.over.done() or not session.joined.done():
@@ -241,7 +250,7 @@ async def keep_joined(
         try:
             async with AsyncExitStack() as stack:
                 async with turn():
-                    session = await stack.enter_async_context(join(address, realm, owner))
+                    session = await stack.enter_async_context(join(address, realm, owner, PATIENT))
                     await on_join(session)
                 OUTAGES.end(address, realm)
                 pause = FIRST_PAUSE
