@@ -1,5 +1,6 @@
 """What programs log: its form, what is repeated, that it stays small, and what happens outside."""
 
+import asyncio
 import logging
 import os
 import shutil
@@ -14,7 +15,7 @@ from hcam_devices.logs import OLD_LOGS, REPEAT_AFTER_S, Repeats, Surroundings, r
 from hcam_devices.wamp.session import Outages
 from hcam_devices.wamp.uris import Address
 
-from .helpers import Clock
+from .helpers import AT_MOST, Clock
 
 
 def test_times_are_utc_and_say_so() -> None:
@@ -107,6 +108,26 @@ def test_a_log_stays_small_where_there_is_no_room_for_another(
     assert [*tmp_path.iterdir()] == [log]
 
 
+async def test_logs_are_looked_after(tmp_path: Path) -> None:
+    log = tmp_path / "hwserver.log"
+    log.touch()
+    os.truncate(log, logs.MAX_LOG_BYTES + 1)
+    cut = asyncio.Event()
+
+    def moved(path: Path) -> None:
+        rotate(path)
+        if not path.exists() or not path.stat().st_size:
+            cut.set()
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(logs, "rotate", moved)
+        looking = asyncio.create_task(logs.keep_small(tmp_path / "no.log", log))
+        async with asyncio.timeout(AT_MOST):
+            await cut.wait()
+        looking.cancel()
+    assert log.with_name("hwserver.log.1").stat().st_size == logs.MAX_LOG_BYTES + 1
+
+
 class Moment:
     """A machine whose clock can be set."""
 
@@ -173,8 +194,8 @@ def test_an_outage_of_the_router_is_logged_once_however_many_sessions_it_ends(
 
 def test_a_folder_that_is_moved_is_told_once_and_when_it_is_back(tmp_path: Path) -> None:
     home, away = tmp_path / "home", tmp_path / "away"
-    home.mkdir()
-    machine = Moment(home)
+    (home / "log").mkdir(parents=True)
+    machine = Moment(home, home / "log")
     assert machine.look() == []
     home.rename(away)
     [said] = machine.look()

@@ -141,7 +141,7 @@ class Surroundings:
     ) -> None:
         self.wall, self.steady = wall, steady
         self.offset = wall() - steady()
-        self.folders = {folder: _identity(folder) for folder in folders}
+        self.folders = {one: found for one in folders if (found := _identity(one))}
         self.gone: set[Path] = set()
 
     def look(self) -> list[str]:
@@ -162,8 +162,8 @@ class Surroundings:
 
     def _folder(self, path: Path) -> list[str]:
         there = _identity(path) == self.folders[path]
-        if there == (path not in self.gone):
-            return []
+        if there == (path not in self.gone) or self.gone & {*path.parents}:
+            return []  # nothing new, or told of the folder above
         if there:
             self.gone.remove(path)
             return [f"{path} is the folder again that it was at the start"]
@@ -182,9 +182,9 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-async def watch_surroundings(folder: Path, tell: Callable[[str], None]) -> None:
+async def watch_surroundings(tell: Callable[[str], None], *folders: Path) -> None:
     """Tell of each step of the clock, and if a folder is moved or removed, for ever."""
-    surroundings = Surroundings(folder)
+    surroundings = Surroundings(*folders)
     while True:
         await asyncio.sleep(SURROUNDINGS_PERIOD_S)
         for text in await asyncio.to_thread(surroundings.look):

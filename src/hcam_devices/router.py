@@ -7,6 +7,7 @@ ours. Its configuration is generated; ``data/router.json`` is what the default i
 import asyncio
 import http.client
 import json
+import logging
 import os
 import signal
 import socket
@@ -19,6 +20,8 @@ from . import HcamError, logs, output
 from .installation import installed_router, this_program
 from .limits import raise_open_files_limit
 from .wamp import uris
+
+log = logging.getLogger(__name__)
 
 EVERYTHING = {"call": True, "register": True, "publish": True, "subscribe": True}
 ROLES = [
@@ -171,12 +174,13 @@ async def run(port: int, folder: Path) -> int:
     guarded = shipped().with_name("guarded_crossbar.py")
     command = [str(program.with_name("python")), str(guarded), "start"]
     command += ["--cbdir", str(node), "--config", "config.json"]
-    with (node / "router.log").open("ab") as log:
+    with (node / "router.log").open("ab") as file:
         process = await asyncio.create_subprocess_exec(
-            *tied([*command, "--loglevel", "warn"]),
+            *tied([*command, "--loglevel", "info" if log.isEnabledFor(logging.DEBUG) else "warn"]),
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=file,
+            stderr=file,
+            env=os.environ | {"TZ": "UTC"},  # of the times in its log
             start_new_session=True,
         )
     told = asyncio.Event()

@@ -169,7 +169,7 @@ class Server:
                 join = partial(keep_joined, self.address, announce, owner=self.owner)
                 tasks.create_task(self._keep(self.name, join))
                 tasks.create_task(self._keep(self.name, self._tidy, journal, agents[0]))
-                watch = partial(logs.watch_surroundings, self.folder, log.warning)
+                watch = partial(logs.watch_surroundings, log.warning, self.folder, path.parent)
                 tasks.create_task(self._keep(self.name, watch))
                 await asyncio.wait([tasks.create_task(self._named.wait())], timeout=ANSWER_WITHIN)
                 if not self._waits_for:

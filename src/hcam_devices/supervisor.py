@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -164,11 +165,13 @@ async def _up(instrument: Instrument, address: Address, *, emulate: bool) -> int
             "Otherwise choose another with --port"
         )
     family = children(instrument, address, emulate=emulate)
+    with suppress(OSError):  # then they run without logs
+        family[0].log.parent.mkdir(parents=True, exist_ok=True)
     running = [asyncio.create_task(child.keep_running()) for child in family]
     news = News(family)
     beside = [
         asyncio.create_task(logs.keep_small(*(child.log for child in family))),
-        asyncio.create_task(logs.watch_surroundings(home(), news.tell)),
+        asyncio.create_task(logs.watch_surroundings(news.tell, home(), family[0].log.parent)),
     ]
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
