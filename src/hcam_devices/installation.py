@@ -96,7 +96,7 @@ def install_router(folder: Path | None = None) -> Path:
             if not _is_complete(folder):
                 venv.create(folder, clear=True, symlinks=True)
                 _install_crossbar(folder)
-                (folder / STAMP).write_text(_stamp(folder))
+                (folder / STAMP).write_text(_stamp(folder), encoding="utf-8")
     except (OSError, ValueError) as error:
         raise HcamError(f"the router cannot be installed in {folder}: {error}") from None
     return folder
@@ -124,7 +124,7 @@ def _stamp(folder: Path) -> str:
 
 def _is_complete(folder: Path) -> bool:
     try:
-        same = (folder / STAMP).read_text() == _stamp(folder)
+        same = (folder / STAMP).read_text(encoding="utf-8") == _stamp(folder)
     except OSError:
         return False
     return same and (folder / "bin" / "python").exists()  # not if that Python was removed

@@ -54,7 +54,7 @@ class AgeClock:
     def _read(self) -> float:
         """Return the time that was kept; NaN if none was, or it is damaged."""
         try:
-            kept = json.loads(self.path.read_text())
+            kept = json.loads(self.path.read_text(encoding="utf-8"))
             self._before, self._waited = float(kept["clock"]), float(kept["waited"])
             return float(kept["time"])
         except (OSError, KeyError, TypeError, ValueError):
@@ -96,7 +96,7 @@ class AgeClock:
         text = json.dumps({"time": self._time, "clock": self._wall, "waited": self._waited})
         new = self.path.with_name(f"{self.path.name}.new")
         try:
-            new.write_text(text)
+            new.write_text(text, encoding="utf-8")
             new.replace(self.path)
         except OSError as error:  # then less time has passed, the next time
             log.debug("%s cannot be written: %s", self.path, error)

@@ -47,7 +47,7 @@ class Notebook:
     def read(self) -> list[Lost]:
         """Return the notes; none if they cannot be read."""
         try:
-            text = self.path.read_text().strip()
+            text = self.path.read_text(encoding="utf-8").strip()
             return [Lost(*note) for note in json.loads(text)] if text else []
         except (OSError, TypeError, ValueError) as error:
             log.error("%s cannot be read: what was lost is not known: %s", self.path, error)
