@@ -6,13 +6,15 @@ from difflib import SequenceMatcher
 SHOWN = 12
 LIKE = 0.7
 """From this likeness on (1: the same) a name is suggested."""
+MAX_COMPARED = 100
+"""Characters of a name that are compared: what nobody has typed must not stop a server."""
 PART = 0.75
 """The likeness of a name that is a part of another."""
 
 
 def likeness(name: str, other: str) -> float:
     """Return how much a name is like another, or like its end after a dot: from 0 to 1."""
-    wanted = name.lower()
+    wanted = name[:MAX_COMPARED].lower()
     ends = {other.lower(), other.lower().rpartition(".")[2]}
     inside = PART if len(wanted) >= 4 and wanted in other.lower() else 0.0
     return max(inside, *(SequenceMatcher(None, wanted, end).ratio() for end in ends))

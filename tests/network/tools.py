@@ -157,7 +157,10 @@ class Net:
     def wait_for_devices(self, *names: str) -> None:
         """Wait until the devices can be called, and have read their hardware."""
         for name in names:
-            until(lambda name=name: self._online(name))  # type: ignore[misc]
+            try:
+                until(lambda name=name: self._online(name))  # type: ignore[misc]
+            except AssertionError as error:
+                raise AssertionError(f"{name} is not online: {error}") from None
 
     def _online(self, name: str) -> bool:
         try:
