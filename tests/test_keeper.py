@@ -93,7 +93,7 @@ class MemoryJournals(Journals):
         self.present = "now"
         self.asked = 0
 
-    async def holdings(self, device: str, *during: float) -> list[Holdings]:
+    async def holdings(self, device: str, *during: float, certain: bool = False) -> list[Holdings]:
         self.asked += 1
         if not self.reachable:
             raise ConnectionError("no router")
@@ -298,7 +298,9 @@ async def test_a_store_that_does_not_answer_is_told() -> None:
 
 async def test_what_is_heard_is_written_while_a_journal_lets_wait() -> None:
     class SlowJournals(MemoryJournals):
-        async def holdings(self, device: str, *during: float) -> list[Holdings]:
+        async def holdings(
+            self, device: str, *during: float, certain: bool = False
+        ) -> list[Holdings]:
             await asyncio.Event().wait()
             raise AssertionError
 
@@ -788,3 +790,16 @@ def test_a_damaged_note_costs_itself_alone(tmp_path: Path) -> None:
         file.write(b'{"device": "a", "ep')
     notes.add(some[1:])
     assert notes.read() == some
+
+
+async def test_what_the_recorder_kept_of_a_device_does_not_do_without_its_server(
+    tmp_path: Path,
+) -> None:
+    """Samples that a server could not number are in the recorder's journal, and only those."""
+    journals = ServedJournals(tmp_path, {"hwserver": {"slide": "slide"}})
+    journals.own.append({"device": "slide", "timestamp": "2026-11-22T04:44:44.196Z"})
+    assert len(await journals.holdings("slide", certain=True)) == 2
+    journals.answers.clear()
+    assert [held.epoch for held in await journals.holdings("slide")] == [journals.own.epoch]
+    with pytest.raises(ApplicationError, match="no_such_procedure"):
+        await journals.holdings("slide", certain=True)

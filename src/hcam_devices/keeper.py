@@ -160,12 +160,15 @@ class Journals:
 
     def knows(self, name: str) -> bool:
         """Return whether a name is that of a device, present or former, and no other program's."""
-        return name in self.declared or any(name in names for names in self._former.values())
+        former = any(name in names for names in self._former.values())
+        return former or name in self.declared or name in self._known
 
-    async def holdings(self, device: str, *during: float) -> list[Holdings]:
+    async def holdings(self, device: str, *during: float, certain: bool = False) -> list[Holdings]:
         """Return what is held of a device; raises one of NO_ANSWER.
 
-        With ``during``, two Unix times, the epochs are of what was appended between them.
+        With ``during``, two Unix times, the epochs are of what was appended between them. If it has
+        to be ``certain``, what the recorder itself has kept of a device does not do without what
+        the server has.
         """
         with _own_journal():
             kept_here = await asyncio.to_thread(self.own.holds, device, *during)
@@ -175,7 +178,8 @@ class Journals:
             reply = await self._call(uris.rpc(device, "journal"), *during)
         except ApplicationError as error:
             absent = error.error == ApplicationError.NO_SUCH_PROCEDURE
-            if not absent or (device in self.declared and not (own.epochs or own.gone)):
+            enough = not certain and bool(own.epochs or own.gone)
+            if not absent or (device in self.declared and not enough):
                 raise
         else:
             there = Holdings.model_validate(reply)

@@ -395,11 +395,11 @@ class Recorder(Device):
         found = Published()
         try:
             found.epochs = set()
-            for held in await self.journals.holdings(device):
+            for held in await self.journals.holdings(device, certain=True):
                 found.epochs.add(held.epoch)
                 found.epochs.update(one.epoch for one in held.epochs)
                 found.epochs.update(one.epoch for one in held.gone)
-            for held in await self.journals.holdings(device, start, end):
+            for held in await self.journals.holdings(device, start, end, certain=True):
                 found.lost += held.lost
                 found.spans += [(one.epoch, one.first, one.last) for one in held.epochs]
                 found.gone += [

@@ -113,12 +113,13 @@ def test_what_an_earlier_recorder_believed_is_of_unknown_origin(own: Net) -> Non
 def alter(file: Path, device: str, seq: int) -> None:
     """Change a value in a night's file so that the row still proves itself."""
     db = reading(file, NIGHT_TABLES)
-    stream = next(one for one in streams(db) if one.device == device)
+    found = [one for one in streams(db) if one.device == device]
     db.close()
     db = sqlite3.connect(file, timeout=20)
+    query = "SELECT stream, time, seq, body FROM sample WHERE stream = ? AND seq = ?"
     with db:
-        query = "SELECT stream, time, seq, body FROM sample WHERE stream = ? AND seq = ?"
-        *key, body = db.execute(query, (stream.id, seq)).fetchone()
+        rows = ((stream, db.execute(query, (stream.id, seq)).fetchone()) for stream in found)
+        stream, (*key, body) = next((stream, row) for stream, row in rows if row)
         numbers = list(stream.body.unpack_from(body))
         numbers[[name for name, *_ in stream.fields].index("count1")] = FORGED
         db.execute(
