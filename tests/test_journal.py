@@ -363,8 +363,9 @@ def test_what_it_holds_is_plain_data_and_complete(journal: Journal) -> None:
 def test_what_is_asked_often_looks_only_at_what_it_needs(journal: Journal, query: str) -> None:
     fill(journal, 3)
     with closing(sqlite3.connect(journal.path)) as db:
-        places = len(set(re.findall(r"\?\d", query))) or query.count("?")
-        plan = db.execute(f"EXPLAIN QUERY PLAN {query}", (None,) * places).fetchall()
+        named = dict.fromkeys(re.findall(r":(\w+)", query))
+        values = named or (None,) * query.count("?")
+        plan = db.execute(f"EXPLAIN QUERY PLAN {query}", values).fetchall()
     assert not [step for *_, step in plan if step.startswith("SCAN sample")]
 
 

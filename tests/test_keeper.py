@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -451,6 +451,22 @@ async def test_what_a_store_does_not_note_as_gone_is_not_told_to_be() -> None:
 
 
 # --- the journals, and what is heard of others ----------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _no_journal_is_left_open(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close what was opened here: Python 3.13 warns of a database that nobody closes."""
+    opened: list[Journal] = []
+    begin = Journal.__init__
+
+    def noted(self: Journal, *args: Any, **kwargs: Any) -> None:
+        begin(self, *args, **kwargs)
+        opened.append(self)
+
+    monkeypatch.setattr(Journal, "__init__", noted)
+    yield
+    for journal in opened:
+        journal.close()
 
 
 class AnsweredJournals(Journals):

@@ -65,21 +65,21 @@ MOST_PAGES = 200
 """Given back to the disk at a time: whoever publishes waits for it, on a slow disk too."""
 
 NEWEST = """
-SELECT max(ifnull((SELECT max(seq) FROM sample WHERE device = ?1 AND epoch = ?2), 0),
-    ifnull((SELECT max(last) FROM gone WHERE device = ?1 AND epoch = ?3), 0))
+SELECT max(ifnull((SELECT max(seq) FROM sample WHERE device = :device AND epoch = :number), 0),
+    ifnull((SELECT max(last) FROM gone WHERE device = :device AND epoch = :name), 0))
 """
 EPOCHS = """
-SELECT id, name, (SELECT min(time) FROM sample WHERE device = ?1 AND epoch = id) AS low,
-    (SELECT max(time) FROM sample WHERE device = ?1 AND epoch = id)
+SELECT id, name, (SELECT min(time) FROM sample WHERE device = :device AND epoch = id) AS low,
+    (SELECT max(time) FROM sample WHERE device = :device AND epoch = id)
 FROM epoch WHERE boot <> 'salvaging' AND low IS NOT NULL ORDER BY id
 """
 HELD = """
 SELECT first, last, last - first + 1 - (
     SELECT ifnull(sum(gone.last - gone.first + 1), 0) FROM gone
-    WHERE device = ?1 AND epoch = ?3 AND gone.first BETWEEN held.first AND held.last)
+    WHERE device = :device AND epoch = :name AND gone.first BETWEEN held.first AND held.last)
 FROM (
-    SELECT (SELECT min(seq) FROM sample WHERE device = ?1 AND epoch = ?2) AS first,
-        (SELECT max(seq) FROM sample WHERE device = ?1 AND epoch = ?2) AS last) AS held
+    SELECT (SELECT min(seq) FROM sample WHERE device = :device AND epoch = :number) AS first,
+        (SELECT max(seq) FROM sample WHERE device = :device AND epoch = :number) AS last) AS held
 """
 NEWEST_TIME = "SELECT max(time) FROM sample WHERE device = ? AND epoch = ?"
 HELD_BETWEEN = """
@@ -344,7 +344,8 @@ class Journal:
     def _newest(self, db: sqlite3.Connection, device: str) -> int:
         """Return the newest number that the device has had in this epoch; 0 if there is none."""
         if device not in self._last:
-            (self._last[device],) = db.execute(NEWEST, (device, self._epoch, self.epoch)).fetchone()
+            asked = {"device": device, "number": self._epoch, "name": self.epoch}
+            (self._last[device],) = db.execute(NEWEST, asked).fetchone()
         return self._last[device]
 
     def samples(
@@ -438,10 +439,10 @@ class Journal:
     ) -> dict[str, Any]:
         epochs, oldest = [], None
         db.execute("BEGIN")  # so that everything is of one moment
-        for number, name, low, high in db.execute(EPOCHS, (device,)):
+        for number, name, low, high in db.execute(EPOCHS, {"device": device}):
             oldest = low if oldest is None else min(low, oldest)
             if start <= low and high < end:
-                row = db.execute(HELD, (device, number, name))
+                row = db.execute(HELD, {"device": device, "number": number, "name": name})
             else:
                 row = db.execute(HELD_BETWEEN, (device, number, start, end))
             first, last, count = row.fetchone()
