@@ -29,6 +29,8 @@ from ..helpers import (
 )
 
 ENTRY = ENTRIES["compo_arms"]
+SOON = 0.1
+"""Seconds after which a controller that is silent has not answered."""
 FINE = b"0, 451322, NO ERROR DETECTED"
 
 
@@ -393,14 +395,16 @@ async def test_after_it_was_unplugged_and_plugged_in_an_arm_is_still_homed() -> 
 async def test_a_controller_that_loses_its_power_in_a_motion_has_to_be_homed() -> None:
     clock = Clock()
     simulator = Watched(clock=clock)
-    async with homed(simulator, clock, timeout=0.1) as arms:
+    async with homed(simulator, clock, timeout=AT_MOST) as arms:
         await do(arms, "set_target_pickoff_angle", 40)
         await do(arms, "pickoff.move")
         clock.now += 1
         await sample_where(arms, lambda s: at(s, 10))
+        arms.link.timeout = SOON
         simulator.simulate("power_cycle", seconds=5)
         assert "did not answer" in reasons(await sample_where(arms, offline))
         clock.now += 6
+        arms.link.timeout = AT_MOST
         back = await sample_where(arms, online)
         assert arm(back) == "init"
         assert at(back, 0)
@@ -426,12 +430,14 @@ async def test_a_restart_too_short_to_be_noticed_shows_in_the_clock_of_the_contr
 async def test_an_arm_at_the_end_of_its_travel_is_told_after_the_silence() -> None:
     clock = Clock()
     simulator = Watched(clock=clock)
-    async with homed(simulator, clock, timeout=0.1) as arms:
+    async with homed(simulator, clock, timeout=AT_MOST) as arms:
+        arms.link.timeout = SOON
         simulator.simulate("limit", axis=1)
         await sample_where(arms, lambda s: arm(s) == "moving")
         clock.now += 10
         await sample_where(arms, offline)
         clock.now += 4
+        arms.link.timeout = AT_MOST
         back = await sample_where(arms, lambda s: online(s) and "104" in reasons(s))
         assert "POSITIVE HARDWARE LIMIT DETECTED (error 104, axis 1)" in reasons(back, "pickoff")
         assert at(back, 67.79)
@@ -536,7 +542,8 @@ async def test_whatever_happens_on_the_wire_it_goes_offline_and_comes_back(
 ) -> None:
     clock = Clock()
     simulator = Watched(clock=clock)
-    async with homed(simulator, clock, timeout=0.1) as arms:
+    async with homed(simulator, clock, timeout=AT_MOST) as arms:
+        arms.link.timeout = SOON
         simulator.simulate(fault, **options)
         if fault == "identity":  # which is asked for when it connects
             simulator.hang_up()

@@ -378,9 +378,9 @@ async def test_a_server_that_dies_announces_it_for_each_of_its_devices(net: Net)
         with pytest.raises(utils.NoSuchProcedureError):
             rpc("slide", "describe")
         before = {name: net.last(name) for name in FIELDS}
-        # In a thread, so that this session goes on answering the router's pings.
-        server = await asyncio.to_thread(net.start_server)
+        server = net.start_server()  # not in a thread: it would end with that
         await status.until(lambda s: s["state"] == "running" and s["pid"] == server.pid)
+        # In a thread, so that this session goes on answering the router's pings.
         await asyncio.to_thread(net.wait_for_devices, *FIELDS)
         for name, last in before.items():  # the numbers go on where they were
             assert rpc(name, "samples", last, 1)[0]["seq"] == last + 1

@@ -25,6 +25,7 @@ from hcam_devices.router import answers, tied
 from hcam_devices.wamp import utils
 from hcam_devices.wamp.uris import Address
 
+INSTRUMENT = load()
 BIN = Path(sys.prefix) / "bin"
 ROUTER_PYTHON = Path(sys.prefix) / "router" / "bin" / "python"
 PATIENCE = 180.0
@@ -140,14 +141,14 @@ class Net:
 
     def start_server(self, name: str = "hwserver") -> subprocess.Popen[bytes]:
         """Start one of the servers, emulated; ``server`` is the last one started."""
-        self.before |= {one.name: self.last(one.name) for one in load().choose(name)}
+        self.before |= {one.name: self.last(one.name) for one in INSTRUMENT.choose(name)}
         self.server = self.start(BIN / name, "--emulate", log=f"{name}.out")
         return self.server
 
     def start_servers(self) -> None:
         """Start every server but the recorder; ``server`` is hwserver."""
         for name in sorted(
-            {entry.server for entry in load().entries.values()}, key="hwserver".__eq__
+            {entry.server for entry in INSTRUMENT.entries.values()}, key="hwserver".__eq__
         ):
             self.start_server(name)
 
@@ -178,7 +179,7 @@ class Net:
 
     def last(self, name: str) -> int:
         """Return the newest number in the journal on disk: no network."""
-        entry = load().entries.get(name)
+        entry = INSTRUMENT.entries.get(name)
         file = self.home / "journal" / f"{entry.server if entry else 'hwlogger'}.sqlite"
         if not file.exists():
             return 0
