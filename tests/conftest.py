@@ -15,8 +15,9 @@ logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
 TOGETHER = {
-    "commands": ("test_cli", "test_replay", "test_utils"),
-    "contract": ("test_agent", "test_bad_input", "test_connection_cuts", "test_router_config"),
+    "commands": ("test_cli", "test_replay"),
+    "contract": ("test_agent", "test_router_config"),
+    "mistakes": ("test_bad_input", "test_utils", "test_connection_cuts"),
     "router": ("test_router_outages",),
     "recorder": ("test_recorder_outages", "test_audit"),
     "guests": ("test_recorder_killed", "test_recorder", "test_renamed", "test_history"),
