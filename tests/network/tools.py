@@ -161,7 +161,13 @@ class Net:
             try:
                 until(lambda name=name: self._online(name))  # type: ignore[misc]
             except AssertionError as error:
-                raise AssertionError(f"{name} is not online: {error}") from None
+                raise AssertionError(f"{name} is not online: {error}; {self._said(name)}") from None
+
+    def _said(self, name: str) -> str:
+        try:
+            return str(self.newest(name))
+        except utils.WampError as error:
+            return str(error)
 
     def _online(self, name: str) -> bool:
         try:
