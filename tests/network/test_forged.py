@@ -105,6 +105,7 @@ def test_what_an_earlier_recorder_believed_is_of_unknown_origin(own: Net) -> Non
     write(own.home / "history", numbered)
     own.start_recorder()
     until(lambda: joined(own) > before)
+    own.wait_for_devices("recorder")
     until(lambda: "load3" in {line["device"] for line in audited()["lines"]})
     lines = {line["device"]: line["verdict"] for line in audited()["lines"]}
     assert lines["load3"] == "1 OF UNKNOWN ORIGIN"

@@ -96,12 +96,12 @@ def test_the_names_of_the_readme_and_those_deployed_work(telescope: Observatory)
 
 
 def test_the_probe_looks_where_the_running_gtcserver_finds_the_telescope(
-    telescope: Observatory, own: Net
+    telescope: Observatory, guest: Net
 ) -> None:
     before = telescope.motions
-    said = own.hcam("gtc", "probe", "--timeout", "20")
+    said = guest.hcam("gtc", "probe", "--timeout", "20")
     at = call("hipercam.gtc.rpc.describe")["link"]
-    assert f"found by     gtcserver at {own.address}\n" in said
+    assert f"found by     gtcserver at {guest.address}\n" in said
     assert f"addresses    {at['host']}:{at['port']}\n" in said
     assert "alive        yes" in said
     assert "getHumidity                        31.0" in said
@@ -109,7 +109,7 @@ def test_the_probe_looks_where_the_running_gtcserver_finds_the_telescope(
     assert telescope.motions == before
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    said = own.hcam("gtc", "probe", "--host", "127.0.0.1", "--port", str(port), code=1)
+    said = guest.hcam("gtc", "probe", "--host", "127.0.0.1", "--port", str(port), code=1)
     assert said == f"Error: the name service at 127.0.0.1:{port} cannot be reached\n"
 
 
