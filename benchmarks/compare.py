@@ -35,7 +35,7 @@ QUIET = 0.1  # cores that other programs may use before the table says so
 HUGE = 2**52  # a number no sample has reached: the reply is empty
 PIP_TO_UV = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE"}
 DEVICES = """
-from hcam_devices.instrument import load
+from hcam_devices.config.instrument import load
 print(*(entry.name for entry in load().choose("hwserver")))
 """
 ALONE = "HCAM_BENCH_ALONE"

@@ -39,7 +39,7 @@ TARGET = 1 / 3
 
 async def simulate() -> None:
     """Simulate two controllers; print their folders, and for each line how often each was asked."""
-    from hcam_devices import sim  # noqa: PLC0415  (not in the process that measures)
+    from hcam_devices.core import sim  # noqa: PLC0415  (not in the process that measures)
     from hcam_devices.detector.sim import Simulator  # noqa: PLC0415
 
     class Counted(Simulator):

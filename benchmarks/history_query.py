@@ -17,9 +17,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hcam_devices.stores.embedded import EmbeddedStore
-from hcam_devices.stores.history import History
-from hcam_devices.stores.points import DAY, Point, night_bounds
+from hcam_devices.history.stores.embedded import EmbeddedStore
+from hcam_devices.history.stores.nights import History
+from hcam_devices.journal.points import DAY, Point, night_bounds
 
 DEVICES, FIELDS, EVERY = 27, 8, 2000  # and two texts
 FIRST = night_bounds("2026-11-01")[0]

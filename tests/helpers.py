@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from hcam_devices import sim
-from hcam_devices.device import Device, Sample
-from hcam_devices.instrument import Entry, load
-from hcam_devices.link import Serial, Tcp
-from hcam_devices.modbus import Modbus
+from hcam_devices.config.instrument import Entry, load
+from hcam_devices.core import sim
+from hcam_devices.core.device import Device, Sample
+from hcam_devices.core.link import Serial, Tcp
+from hcam_devices.core.modbus import Modbus
 
 AT_MOST = 120.0
 """Seconds after which a test that waits has failed, on a machine ten times too busy as well."""

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from hcam_devices.history.stores.embedded import EmbeddedStore
+from hcam_devices.history.stores.nights import History
 from hcam_devices.journal import DAY, Journal
 from hcam_devices.journal.age import AgeClock
-from hcam_devices.stores.embedded import EmbeddedStore
-from hcam_devices.stores.history import History
-from hcam_devices.stores.points import Point, night_bounds
+from hcam_devices.journal.points import Point, night_bounds
 
 from .helpers import Clock
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from autobahn.wamp.serializer import CBORObjectSerializer, JsonObjectSerializer
 
-from hcam_devices.device import Sample
+from hcam_devices.core.device import Sample
 from hcam_devices.journal import Journal
-from hcam_devices.router import LARGEST_MESSAGE
 from hcam_devices.wamp.agent import MOST_BYTES, Agent
+from hcam_devices.wamp.router import LARGEST_MESSAGE
 
 from .helpers import ENTRIES, reasons
 

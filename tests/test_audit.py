@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcam_devices.audit import Audit, Published, Row, Span, audit, text
+from hcam_devices.history.audit import Audit, Published, Row, Span, audit, text
+from hcam_devices.history.stores import AwayError
+from hcam_devices.history.stores.coverage import Coverage, Gone
+from hcam_devices.history.stores.lost import Lost
 from hcam_devices.journal import DAY
-from hcam_devices.stores import AwayError
-from hcam_devices.stores.coverage import Coverage, Gone
-from hcam_devices.stores.lost import Lost
-from hcam_devices.stores.points import night_bounds
+from hcam_devices.journal.points import night_bounds
 
 NIGHT = "2026-11-22"
 START, END = night_bounds(NIGHT)

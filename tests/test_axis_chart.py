@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hcam_devices.axis import CHART, diagram
+from hcam_devices.core.axis import CHART, diagram
 
 DOCS = Path(__file__).parents[1] / "docs"
 

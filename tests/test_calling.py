@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from hcam_devices import HcamError
-from hcam_devices.calling import argument, arguments, call, follow, listing
-from hcam_devices.device import Sample
+from hcam_devices.core.device import Sample
+from hcam_devices.ui.calling import argument, arguments, call, follow, listing
 from hcam_devices.wamp import utils
 
 from .helpers import ENTRIES, Clock
@@ -210,7 +210,7 @@ def test_ctrl_c_leaves_the_motion_running_and_says_so(
     def interrupted(*_: Any, **__: Any) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hcam_devices.calling.follow", interrupted)
+    monkeypatch.setattr("hcam_devices.ui.calling.follow", interrupted)
     with pytest.raises(KeyboardInterrupt):
         call("slide.block", [], 1.0, wait=True)
     assert "the motion goes on: hcam call slide.stage.stop ends it" in capsys.readouterr().err

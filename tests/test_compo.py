@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from hcam_devices import sim
-from hcam_devices.axis import NotAllowedError
-from hcam_devices.device import Device, Sample
+from hcam_devices.core import sim
+from hcam_devices.core.axis import NotAllowedError
+from hcam_devices.core.device import Device, Sample
+from hcam_devices.core.link import RefusedError
 from hcam_devices.devices.esp301 import Simulator as Controller
+from hcam_devices.devices.views import STALE_AFTER
 from hcam_devices.devices.zaber import LensSimulator
-from hcam_devices.link import RefusedError
-from hcam_devices.views import STALE_AFTER
 
 from .helpers import ENTRIES, FAST, Clock, living, online, reasons, sample_where
 

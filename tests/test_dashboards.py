@@ -20,19 +20,19 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models import timeseries, units
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from hcam_devices import dashboards, sim
-from hcam_devices.cli import main
-from hcam_devices.device import Alarm, Device, Sample
-from hcam_devices.fields import Readback, Setpoint, Value, Words
-from hcam_devices.installation import install_extra
-from hcam_devices.instrument import Entry, Instrument, load
-from hcam_devices.keeper import Journals, Keeper
-from hcam_devices.link import Local
-from hcam_devices.recorder import recorder_of
-from hcam_devices.stores import Embedded
-from hcam_devices.stores.influxdb import InfluxDB
-from hcam_devices.stores.lines import LineStore
-from hcam_devices.stores.points import flatten
+from hcam_devices.cli.main import main
+from hcam_devices.config.instrument import Entry, Instrument, load
+from hcam_devices.config.stores import Embedded, InfluxDB
+from hcam_devices.core import sim
+from hcam_devices.core.device import Alarm, Device, Sample
+from hcam_devices.core.fields import Readback, Setpoint, Value, Words
+from hcam_devices.core.link import Local
+from hcam_devices.history.recorder import recorder_of
+from hcam_devices.history.replicator import Journals, Keeper
+from hcam_devices.history.stores.line_protocol import LineStore
+from hcam_devices.host.installation import install_extra
+from hcam_devices.journal.points import flatten
+from hcam_devices.ui import dashboards
 
 from .helpers import FAST, Clock, complete, living, online, sample_where
 from .stores.databases import InfluxDB as Database
@@ -504,7 +504,7 @@ def test_a_store_that_grafana_cannot_look_at_is_said(
     tmp_path: Path, monkeypatch: Any, stores: Any, options: list[str], said: str
 ) -> None:
     instrument = instrument_with(stores)
-    monkeypatch.setattr("hcam_devices.instrument.load", lambda _: instrument)
+    monkeypatch.setattr("hcam_devices.config.instrument.load", lambda _: instrument)
     result = CliRunner().invoke(main, ["dashboards", str(tmp_path / "new"), *options])
     assert result.exit_code == 1
     assert said in result.output
@@ -512,7 +512,7 @@ def test_a_store_that_grafana_cannot_look_at_is_said(
 
 
 def test_the_command_says_what_it_wrote(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("hcam_devices.instrument.load", lambda _: DEFAULT)
+    monkeypatch.setattr("hcam_devices.config.instrument.load", lambda _: DEFAULT)
     result = CliRunner().invoke(main, ["dashboards", str(tmp_path)])
     assert (result.exit_code, result.output.startswith(f"{tmp_path}: Overview, CCD heads")) == (
         0,
@@ -521,7 +521,7 @@ def test_the_command_says_what_it_wrote(tmp_path: Path, monkeypatch: Any) -> Non
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("hcam_devices.instrument.load", lambda _: DEFAULT)
+    monkeypatch.setattr("hcam_devices.config.instrument.load", lambda _: DEFAULT)
     (tmp_path / "dashboards").write_text("a file")
     result = CliRunner().invoke(main, ["dashboards", str(tmp_path)])
     assert result.exit_code == 1
@@ -531,8 +531,8 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: An
 def test_without_the_library_the_command_says_how_to_get_it(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.delitem(sys.modules, "hcam_devices.dashboards")
-    monkeypatch.delattr("hcam_devices.dashboards")
+    monkeypatch.delitem(sys.modules, "hcam_devices.ui.dashboards")
+    monkeypatch.delattr("hcam_devices.ui.dashboards")
     for name in [name for name in sys.modules if name.startswith("grafana_foundation_sdk")]:
         monkeypatch.setitem(sys.modules, name, None)
     result = CliRunner().invoke(main, ["dashboards", str(tmp_path / "new")])

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from hcam_devices import sim
-from hcam_devices.device import Alarm, Device, Reading, Sample, settings_of
-from hcam_devices.fields import Readback, Setpoint
-from hcam_devices.instrument import Entry
-from hcam_devices.link import Local, ProtocolError, RefusedError, Serial, quoted
+from hcam_devices.config.instrument import Entry
+from hcam_devices.core import sim
+from hcam_devices.core.device import Alarm, Device, Reading, Sample, settings_of
+from hcam_devices.core.fields import Readback, Setpoint
+from hcam_devices.core.link import Local, ProtocolError, RefusedError, Serial, quoted
 
 from .helpers import (
     AT_MOST,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import hcam_devices.devices
-from hcam_devices import sim
-from hcam_devices.instrument import load
+from hcam_devices.config.instrument import load
+from hcam_devices.core import sim
 
 from .helpers import living, online, sample_where
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 import hcam_devices
-from hcam_devices import HcamError, recording, server
-from hcam_devices.instrument import InstrumentError, carried, load
-from hcam_devices.stores import Embedded, place
+from hcam_devices import HcamError
+from hcam_devices.config.instrument import InstrumentError, carried, load
+from hcam_devices.config.stores import Embedded, place
+from hcam_devices.core import capture
+from hcam_devices.wamp import server
 from hcam_devices.wamp.uris import Address
 
 MARK = b"\xef\xbb\xbf"
@@ -25,7 +27,7 @@ def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
     assert load(file).names == load().names
     wire = tmp_path / "wire.jsonl"
     wire.write_bytes(MARK + b'{"direction": ">", "hex": "01"}\n')
-    assert recording.read(wire) == [(">", b"\x01")]
+    assert capture.read(wire) == [(">", b"\x01")]
 
 
 @pytest.mark.parametrize(

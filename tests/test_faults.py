@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from hcam_devices.device import Sample
+from hcam_devices.config.instrument import Entry
+from hcam_devices.core.device import Sample
+from hcam_devices.core.link import Tcp
+from hcam_devices.core.modbus import Modbus
+from hcam_devices.core.web import Web
 from hcam_devices.devices.ngc import Controller
-from hcam_devices.instrument import Entry
-from hcam_devices.link import Tcp
-from hcam_devices.modbus import Modbus
 from hcam_devices.telescope.corba import Corba
-from hcam_devices.web import Web
 
 from .helpers import (
     CONNECTED,

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from astropy import units as u
 
-from hcam_devices.device import settings_of
-from hcam_devices.fields import Readback, Setpoint, Words, shorten
+from hcam_devices.core.device import settings_of
+from hcam_devices.core.fields import Readback, Setpoint, Words, shorten
 
 from .helpers import ENTRIES
 

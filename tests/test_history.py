@@ -19,23 +19,24 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from hcam_devices import HcamError, history, plot
-from hcam_devices.axis import NotAllowedError
-from hcam_devices.history import Archive, HistoryError, Span, duration, samples, span, utc
-from hcam_devices.keeper import Journals, Keeper
-from hcam_devices.recorder import Recorder, recorder_of
-from hcam_devices.stores import Embedded, place
-from hcam_devices.stores.embedded import EmbeddedStore
-from hcam_devices.stores.history import History
-from hcam_devices.stores.influxdb import InfluxDB
-from hcam_devices.stores.lines import LineStore
-from hcam_devices.stores.lost import Lost, LostNotes
-from hcam_devices.stores.points import Field, Point, milliseconds
+from hcam_devices import HcamError
+from hcam_devices.config.stores import Embedded, InfluxDB, place
+from hcam_devices.core.axis import NotAllowedError
+from hcam_devices.history import archive
+from hcam_devices.history.archive import Archive, HistoryError, Span, duration, samples, span, utc
+from hcam_devices.history.recorder import Recorder, recorder_of
+from hcam_devices.history.replicator import Journals, Keeper
+from hcam_devices.history.stores.embedded import EmbeddedStore
+from hcam_devices.history.stores.line_protocol import LineStore
+from hcam_devices.history.stores.lost import Lost, LostNotes
+from hcam_devices.history.stores.nights import History
+from hcam_devices.journal.points import Field, Point, milliseconds
+from hcam_devices.ui import plot
 
 from .helpers import Clock
 
 NOON = milliseconds("2026-11-22T12:00:00Z")
-NOW = NOON + history.DAY
+NOW = NOON + archive.DAY
 TODAY = Span(NOON, NOW)
 UNITS = {"temperature": "deg_C", "pressure": "mbar"}
 
@@ -129,7 +130,7 @@ def test_a_span_that_is_none_is_told_in_a_sentence(asked: dict[str, Any], said: 
 
 @given(st.text())
 def test_any_other_text_is_no_duration(text: str) -> None:
-    if not history.DURATION.fullmatch(text.strip()):
+    if not archive.DURATION.fullmatch(text.strip()):
         with pytest.raises(HistoryError):
             duration(text)
 
@@ -169,11 +170,11 @@ def test_the_longest_replies_are_shorter_than_500_kb(written: Written) -> None:
     texts = [f'"{n}\u00b0' * 100 for n in range(2000)]
     written.write("ccd1", 1000, temperature=numbers)
     written.write("ccd2", 1000, status=texts)
-    most = written.archive.history("ccd1.temperature", *TODAY, history.MOST_POINTS)
-    assert len(most["time"]) > history.MOST_POINTS // 4
+    most = written.archive.history("ccd1.temperature", *TODAY, archive.MOST_POINTS)
+    assert len(most["time"]) > archive.MOST_POINTS // 4
     for reply in (
         most,
-        written.archive.history("ccd2.status", *TODAY, history.MOST_POINTS),
+        written.archive.history("ccd2.status", *TODAY, archive.MOST_POINTS),
         written.archive.raw("ccd1.temperature", *TODAY),
         written.archive.raw("ccd2.status", *TODAY),
     ):
@@ -208,7 +209,7 @@ def test_of_true_and_false_the_numbers_are_told(written: Written) -> None:
 def test_of_numbers_and_texts_the_numbers_are_told(
     written: Written, field: str, order: int, old: bool
 ) -> None:
-    start = NOON - 20 * history.DAY * old
+    start = NOON - 20 * archive.DAY * old
     values: list[Field] = [1.0, "n/a", 3.0, "over"]
     values += ["n/a"] * 60
     times = written.write("ccd1", 1000, start, **{field: values[::order]})
@@ -232,7 +233,7 @@ def test_a_text_with_a_unit_is_a_text(written: Written) -> None:
 
 def test_a_field_has_the_unit_that_it_had_at_times(written: Written) -> None:
     written.write("ccd1", 1000, temperature=[1.0])
-    for seq, at in enumerate((NOON, NOON + history.DAY)):
+    for seq, at in enumerate((NOON, NOON + archive.DAY)):
         point = Point("ccd1", f"b{seq}", 1, at, {"temperature": "n/a"}, {})
         written.store.write([point])
     assert written.archive.fields() == {"ccd1": {"temperature": "deg_C"}}
@@ -241,7 +242,7 @@ def test_a_field_has_the_unit_that_it_had_at_times(written: Written) -> None:
 def test_raw_pages_together_are_what_was_recorded(
     written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history, "MOST_VALUES", 7)
+    monkeypatch.setattr(archive, "MOST_VALUES", 7)
     values = [math.sin(n) for n in range(100)]
     times = written.write("ccd1", 250_000, temperature=list(values))
     for at in (times[6], times[6], times[20]):  # samples of the same time
@@ -256,7 +257,7 @@ def test_raw_pages_together_are_what_was_recorded(
 def test_more_samples_of_one_time_than_a_page_holds_do_not_stop_the_pages(
     written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history, "MOST_VALUES", 3)
+    monkeypatch.setattr(archive, "MOST_VALUES", 3)
     for _ in range(5):
         written.write("ccd1", 1, temperature=[1.0])
     written.write("ccd1", 1, NOON + 1, temperature=[2.0])
@@ -265,14 +266,14 @@ def test_more_samples_of_one_time_than_a_page_holds_do_not_stop_the_pages(
 
 
 def test_of_old_nights_there_are_minutes(written: Written) -> None:
-    old = NOON - 20 * history.DAY + 7_000
+    old = NOON - 20 * archive.DAY + 7_000
     values = [float(n) for n in range(60)]
     words = ["OK"] * 30 + ["WARN"] * 30
     written.write("ccd1", 5000, old, temperature=list(values), state__health=list(words))
     written.write("ccd1", 5000, NOON, temperature=[7.0, 8.0], state__health=["OK", "OK"])
     written.store.tidy()
     assert History(written.store.folder).nights() == ["2026-11-22"]
-    whole = Span(old - history.HOUR, NOW)
+    whole = Span(old - archive.HOUR, NOW)
     _, every = samples(written.archive, "ccd1.temperature", whole)
     assert [value for *_, value in every] == [10.0, 22.0, 34.0, 46.0, 58.0, 59.0, 7.0, 8.0]
     reply = written.archive.history("ccd1.temperature", *whole, 10)
@@ -287,7 +288,7 @@ def test_of_old_nights_there_are_minutes(written: Written) -> None:
 def test_that_only_minutes_are_kept_is_said_where_they_are_shown(
     written: Written, capsys: pytest.CaptureFixture[str], how: str | None
 ) -> None:
-    old = NOON - 20 * history.DAY
+    old = NOON - 20 * archive.DAY
     written.write("ccd1", 5000, old, temperature=[1.0, 2.0])
     written.write("ccd1", 5000, NOON, temperature=[7.0, 8.0])
     written.store.tidy()
@@ -299,7 +300,7 @@ def test_that_only_minutes_are_kept_is_said_where_they_are_shown(
 
 
 def test_a_late_sample_does_not_hide_the_minutes_of_its_night(written: Written) -> None:
-    old = NOON - 20 * history.DAY
+    old = NOON - 20 * archive.DAY
     written.write("ccd1", 2000, old, temperature=[*map(float, range(3600))])
     written.store.tidy()
     written.write("ccd1", 1, old + 119_500, temperature=[7.5])
@@ -313,7 +314,7 @@ def test_a_late_sample_does_not_hide_the_minutes_of_its_night(written: Written) 
 def test_a_night_that_is_rolled_up_meanwhile_is_not_left_out(
     written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = NOON - 20 * history.DAY
+    old = NOON - 20 * archive.DAY
     written.write("ccd1", 60_000, old, temperature=[1.0, 2.0])
     before = written.archive.files.nights()
     written.store.tidy()
@@ -344,7 +345,7 @@ def test_samples_of_one_time_are_not_mixed_up(written: Written) -> None:
     written.write("ccd1", 0, temperature=[2.0, 3.0], state__health=["WARN", "OK"])
     fields = ("ccd1.temperature", "ccd1.state.health")
     streams = [samples(written.archive, field, TODAY)[1] for field in fields]
-    assert [row for _, row in history.rows(streams)] == [
+    assert [row for _, row in archive.rows(streams)] == [
         {"ccd1.temperature": 1.0},
         *(dict(zip(fields, row, strict=True)) for row in ((2.0, "WARN"), (3.0, "OK"))),
     ]
@@ -352,15 +353,15 @@ def test_samples_of_one_time_are_not_mixed_up(written: Written) -> None:
 
 def test_where_nothing_was_recorded_the_newest_is_told(written: Written) -> None:
     minute = utc(written.write("ccd1", 1000, temperature=[1.0] * 3700)[-1])[:16]
-    written.write("slide", 1000, NOON + 5 * history.HOUR, position=[1.0])
-    later = Span(NOON + 2 * history.HOUR, NOW)
+    written.write("slide", 1000, NOON + 5 * archive.HOUR, position=[1.0])
+    later = Span(NOON + 2 * archive.HOUR, NOW)
     for reply in (
         written.archive.history("ccd1.temperature", *later),
         written.archive.raw("ccd1.temperature", *later),
     ):
         assert reply["time"] == []
         assert utc(reply["newest"])[:16] == minute
-        assert f"the newest is of minute {minute} UTC" in history.nothing(reply, later)
+        assert f"the newest is of minute {minute} UTC" in archive.nothing(reply, later)
     written.clock.now += 30 * 86400
     for _ in range(3):
         written.store.tidy()
@@ -373,11 +374,11 @@ def test_where_nothing_was_recorded_the_newest_is_told(written: Written) -> None
 def test_time_in_which_nothing_was_recorded_costs_nothing(
     written: Written, monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:
-    for start in (1000, NOON - 2000 * history.DAY, NOON):  # a clock that was not set; years
+    for start in (1000, NOON - 2000 * archive.DAY, NOON):  # a clock that was not set; years
         written.write("ccd1", 1000, start, temperature=[1.0, 2.0], state__health=["OK", "WARN"])
         written.store.tidy()
     for days in range(1, 20):
-        written.write("slide", 1000, NOON + days * history.DAY, position=[1.0])
+        written.write("slide", 1000, NOON + days * archive.DAY, position=[1.0])
     files: list[str] = []
     reading = History._reading
 
@@ -390,7 +391,7 @@ def test_time_in_which_nothing_was_recorded_costs_nothing(
     assert written.archive.history(field, 0, 10**18)["time"]
     assert len(files) < 150
     files.clear()
-    nothing = written.archive.raw(field, NOON + history.DAY, 10**18)
+    nothing = written.archive.raw(field, NOON + archive.DAY, 10**18)
     assert (nothing["time"], nothing["newest"]) == ([], NOON)
     assert len(files) < 100
 
@@ -418,7 +419,7 @@ def test_a_timeseries_has_units_and_what_is_missing_is_masked(
     times = alone.write("ccd1", 1000, temperature=[1.0, 2.0], state__health=["OK", "WARN"])
     alone.write("ccd1", 1000, NOON + 2000, temperature=[3.0])
     alone.write("slide", 1000, NOON + 500, moving=[True])
-    series = history.timeseries(
+    series = archive.timeseries(
         "ccd1.temperature", "ccd1.state.health", "slide.moving", start=NOON, end=NOW
     )
     assert series.time.isot.tolist()[1] == "2026-11-22T12:00:00.500"
@@ -431,7 +432,7 @@ def test_a_timeseries_has_units_and_what_is_missing_is_masked(
     assert series["slide.moving"].tolist() == [None, True, None, None]
     assert "this is read from" in capsys.readouterr().err
     begin = datetime(2026, 11, 22, 12, tzinfo=UTC)
-    whole = history.timeseries(*["ccd1.temperature"] * 2, start=begin, end=Time(series.time[-1]))[
+    whole = archive.timeseries(*["ccd1.temperature"] * 2, start=begin, end=Time(series.time[-1]))[
         "ccd1.temperature"
     ]
     assert isinstance(whole, u.Quantity)
@@ -440,7 +441,7 @@ def test_a_timeseries_has_units_and_what_is_missing_is_masked(
 
 def test_texts_among_the_numbers_of_a_timeseries_are_masked(alone: Written) -> None:
     alone.write("ccd1", 1000, pressure=["over", 1.0, 2.0], fwhm=[1.5, "n/a", 2.5])
-    series = history.timeseries("ccd1.pressure", "ccd1.fwhm", start=NOON, end=NOW)
+    series = archive.timeseries("ccd1.pressure", "ccd1.fwhm", start=NOON, end=NOW)
     assert series["ccd1.pressure"].unit == u.mbar
     assert series["ccd1.pressure"].mask.tolist() == [True, False, False]
     assert series["ccd1.fwhm"].tolist() == [1.5, None, 2.5]
@@ -450,11 +451,11 @@ def test_a_timeseries_of_nothing_says_what_there_is(alone: Written) -> None:
     alone.write("ccd1", 1000, temperature=[1.0])
     for fields in ((), (["ccd1.temperature"],)):
         with pytest.raises(HistoryError, match="name at least one field"):
-            history.timeseries(*fields)
+            archive.timeseries(*fields)
     with pytest.raises(HistoryError, match="60 is not a duration"):
-        history.timeseries("ccd1.temperature", last=60)  # type: ignore[arg-type]
+        archive.timeseries("ccd1.temperature", last=60)  # type: ignore[arg-type]
     with pytest.raises(HistoryError, match=r"nothing of ccd1\.temperature .* newest is of minute"):
-        history.timeseries("ccd1.temperature", end="2026-01-01")
+        archive.timeseries("ccd1.temperature", end="2026-01-01")
 
 
 def test_without_recorder_and_files_both_places_are_named(
@@ -463,7 +464,7 @@ def test_without_recorder_and_files_both_places_are_named(
     monkeypatch.setenv("HCAM_HOME", str(tmp_path))
     monkeypatch.setenv("WAMP_SERVER", "127.0.0.1:1")
     with pytest.raises(HistoryError, match=rf"127\.0\.0\.1:1 .*no history in {tmp_path}/history"):
-        history.source()
+        archive.source()
 
 
 INSTRUMENT = """
@@ -483,14 +484,14 @@ def test_the_files_are_where_the_instrument_says(
     monkeypatch.setenv("HCAM_INSTRUMENT", str(file))
     file.write_text(INSTRUMENT.format(more=""))
     with pytest.raises(HistoryError, match=f"no recorder answers .*, and history is {OFFSITE}"):
-        history.source()
+        archive.source()
     elsewhere = tmp_path / "big disk"
     more = f"[stores.local]\nkind = 'embedded'\nfolder = '{elsewhere}'"
     file.write_text(INSTRUMENT.format(more=more))
     with pytest.raises(HistoryError, match=f"there is no history in {elsewhere}"):
-        history.source()
+        archive.source()
     elsewhere.mkdir()
-    found, said = history.source(file)
+    found, said = archive.source(file)
     assert isinstance(found, Archive)
     assert found.files.folder == elsewhere
     assert said.endswith(f"this is read from {elsewhere}")
@@ -502,7 +503,7 @@ def test_the_files_are_where_the_instrument_says(
 
 
 def drawn(written: Written, *fields: str, span: Span = TODAY, size: Any = (80, 40)) -> list[str]:
-    replies = [written.archive.history(field, *span, history.MOST_POINTS) for field in fields]
+    replies = [written.archive.history(field, *span, archive.MOST_POINTS) for field in fields]
     return [line.plain for line in plot.charts(replies, span, *size)]
 
 
@@ -525,14 +526,14 @@ def test_a_spike_of_one_sample_in_a_day_is_drawn_and_told(written: Written) -> N
 
 def test_how_exact_the_times_of_a_long_plot_are_is_told(written: Written) -> None:
     written.write("ccd1", 20_000, temperature=[-90.0, -80.0])
-    long = Span(NOON - 400 * history.DAY, NOON + 50 * history.DAY)
+    long = Span(NOON - 400 * archive.DAY, NOON + 50 * archive.DAY)
     (line,) = (one for one in drawn(written, "ccd1.temperature", span=long) if "last" in one)
     assert line.endswith("max -80.0 (2026-11-22 09:36), each within 216 min from then")
 
 
 def test_what_was_not_recorded_is_left_empty(written: Written) -> None:
     for hours in (0, 12):
-        written.write("ccd1", 20_000, NOON + hours * history.HOUR, temperature=[1.0] * 360)
+        written.write("ccd1", 20_000, NOON + hours * archive.HOUR, temperature=[1.0] * 360)
     (line,) = (line for line in area(drawn(written, "ccd1.temperature")) if line.strip())
     pieces = line.split()
     assert len(pieces) == 2
@@ -568,9 +569,9 @@ def test_any_numbers_fit_into_any_terminal(
     ("length", "first", "second"),
     [
         (10 * 1000, "12:00:00", "12:00:02"),
-        (history.HOUR, "12:00", "12:10"),
-        (history.DAY, "12:00", "16:00"),
-        (14 * history.DAY, "2026-11-23", "2026-11-25"),
+        (archive.HOUR, "12:00", "12:10"),
+        (archive.DAY, "12:00", "16:00"),
+        (14 * archive.DAY, "2026-11-23", "2026-11-25"),
     ],
 )
 def test_the_axis_of_time_has_round_marks(length: int, first: str, second: str) -> None:
@@ -687,7 +688,7 @@ def test_a_field_of_which_there_is_nothing_is_told_beside_the_others(
     written: Written, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written.write("ccd1", 1000, temperature=[1.0])
-    written.write("ccd2", 1000, NOON - history.DAY, temperature=[1.0])
+    written.write("ccd2", 1000, NOON - archive.DAY, temperature=[1.0])
     fields = ("ccd1.temperature", "ccd2.temperature")
     for how in (None, "csv"):
         assert plot.show(written.archive, fields, TODAY, how=how, points=None, png=None) == 1

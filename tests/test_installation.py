@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from hcam_devices import HcamError, installation
-from hcam_devices.cli import main
-from hcam_devices.installation import (
+from hcam_devices import HcamError
+from hcam_devices.cli.main import main
+from hcam_devices.host import installation
+from hcam_devices.host.installation import (
     install_router,
     installed_router,
     pip_settings,
@@ -19,7 +20,7 @@ from hcam_devices.installation import (
     router_folders,
     uv,
 )
-from hcam_devices.router import RouterError, crossbar
+from hcam_devices.wamp.router import RouterError, crossbar
 
 
 class FakeUv:

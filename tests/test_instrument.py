@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from hcam_devices.device import settings_of
+from hcam_devices.config.instrument import InstrumentError, carried, load
+from hcam_devices.core.device import settings_of
 from hcam_devices.devices.pdr900 import VacuumGauge
-from hcam_devices.instrument import InstrumentError, carried, load
 
 HEADS = ["ccd1", "ccd2", "ccd3", "ccd4", "ccd5"]
 

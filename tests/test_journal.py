@@ -21,17 +21,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hcam_devices import journal as module
-from hcam_devices.journal import (
-    DAY,
-    MOST_BYTES_A_REPLY,
-    Journal,
-    read_page,
-    upkeep,
-)
+from hcam_devices.journal import DAY, Journal, read_page, upkeep
+from hcam_devices.journal import journal as module
+from hcam_devices.journal.journal import MOST_BYTES_A_REPLY
 from hcam_devices.journal.notebook import Lost, Notebook
+from hcam_devices.journal.salvage import Value, records
 from hcam_devices.journal.tables import MOST_BYTES_A_SAMPLE, PAIRS
-from hcam_devices.salvage import Value, records
 
 from .helpers import AT_MOST, Clock
 

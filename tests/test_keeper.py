@@ -15,16 +15,17 @@ from autobahn.wamp.exception import ApplicationError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hcam_devices import keeper as module
+from hcam_devices.config.stores import Embedded
+from hcam_devices.history import replicator as module
+from hcam_devices.history.recorder import Recorder, recorder_of
+from hcam_devices.history.replicator import Holdings, Journals, Keeper
+from hcam_devices.history.stores import AwayError
+from hcam_devices.history.stores.coverage import Coverage, Gone
+from hcam_devices.history.stores.lost import Lost, LostNotes
 from hcam_devices.journal import Journal
-from hcam_devices.keeper import Holdings, Journals, Keeper
-from hcam_devices.recorder import Recorder, recorder_of
-from hcam_devices.stores import AwayError, Embedded
-from hcam_devices.stores.coverage import Coverage, Gone
-from hcam_devices.stores.lost import Lost, LostNotes
-from hcam_devices.stores.points import Point, flatten
+from hcam_devices.journal.points import Point, flatten
+from hcam_devices.wamp.journal_service import Shelf
 from hcam_devices.wamp.owners import Owners
-from hcam_devices.wamp.shelf import Shelf
 
 Sample = dict[str, Any]
 
@@ -731,7 +732,7 @@ async def test_a_device_that_is_declared_is_not_recorded_while_nobody_owns_its_n
 async def test_invented_names_are_bounded_and_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hcam_devices.recorder.MAX_FOREIGN_NAMES", 3)
+    monkeypatch.setattr("hcam_devices.history.recorder.MAX_FOREIGN_NAMES", 3)
     recorder, keeper = recorder_in(tmp_path)
     recorder.owners = ScriptedOwners()
     recorder.remember_names({"autoguider", "slide"})

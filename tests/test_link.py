@@ -13,12 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcam_devices import sim
-from hcam_devices.devices import chiller
-from hcam_devices.devices.chiller import Codec as Broker
-from hcam_devices.devices.minitrend import VALUES
-from hcam_devices.devices.minitrend import Simulator as Recorder
-from hcam_devices.link import (
+from hcam_devices.core import sim
+from hcam_devices.core.link import (
     MOST_UNREAD,
     Exactly,
     Local,
@@ -28,11 +24,15 @@ from hcam_devices.link import (
     Tcp,
     Until,
 )
-from hcam_devices.modbus import Modbus
+from hcam_devices.core.modbus import Modbus
+from hcam_devices.core.web import Web
+from hcam_devices.devices import chiller
+from hcam_devices.devices.chiller import Codec as Broker
+from hcam_devices.devices.minitrend import VALUES
+from hcam_devices.devices.minitrend import Simulator as Recorder
 from hcam_devices.telescope.corba import Corba
 from hcam_devices.wamp import session
 from hcam_devices.wamp.uris import Address
-from hcam_devices.web import Web
 
 from .helpers import AT_MOST, fed
 

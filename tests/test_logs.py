@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hcam_devices import logs
-from hcam_devices.logs import OLD_LOGS, REPEAT_AFTER_S, Repeats, Surroundings, rotate
+from hcam_devices.host import logs
+from hcam_devices.host.logs import OLD_LOGS, REPEAT_AFTER_S, Repeats, Surroundings, rotate
 from hcam_devices.wamp.session import Outages
 from hcam_devices.wamp.uris import Address
 
@@ -19,7 +19,7 @@ from .helpers import AT_MOST, Clock
 
 
 def test_times_are_utc_and_say_so() -> None:
-    program = "from hcam_devices import logs; import logging; logs.set_up('info'); " + (
+    program = "from hcam_devices.host import logs; import logging; logs.set_up('info'); " + (
         "record = logging.makeLogRecord({'created': 1800000000.25, 'msecs': 250, 'levelno': 20, "
         "'levelname': 'INFO', 'msg': 'text', 'pathname': logs.__file__}); "
         "logging.getLogger().handle(record)"

@@ -2,9 +2,9 @@
 
 import pytest
 
-from hcam_devices import sim
-from hcam_devices.instrument import InstrumentError, kinds, load
-from hcam_devices.names import did_you_mean, nearest
+from hcam_devices.config.instrument import InstrumentError, kinds, load
+from hcam_devices.core import sim
+from hcam_devices.core.names import did_you_mean, nearest
 
 from .helpers import ENTRIES
 

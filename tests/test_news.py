@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hcam_devices import supervisor
-from hcam_devices.supervisor import TOLD_FOR, Child, News, last_line
+from hcam_devices.cli import supervisor
+from hcam_devices.cli.supervisor import TOLD_FOR, Child, News, last_line
 
 from .helpers import AT_MOST, Clock
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from hcam_devices import output
-from hcam_devices.cli import main
+from hcam_devices.cli.main import main
+from hcam_devices.host import output
 
 HCAM = str(Path(sys.prefix) / "bin" / "hcam")
 
@@ -82,7 +82,7 @@ def test_closed_streams_change_nothing(closed: str) -> None:
 
 def test_no_file_gets_the_number_of_a_closed_stream() -> None:
     program = (
-        "from hcam_devices import output; output.open_missing_streams(); "
+        "from hcam_devices.host import output; output.open_missing_streams(); "
         "import os; raise SystemExit(os.open('/dev/zero', os.O_RDONLY) < 3)"
     )
     shell = f'exec {sys.executable} -c "{program}" <&- >&- 2>&-'

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from hcam_devices.instrument import load
-from hcam_devices.keys import Browser
-from hcam_devices.panel import Changes, Picture, draw
+from hcam_devices.config.instrument import load
+from hcam_devices.ui.keys import Browser
+from hcam_devices.ui.terminal import Changes, Picture, draw
 from hcam_devices.wamp.uris import Address
 
 LONG = " ".join(f"word{n}" for n in range(20)) + " and what to do"

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from hcam_devices import panel
-from hcam_devices.instrument import load
-from hcam_devices.panel import SILENT_AFTER, Picture, draw, row, state_of, status, watch
+from hcam_devices.config.instrument import load
+from hcam_devices.ui import terminal as view
+from hcam_devices.ui.terminal import SILENT_AFTER, Picture, draw, row, state_of, status, watch
 from hcam_devices.wamp import uris
 from hcam_devices.wamp.uris import Address
 
@@ -167,7 +167,7 @@ async def test_status_is_1_unless_all_is_well(
         for name in picture.instrument.names:
             picture.hear(heard.get(name, sample(name)))
 
-    monkeypatch.setattr(panel, "look", look)
+    monkeypatch.setattr(view, "look", look)
     assert await status(load(), Address()) == (0 if all_is_well else 1)
     assert said in capsys.readouterr().out
 
@@ -206,8 +206,8 @@ async def test_the_live_view_shows_what_is_heard_and_gives_the_terminal_back(
         finally:
             left.set()
 
-    monkeypatch.setattr(panel, "keep_joined", keep_joined)
-    monkeypatch.setattr(panel, "REDRAW", 0.001)
+    monkeypatch.setattr(view, "keep_joined", keep_joined)
+    monkeypatch.setattr(view, "REDRAW", 0.001)
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setenv("TERM", "xterm")
     watching = asyncio.create_task(watch(load(), Address(), "slide"))

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcam_devices.stores.coverage import Coverage
-from hcam_devices.stores.embedded import EmbeddedStore
-from hcam_devices.stores.history import History
-from hcam_devices.stores.lines import line_of
-from hcam_devices.stores.points import (
+from hcam_devices.history.stores.coverage import Coverage
+from hcam_devices.history.stores.embedded import EmbeddedStore
+from hcam_devices.history.stores.line_protocol import line_of
+from hcam_devices.history.stores.nights import History
+from hcam_devices.journal.points import (
     flatten,
     milliseconds,
     night_bounds,

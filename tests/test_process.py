@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from hcam_devices.link import MOST_UNREAD, ProtocolError, RefusedError
-from hcam_devices.process import Output, Programs, _Run
+from hcam_devices.core.link import MOST_UNREAD, ProtocolError, RefusedError
+from hcam_devices.core.process import Output, Programs, _Run
 
 from .helpers import AT_MOST, until
 

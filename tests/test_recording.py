@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from hcam_devices import HcamError, recording
-from hcam_devices.device import Device, Sample
-from hcam_devices.instrument import Entry
+from hcam_devices import HcamError
+from hcam_devices.config.instrument import Entry
+from hcam_devices.core import capture
+from hcam_devices.core.device import Device, Sample
 from hcam_devices.telescope.corba import Corba
 
 from .helpers import SIMULATED, Clock, complete, offline, presented, reasons, sample_where
@@ -35,7 +36,7 @@ def record_to(file: Path, device: Device) -> None:
 
     def keep(direction: str, data: bytes, meaning: str) -> None:
         with file.open("a") as kept:
-            kept.write(recording.record(event(direction, data, meaning)) + "\n")
+            kept.write(capture.record(event(direction, data, meaning)) + "\n")
 
     device.link.trace = keep
 
@@ -58,7 +59,7 @@ async def test_a_recording_speaks_as_the_hardware_did(entry: Entry, tmp_path: Pa
         device.link.trace = None
 
     simulator = entry.cls.simulator(clock=Clock(), seed=7)
-    simulator.play(recording.read(file))
+    simulator.play(capture.read(file))
     async with presented(entry, simulator) as device:
         seen = []
         for _ in range(8):
@@ -80,7 +81,7 @@ async def test_a_recorded_fault_happens_again(tmp_path: Path) -> None:
     assert "wrong checksum" in recorded
 
     again = entry.cls.simulator(clock=Clock())
-    passed = recording.read(file)
+    passed = capture.read(file)
     again.play(passed)
     async with presented(entry, again, timeout=0.3) as device:
         # What was asked on connection was not recorded, so only its first questions go unanswered.
@@ -91,19 +92,19 @@ async def test_a_recorded_fault_happens_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["", "{}", "[]", '{"direction": ">", "hex": "zz"}', "no JSON"])
 def test_what_is_no_recording_is_refused_with_its_line(tmp_path: Path, line: str) -> None:
     file = tmp_path / "wire.jsonl"
-    good = recording.record(event(">", b"\x01", "x"))
+    good = capture.record(event(">", b"\x01", "x"))
     file.write_text(f"{good}\n{line}\n")
     with pytest.raises(HcamError, match=r"wire\.jsonl:2: not a line of a recording"):
-        recording.read(file)
+        capture.read(file)
 
 
 def test_a_recording_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HcamError, match="cannot be read"):
-        recording.read(tmp_path / "absent")
+        capture.read(tmp_path / "absent")
 
 
 def test_a_recording_is_lines_of_plain_json(tmp_path: Path) -> None:
-    line = json.loads(recording.record(event("<", b"\x01\xff", "1")))
+    line = json.loads(capture.record(event("<", b"\x01\xff", "1")))
     assert line == {
         "time": "2026-11-22T04:44:44.196Z",
         "direction": "<",

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hcam_devices.salvage import Value, records
+from hcam_devices.journal.salvage import Value, records
 
 SCHEMA = """
 CREATE TABLE plain (name TEXT, number INTEGER, real REAL, body BLOB);

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from hcam_devices import HcamError
-from hcam_devices.instrument import load
+from hcam_devices.config.instrument import load
 from hcam_devices.journal import Journal
-from hcam_devices.server import AlreadyRunningError, Server, until_told
+from hcam_devices.wamp.server import AlreadyRunningError, Server, until_told
 from hcam_devices.wamp.uris import Address
 
 from .helpers import AT_MOST, until
@@ -77,7 +77,7 @@ RAISED = """
 import resource
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
-from hcam_devices.limits import MAX_OPEN_FILES, raise_open_files_limit
+from hcam_devices.host.limits import MAX_OPEN_FILES, raise_open_files_limit
 wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
 assert raise_open_files_limit() == wanted == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 """

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcam_devices import sim
+from hcam_devices.config.instrument import Entry
+from hcam_devices.core import sim
+from hcam_devices.core.fields import Range
+from hcam_devices.core.link import Until
+from hcam_devices.core.sim import WIRE_FAULTS, damage
 from hcam_devices.devices import meerstetter
-from hcam_devices.fields import Range
-from hcam_devices.instrument import Entry
-from hcam_devices.link import Until
-from hcam_devices.sim import WIRE_FAULTS, damage
 
 from .helpers import AT_MOST, SIMULATED, fed, presented, sample_where
 

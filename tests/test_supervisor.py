@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from hcam_devices.instrument import load
-from hcam_devices.supervisor import (
+from hcam_devices.cli.supervisor import (
     FIRST_PAUSE,
     LAST_PAUSE,
     STEADY_AFTER,
@@ -20,6 +19,7 @@ from hcam_devices.supervisor import (
     children,
     trouble,
 )
+from hcam_devices.config.instrument import load
 from hcam_devices.wamp.uris import Address
 
 from .helpers import Clock

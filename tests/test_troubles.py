@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from hcam_devices.instrument import load
-from hcam_devices.troubles import Causes, short
+from hcam_devices.config.instrument import load
+from hcam_devices.ui.troubles import Causes, short
 
 INSTRUMENT = load()
 HEARD = "2026-11-22T05:00:00.000Z"

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from hcam_devices import sim
-from hcam_devices.cli import main
-from hcam_devices.instrument import InstrumentError, carried, load
+from hcam_devices.cli.main import main
+from hcam_devices.config.instrument import InstrumentError, carried, load
+from hcam_devices.core import sim
 
 from .helpers import FAST, living, online, sample_where
 

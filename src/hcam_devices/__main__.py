@@ -1,5 +1,5 @@
 """``python -m hcam_devices`` is ``hcam``, for where that is not on PATH."""
 
-from .cli import main
+from .cli.main import main
 
 main()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from hcam_devices import sim
+from hcam_devices.core import sim
 from hcam_devices.detector.readout import timing
 from hcam_devices.detector.sim import ALIAS, MAX_FRAMES, Simulator, words
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcam_devices.device import utc
+from hcam_devices.core.device import utc
+from hcam_devices.core.link import MOST_UNREAD, ProtocolError, RefusedError
+from hcam_devices.core.web import Answer, Get, Web
 from hcam_devices.devices.chiller import Codec, CoolingCircuit, Simulator, measured_at, number
-from hcam_devices.link import MOST_UNREAD, ProtocolError, RefusedError
-from hcam_devices.web import Answer, Get, Web
 
 from ..helpers import (
     AT_MOST,

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from hcam_devices.axis import NotAllowedError
+from hcam_devices.core.axis import NotAllowedError
+from hcam_devices.core.device import Sample
+from hcam_devices.core.link import ProtocolError
+from hcam_devices.core.process import Output, Programs
 from hcam_devices.detector.sim import Simulator
-from hcam_devices.device import Sample
 from hcam_devices.devices import ngc
 from hcam_devices.devices.ngc import ALIAS, DATABASE, FRAME, LIMIT, Controller
-from hcam_devices.link import ProtocolError
-from hcam_devices.process import Output, Programs
 
 from .. import helpers
 from ..detector.test_setup import COMMON, FULL, GOLDEN, IDLE, MINIMAL, ONE_QUAD, pairs

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcam_devices import sim
+from hcam_devices.core import sim
+from hcam_devices.core.sim import WIRE_FAULTS
 from hcam_devices.devices.rack import dew_point
-from hcam_devices.sim import WIRE_FAULTS
 from hcam_devices.telescope.sim import Simulator
 
 from ..helpers import AT_MOST, SIMULATED, offline, online, presented, reasons, sample_where

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from hcam_devices.device import Sample
+from hcam_devices.core.device import Sample
 from hcam_devices.devices.rackpc import LOOKS, Look, RackPC, look
 
 from ..helpers import living, offline, online, reasons, sample_where

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hcam_devices.instrument import load
+from hcam_devices.config.instrument import load
 
 from .tools import Net
 

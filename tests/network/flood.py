@@ -4,12 +4,12 @@ import asyncio
 import sys
 from typing import Any
 
-from hcam_devices.device import Device
-from hcam_devices.fields import Readback, Value
-from hcam_devices.instrument import Entry
-from hcam_devices.link import Local
-from hcam_devices.server import Server, home, until_told
+from hcam_devices.config.instrument import Entry
+from hcam_devices.core.device import Device
+from hcam_devices.core.fields import Readback, Value
+from hcam_devices.core.link import Local
 from hcam_devices.wamp import uris
+from hcam_devices.wamp.server import Server, home, until_told
 
 
 class Ticker(Device):

@@ -6,10 +6,10 @@ It says the recorder's process id, and ``over`` when that has ended.
 import os
 import sys
 
-import hcam_devices.recorder
-from hcam_devices.cli import hwlogger
+import hcam_devices.history.recorder
+from hcam_devices.cli.main import hwlogger
 
-assert hcam_devices.recorder  # which hwlogger would import only then
+assert hcam_devices.history.recorder  # which hwlogger would import only then
 
 
 def main() -> None:

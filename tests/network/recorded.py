@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from hcam_devices.stores.history import History
+from hcam_devices.history.stores.nights import History
 
 from .tools import PATIENCE, Net, until
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from hcam_devices.instrument import load
+from hcam_devices.config.instrument import load
+from hcam_devices.core.link import RefusedError
 from hcam_devices.journal import Journal
-from hcam_devices.link import RefusedError
 from hcam_devices.wamp import utils
 from hcam_devices.wamp.agent import Agent
 from hcam_devices.wamp.utils import call, publish

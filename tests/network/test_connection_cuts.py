@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from autobahn.wamp.exception import ApplicationError
 
-from hcam_devices.instrument import load
-from hcam_devices.server import Server
+from hcam_devices.config.instrument import load
 from hcam_devices.wamp import session as sessions
+from hcam_devices.wamp.server import Server
 
 from .tools import Follower, Net, Proxy, client, soon
 

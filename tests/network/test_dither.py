@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from astropy.io import fits
 
-from hcam_devices.instrument import carried
+from hcam_devices.config.instrument import carried
 from hcam_devices.wamp.utils import call
 
 from .tools import BIN, PATIENCE, Net, Sample, until

@@ -7,11 +7,11 @@ from typing import Any
 
 from autobahn.wamp.types import PublishOptions
 
+from hcam_devices.history.stores.embedded import EmbeddedStore
+from hcam_devices.history.stores.nights import NIGHT_TABLES, History, streams
 from hcam_devices.journal import Journal
-from hcam_devices.stores.embedded import EmbeddedStore
-from hcam_devices.stores.history import NIGHT_TABLES, History, streams
-from hcam_devices.stores.points import flatten
-from hcam_devices.stores.sealed import reading, sealed
+from hcam_devices.journal.checked import reading, sealed
+from hcam_devices.journal.points import flatten
 from hcam_devices.wamp.utils import call
 
 from .recorded import joined, published, start_flood, stored

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hcam_devices.instrument import carried
+from hcam_devices.config.instrument import carried
 from hcam_devices.wamp import utils
 from hcam_devices.wamp.utils import call
 

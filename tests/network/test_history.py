@@ -16,13 +16,13 @@ from termios import TIOCSWINSZ
 
 import pytest
 
-from hcam_devices import history
-from hcam_devices.history import Remote
+from hcam_devices.history import archive
+from hcam_devices.history.archive import Remote
+from hcam_devices.history.recorder import recorder_of
+from hcam_devices.history.replicator import Journals, Keeper
+from hcam_devices.history.stores.embedded import EmbeddedStore
 from hcam_devices.journal import Journal
-from hcam_devices.keeper import Journals, Keeper
-from hcam_devices.recorder import recorder_of
-from hcam_devices.stores.embedded import EmbeddedStore
-from hcam_devices.stores.points import Field, Point
+from hcam_devices.journal.points import Field, Point
 from hcam_devices.wamp.agent import Agent
 from hcam_devices.wamp.utils import InvalidArgumentError, NoSuchProcedureError, call
 
@@ -94,7 +94,7 @@ async def test_people_and_scripts_get_it_from_the_recorder(
         written = await asyncio.to_thread(net.hcam, "history", "ccd9.temperature", "--csv")
         listed = await asyncio.to_thread(net.hcam, "history")
         wrong = await asyncio.to_thread(net.hcam, "history", "ccd9.temprature", code=1)
-        series = await asyncio.to_thread(history.timeseries, "ccd9.temperature", last="7d")
+        series = await asyncio.to_thread(archive.timeseries, "ccd9.temperature", last="7d")
         with pytest.raises(InvalidArgumentError, match="points are 1 to 3000, not 5000"):
             await asyncio.to_thread(Remote().history, "ccd9.temperature", 0, 1, 5000)
         with pytest.raises(InvalidArgumentError, match=r"history: field: .*string, not 7"):

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 from autobahn.wamp.types import SubscribeOptions
 
-from hcam_devices.stores.history import History
-from hcam_devices.stores.points import flatten
+from hcam_devices.history.stores.nights import History
+from hcam_devices.journal.points import flatten
 from hcam_devices.wamp.utils import RouterError, WampError, call
 
 from . import tools

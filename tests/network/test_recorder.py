@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from hcam_devices.device import utc
+from hcam_devices.core.device import utc
 from hcam_devices.journal import Journal
 from hcam_devices.wamp.utils import call, publish
 

@@ -10,9 +10,9 @@ import pytest
 from autobahn.wamp.types import SubscribeOptions
 
 from hcam_devices import HcamError
-from hcam_devices.replay import Progress, moment, paced, recorded, replay
-from hcam_devices.stores.embedded import EmbeddedStore
-from hcam_devices.stores.points import Point, flatten, milliseconds, unflatten
+from hcam_devices.history.replay import Progress, moment, paced, recorded, replay
+from hcam_devices.history.stores.embedded import EmbeddedStore
+from hcam_devices.journal.points import Point, flatten, milliseconds, unflatten
 from hcam_devices.wamp import uris
 from hcam_devices.wamp.uris import Address
 

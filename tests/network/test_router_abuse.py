@@ -13,7 +13,7 @@ import psutil
 import pytest
 from autobahn.wamp.types import PublishOptions, SubscribeOptions
 
-from hcam_devices.router import SPARE_FILES, answers, as_text, crossbar
+from hcam_devices.wamp.router import SPARE_FILES, answers, as_text, crossbar
 from hcam_devices.wamp.utils import call
 
 from .tools import BIN, PATIENCE, Net, client, living, soon, until

@@ -5,8 +5,8 @@ import socket
 import psutil
 import pytest
 
-from hcam_devices.instrument import load
-from hcam_devices.router import as_text, configuration, shipped
+from hcam_devices.config.instrument import load
+from hcam_devices.wamp.router import as_text, configuration, shipped
 
 from .tools import Net, living
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from hcam_devices.router import listening
+from hcam_devices.wamp.router import listening
 from hcam_devices.wamp.utils import NoSuchProcedureError, OutcomeUnknownError, RouterError, call
 
 from .conftest import DEVICES

@@ -12,8 +12,8 @@ import pytest
 from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.types import RegisterOptions
 
-from hcam_devices.instrument import load
-from hcam_devices.server import Server
+from hcam_devices.config.instrument import load
+from hcam_devices.wamp.server import Server
 from hcam_devices.wamp.uris import Address
 
 from .tools import Client, Follower, Net, Proxy, Sample, client, soon

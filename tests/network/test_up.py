@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hcam_devices.instrument import carried, load
-from hcam_devices.router import listening
+from hcam_devices.config.instrument import carried, load
+from hcam_devices.wamp.router import listening
 from hcam_devices.wamp.utils import call, publish
 
 from .tools import BIN, PATIENCE, Net, free_port, living, until

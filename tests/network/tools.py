@@ -20,9 +20,9 @@ from autobahn.asyncio.websocket import WampWebSocketClientFactory
 from autobahn.wamp.serializer import CBORSerializer, JsonSerializer
 from autobahn.wamp.types import ComponentConfig, SubscribeOptions
 
-from hcam_devices.instrument import load
-from hcam_devices.router import answers, tied
+from hcam_devices.config.instrument import load
 from hcam_devices.wamp import utils
+from hcam_devices.wamp.router import answers, tied
 from hcam_devices.wamp.uris import Address
 
 INSTRUMENT = load()

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from hcam_devices.installation import uv
-from hcam_devices.router import answers
+from hcam_devices.host.installation import uv
+from hcam_devices.wamp.router import answers
 
 from ..network.tools import Net, living, until
 

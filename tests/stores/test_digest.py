@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hcam_devices.history.inventory import Nights
+from hcam_devices.history.stores.embedded import EmbeddedStore
+from hcam_devices.history.stores.nights import History
 from hcam_devices.journal import Journal
-from hcam_devices.stores.digest import NONE, digest
-from hcam_devices.stores.embedded import EmbeddedStore
-from hcam_devices.stores.history import History
-from hcam_devices.stores.points import Field, Point, flatten
-from hcam_devices.wamp import shelf as module
-from hcam_devices.wamp.shelf import Shelf
-from hcam_devices.witnesses import Nights
+from hcam_devices.journal.digest import NONE, digest
+from hcam_devices.journal.points import Field, Point, flatten
+from hcam_devices.wamp import journal_service as module
+from hcam_devices.wamp.journal_service import Shelf
 
 WHEN = "2026-11-22T20:00:00.000Z"
 NIGHT = "2026-11-22"

@@ -22,12 +22,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hcam_devices.stores import AwayError, Store
-from hcam_devices.stores.coverage import Coverage, Gone
-from hcam_devices.stores.embedded import EmbeddedStore
-from hcam_devices.stores.history import Bucket, History, rows, streams
-from hcam_devices.stores.points import DAY, Field, Point, night_bounds, night_of
-from hcam_devices.stores.sealed import File
+from hcam_devices.history.stores import AwayError, Store
+from hcam_devices.history.stores.coverage import Coverage, Gone
+from hcam_devices.history.stores.embedded import EmbeddedStore
+from hcam_devices.history.stores.nights import Bucket, History, rows, streams
+from hcam_devices.journal.checked import File
+from hcam_devices.journal.points import DAY, Field, Point, night_bounds, night_of
 
 from ..helpers import AT_MOST, Clock
 
@@ -688,8 +688,8 @@ def test_a_night_is_one_file_when_it_is_over(store: EmbeddedStore, clock: Clock)
 WRITE = """
 import sys
 from pathlib import Path
-from hcam_devices.stores.embedded import EmbeddedStore
-from hcam_devices.stores.points import Point, night_bounds
+from hcam_devices.history.stores.embedded import EmbeddedStore
+from hcam_devices.journal.points import Point, night_bounds
 store = EmbeddedStore("embedded", Path(sys.argv[1]), raw_days=float(sys.argv[2]))
 times = [night_bounds(night)[0] for night in ("2025-11-21", "2025-11-22")]
 first = store.stored.newest("slide", "one") + 1

@@ -21,12 +21,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from hcam_devices.stores import AwayError, lines
-from hcam_devices.stores.coverage import Gone, Ledger
-from hcam_devices.stores.influxdb import InfluxDB
-from hcam_devices.stores.lines import SURE_AFTER, LineStore, as_there, is_near, line_of, name_of
-from hcam_devices.stores.points import Field, Point
-from hcam_devices.stores.sealed import File
+from hcam_devices.config.stores import InfluxDB, is_near
+from hcam_devices.history.stores import AwayError, line_protocol
+from hcam_devices.history.stores.coverage import Gone, Ledger
+from hcam_devices.history.stores.line_protocol import (
+    SURE_AFTER,
+    LineStore,
+    as_there,
+    line_of,
+    name_of,
+)
+from hcam_devices.journal.checked import File
+from hcam_devices.journal.points import Field, Point
 from tests.helpers import Clock
 from tests.network.tools import free_port, until
 
@@ -349,7 +355,7 @@ def test_what_is_stored_is_not_written_again(server: Scripted, opened: Opener) -
 def test_a_request_is_never_too_long(
     server: Scripted, opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lines, "MOST_LINES", 30)
+    monkeypatch.setattr(line_protocol, "MOST_LINES", 30)
     write(opened(server.url), [point(seq) for seq in range(1, 101)])
     assert [len(request.lines) for request in server.requests] == [30, 30, 30, 10]
     server.requests.clear()
@@ -416,7 +422,7 @@ def test_a_database_that_asks_for_a_rest_gets_it(server: Scripted, opened: Opene
         answer(429, Retry_After="20"),
         answer(503, Retry_After="86400"),
     ]
-    for rest in (20, lines.LONGEST_REST):
+    for rest in (20, line_protocol.LONGEST_REST):
         with pytest.raises(AwayError, match=r"429|503"):
             write(store, [point(1)])
         asked = len(server.requests)

@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 
-from hcam_devices.audit import Audit, Published, audit
-from hcam_devices.stores import Embedded
-from hcam_devices.stores.coverage import Coverage, Gone
-from hcam_devices.stores.embedded import EmbeddedStore
-from hcam_devices.stores.influxdb import InfluxDB
-from hcam_devices.stores.lines import LineStore
-from hcam_devices.stores.points import Field, Point, night_bounds
-from hcam_devices.stores.sealed import sealed
-from hcam_devices.witnesses import witnesses
+from hcam_devices.config.stores import Embedded, InfluxDB
+from hcam_devices.history.audit import Audit, Published, audit
+from hcam_devices.history.inventory import witnesses
+from hcam_devices.history.stores.coverage import Coverage, Gone
+from hcam_devices.history.stores.embedded import EmbeddedStore
+from hcam_devices.history.stores.line_protocol import LineStore
+from hcam_devices.journal.checked import sealed
+from hcam_devices.journal.points import Field, Point, night_bounds
 from tests.network.tools import free_port
 
 from . import databases, scripted

@@ -17,9 +17,9 @@ from typing import Any
 import psutil
 import pytest
 
-from hcam_devices import sim
-from hcam_devices.installation import install_extra
-from hcam_devices.link import OutcomeUnknownError, ProtocolError, RefusedError
+from hcam_devices.core import sim
+from hcam_devices.core.link import OutcomeUnknownError, ProtocolError, RefusedError
+from hcam_devices.host.installation import install_extra
 from hcam_devices.telescope import corba, giop
 from hcam_devices.telescope import sim as telescope_sim
 from hcam_devices.telescope.corba import Corba, start_orb
@@ -412,8 +412,8 @@ async def test_without_omniorb_all_starts_and_says_how_to_get_it() -> None:
     program = """
         import asyncio, sys
         sys.modules["omniORB"] = None
-        import hcam_devices.cli
-        from hcam_devices.instrument import load
+        import hcam_devices.cli.main
+        from hcam_devices.config.instrument import load
         rack = load().entries["rack"].build()
         async def main():
             ended = asyncio.create_task(rack.run())
@@ -432,7 +432,7 @@ async def test_without_omniorb_gtcserver_says_in_a_line_how_to_get_it() -> None:
     program = """
         import sys
         sys.modules["omniORB"] = None
-        from hcam_devices.cli import gtcserver
+        from hcam_devices.cli.main import gtcserver
         gtcserver(["--emulate"])
     """
     process = run(program)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hcam_devices import sim
+from hcam_devices.core import sim
 from hcam_devices.telescope.corba import Corba
 from hcam_devices.telescope.ior import describe
 from hcam_devices.telescope.probe import report

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..fields import shorten
+from ..core.fields import shorten
 
 US = 1e-6
 """A microsecond in s."""

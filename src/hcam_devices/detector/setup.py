@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from ..fields import shorten
+from ..core.fields import shorten
 from ..telescope import headers
 
 Mode = Literal["FullFrame", "Windows", "Drift", "Idle"]

@@ -30,10 +30,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
-from ..fields import Range
-from ..link import Until
-from ..sim import WIRE_FAULTS
-from ..sim import Simulator as Base
+from ..core.fields import Range
+from ..core.link import Until
+from ..core.sim import WIRE_FAULTS
+from ..core.sim import Simulator as Base
 from .readout import Timing, timing
 
 ALIAS = "<alias>ngcircon_ircam1:"

@@ -21,11 +21,9 @@ from http import HTTPStatus
 from typing import Any, ClassVar
 from urllib.parse import quote, unquote
 
-from ..device import Device, utc
-from ..fields import Readback, Value, shorten
-from ..link import ProtocolError, RefusedError, Seconds
-from ..sim import Simulator as Base
-from ..web import Answer, Get, Web
+from ..core import Device, ProtocolError, Readback, RefusedError, Seconds, Value, shorten, utc
+from ..core import Simulator as Base
+from ..core.web import Answer, Get, Web
 
 NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
 

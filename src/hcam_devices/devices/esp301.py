@@ -21,11 +21,20 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from ..axis import Axis, Drive
-from ..device import Alarm, Device
-from ..fields import Range, Readback, Setpoint, rpc
-from ..link import ProtocolError, RefusedError, Serial
-from ..sim import Simulator as Base
+from ..core import (
+    Alarm,
+    Axis,
+    Device,
+    Drive,
+    ProtocolError,
+    Range,
+    Readback,
+    RefusedError,
+    Serial,
+    Setpoint,
+    rpc,
+)
+from ..core import Simulator as Base
 
 DEGREES = 7
 UNITS = (

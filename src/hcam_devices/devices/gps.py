@@ -20,11 +20,9 @@ from collections.abc import Callable
 from datetime import date, timedelta
 from typing import Any, ClassVar
 
-from ..device import Alarm, Device, Sample
-from ..fields import Readback, Value
-from ..link import ProtocolError, RefusedError
-from ..process import Output, Programs
-from ..sim import Simulator as Base
+from ..core import Alarm, Device, ProtocolError, Readback, RefusedError, Sample, Value
+from ..core import Simulator as Base
+from ..core.process import Output, Programs
 
 SATELLITES, VALIDITY, TIME = "GetSatInfo", "GR_GetValidity", "HW_GetTime"
 TRACKED = re.compile(r"Number of satellites tracked:\s*(\d+)")

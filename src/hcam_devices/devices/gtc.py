@@ -19,10 +19,22 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from ..axis import NotAllowedError
-from ..device import WHILE_MOVING, Alarm, Device, Reading, utc
-from ..fields import Procedure, Readback, Value, rpc, shorten
-from ..link import LINK_LOST, RefusedError, Seconds
+from ..core import (
+    LINK_LOST,
+    WHILE_MOVING,
+    Alarm,
+    Device,
+    NotAllowedError,
+    Procedure,
+    Readback,
+    Reading,
+    RefusedError,
+    Seconds,
+    Value,
+    rpc,
+    shorten,
+    utc,
+)
 from ..telescope.archive import Transfer
 from ..telescope.corba import Corba
 from ..telescope.frames import Frames

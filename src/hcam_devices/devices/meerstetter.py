@@ -18,11 +18,19 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from ..device import Alarm, Device
-from ..fields import Range, Readback, Setpoint, Words, rpc
-from ..link import ProtocolError, RefusedError
-from ..sim import Simulator as Base
-from ..sim import toward
+from ..core import (
+    Alarm,
+    Device,
+    ProtocolError,
+    Range,
+    Readback,
+    RefusedError,
+    Setpoint,
+    Words,
+    rpc,
+    toward,
+)
+from ..core import Simulator as Base
 
 STATUS = Words(enumerate(("init", "ready", "run", "error", "bootloader", "resetting")))
 STAGE_ENABLE = Words({0: "Static OFF", 1: "Static ON", 2: "Live OFF/ON", 3: "HW Enable"})

@@ -11,11 +11,9 @@ manual 43-TV-25-30, appendix J; that the alarms are at 1980 is known from use on
 import struct
 from typing import Any, ClassVar
 
-from ..device import Alarm, Device
-from ..fields import Range, Readback, Value
-from ..link import RefusedError
-from ..modbus import Modbus
-from ..sim import Simulator as Base
+from ..core import Alarm, Device, Range, Readback, RefusedError, Value
+from ..core import Simulator as Base
+from ..core.modbus import Modbus
 
 PENS = (0, 1, 2, 3, 8, 9)
 """The recorder's numbers of our pens 1 to 6: the flows of CCD 1 to 5, and of the NGC."""

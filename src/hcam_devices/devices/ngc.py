@@ -26,14 +26,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from ..axis import NotAllowedError
+from ..core import LINK_LOST, Alarm, Device, NotAllowedError, Readback, RefusedError, Value, rpc
+from ..core.process import Output, Programs
 from ..detector import setup as setups
 from ..detector import tables
 from ..detector.sim import Simulator
-from ..device import Alarm, Device
-from ..fields import Readback, Value, rpc
-from ..link import LINK_LOST, RefusedError
-from ..process import Output, Programs
 
 ALIAS = "<alias>ngcircon_ircam1:"
 STATE, SUBSTATE, CLOCKS = "system.stateName", "system.subStateName", "cldc_0.statusName"

@@ -14,11 +14,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from ..device import Device
-from ..fields import Readback
-from ..link import ProtocolError, RefusedError, Until
-from ..sim import Simulator as Base
-from ..sim import toward
+from ..core import Device, ProtocolError, Readback, RefusedError, Until, toward
+from ..core import Simulator as Base
 
 EVERYBODY, EVERYBODY_SILENTLY = 254, 255
 NAK_UNKNOWN, NAK_WRONG_SIGN = "NAK160", "NAK175"

@@ -11,9 +11,7 @@ units are known from their use by the predecessor, hcam_devices 1.7.4; result ty
 import math
 from typing import Any, ClassVar
 
-from ..device import Device
-from ..fields import Readback
-from ..link import RefusedError
+from ..core import Device, Readback, RefusedError
 from ..telescope.corba import Corba
 from ..telescope.headers import parse
 from ..telescope.sim import Simulator

@@ -10,9 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import psutil
 
-from ..device import Alarm, Device
-from ..fields import Readback
-from ..link import Local, RefusedError
+from ..core import Alarm, Device, Local, Readback, RefusedError
 
 FIRST_LOOK = 0.5
 """Seconds until the second look."""

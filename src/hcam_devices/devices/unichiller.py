@@ -16,11 +16,21 @@ complement. A frame with a mistake is not answered. Sources: Huber manuals of th
 import re
 from typing import Any
 
-from ..device import Alarm, Device
-from ..fields import Readback, Setpoint, Value, rpc
-from ..link import ProtocolError, RefusedError, Seconds, Until
-from ..sim import Impatient, toward
-from ..sim import Simulator as Base
+from ..core import (
+    Alarm,
+    Device,
+    Impatient,
+    ProtocolError,
+    Readback,
+    RefusedError,
+    Seconds,
+    Setpoint,
+    Until,
+    Value,
+    rpc,
+    toward,
+)
+from ..core import Simulator as Base
 
 OFF, CIRCULATE, CONTROL = "O", "C", "I"
 MODES = {OFF: "off", CIRCULATE: "circulating", CONTROL: "controlling"}

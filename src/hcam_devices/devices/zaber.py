@@ -14,12 +14,20 @@ import math
 import struct
 from typing import Any, ClassVar
 
-from ..axis import Axis
-from ..device import Alarm, Device
-from ..fields import Range, Readback, Setpoint, rpc
-from ..link import Exactly, ProtocolError, RefusedError
-from ..sim import Impatient
-from ..sim import Simulator as Base
+from ..core import (
+    Alarm,
+    Axis,
+    Device,
+    Exactly,
+    Impatient,
+    ProtocolError,
+    Range,
+    Readback,
+    RefusedError,
+    Setpoint,
+    rpc,
+)
+from ..core import Simulator as Base
 
 RESET, HOME, MOVE, STOP, SET_MODE = 0, 1, 20, 23, 40
 RETURN_SETTING, STATUS, ECHO, POSITION, ERROR = 53, 54, 55, 60, 255

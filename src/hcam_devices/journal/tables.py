@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import orjson
 
-from ..fields import shorten
+from ..core.fields import shorten
 
 MOST_BYTES_A_SAMPLE = 1 << 24
 

@@ -10,7 +10,7 @@ from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
 
-from ..salvage import BAD_SECTOR, records
+from .salvage import BAD_SECTOR, records
 from .tables import GAPS, Pair, Range, explained, gone, pairs, set_gone, transaction, unpack, used
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeAlias
 
-from ..axis import NotAllowedError
-from ..link import LINK_LOST, RefusedError
+from ..core.axis import NotAllowedError
+from ..core.link import LINK_LOST, RefusedError
 
 OPERATION = "transferObservationDataFromHIPERToGCS"
 AskApart: TypeAlias = Callable[[str, float], Awaitable[Any]]

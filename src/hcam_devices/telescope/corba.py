@@ -31,9 +31,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from .. import HcamError
-from ..fields import shorten
-from ..installation import install_extra, program
-from ..link import (
+from ..core.fields import shorten
+from ..core.link import (
     LINK_LOST,
     MAX_SKIPPED,
     Local,
@@ -45,6 +44,7 @@ from ..link import (
     addresses_of,
     quoted,
 )
+from ..host.installation import install_extra, program
 from .ior import addresses
 
 Call: TypeAlias = Callable[[str, tuple[object, ...]], Any]

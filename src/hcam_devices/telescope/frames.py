@@ -25,7 +25,7 @@ from typing import BinaryIO
 import psutil
 from asyncinotify import Inotify, Mask
 
-from .. import threads
+from ..core import threads
 
 LOCAL = {"btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "tmpfs", "xfs", "zfs"}
 """File systems that tell of every change, because nobody else writes on them."""

@@ -16,8 +16,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from ..axis import NotAllowedError
-from ..link import LINK_LOST, OutcomeUnknownError, RefusedError
+from ..core.axis import NotAllowedError
+from ..core.link import LINK_LOST, OutcomeUnknownError, RefusedError
 
 Ask: TypeAlias = Callable[[str, tuple[object, ...]], Awaitable[Any]]
 Position: TypeAlias = Mapping[str, float]

@@ -19,9 +19,9 @@ from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
-from ..axis import NotAllowedError
-from ..device import Alarm, utc
-from ..link import LINK_LOST, RefusedError
+from ..core.axis import NotAllowedError
+from ..core.device import Alarm, utc
+from ..core.link import LINK_LOST, RefusedError
 from .frames import Progress
 
 log = logging.getLogger(__name__)

@@ -4,8 +4,8 @@ The reference that the name service returns says what ``ior`` reads; the object 
 alive, and what can be read of it.
 """
 
-from ..fields import shorten
-from ..link import LINK_LOST, RefusedError
+from ..core.fields import shorten
+from ..core.link import LINK_LOST, RefusedError
 from .corba import READABLE, Corba
 from .ior import describe
 

@@ -35,9 +35,9 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import Any, ClassVar
 
-from ..fields import Range
-from ..sim import WIRE_FAULTS
-from ..sim import Simulator as Base
+from ..core.fields import Range
+from ..core.sim import WIRE_FAULTS
+from ..core.sim import Simulator as Base
 from . import giop
 
 NAME = "HIPERTelescopeServer"

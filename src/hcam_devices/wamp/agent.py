@@ -16,16 +16,16 @@ from autobahn.wamp.exception import Error as WampError
 from autobahn.wamp.types import PublishOptions
 from pydantic import ValidationError
 
-from ..axis import NotAllowedError
-from ..device import Device, Sample, utc
-from ..fields import Procedure, Setpoint, sentence, shorten
+from ..core.axis import NotAllowedError
+from ..core.device import Device, Sample, utc
+from ..core.fields import Procedure, Setpoint, sentence, shorten
+from ..core.link import OutcomeUnknownError, ProtocolError, RefusedError
+from ..core.names import did_you_mean
 from ..journal import Journal
-from ..link import OutcomeUnknownError, ProtocolError, RefusedError
-from ..names import did_you_mean
 from . import uris
+from .journal_service import Shelf
 from .owner import NameTakenError, Owner
 from .session import Session, keep_joined
-from .shelf import Shelf
 from .uris import Address
 
 log = logging.getLogger(__name__)

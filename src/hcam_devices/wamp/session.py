@@ -19,7 +19,7 @@ from autobahn.wamp.message import Unregistered
 from autobahn.wamp.serializer import CBORSerializer
 from autobahn.wamp.types import ComponentConfig, RegisterOptions
 
-from ..link import addresses_of, first_reached
+from ..core.link import addresses_of, first_reached
 from . import uris
 from .owner import TAKEN_ERRORS, NameTakenError, Owner
 from .uris import Address

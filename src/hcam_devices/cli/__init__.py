@@ -1,0 +1,1 @@
+"""What people type: the programs, and their commands."""

@@ -1,0 +1,245 @@
+"""``hcam up``: the router and the servers as child processes, begun again if they die."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from ..config.instrument import Instrument
+from ..host import logs, output
+from ..host.installation import program, this_program
+from ..ui import terminal
+from ..wamp.router import RouterError, crossbar, listening, tied
+from ..wamp.server import claim, home
+from ..wamp.uris import Address
+
+FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0
+STEADY_AFTER = 60.0
+STOPS_WITHIN = 12.0
+TOLD_FOR = 300.0
+"""Seconds after which it is not told any more that a program had to be started again."""
+
+
+class Child:
+    """One program that is kept running; what it prints goes to a file. ``clock``: Unix time."""
+
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        environment: dict[str, str],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.clock = clock
+        self.name, self.command, self.environment = name, command, environment
+        self.log = home() / "log" / f"{name}.log"
+        self.restarts = 0
+        self.ended = 0.0
+        self.last_words = ""
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def keep_running(self) -> None:
+        """Run it, for ever; SIGTERM, then SIGKILL, when cancelled."""
+        pause = FIRST_PAUSE
+        while True:
+            began = time.monotonic()
+            try:
+                with self._opened() as log:
+                    self.process = await asyncio.create_subprocess_exec(
+                        *tied(self.command),
+                        stdin=asyncio.subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        env=self.environment,
+                        start_new_session=True,
+                    )
+            except OSError as error:  # no memory, no more processes or files: that may pass
+                self.note_end(str(error))
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LAST_PAUSE)
+                continue
+            try:
+                await self.process.wait()
+            except asyncio.CancelledError:
+                await self._stop(self.process)
+                raise
+            self.note_end(self.process.returncode)
+            if time.monotonic() - began > STEADY_AFTER:
+                pause = FIRST_PAUSE
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LAST_PAUSE)
+
+    def _opened(self) -> BinaryIO:
+        """Return the log, open for appending; if it cannot be, what goes nowhere."""
+        try:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            return self.log.open("ab")
+        except OSError:
+            return Path(os.devnull).open("ab")
+
+    def note_end(self, status: int | str | None) -> None:
+        """Note that it has ended, when, and what it said last."""
+        self.restarts += 1
+        self.ended = self.clock()
+        self.last_words = (
+            f"{time.strftime('%H:%M:%S UTC', time.gmtime(self.ended))} {self.name} ended "
+            f"({status}); restart {self.restarts}; {self.log} ends: {last_line(self.log)}"
+        )
+
+    @property
+    def trouble(self) -> str:
+        """How it ended lately; nothing if it did not."""
+        return self.last_words if self.clock() - self.ended < TOLD_FOR else ""
+
+    async def _stop(self, process: asyncio.subprocess.Process) -> None:
+        if process.returncode is None:
+            process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), STOPS_WITHIN)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+def last_line(log: Path) -> str:
+    """Return the end of what a program printed."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(log.stat().st_size - 1000, 0))
+            lines = file.read().decode(errors="replace").split("\n")
+    except OSError as error:
+        return f"(it cannot be read: {error.strerror})"
+    return next((line for line in reversed(lines) if line.strip()), "")
+
+
+def children(instrument: Instrument, address: Address, *, emulate: bool) -> list[Child]:
+    """Return what is to run: the router first."""
+    environment = os.environ | {"WAMP_SERVER": str(address), "HCAM_HOME": str(home())}
+    file = ["--instrument", str(instrument.path)]
+    arguments = {
+        name: ["--emulate"] if emulate and name != "hwlogger" else [] for name in instrument.servers
+    }
+    return [
+        Child(
+            "router",
+            [str(program("hcam")), "router", "--port", str(address.port), *file],
+            environment,
+        ),
+        *(
+            Child(name, [str(program(name)), *flags, *file], environment)
+            for name, flags in arguments.items()
+        ),
+    ]
+
+
+def hints(address: Address, *, emulate: bool) -> str:
+    """Say what to try next."""
+    hcam = this_program()
+    if address != Address():
+        hcam = f"WAMP_SERVER={address} {hcam}"
+    rehearse = f"  ·  {hcam} simulate pressure1 set pressure=0.02" if emulate else ""
+    return (
+        f"Try, in another terminal:  {hcam} call slide.block{rehearse}  ·  {hcam} --help"
+        "  ·  Ctrl-C stops everything."
+    )
+
+
+async def up(instrument: Instrument, address: Address, *, emulate: bool) -> int:
+    """Run everything and show it, until SIGINT or SIGTERM; returns the exit status.
+
+    Raises RouterError if the router is not installed or its port is taken, and AlreadyRunningError
+    if another ``hcam up`` has the same home.
+    """
+    crossbar()
+    with claim(home() / "locks", "hcam up"):
+        return await _up(instrument, address, emulate=emulate)
+
+
+async def _up(instrument: Instrument, address: Address, *, emulate: bool) -> int:
+    if listening(address.port):
+        raise RouterError(
+            f"port {address.port} is taken: is everything running already (hcam watch)? "
+            "Otherwise choose another with --port"
+        )
+    family = children(instrument, address, emulate=emulate)
+    with suppress(OSError):  # then they run without logs
+        family[0].log.parent.mkdir(parents=True, exist_ok=True)
+    running = [asyncio.create_task(child.keep_running()) for child in family]
+    news = News(family)
+    beside = [
+        asyncio.create_task(logs.keep_small(*(child.log for child in family))),
+        asyncio.create_task(logs.watch_surroundings(news.tell, home(), family[0].log.parent)),
+    ]
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    if os.isatty(1):
+        showing = asyncio.create_task(
+            terminal.watch(
+                instrument,
+                address,
+                hints=lambda: news.recent or hints(address, emulate=emulate),
+                quits=False,
+            )
+        )
+    else:
+        say(f"router {address}, logs in {home() / 'log'}; Ctrl-C stops everything")
+        showing = asyncio.create_task(news.say_all())
+    await asyncio.wait(
+        [showing, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED
+    )
+    for task in (showing, *beside):
+        task.cancel()
+        await asyncio.wait([task])
+    for task in reversed(running):  # the router last, so that the servers can say goodbye
+        task.cancel()
+        await asyncio.wait([task])
+    if not showing.cancelled():
+        showing.result()
+    return 0
+
+
+def trouble(family: list[Child]) -> str:
+    """Say which programs had to be started again lately, and what they said last."""
+    return "  ".join(child.trouble for child in family if child.trouble)
+
+
+def say(text: str) -> None:
+    """Print a line, if somebody reads; what runs must not end or wait because nobody does."""
+    output.write(1, f"{text}\n")
+
+
+class News:
+    """What people should know besides telemetry. ``clock``: Unix time."""
+
+    def __init__(self, family: list[Child], clock: Callable[[], float] = time.time) -> None:
+        self.family, self.clock = family, clock
+        self.told: list[tuple[float, str]] = []
+
+    def tell(self, text: str) -> None:
+        """Note something that has happened now."""
+        now = self.clock()
+        self.told = [*self.told, (now, f"{time.strftime('%H:%M:%S UTC', time.gmtime(now))} {text}")]
+        self.told = [one for one in self.told if abs(now - one[0]) < TOLD_FOR]
+
+    @property
+    def recent(self) -> str:
+        """What has happened lately, and which programs had to be started again."""
+        now = self.clock()
+        told = [text for when, text in self.told if abs(now - when) < TOLD_FOR]
+        return "  ".join([*told, trouble(self.family)]).strip()
+
+    async def say_all(self) -> None:
+        """Print each of it, once, for ever."""
+        said = {""}
+        while True:
+            words = [child.last_words for child in self.family]
+            for text in (*(text for _, text in self.told), *words):
+                if text not in said:
+                    say(text)
+            said = {"", *words, *(text for _, text in self.told)}
+            await asyncio.sleep(1)

@@ -1,0 +1,370 @@
+"""The instrument file (TOML): which devices there are, of which kind, and where.
+
+    [devices.pressure1]
+    kind = "pdr900.VacuumGauge"      # a class of a module in devices/
+    host = "192.0.2.10"
+    port = 10001
+    aliases = ["Pressure1"]          # other names under which it can be called and set
+
+The class is the schema: its annotated names, and those of its link, are the settings of the table.
+
+    [stores.offsite]                 # where hwlogger keeps history; by default in files
+    kind = "influxdb"
+    url = "http://192.0.2.20:8086"
+"""
+
+import importlib
+import os
+import pkgutil
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from .. import HcamError, devices
+from ..core.device import Device, settings_of
+from ..core.fields import shorten
+from ..core.names import did_you_mean
+from .stores import Embedded, InfluxDB, StoreSettings, is_near, place
+
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+STRICT = ConfigDict(extra="forbid", strict=True)
+LISTENS_ON = ("127.0.0.1", "localhost")
+NO_SECRETS = ("api", "raw_days", "timeout")
+STORES: dict[str, type[StoreSettings]] = {"embedded": Embedded, "influxdb": InfluxDB}
+
+
+class InstrumentError(HcamError):
+    """Everything that is wrong with an instrument file, a line each."""
+
+
+class Router(BaseModel):
+    """Where the router is; ``[router]`` in the file."""
+
+    model_config = STRICT
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=1, le=65535)
+
+    @property
+    def elsewhere(self) -> str:
+        """Why a router of this package is not found there; nothing if it is."""
+        if self.host in LISTENS_ON:
+            return ""
+        return (
+            f"[router] host is {self.host!r}, but the router of hcam up and hcam router listens on "
+            f"{LISTENS_ON[0]} only: servers and hcam find none unless another one runs at "
+            f"{self.host}, port {self.port}; leave host out to use the one of this machine"
+        )
+
+
+class _File(BaseModel):
+    model_config = STRICT
+
+    router: Router = Router()
+    devices: dict[str, dict[str, Any]]
+    stores: dict[str, dict[str, Any]] = {}
+
+
+class _Common(BaseModel):
+    """What every device's table may have, whatever its kind."""
+
+    model_config = STRICT
+
+    kind: str
+    server: str = "hwserver"
+    aliases: list[str] = []
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One device of the instrument, as it is declared in the file."""
+
+    name: str
+    cls: type[Device]
+    server: str
+    aliases: tuple[str, ...]
+    settings: dict[str, Any]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name it answers to; the first is its own."""
+        return self.name, *self.aliases
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The devices it needs beside it; none but for a view."""
+        return self.build().sources()
+
+    def build(self, **overrides: Any) -> Device:
+        """Return the device; ``overrides`` are settings that replace those of the file."""
+        return self.cls(self.name, **(self.settings | overrides))
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """The router and the devices, in the order of the file."""
+
+    path: Path
+    router: Router
+    entries: dict[str, Entry]
+    stores: Mapping[str, StoreSettings]
+
+    @property
+    def servers(self) -> list[str]:
+        """The servers that present it."""
+        return sorted({entry.server for entry in self.entries.values()} | {"hwlogger"})
+
+    @property
+    def names(self) -> list[str]:
+        """Every device, the recorder last."""
+        return [*self.entries, "recorder"]
+
+    def choose(self, server: str, pattern: str = "*") -> list[Entry]:
+        """Return the devices that a server presents, if their name matches a shell pattern."""
+        return [
+            entry
+            for entry in self.entries.values()
+            if entry.server == server and fnmatchcase(entry.name, pattern)
+        ]
+
+
+def carried(name: str) -> Path:
+    """Return an instrument file of the package, by its bare name; its addresses are loopback."""
+    return Path(str(files("hcam_devices") / "data" / f"{name}.toml"))
+
+
+def load(path: Path | None = None) -> Instrument:
+    """Read an instrument file; InstrumentError names every mistake, with file and line.
+
+    ``hipercam`` (the default) and ``wht`` are files that the package carries.
+    """
+    path = path or carried("hipercam")
+    if not path.is_file() and (known := carried(str(path))).is_file():
+        path = known
+    text = _text(path)
+    try:
+        return _Reader(path, text).instrument(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"at line (\d+)", str(error))
+        last = len(text.splitlines())
+        raise InstrumentError(f"{path}:{line[1] if line else last}: {error}") from None
+
+
+def _text(path: Path) -> str:
+    """Return the text of a file: UTF-8 whatever the locale, also with a byte order mark."""
+    try:
+        content = path.read_bytes()
+        return content.decode("utf-8-sig")
+    except OSError as error:
+        raise InstrumentError(f"{path}: cannot be read: {error}") from None
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InstrumentError(f"{path}:{line}: this is not UTF-8: save the file as UTF-8") from None
+
+
+def kinds() -> list[str]:
+    """Return every kind of device that the package has, as the instrument file names them."""
+    modules = [one.name for one in pkgutil.iter_modules(devices.__path__, f"{devices.__name__}.")]
+    return sorted(
+        f"{module.rpartition('.')[2]}.{name}"
+        for module in (*modules, "hcam_devices.devices.views")
+        for name, cls in vars(importlib.import_module(module)).items()
+        if isinstance(cls, type) and _is_kind(cls, module)
+    )
+
+
+def _is_kind(cls: type, module: str) -> bool:
+    """Return whether a class is a kind of device; without fields it is what several have alike."""
+    return issubclass(cls, Device) and cls.__module__ == module and bool(cls.fields)
+
+
+def _tables(content: dict[str, Any], key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the tables in a table; what is none, _File does not let pass."""
+    tables = content.get(key)
+    for name, table in (tables if isinstance(tables, dict) else {}).items():
+        if isinstance(table, dict):
+            yield name, table
+
+
+class _Reader:
+    """Reads one file, collecting mistakes."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path, self.lines = path, text.splitlines()
+        self.mistakes: list[tuple[int, str]] = []
+        self.schemas: dict[type[Device], type[BaseModel]] = {}
+
+    def instrument(self, content: dict[str, Any]) -> Instrument:
+        file = self._check(_File, content, ())
+        entries = {}
+        for name, table in _tables(content, "devices"):
+            if entry := self._entry(name, table):
+                entries[name] = entry
+        self._check_names(entries.values())
+        self._check_sources(entries)
+        stores = {}
+        for name, table in _tables({"stores": {"local": {}}} | content, "stores"):
+            if store := self._store(name, table):
+                stores[name] = store
+        self._check_folders(stores)
+        if content.get("stores") == {}:
+            self._mistake(
+                ("stores",),
+                "[stores] is empty, and nothing would be recorded: leave it out for files in "
+                "HCAM_HOME, or add a table [stores.NAME]",
+            )
+        if self.mistakes or file is None:
+            raise InstrumentError(
+                "\n".join(f"{self.path}:{line}: {text}" for line, text in sorted(self.mistakes))
+            )
+        return Instrument(self.path, file.router, entries, stores)
+
+    def _entry(self, name: str, table: dict[str, Any]) -> Entry | None:
+        place = ("devices", name)
+        if not NAME.fullmatch(name):
+            self._mistake(place, f"{name!r} is not a device name (lower case letters, digits, _)")
+        common_keys = _Common.model_fields.keys()
+        common = self._check(_Common, {k: v for k, v in table.items() if k in common_keys}, place)
+        if common is None:
+            return None
+        for alias in common.aliases:
+            if not ALIAS.fullmatch(alias):
+                self._mistake((*place, "aliases"), f"{alias!r} is not a name (letters, digits, _)")
+        cls = self._kind(common.kind, place)
+        if cls is None:
+            return None
+        if cls not in self.schemas:
+            fields: dict[str, Any] = settings_of(cls) | settings_of(cls.link_type)
+            self.schemas[cls] = create_model(cls.__name__, __config__=STRICT, **fields)
+        settings = self._check(
+            self.schemas[cls], {k: v for k, v in table.items() if k not in common_keys}, place
+        )
+        if settings is None:
+            return None
+        given = settings.model_dump(exclude_unset=True)
+        return Entry(name, cls, common.server, tuple(common.aliases), given)
+
+    def _store(self, name: str, table: dict[str, Any]) -> StoreSettings | None:
+        place = ("stores", name)
+        if not NAME.fullmatch(name):
+            self._mistake(place, f"{name!r} is not a store name (lower case letters, digits, _)")
+        kind = table.get("kind", "embedded")
+        schema = STORES.get(kind) if isinstance(kind, str) else None
+        if schema is None:
+            known = ", ".join(STORES)
+            self._mistake(
+                (*place, "kind"),
+                f"there is no kind of store {shorten(kind)}; "
+                f"there are {known}{did_you_mean(str(kind), STORES)}",
+            )
+            return None
+        settings: StoreSettings | None = self._check(schema, table, place)
+        if (
+            isinstance(settings, InfluxDB)
+            and settings.secret_from
+            and settings.url.startswith("http:")
+            and not is_near(settings.url)
+        ):
+            self._mistake(
+                (*place, "url"),
+                "url: everybody on the way could read the secret: it has to begin with https",
+            )
+        return settings
+
+    def _check_folders(self, stores: dict[str, StoreSettings]) -> None:
+        taken: dict[str, str] = {}
+        for name, store in stores.items():
+            if isinstance(store, Embedded):
+                folder = os.path.normpath(place(store, Path()))
+                if folder in taken:
+                    self._mistake(
+                        ("stores", name, "folder"),
+                        f"folder: {folder!r} is already that of {taken[folder]}: set another",
+                    )
+                taken[folder] = name
+
+    def _kind(self, kind: str, place: tuple[str, ...]) -> type[Device] | None:
+        module, _, name = kind.partition(".")
+        where = f"hcam_devices.devices.{module}"
+        try:
+            if not (NAME.fullmatch(module) and name.isidentifier()):
+                raise ModuleNotFoundError(name=where)
+            cls = getattr(importlib.import_module(where), name, None)
+        except ModuleNotFoundError as error:
+            if error.name != where:
+                raise
+            cls = None
+        if isinstance(cls, type) and _is_kind(cls, where):
+            return cls
+        there = kinds()
+        self._mistake(
+            (*place, "kind"),
+            f"there is no kind of device {kind!r}; there are {', '.join(there)}"
+            f"{did_you_mean(kind, there)}",
+        )
+        return None
+
+    def _check(self, schema: type[Any], content: Any, place: tuple[str, ...]) -> Any:
+        try:
+            return schema.model_validate(content)
+        except ValidationError as error:
+            for one in error.errors(include_url=False):
+                loc = (*place, *(str(part) for part in one["loc"]))
+                said = one["msg"].removeprefix("Value error, ")
+                if one["loc"]:
+                    said = f"{loc[-1]}: {said}"
+                    if loc[0] != "stores" or loc[-1] in NO_SECRETS:
+                        said += f", not {shorten(one['input'])}"
+                text = {
+                    "missing": f"{loc[-1]} is missing",
+                    "extra_forbidden": f"{loc[-1]} is not a setting here; "
+                    + f"there are {', '.join(sorted(schema.model_fields))}"
+                    + did_you_mean(loc[-1], schema.model_fields),
+                }.get(one["type"], said)
+                self._mistake(loc, text)
+            return None
+
+    def _check_names(self, entries: Iterable[Entry]) -> None:
+        taken: dict[str, str] = {}
+        for entry in entries:
+            for name in entry.names:
+                if name in taken:
+                    place = ("devices", entry.name, "aliases")
+                    self._mistake(place, f"{name!r} is already a name of {taken[name]}")
+                taken[name] = entry.name
+
+    def _check_sources(self, entries: dict[str, Entry]) -> None:
+        for entry in entries.values():
+            for source in entry.sources:
+                if source not in entries:
+                    said = f"there is no device {source!r}{did_you_mean(source, entries)}"
+                    self._mistake(("devices", entry.name), said)
+                elif entries[source].server != entry.server:
+                    self._mistake(("devices", entry.name), f"{source!r} is in another server")
+
+    def _mistake(self, place: tuple[str, ...], text: str) -> None:
+        where = f"[{'.'.join(place[:2])}] " if len(place) > 1 else ""
+        self.mistakes.append((self._line(place), where + text))
+
+    def _line(self, place: tuple[str, ...]) -> int:
+        """Return the line of a key, or of the table that should have it; 1 if there is none."""
+        table: tuple[str, ...] = ()
+        line = 1
+        for number, text in enumerate(self.lines, 1):
+            if header := re.match(r"\s*\[([^\[\]]+)\]", text):
+                table = tuple(part.strip().strip("\"'") for part in header[1].split("."))
+                if table and table == place[: len(table)]:
+                    line = number
+            elif (key := re.match(r"\s*([\w-]+)\s*=", text)) and (*table, key[1]) == place[
+                : len(table) + 1
+            ]:
+                return number
+        return line

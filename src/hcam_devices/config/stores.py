@@ -1,0 +1,192 @@
+"""What the instrument file says of an InfluxDB, or of what takes its lines.
+
+    [stores.offsite]
+    kind = "influxdb"
+    url = "https://history.example.org:8086"
+
+    database = "hipercam"                    # version 1, or VictoriaMetrics
+    user = "hwlogger"                        # if it asks for one
+    secret_file = "/etc/hcam/offsite"        # the password
+
+    organization = "hipercam"                # version 2; the secret is a token
+    bucket = "telemetry"
+
+    api = 3                                  # version 3; the secret is a token
+    database = "hipercam"
+
+``ca`` is a file of certificates to be trusted instead of the system's. The secret is read again for
+each request, so a new one counts at once; ``secret_variable`` names an environment variable instead
+of a file. Where a secret passes other machines, the URL has to begin with ``https``.
+"""
+
+import base64
+import os
+import re
+import stat
+from contextlib import suppress
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+from urllib.parse import urlencode, urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from .. import HcamError
+
+STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+def _url(text: str) -> str:
+    if "@" in text:
+        raise ValueError("a user or password does not belong into a URL; see secret_file")
+    whole = False
+    with suppress(ValueError):  # it would repeat a part, and that may be a password
+        parts = urlsplit(text)
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    if not whole or parts.query or parts.fragment or not re.fullmatch(r"[!-~]+", text):
+        raise ValueError("has to be like https://history.example.org:8086")
+    return parts.geturl().rstrip("/")  # with the scheme in lower case
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("has to be a whole path, such as /etc/hcam/offsite")
+    return path
+
+
+Text: TypeAlias = Annotated[str, Field(min_length=1)]
+File: TypeAlias = Annotated[Path, Field(strict=False), AfterValidator(_absolute)]
+
+
+class SecretError(Exception):
+    """The secret cannot be had; says why, and what to do."""
+
+
+class InfluxDB(BaseModel):
+    """Where an InfluxDB is, of whichever version, and how it is written to; ``timeout`` in s."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    kind: Literal["influxdb"]
+    url: Annotated[str, AfterValidator(_url)]
+    api: Literal[3] | None = None
+    database: Text | None = None
+    organization: Text | None = None
+    bucket: Text | None = None
+    user: Text | None = None
+    secret_file: File | None = None
+    secret_variable: Text | None = None
+    ca: File | None = None
+    timeout: float = Field(default=10.0, gt=0, le=300)
+
+    @property
+    def version(self) -> int:
+        """Of InfluxDB: 1, 2 or 3."""
+        return self.api or (1 if self.bucket is None else 2)
+
+    @property
+    def place(self) -> str:
+        """What is written to, for people."""
+        if self.version == 2:
+            return f"bucket {self.bucket!r} of organization {self.organization!r}"
+        return f"database {self.database!r}"
+
+    @property
+    def secret_from(self) -> str:
+        """Where the secret comes from, for people; empty if there is none."""
+        if self.secret_variable is not None:
+            return f"environment variable {self.secret_variable}"
+        return str(self.secret_file or "")
+
+    @property
+    def target(self) -> str:
+        """Where lines are posted to, after the URL."""
+        if self.version == 2:
+            arguments = {"org": self.organization, "bucket": self.bucket, "precision": "ns"}
+            return "/api/v2/write?" + urlencode(arguments)
+        if self.version == 3:
+            arguments = {"db": self.database, "precision": "nanosecond"}
+            return "/api/v3/write_lp?" + urlencode(arguments)
+        return "/write?" + urlencode({"db": self.database, "precision": "ns"})
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "InfluxDB":
+        wrong = []
+        v2 = self.bucket is not None or self.organization is not None
+        if v2 and (self.bucket is None or self.organization is None):
+            wrong.append("organization and bucket (version 2) belong together")
+        if v2 == (self.database is not None) or (v2 and self.api):
+            wrong.append(
+                "give either database, or organization and bucket, or api = 3 and database"
+            )
+        if self.secret_file is not None and self.secret_variable is not None:
+            wrong.append("give either secret_file or secret_variable")
+        if self.user is not None and (v2 or self.api):
+            wrong.append("user is for version 1 only; the others take a token")
+        if self.version == 1 and bool(self.user) != bool(self.secret_from):
+            wrong.append("user and its secret (secret_file or secret_variable) belong together")
+        if self.ca is not None and not self.url.startswith("https:"):
+            wrong.append("ca is for https only")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+    def authorization(self) -> tuple[str, str]:
+        """Return the header, and the secret in it; empty if there is none. Raises SecretError."""
+        if self.secret_file is not None:
+            secret = _from_file(self.secret_file).strip()
+        elif self.secret_variable is not None:
+            secret = os.environ.get(self.secret_variable, "").strip()
+        else:
+            return "", ""
+        if not (secret and secret.isprintable() and secret.isascii()):
+            raise SecretError(f"{self.secret_from} has to hold a secret, in plain ASCII")
+        if self.version == 1:
+            given = base64.b64encode(f"{self.user}:{secret}".encode()).decode()
+            return f"Basic {given}", secret
+        return f"{'Token' if self.version == 2 else 'Bearer'} {secret}", secret
+
+
+def _from_file(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            if os.fstat(file.fileno()).st_mode & stat.S_IRWXO:
+                raise SecretError(f"{path} is open to everybody: chmod o= {path}")
+            return file.read(10_000)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SecretError(f"{path} cannot be read: {error}") from None
+
+
+class Embedded(BaseModel):
+    """Files on this machine: each sample for ``raw_days`` days, then minutes, for ever."""
+
+    model_config = STRICT
+
+    kind: Literal["embedded"] = "embedded"
+    raw_days: int = Field(default=30, ge=1)
+    folder: str = ""
+
+
+StoreSettings: TypeAlias = Embedded | InfluxDB
+
+
+def place(settings: StoreSettings, home: Path) -> Path:
+    """Return the folder in which a store keeps its files: within the home if it is relative.
+
+    ``~`` is the user's own home; HcamError if there is none.
+    """
+    if isinstance(settings, InfluxDB):
+        return home / "stores"
+    folder = os.path.expanduser(settings.folder or "history")
+    if folder.startswith("~"):
+        raise HcamError(f"folder {folder!r}: there is no such home directory; write it in full")
+    return home / folder
+
+
+def is_near(url: str) -> bool:
+    """Tell whether a URL leads to this machine itself: compressing would only cost time."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,49 @@
+"""The parts that a device is made of; what its author needs is imported from here."""
+
+from .axis import Axis, Drive, NotAllowedError
+from .device import WHILE_MOVING, Alarm, Device, Reading, Sample, utc
+from .fields import Procedure, Range, Readback, Setpoint, Value, Words, rpc, shorten
+from .link import (
+    LINK_LOST,
+    Exactly,
+    Local,
+    ProtocolError,
+    RefusedError,
+    Seconds,
+    Serial,
+    Tcp,
+    Until,
+)
+from .sim import Impatient, Simulator, toward
+
+__all__ = [
+    "LINK_LOST",
+    "WHILE_MOVING",
+    "Alarm",
+    "Axis",
+    "Device",
+    "Drive",
+    "Exactly",
+    "Impatient",
+    "Local",
+    "NotAllowedError",
+    "Procedure",
+    "ProtocolError",
+    "Range",
+    "Readback",
+    "Reading",
+    "RefusedError",
+    "Sample",
+    "Seconds",
+    "Serial",
+    "Setpoint",
+    "Simulator",
+    "Tcp",
+    "Until",
+    "Value",
+    "Words",
+    "rpc",
+    "shorten",
+    "toward",
+    "utc",
+]

@@ -1,0 +1,223 @@
+"""Views: devices whose hardware is what other devices of the same process have read.
+
+A view hears its sources directly, so a router outage does not blind it, and judges them on a timer,
+so that silence is noticed too.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from ..core import Alarm, Device, Local, Readback, Reading, RefusedError, Sample, Setpoint, Value
+
+STALE_AFTER = 60.0
+NEAR_SETPOINT = 2.0
+
+
+class View(Device):
+    """What a view is of, and what it has heard."""
+
+    link_type = Local
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        super().__init__(name, **settings)
+        self._heard: dict[str, tuple[float, Sample]] = {}
+        self._devices: Mapping[str, Device] = {}
+        self._emitted: object = None
+
+    def origin(self, field: Readback) -> tuple[str, str]:
+        """Return the device that has a field, and its name there."""
+        raise NotImplementedError
+
+    def attach(self, devices: Mapping[str, Device]) -> None:
+        """Listen to the sources; KeyError if one is not there."""
+        self._devices = {name: devices[name] for name in self.sources()}
+        for device in self._devices.values():
+            device.listeners.append(self._hear)
+
+    def _hear(self, sample: Sample) -> None:
+        self._heard[sample["device"]] = (self.clock(), sample)
+        self._judge()
+        if self.connection == "online" and (self.states(), self.alarms()) != self._emitted:
+            self.emit()
+
+    async def poll(self) -> None:
+        """Judge what was heard."""
+        self._judge()
+
+    def _judge(self) -> None:
+        for field in self.fields.values():
+            if field.machine in self.disabled:
+                self.readings[field.name] = self._off(field)
+                continue
+            try:
+                self.readings[field.name] = Reading(self._look(field))
+            except RefusedError as error:
+                self.readings[field.name] = Reading(None, str(error))
+        heard = [at for at, _ in self._heard.values()]
+        self.read_at = min(heard, default=self.clock())
+
+    def heard(self, source: str) -> Sample:
+        """Return what a source said last; RefusedError if it says nothing, or is offline."""
+        if source not in self._heard:
+            raise RefusedError(f"nothing heard from {source} yet")
+        at, sample = self._heard[source]
+        if (age := self.clock() - at) > STALE_AFTER:
+            raise RefusedError(f"nothing heard from {source} for {age:.0f} s")
+        if sample["state"]["connection"] != "online":
+            raise RefusedError(f"{source} is offline")
+        return sample
+
+    def _look(self, field: Readback) -> Value:
+        source, name = self.origin(field)
+        sample = self.heard(source)
+        for readback, setpoint in self._devices[source].pairs().items():
+            if name in (readback, setpoint):
+                pair = sample[readback]
+                said = pair and pair["current" if name == readback else "target"]
+                break
+        else:
+            if name not in sample:
+                raise RefusedError(f"{source} has no {name}: it is of another kind")
+            said = sample[name]
+        if said is None:
+            why = (alarm["reason"] for alarm in sample["alarms"] if alarm["field"] == name)
+            raise RefusedError(f"{source}: {next(why, 'not read')}")
+        return field.kind(said["value"] if field.unit else said)
+
+    async def read(self, field: Readback) -> Value:
+        """Return what the source says now."""
+        return self._look(field)
+
+    async def write(self, field: Setpoint, value: float) -> None:
+        """Pass the setpoint on to the source; raises as its ``set``."""
+        source, name = self.origin(field)
+        await self._devices[source].set(name, value)
+
+    def emit(self) -> None:
+        """Hand a sample to every listener."""
+        self._emitted = self.states(), self.alarms()
+        super().emit()
+
+
+class CCDHead(View):
+    """One CCD head: its pressure, coolant flow and peltier, judged together.
+
+    Its health is the worst of what is wrong, and ``state_reason`` says everything that is. What
+    cannot be read, or has not been read for a minute, is wrong too.
+    """
+
+    gauge: str
+    rack: str
+    channel: Literal[1, 2, 3]
+    recorder: str
+    pen: Literal[1, 2, 3, 4, 5, 6]
+
+    temperature = Readback("deg_C", ("rack", "temperature"), doc="Of the CCD.")
+    setpoint = Setpoint(
+        "deg_C",
+        ("rack", "target_temperature"),
+        limits=(-100, 25),
+        tolerance=1e-3,
+        doc="Of the CCD.",
+    )
+    pressure = Readback("mbar", ("gauge", "pressure"), healthy=(0, 8e-3), doc="Inside the head.")
+    flow = Readback("l / min", ("recorder", "pen"), healthy=(0.4, math.inf), doc="Of coolant.")
+    heatsink = Readback("deg_C", ("rack", "heatsink"), doc="Of the peltier's warm side.")
+    peltier_current = Readback("A", ("rack", "current"))
+    peltier_status = Readback("", ("rack", "status"), str, doc="What the controller does.")
+
+    def sources(self) -> tuple[str, ...]:
+        """Return the names of the devices it looks at."""
+        return self.gauge, self.rack, self.recorder
+
+    def origin(self, field: Readback) -> tuple[str, str]:
+        """Return the device that has a field, and its name there."""
+        role, name = field.ref
+        number = {"gauge": "", "rack": self.channel, "recorder": self.pen}[role]
+        return getattr(self, role), f"{name}{number}"
+
+    def notices(self) -> list[Alarm]:
+        """Say when the peltier does not run, or not yet cools to where it should."""
+        found = []
+        status = self.readings["peltier_status"].value
+        if status not in (None, "run"):
+            found.append(Alarm("peltier_status", "ERR", f"the peltier is not running ({status})"))
+        now, goal = self.readings["temperature"].value, self.readings["setpoint"].value
+        if isinstance(now, float) and isinstance(goal, float) and abs(now - goal) > NEAR_SETPOINT:
+            found.append(
+                Alarm("temperature", "WARN", f"{now:.1f} deg_C, setpoint {goal:.1f} deg_C")
+            )
+        return found
+
+    def states(self) -> dict[str, str]:
+        """Return the health beside the connection."""
+        worst = next((alarm.severity for alarm in self.alarms()), "OK")
+        return super().states() | {"health": worst}
+
+    def values(self) -> dict[str, Any]:
+        """Return the fields, and every reason why the head is not well."""
+        reasons = dict.fromkeys(alarm.reason for alarm in self.alarms())
+        return super().values() | {"state_reason": "; ".join(reasons) or "None"}
+
+
+class COMPO(View):
+    """COMPO as one: its two arms and its lens. It passes targets on; each moves by itself."""
+
+    arms: str
+    lens: str
+
+    pickoff_angle = Readback("deg", ("arms", "pickoff_angle"), doc="Where the pickoff arm is.")
+    target_pickoff_angle = Setpoint(
+        "deg", ("arms", "target_pickoff_angle"), limits=(-67, 67), doc="Where its move goes."
+    )
+    injection_angle = Readback(
+        "deg", ("arms", "injection_angle"), doc="Where the injection arm is."
+    )
+    target_injection_angle = Setpoint(
+        "deg", ("arms", "target_injection_angle"), limits=(-67, 67), doc="Where its move goes."
+    )
+    lens_position = Readback("mm", ("lens", "position"), doc="Where the lens is.")
+    target_lens_position = Setpoint(
+        "mm", ("lens", "target_position"), limits=(0, 25.0000055625), doc="Where its move goes."
+    )
+
+    def sources(self) -> tuple[str, ...]:
+        """Return the names of the devices it looks at."""
+        return self.arms, self.lens
+
+    def origin(self, field: Readback) -> tuple[str, str]:
+        """Return the device that has a field, and its name there."""
+        role, name = field.ref
+        return getattr(self, role), name
+
+    def pairs(self) -> dict[str, str]:
+        """Return the positions whose targets are shown with them."""
+        return {name: f"target_{name}" for name in self.fields if f"target_{name}" in self.fields}
+
+    def _states(self, source: str) -> dict[str, str]:
+        try:
+            return dict(self.heard(source)["state"])
+        except RefusedError:
+            return {"connection": "offline"}
+
+    def states(self) -> dict[str, str]:
+        """Return what each part does, beside whether the arms and the lens can be reached."""
+        arms, lens = self._states(self.arms), self._states(self.lens)
+        reached = {"arms": arms.pop("connection"), "lens": lens.pop("connection")}
+        return super().states() | reached | arms | lens
+
+    def notices(self) -> list[Alarm]:
+        """Pass on what is wrong with the parts, beyond what cannot be read."""
+        found = []
+        for source in self.sources():
+            try:
+                alarms = self.heard(source)["alarms"]
+            except RefusedError:
+                continue
+            found += [
+                Alarm(alarm["field"], alarm["severity"], f"{source}: {alarm['reason']}")
+                for alarm in alarms
+                if alarm["field"] not in self._devices[source].pairs()
+            ]
+        return found

@@ -1,0 +1,485 @@
+"""History: what was recorded of each field, from the recorder or straight from its files.
+
+    from hcam_devices.history import timeseries
+
+    timeseries("ccd1.temperature", "ccd1.setpoint", last="24h")
+
+Fields are named ``device.field`` as in telemetry: ``ccd1.state.health``, ``slide.position.target``.
+Times are UTC, in milliseconds since 1970; spans have their start but not their end.
+"""
+
+import heapq
+import json
+import math
+import os
+import re
+import sys
+import time
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from datetime import datetime
+from functools import cache, partial
+from itertools import chain, groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from .. import HcamError
+from ..config.stores import Embedded, InfluxDB, StoreSettings, place
+from ..core.names import nearest
+from ..journal.points import Field, milliseconds, night_bounds, night_named, night_of, timestamp_of
+from ..wamp import uris
+from ..wamp.utils import (
+    PRESENT_WITHIN,
+    NoSuchProcedureError,
+    OutcomeUnknownError,
+    RouterError,
+    call,
+)
+from .stores.nights import History
+
+Reply: TypeAlias = dict[str, Any]
+Moment: TypeAlias = str | int
+"""A time as people write it (see ``moment``), or in ms."""
+
+SECOND, MINUTE, HOUR, DAY = 1000, 60_000, 3_600_000, 86_400_000
+UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
+DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])", re.ASCII)
+MOST_POINTS = 3000
+"""In one reply, which stays below 500 kB: the router ends a session that sends a megabyte."""
+MOST_VALUES = 10_000
+MOST_TEXT = 300_000
+WINDOW = 3 * HOUR
+"""Raw samples are read so many at a time."""
+OLD_WINDOW = 7 * DAY
+MAX_LOST = 20
+"""Notes of lost samples in one reply."""
+ANSWER_WITHIN = 60.0
+
+
+class HistoryError(HcamError, ValueError):
+    """What was asked for does not exist; the text says what does."""
+
+
+class Span(NamedTuple):
+    """From ``start`` up to, not including, ``end``."""
+
+    start: int
+    end: int
+
+    def __str__(self) -> str:
+        digits = 16 if self.end - self.start >= HOUR else 19
+        return f"{utc(self.start)[:digits]} to {utc(self.end)[:digits]} UTC"
+
+
+EVER = Span(0, 253_370_764_800_000)
+"""To the year 9999."""
+
+
+def utc(time: int) -> str:
+    """Return a time as people read it: ``2026-11-22 04:44:44``."""
+    return timestamp_of(time)[:19].replace("T", " ")
+
+
+def duration(text: str) -> int:
+    """Return how long ``90s``, ``15m``, ``24h``, ``7d`` or ``2w`` is; HistoryError if it is not."""
+    match = DURATION.fullmatch(str(text).strip())
+    length = float(match[1]) * UNITS[match[2]] if match else 0
+    if math.isinf(length) or round(length) < 1:
+        raise HistoryError(f"{text!r} is not a duration such as 90s, 15m, 24h, 7d or 2w")
+    return round(length)
+
+
+def moment(given: Moment, now: int) -> int:
+    """Return a time: a date is its midnight, ``21:30`` the last one that there was.
+
+    Raises HistoryError if it is not a time.
+    """
+    if isinstance(given, int):
+        found = given
+    else:
+        text = str(given)
+        clock_time = re.match(r"\d\d:\d\d", text)
+        if clock_time and re.search("[+-]", text):
+            raise HistoryError(
+                f"{given!r} has a zone but no date, such as 2026-11-22T{given}: add it, or give UTC"
+            )
+        try:
+            if clock_time:
+                found = milliseconds(f"{utc(now)[:10]}T{text}")
+                found -= DAY if found > now else 0
+            else:
+                found = milliseconds(text)
+        except ValueError:
+            raise HistoryError(
+                f"{given!r} is not a time such as 2026-11-22, 2026-11-22T21:30 or 21:30 (UTC), "
+                "from 1970 to 2261; a night is --night (tonight, yesterday)"
+            ) from None
+    return min(max(found, EVER.start), EVER.end)
+
+
+def span(
+    now: int,
+    last: str | None = None,
+    start: Moment | None = None,
+    end: Moment | None = None,
+    night: str | None = None,
+) -> Span:
+    """Return the span that is meant: two of ``last``, ``start`` and ``end``, or a night.
+
+    ``end`` is now by default, and ``last`` 24 hours. A night such as ``2026-11-22`` begins at noon
+    (UTC) of that date; ``tonight`` is the one that goes on, ``yesterday`` the one before. Raises
+    HistoryError.
+    """
+    if night is not None:
+        if (last, start, end) != (None, None, None):
+            raise HistoryError("a night has its beginning and its end: give it alone")
+        try:
+            return Span(*night_bounds(night_named(night, now)))
+        except ValueError as error:
+            raise HistoryError(str(error)) from None
+    if None not in (last, start, end):
+        raise HistoryError("give two of last, start (from) and end (to), not all three")
+    length = duration(last or "24h")
+    until = now if end is None else moment(end, now)
+    since = max(until - length, 0) if start is None else moment(start, now)
+    if start is not None and last is not None:
+        until = min(since + length, EVER.end)
+    if until <= since:
+        raise HistoryError(f"it begins at {utc(since)} and so cannot end at {utc(until)} (UTC)")
+    return Span(since, until)
+
+
+class Archive:
+    """The history in the files of an embedded store, which may be writing to them.
+
+    Its methods block. They raise HistoryError if there is no such field, and AwayError if a file
+    cannot be read.
+    """
+
+    def __init__(self, files: History) -> None:
+        self.files = files
+
+    def fields(self) -> dict[str, dict[str, str]]:
+        """Return the unit of every field (``""`` if it has none), by device and name."""
+        return self.files.fields(*EVER)
+
+    def history(self, field: str, start: int, end: int, points: int = 1000) -> Reply:
+        """Return what a field did, as plain data of less than 500 kB.
+
+        ``field``, ``unit``, ``time`` (ms) and, as lists of the same length: of numbers what they
+        were in at most ``points`` (1 to 3000) pieces of equal length, of which each has its
+        beginning as its time: ``min``, ``mean``, ``max``, ``last``, and ``n``, how many there were;
+        texts among them are left out. If there are only texts ``value``, their changes: the newest
+        ``points`` of them, with ``until``, the time of the last text that is known, and
+        ``earlier``, how many changes are left out. If there is nothing, ``newest`` is the time of
+        the newest that there is, otherwise null. ``lost`` are sentences about samples of that time
+        that were published but kept nowhere. ``rolled_up`` is whether some of it is so old that
+        only its minutes are kept.
+        """
+        if not 1 <= points <= MOST_POINTS:
+            raise HistoryError(f"points are 1 to {MOST_POINTS}, not {points}")
+        device, name, reply = self._head(field, Span(start, end))
+        found = self.files.downsampled(device, name, start, end, points, numbers=True)
+        if not found:
+            recorded = self._samples(device, name, Span(start, end))
+            texts = (one for one in recorded if isinstance(one[2], str))
+            if first := next(texts, None):
+                return reply | _changes(chain([first], texts), points)
+        columns = zip(*found, strict=True) if found else [()] * 6
+        keys = ("time", "min", "mean", "max", "last", "n")
+        return self._or_newest(
+            reply | {key: list(column) for key, column in zip(keys, columns, strict=True)}
+        )
+
+    def raw(self, field: str, start: int, end: int) -> Reply:
+        """Return samples as recorded: ``field``, ``unit``, ``time`` (ms), ``seq`` and ``value``.
+
+        ``seq`` is the sample's number, the same for each of its fields, and 0 for minutes. Of
+        nights that are too old for that it is the last sample of each minute. Those after ask
+        for with ``next`` as ``start``; there are none if it is null. ``newest`` and
+        ``lost`` as in ``history``.
+        """
+        device, name, reply = self._head(field, Span(start, end))
+        times: list[int] = []
+        seqs: list[int] = []
+        values: list[Field] = []
+        room = MOST_TEXT
+        for at, seq, value in self._samples(device, name, Span(start, end)):
+            room -= _size(value)
+            if len(times) >= MOST_VALUES or room < 0:
+                # Samples of the same time stay together, unless there is nothing else.
+                upto = at if at != times[0] else at + 1
+                keep = bisect_left(times, upto)
+                times, seqs, values = times[:keep], seqs[:keep], values[:keep]
+                return reply | {"time": times, "seq": seqs, "value": values, "next": upto}
+            times.append(at)
+            seqs.append(seq)
+            values.append(value)
+        return self._or_newest(reply | {"time": times, "seq": seqs, "value": values, "next": None})
+
+    def _head(self, field: str, span: Span) -> tuple[str, str, Reply]:
+        """Return device and name of a field, and how a reply begins."""
+        device, _, name = field.partition(".")
+        units = self.files.fields(*span)  # of all that there is only if need be: it is much
+        if name not in units.get(device, {}):
+            units = self.fields()
+        if device not in units:
+            there = nearest(device, list(units)) or "nothing yet"
+            raise HistoryError(f"there is no history of {device!r}; there is of {there}")
+        if name not in units[device]:
+            wrong = f"{device} has no {name!r}" if name else f"say which field of {device}"
+            raise HistoryError(f"{wrong}; it has {nearest(name, list(units[device]))}")
+        lost = self.files.lost(device, *span)
+        more = [f"and {len(lost) - MAX_LOST} times more"] * (len(lost) > MAX_LOST)
+        return (
+            device,
+            name,
+            {
+                "field": field,
+                "unit": units[device][name],
+                "newest": None,
+                "lost": [*map(str, lost[:MAX_LOST]), *more],
+                "rolled_up": self.files.has_minutes(device, name, *span),
+            },
+        )
+
+    def _or_newest(self, reply: Reply) -> Reply:
+        """Add, where there is nothing, the newest minute of which there is something."""
+        if reply["time"]:
+            return reply
+        device, _, name = reply["field"].partition(".")
+        newest = self.files.newest(device, name)
+        minute = newest - newest % MINUTE
+        found = self.files.downsampled(device, name, minute - HOUR, minute + MINUTE, 61)
+        return reply | {"newest": found[-1].time if found else newest}
+
+    def _samples(self, device: str, name: str, span: Span) -> Iterator[tuple[int, int, Field]]:
+        """Yield times, numbers and values, reading a few hours at once; of old nights, minutes.
+
+        What has nothing of the field is passed over at once, however long it is.
+        """
+        rolled_up = cache(partial(self.files.has_minutes, device, name))
+        begins = {night_bounds(night)[0] for night in self.files.nights()}
+        start, end = span
+        while (start := self.files.first(device, name, start, end)) < end:
+            begin, until = night_bounds(night_of(start))
+            if begin in begins:
+                stop = min(start + WINDOW, until, end)
+                recorded = self.files.series(device, name, start, stop)
+                if recorded and not rolled_up(begin, until):
+                    yield from recorded
+                    start = stop
+                    continue
+            else:
+                after = (later for later in begins if later > start)
+                stop = min(start - start % MINUTE + OLD_WINDOW, end, *after)
+            minute = start - start % MINUTE
+            points = -(-(stop - minute) // MINUTE)
+            found = self.files.downsampled(device, name, minute, minute + points * MINUTE, points)
+            yield from ((one.time, 0, one.last) for one in found if one.time >= start)
+            start = stop
+
+
+def _size(value: Field) -> int:
+    """Return how long a text is in JSON; numbers are bounded by how many they are."""
+    return len(json.dumps(value)) if isinstance(value, str) else 0
+
+
+def _changes(recorded: Iterable[tuple[int, int, Field]], most: int) -> Reply:
+    """Return the newest changes of a text: at most so many, and no more than fit into a reply."""
+    times: list[int] = []
+    values: list[str] = []
+    until = 0
+    for at, _, value in recorded:
+        until = at
+        if not values or str(value) != values[-1]:
+            times.append(at)
+            values.append(str(value))
+    earlier, room = len(values), MOST_TEXT
+    for value in reversed(values[-most:]):
+        room -= _size(value)
+        if room < 0:
+            break
+        earlier -= 1
+    return {"time": times[earlier:], "value": values[earlier:], "until": until, "earlier": earlier}
+
+
+class Remote:
+    """The history that the recorder has, through the router; its methods raise WampErrors."""
+
+    def fields(self) -> dict[str, dict[str, str]]:
+        """As ``Archive.fields``."""
+        return dict(self._ask("fields"))
+
+    def history(self, field: str, start: int, end: int, points: int = 1000) -> Reply:
+        """As ``Archive.history``."""
+        return dict(self._ask("history", field, start=start, end=end, points=points))
+
+    def raw(self, field: str, start: int, end: int) -> Reply:
+        """As ``Archive.raw``."""
+        return dict(self._ask("raw", field, start, end))
+
+    def _ask(self, what: str, *args: Any, **kwargs: Any) -> Any:
+        return call(uris.rpc("recorder", what), *args, timeout=ANSWER_WITHIN, **kwargs)
+
+
+Source: TypeAlias = Archive | Remote
+
+
+def source(instrument: Path | None = None) -> tuple[Source, str]:
+    """Return where history is to be had, and, if that is not the recorder, why.
+
+    It is the recorder at WAMP_SERVER; if it does not answer, the files of the instrument's first
+    embedded store in HCAM_HOME. Raises HistoryError if there are none either.
+    """
+    with suppress(RouterError, NoSuchProcedureError, OutcomeUnknownError):
+        told = call(uris.rpc("recorder", "describe"), timeout=PRESENT_WITHIN)
+        if "history" in told["procedures"]:
+            return Remote(), ""
+    # 0.7 s, for those without a recorder
+    from ..config.instrument import load  # noqa: PLC0415
+    from ..wamp.server import home  # noqa: PLC0415
+
+    where = f"no recorder answers at {uris.address()} (WAMP_SERVER)"
+    given = instrument or os.environ.get("HCAM_INSTRUMENT")
+    stores = load(Path(given) if given else None).stores
+    folders = [place(one, home()) for one in stores.values() if isinstance(one, Embedded)]
+    if not folders:
+        raise HistoryError(f"{where}, and {elsewhere(stores)}")
+    if not folders[0].is_dir():
+        raise HistoryError(f"{where}, and there is no history in {folders[0]} (HCAM_HOME)")
+    return Archive(History(folders[0])), f"{where}: this is read from {folders[0]}"
+
+
+def elsewhere(stores: Mapping[str, StoreSettings]) -> str:
+    """Say where history is that this cannot read."""
+    places = " and ".join(
+        f"{name} ({one.place} at {one.url})"
+        for name, one in stores.items()
+        if isinstance(one, InfluxDB)
+    )
+    return (
+        f'history is kept in {places}: ask that, or add a store of kind = "embedded" to the '
+        "instrument file, which is asked here"
+    )
+
+
+Sampled: TypeAlias = tuple[int, int, str, Field]
+"""When, the number of the sample, of which field, and what."""
+
+
+def samples(source: Source, field: str, span: Span) -> tuple[Reply, Iterator[Sampled]]:
+    """Return the first page of a field as it was recorded, and what yields all of it."""
+    first = source.raw(field, *span)
+
+    def every() -> Iterator[Sampled]:
+        page = first
+        while True:
+            for at, seq, value in zip(page["time"], page["seq"], page["value"], strict=True):
+                yield at, seq, field, value
+            if page["next"] is None:
+                return
+            page = source.raw(field, page["next"], span.end)
+
+    return first, every()
+
+
+def rows(streams: Iterable[Iterator[Sampled]]) -> Iterator[tuple[int, dict[str, Field]]]:
+    """Yield times, and what fields were then: those of one sample are together."""
+    sample = itemgetter(0, 1)
+    for (at, _), together in groupby(heapq.merge(*streams, key=sample), sample):
+        row: dict[str, Field] = {}
+        for *_, field, value in together:
+            if field in row:  # of another epoch
+                yield at, row
+                row = {}
+            row[field] = value
+        yield at, row
+
+
+def nothing(reply: Reply, span: Span) -> str:
+    """Say that there is nothing in a span, and when there is."""
+    field, newest = reply["field"], utc(reply["newest"])[:16]
+    return (
+        f"there is nothing of {field} from {span}; the newest is of minute {newest} UTC; "
+        f"if it could not be read, {field.partition('.')[0]}.alarms has the reason"
+    )
+
+
+def lost(replies: Iterable[Reply]) -> list[str]:
+    """Return what replies say of samples that were published but kept nowhere, once each."""
+    return list(dict.fromkeys(said for reply in replies for said in reply["lost"]))
+
+
+ROLLED_UP = (
+    "some of this is so old that only minutes are kept of it: min, mean, max and the last sample; "
+    "all samples are kept for raw_days of the store, 30 unless the instrument file says otherwise"
+)
+"""What is said of history that is no longer there as it was recorded."""
+
+
+def timeseries(
+    *fields: str,
+    last: str | None = None,
+    start: Moment | datetime | None = None,
+    end: Moment | datetime | None = None,
+    night: str | None = None,
+) -> Any:
+    """Return samples as they were recorded as an astropy TimeSeries, a column for each field.
+
+    Numbers have their unit; fields of one sample are one row, and what a row does not have is
+    masked, and so are texts in a column that has numbers. A sample that has none of the fields,
+    because none could be read, is no row: ask for ``ccd1.alarms`` as well to see it. Nights that
+    are too old to be there in full (30 days, or ``raw_days`` of the store) have the last sample of
+    each minute, which stderr then says. The span is the last 24
+    hours, or as in ``span``, from and to an astropy Time or a datetime (UTC if it does not say) as
+    well. The samples come from the recorder, in pages, or from the files, which stderr then says.
+    Raises HistoryError, or a WampError.
+    """
+    # 0.7 s, which the recorder and hcam do not need
+    import numpy as np  # noqa: PLC0415
+    from astropy.table import MaskedColumn  # noqa: PLC0415
+    from astropy.time import Time  # noqa: PLC0415
+    from astropy.timeseries import TimeSeries  # noqa: PLC0415
+    from astropy.units import Unit  # noqa: PLC0415
+    from astropy.utils.masked import Masked  # noqa: PLC0415
+
+    if not fields or not all(isinstance(one, str) for one in fields):
+        raise HistoryError(
+            "name at least one field, such as 'ccd1.temperature', 'ccd2.temperature'"
+        )
+    fields = tuple(dict.fromkeys(fields))
+    start, end = (
+        Time(one).utc.isot if isinstance(one, datetime | Time) else one for one in (start, end)
+    )
+    asked = span(round(time.time() * 1000), last, start, end, night)
+    place, note = source()
+    if note:
+        print(note, file=sys.stderr)
+    pages, streams = zip(*(samples(place, field, asked) for field in fields), strict=True)
+    for said in lost(pages):
+        print(said, file=sys.stderr)
+    if all(page["newest"] for page in pages):
+        raise HistoryError(nothing(pages[0], asked))
+    if any(page["rolled_up"] for page in pages):
+        print(ROLLED_UP, file=sys.stderr)
+    found = list(rows(streams))
+    ms = np.array([at for at, _ in found], dtype=np.int64)
+    times = Time(ms // DAY * 86400.0, ms % DAY / 1000, format="unix", scale="utc")
+    times.format = "isot"
+    series = TimeSeries(time=times)
+    for field, page in zip(fields, pages, strict=True):
+        values = [row.get(field) for _, row in found]
+        if not all(value is None or isinstance(value, str) for value in values):
+            values = [None if isinstance(value, str) else value for value in values]
+        missing = np.array([value is None for value in values])
+        filler = next((value for value in values if value is not None), 0.0)
+        filled = np.array([filler if value is None else value for value in values])
+        if page["unit"] and filled.dtype.kind == "f":
+            filled = filled * Unit(page["unit"], parse_strict="silent")
+            series[field] = Masked(filled, missing) if missing.any() else filled
+        else:
+            series[field] = MaskedColumn(filled, mask=missing)
+    return series

@@ -1,0 +1,297 @@
+"""What the stores really have of a night, read from outside, whatever they noted."""
+
+import json
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from http import HTTPStatus
+from itertools import chain
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from ..config.stores import InfluxDB, SecretError, StoreSettings, place
+from ..journal.checked import Table, is_damage, reading
+from ..journal.digest import digest
+from ..journal.points import night_bounds, night_of, nights
+from .audit import Row, Span, Witness
+from .stores import AwayError
+from .stores.coverage import LEDGER, Coverage, Gone, load, without
+from .stores.http import Connection
+from .stores.line_protocol import name_of, one_line
+from .stores.lost import Lost, LostNotes
+from .stores.nights import (
+    HALF_HOUR,
+    HALVES,
+    MAIN,
+    MAIN_TABLES,
+    NIGHT_TABLES,
+    SERIES,
+    History,
+    away,
+    points_of,
+    streams,
+)
+
+MARGIN = 3_600_000
+"""Samples are looked for so far (ms) outside the night: noon may be between one and its journal."""
+ROWS_AT_A_TIME = 10_000
+
+
+class Files:
+    """Reads files of a store, each as far as it can be read; ``troubles`` says why no further."""
+
+    def __init__(self) -> None:
+        self.troubles: list[str] = []
+
+    def read(
+        self, path: Path, tables: Iterable[Table], take: Callable[[sqlite3.Connection], None]
+    ) -> None:
+        """Take in what a file has, if there is one."""
+        try:
+            if path.exists():
+                with closing(reading(path, tables)) as db:
+                    take(db)
+        except (OSError, sqlite3.OperationalError) as error:
+            self._tell(str(away(path, error)))
+        except sqlite3.Error as error:
+            if not is_damage(error):
+                raise
+            self._tell(f"{path} is damaged: {error}")
+
+    def _tell(self, trouble: str) -> None:
+        if trouble not in self.troubles:
+            self.troubles.append(trouble)
+
+    def stored(self, path: Path, tables: Iterable[Table]) -> Coverage:
+        """Return what a file says that is stored."""
+        found = Coverage()
+        self.read(path, tables, lambda db: found.update(load(db)))
+        return found
+
+    def notes(self, path: Path, tables: Iterable[Table]) -> tuple[Coverage, list[Gone]]:
+        """Return what a ledger says that is stored, and what of that is gone or set aside."""
+        stored = Coverage()
+        gone: list[Gone] = []
+        aside: dict[str, Coverage] = defaultdict(Coverage)
+
+        def take(db: sqlite3.Connection) -> None:
+            stored.update(load(db))
+            query = "SELECT device, epoch, first, last, cause FROM gone"
+            gone.extend(Gone(*row) for row in db.execute(query))
+            for *number, reason in db.execute("SELECT device, epoch, seq, seq, reason FROM aside"):
+                aside[reason].add(*number)
+
+        self.read(path, tables, take)
+        gone += [Gone(*one, f"set aside: {why}") for why, some in aside.items() for one in some]
+        return stored, gone
+
+
+def belonging(
+    before: Mapping[str, int], here: Mapping[str, tuple[int, int]], after: Mapping[str, int]
+) -> list[Span]:
+    """Return the numbers of each epoch for which there is no place but in a night.
+
+    ``before`` is the last number of an epoch before the night, ``after`` the first after it.
+    """
+    found = []
+    for epoch in here.keys() | (before.keys() & after.keys()):
+        first = before.get(epoch, 0) + 1  # numbers begin with 1
+        last = after.get(epoch, 0) - 1
+        if epoch in here:
+            first, last = min(first, here[epoch][0]), max(last, here[epoch][1])
+        if first <= last:
+            found.append((epoch, first, last))
+    return found
+
+
+def extent(numbers: Iterable[tuple[str, int]]) -> dict[str, tuple[int, int]]:
+    """Return the lowest and the highest number of each epoch."""
+    found: dict[str, tuple[int, int]] = {}
+    for epoch, seq in numbers:
+        low, high = found.get(epoch, (seq, seq))
+        found[epoch] = min(low, seq), max(high, seq)
+    return found
+
+
+class Nights:
+    """A ``Witness`` of the files of an EmbeddedStore."""
+
+    def __init__(self, name: str, folder: Path, night: str) -> None:
+        self.name, self.folder = name, folder
+        self._start, self._end = night_bounds(night)
+        self.night = night_of(self._start)  # whatever form of the date was given
+        self._files = Files()
+        self.troubles = self._files.troubles
+        self.stored, self.gone = self._files.notes(self._path(MAIN), MAIN_TABLES)
+        self._noted = {"": without(self.stored, self.gone)}
+        for one in History(folder).nights():
+            self._noted[one] = self._files.stored(self._path(one), NIGHT_TABLES)
+            self.stored.update(self._noted[one])
+        self.uncounted = ""
+        self._files.read(self._path(MAIN), MAIN_TABLES, self._count)
+
+    def _count(self, db: sqlite3.Connection) -> None:
+        span = self._start // HALF_HOUR, self._end // HALF_HOUR
+        series = db.execute(SERIES).fetchall()
+        if any(db.execute(HALVES, (number, *span)).fetchone() for number, _ in series):
+            self.uncounted = "of that night it has only the minutes left"
+
+    def look(self, device: str) -> tuple[list[Row], list[Span]]:
+        """See ``Witness``."""
+        window = self._start - MARGIN, self._end + MARGIN
+        found = [row for one in nights(*window) for row in self._rows(one, device, *window)]
+        before: dict[str, int] = {}
+        after: dict[str, int] = {}
+        here = [(row.epoch, row.seq) for row in found if self._start <= row.time < self._end]
+        for night, noted in self._noted.items():
+            for who, epoch, first, last in noted:
+                if who == device and night < self.night:
+                    before[epoch] = max(last, before.get(epoch, 0))
+                elif who == device and night > self.night:
+                    after[epoch] = min(first, after.get(epoch, first))
+                elif who == device:
+                    here += [(epoch, first), (epoch, last)]
+        return found, belonging(before, extent(here), after)
+
+    def search(self, device: str, epoch: str, first: int, last: int) -> list[Row]:
+        """See ``Witness``."""
+        numbers = device, epoch, first, last
+        there = [n for n, noted in self._noted.items() if noted.missing(*numbers) != [numbers[2:]]]
+        rows = chain.from_iterable(self._rows(night, device) for night in there if night)
+        return [row for row in rows if row.epoch == epoch and first <= row.seq <= last]
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.sqlite"
+
+    def _rows(self, night: str, device: str, *window: int) -> list[Row]:
+        found: list[Row] = []
+
+        def take(db: sqlite3.Connection) -> None:
+            for stream in streams(db):
+                if stream.device == device:
+                    for point in points_of(db, stream, *window):
+                        found.append(Row(point.epoch, point.seq, point.time, digest(point)))
+
+        self._files.read(self._path(night), NIGHT_TABLES, take)
+        return found
+
+
+class Lines:
+    """A ``Witness`` of a LineStore: its database is asked if it is an InfluxDB 1."""
+
+    def __init__(self, name: str, settings: InfluxDB, folder: Path, night: str) -> None:
+        self.name, self.settings = name, settings
+        self._start, self._end = night_bounds(night)
+        files = Files()
+        self.troubles = files.troubles
+        self.stored, self.gone = files.notes(folder / f"{name}.sqlite", LEDGER)
+        self.uncounted = ""
+        if settings.version != 1 or not self._answers():
+            self.uncounted = "only an InfluxDB of version 1 can be asked"
+
+    def look(self, device: str) -> tuple[list[Row], list[Span]]:
+        """See ``Witness``."""
+        start, end = self._start, self._end
+        window = f"time >= {start - MARGIN}ms AND time < {end + MARGIN}ms"
+        found = list(self._rows(device, window))
+        here = extent((row.epoch, row.seq) for row in found if start <= row.time < end)
+        before = self._one(device, f"time < {start}ms ORDER BY time DESC")
+        after = self._one(device, f"time >= {end}ms ORDER BY time")
+        for epoch in here.keys() | before.keys():  # after that night it noted no more of others
+            after.setdefault(epoch, self.stored.newest(device, epoch) + 1)
+        if not before:  # it has nothing older: it may keep no more
+            before = {epoch: low - 1 for epoch, (low, _) in here.items()}
+        return found, belonging(before, here, after)
+
+    def search(self, device: str, epoch: str, first: int, last: int) -> list[Row]:
+        """See ``Witness``."""
+        text = _quoted(epoch, "'")
+        where = f"epoch = {text} AND seq >= {first} AND seq <= {last}"
+        return list(self._rows(device, where))
+
+    def _one(self, device: str, where: str) -> dict[str, int]:
+        return {row.epoch: row.seq for _, row in self._page(device, f"{where} LIMIT 1")}
+
+    def _rows(self, device: str, where: str) -> Iterator[Row]:
+        page, after = f"{where} LIMIT {ROWS_AT_A_TIME}", ""
+        while some := self._page(device, f"{after}{page}"):
+            yield from (row for _, row in some)
+            after = f"time > {some[-1][0]} AND "
+
+    def _page(self, device: str, where: str) -> list[tuple[int, Row]]:
+        """Return rows, each with its time in ns."""
+        series = _quoted(name_of(device))
+        question = f"SELECT seq, epoch FROM {series} WHERE {where}"  # noqa: S608  (it is quoted)
+        return [
+            (time, Row(str(epoch), int(seq), time // 1_000_000))
+            for one in self._ask(question)
+            for time, seq, epoch in one["values"]
+            if seq is not None
+        ]
+
+    def _answers(self) -> bool:
+        """Tell whether it is an InfluxDB; VictoriaMetrics has one answer to every question."""
+        try:
+            found = self._ask("SHOW MEASUREMENTS LIMIT 1")
+        except AwayError:
+            return True  # it may be one; that it is away is told when it is asked for rows
+        return all(one["name"] == "measurements" for one in found)
+
+    def _ask(self, question: str) -> list[dict[str, Any]]:
+        """Return the series of an answer. Raises AwayError."""
+        settings = self.settings
+        arguments = {"db": settings.database, "epoch": "ns", "q": question}
+        connection = Connection(settings)
+        clean = connection.without_secret
+        try:
+            answer = connection.post(f"/query?{urlencode(arguments)}", {}, b"")
+            if answer.status != HTTPStatus.OK:
+                raise OSError(f"it answered {answer.status}: {one_line(clean(answer.text))}")
+            (result,) = json.loads(answer.text)["results"]
+            if "error" in result:
+                raise OSError(f"it answered: {one_line(clean(result['error']))}")
+            series: list[dict[str, Any]] = result.get("series", [])
+            return series
+        except (OSError, SecretError, ValueError, KeyError, TypeError) as error:
+            raise AwayError(f"{settings.url}: {error}") from None
+        finally:
+            connection.close()
+
+
+def _quoted(text: str, quote: str = '"') -> str:
+    """Return a name as InfluxQL has it, or a text."""
+    return quote + text.replace("\\", "\\\\").replace(quote, f"\\{quote}") + quote
+
+
+def witnesses(
+    stores: Mapping[str, StoreSettings],
+    home: Path,
+    night: str,
+    noted: Mapping[str, Coverage] | None = None,
+) -> list[Witness]:
+    """Return a witness of each store; ``noted`` is what the recorder notes, newer than files."""
+    found: list[Witness] = []
+    for name, settings in stores.items():
+        folder = place(settings, home)
+        one = (
+            Lines(name, settings, folder, night)
+            if isinstance(settings, InfluxDB)
+            else Nights(name, folder, night)
+        )
+        one.stored = (noted or {}).get(name, one.stored)
+        found.append(one)
+    return found
+
+
+def lost_between(
+    stores: Mapping[str, StoreSettings], home: Path, start: float, end: float
+) -> list[Lost]:
+    """Return what is noted beside the stores as lost between two Unix times. Raises OSError."""
+    found = {
+        (one.device, one.since): one
+        for settings in stores.values()
+        for one in LostNotes(place(settings, home)).read()
+    }
+    return [one for one in found.values() if start <= one.until and one.since < end]

@@ -1,0 +1,167 @@
+"""A recorded night, published again for tools and rehearsal.
+
+It goes to the same topics with the same samples and times, but in a realm of its own: what is said
+there is never taken for what is so now, and nothing here can join the instrument's realm.
+"""
+
+import asyncio
+import math
+import re
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from fnmatch import fnmatchcase
+from itertools import islice
+from pathlib import Path
+from typing import TextIO
+
+from autobahn.wamp.exception import Error as WampError
+from autobahn.wamp.types import PublishOptions
+
+from .. import HcamError
+from ..core.names import did_you_mean
+from ..journal.points import Point, night_bounds, night_of, timestamp_of, unflatten
+from ..wamp import uris
+from ..wamp.session import JOIN_WITHIN, join
+from ..wamp.uris import Address
+from ..wamp.utils import unreachable
+from .archive import utc
+from .stores import AwayError
+from .stores.nights import History
+
+CLOCK_TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?")
+SHOW_EVERY = 0.2
+READ_AT_ONCE = 500
+ACKNOWLEDGE_EVERY = 100
+"""The router is waited for now and then, so that nothing piles up on the way to it."""
+
+
+def moment(night: str, clock_time: str) -> int:
+    """Return when in a night it is, say, ``23:00`` or ``01:30:05`` UTC, in ms; HcamError."""
+    try:
+        noon, _ = night_bounds(night)
+    except ValueError as error:
+        raise HcamError(str(error)) from None
+    match = CLOCK_TIME.fullmatch(clock_time)
+    if not match:
+        raise HcamError(f"{clock_time!r} is not a time such as 23:00 or 01:30:05 (UTC)")
+    hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    since_noon = (hours - 12) % 24
+    return noon + 1000 * (3600 * since_noon + 60 * minutes + seconds)
+
+
+async def recorded(
+    folder: Path, night: str, pattern: str = "*", begin: str = "12:00", end: str = ""
+) -> AsyncIterator[Point]:
+    """Yield what a folder of an EmbeddedStore has of a night, in order of time.
+
+    An ``end`` of 12:00 is that of the night. HcamError if there is nothing, or it cannot be read.
+    The loop does not wait for the files.
+    """
+    start, stop = moment(night, begin), moment(night, end or "12:00")
+    first, last = night_bounds(night)
+    stop = last if stop == first else stop
+    if stop <= start:
+        raise HcamError(f"{end} is not after {begin} in a night, from 12:00 to 12:00 UTC")
+    history = History(folder)
+    points = history.samples(night_of(start), start, stop)
+    chosen = (point for point in points if fnmatchcase(point.device, pattern))
+    nothing = True
+    try:
+        while some := await asyncio.to_thread(lambda: list(islice(chosen, READ_AT_ONCE))):
+            nothing = False
+            for point in some:
+                yield point
+    except AwayError as error:
+        raise HcamError(str(error)) from None
+    if nothing:
+        raise HcamError(await asyncio.to_thread(_nothing, history, night_of(start), pattern))
+
+
+def _nothing(history: History, night: str, pattern: str) -> str:
+    """Say why there was nothing of a night to replay."""
+    if night not in (nights := history.nights()):
+        there = ", ".join(nights) or "none"
+        return f"{history.folder} has no samples of {night}; its nights are: {there}"
+    try:
+        devices = sorted(history.fields(*night_bounds(night)))
+    except AwayError as error:
+        return str(error)
+    if not any(fnmatchcase(device, pattern) for device in devices):
+        meant = did_you_mean(pattern, devices)
+        return f"no device of {night} matches {pattern!r}; there are: {', '.join(devices)}{meant}"
+    return f"{history.folder} has samples of {pattern} in {night}, but none at that time"
+
+
+async def paced(
+    points: AsyncIterable[Point],
+    speed: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> AsyncIterator[Point]:
+    """Yield points in their order, each as long after the first as its time says, over ``speed``.
+
+    One that is late comes at once, and does not delay those after it.
+    """
+    begun = first = None
+    async for point in points:
+        if begun is None or first is None:
+            begun, first = clock(), point.time
+        wait = begun + (point.time - first) / 1000 / speed - clock()
+        if wait > 0:
+            await sleep(wait)
+        yield point
+
+
+async def replay(
+    points: AsyncIterable[Point], address: Address, say: Callable[[Point, int], None]
+) -> int:
+    """Publish points as they come, and ``say`` which, and how many so far; return how many.
+
+    HcamError if there is no router with that realm, or it goes.
+    """
+    count = 0
+    said = "nothing"
+    try:
+        async with join(address, uris.REPLAY) as session:
+            async for point in points:
+                options = PublishOptions(retain=True, acknowledge=count % ACKNOWLEDGE_EVERY == 0)
+                topic = uris.telemetry(point.device)
+                published = session.publish(topic, unflatten(point), options=options)
+                if published is not None:
+                    await published
+                count += 1
+                said = timestamp_of(point.time)
+                say(point, count)
+            await session.call("wamp.session.count")  # the router has read everything before it
+    except (OSError, WampError) as error:
+        raise HcamError(
+            f"{unreachable(address, error, JOIN_WITHIN)}; published until then: {said}"
+        ) from None
+    return count
+
+
+class Progress:
+    """Says where a replay is, and how fast; on a terminal, all the time."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self.stream, self.clock = stream, clock
+        self.line = ""
+        self._first: tuple[float, int] | None = None
+        self._shown = -math.inf
+
+    def __call__(self, point: Point, count: int) -> None:
+        """Take in that a point was published."""
+        now = self.clock()
+        begun, first = self._first = self._first or (now, point.time)
+        speed = (point.time - first) / 1000 / max(now - begun, 1e-3)
+        self.line = f"{utc(point.time)} UTC   {speed:.3g} times as fast   {count} samples"
+        if now - self._shown >= SHOW_EVERY and self.stream.isatty():
+            self._shown = now
+            self.stream.write(f"\r{self.line}\x1b[K")
+            self.stream.flush()
+
+    def end(self) -> None:
+        """Leave the last of it on a line of its own."""
+        start, rest = ("\r", "\x1b[K") if self.stream.isatty() else ("", "")
+        if self.line:
+            self.stream.write(f"{start}{self.line}{rest}\n")

@@ -1,0 +1,431 @@
+"""The store that needs nothing but a folder: a file for each night, and one for what is old."""
+
+import fcntl
+import json
+import logging
+import sqlite3
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+
+from ...journal.age import AgeClock
+from ...journal.checked import File, digest, put_texts, quick_check, sealed
+from ...journal.points import DAY, Point, night_bounds, night_of
+from . import AwayError
+from .coverage import Coverage, Gone, Ledger, kept, load, save, without
+from .nights import (
+    HALF_HOUR,
+    MAIN,
+    MAIN_TABLES,
+    MINUTE,
+    MINUTES,
+    NIGHT_TABLES,
+    NIGHTS,
+    SAMPLE,
+    Stream,
+    decoder,
+    packed,
+    rolled_up,
+    rows,
+    streams,
+    summarize,
+    survey,
+    trying,
+)
+
+log = logging.getLogger(__name__)
+
+MOST_OPEN = 3
+KINDS = {bool: "bool", str: "text"}
+
+
+@lru_cache(maxsize=1000)
+def _stream(
+    device: str,
+    epoch: str,
+    names: tuple[str, ...],
+    kinds: tuple[type, ...],
+    units: tuple[tuple[str, str], ...],
+) -> Stream:
+    unit = dict(units).get
+    fields = zip(names, kinds, strict=True)
+    return Stream(device, epoch, tuple((n, KINDS.get(k, "number"), unit(n)) for n, k in fields))
+
+
+def _row(point: Point, texts: dict[int, str]) -> tuple[int, int, int, bytes]:
+    """Return a point as it is kept; the texts that belong to it are put into ``texts``."""
+    names, values = tuple(point.values), point.values.values()
+    units = tuple(point.units.items())
+    stream = _stream(point.device, point.epoch, names, tuple(map(type, values)), units)
+    texts[stream.id] = stream.text
+    numbers = []
+    for value in values:
+        if isinstance(value, str):
+            texts[number := digest(value)] = value
+            numbers.append(float(number))
+        else:
+            numbers.append(value)
+    key = stream.id, point.time, point.seq
+    return *key, sealed(stream.body.pack(*numbers), *key)
+
+
+def _take_out(db: sqlite3.Connection, points: Iterable[Point]) -> None:
+    """Delete the rows of some numbers, whatever their times and fields."""
+    numbers: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for point in points:
+        numbers[point.device, point.epoch].append(point.seq)
+    for stream in streams(db):
+        db.executemany(
+            "DELETE FROM sample WHERE stream = ? AND seq = ?",
+            [(stream.id, seq) for seq in numbers.get((stream.device, stream.epoch), ())],
+        )
+
+
+class Night:
+    """A night's file. Its methods raise sqlite3.OperationalError and OSError."""
+
+    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+        self.file = File(path, NIGHT_TABLES, self._mend, clock)
+        self.stored = Coverage()
+        self.unread = False
+        """Whether it could not be read at the opening, so that there may be more in it."""
+        self._checked = False
+
+    def _mend(self, db: sqlite3.Connection) -> None:
+        coverage, unsound = survey(db)
+        db.executemany("DELETE FROM sample WHERE stream = ? AND time = ? AND seq = ?", unsound)
+        db.execute("DELETE FROM stored")
+        save(db, coverage, coverage.ranges)
+        self.stored = coverage
+
+    def load(self) -> None:
+        """Read what is stored, and close the file."""
+        self.stored = self.file.do(load)
+        self.file.close()
+
+    def write(self, points: Sequence[Point], *, instead: bool = False) -> None:
+        """Keep points, and that they are kept, in one transaction.
+
+        With ``instead``, whatever there is of their numbers is taken out.
+        """
+        texts: dict[int, str] = {}
+        found = [_row(point, texts) for point in points]
+
+        def keep(db: sqlite3.Connection) -> Coverage:
+            if not self._checked:
+                quick_check(db)
+            if instead:
+                _take_out(db, points)
+            put_texts(db, texts)
+            db.executemany(SAMPLE.insert(), found)
+            stored = load(db)
+            for point in points:
+                stored.add(point.device, point.epoch, point.seq, point.seq)
+            save(db, stored, {(point.device, point.epoch) for point in points})
+            return stored
+
+        self.stored = self.file.do(keep)
+        self._checked, self.unread = True, False
+
+    def take_out(self, points: Sequence[Point]) -> None:
+        """Remove what there is of the numbers of some points, and that it is kept."""
+
+        def remove(db: sqlite3.Connection) -> Coverage:
+            _take_out(db, points)
+            gone = (Gone(one.device, one.epoch, one.seq, one.seq, "") for one in points)
+            stored = without(load(db), gone)
+            save(db, stored, {(point.device, point.epoch) for point in points})
+            return stored
+
+        self.stored = self.file.do(remove)
+
+    def check(self) -> None:
+        """Read everything; make the file anew if any of it does not prove itself."""
+
+        def look(db: sqlite3.Connection) -> Coverage:
+            quick_check(db)
+            coverage, unsound = survey(db)
+            if coverage.ranges != load(db).ranges:
+                raise sqlite3.DatabaseError(f"samples that prove nothing: {len(unsound)}")
+            return coverage
+
+        self.stored, self.unread = self.file.do(look), False
+
+
+def _minutes_of(
+    db: sqlite3.Connection,
+) -> tuple[dict[int, str], list[tuple[int, int, int, bytes]]]:
+    """Return a night as texts (its series) and rows of minutes."""
+    texts: dict[int, str] = {}
+    found = []
+    for stream in streams(db):
+        series = [json.dumps([stream.device, *field]) for field in stream.fields]
+        values = [decoder(db, kind) for _, kind, _ in stream.fields]
+        texts |= {digest(text): text for text in series}
+        for half, group in groupby(rows(db, stream), lambda row: row[0] // HALF_HOUR):
+            times, seqs, bodies = zip(*group, strict=True)
+            part, keys = digest(f"{stream.epoch} {seqs[0]}"), [*zip(times, seqs, strict=True)]
+            columns = zip(*map(stream.body.unpack_from, bodies), strict=True)
+            for text, value, column in zip(series, values, columns, strict=True):
+                minutes = [one for _, one in summarize(keys, column, value, 0, MINUTE)]
+                if minutes:
+                    key = digest(text), half, part
+                    found.append((*key, packed(minutes, *key)))
+    return texts, found
+
+
+class EmbeddedStore:
+    """Keeps nights as they were recorded for ``raw_days``, then their minutes for ever.
+
+    A ``clock`` that jumps makes no night old: ``steady`` says what time has passed, by default
+    the machine's monotonic clock, or ``clock`` if that is not the machine's.
+
+    Only one may write to a folder. Raises AwayError if the folder cannot be used.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        raw_days: float = 30,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] | None = None,
+    ) -> None:
+        self.name, self.folder, self.clock = name, folder, clock
+        self.keep = raw_days * DAY
+        self.warning = ""
+        steady = steady or (time.monotonic if clock is time.time else clock)
+        self._nights: dict[str, Night] = {}
+        self._recent: list[str] = []
+        self._turns = ["", ""]
+        self._assumed = Coverage()
+        with ExitStack() as opened:
+            with trying(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                lock = opened.enter_context((folder / "lock").open("wb"))
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            main = folder / f"{MAIN}.sqlite"
+            with trying(main):
+                self._ledger = Ledger(main, MAIN_TABLES, clock)
+            opened.callback(self._ledger.close)
+            for path in sorted((*folder.glob(NIGHTS), *folder.glob(f"{NIGHTS}.new"))):
+                night = self._night(path.name.partition(".")[0])
+                try:
+                    with trying(night.file.path):
+                        night.load()
+                except AwayError as error:
+                    night.unread = True
+                    log.warning("%s; nothing is added to it until it can be read", error)
+            self._opened = opened.pop_all()
+        self._unite()
+        age = folder / "nights.clock"
+        self._age = AgeClock(age, self.keep / 1000, clock, steady, self._newest)
+
+    def _newest(self) -> float | None:
+        """Return when the newest night ends that a clock not ahead of this one has begun."""
+        today = night_of(int(self.clock() * 1000))
+        names = [name for name in self._nights if name <= today]
+        return night_bounds(max(names))[1] / 1000 if names else None
+
+    def _night(self, name: str) -> Night:
+        """Return a night; of those that were asked for, a few stay open."""
+        if name not in self._nights:
+            self._nights[name] = Night(self.folder / f"{name}.sqlite", self.clock)
+        self._recent = [*(one for one in self._recent if one != name), name]
+        while len(self._recent) > MOST_OPEN:
+            self._nights[self._recent.pop(0)].file.close()
+        return self._nights[name]
+
+    def _unread(self) -> list[str]:
+        return [name for name, night in self._nights.items() if night.unread]
+
+    def _assume(self, device: str, epoch: str, first: int, last: int) -> None:
+        """Take numbers for stored until every night has been read: it may have them."""
+        self._assumed.add(device, epoch, first, last)
+        self.stored.add(device, epoch, first, last)
+
+    def _unite(self) -> None:
+        stored, nights = Coverage(), self._nights.values()
+        if not self._unread():
+            self._assumed = Coverage()
+        for one in (self._ledger.stored, self._assumed, *(night.stored for night in nights)):
+            stored.update(one)
+        for night in nights:
+            night.file.renewed = False
+        self.stored = stored
+
+    def rows(self, points: Sequence[Point]) -> Sequence[Point]:
+        """Return the points: a night's file packs them when it keeps them."""
+        return points
+
+    def write(self, points: Sequence[Point]) -> None:
+        """Keep points, each in its night; those of one night together. Raises AwayError."""
+        fresh: dict[tuple[str, str, int], Point] = {}
+        for point in points:
+            key = point.device, point.epoch, point.seq
+            if key not in self.stored:
+                fresh.setdefault(key, point)
+        nights: dict[int, list[Point]] = defaultdict(list)
+        for point in fresh.values():
+            nights[(point.time - DAY // 2) // DAY].append(point)  # ``night_of`` takes longer
+        today = night_of(int(self.clock() * 1000))
+        for some in nights.values():
+            night = self._night(name := night_of(some[0].time))
+            if night.unread and name != today:
+                for point in some:
+                    self._assume(point.device, point.epoch, point.seq, point.seq)
+                continue
+            unread = night.unread
+            try:
+                with trying(night.file.path):
+                    if self._rolled_up(night):  # and could not be removed
+                        night.file.remove()
+                    night.write(some)
+                for point in some:
+                    self.stored.add(point.device, point.epoch, point.seq, point.seq)
+            finally:
+                if night.file.renewed or night.unread != unread:
+                    self._unite()
+
+    def replace(self, points: Sequence[Point]) -> None:
+        """Keep points instead of what there is of their numbers in any night. Raises AwayError."""
+        nights: dict[str, list[Point]] = defaultdict(list)
+        for point in points:
+            nights[night_of(point.time)].append(point)
+        try:
+            for name, night in list(self._nights.items()):
+                strayed = [
+                    one for one in points if one[:3] in night.stored and night_of(one.time) != name
+                ]
+                if strayed:
+                    with trying(night.file.path):
+                        night.take_out(strayed)
+            for name, some in nights.items():
+                night = self._night(name)
+                with trying(night.file.path):
+                    night.write(some, instead=True)
+        finally:
+            self._unite()
+
+    def settle(self, gone: Iterable[Gone]) -> bool:
+        """Note that those that are not stored will never come, all together. Raises AwayError.
+
+        While there is a night that cannot be read, which may have them, they are not noted.
+        """
+        lost = []
+        try:
+            for one in gone:
+                of = one.device, one.epoch
+                for first, last in self.stored.missing(*of, one.first, one.last):
+                    lost.append(replace(one, first=first, last=last))
+                    self._assume(*of, first, last)
+            if self._unread():
+                return False
+            with trying(self._ledger.file.path):
+                self._ledger.settle(lost)
+            return True
+        finally:
+            self._unite()
+
+    def gone(self) -> list[Gone]:
+        """Return what is gone, and why. Raises AwayError."""
+        try:
+            with trying(self._ledger.file.path):
+                return self._ledger.gone()
+        finally:
+            self._unite()
+
+    def aside(self) -> int:
+        """Return 0: this store refuses nothing."""
+        return 0
+
+    def refusals(self) -> list[str]:
+        """Return nothing, likewise."""
+        return []
+
+    def tidy(self) -> None:
+        """Roll up a night that is old; read one that is not, and repair it if it is damaged.
+
+        Each has its turn, and those that could not be read always have. What was written before
+        this night is closed, and is then one file. Raises AwayError, having done what it can.
+        """
+        now = int(self.clock() * 1000)
+        today = night_of(now)
+        for name, night in list(self._nights.items()):
+            if name != today:
+                night.file.close()
+            with suppress(OSError):  # otherwise it may be there
+                if not night.file.path.exists():
+                    self._forget(name)
+        finished = sorted(name for name in self._nights if name < today)
+        aged = int(self._age.now() * 1000)
+        self.warning = self._age.warning()
+        old = [name for name in finished if night_bounds(name)[1] + self.keep <= aged]
+        due = set(self._unread())
+        for which, some in enumerate((old, finished[len(old) :])):
+            if some:  # a device whose clock stands still makes the oldest anew each time
+                self._turns[which] = next((n for n in some if n > self._turns[which]), some[0])
+                due.add(self._turns[which])
+        failed = None
+        try:
+            for name in sorted(due):
+                try:
+                    self._check(name)
+                    if name in old:
+                        self._roll_up(name)
+                except AwayError as error:
+                    failed = error
+        finally:
+            self._unite()
+        if failed:
+            raise failed
+
+    def _check(self, name: str) -> None:
+        night = self._night(name)
+        with trying(night.file.path):
+            night.check()
+            night.file.close()
+
+    def _rolled_up(self, night: Night) -> bool:
+        """Tell whether a night is in the main file, as that is now."""
+        main = self._ledger
+        return rolled_up(night.stored, main.stored) and rolled_up(night.stored, main.file.do(kept))
+
+    def _roll_up(self, name: str) -> None:
+        """Move a night into the main file, unless that has been done, and remove its own."""
+        night, main = self._nights[name], self._ledger.file
+        with trying(main.path):
+            done = self._rolled_up(night)
+        if not done:
+            with trying(night.file.path):
+                texts, minutes = night.file.do(_minutes_of)
+
+            def keep(db: sqlite3.Connection) -> Coverage:
+                put_texts(db, texts)
+                db.executemany(MINUTES.insert(), minutes)
+                stored = load(db)
+                stored.update(night.stored)
+                save(db, stored, night.stored.ranges)
+                return stored
+
+            with trying(main.path):
+                self._ledger.stored = main.do(keep)
+        with trying(night.file.path):
+            night.file.remove()
+        self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        self._nights.pop(name).file.close()
+        self._recent = [one for one in self._recent if one != name]
+
+    def close(self) -> None:
+        """Close everything."""
+        for night in self._nights.values():
+            night.file.close()
+        self._opened.close()

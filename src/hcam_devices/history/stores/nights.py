@@ -1,0 +1,544 @@
+"""The embedded store's files, and reading them: also from other programs, while it writes.
+
+A folder has one file for each night and ``history.sqlite``, where nights go when they are old:
+
+- ``sample`` (nights): a stream's number, time (ms), number of the sample, and a double for each
+  field of the stream (a text's is the id of the text, a bool's 0 or 1), sealed with a CRC-32.
+- ``minute`` (``history.sqlite``): a series' number, the half-hour (since 1970), which part of it,
+  and the columns of its minutes (compressed JSON), sealed likewise.
+- ``text``, and once more ``spare``: texts by their hash. A stream is the text (JSON) of device,
+  epoch and fields, each with its kind and unit; a series that of device, field, kind and unit.
+- ``stored``: the ranges of numbers that are there, or never will be.
+- ``gone`` (``history.sqlite``): those that never will be, and why. ``aside``, for what a store
+  refuses, is empty here.
+"""
+
+import heapq
+import json
+import logging
+import sqlite3
+import struct
+import zlib
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from math import fsum, isnan, nan
+from operator import attrgetter, itemgetter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ...journal.checked import SOUND, SPARE, TEXT, Table, digest, is_damage, reading, sealed, sound
+from ...journal.points import TIMES, Field, Point, night_of
+from . import AwayError
+from .coverage import LEDGER, STORED, Coverage, kept, load
+from .lost import Lost, LostNotes
+
+log = logging.getLogger(__name__)
+
+MINUTE, HALF_HOUR = 60_000, 1_800_000  # so much of a noisy field fits into a page
+MAIN = "history"
+NIGHTS = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9].sqlite"
+
+
+def _proves_body(*row: Any) -> bool:
+    *key, body = row
+    return sound(body, *key)
+
+
+SAMPLE = Table("sample", "stream, time, seq, body", 3, _proves_body)
+MINUTES = Table("minute", "series, half, part, body", 3, _proves_body)
+NIGHT_TABLES = (SAMPLE, TEXT, STORED, SPARE)
+MAIN_TABLES = (TEXT, MINUTES, *LEDGER, SPARE)
+
+STREAMS = """
+WITH RECURSIVE one (id) AS (
+    SELECT min(stream) FROM sample UNION
+    SELECT (SELECT min(stream) FROM sample WHERE stream > one.id) FROM one WHERE id IS NOT NULL)
+SELECT id, text.text FROM one LEFT JOIN text USING (id) WHERE id IS NOT NULL
+"""
+SERIES = STREAMS.replace("stream", "series").replace("sample", "minute")
+HALVES = "SELECT half, part, body FROM minute WHERE series = ? AND half >= ? AND half < ?"
+FIRST_HALF = HALVES.replace("half, part, body", "min(half)")
+NEWEST_HALF = "SELECT max(half) FROM minute WHERE series = ?"
+FIRST_TIME = "SELECT min(time) FROM sample WHERE stream = ? AND time >= ? AND time < ?"
+NEWEST_TIME = "SELECT max(time) FROM sample WHERE stream = ?"
+ADVICE = {
+    "SQLITE_FULL": "make room on its disk",
+    "SQLITE_BUSY": "end whatever else writes to it",
+    "SQLITE_READONLY": "let this user write there",
+    "SQLITE_CANTOPEN": "let this user read and write there",
+}
+
+
+def away(path: Path, error: Exception) -> AwayError:
+    """Return what to tell whoever can help when a file cannot be read or written."""
+    code = str(getattr(error, "sqlite_errorname", ""))
+    advice = [one for beginning, one in ADVICE.items() if code.startswith(beginning)]
+    return AwayError(
+        f"{path} cannot be used now ({error}): {(*advice, 'see whether its disk is in order')[0]}"
+    )
+
+
+@contextmanager
+def trying(path: Path) -> Iterator[None]:
+    """Use a file of a store; raises AwayError if it cannot be used."""
+    try:
+        yield
+    except BlockingIOError as error:
+        raise AwayError(f"{path} is written by another recorder: end one of the two") from error
+    except (OSError, sqlite3.OperationalError) as error:
+        raise away(path, error) from error
+    except sqlite3.Error as error:
+        if is_damage(error):  # although it has just been made anew
+            raise away(path, error) from error
+        raise
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Samples of one device and epoch that have the same fields."""
+
+    device: str
+    epoch: str
+    fields: tuple[tuple[str, str, str | None], ...]
+    """Names, kinds (``number``, ``bool``, ``text``) and units."""
+
+    @cached_property
+    def text(self) -> str:
+        """The stream as text."""
+        return json.dumps([self.device, self.epoch, self.fields])
+
+    @cached_property
+    def id(self) -> int:
+        """The number of the stream."""
+        return digest(self.text)
+
+    @cached_property
+    def body(self) -> struct.Struct:
+        """How the values of a sample are packed."""
+        return struct.Struct(f"<{len(self.fields)}d")
+
+    @cached_property
+    def texts(self) -> Callable[[bytes], tuple[float, ...]]:
+        """Unpacks the ids of the texts of a sample."""
+        kinds = "".join("d" if kind == "text" else "8x" for _, kind, _ in self.fields)
+        return struct.Struct(f"<{kinds}").unpack_from
+
+    @classmethod
+    def parse(cls, text: str) -> "Stream":
+        """Return the stream of a text."""
+        device, epoch, fields = json.loads(text)
+        return cls(device, epoch, tuple((name, kind, unit) for name, kind, unit in fields))
+
+
+Decoder = Callable[[float], Field | None]
+
+
+class Bucket(NamedTuple):
+    """What a field did in a span of time that begins at ``time`` (ms).
+
+    ``last`` is the value of the last of ``n`` samples. Texts have no min, mean and max; a bool
+    counts as 0 or 1.
+    """
+
+    time: int
+    min: float | None
+    mean: float | None
+    max: float | None
+    last: Field
+    n: int
+
+
+class Summary(NamedTuple):
+    """A bucket to be joined with others; ``when`` and ``seq`` are of its last sample.
+
+    Minutes are kept without ``seq``.
+    """
+
+    n: int
+    when: int
+    min: float
+    mean: float
+    max: float
+    last: Any
+    seq: int = 0
+
+
+COLUMNS = Summary._fields[:-1]
+
+
+def joined(some: list[Summary]) -> Summary:
+    """Return what several say together."""
+    numbers = [one for one in some if not isnan(one.mean)] or some  # or nothing but texts
+    n = sum(one.n for one in numbers)
+    low, high = min(one.min for one in numbers), max(one.max for one in numbers)
+    mean = min(max(fsum(one.mean * (one.n / n) for one in numbers), low), high)
+    newest = max(some, key=attrgetter("when", "seq"))
+    return newest._replace(n=sum(one.n for one in some), min=low, mean=mean, max=high)
+
+
+def summarize(
+    keys: Sequence[tuple[int, int]],
+    numbers: Sequence[float],
+    value: Decoder,
+    first: int,
+    width: int,
+) -> Iterator[tuple[int, Summary]]:
+    """Yield what happened in each ``width`` (ms) after ``first``, with its index, in order.
+
+    Of samples, ``keys`` are times and numbers; what ``numbers`` stand for is their ``value``. Of
+    texts there is only a last one.
+    """
+    start = 0
+    while start < len(keys):
+        index = (keys[start][0] - first) // width
+        end = bisect_left(keys, (first + (index + 1) * width,), start)
+        some, n, (when, seq) = numbers[start:end], end - start, keys[end - 1]
+        last = value(some[-1])
+        if isinstance(last, str):
+            yield index, Summary(n, when, nan, nan, nan, last, seq)
+        elif last is not None:
+            low, high = min(some), max(some)
+            mean = min(max(fsum([one / n for one in some]), low), high)
+            yield index, Summary(n, when, low, mean, high, last, seq)
+        start = end
+
+
+def streams(db: sqlite3.Connection) -> list[Stream]:
+    """Return the streams of a night's file that prove themselves."""
+    return [Stream.parse(text) for number, text in db.execute(STREAMS) if TEXT.proves(number, text)]
+
+
+def rows(
+    db: sqlite3.Connection, stream: Stream, start: int = -(2**63), end: int = 2**63 - 1
+) -> Iterator[tuple[int, int, bytes]]:
+    """Yield time, number and body of a stream's sound rows, in order, each once."""
+    query = "SELECT time, seq, body FROM sample WHERE stream = ? AND time >= ? AND time < ?"
+    number, before = stream.id, (start, -(2**63))
+    pack, crc32 = struct.Struct("<qqq").pack, zlib.crc32  # ``sound``, but quicker: rows are many
+    for row in db.execute(query, (number, start, end)):
+        time, seq, body = row
+        try:
+            proven = crc32(body, crc32(pack(number, time, seq))) == SOUND
+        except (TypeError, struct.error):
+            continue
+        if proven and (time, seq) > before:
+            before = time, seq
+            yield row
+
+
+def decoder(db: sqlite3.Connection, kind: str) -> Decoder:
+    """Return what makes a value of a number; None is a text that is damaged."""
+
+    @lru_cache(maxsize=4096)
+    def text_of(number: float) -> str | None:
+        for row in db.execute("SELECT id, text FROM text WHERE id = ?", (int(number),)):
+            if TEXT.proves(*row) and row[0] == number:
+                return str(row[1])
+        return None
+
+    return {"number": float, "bool": bool}.get(kind, text_of)
+
+
+def text_ids(db: sqlite3.Connection) -> set[int]:
+    """Return the ids of all texts that prove themselves."""
+    return {row[0] for row in db.execute("SELECT id, text FROM text") if TEXT.proves(*row)}
+
+
+def survey(db: sqlite3.Connection) -> tuple[Coverage, list[tuple[int, int, int]]]:
+    """Read a whole night: which numbers are there, and the keys of the rows that are not sound."""
+    coverage = Coverage()
+    unsound = []
+    texts = text_ids(db)
+    for number, text in db.execute(STREAMS).fetchall():
+        stream = Stream.parse(text) if TEXT.proves(number, text) else None
+        there = []
+        query = "SELECT time, seq, body FROM sample WHERE stream = ?"
+        for time, seq, body in db.execute(query, (number,)):
+            if stream and sound(body, number, time, seq) and texts.issuperset(stream.texts(body)):
+                there.append(seq)
+            else:
+                unsound.append((number, time, seq))
+        if stream:
+            coverage.add_each(stream.device, stream.epoch, there)
+    return coverage, unsound
+
+
+def rolled_up(stored: Coverage, main: Coverage) -> bool:
+    """Tell whether a night is in what the main file has ``kept``: all of its numbers, or none."""
+    return bool(stored.ranges) and not any(main.missing(*one) for one in stored)
+
+
+class History:
+    """Reads a folder that an EmbeddedStore writes, or has written; from any thread or program.
+
+    Times are UTC in milliseconds since 1970; spans include their start, not their end. What is
+    damaged is left out, with a warning in the log, until the store has made the file anew.
+    Methods raise AwayError if a file cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._told: set[Path] = set()
+
+    def nights(self) -> list[str]:
+        """Return the nights that are there as they were recorded, oldest first."""
+        return sorted(path.stem for path in self.folder.glob(NIGHTS))
+
+    def series(self, device: str, field: str, start: int, end: int) -> list[tuple[int, int, Field]]:
+        """Return times, sample numbers and values of a field as recorded, in order.
+
+        Nights that are old have been rolled up and have none; ``downsampled`` has them.
+        """
+        found: list[tuple[int, int, Field]] = []
+        for night in self._between(start, end):
+            with self._reading(night, NIGHT_TABLES) as db:
+                for kind, keys, numbers in _recorded(db, device, field, start, end):
+                    decoded = zip(keys, map(decoder(db, kind), numbers), strict=True)
+                    found += [(*key, value) for key, value in decoded if value is not None]
+        return sorted(found, key=itemgetter(0, 1))
+
+    def first(self, device: str, field: str, start: int, end: int) -> int:
+        """Return from when on there is something of a field; ``end`` if there is nothing.
+
+        Of what has been rolled up it is known by the half-hour.
+        """
+        found = end
+        for night in self._between(start, end):
+            with self._reading(night, NIGHT_TABLES) as db:
+                for stream, _, _ in _streams(db, device, field):
+                    (time,) = db.execute(FIRST_TIME, (stream.id, start, found)).fetchone()
+                    found = found if time is None else time
+            if found < end:
+                break
+        with self._reading(MAIN, MAIN_TABLES) as db:  # after the nights: they go there
+            for series in _series(db, device, field):
+                halves = (series, start // HALF_HOUR, -(-found // HALF_HOUR))
+                (half,) = db.execute(FIRST_HALF, halves).fetchone()
+                found = found if half is None else min(max(half * HALF_HOUR, start), found)
+        return found
+
+    def newest(self, device: str, field: str) -> int:
+        """Return when the newest is that there is of a field, or its half-hour ends; or 0."""
+        found = 0
+        for night in reversed(self.nights()):
+            with self._reading(night, NIGHT_TABLES) as db:
+                for stream, _, _ in _streams(db, device, field):
+                    (time,) = db.execute(NEWEST_TIME, (stream.id,)).fetchone()
+                    found = max(found, time)
+            if found:
+                break
+        with self._reading(MAIN, MAIN_TABLES) as db:
+            for series in _series(db, device, field):
+                (half,) = db.execute(NEWEST_HALF, (series,)).fetchone()
+                found = max(found, (half + 1) * HALF_HOUR - 1)
+        return found
+
+    def lost(self, device: str, start: int, end: int) -> list[Lost]:
+        """Return what is noted of samples of a device that were published but kept nowhere."""
+        noted = LostNotes(self.folder)
+        with trying(noted.path):
+            notes = noted.read()
+        return [
+            one
+            for one in notes
+            if one.device == device and start <= one.until * 1000 and one.since * 1000 < end
+        ]
+
+    def has_minutes(self, device: str, field: str, start: int, end: int) -> bool:
+        """Tell whether some of it has been rolled up; what is still as recorded came late."""
+        found = False
+        with self._reading(MAIN, MAIN_TABLES) as db:
+            found = next(_minutes(db, device, field, start, end), None) is not None
+        return found
+
+    def downsampled(
+        self, device: str, field: str, start: int, end: int, points: int, *, numbers: bool = False
+    ) -> list[Bucket]:
+        """Return what a field did in ``points`` spans of the same length, but for empty ones.
+
+        With ``numbers`` it is as if nothing else had been recorded: a text is no sample.
+        It is exact, except that of a night that is old a whole minute counts where it begins.
+        ValueError if there are no points or no time.
+        """
+        if points < 1 or end <= start:
+            raise ValueError(f"{points} points between {start} and {end}: ask for one at least")
+        width = -(-(end - start) // points)
+        while True:
+            nights = self._between(start, end)
+            found = self._summaries(nights, (device, field, start, end), width, numbers=numbers)
+            if set(nights) <= set(self.nights()):  # else one was rolled up meanwhile
+                break
+        buckets = []
+        for index, some in sorted(found.items()):
+            one = joined(some)
+            low, mean, high = (None if isnan(v) else v for v in (one.min, one.mean, one.max))
+            buckets.append(Bucket(start + index * width, low, mean, high, one.last, one.n))
+        return buckets
+
+    def _summaries(
+        self, nights: list[str], what: tuple[str, str, int, int], width: int, *, numbers: bool
+    ) -> dict[int, list[Summary]]:
+        found: dict[int, list[Summary]] = defaultdict(list)
+        start = what[2]
+        known = Coverage()
+        with self._reading(MAIN, MAIN_TABLES) as db:
+            db.execute("BEGIN")  # what is known and the minutes are of the same moment
+            known = kept(db)
+            for time, one in _minutes(db, *what, numbers=numbers):
+                found[(time - start) // width].append(one)
+        for night in nights:
+            with self._reading(night, NIGHT_TABLES) as db:
+                if not rolled_up(load(db), known):
+                    for kind, keys, values in _recorded(db, *what, numbers=numbers):
+                        value = decoder(db, kind)
+                        for index, one in summarize(keys, values, value, start, width):
+                            found[index].append(one)
+        return found
+
+    def fields(self, start: int, end: int) -> dict[str, dict[str, str]]:
+        """Return what was recorded: for each device, its fields and their units, or ``""``.
+
+        What had a unit only at times has that one.
+        """
+        found: dict[str, dict[str, str]] = defaultdict(dict)
+        with self._reading(MAIN, MAIN_TABLES) as db:
+            for number, text in db.execute(SERIES).fetchall():
+                span = (number, start // HALF_HOUR, -(-end // HALF_HOUR))
+                if TEXT.proves(number, text) and db.execute(HALVES, span).fetchone():
+                    device, field, _, unit = json.loads(text)
+                    found[device][field] = unit or found[device].get(field, "")
+        for night in self._between(start, end):
+            with self._reading(night, NIGHT_TABLES) as db:
+                for stream in streams(db):
+                    if next(rows(db, stream, start, end), None):
+                        units = found[stream.device]
+                        units.update((n, unit or units.get(n, "")) for n, _, unit in stream.fields)
+        return dict(found)
+
+    def samples(self, night: str, start: int = -(2**63), end: int = 2**63 - 1) -> Iterator[Point]:
+        """Yield a night's samples in order of time; none if it is not there as recorded."""
+        with self._reading(night, NIGHT_TABLES) as db:
+            each = [points_of(db, stream, start, end) for stream in streams(db)]
+            yield from heapq.merge(*each, key=attrgetter("time", "seq"))
+
+    def _between(self, start: int, end: int) -> list[str]:
+        first, last = (night_of(min(max(time, 0), TIMES.stop)) for time in (start, end - 1))
+        return [night for night in self.nights() if first <= night <= last]
+
+    @contextmanager
+    def _reading(self, name: str, tables: tuple[Table, ...]) -> Iterator[sqlite3.Connection]:
+        """Open a file; an empty one if it is not there. The block ends where it is damaged."""
+        path = self.folder / f"{name}.sqlite"
+        try:
+            db = reading(path, tables)
+        except FileNotFoundError:
+            db = empty(tables)
+        except (sqlite3.Error, OSError) as error:
+            self._leave_out(path, error)
+            db = empty(tables)
+        try:
+            yield db
+        except sqlite3.Error as error:
+            self._leave_out(path, error)
+        finally:
+            db.close()
+
+    def _leave_out(self, path: Path, error: sqlite3.Error | OSError) -> None:
+        if isinstance(error, OSError) or not is_damage(error):
+            if isinstance(error, (sqlite3.OperationalError, OSError)):
+                raise away(path, error) from error
+            raise error
+        if path not in self._told:
+            log.warning("%s is damaged (%s): not all of it is read", path, error)
+        self._told.add(path)
+
+
+def _streams(
+    db: sqlite3.Connection, device: str, field: str, *, numbers: bool = False
+) -> Iterator[tuple[Stream, int, str]]:
+    """Yield the streams of a night that have a field, or numbers of it, with its index and kind."""
+    for stream in streams(db):
+        for index, (name, kind, _) in enumerate(stream.fields):
+            if (stream.device, name) == (device, field) and not (numbers and kind == "text"):
+                yield stream, index, kind
+
+
+def _series(
+    db: sqlite3.Connection, device: str, field: str, *, numbers: bool = False
+) -> Iterator[int]:
+    """Yield a field's series, or those of its numbers, whatever kinds and units it has had."""
+    for series, text in db.execute(SERIES).fetchall():
+        if TEXT.proves(series, text):
+            *what, kind, _ = json.loads(text)
+            if what == [device, field] and not (numbers and kind == "text"):
+                yield series
+
+
+def _recorded(
+    db: sqlite3.Connection, device: str, field: str, start: int, end: int, *, numbers: bool = False
+) -> Iterator[tuple[str, list[tuple[int, int]], list[float]]]:
+    """Yield kind, keys (time, number) and values of a field, for each stream that has it."""
+    for stream, index, kind in _streams(db, device, field, numbers=numbers):
+        keys, values = [], []
+        unpack = struct.Struct(f"<{8 * index}xd").unpack_from
+        for time, seq, body in rows(db, stream, start, end):
+            keys.append((time, seq))
+            values.append(unpack(body)[0])
+        yield kind, keys, values
+
+
+def _minutes(
+    db: sqlite3.Connection, device: str, field: str, start: int, end: int, *, numbers: bool = False
+) -> Iterator[tuple[int, Summary]]:
+    """Yield the minutes of a field, with their times."""
+    for series in _series(db, device, field, numbers=numbers):
+        before = (-(2**63), 0)
+        halves = (series, start // HALF_HOUR, -(-end // HALF_HOUR))
+        for half, part, body in db.execute(HALVES, halves):
+            if sound(body, series, half, part) and (half, part) > before:
+                before = half, part
+                for one in unpacked(body, half):
+                    if start <= (time := one.when // MINUTE * MINUTE) < end:
+                        yield time, one
+
+
+def packed(minutes: Iterable[Summary], *key: int) -> bytes:
+    """Return a row's minutes, each ``when`` from the row's half-hour, the means to 12 digits."""
+    columns = dict(zip(COLUMNS, map(list, zip(*minutes, strict=True)), strict=False))
+    columns["when"] = [when % HALF_HOUR for when in columns["when"]]
+    columns["mean"] = [float(f"{mean:.12g}") for mean in columns["mean"]]
+    return sealed(zlib.compress(json.dumps(columns, separators=(",", ":")).encode()), *key)
+
+
+def unpacked(body: bytes, half: int) -> Iterator[Summary]:
+    """Yield what was packed."""
+    columns = json.loads(zlib.decompress(body[:-4]))
+    columns["when"] = [half * HALF_HOUR + when for when in columns["when"]]
+    return map(Summary, *(columns[name] for name in COLUMNS))
+
+
+def points_of(
+    db: sqlite3.Connection, stream: Stream, start: int = -(2**63), end: int = 2**63 - 1
+) -> Iterator[Point]:
+    """Yield the samples of a stream that can be read whole, in order of time."""
+    decoders = {kind: decoder(db, kind) for kind in ("number", "bool", "text")}
+    fields = [(name, decoders[kind]) for name, kind, _ in stream.fields]
+    units = {name: unit for name, _, unit in stream.fields if unit is not None}
+    for time, seq, body in rows(db, stream, start, end):
+        numbers = stream.body.unpack_from(body)
+        values = {name: value(n) for (name, value), n in zip(fields, numbers, strict=True)}
+        known = {name: value for name, value in values.items() if value is not None}
+        if len(known) == len(values):
+            yield Point(stream.device, stream.epoch, seq, time, known, dict(units))
+
+
+def empty(tables: Iterable[Table]) -> sqlite3.Connection:
+    """Return a file with nothing in it, in memory."""
+    db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    for table in tables:
+        db.execute(table.schema())
+    return db

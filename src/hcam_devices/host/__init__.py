@@ -1,0 +1,1 @@
+"""What a program needs of the machine it runs on; nothing here knows of the instrument."""

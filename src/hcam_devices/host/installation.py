@@ -1,0 +1,184 @@
+"""What this installation consists of: its programs, its extras and its router.
+
+The router, Crossbar, has an environment of its own, because its dependencies are old and would hold
+ours back. ``data/router.lock`` pins them, with hashes; pip does not install it with the package.
+
+``python -m hcam_devices.installation ...`` is uv with the settings of pip. ``./setup`` runs that
+before anything else is installed, so importing this module needs only the standard library.
+"""
+
+import fcntl
+import hashlib
+import os
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator
+from configparser import Error as ConfigError
+from configparser import RawConfigParser
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from .. import HcamError
+
+LOCK = Path(__file__).parent.parent / "data" / "router.lock"
+STAMP = "hcam-stamp"
+"""The file that is written last into the router's environment, and says what is in it."""
+
+UV_VARIABLES = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE", "proxy": "ALL_PROXY"}
+"""The settings of pip that uv does not read by itself, and the variables that uv has for them."""
+
+DEFAULTS = {
+    "UV_SYSTEM_CERTS": "true",  # trust what the rest of the machine trusts, as Debian's pip does
+    "PYBJDATA_NO_EXTENSION": "1",  # else two packages of the router look for a C compiler
+    "PYUBJSON_NO_EXTENSION": "1",
+}
+"""Variables of uv, and of what it builds, unless they are set."""
+
+
+def program(name: str, package: str = "hcam_devices") -> Path:
+    """Return the path of a program that was installed with a package, wherever pip put it.
+
+    PATH does not decide: its folder need not be there, and another program of that name may be.
+    Raises HcamError if there is none.
+    """
+    try:
+        installed = distribution(package).files or []
+    except PackageNotFoundError:
+        installed = []
+    for file in installed:
+        if file.name == name and file.parts[0] == "..":  # outside the package
+            return Path(os.path.normpath(str(file.locate())))
+    raise HcamError(
+        f"the program {name} of {package} is missing: install {package} again with "
+        f"{sys.executable} -m pip"
+    )
+
+
+def this_program() -> str:
+    """Return what a person types in this folder to start the running program again."""
+    path = sys.argv[0]
+    if Path(path).name == "__main__.py":
+        return f"{sys.executable} -m hcam_devices"
+    return min(path, os.path.relpath(path), key=len)
+
+
+def install_extra(name: str) -> str:
+    """Return the command that adds an optional extra to this installation."""
+    return f"{sys.executable} -m pip install 'hcam_devices[{name}]'"
+
+
+def router_folders() -> list[Path]:
+    """Return where the router may be, best first: of a checkout, HCAM_HOME, the user's data."""
+    from platformdirs import user_data_path  # noqa: PLC0415  (./setup installs it later)
+
+    home = os.environ.get("HCAM_HOME")
+    homes = [Path(home).absolute()] if home else []
+    homes.append(user_data_path("hcam_devices", appauthor=False))
+    return [Path(sys.prefix) / "router", *(folder / "crossbar" for folder in homes)]
+
+
+def installed_router() -> Path | None:
+    """Return the environment of the router that this version needs, or None if there is none."""
+    return next((folder for folder in router_folders() if _is_complete(folder)), None)
+
+
+def install_router(folder: Path | None = None) -> Path:
+    """Install the router into a folder unless it is there, and return the folder.
+
+    The default is HCAM_HOME, else the user's data folder. What else is in the folder is deleted.
+    Raises HcamError if it cannot be installed; what uv says about it is on standard error.
+    """
+    folder = folder or router_folders()[1]
+    try:
+        with _alone_in(folder):
+            if not _is_complete(folder):
+                venv.create(folder, clear=True, symlinks=True)
+                _install_crossbar(folder)
+                (folder / STAMP).write_text(_stamp(folder), encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise HcamError(f"the router cannot be installed in {folder}: {error}") from None
+    return folder
+
+
+def _install_crossbar(folder: Path) -> None:
+    # Compiled now, because otherwise the first start of the router takes a minute.
+    status = uv(
+        *("pip", "sync", "--quiet", "--python", str(folder / "bin" / "python")),
+        *("--require-hashes", "--compile-bytecode", "--build-constraints", str(LOCK), str(LOCK)),
+        folder=folder,  # where no project's settings for uv are found
+    )
+    if status:
+        raise HcamError(
+            f"the router could not be installed in {folder}: the reason is above (uv ended with "
+            f"status {status}); run {this_program()} router install again"
+        )
+
+
+def _stamp(folder: Path) -> str:
+    """Return what the router's environment depends on: scripts in it name their folder."""
+    lock = hashlib.sha256(LOCK.read_bytes()).hexdigest()
+    return f"router.lock {lock}\n{folder}\nPython {sys.version_info[0]}.{sys.version_info[1]}\n"
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        same = (folder / STAMP).read_text(encoding="utf-8") == _stamp(folder)
+    except OSError:
+        return False
+    return same and (folder / "bin" / "python").exists()  # not if that Python was removed
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process installs into this folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def uv(*arguments: str, folder: Path | None = None) -> int:
+    """Run uv with the settings of pip, in a folder; return its exit status."""
+    from uv import find_uv_bin  # noqa: PLC0415  (only an installation needs it)
+
+    settings = pip_settings()
+    given = {UV_VARIABLES[key]: value for key, value in settings.items() if key in UV_VARIABLES}
+    command = [find_uv_bin(), *arguments]
+    environment = DEFAULTS | given | os.environ
+    return subprocess.run(command, cwd=folder, env=environment, check=False).returncode  # noqa: S603
+
+
+def pip_settings() -> dict[str, str]:
+    """Return the options that pip takes from its files, and from its variables before them.
+
+    Raises HcamError if such a file cannot be understood.
+    """
+    own = os.environ.get("PIP_CONFIG_FILE", "")
+    user = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    folders = (os.environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(os.pathsep)
+    files = [*(f"{folder}/pip/pip.conf" for folder in folders), "/etc/pip.conf"]
+    files += ["~/.pip/pip.conf", f"{user}/pip/pip.conf", f"{sys.prefix}/pip.conf", own]
+    parser = RawConfigParser()
+    if own != os.devnull:  # by which pip, too, reads no file
+        try:
+            parser.read((os.path.expanduser(file) for file in files), "utf-8")
+        except (ConfigError, UnicodeError) as error:
+            raise HcamError(f"pip's configuration cannot be read: {error}") from None
+    settings: dict[str, str] = {}
+    for section in ("global", "install"):
+        if parser.has_section(section):
+            settings |= parser.items(section)
+    settings |= {key[4:]: value for key, value in os.environ.items() if key.startswith("PIP_")}
+    return {key.lower().replace("_", "-"): value for key, value in settings.items() if value}
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(uv(*sys.argv[1:]))
+    except HcamError as error:
+        sys.exit(str(error))

@@ -1,0 +1,511 @@
+"""The journal: every sample a server has published, numbered, on its own disk.
+
+A sample exists once it is here. Numbers go up by one for each device and begin again only with a
+new epoch: when the journal is new or was damaged, or the machine has restarted. (SQLite in WAL mode
+loses nothing when a process dies, but may lose its last second when the power fails, and no number
+may ever be used twice.)
+
+Each number from 1 to the last of an epoch is either a sample or ``gone``, with the reason. Only
+what was lost behind the last sample that is left of an epoch cannot be known. What could not be
+kept at all, on a full disk, has no number: how much and when is noted as ``lost``.
+"""
+
+import json
+import logging
+import math
+import os
+import sqlite3
+import threading
+import time
+import zlib
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from .age import AgeClock
+from .notebook import Lost, Notebook
+from .salvage import overlooked
+from .tables import MOST_BYTES_A_SAMPLE, SCHEMA, pairs, transaction, unpack, used
+from .upkeep import (
+    DamagedError,
+    LeaveError,
+    OverlookedError,
+    Upkeep,
+    free,
+    is_damage,
+    put_aside,
+    short_of_disk,
+)
+
+log = logging.getLogger(__name__)
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+DAY = 86400.0
+KEEP = 14 * DAY
+"""How long (s) samples are kept, unless there are too many."""
+MOST_BYTES_A_REPLY = 200_000
+MOST_BYTES_A_PAGE = 750_000
+"""What cannot be compressed is still within the megabyte that the router passes on."""
+MOST_RANGES_A_REPLY = 2000
+MOST_PAGES = 200
+"""Given back to the disk at a time: whoever publishes waits for it, on a slow disk too."""
+
+NEWEST = """
+SELECT max(ifnull((SELECT max(seq) FROM sample WHERE device = :device AND epoch = :number), 0),
+    ifnull((SELECT max(last) FROM gone WHERE device = :device AND epoch = :name), 0))
+"""
+EPOCHS = """
+SELECT id, name, (SELECT min(time) FROM sample WHERE device = :device AND epoch = id) AS low,
+    (SELECT max(time) FROM sample WHERE device = :device AND epoch = id)
+FROM epoch WHERE boot <> 'salvaging' AND low IS NOT NULL ORDER BY id
+"""
+HELD = """
+SELECT first, last, last - first + 1 - (
+    SELECT ifnull(sum(gone.last - gone.first + 1), 0) FROM gone
+    WHERE device = :device AND epoch = :name AND gone.first BETWEEN held.first AND held.last)
+FROM (
+    SELECT (SELECT min(seq) FROM sample WHERE device = :device AND epoch = :number) AS first,
+        (SELECT max(seq) FROM sample WHERE device = :device AND epoch = :number) AS last) AS held
+"""
+NEWEST_TIME = "SELECT max(time) FROM sample WHERE device = ? AND epoch = ?"
+HELD_BETWEEN = """
+SELECT min(seq), max(seq), count(*) FROM sample
+WHERE device = ? AND epoch = ? AND time >= ? AND time < ?
+"""
+T = TypeVar("T")
+
+
+class Journal:
+    """The samples of one server; bounded by age (seconds) and by size (bytes).
+
+    A ``clock`` that jumps makes nothing older; how long it has been open is told by ``steady``
+    (``age.py``).
+
+    A damaged file is put aside as ``<name>.damaged-<Unix time>`` and a new one begins at once. The
+    next ``tidy`` copies what can be salvaged, under its old epochs; the file that was put aside
+    then stays as ``<name>.salvaged-<Unix time>``.
+
+    ``append`` and ``samples`` are quick; ``holds`` and ``tidy`` are for other threads.
+    ``warning`` is what people should know of the disk, as of the last ``tidy``.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        keep: float = KEEP,
+        most: int = 2_000_000_000,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+        boot: str | None = None,
+    ) -> None:
+        self.path, self.keep, self.most, self.clock = path, keep, most, clock
+        self.warning: str | None = None
+        self.epoch = ""
+        self._boot = boot or BOOT_ID.read_text(encoding="ascii").strip()
+        self._last: dict[str, int] = {}
+        self._ends: dict[str, tuple[str, dict[str, int]]] = {}
+        self._db: sqlite3.Connection | None = None
+        self._checked = self._closed = self._leave = False
+        self._lock = threading.RLock()
+        self._gate = threading.Condition()
+        self._guests: set[sqlite3.Connection] = set()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._notebook = Notebook(path.with_suffix(".lost"))
+        self._lost = {(one.device, one.since): one for one in self._notebook.read()}
+        self._note_lost(self._open())
+        age = path.with_suffix(".clock")
+        self._age = AgeClock(age, keep, clock, steady, lambda: self._here(self._newest_time))
+
+    # --- the file ---------------------------------------------------------------------------
+
+    def _open(self, tries: int = 3) -> sqlite3.Connection:
+        """Open the file; put aside what is damaged, and begin a new epoch then."""
+        db = self._connect()
+        try:
+            db.execute("PRAGMA schema_version").fetchone()  # before anything is written
+            accepted = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
+            if overlooked(self._named("-wal"), accepted):
+                raise OverlookedError("its WAL has samples behind a damaged page")
+            db.executescript(SCHEMA)
+            self._epoch, self.epoch = self._current_epoch(db, anew=tries < 3)
+        except BaseException as error:
+            damaged = tries > 0 and is_damage(error)
+            try:
+                if damaged:
+                    self._put_aside(error)
+            finally:
+                db.close()
+            if not damaged:
+                raise
+            return self._open(tries - 1)
+        self._last.clear()
+        self._db = db
+        return db
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, isolation_level=None, timeout=5, check_same_thread=False)
+        db.text_factory = lambda text: text.decode(errors="replace")  # damaged text is no error
+        return db
+
+    def _named(self, end: str) -> Path:
+        return self.path.with_name(self.path.name + end)
+
+    def _current_epoch(self, db: sqlite3.Connection, *, anew: bool) -> tuple[int, str]:
+        with transaction(db):
+            last = db.execute("SELECT id, name, boot FROM epoch ORDER BY id DESC").fetchone()
+            if last and last[2] == self._boot and not anew:
+                return last[0], last[1]
+            new = max(int(self.clock()), last[0] + 1 if last else 1), uuid4().hex[:12]
+            db.execute("INSERT INTO epoch VALUES (?, ?, ?)", (*new, self._boot))
+            return new
+
+    def _put_aside(self, error: BaseException) -> None:
+        """Give the file, or only its WAL, another name; who has it open must close it then."""
+        number = int(self.clock())
+        while any(self.path.parent.glob(f"{self.path.name}.*-{number}*")):  # salvaged ones, too
+            number += 1
+        aside = self._named(f".damaged-{number}")
+        try:
+            if self._named("-wal").exists():  # which SQLite deletes when it closes the file
+                os.link(self._named("-wal"), aside.with_name(f"{aside.name}-wal"))
+            if not isinstance(error, OverlookedError):
+                self.path.rename(aside)
+                for end in ("-wal", "-shm"):
+                    self._named(end).unlink(missing_ok=True)
+        except OSError as failed:
+            raise sqlite3.OperationalError(f"it is damaged ({error}); {failed}") from failed
+        self._ends[aside.name] = self.epoch, dict(self._last)
+        log.error(
+            "%s is damaged (%s): put aside as %s; a new epoch begins, and what can be read of the"
+            " old ones will be copied", self.path, error, aside.name,
+        )  # fmt: skip
+
+    def _begin_anew(self, error: sqlite3.Error, epoch: str) -> None:
+        """Replace a file in which damage was found, unless another thread just has."""
+        with self._lock:
+            if self.epoch == epoch and not self._closed:
+                with self._alone():
+                    self._put_aside(error)
+                    if self._db:
+                        self._db.close()
+                        self._db = None
+                    self._open(tries=2)
+
+    def _here(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do something with the connection that is always open; again, if the file is damaged."""
+        with self._lock:
+            if self._closed:
+                raise sqlite3.ProgrammingError(f"{self.path.name} is closed")
+            try:
+                return work(self._db or self._open(tries=2))
+            except sqlite3.Error as error:
+                if not is_damage(error):
+                    raise
+                self._begin_anew(error, self.epoch)
+            return work(self._db or self._open(tries=2))
+
+    def _apart(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do something that takes longer, in a thread, with a connection of its own."""
+        for _ in range(3):
+            epoch = self.epoch
+            try:
+                with self._another() as db:
+                    return work(db)
+            except sqlite3.Error as error:
+                if is_damage(error):
+                    self._begin_anew(error, epoch)
+                elif (
+                    self._closed
+                    or getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_INTERRUPT
+                ):
+                    raise
+        raise sqlite3.OperationalError(f"{self.path.name} is damaged again and again")
+
+    @contextmanager
+    def _another(self) -> Iterator[sqlite3.Connection]:
+        with self._gate:
+            while self._leave:
+                self._gate.wait()
+            if self._closed:
+                raise LeaveError(f"{self.path.name} is closed")
+            db = self._connect()
+            self._guests.add(db)
+        try:
+            yield db
+        finally:
+            with self._gate:
+                self._guests.discard(db)
+                db.close()
+                self._gate.notify_all()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Make all threads leave the file: SQLite's files must not be renamed under anybody."""
+        with self._gate:
+            self._leave = True
+            while self._guests:
+                for guest in self._guests:
+                    guest.interrupt()
+                self._gate.wait(0.02)
+            try:
+                yield
+            finally:
+                self._leave = False
+                self._gate.notify_all()
+
+    def _stay(self) -> None:
+        if self._leave:
+            raise LeaveError("interrupted")
+
+    def close(self) -> None:
+        """Close the file; what other threads do with it ends at once."""
+        with self._lock, self._alone():
+            if self._db:
+                self._note_lost(self._db)
+            self._closed = True
+            if self._db:
+                self._db.close()
+
+    # --- samples ----------------------------------------------------------------------------
+
+    def append(self, sample: dict[str, Any], most: int = MOST_BYTES_A_SAMPLE) -> dict[str, Any]:
+        """Keep a sample; return it with its ``seq`` and ``epoch``.
+
+        Raises ValueError if JSON cannot carry it (not a number, thousands of digits) or it would
+        be more than ``most`` bytes, sqlite3.Error if it cannot be written. It takes no number then;
+        what cannot be written is noted as lost, as soon as something can be.
+        """
+        try:
+            return self._here(lambda db: self._append(db, sample, most))
+        except sqlite3.Error as error:
+            with self._lock:
+                self._lose(sample["device"], str(error))
+            raise
+
+    def _append(self, db: sqlite3.Connection, sample: dict[str, Any], most: int) -> dict[str, Any]:
+        device = sample["device"]
+        seq = self._newest(db, device) + 1
+        numbered = {"device": device, "seq": seq, "epoch": self.epoch} | sample
+        text = json.dumps(numbered, allow_nan=False).encode()
+        if len(text) > most:
+            raise ValueError(f"a sample of {len(text)} bytes is more than {most}")
+        db.execute(
+            "INSERT INTO sample VALUES (?, ?, ?, ?, ?)",
+            (device, self._epoch, seq, self.clock(), zlib.compress(text, 1)),
+        )
+        self._last[device] = seq
+        if self._lost:
+            self._note_lost(db)
+        return numbered
+
+    def _lose(self, device: str, reason: str) -> None:
+        """Count a sample that is not kept, where there is room for that on a full disk, too."""
+        now = self.clock()
+        open_notes = (one for one in self._lost.values() if one[:2] == (device, self.epoch))
+        note = next(open_notes, Lost(device, self.epoch, now, now, 0, reason))
+        self._lost[device, note.since] = note._replace(until=now, samples=note.samples + 1)
+        self._notebook.write(self._lost.values())
+
+    def _note_lost(self, db: sqlite3.Connection) -> None:
+        """Note in the journal what was lost, if that can be written now."""
+        if not self._lost:
+            return
+        try:
+            with transaction(db):
+                for note in self._lost.values():
+                    db.execute("INSERT OR REPLACE INTO lost VALUES (?, ?, ?, ?, ?, ?)", note)
+        except sqlite3.Error as error:
+            log.debug("%s: what was lost is noted later: %s", self.path.name, error)
+            return
+        for note in self._lost.values():
+            log.error(
+                "%s: %d samples of %s are lost, published without a number from %s to %s: %s",
+                *(self.path.name, note.samples, note.device),
+                *(_utc(note.since), _utc(note.until), note.reason),
+            )
+        self._lost.clear()
+        self._notebook.write(())
+
+    def _newest(self, db: sqlite3.Connection, device: str) -> int:
+        """Return the newest number that the device has had in this epoch; 0 if there is none."""
+        if device not in self._last:
+            asked = {"device": device, "number": self._epoch, "name": self.epoch}
+            (self._last[device],) = db.execute(NEWEST, asked).fetchone()
+        return self._last[device]
+
+    def samples(
+        self, device: str, after: int, limit: int, epoch: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Return a device's samples with numbers above ``after``, in order, of one epoch.
+
+        At most ``limit``, and no more than fit into one message: ask again until none come.
+        """
+        texts = self._texts(device, after, limit, epoch or self.epoch, MOST_BYTES_A_REPLY)
+        return [json.loads(text) for text in texts]
+
+    def page(self, device: str, after: int, limit: int, epoch: str | None = None) -> str:
+        """Return the same for ``read_page``: more fit, and nobody on the way has to parse them."""
+        texts = self._texts(device, after, limit, epoch or self.epoch, MOST_BYTES_A_PAGE)
+        # As a text: the router's HTTP interface never answers if it is given bytes.
+        return b64encode(zlib.compress(b"[%b]" % b",".join(texts), 1)).decode()
+
+    def _texts(self, device: str, after: int, limit: int, epoch: str, most: int) -> list[bytes]:
+        """Return samples as they were written: up to ``most`` bytes of them, but one at least."""
+
+        def look(db: sqlite3.Connection) -> list[bytes]:
+            if epoch == self.epoch and after >= self._newest(db, device):
+                return []
+            found: list[bytes] = []
+            bad: list[int] = []
+            size = 0
+            for seq, body in db.execute(
+                "SELECT seq, body FROM sample WHERE device = ? AND seq > ? AND epoch ="
+                " (SELECT id FROM epoch WHERE name = ? AND boot <> 'salvaging') ORDER BY seq",
+                (device, after, epoch),
+            ):
+                key, text = unpack(body)
+                size += len(text)
+                if len(found) >= limit or (found and size > most):
+                    break
+                if key is None:
+                    bad.append(seq)
+                elif key != (device, epoch, seq):
+                    raise DamagedError(f"sample {seq} of {device} has the record of another")
+                else:
+                    found.append(text)
+            self._upkeep(db).lose(device, epoch, bad)
+            return found
+
+        return self._here(look)
+
+    def records(self, device: str, first: int, last: int, epoch: str) -> list[tuple[int, bytes]]:
+        """Return numbers and JSON of the sound samples between two numbers. For a thread."""
+
+        def look(db: sqlite3.Connection) -> list[tuple[int, bytes]]:
+            found = []
+            for seq, body in db.execute(
+                "SELECT seq, body FROM sample WHERE device = ? AND seq BETWEEN ? AND ? AND epoch ="
+                " (SELECT id FROM epoch WHERE name = ? AND boot <> 'salvaging') ORDER BY seq",
+                (device, first, last, epoch),
+            ):
+                key, text = unpack(body)
+                if key == (device, epoch, seq):
+                    found.append((seq, text))
+            return found
+
+        return self._apart(look)
+
+    def devices(self) -> set[str]:
+        """Return the devices of which there are samples, or were. For a thread."""
+        query = "SELECT device FROM gone UNION SELECT device FROM lost"
+        return self._apart(
+            lambda db: {one.device for one in pairs(db)} | {row[0] for row in db.execute(query)}
+        )
+
+    def holds(
+        self, device: str, start: float | None = None, end: float | None = None
+    ) -> dict[str, Any]:
+        """Return which numbers of a device there are, and which are gone. For a thread.
+
+        ``epochs``, in the order in which they began, have the ``first`` and ``last`` number and the
+        ``count`` of what was appended from ``start`` until before ``end`` (Unix seconds). ``gone``
+        are ranges of numbers, from whatever time, the latest 2000. ``oldest`` is the Unix time of
+        the device's oldest sample or None, ``keep`` is in seconds, ``most``, ``used`` and ``free``
+        (on the disk) are in bytes. While ``salvaging``, earlier epochs are still being copied from
+        a damaged file, and neither they nor what is gone of them is shown. ``lost`` is how many
+        samples could not be kept ``since`` when, ``until`` when (Unix time), and the reason.
+        """
+        since = -math.inf if start is None else start
+        until = math.inf if end is None else end
+        return self._apart(lambda db: self._holds(db, device, since, until))
+
+    def _holds(
+        self, db: sqlite3.Connection, device: str, start: float, end: float
+    ) -> dict[str, Any]:
+        epochs, oldest = [], None
+        db.execute("BEGIN")  # so that everything is of one moment
+        for number, name, low, high in db.execute(EPOCHS, {"device": device}):
+            oldest = low if oldest is None else min(low, oldest)
+            if start <= low and high < end:
+                row = db.execute(HELD, {"device": device, "number": number, "name": name})
+            else:
+                row = db.execute(HELD_BETWEEN, (device, number, start, end))
+            first, last, count = row.fetchone()
+            if count:
+                epochs.append({"epoch": name, "first": first, "last": last, "count": count})
+        gone = db.execute(
+            "SELECT gone.epoch, first, last, reason FROM gone JOIN epoch ON name = gone.epoch"
+            " WHERE device = ? AND boot <> 'salvaging' ORDER BY id DESC, first DESC LIMIT ?",
+            (device, MOST_RANGES_A_REPLY),
+        ).fetchall()
+        lost = list(db.execute("SELECT * FROM lost WHERE device = ? ORDER BY since", (device,)))
+        lost += [one for one in list(self._lost.values()) if one.device == device]
+        return {
+            "device": device,
+            "lost": [Lost(*one)._asdict() for one in lost if start <= one[3] and one[2] < end],
+            "epoch": self.epoch,
+            "keep": self.keep,
+            "most": self.most,
+            "used": used(db),
+            "free": free(self.path),
+            "oldest": oldest,
+            "salvaging": bool(put_aside(self.path)),
+            "epochs": epochs,
+            "gone": [
+                {"epoch": epoch, "first": first, "last": last, "reason": reason}
+                for epoch, first, last, reason in reversed(gone)
+            ],
+        }
+
+    # --- upkeep -----------------------------------------------------------------------------
+
+    def tidy(self) -> int:
+        """Do what is to be done now and then; returns how many samples were dropped. For a thread.
+
+        Drop what is too old or too much, copy what can be salvaged, and check, once after the
+        opening, that everything is there. What cannot be done now is done the next time.
+        """
+        try:
+            now = self._age.now()
+            warnings = filter(None, (short_of_disk(self.path), self._age.warning()))
+            self.warning = "; ".join(warnings) or None
+            return self._apart(lambda db: self._tidy(db, now))
+        except (OSError, sqlite3.OperationalError) as error:
+            if not self._closed:
+                log.error("%s: not tidied this time: %s", self.path.name, error)
+            return 0
+
+    def _upkeep(self, db: sqlite3.Connection) -> Upkeep:
+        return Upkeep(db, self.path, self._epoch, self.epoch, self.clock, self._stay)
+
+    def _newest_time(self, db: sqlite3.Connection) -> float | None:
+        """Return when the newest sample was appended, by a clock that was not ahead of this one."""
+        times = [db.execute(NEWEST_TIME, (one.device, one.id)).fetchone()[0] for one in pairs(db)]
+        times += [one.stat().st_mtime for one in put_aside(self.path) if one.exists()]
+        now = self.clock()
+        return max((one for one in times if one <= now), default=None)
+
+    def _tidy(self, db: sqlite3.Connection, now: float) -> int:
+        upkeep = self._upkeep(db)
+        if not self._checked:
+            upkeep.check()
+            self._checked = True
+        with self._lock:
+            self._note_lost(db)
+        dropped = upkeep.drop(now - self.keep, f"older than {self.keep / DAY:g} days", self.most)
+        db.executescript(f"PRAGMA incremental_vacuum({MOST_PAGES})")  # execute would free one
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        if dropped:
+            log.info("%s: dropped %d samples at the bound of the journal", self.path.name, dropped)
+        for aside in put_aside(self.path):
+            upkeep.salvage(aside, *self._ends.get(aside.name, ("", {})))
+        return dropped
+
+
+def _utc(when: float) -> str:
+    return datetime.fromtimestamp(when, UTC).isoformat(" ", "seconds")[:19]

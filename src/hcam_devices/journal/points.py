@@ -1,0 +1,189 @@
+"""A sample as a row of numbers and texts, and back."""
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta
+from math import isfinite
+from typing import Any, NamedTuple, TypeAlias
+
+from ..core.fields import Value
+
+Field: TypeAlias = float | bool | str
+
+HEADER = frozenset(("device", "seq", "epoch", "timestamp"))
+MOST_FIELDS = 500
+DEEPEST = 8
+LONGEST_TEXT = 60_000
+"""InfluxDB refuses texts of 64 KiB."""
+DAY = 86_400_000
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MILLISECOND = timedelta(milliseconds=1)
+TIMES = range(9_214_646_400_000)
+"""From 1970 to 2261, in ms: what every store can hold. InfluxDB counts 64 bits of nanoseconds."""
+
+
+class Point(NamedTuple):
+    """One sample, flat.
+
+    ``time`` is UTC in milliseconds since 1970. A pair of positions is ``position`` (the current
+    one) and ``position.target``; other nested values are paths such as ``state.connection``, and
+    there are fields that have such a name (``exposure.time``);
+    ``alarms`` is the list of them as JSON. Nulls, NaN and infinities are left out.
+    """
+
+    device: str
+    epoch: str
+    seq: int
+    time: int
+    values: dict[str, Field]
+    units: dict[str, str]
+
+
+def milliseconds(timestamp: str) -> int:
+    """Return a time such as ``2026-11-22T04:44:44.196Z`` in ms since 1970; ValueError if it is not.
+
+    It has to be one of TIMES. A leap second (``23:59:60.5Z``) is, as in Unix time, the first second
+    of the next day.
+    """
+    leap = timestamp[17:19] == "60"
+    text = f"{timestamp[:17]}59{timestamp[19:]}" if leap else timestamp
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    found = round((moment - EPOCH) / MILLISECOND) + 1000 * leap
+    if found not in TIMES:
+        raise ValueError(f"{timestamp} is not between 1970 and 2261")
+    return found
+
+
+def timestamp_of(time: int) -> str:
+    """Return ms since 1970 as telemetry carries them; ``milliseconds`` gives them back."""
+    moment = EPOCH + timedelta(milliseconds=time)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def flatten(sample: dict[str, Any]) -> Point:
+    """Return a numbered sample as a point; ValueError if it is not one."""
+    device, epoch, seq = sample.get("device"), sample.get("epoch"), sample.get("seq")
+    if not isinstance(device, str) or not isinstance(epoch, str):
+        raise ValueError("it has no device or epoch")
+    if type(seq) is not int or not 0 < seq < 2**63:
+        raise ValueError(f"{device}: it has no number")
+    timestamp = sample.get("timestamp")
+    if not isinstance(timestamp, str):
+        raise ValueError(f"{device} {seq}: it has no time")
+    values: dict[str, Field] = {}
+    units: dict[str, str] = {}
+    rest = sample.copy()
+    for name in HEADER:
+        del rest[name]
+    if "alarms" in rest:
+        rest["alarms"] = json.dumps(rest["alarms"], default=str) if rest["alarms"] else "[]"
+    _put("", rest, values, units, 0)
+    return Point(device, epoch, seq, milliseconds(timestamp), values, units)
+
+
+def _put(
+    path: str, inside: dict[str, Any], values: dict[str, Field], units: dict[str, str], depth: int
+) -> None:
+    """Put in what is inside of ``path``, which ends in a dot unless it is empty."""
+    for key, whole in inside.items():
+        if len(values) >= MOST_FIELDS:
+            return
+        current = path and key == "current" and "target" in inside
+        name = path[:-1] if current else f"{path}{key}"
+        value = whole
+        kind = type(value)
+        while kind is dict and len(value) == 2 and "unit" in value and "value" in value:
+            value = value["value"]
+            kind = type(value)
+        if (kind is float and isfinite(value)) or kind is bool:  # the most frequent first
+            values[name] = value
+        elif kind is str:
+            values[name] = value[:LONGEST_TEXT]
+        elif kind is dict:
+            if depth < DEEPEST:
+                _put(f"{name}.", value, values, units, depth + 1)
+        elif kind is int:
+            with suppress(OverflowError):
+                values[name] = float(value)
+        elif kind is list:
+            values[name] = json.dumps(value, default=str)[:LONGEST_TEXT]
+        if value is not whole and name in values:
+            units[name] = str(whole["unit"])
+
+
+def unflatten(point: Point) -> dict[str, Any]:
+    """Return the sample of a point; what was null is not there.
+
+    Only states and targets are nested again: any other dot is taken for a part of the name. Alarms
+    that were too long to be kept whole are one, with the text that there is of them.
+    """
+
+    def value(name: str) -> Value | dict[str, Any]:
+        unit = point.units.get(name)
+        plain = point.values[name]
+        return plain if unit is None else {"value": plain, "unit": unit}
+
+    sample: dict[str, Any] = {
+        "device": point.device,
+        "seq": point.seq,
+        "epoch": point.epoch,
+        "timestamp": timestamp_of(point.time),
+        "state": {},
+        "alarms": [],
+    }
+    for name in point.values:
+        base, _, last = name.rpartition(".")
+        if name == "alarms":
+            text = str(point.values[name])
+            try:
+                sample["alarms"] = json.loads(text)
+            except ValueError:
+                sample["alarms"] = [{"field": "alarms", "severity": "ERR", "reason": text}]
+        elif name.startswith("state."):
+            sample["state"][name.removeprefix("state.")] = value(name)
+        elif base and last == "target":
+            pair = sample.setdefault(base, {"current": None})
+            if isinstance(pair, dict):
+                pair["target"] = value(name)
+        else:
+            pair = f"{name}.target" in point.values
+            before = sample.get(name) or {}  # whichever of the two comes first
+            sample[name] = before | {"current": value(name)} if pair else value(name)
+    return sample
+
+
+def night_of(time: int) -> str:
+    """Return the night of a time (ms): from noon to noon UTC, named by its evening's date."""
+    return (EPOCH + timedelta(milliseconds=time, hours=-12)).date().isoformat()
+
+
+def night_named(text: str, now: int) -> str:
+    """Return the night that is meant at a time (ms): tonight goes on, yesterday is the one before.
+
+    Any other text is returned as it is.
+    """
+    back = {"tonight": 0, "yesterday": 1}.get(text)
+    return text if back is None else night_of(now - back * DAY)
+
+
+def night_bounds(night: str) -> tuple[int, int]:
+    """Return when a night such as ``2026-11-22`` begins and ends (ms).
+
+    ValueError if it is none, or none of TIMES is in it.
+    """
+    with suppress(ValueError):
+        days = (date.fromisoformat(night) - EPOCH.date()).days
+        start = days * DAY + DAY // 2
+        if -DAY < start < TIMES.stop:
+            return start, start + DAY
+    raise ValueError(f"{night!r} is not a night such as 2026-11-22, tonight or yesterday")
+
+
+def nights(start: int, end: int) -> Iterator[str]:
+    """Yield the nights that a span of time (ms) touches."""
+    first = start - (start - DAY // 2) % DAY
+    for begin in range(first, end + 1, DAY):
+        yield night_of(begin)

@@ -1,0 +1,466 @@
+"""History for people: plots in a terminal and in a PNG, tables, and CSV.
+
+What is shown are replies of ``hipercam.recorder.rpc.history``, as in ``history.py``.
+"""
+
+import csv
+import json
+import math
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from .. import HcamError
+from ..history.archive import (
+    DAY,
+    HOUR,
+    MINUTE,
+    MOST_POINTS,
+    ROLLED_UP,
+    SECOND,
+    Reply,
+    Source,
+    Span,
+    lost,
+    nothing,
+    rows,
+    samples,
+    utc,
+)
+from ..host.installation import install_extra
+from ..journal.points import timestamp_of
+
+PNG_COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
+COLOURS = ("cyan", "yellow", "green", "magenta", "red", "blue")
+STEPS = (
+    *(n * SECOND for n in (1, 2, 5, 10, 15, 30)),
+    *(n * MINUTE for n in (1, 2, 5, 10, 15, 30)),
+    *(n * HOUR for n in (1, 2, 3, 4, 6, 12)),
+    *(n * DAY for n in (1, 2, 5, 10, 20, 50, 100, 200, 500)),
+)
+"""Between marks of the axis of time, in ms."""
+DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
+"""The bits of a Braille character, by column and row."""
+PRESSURES = ("mbar", "hPa", "Pa", "bar", "Torr")
+"""Units that have a logarithmic axis where the largest is more than ten times the smallest."""
+GAP = 4
+"""Times the usual distance: neighbours that are further apart are not joined."""
+LONGEST_WORD, MOST_WORDS = 40, 12
+"""Of texts in a PNG: what is longer is cut, and the oldest of more have one name."""
+OTHERS = "(others)"
+LARGEST = 1e200
+"""What is larger is drawn there: differences of such numbers overflow."""
+
+
+def show(
+    source: Source,
+    fields: tuple[str, ...],
+    span: Span,
+    *,
+    how: str | None,
+    points: int | None,
+    png: Path | None,
+) -> int:
+    """Show fields on stdout, or in a PNG; return 0, or 1 if there is nothing of one of them.
+
+    ``how`` is ``table`` or ``csv``; otherwise it is a plot in a terminal, and a table in a pipe.
+    """
+    if not fields:
+        known = source.fields()
+        for device, units in sorted(known.items()):
+            names = (f"{name} [{unit}]" if unit else name for name, unit in sorted(units.items()))
+            print(printable(f"{device}: {', '.join(names)}"))
+        return 0 if known else 1
+    terminal = shutil.get_terminal_size() if sys.stdout.isatty() else None
+    if how == "csv":
+        replies = write_csv(source, fields, span, sys.stdout)
+    elif how == "table" or not (png or terminal):
+        lines = max(terminal.lines // len(fields) - 4, 5) if terminal else 24
+        replies = [source.history(field, *span, points or lines) for field in fields]
+        if not (points or terminal):  # of changes all that there are
+            replies = [
+                source.history(one["field"], *span, MOST_POINTS) if one.get("earlier") else one
+                for one in replies
+            ]
+        for reply in replies:
+            if not reply["newest"]:
+                print("\n".join(table(reply)))
+    else:
+        replies = [source.history(field, *span, MOST_POINTS) for field in fields]
+        if png:
+            write_png(replies, span, png)
+        elif terminal:
+            console = Console(highlight=False)
+            for line in charts(replies, span, *terminal):
+                console.print(line)
+    return _note(replies, span)
+
+
+def _note(replies: Sequence[Reply], span: Span) -> int:
+    """Print what people should know of replies; return 1 if there is nothing in one of them."""
+    empty = [reply for reply in replies if reply["newest"]]
+    for said in (*(nothing(reply, span) for reply in empty), *lost(replies)):
+        print(printable(said), file=sys.stderr)
+    if any(reply["rolled_up"] for reply in replies):
+        print(ROLLED_UP, file=sys.stderr)
+    return 1 if empty else 0
+
+
+def formatter(low: float, high: float) -> Callable[[float], str]:
+    """Return how to write numbers from ``low`` to ``high`` so that their differences are seen."""
+    size = max(abs(low), abs(high))
+    if low == high:
+        return "{:.6g}".format
+    if not 1e-2 <= size < 1e7:
+        return "{:.2e}".format
+    decimals = min(max(math.ceil(2 - math.log10(high - low)), 0), 6)
+    if 0 < low < 10**-decimals:
+        return "{:.2e}".format
+    return f"{{:.{decimals}f}}".format
+
+
+def runs(reply: Reply) -> Iterator[list[int]]:
+    """Yield the indices of neighbours in time that belong together: no gap is between them."""
+    times = reply["time"]
+    apart = GAP * median([b - a for a, b in pairwise(times)] or [0])
+    run: list[int] = []
+    for index, time in enumerate(times):
+        if run and time - times[run[-1]] > apart:
+            yield run
+            run = []
+        run.append(index)
+    if run:
+        yield run
+
+
+def extremes(replies: list[Reply]) -> tuple[float, float]:
+    """Return the least and the most of numbers."""
+    return min(min(one["min"]) for one in replies), max(max(one["max"]) for one in replies)
+
+
+def drawable(value: float) -> float:
+    """Return the value nearest to a number that can be drawn."""
+    return min(max(value, -LARGEST), LARGEST)
+
+
+def logarithmic(replies: list[Reply]) -> bool:
+    """Tell whether numbers are to have a logarithmic axis."""
+    low, high = extremes(replies)
+    return replies[0]["unit"] in PRESSURES and 1 / LARGEST < 10 * low < high
+
+
+class Axis:
+    """Numbers as dots from the lowest, 0, to the highest."""
+
+    def __init__(self, replies: list[Reply], dots: int) -> None:
+        self.logarithmic = logarithmic(replies)
+        self.dots = dots
+        low, high = map(self._scaled, extremes(replies))
+        margin = (high - low) / 20 or abs(high) / 100 or 0.5
+        self.base, self.length = low - margin, high - low + 2 * margin
+
+    def _scaled(self, value: float) -> float:
+        return math.log10(drawable(value)) if self.logarithmic else drawable(value)
+
+    def dot(self, value: float) -> int:
+        """Return where a value is."""
+        part = (self._scaled(value) - self.base) / self.length
+        return min(int(part * self.dots), self.dots - 1)
+
+    def marks(self, most: int) -> Iterator[float]:
+        """Yield at most so many round values."""
+        rough = self.length / most
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(n * power for n in (1, 2, 5, 10) if n * power >= rough)
+        if self.logarithmic:
+            step = math.ceil(step)
+        mark = math.ceil(self.base / step)
+        while mark * step <= self.base + self.length:
+            yield 10.0 ** (mark * step) if self.logarithmic else mark * step
+            mark += 1
+
+
+class Times:
+    """The axis of time, in columns."""
+
+    def __init__(self, span: Span, columns: int) -> None:
+        self.span, self.columns = span, columns
+
+    def column(self, time: int) -> int:
+        """Return where a time is."""
+        part = (time - self.span.start) / (self.span.end - self.span.start)
+        return min(max(int(part * self.columns), 0), self.columns - 1)
+
+    def marks(self, most: int) -> dict[int, str]:
+        """Return at most so many round times (ms), with what is written there."""
+        length = self.span.end - self.span.start
+        step = next((step for step in STEPS if length / step <= most), STEPS[-1])
+        first = -(-self.span.start // step) * step
+        return {time: _mark(time, step) for time in range(first, self.span.end + 1, step)}
+
+
+def _mark(time: int, step: int) -> str:
+    text = utc(time)
+    if step >= DAY or time % DAY == 0:
+        return text[:10]
+    return text[11:16] if step >= MINUTE else text[11:19]
+
+
+class Canvas:
+    """Dots in Braille characters, each character in one colour; (0, 0) is below, at the left."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.width, self.height = width, height
+        self.cells = [[(0, "")] * width for _ in range(height)]
+
+    def run(self, x: int, low: int, high: int, colour: str) -> None:
+        """Set the dots of a column from one row to another."""
+        for y in range(min(low, high), max(low, high) + 1):
+            line = self.cells[self.height - 1 - y // 4]
+            bits, _ = line[x // 2]
+            line[x // 2] = bits | DOTS[x % 2][3 - y % 4], colour
+
+    def line(self, x: int, y: int, to_x: int, to_y: int, colour: str) -> None:
+        """Join two dots; the second is not left of the first."""
+        steps = 2 * (to_x - x) or 1
+        for step in range(steps):
+            low, high = (round(y + (to_y - y) * n / steps) for n in (step, step + 1))
+            self.run(x + (step + 1) // 2, low, high, colour)
+
+    def lines(self) -> list[Text]:
+        """Return what it looks like."""
+        return [
+            Text.assemble(*((chr(0x2800 + bits) if bits else " ", colour) for bits, colour in line))
+            for line in self.cells
+        ]
+
+
+def chart(replies: list[Reply], span: Span, width: int, height: int) -> Iterator[Text]:
+    """Yield the lines of a plot of numbers with one unit: ``height`` of them, and two of time."""
+    axis = Axis(replies, 4 * height)
+    written = "{:.0e}" if axis.logarithmic else "{:.10g}"
+    marks = axis.marks(max(height // 3, 3))
+    labels = {axis.dot(mark) // 4: written.format(mark) for mark in marks}
+    gutter = max(len(label) for label in labels.values())
+    canvas = Canvas(max(width - gutter - 2, 12), height)
+    times = Times(span, 2 * canvas.width)
+    for reply, colour in zip(replies, COLOURS * len(replies), strict=False):
+        _draw(reply, canvas, times, axis, colour)
+    for row, line in zip(range(height - 1, -1, -1), canvas.lines(), strict=True):
+        label = labels.get(row, "")
+        yield Text(f"{label:>{gutter}} {'┤' if label else '│'}", "dim").append_text(line)
+    ruler, text = ["─"] * canvas.width, [" "] * (gutter + 2 + canvas.width)
+    free = 0
+    for time, label in times.marks(canvas.width // 12).items():
+        column = times.column(time) // 2
+        ruler[column] = "┴"
+        start = min(max(gutter + 2 + column - len(label) // 2, free), len(text) - len(label))
+        if start >= free:
+            text[start : start + len(label)] = label
+            free = start + len(label) + 2
+    yield Text(" " * (gutter + 1) + "└" + "".join(ruler), "dim")
+    yield Text("".join(text).rstrip(), "dim")
+
+
+def _draw(reply: Reply, canvas: Canvas, times: Times, axis: Axis, colour: str) -> None:
+    for run in runs(reply):
+        x, y = -1, 0
+        for index in run:
+            column = times.column(reply["time"][index])
+            if x >= 0:
+                canvas.line(x, y, column, axis.dot(reply["mean"][index]), colour)
+            low, high = axis.dot(reply["min"][index]), axis.dot(reply["max"][index])
+            canvas.run(column, low, high, colour)
+            x, y = column, axis.dot(reply["last"][index])
+
+
+def charts(replies: list[Reply], span: Span, width: int, height: int) -> Iterator[Text]:
+    """Yield a plot for each unit, with what is in it in words; of texts their changes."""
+    plots = list(by_unit(replies))
+    words = {
+        one["field"]: printable(f" {in_words(one, span)}") for _, some in plots for one in some
+    }
+    texts = [one for one in replies if "value" in one]
+    parts = len(plots) + len(texts)
+    used = 3 * parts + sum(-(-(len(line) + 2) // width) for line in words.values())
+    each = max((height - used - 3) // max(parts, 1), 5)
+    for unit, some in plots:
+        scale = ", logarithmic" if logarithmic(some) else ""
+        title = ", ".join(one["field"] for one in some)
+        yield Text(printable(f"{title}  {unit}{scale}  {span}"), "bold")
+        yield from chart(some, span, width, min(each, 20))
+        for reply, colour in zip(some, COLOURS * len(some), strict=False):
+            yield Text("━━", colour).append(words[reply["field"]], "default")
+    for reply in texts:
+        yield from map(Text, table(cut(reply, each)))
+
+
+def by_unit(replies: list[Reply]) -> Iterator[tuple[str, list[Reply]]]:
+    """Yield the replies with numbers, those of one unit together."""
+    numbers = [one for one in replies if one.get("min")]
+    for unit in dict.fromkeys(one["unit"] for one in numbers):
+        yield unit, [one for one in numbers if one["unit"] == unit]
+
+
+def in_words(reply: Reply, span: Span) -> str:
+    """Say the last, the least and the most of numbers, and when that was."""
+    times, low, high = reply["time"], reply["min"], reply["max"]
+    written = formatter(min(low), max(high))
+    least, most = low.index(min(low)), high.index(max(high))
+    length = span.end - span.start
+    year, day, time = 0, 5, 11
+    begin = year if length > 300 * DAY else day if length > DAY else time
+    digits = slice(begin, 16 if length >= HOUR else 19)
+    piece = length / MOST_POINTS / MINUTE  # each time is the beginning of one
+
+    def when(index: int) -> str:
+        return f"({utc(times[index])[digits]})"
+
+    return (
+        f"{reply['field']}: last {written(reply['last'][-1])} {when(-1)}, "
+        f"min {written(low[least])} {when(least)}, max {written(high[most])} {when(most)}"
+        + (f", each within {math.ceil(piece)} min from then" if piece > 1 else "")
+    )
+
+
+def cut(reply: Reply, most: int) -> Reply:
+    """Return a reply with no more than the newest changes."""
+    more = max(len(reply["time"]) - most, 0)
+    newest = {key: reply[key][more:] for key in ("time", "value")}
+    return reply | newest | {"earlier": reply["earlier"] + more}
+
+
+def printable(text: str) -> str:
+    r"""Return a text with what would do something to a terminal as ``\x1b``."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
+
+
+def table(reply: Reply) -> Iterator[str]:
+    """Yield the lines of a table: of numbers what they were, of texts their changes."""
+    yield from map(printable, _table(reply))
+
+
+def _table(reply: Reply) -> Iterator[str]:
+    unit = f"  {reply['unit']}" if reply["unit"] else ""
+    if "value" in reply:
+        yield f"{'time (UTC)':<19}  {reply['field']}"
+        if reply["earlier"]:
+            yield f"({reply['earlier']} changes before)"
+        for time, value in zip(reply["time"], reply["value"], strict=True):
+            yield f"{utc(time)}  {value}"
+        yield f"{utc(reply['until'])}  still {reply['value'][-1]}"
+        return
+    columns = ("min", "mean", "max", "last")
+    written = formatter(*extremes([reply]))
+    cells = [[written(value) for value in reply[column]] for column in columns]
+    widths = [max(map(len, [name, *some])) for name, some in zip(columns, cells, strict=True)]
+    yield f"{reply['field']}{unit}"
+    lines = [columns, *zip(*cells, strict=True)]
+    firsts = ["time (UTC)", *map(utc, reply["time"])]
+    for first, line, n in zip(firsts, lines, ["n", *reply["n"]], strict=True):
+        numbers = "  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True))
+        yield f"{first:<19}  {numbers}  {n:>5}"
+
+
+def write_csv(source: Source, fields: tuple[str, ...], span: Span, out: TextIO) -> list[Reply]:
+    """Write fields as they were recorded, a row for each time; return their first pages."""
+    pages, streams = zip(*(samples(source, field, span) for field in fields), strict=True)
+    writer = csv.writer(out, lineterminator="\n")
+    units = (f" [{page['unit']}]" if page["unit"] else "" for page in pages)
+    writer.writerow(["time", *(f + unit for f, unit in zip(fields, units, strict=True))])
+    for time, row in rows(streams):
+        writer.writerow([timestamp_of(time), *(row.get(field, "") for field in fields)])
+    return list(pages)
+
+
+def write_png(replies: list[Reply], span: Span, file: Path) -> None:
+    """Draw a plot for each unit, and one for each text, into a file, and say so.
+
+    Raises HcamError.
+    """
+    try:
+        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter  # noqa: PLC0415
+        from matplotlib.figure import Figure  # noqa: PLC0415  (an optional extra)
+    except ImportError:
+        raise HcamError(f"a PNG needs matplotlib: {install_extra('plot')}") from None
+    plots = list(by_unit(replies))
+    texts = [("", [one]) for one in replies if "value" in one]
+    if not plots and not texts:
+        return
+    words = {one["field"]: words_of(one) for _, (one,) in texts}
+    heights = [3.0] * len(plots) + [max(len({*some}) / 5, 1) for some in words.values()]
+    figure = Figure((10, 1 + sum(heights)), layout="constrained")
+    panels = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)
+    for panel, (unit, some) in zip(panels[:, 0], [*plots, *texts], strict=True):
+        for reply, colour in zip(some, PNG_COLOURS * len(some), strict=False):
+            if "value" in reply:
+                moments = _moments([*reply["time"], reply["until"]])
+                each = words[reply["field"]]
+                names = list(dict.fromkeys(each))
+                panel.step(moments, [names.index(one) for one in (*each, each[-1])], where="post")
+                panel.set_yticks(range(len(names)), names, parse_math=False)
+                panel.set_ylim(-0.5, len(names) - 0.5)
+            else:
+                for run in runs(reply):
+                    moments = _moments([reply["time"][index] for index in run])
+                    low, mean, high = (
+                        [drawable(reply[key][index]) for index in run]
+                        for key in ("min", "mean", "max")
+                    )
+                    # With an edge, so that the extreme of a moment can be seen.
+                    panel.fill_between(moments, low, high, color=colour, alpha=0.4, lw=0.8)
+                    panel.plot(moments, mean, color=colour, lw=1)
+            panel.plot([], [], color=colour, label=printable(reply["field"]))
+        if unit and logarithmic(some):
+            panel.set_yscale("log")
+        panel.set_ylabel(printable(unit), parse_math=False)
+        panel.grid(alpha=0.3)
+        for text in panel.legend(loc="upper left", fontsize="small").get_texts():
+            text.set_parse_math(False)
+    panel.set_xlim(*_moments(span))
+    locator = AutoDateLocator()  # type: ignore[no-untyped-call]
+    panel.xaxis.set_major_locator(locator)
+    panel.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    panel.set_xlabel("UTC")
+    try:
+        figure.savefig(file, format="png", dpi=120)
+    except OSError as error:
+        raise HcamError(f"{file} cannot be written: {error}") from None
+    print(f"written: {file}")
+
+
+def words_of(reply: Reply) -> list[str]:
+    """Return texts as they are named in a PNG: short ones, and not too many different ones.
+
+    Alarms are severity and field of each.
+    """
+    each = [_word(reply["field"], value) for value in reply["value"]]
+    newest = list(dict.fromkeys(reversed(each)))
+    if len(newest) <= MOST_WORDS:
+        return each
+    kept = set(newest[: MOST_WORDS - 1])
+    return [one if one in kept else OTHERS for one in each]
+
+
+def _word(field: str, value: str) -> str:
+    if field.endswith(".alarms"):
+        with suppress(ValueError, TypeError, KeyError):  # too long to have been kept whole
+            some = [f"{one['severity']} {one['field']}" for one in json.loads(value)]
+            value = ", ".join(some) or "none"
+    text = printable(value)
+    return text if len(text) <= LONGEST_WORD else f"{text[: LONGEST_WORD - 1]}…"
+
+
+def _moments(times: Iterable[int]) -> list[datetime]:
+    return [datetime.fromtimestamp(time / 1000, UTC) for time in times]

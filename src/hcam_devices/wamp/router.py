@@ -1,0 +1,228 @@
+"""The router, Crossbar: its configuration, and running it.
+
+Crossbar's own dependencies are old, so it lives in an environment of its own: ``router`` inside
+ours. Its configuration is generated; ``data/router.json`` is what the default instrument gives.
+"""
+
+import asyncio
+import http.client
+import json
+import logging
+import os
+import signal
+import socket
+import time
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from .. import HcamError
+from ..host import logs, output
+from ..host.installation import installed_router, this_program
+from ..host.limits import raise_open_files_limit
+from . import uris
+
+log = logging.getLogger(__name__)
+
+EVERYTHING = {"call": True, "register": True, "publish": True, "subscribe": True}
+ROLES = [
+    {
+        "name": "local",
+        "permissions": [
+            {
+                "uri": "",
+                "match": "prefix",
+                "allow": EVERYTHING,
+                "disclose": {"caller": True, "publisher": True},
+                "cache": True,
+            }
+        ],
+    }
+]
+"""Who may do what. The router listens on loopback only, and lets every local program in."""
+
+STARTS_WITHIN = 60.0
+STOPS_WITHIN = 8.0
+LARGEST_MESSAGE = 1_048_576
+MAX_CONNECTIONS = 8192
+SPARE_FILES = 100
+"""Open files of the router that are no connections."""
+USUAL_OPEN_FILES = 1024
+"""Debian's soft limit, under which a plain Crossbar runs that is started with the shipped file."""
+CLIENT_TIMEOUT_S = 10
+"""A connection without a request, or with a part of one only, is closed after this time."""
+
+
+def configuration(port: int, open_files: int = USUAL_OPEN_FILES) -> dict[str, Any]:
+    """Return Crossbar's configuration, for a process that may have ``open_files`` open files."""
+    role = ROLES[0]["name"]
+    bridge = {"realm": uris.REALM, "role": role, "options": {"post_body_limit": LARGEST_MESSAGE}}
+    websocket = {
+        "type": "websocket",
+        "serializers": ["cbor", "msgpack", "json"],
+        "auth": {"anonymous": {"type": "static", "role": role}},
+        "options": {
+            "auto_ping_interval": 5000,
+            "auto_ping_timeout": 5000,
+            "auto_ping_size": 12,
+            "max_message_size": LARGEST_MESSAGE,
+            # Browsers send an Origin, programs do not: no web page is let in.
+            "allowed_origins": [],
+            "allow_null_origin": False,
+        },
+    }
+    web = {
+        "type": "web",
+        "endpoint": {"type": "tcp", "interface": "127.0.0.1", "port": port},
+        "max_connections": min(MAX_CONNECTIONS, open_files - SPARE_FILES),
+        "options": {"client_timeout": CLIENT_TIMEOUT_S},
+        "paths": {
+            "/": {"type": "json", "value": {"realm": uris.REALM, "websocket": "/ws"}},
+            "ws": websocket,
+            "call": {"type": "caller", **bridge},
+            "publish": {"type": "publisher", **bridge},
+        },
+    }
+    return {
+        "version": 2,
+        "workers": [
+            {
+                "type": "router",
+                "realms": [{"name": name, "roles": ROLES} for name in (uris.REALM, uris.REPLAY)],
+                "transports": [web],
+            }
+        ],
+    }
+
+
+def as_text(port: int, open_files: int = USUAL_OPEN_FILES) -> str:
+    """Return the configuration as it is written."""
+    return json.dumps(configuration(port, open_files), indent=2) + "\n"
+
+
+def shipped() -> Path:
+    """Return the configuration that the package carries."""
+    return Path(str(files("hcam_devices") / "data" / "router.json"))
+
+
+class RouterError(HcamError):
+    """The router cannot be run, and what to do about it."""
+
+
+def crossbar() -> Path:
+    """Return Crossbar's program; RouterError if it is not installed."""
+    folder = installed_router()
+    if folder is None:
+        raise RouterError(
+            "the router that this version needs is not installed: run "
+            f"{this_program()} router install, once"
+        )
+    return folder / "bin" / "crossbar"
+
+
+def tied(command: list[str]) -> list[str]:
+    """Return a command that is told to end when its parent dies, however that dies."""
+    return ["setpriv", "--pdeathsig", "TERM", "--", *command]
+
+
+def require_loopback(host: str) -> None:
+    """Raise RouterError unless who looks for the router at a host finds it: it is on 127.0.0.1."""
+    try:
+        found = {str(info[4][0]) for info in socket.getaddrinfo(host, None, socket.AF_INET)}
+    except OSError:
+        found = set()
+    if "127.0.0.1" not in found:
+        raise RouterError(
+            f"WAMP_SERVER or [router] of the instrument file says that the router is at {host}, "
+            "but it listens on 127.0.0.1 only, so no program would find it: set host to 127.0.0.1 "
+            "there, and run everything on this machine"
+        )
+
+
+def listening(port: int) -> bool:
+    """Tell whether something accepts connections on a loopback port."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def answers(port: int) -> bool:
+    """Tell whether the router is complete: it listens some time before it knows its paths."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+    try:
+        connection.request("POST", "/publish")
+        return connection.getresponse().status != http.HTTPStatus.NOT_FOUND
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+async def run(port: int, folder: Path) -> int:
+    """Run the router until SIGINT or SIGTERM; returns its exit status.
+
+    Raises RouterError if it is not installed, the port is taken or it does not start.
+    """
+    program = crossbar()
+    if listening(port):
+        raise RouterError(
+            f"port {port} is taken: is a router running already? choose another with --port"
+        )
+    node = folder / "router" / str(port)
+    node.mkdir(parents=True, exist_ok=True)
+    (node / "config.json").write_text(as_text(port, raise_open_files_limit()), encoding="utf-8")
+    (node / "node.pid").unlink(missing_ok=True)  # Crossbar trips over the number of a zombie
+    guarded = shipped().with_name("guarded_crossbar.py")
+    command = [str(program.with_name("python")), str(guarded), "start"]
+    command += ["--cbdir", str(node), "--config", "config.json"]
+    with (node / "router.log").open("ab") as file:
+        process = await asyncio.create_subprocess_exec(
+            *tied([*command, "--loglevel", "info" if log.isEnabledFor(logging.DEBUG) else "warn"]),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            env=os.environ | {"TZ": "UTC"},  # of the times in its log
+            start_new_session=True,
+        )
+    told = asyncio.Event()
+
+    def end() -> None:
+        told.set()
+        _end(process)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, end)
+    try:
+        await _wait_until_up(process, port, node / "router.log")
+        output.write(1, f"router at ws://127.0.0.1:{port}/ws, realm {uris.REALM}\n")
+        small = asyncio.create_task(logs.keep_small(node / "router.log"))
+        status = await process.wait()
+        small.cancel()
+    except RouterError:
+        if not told.is_set():
+            raise
+        status = 0
+    finally:
+        _kill_group(process.pid)
+    return 0 if told.is_set() else status
+
+
+async def _wait_until_up(process: asyncio.subprocess.Process, port: int, log: Path) -> None:
+    began = time.monotonic()
+    while not answers(port):
+        if process.returncode is not None or time.monotonic() - began > STARTS_WITHIN:
+            raise RouterError(f"the router did not start; see the end of {log}")
+        await asyncio.sleep(0.05)
+
+
+def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+        asyncio.get_running_loop().call_later(STOPS_WITHIN, _kill_group, process.pid)
+
+
+def _kill_group(leader: int) -> None:
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        return

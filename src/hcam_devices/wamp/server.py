@@ -1,0 +1,373 @@
+"""One server: some devices of the instrument in one process, each with its agent, and a journal.
+
+With emulation each device's simulator is served on a free loopback port, and the device is pointed
+there; nothing else differs.
+"""
+
+import asyncio
+import errno
+import fcntl
+import logging
+import os
+import resource
+import signal
+import sqlite3
+import time
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from platformdirs import user_state_path
+
+from .. import HcamError
+from ..config.instrument import Entry, Instrument
+from ..core import capture, sim
+from ..core.device import Device, utc
+from ..core.fields import Procedure
+from ..core.names import did_you_mean
+from ..host import logs
+from ..host.limits import raise_open_files_limit
+from ..journal import Journal
+from . import uris
+from .agent import RETAIN, Agent
+from .journal_service import Shelf
+from .owner import NameTakenError, Owner
+from .session import CLAIM_AGAIN, Session, keep_joined
+from .uris import Address
+
+log = logging.getLogger(__name__)
+
+TIDY_EVERY = 60.0
+RESTART_AFTER = 1.0
+ANSWER_WITHIN = 2.0
+"""Start the devices if the router has not said within these seconds whose the name is."""
+MAX_JOINING = 8
+"""At most this many devices join at once: more of them would make each other late."""
+FILES_PER_DEVICE = 3
+"""A device keeps its lock, its link to the hardware and its session open."""
+FILES_PER_SIMULATOR = 2
+"""A simulator keeps the port on which it listens and its end of the link open."""
+OTHER_FILES = 50
+"""A server has at most this many files open that belong to no device."""
+NO_MORE_FILES = errno.EMFILE, errno.ENFILE
+
+
+def home() -> Path:
+    """Return ``HCAM_HOME``: the one folder for journals, logs and generated configuration.
+
+    By default it is in the user's home; HcamError if there is none.
+    """
+    if given := os.environ.get("HCAM_HOME"):
+        return Path(given).absolute()
+    if os.path.expanduser("~") == "~" and not os.environ.get("XDG_STATE_HOME"):
+        raise HcamError("this user has no home directory: set HCAM_HOME to a folder for its files")
+    return user_state_path("hcam_devices", appauthor=False)
+
+
+Task: TypeAlias = Callable[[], Awaitable[None]]
+
+
+class AlreadyRunningError(HcamError):
+    """Another process with the same home has what only one may have."""
+
+
+@contextmanager
+def usable(path: Path) -> Iterator[None]:
+    """Open what has to be written; raises HcamError if it cannot be."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        if isinstance(error, OSError) and error.errno in NO_MORE_FILES:
+            raise
+        raise HcamError(
+            f"{path} cannot be written ({error}): make room on its disk, or let this user write "
+            "there, or give another HCAM_HOME"
+        ) from error
+
+
+@contextmanager
+def claim(folder: Path, what: str) -> Iterator[None]:
+    """Make sure that no other process with this home has it: a device, a journal, the history."""
+    path = folder / f"{what}.lock"
+    with usable(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+b", buffering=0)
+    with file as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise AlreadyRunningError(
+                f"{what} is already in use by process {lock.read().decode() or '?'}; "
+                "stop that one first, or give this one another HCAM_HOME"
+            ) from None
+        with usable(path):
+            lock.truncate(0)
+            lock.write(b"%d" % os.getpid())
+        yield
+
+
+class Server:
+    """The devices of one server; ``run`` presents them until it is cancelled.
+
+    While another process has the server's name on the network, nothing runs: no device touches its
+    hardware. ``beside`` gives what else is to be kept running, by name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        entries: list[Entry],
+        address: Address,
+        folder: Path,
+        *,
+        emulate: bool,
+        replay: Mapping[str, Path] | None = None,
+        beside: Callable[["Server", Journal], Mapping[str, Task]] = lambda *_: {},
+    ) -> None:
+        self.name, self.entries, self.address = name, entries, address
+        self.folder, self.emulate, self.replay = folder, emulate, replay or {}
+        self.beside = beside
+        self.restarts = 0
+        self.owner = Owner(name, utc(time.time()))
+        self.devices: dict[str, Device] = {}
+        self._named = asyncio.Event()
+        self._joining = asyncio.Semaphore(MAX_JOINING)
+        self._waits_for = ""
+        self._working: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Present the devices. Raises AlreadyRunningError if another process has one, or the name.
+
+        Raises HcamError if the home cannot be written. A journal is written by one process only: it
+        may have to replace the file.
+        """
+        async with AsyncExitStack() as stack:
+            for what in (*(entry.name for entry in self.entries), f"{self.name}.sqlite"):
+                stack.enter_context(claim(self.folder / "locks", what))
+            path = self.folder / "journal" / f"{self.name}.sqlite"
+            with usable(path):
+                journal = Journal(path)
+            stack.callback(journal.close)
+            agents = [await self._agent(entry, journal, stack) for entry in self.entries]
+            for agent in agents:
+                # A call that ends after its device has ended makes no sample any more.
+                stack.callback(agent.device.listeners.clear)
+            for device in self.devices.values():
+                device.attach(self.devices)
+            async with asyncio.TaskGroup() as tasks:
+
+                def work() -> None:
+                    if self._working is None:
+                        self._working = tasks.create_task(self._work(agents, journal))
+
+                async def announce(session: Session) -> None:
+                    await self._announce(Shelf(journal, self.devices), session)
+                    work()
+
+                join = partial(keep_joined, self.address, announce, owner=self.owner)
+                tasks.create_task(self._keep(self.name, join))
+                tasks.create_task(self._keep(self.name, self._tidy, journal, agents[0]))
+                watch = partial(logs.watch_surroundings, log.warning, self.folder, path.parent)
+                tasks.create_task(self._keep(self.name, watch))
+                await asyncio.wait([tasks.create_task(self._named.wait())], timeout=ANSWER_WITHIN)
+                if not self._waits_for:
+                    work()
+
+    async def _work(self, agents: list[Agent], journal: Journal) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for agent in agents:
+                tasks.create_task(self._keep(agent.device.name, agent.device.run))
+                join = partial(agent.run, self.address, self.owner, self._turn)
+                tasks.create_task(self._keep(agent.device.name, join))
+            for what, task in self.beside(self, journal).items():
+                tasks.create_task(self._keep(what, task))
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Wait until the server has its name, and few other devices are joining."""
+        await self._named.wait()
+        async with self._joining:
+            yield
+
+    async def _agent(self, entry: Entry, journal: Journal, stack: AsyncExitStack) -> Agent:
+        overrides: dict[str, Any] = entry.cls.emulated if self.emulate else {}
+        more: dict[str, Procedure] = {}
+        simulator = None
+        if self.emulate and entry.cls.simulator:
+            simulator = entry.cls.simulator(seed=zlib.crc32(entry.name.encode()))
+            simulator.folder = self.folder / "simulated"
+            if entry.name in self.replay:
+                simulator.play(capture.read(self.replay[entry.name]))
+            overrides = await stack.enter_async_context(sim.serve(simulator))
+            more["simulate"] = Procedure(simulator.simulate)
+        device = self.devices[entry.name] = entry.build(**overrides)
+        agent = Agent(device, entry.names, journal, more)
+        if simulator:
+            agent.stands_in = simulator.stands_in
+        return agent
+
+    async def _keep(self, what: str, run: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """Run something that never ends; if it dies all the same, say so and begin again."""
+        while True:
+            try:
+                await run(*args)
+            except Exception:
+                self.restarts += 1
+                log.exception("%s failed and is begun again (restart %d)", what, self.restarts)
+            await asyncio.sleep(RESTART_AFTER)
+
+    async def _announce(self, shelf: Shelf, session: Session) -> None:
+        """Take the name of the server, as soon as nobody else has it, and say that it runs."""
+        session.over.add_done_callback(self._lost)
+        session.displaced = self._displaced
+        while True:
+            try:
+                await shelf.register(session, self.name)
+                break
+            except NameTakenError as error:
+                await self._wait_for(error.holder)
+        self._waits_for = ""
+        log.info("%s is on the network at %s", self.name, self.address)
+        topic = uris.status(self.name)
+        one = self.owner
+        process = {"server": self.name, "host": one.host, "pid": one.pid, "since": one.since}
+        gone = process | {"state": "gone"}
+        await session.call(
+            "wamp.session.add_testament", topic, [gone], {}, publish_options={"retain": True}
+        )
+        here = process | {
+            "state": "running",
+            "devices": [entry.name for entry in self.entries],
+            "emulated": self.emulate,
+            "restarts": self.restarts,
+        }
+
+        def say(event: Any = gone) -> None:
+            """Also when the testament of a process says that a server of this name has gone."""
+            if isinstance(event, dict) and event.get("state") == "gone":
+                session.publish(topic, here, options=RETAIN)
+
+        await session.subscribe(say, topic)
+        say()
+        self._named.set()
+
+    async def _wait_for(self, holder: str) -> None:
+        """Stop everything, because another process has the name; then wait a moment."""
+        self._named.clear()
+        if holder != self._waits_for:
+            self._waits_for = holder
+            log.warning(
+                "%s is refused by the router at %s: this name belongs to %s. This process does "
+                "nothing until that one has ended. End one of the two, or give this one another "
+                "router (WAMP_SERVER)",
+                self.name,
+                self.address,
+                holder,
+            )
+        if self._working:
+            self._working.cancel()
+            await asyncio.wait([self._working])
+            self._working = None
+        await asyncio.sleep(CLAIM_AGAIN)
+
+    def _displaced(self, reason: str) -> None:
+        if reason:
+            log.error("the journal of %s cannot be asked: %s; end it", self.name, reason)
+        else:
+            log.info("the journal of %s can be asked again", self.name)
+
+    def _lost(self, over: asyncio.Future[str]) -> None:
+        self._named.clear()
+        if not over.cancelled() and not self._waits_for:
+            log.info("the session is over (%s); samples go to the journal", over.result())
+
+    async def _tidy(self, journal: Journal, agent: Agent) -> None:
+        """Tidy the journal now and then; what people should know of it is one device's alarm."""
+        while True:
+            await asyncio.to_thread(journal.tidy)
+            agent.warning = journal.warning
+            await asyncio.sleep(TIDY_EVERY)
+
+
+def serve(
+    name: str,
+    instrument: Instrument,
+    pattern: str,
+    address: Address,
+    *,
+    emulate: bool,
+    replay: Mapping[str, Path] | None = None,
+) -> None:
+    """Run a server in this process until SIGINT or SIGTERM."""
+    entries = instrument.choose(name, pattern)
+    if not entries:
+        there = [entry.name for entry in instrument.choose(name)]
+        raise HcamError(
+            f"no device of {name} matches {pattern!r} in {instrument.path}; "
+            f"there are {', '.join(there) or 'none'}{did_you_mean(pattern, there)}"
+        )
+    chosen = [entry.name for entry in entries]
+    for entry in entries:
+        if missing := set(entry.sources) - set(chosen):
+            raise HcamError(
+                f"{entry.name} is a view of {', '.join(sorted(missing))}: "
+                f"{pattern!r} must not leave that out"
+            )
+    server = Server(name, entries, address, home(), emulate=emulate, replay=replay)
+    log.info("%s presents %s%s", name, ", ".join(chosen), ", emulated" if emulate else "")
+    asyncio.run(until_told(server))
+
+
+def too_few_files(what: str) -> str:
+    """Return what to say when a process may not open as many files as it needs."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return (
+        f"{what}, and this process may open {limit} files: "
+        "raise its hard limit (ulimit -Hn; LimitNOFILE= of a systemd unit)"
+    )
+
+
+async def until_told(server: Server) -> None:
+    """Run a server until SIGINT or SIGTERM.
+
+    Raises HcamError if there are too few open files to begin.
+    """
+    limit = raise_open_files_limit()
+    each = FILES_PER_DEVICE + FILES_PER_SIMULATOR * server.emulate
+    needed = each * len(server.entries) + OTHER_FILES
+    if needed > limit:
+        log.error(too_few_files(f"{server.name} needs about {needed} open files"))
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_explainer())
+    running = asyncio.create_task(server.run())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, running.cancel)
+    await asyncio.wait([running])
+    if running.cancelled():
+        return
+    try:
+        running.result()
+    except OSError as error:
+        if error.errno not in NO_MORE_FILES:
+            raise
+        raise HcamError(too_few_files(f"{server.name} cannot begin ({error.strerror})")) from None
+
+
+def _explainer() -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
+    """Return what reports errors that no task reports; too few files in a sentence, once."""
+    told = False
+
+    def explain(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        nonlocal told
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in NO_MORE_FILES:
+            loop.default_exception_handler(context)
+        elif not told:
+            told = True
+            log.error(too_few_files(f"connections wait to be accepted ({error.strerror})"))
+
+    return explain
