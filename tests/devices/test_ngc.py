@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from hcam_devices.core import runs
 from hcam_devices.core.axis import NotAllowedError
 from hcam_devices.core.device import Sample
 from hcam_devices.core.link import ProtocolError
@@ -475,7 +476,9 @@ async def test_people_are_asked_before_a_run_is_ended_and_programs_are_not(
 async def test_a_run_is_started_unless_it_cannot_be(
     desk: Desk, changed: dict[str, Answer], why: str, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(ngc, "look", lambda folder, _: (0.99 if "full" in str(folder) else 1, None))
+    monkeypatch.setattr(
+        runs, "look", lambda folder, _: (0.99 if "full" in str(folder) else 1, None)
+    )
     await desk.sample({BASE: changed.get(BASE, "/data/run")})
     desk.fake.database |= changed
     reply = f"no run can be started: {why}" if why else "OK"

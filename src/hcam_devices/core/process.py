@@ -189,6 +189,11 @@ class Programs(Local):
         """Let the hardware come to rest."""
         await asyncio.sleep(seconds)
 
+    @staticmethod
+    def variable(name: str, default: str) -> str:
+        """Return an environment variable, which programs started by this link see, too."""
+        return os.environ.get(name, default)
+
     async def in_thread(self, place: str, work: Callable[..., T], *args: Any, within: float) -> T:
         """Do some work that blocks, at a place that may hang; raises as ``threads.ask``."""
         return await threads.ask(place, work, *args, within=within)

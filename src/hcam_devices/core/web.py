@@ -2,7 +2,9 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
 
 import h11
 
@@ -19,6 +21,29 @@ from .link import (
 )
 
 
+def quoted_segment(text: str) -> str:
+    """Return a text as one segment of a path."""
+    return quote(text, safe="")
+
+
+def path_of(target: str) -> str:
+    """Return the path of a request's target, without its query, and no longer quoted."""
+    return unquote(target.partition("?")[0])
+
+
+def response(status: int, body: str, kind: str = "application/json") -> bytes:
+    """Return a whole answer of a server that closes the connection after it."""
+    return (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: {kind}\r\n"
+        f"Content-Length: {len(body.encode())}\r\nConnection: close\r\n\r\n{body}"
+    ).encode()
+
+
+def is_status(status: int) -> bool:
+    """Return whether HTTP has such a status."""
+    return status in {one.value for one in HTTPStatus}
+
+
 @dataclass(frozen=True)
 class Get:
     """A request: the path (with its query), and headers beyond the usual ones."""
@@ -32,6 +57,11 @@ class Answer(NamedTuple):
 
     status: int
     body: bytes
+
+    @property
+    def ok(self) -> bool:
+        """Whether the status is 200."""
+        return self.status == HTTPStatus.OK
 
 
 @dataclass(kw_only=True)

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
+from ..core import runs
 from ..core.fields import Range
 from ..core.link import Until
 from ..core.sim import WIRE_FAULTS
@@ -236,8 +237,8 @@ class Simulator(Base):
 
     def _newest(self) -> str:
         if self.newest is None:
-            numbers = [_number(path.name) for path in self.data.glob("run*.fits")]
-            self.newest = f"run{max(numbers, default=0):04d}.fits"
+            numbers = [runs.number_of(path.name) or 0 for path in self.data.glob("run*.fits")]
+            self.newest = runs.file_name(max(numbers, default=0))
         return self.newest
 
     def _command(self, line: list[str]) -> str:
@@ -315,10 +316,10 @@ class Simulator(Base):
             raise _NOK("an exposure is active")
         if self.substate == "error":
             raise _NOK("the controller has to be reset")
-        number, cards = _number(self._newest()) + 1, header(self.keywords)
+        number, cards = (runs.number_of(self._newest()) or 0) + 1, header(self.keywords)
         takes, limit = timing(self.keywords), int(self.keywords["DET.FRAM2.BREAK"])
         try:
-            file = (self.data / f"run{number:04d}.fits").open("xb", buffering=0)
+            file = (self.data / runs.file_name(number)).open("xb", buffering=0)
             file.write(cards)
         except OSError as error:
             raise _NOK(str(error)) from None
@@ -374,7 +375,7 @@ class Simulator(Base):
         if run := self.run:
             run.file.close()
             self.run, self.status, self.sequencer = None, status, "idle"
-            self.newest = f"run{run.number:04d}.fits"
+            self.newest = runs.file_name(run.number)
             self.substate = "error" if status == "failure" else "idle"
 
     # --- faults -----------------------------------------------------------------------------
@@ -406,12 +407,6 @@ class Simulator(Base):
     def _struck(self, name: str) -> bool:
         options = self.faults.get(name)
         return bool(options and options["program"] in ("", self._program) and self.fault(name))
-
-
-def _number(name: str) -> int:
-    """Return the number of a run from the name of its file; 0 without one."""
-    match = re.search(r"run(\d+)[^/]*$", name)
-    return int(match[1]) if match else 0
 
 
 def _fits() -> Any:

@@ -17,6 +17,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from ..core import runs
+
 BLOCK, CARD = 2880, 80
 LONGEST_HEADER = 1000 * BLOCK
 """Bytes; that of a HiPERCAM run has about 184 kB."""
@@ -39,7 +41,7 @@ def append(folder: Path, run: int, ecsv: str) -> str:
     """
     if type(run) is not int or run < 1:
         raise ValueError(f"{run!r} is not the number of a run; give 12 for run0012.fits")
-    path = _inside(folder, f"run{run:04d}.fits")
+    path = _inside(folder, runs.file_name(run))
     rows, hdu = _serialized(ecsv)
     try:
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -17,13 +17,11 @@ import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from http import HTTPStatus
 from typing import Any, ClassVar
-from urllib.parse import quote, unquote
 
 from ..core import Device, ProtocolError, Readback, RefusedError, Seconds, Value, shorten, utc
 from ..core import Simulator as Base
-from ..core.web import Answer, Get, Web
+from ..core.web import Answer, Get, Web, is_status, path_of, quoted_segment, response
 
 NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
 
@@ -36,15 +34,15 @@ class Codec:
 
     def request(self, ref: str, value: None = None) -> Get:
         """Ask for an entity by its id."""
-        return Get(f"/v2/entities/{quote(ref, safe='')}?metadata=dateModified,*", self.headers)
+        return Get(f"/v2/entities/{quoted_segment(ref)}?metadata=dateModified,*", self.headers)
 
     def reply(self, request: Get, answer: Answer) -> dict[str, Any]:
         """Return the entity; RefusedError if the broker does not give it."""
-        if answer.status != HTTPStatus.OK:
+        if not answer.ok:
             raise RefusedError(f"the broker answered {answer.status}: {self._why(answer.body)}")
         entity = self._object(answer.body)
-        asked = unquote(request.target.partition("?")[0].rpartition("/")[2])
-        if entity.get("id") != asked:
+        asked = request.target.partition("?")[0].rpartition("/")[2]
+        if quoted_segment(str(entity.get("id"))) != asked:
             raise ProtocolError(f"{shorten(entity.get('id'))} was answered, {asked} was asked for")
         return entity
 
@@ -183,7 +181,7 @@ class Simulator(Base):
             for name, _, value in (line.partition(":") for line in lines)
         }
         method, target, *_ = [*first.split(" "), "", ""]
-        path = unquote(target.partition("?")[0])
+        path = path_of(target)
         if method != "GET":
             return self._error(405, "MethodNotAllowed", "method not allowed")
         if not headers.get("fiware-servicepath", "/").startswith("/"):
@@ -216,11 +214,7 @@ class Simulator(Base):
 
     @staticmethod
     def _say(status: int, content: dict[str, Any]) -> bytes:
-        body = json.dumps(content)
-        return (
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}"
-        ).encode()
+        return response(status, json.dumps(content))
 
     def _altered(self, attribute: str, **change: Any) -> bytes:
         entity = self._known()
@@ -229,8 +223,8 @@ class Simulator(Base):
 
     def fault_error(self, reply: bytes, status: int = 500) -> bytes:
         """Answer everything with an error of the server."""
-        known = {one.value for one in HTTPStatus}
-        return self._error(status if status in known else 500, "InternalServerError", "on purpose")
+        known = status if is_status(status) else 500
+        return self._error(known, "InternalServerError", "on purpose")
 
     def fault_identity(self, reply: bytes, entity: str = "TemperatureSensor4") -> bytes:
         """Answer with another entity."""

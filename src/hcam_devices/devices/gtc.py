@@ -11,10 +11,8 @@ waited for and never sent twice is in ``telescope.motion``, how it is dithered i
 """
 
 import logging
-import re
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -32,6 +30,7 @@ from ..core import (
     Seconds,
     Value,
     rpc,
+    runs,
     shorten,
     utc,
 )
@@ -112,7 +111,7 @@ class Telescope(Device):
         self.nodding = Nodding(
             self,
             self._trigger,
-            Frames(Path(self.data)),
+            Frames(runs.folder_of(self.data)),
             self._guide,
             limit=self.offset_limit,
             frame_within=lambda: self.frame_within,
@@ -442,11 +441,11 @@ class Telescope(Device):
         """
         try:
             said = await self.call_peer("ngc", "summary", within=TELL_WITHIN)
-            match = re.search(r"run(\d+)[^/]*$", str(said["exposure.newDataFileName"]))
+            last = runs.number_of(str(said["exposure.newDataFileName"]))
         except (*LINK_LOST, RefusedError, ValueError, LookupError, TypeError) as error:
             log.warning("%s: the number of the run is not known: %s", self.name, error)
             return None
-        return int(match[1]) + 1 if match else None
+        return None if last is None else last + 1
 
     async def _follow_run(self) -> None:
         """End dithering with the detector's run."""

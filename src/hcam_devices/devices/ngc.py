@@ -16,17 +16,25 @@ Source: the predecessor, and ESO's manual VLT-MAN-ESO-13660-4086; that of the in
 HiPERCAM uses, was not to be had, so it is uncertain that DET.FRAM2.BREAK 0 means an endless run.
 """
 
-import os
 import re
 import shlex
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from ..core import LINK_LOST, Alarm, Device, NotAllowedError, Readback, RefusedError, Value, rpc
+from ..core import (
+    LINK_LOST,
+    Alarm,
+    Device,
+    NotAllowedError,
+    Readback,
+    RefusedError,
+    Value,
+    rpc,
+    runs,
+)
 from ..core.process import Output, Programs
 from ..detector import setup as setups
 from ..detector import tables
@@ -92,37 +100,6 @@ class Codec:
 def database(name: str) -> tuple[str, str]:
     """Return the command line that reads an attribute."""
     return "dbRead", ALIAS + name
-
-
-def run_of(file: str) -> int | None:
-    """Return the number of a run, from the name of its file; None if it is no run."""
-    match = re.match(r"run(\d+)", os.path.basename(file))
-    return int(match[1]) if match else None
-
-
-def newest_run(folder: Path) -> str:
-    """Return the file of the run with the highest number, or ``run0000.fits`` if there is none.
-
-    OSError if the folder cannot be read: its runs may be there when it is mounted.
-    """
-    found = [
-        (number, -len(path.name), str(path))
-        for path in folder.iterdir()
-        if path.suffix == ".fits" and (number := run_of(path.name)) is not None
-    ]
-    return max(found)[2] if found else "run0000.fits"
-
-
-def look(folder: Path, file: Path | None) -> tuple[float, int | None]:
-    """Return the space left in a folder (GB), and the size of a file, None if it is not there."""
-    stat = os.statvfs(folder)
-    size = file.stat().st_size if file and file.exists() else None
-    return round(stat.f_bavail * stat.f_frsize / 1e9, 2), size
-
-
-def place_of(folder: Path) -> str:
-    """Return the name, in errors, of the folder of the runs, which may be on a file server."""
-    return f"the data folder {folder}"
 
 
 def attribute(name: str, unit: str = "", kind: Any = str, doc: str = "") -> Any:
@@ -276,9 +253,9 @@ class Controller(Device):
             file = None
             if self.active:
                 with suppress(RefusedError):  # of which the field run says why
-                    file = folder / f"run{self._run():04d}.fits"
+                    file = folder / runs.file_name(self._run())
             answer = await self.link.in_thread(
-                place_of(folder), look, folder, file, within=self.link.timeout
+                runs.place_of(folder), runs.look, folder, file, within=self.link.timeout
             )
         except (OSError, RefusedError) as error:
             answer = error
@@ -315,7 +292,7 @@ class Controller(Device):
 
         The newest file is that of the last run that has ended.
         """
-        number = run_of(self._said(NEWEST))
+        number = runs.number_of(self._said(NEWEST))
         how = self._said(STATUS)
         if number is None or how not in (*FINISHED, "integrating"):
             raise RefusedError(f"no run can be told from {self._said(NEWEST)!r}, {how!r}")
@@ -329,7 +306,7 @@ class Controller(Device):
         frames = self._answer(FRAME)
         if size is None and isinstance(frames, int) and frames > 0:
             raise RefusedError(
-                f"run{self._run():04d}.fits is not in {self._folder()}: "
+                f"{runs.file_name(self._run())} is not in {self._folder()}: "
                 "is the setting data the folder of the runs?"
             )
         if len(self._sizes) < 2:
@@ -337,13 +314,13 @@ class Controller(Device):
         (start, first), (end, last) = self._sizes[0], self._sizes[-1]
         return (last - first) / 1e6 / max(end - start, 1e-9)
 
-    def _folder(self) -> Path:
+    def _folder(self) -> runs.Folder:
         if self.data:
-            return Path(os.path.expanduser(self.data))
-        folder = os.path.dirname(self._said(BASE))
+            return runs.folder_of(self.data)
+        folder = self._said(BASE).rpartition("/")[0]
         if not folder.startswith("/"):
             raise RefusedError(f"no folder can be told from {self._said(BASE)!r}: set data")
-        return Path(folder)
+        return runs.folder_of(folder)
 
     def notices(self) -> list[Alarm]:
         """Say that the controller reports an error, or that a run waits for a trigger."""
@@ -558,7 +535,7 @@ class Controller(Device):
     @rpc()
     async def start_ngc_server(self, gui: bool | int = False) -> bool:
         """Start the controller's server: state LOADED; with gui, also its own panel."""
-        port = os.environ.get("NGC_PORT", "8080")
+        port = self.link.variable("NGC_PORT", "8080")
         panel = ("-gui",) if gui else ()
         start = ("ngcdcsStartServer", "IRCAM1", "-port", port, *panel)
         if started := await self._all("start_ngc_server", [start]):
@@ -582,7 +559,8 @@ class Controller(Device):
         try:
             await self._refresh([BASE])
             folder = self._folder()
-            last = await self.link.in_thread(place_of(folder), newest_run, folder, within=USUAL)
+            place = runs.place_of(folder)
+            last = await self.link.in_thread(place, runs.newest, folder, within=USUAL)
         except (RefusedError, *LINK_LOST) as error:
             return self._failed("setup_ngc_server", str(error))
         commands = [
@@ -664,7 +642,7 @@ class Controller(Device):
             if active and self._run() == run_number:
                 return [f"run {run_number} is still being written; add the table after it", False]
             folder = self._folder()
-            place = f"{place_of(folder)} (appending a table)"  # beside looks: it may take long
+            place = f"{runs.place_of(folder)} (appending a table)"  # beside looks: it may take long
             work = tables.append, folder, run_number, table_data
             try:
                 return [await self.link.in_thread(place, *work, within=SLOW), True]

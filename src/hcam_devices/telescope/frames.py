@@ -14,7 +14,6 @@ a network disk answers from its memory, for up to a minute, unless a file or fol
 
 import asyncio
 import os
-import re
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
@@ -25,7 +24,7 @@ from typing import BinaryIO
 import psutil
 from asyncinotify import Inotify, Mask
 
-from ..core import threads
+from ..core import runs, threads
 
 LOCAL = {"btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "tmpfs", "xfs", "zfs"}
 """File systems that tell of every change, because nobody else writes on them."""
@@ -56,8 +55,8 @@ class Progress:
 
 def run_number(name: str) -> int:
     """Return the number of the run in a file of this name, or 0 if it is no ``run0012.fits``."""
-    match = re.fullmatch(r"run(\d{4}|[1-9]\d{4,})\.fits", name, re.ASCII)
-    return int(match[1]) if match else 0
+    number = runs.number_of(name) or 0
+    return number if name == runs.file_name(number) else 0
 
 
 def filesystem_of(folder: Path) -> str:
@@ -218,7 +217,7 @@ class Frames:
         if not run:
             self._acquainted = True
             return Progress(0, 0)
-        with (self.folder / f"run{run:04d}.fits").open("rb") as file:
+        with (self.folder / runs.file_name(run)).open("rb") as file:
             status = os.fstat(file.fileno())
             identity = (run, status.st_ino)
             if self._growth is None or self._growth.identity != identity:
