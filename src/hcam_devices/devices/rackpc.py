@@ -86,7 +86,8 @@ class RackPC(Device):
         if field.name == "mem":
             return sum(look.memory for look in self._looks) / len(self._looks)
         if field.name == "cpu":
-            return 100 * (last.busy - first.busy) / max(last.total - first.total, 1e-9)
+            busy = 100 * (last.busy - first.busy) / max(last.total - first.total, 1e-9)
+            return min(busy, 100.0)  # differences of rounded seconds may be a little more
         name = self.interface or max(
             last.interfaces, key=lambda name: (name != "lo", sum(last.interfaces[name])), default=""
         )
