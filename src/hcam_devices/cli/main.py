@@ -718,10 +718,11 @@ def probe(url: str | None, instrument: Path | None, **given: Any) -> None:
         settings = known | settings
         click.echo(where)
     try:
-        for line in asyncio.run(report(Corba(**settings))):
-            click.echo(line)
+        lines = asyncio.run(report(Corba(**settings)))
     except (*LINK_LOST, ValueError) as error:
         raise HcamError(str(error)) from None
+    for line in lines:
+        click.echo(line)
 
 
 def _telescope(url: str | None, instrument: Path | None) -> tuple[str, dict[str, Any]]:
