@@ -11,8 +11,8 @@ from autobahn.wamp.serializer import CBORObjectSerializer, JsonObjectSerializer
 
 from hcam_devices.core.device import Sample
 from hcam_devices.journal import Journal
-from hcam_devices.wamp.agent import MOST_BYTES, Agent
-from hcam_devices.wamp.router import LARGEST_MESSAGE
+from hcam_devices.wamp.agent import MAX_BYTES, Agent
+from hcam_devices.wamp.router import MAX_MESSAGE_BYTES
 
 from .helpers import ENTRIES, reasons
 
@@ -32,10 +32,10 @@ def say(agent: Agent, **more: Any) -> Sample:
 
 
 WORST = {
-    "numbers": [0.5] * ((MOST_BYTES - 1000) // 5),
-    "incompressible": bytes(random.Random(1).choices(range(35, 92), k=MOST_BYTES - 1000)).decode(),
-    "controls": "\0" * ((MOST_BYTES - 1000) // 6),
-    "symbols": "\N{WARNING SIGN}" * ((MOST_BYTES - 1000) // 6),
+    "numbers": [0.5] * ((MAX_BYTES - 1000) // 5),
+    "incompressible": bytes(random.Random(1).choices(range(35, 92), k=MAX_BYTES - 1000)).decode(),
+    "controls": "\0" * ((MAX_BYTES - 1000) // 6),
+    "symbols": "\N{WARNING SIGN}" * ((MAX_BYTES - 1000) // 6),
 }
 
 
@@ -46,19 +46,19 @@ def test_the_largest_sample_fits_into_a_message(agent: Agent, worst: str) -> Non
     for serializer in (CBORObjectSerializer(), JsonObjectSerializer()):
         for said in (newest, agent.samples(), agent.page()):
             data = serializer.serialize(said)  # type: ignore[no-untyped-call]
-            assert len(data) < LARGEST_MESSAGE - 1000
+            assert len(data) < MAX_MESSAGE_BYTES - 1000
 
 
 def test_of_a_sample_that_the_router_would_not_pass_on_an_alarm_is_told(agent: Agent) -> None:
     agent.warning = "make room"
-    newest = say(agent, pressure="x" * MOST_BYTES)
+    newest = say(agent, pressure="x" * MAX_BYTES)
     assert newest == agent.samples()[0]
     assert newest["pressure"] is None
     assert newest["state"] == {"connection": "offline"}
     assert "bytes is more than 500000" in reasons(newest, "telemetry")
     assert reasons(newest, "journal") == "make room"
     assert say(agent)["seq"] == 2
-    newest = say(agent, state={"connection": "online", "stage": "x" * MOST_BYTES})
+    newest = say(agent, state={"connection": "online", "stage": "x" * MAX_BYTES})
     assert newest["state"] == {"connection": "online"}
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from hcam_devices.history.audit import Audit, Published, Row, Span, audit, text
 from hcam_devices.history.stores import AwayError
-from hcam_devices.history.stores.coverage import Coverage, Gone
+from hcam_devices.history.stores.coverage import Gone, SampleRanges
 from hcam_devices.history.stores.lost import Lost
 from hcam_devices.journal import DAY
 from hcam_devices.journal.points import night_bounds
@@ -23,14 +23,14 @@ def row(seq: int, epoch: str = "4f3c0a9be1d2", late: int = 0) -> Row:
     return Row(epoch, seq, START + 1000 * seq + late)
 
 
-class Shelf:
+class FakeStore:
     """A store that may lie: what it noted and what it has are apart."""
 
     def __init__(self, name: str = "local", uncounted: str = "") -> None:
         self.name, self.uncounted = name, uncounted
         self.has: dict[str, list[Row]] = {}
         self.elsewhere: list[Row] = []
-        self.stored = Coverage()
+        self.stored = SampleRanges()
         self.gone: list[Gone] = []
         self.troubles: list[str] = []
         self.away = ""
@@ -71,7 +71,7 @@ def causes(result: Audit) -> list[str]:
 
 
 def test_a_night_is_complete_if_everything_published_is_there_once() -> None:
-    shelf = Shelf()
+    shelf = FakeStore()
     shelf.keep("ccd1", *of(1, 2, 3))
     shelf.keep("slide", *of(7, 8))
     said = {"ccd1": published(1, 3), "slide": published(7, 8)}
@@ -84,7 +84,7 @@ def test_a_night_is_complete_if_everything_published_is_there_once() -> None:
 
 
 def test_a_row_that_the_store_noted_but_does_not_have_is_missing() -> None:
-    shelf = Shelf()
+    shelf = FakeStore()
     shelf.keep("ccd1", *of(*range(1, 11)))
     del shelf.has["ccd1"][3:6]
     for said, now in (({"ccd1": published(1, 10)}, NOW), ({}, LATER)):
@@ -98,7 +98,7 @@ def test_a_row_that_the_store_noted_but_does_not_have_is_missing() -> None:
 
 
 def test_a_row_that_is_there_twice_at_another_time_is_doubled() -> None:
-    shelf = Shelf()
+    shelf = FakeStore()
     shelf.keep("ccd1", *of(1, 2, 3), row(2, late=1), row(2, late=2), row(3, late=1))
     result = audit(NIGHT, {"ccd1": published(1, 3)}, [shelf], NOW)
     assert not result.complete
@@ -108,7 +108,7 @@ def test_a_row_that_is_there_twice_at_another_time_is_doubled() -> None:
 
 
 def test_what_was_dropped_or_set_aside_is_named_with_its_cause() -> None:
-    shelf = Shelf()
+    shelf = FakeStore()
     shelf.keep("ccd1", *of(1, 2, 8))
     shelf.settle(Gone("ccd1", EPOCH, 3, 4, "dropped by the journal: older than 14 days"))
     shelf.settle(Gone("ccd1", EPOCH, 6, 6, "set aside: field type conflict"))
@@ -125,7 +125,7 @@ def test_what_was_dropped_or_set_aside_is_named_with_its_cause() -> None:
 
 
 def test_what_the_journal_still_has_is_on_the_way_and_no_gap() -> None:
-    shelf = Shelf()
+    shelf = FakeStore()
     shelf.keep("ccd1", *of(1, 2, 3))
     result = audit(NIGHT, {"ccd1": published(1, 5)}, [shelf], NOW)
     assert not result.complete
@@ -135,7 +135,7 @@ def test_what_the_journal_still_has_is_on_the_way_and_no_gap() -> None:
 
 
 def test_without_a_journal_nothing_is_proven_until_the_journals_reach_back_no_more() -> None:
-    shelf = Shelf()
+    shelf = FakeStore()
     shelf.keep("ccd1", *of(4, 5, 6))
     for said in ({}, {"ccd1": Published(silent=SILENT)}):
         assert audit(NIGHT, said, [shelf], LATER).complete
@@ -147,22 +147,24 @@ def test_without_a_journal_nothing_is_proven_until_the_journals_reach_back_no_mo
 
 
 def test_a_device_that_is_no_more_leaves_no_doubt_of_nights_without_it() -> None:
-    shelf = Shelf()
+    shelf = FakeStore()
     shelf.keep("ccd1", *of(1, 2))
     shelf.stored.add("formerly", EPOCH, 1, 9)
     assert audit(NIGHT, {"ccd1": published(1, 2)}, [shelf], NOW).complete
 
 
 def test_of_a_night_without_samples_nothing_is_known_and_one_to_come_is_refused() -> None:
-    assert audit(NIGHT, {}, [Shelf()], NOW).verdict.startswith("Nothing is known of this night: ")
+    assert audit(NIGHT, {}, [FakeStore()], NOW).verdict.startswith(
+        "Nothing is known of this night: "
+    )
     begins = night_bounds(NIGHT)[0] / 1000
     for now, going in ((begins - 1, "2026-11-21"), (begins - 90_000, "2026-11-20")):
         with pytest.raises(ValueError, match=f"begins at 2026-11-22T12:00 UTC; .* is {going}"):
-            audit(NIGHT, {}, [Shelf()], now)
+            audit(NIGHT, {}, [FakeStore()], now)
 
 
 def test_numbers_between_those_of_the_stores_were_published_whatever_the_journals_know() -> None:
-    shelf = Shelf()
+    shelf = FakeStore()
     shelf.keep("ccd1", *of(4, 5, 8))
     result = audit(NIGHT, {"ccd1": Published()}, [shelf], LATER)
     (cause,) = causes(result)
@@ -171,7 +173,7 @@ def test_numbers_between_those_of_the_stores_were_published_whatever_the_journal
 
 
 def test_what_one_store_has_another_is_asked_for() -> None:
-    whole, part = Shelf("local"), Shelf("offsite")
+    whole, part = FakeStore("local"), FakeStore("offsite")
     whole.keep("ccd1", *of(1, 2, 3))
     part.keep("ccd1", *of(1, 2))
     result = audit(NIGHT, {}, [whole, part], LATER)
@@ -183,7 +185,7 @@ def test_what_one_store_has_another_is_asked_for() -> None:
 
 
 def test_what_comes_while_the_stores_are_looked_at_one_by_one_does_not_matter() -> None:
-    first, second = Shelf("local"), Shelf("offsite")
+    first, second = FakeStore("local"), FakeStore("offsite")
     first.keep("ccd1", *of(1, 2, 3))
     second.keep("ccd1", *of(1, 2, 3, 4))
     assert audit(NIGHT, {"ccd1": published(1, 3)}, [first, second], NOW).complete
@@ -192,7 +194,7 @@ def test_what_comes_while_the_stores_are_looked_at_one_by_one_does_not_matter() 
 
 
 def test_what_cannot_be_counted_is_called_acknowledged() -> None:
-    counted, other = Shelf(), Shelf("offsite", "VictoriaMetrics keeps no epochs")
+    counted, other = FakeStore(), FakeStore("offsite", "VictoriaMetrics keeps no epochs")
     for one in (counted, other):
         one.keep("ccd1", *of(1, 2, 3))
     other.has = {}
@@ -211,7 +213,7 @@ def test_what_cannot_be_counted_is_called_acknowledged() -> None:
 
 
 def test_a_store_that_cannot_be_read_is_not_complete() -> None:
-    shelf, away = Shelf(), Shelf("offsite")
+    shelf, away = FakeStore(), FakeStore("offsite")
     shelf.keep("ccd1", *of(1, 2))
     away.keep("ccd1", *of(1, 2))
     away.away = "connection refused"
@@ -222,7 +224,7 @@ def test_a_store_that_cannot_be_read_is_not_complete() -> None:
 
 
 def test_a_night_of_which_nothing_is_known_is_not_complete() -> None:
-    result = audit(NIGHT, {"ccd1": Published()}, [Shelf()], LATER)
+    result = audit(NIGHT, {"ccd1": Published()}, [FakeStore()], LATER)
     assert not result.complete
     assert "local knows of nothing" in result.verdict
 
@@ -234,13 +236,13 @@ def test_only_a_night_can_be_audited(wrong: str) -> None:
 
 
 def test_a_sample_timed_before_noon_and_appended_after_it_is_found() -> None:
-    shelf = Shelf()
+    shelf = FakeStore()
     shelf.keep("ccd1", Row(EPOCH, 1, START - 100), row(2))
     assert audit(NIGHT, {"ccd1": published(1, 2)}, [shelf], NOW).complete
 
 
 def test_one_with_quite_another_time_is_found_if_the_store_noted_it() -> None:
-    shelf = Shelf()
+    shelf = FakeStore()
     shelf.keep("ccd1", *of(1, 2, 3, 4, 5))
     shelf.has["ccd1"][2:4] = []
     shelf.elsewhere = [row(3, late=DAY_MS)]
@@ -251,7 +253,7 @@ def test_one_with_quite_another_time_is_found_if_the_store_noted_it() -> None:
 
 
 def test_trouble_is_told_even_if_nothing_of_the_night_is_missing() -> None:
-    shelf = Shelf()
+    shelf = FakeStore()
     shelf.keep("ccd1", *of(1, 2))
     shelf.troubles = ["2026-11-23.sqlite is damaged: file is not a database"]
     result = audit(NIGHT, {"ccd1": published(1, 2)}, [shelf], NOW)
@@ -261,7 +263,7 @@ def test_trouble_is_told_even_if_nothing_of_the_night_is_missing() -> None:
 
 
 def test_very_many_gaps_are_counted_but_not_all_listed() -> None:
-    shelf = Shelf()
+    shelf = FakeStore()
     shelf.keep("ccd1", *of(*range(1, 10_001)))
     shelf.has["ccd1"] = shelf.has["ccd1"][::2]
     result = audit(NIGHT, {"ccd1": published(1, 10_000)}, [shelf], NOW)
@@ -271,7 +273,7 @@ def test_very_many_gaps_are_counted_but_not_all_listed() -> None:
 
 
 def test_it_is_told_in_a_table() -> None:
-    shelf = Shelf()
+    shelf = FakeStore()
     shelf.keep("ccd1", *of(1, 2, 3))
     shelf.keep("meerstetter1", *of(1, 2, 3))
     del shelf.has["meerstetter1"][1]
@@ -299,7 +301,7 @@ def test_it_is_told_in_a_table() -> None:
 def test_every_number_is_counted_once_as_what_it_is(
     noted: set[int], there: list[int], gone: set[int], last: int
 ) -> None:
-    shelf = Shelf()
+    shelf = FakeStore()
     shelf.keep("ccd1", *of(*noted))
     shelf.has = {"ccd1": [row(seq, late=late) for late, seq in enumerate(there)]}
     for seq in gone:
@@ -323,7 +325,7 @@ def test_every_number_is_counted_once_as_what_it_is(
 
 
 def test_what_says_something_else_than_the_journal_is_altered() -> None:
-    shelf = Shelf()
+    shelf = FakeStore()
     shelf.keep("ccd1", *(row(seq)._replace(digest=b"%08d" % seq) for seq in range(1, 11)))
     shelf.has["ccd1"][4] = row(5)._replace(digest=b"forged!!")
     shelf.elsewhere = [shelf.has["ccd1"].pop(7)._replace(digest=b"forged!!")]
@@ -343,7 +345,7 @@ def test_what_says_something_else_than_the_journal_is_altered() -> None:
 
 
 def test_an_epoch_that_no_journal_has_proves_nothing_and_lacks_nothing() -> None:
-    shelf = Shelf()
+    shelf = FakeStore()
     shelf.keep("ccd1", *of(1, 2, 3), row(2**62, "invented"))
     said = published(1, 3)
     said.epochs = {EPOCH}
@@ -356,7 +358,7 @@ def test_an_epoch_that_no_journal_has_proves_nothing_and_lacks_nothing() -> None
 
 
 def test_what_was_published_without_a_number_and_kept_nowhere_is_lost() -> None:
-    shelf = Shelf()
+    shelf = FakeStore()
     shelf.keep("ccd1", *of(1, 2, 3))
     full = "database or disk is full"
     lost = [

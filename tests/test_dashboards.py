@@ -25,10 +25,10 @@ from hcam_devices.config.instrument import Entry, Instrument, load
 from hcam_devices.config.stores import Embedded, InfluxDB
 from hcam_devices.core import sim
 from hcam_devices.core.device import Alarm, Device, Sample
-from hcam_devices.core.fields import Readback, Setpoint, Value, Words
+from hcam_devices.core.fields import Labels, Readback, Setpoint, Value
 from hcam_devices.core.link import Local
 from hcam_devices.history.recorder import recorder_of
-from hcam_devices.history.replicator import Journals, Keeper
+from hcam_devices.history.replicator import Journals, Replicator
 from hcam_devices.history.stores.line_protocol import LineStore
 from hcam_devices.host.installation import install_extra
 from hcam_devices.journal.points import flatten
@@ -52,7 +52,7 @@ class Invented(Device):
 class Controller(Invented):
     """What a detector controller may declare."""
 
-    mode = Readback("", kind=Words({0: "standby", 1: "idle"}))
+    mode = Readback("", kind=Labels({0: "standby", 1: "idle"}))
     frames = Readback(kind=int, doc="Frames read out.")
     exposing = Readback(kind=bool)
     last_file = Readback(kind=str)
@@ -194,15 +194,19 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
     with influxdb(folder) as database:
         settings = store(url=database.url)
         stores = [LineStore(name, settings, folder) for name in EXTENDED.stores]
-        keepers = [Keeper(one, Journals(())) for one in stores]
-        parts: dict[str, Any] = {"keepers": keepers, "folder": folder, "stores": EXTENDED.stores}
+        replicators = [Replicator(one, Journals(())) for one in stores]
+        parts: dict[str, Any] = {
+            "replicators": replicators,
+            "folder": folder,
+            "stores": EXTENDED.stores,
+        }
         parts |= {"journals": Journals(())} | FAST
         recorder = recorder_of(EXTENDED.stores)("recorder", **parts)
         samples = asyncio.run(lived(recorder))
         points = [flatten(one | {"epoch": "e", "seq": n}) for n, one in enumerate(samples, 1)]
         stores[0].write(stores[0].rows(points))
-        for keeper in keepers:
-            keeper.close()
+        for replicator in replicators:
+            replicator.close()
         yield History(database, time.time() + 1)
 
 

@@ -7,12 +7,12 @@ import pytest
 from astropy import units as u
 
 from hcam_devices.core.device import settings_of
-from hcam_devices.core.fields import Readback, Setpoint, Words, shorten
+from hcam_devices.core.fields import Labels, Readback, Setpoint, shorten
 
 from .helpers import ENTRIES
 
 TEMPERATURE = Setpoint("deg_C", limits=(-100, 25), name="target")
-ENABLE = Setpoint("", words=Words({0: "Static OFF", 3: "HW Enable"}), name="enable")
+ENABLE = Setpoint("", words=Labels({0: "Static OFF", 3: "HW Enable"}), name="enable")
 ANYTHING = Setpoint("mm", name="anything")
 CLASSES = {entry.cls.__name__: entry.cls for entry in ENTRIES.values()}
 
@@ -141,4 +141,4 @@ def test_a_value_outside_the_healthy_range_says_by_what(value: Any, why: str | N
 
 def test_a_number_without_a_word_is_refused() -> None:
     with pytest.raises(ValueError, match="answered 9"):
-        Words({0: "init"})(9)
+        Labels({0: "init"})(9)

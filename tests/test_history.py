@@ -25,7 +25,7 @@ from hcam_devices.core.axis import NotAllowedError
 from hcam_devices.history import archive
 from hcam_devices.history.archive import Archive, HistoryError, Span, duration, samples, span, utc
 from hcam_devices.history.recorder import Recorder, recorder_of
-from hcam_devices.history.replicator import Journals, Keeper
+from hcam_devices.history.replicator import Journals, Replicator
 from hcam_devices.history.stores.embedded import EmbeddedStore
 from hcam_devices.history.stores.line_protocol import LineStore
 from hcam_devices.history.stores.lost import Lost, LostNotes
@@ -170,11 +170,11 @@ def test_the_longest_replies_are_shorter_than_500_kb(written: Written) -> None:
     texts = [f'"{n}\u00b0' * 100 for n in range(2000)]
     written.write("ccd1", 1000, temperature=numbers)
     written.write("ccd2", 1000, status=texts)
-    most = written.archive.history("ccd1.temperature", *TODAY, archive.MOST_POINTS)
-    assert len(most["time"]) > archive.MOST_POINTS // 4
+    most = written.archive.history("ccd1.temperature", *TODAY, archive.MAX_POINTS)
+    assert len(most["time"]) > archive.MAX_POINTS // 4
     for reply in (
         most,
-        written.archive.history("ccd2.status", *TODAY, archive.MOST_POINTS),
+        written.archive.history("ccd2.status", *TODAY, archive.MAX_POINTS),
         written.archive.raw("ccd1.temperature", *TODAY),
         written.archive.raw("ccd2.status", *TODAY),
     ):
@@ -242,7 +242,7 @@ def test_a_field_has_the_unit_that_it_had_at_times(written: Written) -> None:
 def test_raw_pages_together_are_what_was_recorded(
     written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive, "MOST_VALUES", 7)
+    monkeypatch.setattr(archive, "MAX_VALUES", 7)
     values = [math.sin(n) for n in range(100)]
     times = written.write("ccd1", 250_000, temperature=list(values))
     for at in (times[6], times[6], times[20]):  # samples of the same time
@@ -257,7 +257,7 @@ def test_raw_pages_together_are_what_was_recorded(
 def test_more_samples_of_one_time_than_a_page_holds_do_not_stop_the_pages(
     written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive, "MOST_VALUES", 3)
+    monkeypatch.setattr(archive, "MAX_VALUES", 3)
     for _ in range(5):
         written.write("ccd1", 1, temperature=[1.0])
     written.write("ccd1", 1, NOON + 1, temperature=[2.0])
@@ -503,7 +503,7 @@ def test_the_files_are_where_the_instrument_says(
 
 
 def drawn(written: Written, *fields: str, span: Span = TODAY, size: Any = (80, 40)) -> list[str]:
-    replies = [written.archive.history(field, *span, archive.MOST_POINTS) for field in fields]
+    replies = [written.archive.history(field, *span, archive.MAX_POINTS) for field in fields]
     return [line.plain for line in plot.charts(replies, span, *size)]
 
 
@@ -743,7 +743,7 @@ def test_texts_have_short_names_in_a_png(written: Written, tmp_path: Path) -> No
     replies = [written.archive.history(field, *TODAY) for field in fields]
     words = plot.words_of(replies[0])
     assert words[:3] == ["none", "WARN temperature", "WARN temperature, WARN temperature"]
-    assert len(words[3]) == plot.LONGEST_WORD
+    assert len(words[3]) == plot.MAX_WORD_LENGTH
     words = plot.words_of(replies[1])
     assert words == [plot.OTHERS] * 12 + [str(n) for n in range(9, 20)]
     few = {**replies[1], "time": [NOON] * 3, "value": status[:3], "unit": "$\\frac{$"}
@@ -765,12 +765,12 @@ def test_without_matplotlib_it_is_said_how_to_get_it(
 
 def recorder(stores: list[Any], folder: Path) -> Recorder:
     journals = Journals([])
-    keepers = [Keeper(store, journals) for store in stores]
+    replicators = [Replicator(store, journals) for store in stores]
     cls = recorder_of([store.name for store in stores])
     clock = Clock(NOW / 1000)
     settings = {one.name: one.settings for one in stores if isinstance(one, LineStore)}
     parts: dict[str, Any] = {"journals": journals, "folder": folder, "stores": settings}
-    return cls("recorder", keepers=keepers, clock=clock, **parts)
+    return cls("recorder", replicators=replicators, clock=clock, **parts)
 
 
 async def test_the_recorder_answers_from_its_files(written: Written) -> None:

@@ -23,10 +23,10 @@ from hypothesis import strategies as st
 
 from hcam_devices.journal import DAY, Journal, read_page, upkeep
 from hcam_devices.journal import journal as module
-from hcam_devices.journal.journal import MOST_BYTES_A_REPLY
+from hcam_devices.journal.journal import MAX_REPLY_BYTES
 from hcam_devices.journal.notebook import Lost, Notebook
 from hcam_devices.journal.salvage import Value, records
-from hcam_devices.journal.tables import MOST_BYTES_A_SAMPLE, PAIRS
+from hcam_devices.journal.tables import MAX_SAMPLE_BYTES, PAIRS
 
 from .helpers import AT_MOST, Clock
 
@@ -74,9 +74,9 @@ def test_samples_are_paged_by_number(
 
 
 def test_a_page_fits_into_a_message_and_has_at_least_one_sample(journal: Journal) -> None:
-    fill(journal, 5, text="x" * (MOST_BYTES_A_REPLY // 2 - 200))
+    fill(journal, 5, text="x" * (MAX_REPLY_BYTES // 2 - 200))
     assert [seqs(journal), seqs(journal, 2), seqs(journal, 4)] == [[1, 2], [3, 4], [5]]
-    fill(journal, 1, text="x" * (MOST_BYTES_A_REPLY + 1))
+    fill(journal, 1, text="x" * (MAX_REPLY_BYTES + 1))
     assert seqs(journal, 5) == [6]
 
 
@@ -111,7 +111,7 @@ def test_a_sample_that_is_too_large_is_not_kept_and_takes_no_number(journal: Jou
     with pytest.raises(ValueError, match=f"{size} bytes is more than {size - 1}"):
         journal.append(sample(), size - 1)
     with pytest.raises(ValueError, match="is more than 16777216"):  # it could not be read again
-        journal.append(sample(text="x" * MOST_BYTES_A_SAMPLE))
+        journal.append(sample(text="x" * MAX_SAMPLE_BYTES))
     assert journal.append(sample(), size)["seq"] == 2
     assert seqs(journal) == [1, 2]
 
@@ -367,11 +367,11 @@ def test_what_is_asked_often_looks_only_at_what_it_needs(journal: Journal, query
 def test_an_almost_full_disk_is_told(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     journal.tidy()
     assert journal.warning is None or "GB are free" in journal.warning
-    monkeypatch.setattr(upkeep, "LEAST_FREE", 10**18)
+    monkeypatch.setattr(upkeep, "MIN_FREE_BYTES", 10**18)
     journal.tidy()
     assert journal.warning
     assert "make room" in journal.warning
-    monkeypatch.setattr(upkeep, "LEAST_FREE", 0)
+    monkeypatch.setattr(upkeep, "MIN_FREE_BYTES", 0)
     journal.tidy()
     assert journal.warning is None
 
@@ -474,7 +474,7 @@ def test_the_room_of_what_was_dropped_is_given_back_a_piece_at_a_time(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(module, "MOST_PAGES", 100)
+    monkeypatch.setattr(module, "MAX_PAGES", 100)
     with closing(large(path, clock)) as journal, closing(sqlite3.connect(path)) as db:
         clock.now += 15 * DAY
         sizes = [db.execute("PRAGMA page_count").fetchone()[0]]
@@ -581,11 +581,11 @@ def test_nothing_is_copied_on_a_full_disk(path: Path, monkeypatch: pytest.Monkey
     with closing(Journal(path, boot="one")) as journal:
         fill(journal, 3000)
     overwrite(path)
-    monkeypatch.setattr(upkeep, "LEAST_FREE", 10**18)
+    monkeypatch.setattr(upkeep, "MIN_FREE_BYTES", 10**18)
     with closing(Journal(path, boot="one")) as journal:
         journal.tidy()
         assert journal.holds("slide")["salvaging"]
-        monkeypatch.setattr(upkeep, "LEAST_FREE", 0)
+        monkeypatch.setattr(upkeep, "MIN_FREE_BYTES", 0)
         journal.tidy()
         assert len(truth(journal)) == 3000
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from hcam_devices.core import sim
 from hcam_devices.core.link import (
-    MOST_UNREAD,
+    MAX_UNREAD,
     Exactly,
     Local,
     ProtocolError,
@@ -317,7 +317,7 @@ async def test_nothing_of_a_doubled_answer_is_taken_for_the_next() -> None:
 async def test_somebody_who_never_stops_talking_fills_no_memory_and_stops_nobody() -> None:
     async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
-            writer.write(b"x" * MOST_UNREAD)
+            writer.write(b"x" * MAX_UNREAD)
             await writer.drain()
 
     async with serving(babble) as link:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcam_devices.history.stores.coverage import Coverage
+from hcam_devices.history.stores.coverage import SampleRanges
 from hcam_devices.history.stores.embedded import EmbeddedStore
 from hcam_devices.history.stores.line_protocol import line_of
 from hcam_devices.history.stores.nights import History
@@ -157,7 +157,7 @@ def test_tonight_goes_on_and_yesterday_is_the_night_before() -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 10))), st.integers(1, 40))
 def test_coverage_is_a_set_of_numbers(spans: list[tuple[int, int]], last: int) -> None:
-    coverage, numbers = Coverage(), set()
+    coverage, numbers = SampleRanges(), set()
     for first, more in spans:
         coverage.add("ccd1", "a", first, first + more)
         numbers |= set(range(first, first + more + 1))

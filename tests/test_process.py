@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hcam_devices.core.link import MOST_UNREAD, ProtocolError, RefusedError
+from hcam_devices.core.link import MAX_UNREAD, ProtocolError, RefusedError
 from hcam_devices.core.process import Output, Programs, _Run
 
 from .helpers import AT_MOST, until
@@ -152,7 +152,7 @@ async def test_a_program_that_talks_without_end_is_stopped(tmp_path: Path) -> No
 
 
 async def test_a_long_answer_comes_whole(tmp_path: Path) -> None:
-    size = MOST_UNREAD - 1
+    size = MAX_UNREAD - 1
     link = script(tmp_path, f"head -c {size} /dev/zero | tr '\\0' x")
     assert await link.ask(Plain(), "program") == "x" * size
 

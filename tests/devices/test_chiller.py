@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hcam_devices.core.device import utc
-from hcam_devices.core.link import MOST_UNREAD, ProtocolError, RefusedError
+from hcam_devices.core.link import MAX_UNREAD, ProtocolError, RefusedError
 from hcam_devices.core.web import Answer, Get, Web
 from hcam_devices.devices.chiller import Codec, CoolingCircuit, Simulator, measured_at, number
 
@@ -319,7 +319,7 @@ async def test_a_body_ends_as_its_header_says(pieces: tuple[bytes, ...]) -> None
         (OK + b"Content-Length: nine\r\n\r\nhello",),
         (OK + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n",),
         (OK + b"a: b\r\n" * 9999,),
-        (OK + b"\r\n", b"x" * (MOST_UNREAD + 1)),
+        (OK + b"\r\n", b"x" * (MAX_UNREAD + 1)),
     ],
 )
 async def test_what_is_not_a_whole_answer_is_none(pieces: tuple[bytes, ...]) -> None:

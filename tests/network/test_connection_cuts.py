@@ -60,7 +60,9 @@ async def test_a_connection_cut_anywhere_in_the_beginning_is_made_again(
             assert server.restarts == 0
 
 
-async def test_the_epitaph_of_a_lost_session_is_not_the_last_word(net: Net, tmp_path: Path) -> None:
+async def test_the_testament_of_a_lost_session_is_not_the_last_word(
+    net: Net, tmp_path: Path
+) -> None:
     """The server is back before the router has noticed that its first connection is dead."""
     async with Proxy(net.address) as proxy, client(net.address) as session:
         status = await Follower.of(session, "hipercam.cutserver.status")

@@ -19,7 +19,7 @@ import pytest
 from hcam_devices.history import archive
 from hcam_devices.history.archive import Remote
 from hcam_devices.history.recorder import recorder_of
-from hcam_devices.history.replicator import Journals, Keeper
+from hcam_devices.history.replicator import Journals, Replicator
 from hcam_devices.history.stores.embedded import EmbeddedStore
 from hcam_devices.journal import Journal
 from hcam_devices.journal.points import Field, Point
@@ -64,9 +64,9 @@ def store(tmp_path: Path) -> Iterator[EmbeddedStore]:
 async def recording(net: Net, store: EmbeddedStore, folder: Path) -> AsyncIterator[None]:
     """Present a recorder of the store on the network."""
     journals = Journals([])
-    keepers = [Keeper(store, journals)]
+    replicators = [Replicator(store, journals)]
     device = recorder_of([store.name])(
-        "recorder", keepers=keepers, journals=journals, folder=folder, stores={}
+        "recorder", replicators=replicators, journals=journals, folder=folder, stores={}
     )
     journal = Journal(folder / "journal.sqlite")
     agent = asyncio.create_task(Agent(device, ("recorder",), journal).run(net.address))

@@ -22,7 +22,7 @@ from autobahn.wamp.types import ComponentConfig, SubscribeOptions
 
 from hcam_devices.config.instrument import load
 from hcam_devices.wamp import utils
-from hcam_devices.wamp.router import answers, tied
+from hcam_devices.wamp.router import answers, with_parent_death_signal
 from hcam_devices.wamp.uris import Address
 
 INSTRUMENT = load()
@@ -105,7 +105,7 @@ class Net:
             streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
             options: dict[str, Any] = {"start_new_session": True} | streams | more
             process: subprocess.Popen[bytes] = subprocess.Popen(
-                tied([str(word) for word in command]),
+                with_parent_death_signal([str(word) for word in command]),
                 cwd=self.home,
                 env=self.environment,
                 **options,

@@ -65,9 +65,19 @@ class Server:
         """Start it, and wait until it answers."""
         with (self.folder / "log").open("ab") as log:
             # Not TERM, which a frozen process never gets to see.
-            tied = ["setpriv", "--pdeathsig", "KILL", "--", *map(str, self.command)]
+            command = [
+                "setpriv",
+                "--pdeathsig",
+                "KILL",
+                "--",
+                *map(str, self.command),
+            ]
             process = self.process = subprocess.Popen(
-                tied, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
         until(lambda: self.up() or process.poll() is not None)
         assert process.poll() is None, (self.folder / "log").read_text()

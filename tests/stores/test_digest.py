@@ -20,7 +20,7 @@ from hcam_devices.journal import Journal
 from hcam_devices.journal.digest import NONE, digest
 from hcam_devices.journal.points import Field, Point, flatten
 from hcam_devices.wamp import journal_service as module
-from hcam_devices.wamp.journal_service import Shelf
+from hcam_devices.wamp.journal_service import JournalService
 
 WHEN = "2026-11-22T20:00:00.000Z"
 NIGHT = "2026-11-22"
@@ -70,7 +70,7 @@ def fill(journal: Journal, count: int) -> list[bytes]:
     return [digest(flatten(one)) for one in samples]
 
 
-def asked(shelf: Shelf, first: int, last: int) -> list[bytes]:
+def asked(shelf: JournalService, first: int, last: int) -> list[bytes]:
     packed = b64decode(asyncio.run(shelf.digests("ccd1", first, last, shelf.journal.epoch)))
     return [packed[n : n + 8] for n in range(0, len(packed), 8)]
 
@@ -80,7 +80,7 @@ def test_a_journal_gives_the_digests_of_any_numbers(
     journal: Journal, monkeypatch: pytest.MonkeyPatch, first: int, last: int
 ) -> None:
     monkeypatch.setattr(module, "BLOCK", 10)
-    shelf = Shelf(journal)
+    shelf = JournalService(journal)
     everything = [*fill(journal, 25), *[NONE] * 10]
     for _ in range(2):
         assert asked(shelf, first, last) == everything[first - 1 : last]
@@ -97,7 +97,7 @@ def test_a_whole_block_is_read_once_and_one_that_grows_again(
         return Journal.records(journal, device, first, last, epoch)
 
     monkeypatch.setattr(journal, "records", records)
-    shelf = Shelf(journal)
+    shelf = JournalService(journal)
     before = fill(journal, 12)
     assert asked(shelf, 1, 12) == before
     after = fill(journal, 3)

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hcam_devices.history.stores import AwayError, Store
-from hcam_devices.history.stores.coverage import Coverage, Gone
+from hcam_devices.history.stores.coverage import Gone, SampleRanges
 from hcam_devices.history.stores.embedded import EmbeddedStore
 from hcam_devices.history.stores.nights import Bucket, History, rows, streams
 from hcam_devices.journal.checked import File
@@ -78,7 +78,7 @@ def in_order(points: list[Point]) -> list[Point]:
     return sorted(points, key=lambda one: (one.time, one.device, one.epoch, one.seq))
 
 
-def numbers(coverage: Coverage) -> set[tuple[str, str, int]]:
+def numbers(coverage: SampleRanges) -> set[tuple[str, str, int]]:
     return {
         (device, epoch, seq)
         for device, epoch, first, last in coverage
@@ -737,7 +737,7 @@ def test_a_process_killed_at_any_time_loses_and_doubles_nothing(
 
 
 PAGE = 4096
-MOST_ROWS_A_PAGE = 80
+MAX_PAGE_ROWS = 80
 OLD = some(1, 200, epoch="old", time=START - 40 * DAY)
 SOME = [*some(1, 400), *some(1, 100, epoch="later")]
 FILES = {"night": f"{NIGHT}.sqlite", "log": f"{NIGHT}.sqlite-wal", "main": "history.sqlite"}
@@ -812,7 +812,7 @@ def test_of_a_damaged_file_only_what_was_hit_is_lost_and_is_known_to_be(
             n for n in range(0, len(before), PAGE) if before[n : n + PAGE] != after[n : n + PAGE]
         ]
         if which != "log":
-            assert len(SOME) - there <= (which == "night") * len(pages) * MOST_ROWS_A_PAGE
+            assert len(SOME) - there <= (which == "night") * len(pages) * MAX_PAGE_ROWS
         store.write(SOME)
         assert in_order(list(history.samples(NIGHT))) == in_order(SOME)
         assert keys(SOME) <= numbers(store.stored)

@@ -355,7 +355,7 @@ def test_what_is_stored_is_not_written_again(server: Scripted, opened: Opener) -
 def test_a_request_is_never_too_long(
     server: Scripted, opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(line_protocol, "MOST_LINES", 30)
+    monkeypatch.setattr(line_protocol, "MAX_LINES", 30)
     write(opened(server.url), [point(seq) for seq in range(1, 101)])
     assert [len(request.lines) for request in server.requests] == [30, 30, 30, 10]
     server.requests.clear()
@@ -422,7 +422,7 @@ def test_a_database_that_asks_for_a_rest_gets_it(server: Scripted, opened: Opene
         answer(429, Retry_After="20"),
         answer(503, Retry_After="86400"),
     ]
-    for rest in (20, line_protocol.LONGEST_REST):
+    for rest in (20, line_protocol.MAX_REST_S):
         with pytest.raises(AwayError, match=r"429|503"):
             write(store, [point(1)])
         asked = len(server.requests)

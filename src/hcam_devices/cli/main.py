@@ -40,7 +40,7 @@ URL = click.option(
     "with --instrument or HCAM_INSTRUMENT).",
 )
 PORT = click.option("--port", type=click.IntRange(1, 65535), help="The router's port.")
-LONGEST_AUDIT = 600.0
+MAX_AUDIT_S = 600.0
 """Seconds to wait for it."""
 LEVEL_KEY = "hcam_devices.log_level"
 
@@ -365,7 +365,7 @@ def audit(night: str, as_json: bool, url: str | None, instrument: Path | None) -
     where = _address(url, instrument)
     try:
         utils.call(uris.rpc("recorder", "describe"), timeout=utils.PRESENT_WITHIN)
-        answer = utils.call(uris.rpc("recorder", "audit"), night, timeout=LONGEST_AUDIT)
+        answer = utils.call(uris.rpc("recorder", "audit"), night, timeout=MAX_AUDIT_S)
         found = audit.Audit.model_validate(answer)
     except utils.NoSuchProcedureError:
         found = _audit_of_files(night, instrument, "nobody answers for the recorder")
@@ -394,7 +394,7 @@ def _audit_of_files(night: str, path: Path | None, reason: str) -> Any:
     import time
 
     from ..history.audit import Published, audit
-    from ..history.inventory import lost_between, witnesses
+    from ..history.inventory import lost_between, readers
     from ..journal.points import night_bounds, night_of
     from ..wamp.server import home
 
@@ -406,7 +406,7 @@ def _audit_of_files(night: str, path: Path | None, reason: str) -> Any:
         start, end = (one / 1000 for one in night_bounds(night))
         for lost in lost_between(instrument.stores, home(), start, end):
             published.setdefault(lost.device, Published(silent=silent)).lost.append(lost)
-        found = witnesses(instrument.stores, home(), night)
+        found = readers(instrument.stores, home(), night)
         return audit(night, published, found, time.time())
     except ValueError as error:
         raise HcamError(str(error)) from None

@@ -13,7 +13,7 @@ from ..config.instrument import Instrument
 from ..host import logs, output
 from ..host.installation import program, this_program
 from ..ui import terminal
-from ..wamp.router import RouterError, crossbar, listening, tied
+from ..wamp.router import RouterError, crossbar, listening, with_parent_death_signal
 from ..wamp.server import claim, home
 from ..wamp.uris import Address
 
@@ -50,7 +50,7 @@ class Child:
             try:
                 with self._opened() as log:
                     self.process = await asyncio.create_subprocess_exec(
-                        *tied(self.command),
+                        *with_parent_death_signal(self.command),
                         stdin=asyncio.subprocess.DEVNULL,
                         stdout=log,
                         stderr=log,

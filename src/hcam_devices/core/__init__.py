@@ -2,7 +2,7 @@
 
 from .axis import Axis, Drive, NotAllowedError
 from .device import WHILE_MOVING, Alarm, Device, Reading, Sample, utc
-from .fields import Procedure, Range, Readback, Setpoint, Value, Words, rpc, shorten
+from .fields import Labels, Procedure, Range, Readback, Setpoint, Value, rpc, shorten
 from .link import (
     LINK_LOST,
     Exactly,
@@ -25,6 +25,7 @@ __all__ = [
     "Drive",
     "Exactly",
     "Impatient",
+    "Labels",
     "Local",
     "NotAllowedError",
     "Procedure",
@@ -41,7 +42,6 @@ __all__ = [
     "Tcp",
     "Until",
     "Value",
-    "Words",
     "rpc",
     "shorten",
     "toward",

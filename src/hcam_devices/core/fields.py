@@ -23,11 +23,11 @@ Range: TypeAlias = tuple[float, float]
 F = TypeVar("F", bound=Callable[..., Any])
 
 NUMBER_AND_UNIT = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?:\s*(\S[^\n]*))?")
-LONGEST_TEXT = 100
+MAX_TEXT_LENGTH = 100
 
 
-class Words(dict[int, str]):
-    """The words for the numbers a device uses, as a reading's ``kind``: ``Words({0: "init"})``."""
+class Labels(dict[int, str]):
+    """The words for the numbers a device uses, as a reading's ``kind``: ``Labels({0: "init"})``."""
 
     def __call__(self, number: float) -> str:
         """Return the word; ValueError if the device used a number that is not in its manual."""
@@ -106,7 +106,7 @@ class Setpoint(Readback):
     """
 
     limits: Range = (-math.inf, math.inf)
-    words: Words = field(default_factory=Words)
+    words: Labels = field(default_factory=Labels)
     guarded: tuple[str, ...] = ()
     tolerance: float = 1e-4
 
@@ -144,7 +144,7 @@ class Setpoint(Readback):
             value, unit = value["value"], value["unit"]
         elif (
             isinstance(value, str)
-            and len(value) <= LONGEST_TEXT
+            and len(value) <= MAX_TEXT_LENGTH
             and (match := NUMBER_AND_UNIT.fullmatch(value.strip()))
         ):
             value, unit = float(match[1]), match[2] or self.unit

@@ -21,7 +21,7 @@ from . import threads
 Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
 Seconds: TypeAlias = Annotated[float, Field(gt=0, le=86400)]
 
-MOST_UNREAD = 65536
+MAX_UNREAD = 65536
 MAX_SKIPPED = 200
 """Keep this many bytes of what was not an answer."""
 MAX_QUOTE = 100
@@ -157,8 +157,8 @@ class _Stream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.unread += data
-        if len(self.unread) > MOST_UNREAD:
-            del self.unread[:-MOST_UNREAD]
+        if len(self.unread) > MAX_UNREAD:
+            del self.unread[:-MAX_UNREAD]
         self._wake()
 
     def connection_lost(self, error: Exception | None) -> None:

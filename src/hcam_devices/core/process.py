@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from . import threads
-from .link import MOST_UNREAD, Codec, Local, ProtocolError, RefusedError, Seconds, quoted
+from .link import MAX_UNREAD, Codec, Local, ProtocolError, RefusedError, Seconds, quoted
 
 T = TypeVar("T")
 
@@ -82,7 +82,7 @@ class _Run:
         if not data:
             self._close(pipe)
             self._finish()
-        elif len(said) > MOST_UNREAD:  # it then waits to be read until its time is over
+        elif len(said) > MAX_UNREAD:  # it then waits to be read until its time is over
             self.loop.remove_reader(pipe)
 
     def _end(self) -> None:

@@ -10,7 +10,7 @@ import h11
 
 from .link import (
     MAX_SKIPPED,
-    MOST_UNREAD,
+    MAX_UNREAD,
     Local,
     Port,
     ProtocolError,
@@ -123,7 +123,7 @@ class Web(Local):
                         pass
                     case h11.Data(data=data):
                         body += data
-                        if len(body) > MOST_UNREAD:
+                        if len(body) > MAX_UNREAD:
                             raise ProtocolError("it answers without end")
                     case h11.EndOfMessage():
                         return Answer(status, bytes(body))

@@ -20,7 +20,7 @@ from typing import Any
 from ..core import runs
 
 BLOCK, CARD = 2880, 80
-LONGEST_HEADER = 1000 * BLOCK
+MAX_HEADER_BYTES = 1000 * BLOCK
 """Bytes; that of a HiPERCAM run has about 184 kB."""
 WORD = b"XTENSION"
 TABLE = b"= 'BINTABLE'"
@@ -169,7 +169,7 @@ def _length(file: int, start: int, name: str) -> int:
     while END not in (block[n : n + CARD] for n in range(0, len(block), CARD)):
         block = os.pread(file, BLOCK, start + len(text))
         text += block
-        if len(block) < BLOCK or len(text) > LONGEST_HEADER:
+        if len(block) < BLOCK or len(text) > MAX_HEADER_BYTES:
             raise ValueError(f"{name} has a header without END at byte {start}")
     try:
         header = fits.Header.fromstring(text)

@@ -51,7 +51,7 @@ UNITS = (
     "milliradians",
     "microradians",
 )
-MOST_ERRORS = 10
+MAX_ERRORS = 10
 """How many errors the controller keeps."""
 
 NO_ERROR, EMERGENCY_STOP, NO_COMMAND, OUT_OF_RANGE, NO_AXIS = 0, 4, 6, 7, 9
@@ -341,7 +341,7 @@ class Arms(Device):
         await super().poll()
 
     async def _take_errors(self) -> None:
-        for _ in range(MOST_ERRORS + 1):
+        for _ in range(MAX_ERRORS + 1):
             if (await self._exchange("TB?")).error.code == NO_ERROR:
                 return
 
@@ -566,7 +566,7 @@ class Simulator(Base):
         self.motors = [Motor(1, -67.55, 67.79), Motor(2, -67.8, 67.4), Motor(3)]
         if not homed:
             self._lose_home()
-        self._errors: deque[tuple[int, int]] = deque(maxlen=MOST_ERRORS)
+        self._errors: deque[tuple[int, int]] = deque(maxlen=MAX_ERRORS)
         self._at = self._started = self.clock()
         self._silent_until = -math.inf
 

@@ -21,19 +21,19 @@ from pydantic import Field
 from ..core import (
     Alarm,
     Device,
+    Labels,
     ProtocolError,
     Range,
     Readback,
     RefusedError,
     Setpoint,
-    Words,
     rpc,
     toward,
 )
 from ..core import Simulator as Base
 
-STATUS = Words(enumerate(("init", "ready", "run", "error", "bootloader", "resetting")))
-STAGE_ENABLE = Words({0: "Static OFF", 1: "Static ON", 2: "Live OFF/ON", 3: "HW Enable"})
+STATUS = Labels(enumerate(("init", "ready", "run", "error", "bootloader", "resetting")))
+STAGE_ENABLE = Labels({0: "Static OFF", 1: "Static ON", 2: "Live OFF/ON", 3: "HW Enable"})
 OFF, STATIC_ON, HW_ENABLE = 0, 1, 3
 INTEGERS = (100, 104, 105, 106, 107, 108, 2010)
 ERRORS = {
@@ -158,7 +158,7 @@ class PeltierRack(Device):
         2010,
         STAGE_ENABLE,
         channels=3,
-        words=Words({OFF: STAGE_ENABLE[OFF], HW_ENABLE: STAGE_ENABLE[HW_ENABLE]}),
+        words=Labels({OFF: STAGE_ENABLE[OFF], HW_ENABLE: STAGE_ENABLE[HW_ENABLE]}),
         guarded=(STAGE_ENABLE[HW_ENABLE],),
         doc="HW Enable lets the coolant interlock stop the peltier.",
     )

@@ -51,7 +51,7 @@ FRAME, LIMIT, TRIGGER = "DET.FRAM2.NO", "DET.FRAM2.BREAK", "DET.SEQ.TRIGGER"
 DISK = "disk"
 
 FINISHED = ("success", "aborted", "inactive", "failure")
-MOST_AGE = 30.0
+MAX_AGE = 30.0
 """Seconds after which even what does not change by itself is read again."""
 COUNTDOWN_AGE = 6.0
 USUAL, SLOW = 10.0, 60.0
@@ -61,7 +61,7 @@ SERVER_PAUSE, SETUP_PAUSE = 0.05, 0.1
 ENDS_A_RUN = ("exit", "off", "standby", "reset", "cldc 0 disable", "seq stop", "seq 0 stop")
 ANY_TIME = (*ENDS_A_RUN, "stop", "abort")
 """What must not wait until a setup is loaded."""
-LEAST_SPACE = 1.0
+MIN_SPACE_GB = 1.0
 """GB without which no run is started."""
 WAITS_AFTER = 15.0
 """Seconds without a trigger after which a run that waits for one is a warning."""
@@ -195,7 +195,7 @@ class Controller(Device):
         known = self._known.get(name)
         if known is None or known.at <= self._changed:
             return True
-        age = MOST_AGE
+        age = MAX_AGE
         hung = name == DISK and isinstance(known.answer, TimeoutError)
         if name == STATE and self.active and isinstance(self._answer(FRAME), int):
             pass  # only a controller that is ONLINE tells the frame
@@ -518,7 +518,7 @@ class Controller(Device):
         except LINK_LOST:
             return ""
         disk = self._answer(DISK)
-        free = disk[0] if isinstance(disk, tuple) else LEAST_SPACE
+        free = disk[0] if isinstance(disk, tuple) else MIN_SPACE_GB
         if isinstance(state, str) and state != "ONLINE":
             first = "start_ngc_server, then online," if state == "OFF" else "online"
             return f"no run can be started: the controller is {state}; call {first} first"
@@ -526,7 +526,7 @@ class Controller(Device):
             return "no run can be started: one is active; call stop or abort first"
         if clocks == "disabled":
             return "no run can be started: the clock voltages are disabled; call pon first"
-        if free < LEAST_SPACE:
+        if free < MIN_SPACE_GB:
             return f"no run can be started: {free:.2f} GB are left on the disk; make room first"
         return ""
 

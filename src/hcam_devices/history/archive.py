@@ -46,10 +46,10 @@ Moment: TypeAlias = str | int
 SECOND, MINUTE, HOUR, DAY = 1000, 60_000, 3_600_000, 86_400_000
 UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])", re.ASCII)
-MOST_POINTS = 3000
+MAX_POINTS = 3000
 """In one reply, which stays below 500 kB: the router ends a session that sends a megabyte."""
-MOST_VALUES = 10_000
-MOST_TEXT = 300_000
+MAX_VALUES = 10_000
+MAX_TEXT = 300_000
 WINDOW = 3 * HOUR
 """Raw samples are read so many at a time."""
 OLD_WINDOW = 7 * DAY
@@ -178,8 +178,8 @@ class Archive:
         that were published but kept nowhere. ``rolled_up`` is whether some of it is so old that
         only its minutes are kept.
         """
-        if not 1 <= points <= MOST_POINTS:
-            raise HistoryError(f"points are 1 to {MOST_POINTS}, not {points}")
+        if not 1 <= points <= MAX_POINTS:
+            raise HistoryError(f"points are 1 to {MAX_POINTS}, not {points}")
         device, name, reply = self._head(field, Span(start, end))
         found = self.files.downsampled(device, name, start, end, points, numbers=True)
         if not found:
@@ -205,10 +205,10 @@ class Archive:
         times: list[int] = []
         seqs: list[int] = []
         values: list[Field] = []
-        room = MOST_TEXT
+        room = MAX_TEXT
         for at, seq, value in self._samples(device, name, Span(start, end)):
             room -= _size(value)
-            if len(times) >= MOST_VALUES or room < 0:
+            if len(times) >= MAX_VALUES or room < 0:
                 # Samples of the same time stay together, unless there is nothing else.
                 upto = at if at != times[0] else at + 1
                 keep = bisect_left(times, upto)
@@ -297,7 +297,7 @@ def _changes(recorded: Iterable[tuple[int, int, Field]], most: int) -> Reply:
         if not values or str(value) != values[-1]:
             times.append(at)
             values.append(str(value))
-    earlier, room = len(values), MOST_TEXT
+    earlier, room = len(values), MAX_TEXT
     for value in reversed(values[-most:]):
         room -= _size(value)
         if room < 0:

@@ -19,10 +19,10 @@ from ..journal import KEEP
 from ..journal.digest import NONE, SIZE
 from ..journal.points import night_bounds, night_of
 from .stores import AwayError
-from .stores.coverage import Coverage, Gone, without
+from .stores.coverage import Gone, SampleRanges, without
 from .stores.lost import Lost
 
-MOST_FINDINGS = 300
+MAX_FINDINGS = 300
 """Of one store: a reply has to fit into one message."""
 
 LOST = "noted as stored, but not there or damaged"
@@ -49,13 +49,13 @@ class Row(NamedTuple):
     digest: bytes = b""
 
 
-class Witness(Protocol):
+class StoreReader(Protocol):
     """What a store has of a night, as it can be read from outside. Its methods raise AwayError."""
 
     name: str
     uncounted: str
     """Why its rows cannot be counted, if so; it is then not asked for any."""
-    stored: Coverage
+    stored: SampleRanges
     """What it noted that it has, or never will."""
     gone: list[Gone]
     """What of that it never will have, or has set aside, and why."""
@@ -171,7 +171,7 @@ class Evidence:
 
     def __init__(self, device: str, rows: Iterable[Row] = (), spans: Iterable[Span] = ()) -> None:
         self.device, self.spans = device, spans
-        self.there = Coverage()
+        self.there = SampleRanges()
         self.again: list[tuple[str, int]] = []
         self._rows: dict[str, list[tuple[int, int, bytes]]] = defaultdict(list)
         for row in rows:
@@ -196,9 +196,9 @@ class Evidence:
             if digest and packed[place : place + SIZE] not in (digest, NONE):
                 yield seq
 
-    def of_others(self, epochs: Collection[str]) -> Coverage:
+    def of_others(self, epochs: Collection[str]) -> SampleRanges:
         """Return the numbers of rows of other epochs than these."""
-        found = Coverage()
+        found = SampleRanges()
         for epoch, rows in self._rows.items():
             if epoch not in epochs:
                 found.add_each(self.device, epoch, (seq for seq, *_ in rows))
@@ -224,7 +224,7 @@ class Evidence:
 
 
 def audit(
-    night: str, published: Mapping[str, Published], witnesses: Sequence[Witness], now: float
+    night: str, published: Mapping[str, Published], readers: Sequence[StoreReader], now: float
 ) -> Audit:
     """Compare what was published in a night with what each store has.
 
@@ -238,25 +238,25 @@ def audit(
         raise ValueError(
             f"night {night} begins at {utc(start / 1000)[:16]} UTC; the one going on is {going}"
         )
-    stores = [Audited(name=one.name, uncounted=one.uncounted) for one in witnesses]
+    stores = [Audited(name=one.name, uncounted=one.uncounted) for one in readers]
     silent: dict[str, list[str]] = defaultdict(list)
-    noted = {device for one in witnesses for device, *_ in one.stored}
+    noted = {device for one in readers for device, *_ in one.stored}
     for device in sorted(noted | published.keys()):
         said = published.get(device, UNHEARD)
         if now >= end / 1000 + KEEP:  # a journal that does not answer could say no more
             said = replace(said, silent="", epochs=None)
-        seen = [_ask(*pair, device) for pair in zip(witnesses, stores, strict=True)]
+        seen = [_ask(*pair, device) for pair in zip(readers, stores, strict=True)]
         whole = _published(device, said, chain(*(evidence.spans for evidence in seen)))
         if said.silent and (whole.ranges or device in published):
             silent[said.silent].append(device)
-        for witness, store, evidence in zip(witnesses, stores, seen, strict=True):
+        for reader, store, evidence in zip(readers, stores, seen, strict=True):
             try:
                 if (whole.ranges or said.lost or said.epochs is not None) and not store.unread:
-                    _judge(whole, said, witness, store, evidence)
+                    _judge(whole, said, reader, store, evidence)
             except AwayError as error:
                 store.unread = str(error)
-    for witness, store in zip(witnesses, stores, strict=True):
-        store.troubles = witness.troubles
+    for reader, store in zip(readers, stores, strict=True):
+        store.troubles = reader.troubles
         store.verdict = _clause(store)
     unproven = [f"{reason} ({_some(names)})" for reason, names in silent.items()]
     unproven += _strange(stores)
@@ -292,9 +292,9 @@ def _strange(stores: Iterable[Audited]) -> Iterator[str]:
         yield f"there are samples of epochs that no journal has ({_some(sorted(found))})"
 
 
-def _published(device: str, said: Published, belonging: Iterable[Span]) -> Coverage:
+def _published(device: str, said: Published, belonging: Iterable[Span]) -> SampleRanges:
     """Return the numbers that were published up to when the journal was asked."""
-    found = Coverage()
+    found = SampleRanges()
     ends: dict[str, int] = {}
     for epoch, first, last in said.spans:
         found.add(device, epoch, first, last)
@@ -307,14 +307,14 @@ def _published(device: str, said: Published, belonging: Iterable[Span]) -> Cover
     return found
 
 
-def _ask(witness: Witness, store: Audited, device: str) -> Evidence:
+def _ask(reader: StoreReader, store: Audited, device: str) -> Evidence:
     """Return what a store has, or acknowledged; nothing any more once it could not be read."""
-    if witness.uncounted:
+    if reader.uncounted:
         evidence = Evidence(device)
-        evidence.there = without(witness.stored, witness.gone)
+        evidence.there = without(reader.stored, reader.gone)
         return evidence
     try:
-        rows, spans = ([], []) if store.unread else witness.look(device)
+        rows, spans = ([], []) if store.unread else reader.look(device)
         return Evidence(device, rows, spans)
     except AwayError as error:
         store.unread = str(error)
@@ -322,39 +322,39 @@ def _ask(witness: Witness, store: Audited, device: str) -> Evidence:
 
 
 def _judge(
-    whole: Coverage, said: Published, witness: Witness, store: Audited, evidence: Evidence
+    whole: SampleRanges, said: Published, reader: StoreReader, store: Audited, evidence: Evidence
 ) -> None:
     """Count and explain what a store does not have, and what it has twice. Raises AwayError."""
     device, there = evidence.device, evidence.there
     again = [number for number in evidence.again if (device, *number) in whole]
-    twice = Coverage()
+    twice = SampleRanges()
     for epoch, seq in again:
         twice.add(device, epoch, seq, seq)
     found: list[tuple[Span, str]] = []
     for _, epoch, *span in whole:
         rest = there.missing(device, epoch, *span)
-        for first, last, cause in _causes(device, epoch, said, witness):
+        for first, last, cause in _causes(device, epoch, said, reader):
             parts, rest = _cut(rest, first, last)
             found += [((epoch, *part), cause) for part in parts]
         for part in rest:
-            newer = said.silent and part[0] > witness.stored.newest(device, epoch)
+            newer = said.silent and part[0] > reader.stored.newest(device, epoch)
             cause = COMING if newer else UNASKED if said.silent else NEVER
             found.append(((epoch, *part), cause))
     lost = [span for span, cause in found if cause == LOST]
     for epoch in {epoch for epoch, *_ in lost}:
         numbers = [number for name, *ends in lost for number in ends if name == epoch]
-        for row in witness.search(device, epoch, min(numbers), max(numbers)):
+        for row in reader.search(device, epoch, min(numbers), max(numbers)):
             there.add(device, epoch, row.seq, row.seq)
             evidence.add(row)
     gaps = [
         ((span[0], *part), cause) for span, cause in found for part in there.missing(device, *span)
     ]
     published = _size(one[1:] for one in whole)
-    altered = Coverage()
+    altered = SampleRanges()
     for epoch, first, packed in said.digests:
         altered.add_each(device, epoch, evidence.altered(epoch, first, packed))
     changed = _size(one[1:] for one in altered)
-    strange = Coverage() if said.epochs is None else evidence.of_others(said.epochs)
+    strange = SampleRanges() if said.epochs is None else evidence.of_others(said.epochs)
     unknown = _size(one[1:] for one in strange)
     lost_now = sum(one.samples for one in said.lost)
     if not (published or unknown or lost_now):
@@ -384,13 +384,13 @@ def _judge(
             coming=coming,
             altered=changed,
             unknown=unknown,
-            verdict=", ".join(words) or ("acknowledged" if witness.uncounted else "complete"),
+            verdict=", ".join(words) or ("acknowledged" if reader.uncounted else "complete"),
         )
     )
     findings = [(one[1:], ALTERED) for one in altered] + [(one[1:], UNKNOWN) for one in strange]
     findings += [(one[1:], TWICE) for one in twice]
     findings += [(span, cause) for span, cause in gaps if cause != COMING]
-    room = MOST_FINDINGS - len(store.findings)
+    room = MAX_FINDINGS - len(store.findings)
     store.findings += [evidence.finding(span, cause) for span, cause in findings[:room]]
     store.more += len(findings[room:])
     store.findings += [
@@ -400,13 +400,13 @@ def _judge(
 
 
 def _causes(
-    device: str, epoch: str, said: Published, witness: Witness
+    device: str, epoch: str, said: Published, reader: StoreReader
 ) -> Iterator[tuple[int, int, str]]:
     """Yield what may explain that numbers are not there, what is most certain first."""
-    for gone in witness.gone:
+    for gone in reader.gone:
         if (gone.device, gone.epoch) == (device, epoch):
             yield gone.first, gone.last, gone.cause
-    for first, last in witness.stored.ranges.get((device, epoch), ()):
+    for first, last in reader.stored.ranges.get((device, epoch), ()):
         yield first, last, LOST
     for gone in said.gone:
         if gone.epoch == epoch:

@@ -15,9 +15,9 @@ from ..config.stores import InfluxDB, SecretError, StoreSettings, place
 from ..journal.checked import Table, is_damage, reading
 from ..journal.digest import digest
 from ..journal.points import night_bounds, night_of, nights
-from .audit import Row, Span, Witness
+from .audit import Row, Span, StoreReader
 from .stores import AwayError
-from .stores.coverage import LEDGER, Coverage, Gone, load, without
+from .stores.coverage import LEDGER, Gone, SampleRanges, load, without
 from .stores.http import Connection
 from .stores.line_protocol import name_of, one_line
 from .stores.lost import Lost, LostNotes
@@ -64,17 +64,17 @@ class Files:
         if trouble not in self.troubles:
             self.troubles.append(trouble)
 
-    def stored(self, path: Path, tables: Iterable[Table]) -> Coverage:
+    def stored(self, path: Path, tables: Iterable[Table]) -> SampleRanges:
         """Return what a file says that is stored."""
-        found = Coverage()
+        found = SampleRanges()
         self.read(path, tables, lambda db: found.update(load(db)))
         return found
 
-    def notes(self, path: Path, tables: Iterable[Table]) -> tuple[Coverage, list[Gone]]:
+    def notes(self, path: Path, tables: Iterable[Table]) -> tuple[SampleRanges, list[Gone]]:
         """Return what a ledger says that is stored, and what of that is gone or set aside."""
-        stored = Coverage()
+        stored = SampleRanges()
         gone: list[Gone] = []
-        aside: dict[str, Coverage] = defaultdict(Coverage)
+        aside: dict[str, SampleRanges] = defaultdict(SampleRanges)
 
         def take(db: sqlite3.Connection) -> None:
             stored.update(load(db))
@@ -116,7 +116,7 @@ def extent(numbers: Iterable[tuple[str, int]]) -> dict[str, tuple[int, int]]:
 
 
 class Nights:
-    """A ``Witness`` of the files of an EmbeddedStore."""
+    """A ``StoreReader`` of the files of an EmbeddedStore."""
 
     def __init__(self, name: str, folder: Path, night: str) -> None:
         self.name, self.folder = name, folder
@@ -139,7 +139,7 @@ class Nights:
             self.uncounted = "of that night it has only the minutes left"
 
     def look(self, device: str) -> tuple[list[Row], list[Span]]:
-        """See ``Witness``."""
+        """See ``StoreReader``."""
         window = self._start - MARGIN, self._end + MARGIN
         found = [row for one in nights(*window) for row in self._rows(one, device, *window)]
         before: dict[str, int] = {}
@@ -156,7 +156,7 @@ class Nights:
         return found, belonging(before, extent(here), after)
 
     def search(self, device: str, epoch: str, first: int, last: int) -> list[Row]:
-        """See ``Witness``."""
+        """See ``StoreReader``."""
         numbers = device, epoch, first, last
         there = [n for n, noted in self._noted.items() if noted.missing(*numbers) != [numbers[2:]]]
         rows = chain.from_iterable(self._rows(night, device) for night in there if night)
@@ -179,7 +179,7 @@ class Nights:
 
 
 class Lines:
-    """A ``Witness`` of a LineStore: its database is asked if it is an InfluxDB 1."""
+    """A ``StoreReader`` of a LineStore: its database is asked if it is an InfluxDB 1."""
 
     def __init__(self, name: str, settings: InfluxDB, folder: Path, night: str) -> None:
         self.name, self.settings = name, settings
@@ -192,7 +192,7 @@ class Lines:
             self.uncounted = "only an InfluxDB of version 1 can be asked"
 
     def look(self, device: str) -> tuple[list[Row], list[Span]]:
-        """See ``Witness``."""
+        """See ``StoreReader``."""
         start, end = self._start, self._end
         window = f"time >= {start - MARGIN}ms AND time < {end + MARGIN}ms"
         found = list(self._rows(device, window))
@@ -206,7 +206,7 @@ class Lines:
         return found, belonging(before, here, after)
 
     def search(self, device: str, epoch: str, first: int, last: int) -> list[Row]:
-        """See ``Witness``."""
+        """See ``StoreReader``."""
         text = _quoted(epoch, "'")
         where = f"epoch = {text} AND seq >= {first} AND seq <= {last}"
         return list(self._rows(device, where))
@@ -265,14 +265,14 @@ def _quoted(text: str, quote: str = '"') -> str:
     return quote + text.replace("\\", "\\\\").replace(quote, f"\\{quote}") + quote
 
 
-def witnesses(
+def readers(
     stores: Mapping[str, StoreSettings],
     home: Path,
     night: str,
-    noted: Mapping[str, Coverage] | None = None,
-) -> list[Witness]:
-    """Return a witness of each store; ``noted`` is what the recorder notes, newer than files."""
-    found: list[Witness] = []
+    noted: Mapping[str, SampleRanges] | None = None,
+) -> list[StoreReader]:
+    """Return a reader of each store; ``noted`` is what the recorder notes, newer than files."""
+    found: list[StoreReader] = []
     for name, settings in stores.items():
         folder = place(settings, home)
         one = (

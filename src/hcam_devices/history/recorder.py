@@ -1,6 +1,6 @@
 """The recorder: brings every sample of every device home to every store, each exactly once.
 
-It hears telemetry as it is published; its keepers (``keeper.py``) fetch what a store lacks.
+It hears telemetry as it is published; its replicators (``replicator.py``) fetch what a store lacks.
 Telemetry of other programs, without numbers, goes through a journal of the recorder's own.
 """
 
@@ -31,7 +31,7 @@ from ..core.device import Alarm, Device, utc
 from ..core.fields import Procedure, Readback, Value, rpc
 from ..core.link import Local
 from ..journal import DAY, Journal
-from ..journal.points import MOST_FIELDS, Point, flatten, milliseconds, night_bounds, night_of
+from ..journal.points import MAX_FIELDS, Point, flatten, milliseconds, night_bounds, night_of
 from ..wamp import uris
 from ..wamp.owners import Owners
 from ..wamp.server import Server, Task, claim, home, until_told
@@ -39,8 +39,8 @@ from ..wamp.session import Session, keep_joined
 from ..wamp.uris import Address
 from .archive import Archive, Moment, Reply, elsewhere, span
 from .audit import ALTERED, Audit, Audited, Published, audit
-from .inventory import lost_between, witnesses
-from .replicator import NO_ANSWER, Journals, Keeper
+from .inventory import lost_between, readers
+from .replicator import NO_ANSWER, Journals, Replicator
 from .stores import AwayError, Store
 from .stores.coverage import Gone
 from .stores.embedded import EmbeddedStore
@@ -68,7 +68,7 @@ MAX_UNDECIDED = 1000
 """Samples kept while the router is asked who owns their names."""
 MAX_CULPRITS = 100
 """Sessions and names that are counted one by one among those that are not recorded."""
-LARGEST_BITS = 1023
+MAX_BITS = 1023
 """Of a number: a double has no more, and Python writes no more than 4300 digits."""
 
 
@@ -97,13 +97,14 @@ class Recorder(Device):
         self,
         name: str,
         *,
-        keepers: list[Keeper],
+        replicators: list[Replicator],
         journals: Journals,
         folder: Path,
         stores: Mapping[str, StoreSettings],
         **settings: Any,
     ) -> None:
-        self.keepers, self.journals, self.folder, self.stores = keepers, journals, folder, stores
+        self.replicators, self.journals = replicators, journals
+        self.folder, self.stores = folder, stores
         self.unopened: dict[str, str] = {}
         """Why a store could not be opened yet, by its name."""
         self._counted: dict[str, tuple[float, int]] = {}
@@ -141,8 +142,8 @@ class Recorder(Device):
 
     def _ask_all(self, *_: Any, **__: Any) -> None:
         """Ask every journal now: the network has come back, or a server."""
-        for keeper in self.keepers:
-            keeper.hurry()
+        for replicator in self.replicators:
+            replicator.hurry()
 
     def _hear(self, *args: Any, _event: Any, **named: Any) -> None:
         self._heard += 1
@@ -153,7 +154,7 @@ class Recorder(Device):
         if rest:
             sample.setdefault("value", rest)
         if sample.get("seq", 0) is None and sample.get("timestamp", 0) is None:
-            return  # the epitaph of a server: it says that nothing is known
+            return  # the testament of a server: it says that nothing is known
         owner = self.owners.known.get(name)
         if publisher is not None and publisher == owner:
             self._hear_device(name, sample)
@@ -219,8 +220,8 @@ class Recorder(Device):
     def _fetch(self, name: str) -> None:
         """Have what a device has published fetched from its journal."""
         if name in self.journals.devices:
-            for keeper in self.keepers:
-                keeper.due.add(name)
+            for replicator in self.replicators:
+                replicator.due.add(name)
 
     def _hear_device(self, device: str, sample: dict[Any, Any]) -> None:
         """Take in what the owner of a name says of the device of that name."""
@@ -276,10 +277,10 @@ class Recorder(Device):
         apart = point.time / 1000 - self.clock()
         if abs(apart) > MAX_APART_S:
             self._apart[point.device] = self.clock(), apart
-        if len(point.values) >= MOST_FIELDS:
+        if len(point.values) >= MAX_FIELDS:
             self._cut.add(point.device)
-        for keeper in self.keepers:
-            keeper.hear(point)
+        for replicator in self.replicators:
+            replicator.hear(point)
 
     # --- what is asked of it ----------------------------------------------------------------
 
@@ -312,9 +313,9 @@ class Recorder(Device):
 
     async def _look(self, how: Callable[[Archive], T]) -> T:
         """Read history in a thread. Raises NotAllowedError if it is not kept here."""
-        for keeper in self.keepers:
-            if isinstance(keeper.store, EmbeddedStore):
-                work = partial(how, Archive(History(keeper.store.folder)))
+        for replicator in self.replicators:
+            if isinstance(replicator.store, EmbeddedStore):
+                work = partial(how, Archive(History(replicator.store.folder)))
                 try:
                     return await asyncio.get_running_loop().run_in_executor(self._lookers, work)
                 except AwayError as error:
@@ -339,10 +340,10 @@ class Recorder(Device):
             if name == "rate":
                 raise ValueError(f"store {store} is tried again: {self.unopened[store]}")
             return None
-        keeper = next(one for one in self.keepers if one.store.name == store)
+        replicator = next(one for one in self.replicators if one.store.name == store)
         if name == "rate":
-            return self._rate(store, keeper.written)
-        return float(getattr(keeper, name))  # lag, backlog, aside or gone, see ``recorder_of``
+            return self._rate(store, replicator.written)
+        return float(getattr(replicator, name))  # lag, backlog, aside or gone, see ``recorder_of``
 
     def _rate(self, name: str, count: int) -> float:
         now = time.monotonic()
@@ -366,10 +367,10 @@ class Recorder(Device):
                 said.lost.append(one)
         for device, said in published.items():
             said.lost = [one for one in said.lost if not await self._kept_here(device, one)]
-        noted = {keeper.store.name: await keeper.noted() for keeper in self.keepers}
+        noted = {replicator.store.name: await replicator.noted() for replicator in self.replicators}
 
         def compare() -> Audit:
-            found = witnesses(self.stores, self.folder, night, noted)
+            found = readers(self.stores, self.folder, night, noted)
             return audit(night, published, found, self.clock())
 
         result = await asyncio.to_thread(compare)
@@ -380,13 +381,13 @@ class Recorder(Device):
     async def _repair(self, stores: list[Audited]) -> None:
         """Fetch again what an audit has found to differ from the journals."""
         for store in stores:
-            (keeper,) = (one for one in self.keepers if one.store.name == store.name)
-            assert isinstance(keeper.store, EmbeddedStore)  # noqa: S101  (no other is compared)
+            (replicator,) = (one for one in self.replicators if one.store.name == store.name)
+            assert isinstance(replicator.store, EmbeddedStore)  # noqa: S101  (no other is compared)
             for one in store.findings:
                 if one.cause == ALTERED:
                     try:
-                        await keeper.repair(
-                            keeper.store.replace, one.device, one.epoch, one.first, one.last
+                        await replicator.repair(
+                            replicator.store.replace, one.device, one.epoch, one.first, one.last
                         )
                     except (*NO_ANSWER, AwayError) as error:
                         log.warning("%s is not repaired, but by the next audit: %s", one, error)
@@ -444,7 +445,7 @@ class Recorder(Device):
     async def _until_written(self, published: dict[str, Published]) -> None:
         """Give the stores time to write what has only just been published."""
         spans = [(device, *span) for device, said in published.items() for span in said.spans]
-        stores = [keeper.store for keeper in self.keepers if not keeper.away]
+        stores = [replicator.store for replicator in self.replicators if not replicator.away]
         for _ in range(LOOK_AGAIN):
             if not any(store.stored.missing(*span) for store in stores for span in spans):
                 break
@@ -457,7 +458,7 @@ class Recorder(Device):
             found.append(Alarm("journal", "ERR", f"not being kept: {self._unkept}"))
         if self._cut:
             whose = ", ".join(sorted(self._cut))
-            said = f"only {MOST_FIELDS} fields of a sample are kept of {whose}: let it say less"
+            said = f"only {MAX_FIELDS} fields of a sample are kept of {whose}: let it say less"
             found.append(Alarm("heard", "WARN", said))
         found += self._not_recorded()
         apart = {
@@ -479,8 +480,8 @@ class Recorder(Device):
             others = len({one.device for one in lost}) - 1
             more = f"; and of {others} other devices: see hcam audit" if others else ""
             found.append(Alarm("disk", "ERR", f"{newest}{more}"))
-        for keeper in self.keepers:
-            found += keeper.notices()
+        for replicator in self.replicators:
+            found += replicator.notices()
         return found
 
     def _not_recorded(self) -> list[Alarm]:
@@ -545,7 +546,7 @@ def _plain(value: Any, depth: int = 0) -> Any:
         return [_plain(one, depth + 1) for one in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, int) and value.bit_length() > LARGEST_BITS:
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
         return None
     return value if isinstance(value, bool | int | str | None) else repr(value)[:1000]
 
@@ -569,22 +570,22 @@ def serve(instrument: Instrument, address: Address) -> None:
         stack.enter_context(claim(folder / "locks", "history"))
         servers = {entry.server for entry in instrument.entries.values()}
         journals = Journals(instrument.entries, servers)
-        keepers: list[Keeper] = []
+        replicators: list[Replicator] = []
         unopened: dict[str, str] = {}
 
         def try_open(name: str) -> None:
             try:
-                keeper = Keeper(open_store(name, instrument.stores[name], folder), journals)
+                replicator = Replicator(open_store(name, instrument.stores[name], folder), journals)
             except AwayError as error:
                 unopened[name] = str(error)
             else:
-                stack.callback(keeper.close)
-                keepers.append(keeper)
+                stack.callback(replicator.close)
+                replicators.append(replicator)
                 unopened.pop(name, None)
 
         for name in instrument.stores:
             try_open(name)
-        if not keepers:
+        if not replicators:
             raise HcamError("\n".join(f"store {name}: {why}" for name, why in unopened.items()))
 
         async def keep(name: str) -> None:
@@ -592,12 +593,12 @@ def serve(instrument: Instrument, address: Address) -> None:
             while name in unopened:
                 await asyncio.sleep(OPEN_EVERY)
                 await asyncio.to_thread(try_open, name)
-            (keeper,) = (one for one in keepers if one.store.name == name)
-            keeper.hurry()
-            await keeper.run()
+            (replicator,) = (one for one in replicators if one.store.name == name)
+            replicator.hurry()
+            await replicator.run()
 
         parts = {
-            "keepers": keepers,
+            "replicators": replicators,
             "journals": journals,
             "folder": folder,
             "stores": instrument.stores,

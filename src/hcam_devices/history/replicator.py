@@ -27,10 +27,10 @@ from ..journal import DAY, KEEP, Journal, read_page
 from ..journal.digest import SIZE
 from ..journal.points import Point, flatten, milliseconds
 from ..wamp import uris
-from ..wamp.journal_service import Shelf
+from ..wamp.journal_service import JournalService
 from ..wamp.session import Session
 from .stores import AwayError, Store
-from .stores.coverage import Coverage, Gone
+from .stores.coverage import Gone, SampleRanges
 from .stores.lost import Lost
 
 log = logging.getLogger(__name__)
@@ -43,12 +43,12 @@ TIDY_EVERY = 3600.0
 """Seconds between writing what was heard, asking every journal, and tidying the store."""
 MANY = 1000
 """Of samples that are heard: then they are written before their time."""
-MOST_LIVE = 5000
+MAX_LIVE = 5000
 """Of samples that wait to be written; what is heard beyond is fetched from the journals later."""
-MOST_JUMP = 100_000
+MAX_JUMP = 100_000
 """A number further ahead is not believed before the device's journal has been asked."""
 PAGE = 1000
-MOST_PAGES = 3
+MAX_PAGES = 3
 """Of those that wait for what is being written; then they are written together."""
 ANSWER_WITHIN = 20.0
 NOT_THERE = "the device's journal does not have it, or it cannot be read"
@@ -239,11 +239,11 @@ class Journals:
         return bytes(found[: (last + 1 - first) * SIZE])
 
     @cached_property
-    def _own_shelf(self) -> Shelf:
-        return Shelf(self.own)
+    def _own_shelf(self) -> JournalService:
+        return JournalService(self.own)
 
 
-class Keeper:
+class Replicator:
     """Keeps one store complete: live samples at once, missing ones from the journals.
 
     ``away`` is why the store cannot be used, empty if it can, since ``away_since`` (Unix time).
@@ -281,10 +281,10 @@ class Keeper:
             if newest is not None and point.seq <= newest:
                 return
             self.due.add(point.device)
-            if newest is not None and point.seq - newest > MOST_JUMP:
+            if newest is not None and point.seq - newest > MAX_JUMP:
                 return
         self._newest[key] = point.seq
-        if self._accepts and len(self._live) < MOST_LIVE:
+        if self._accepts and len(self._live) < MAX_LIVE:
             self._live.append(point)
             if len(self._live) >= MANY:
                 self._wake.set()
@@ -342,9 +342,9 @@ class Keeper:
         finally:
             asked.cancel()
 
-    async def noted(self) -> Coverage:
+    async def noted(self) -> SampleRanges:
         """Return a copy of what the store notes that it has."""
-        noted: Coverage = await self._do(self.store.stored.copy)
+        noted: SampleRanges = await self._do(self.store.stored.copy)
         return noted
 
     async def _do(self, what: Callable[..., Any], *args: Any) -> Any:
@@ -402,7 +402,7 @@ class Keeper:
         for held in holdings:
             for one in held.epochs:
                 key = device, one.epoch
-                if not one.last <= self._newest.get(key, 0) <= one.last + MOST_JUMP:
+                if not one.last <= self._newest.get(key, 0) <= one.last + MAX_JUMP:
                     self._newest[key] = one.last
                 spans = self.store.stored.missing(device, one.epoch, 1, one.last)
                 missing += [(held.journal, one.epoch, first, last) for first, last in spans]
@@ -423,7 +423,7 @@ class Keeper:
             async with aclosing(self._pages(device, epoch, first, last)) as pages:
                 async for upto, points in pages:
                     waiting.append(self.store.rows(points))
-                    if len(waiting) == MOST_PAGES or writing.done() or upto == last:
+                    if len(waiting) == MAX_PAGES or writing.done() or upto == last:
                         await writing
                         fetched = _Lost(epoch=epoch, first=first, last=upto, reason=NOT_THERE)
                         bring = self._bring(device, fetched, [*chain(*waiting)], journal)
@@ -495,7 +495,7 @@ class Keeper:
 
     async def _settle(self, device: str, *lost: _Lost) -> None:
         """Note what the store does not have of numbers that are lost: it never will."""
-        seen = Coverage()
+        seen = SampleRanges()
         gone = []
         for one in lost:
             for low, high in self.store.stored.missing(device, one.epoch, one.first, one.last):

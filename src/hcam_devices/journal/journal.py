@@ -29,7 +29,7 @@ from uuid import uuid4
 from .age import AgeClock
 from .notebook import Lost, Notebook
 from .salvage import overlooked
-from .tables import MOST_BYTES_A_SAMPLE, SCHEMA, pairs, transaction, unpack, used
+from .tables import MAX_SAMPLE_BYTES, SCHEMA, pairs, transaction, unpack, used
 from .upkeep import (
     DamagedError,
     LeaveError,
@@ -47,11 +47,11 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 DAY = 86400.0
 KEEP = 14 * DAY
 """How long (s) samples are kept, unless there are too many."""
-MOST_BYTES_A_REPLY = 200_000
-MOST_BYTES_A_PAGE = 750_000
+MAX_REPLY_BYTES = 200_000
+MAX_PAGE_BYTES = 750_000
 """What cannot be compressed is still within the megabyte that the router passes on."""
-MOST_RANGES_A_REPLY = 2000
-MOST_PAGES = 200
+MAX_REPLY_RANGES = 2000
+MAX_PAGES = 200
 """Given back to the disk at a time: whoever publishes waits for it, on a slow disk too."""
 
 NEWEST = """
@@ -273,7 +273,7 @@ class Journal:
 
     # --- samples ----------------------------------------------------------------------------
 
-    def append(self, sample: dict[str, Any], most: int = MOST_BYTES_A_SAMPLE) -> dict[str, Any]:
+    def append(self, sample: dict[str, Any], most: int = MAX_SAMPLE_BYTES) -> dict[str, Any]:
         """Keep a sample; return it with its ``seq`` and ``epoch``.
 
         Raises ValueError if JSON cannot carry it (not a number, thousands of digits) or it would
@@ -345,12 +345,12 @@ class Journal:
 
         At most ``limit``, and no more than fit into one message: ask again until none come.
         """
-        texts = self._texts(device, after, limit, epoch or self.epoch, MOST_BYTES_A_REPLY)
+        texts = self._texts(device, after, limit, epoch or self.epoch, MAX_REPLY_BYTES)
         return [json.loads(text) for text in texts]
 
     def page(self, device: str, after: int, limit: int, epoch: str | None = None) -> str:
         """Return the same for ``read_page``: more fit, and nobody on the way has to parse them."""
-        texts = self._texts(device, after, limit, epoch or self.epoch, MOST_BYTES_A_PAGE)
+        texts = self._texts(device, after, limit, epoch or self.epoch, MAX_PAGE_BYTES)
         # As a text: the router's HTTP interface never answers if it is given bytes.
         return b64encode(zlib.compress(b"[%b]" % b",".join(texts), 1)).decode()
 
@@ -441,7 +441,7 @@ class Journal:
         gone = db.execute(
             "SELECT gone.epoch, first, last, reason FROM gone JOIN epoch ON name = gone.epoch"
             " WHERE device = ? AND boot <> 'salvaging' ORDER BY id DESC, first DESC LIMIT ?",
-            (device, MOST_RANGES_A_REPLY),
+            (device, MAX_REPLY_RANGES),
         ).fetchall()
         lost = list(db.execute("SELECT * FROM lost WHERE device = ? ORDER BY since", (device,)))
         lost += [one for one in list(self._lost.values()) if one.device == device]
@@ -498,7 +498,7 @@ class Journal:
         with self._lock:
             self._note_lost(db)
         dropped = upkeep.drop(now - self.keep, f"older than {self.keep / DAY:g} days", self.most)
-        db.executescript(f"PRAGMA incremental_vacuum({MOST_PAGES})")  # execute would free one
+        db.executescript(f"PRAGMA incremental_vacuum({MAX_PAGES})")  # execute would free one
         db.execute("PRAGMA wal_checkpoint(PASSIVE)")
         if dropped:
             log.info("%s: dropped %d samples at the bound of the journal", self.path.name, dropped)

@@ -12,9 +12,9 @@ from ..core.fields import Value
 Field: TypeAlias = float | bool | str
 
 HEADER = frozenset(("device", "seq", "epoch", "timestamp"))
-MOST_FIELDS = 500
+MAX_FIELDS = 500
 DEEPEST = 8
-LONGEST_TEXT = 60_000
+MAX_TEXT_LENGTH = 60_000
 """InfluxDB refuses texts of 64 KiB."""
 DAY = 86_400_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -89,7 +89,7 @@ def _put(
 ) -> None:
     """Put in what is inside of ``path``, which ends in a dot unless it is empty."""
     for key, whole in inside.items():
-        if len(values) >= MOST_FIELDS:
+        if len(values) >= MAX_FIELDS:
             return
         current = path and key == "current" and "target" in inside
         name = path[:-1] if current else f"{path}{key}"
@@ -101,7 +101,7 @@ def _put(
         if (kind is float and isfinite(value)) or kind is bool:  # the most frequent first
             values[name] = value
         elif kind is str:
-            values[name] = value[:LONGEST_TEXT]
+            values[name] = value[:MAX_TEXT_LENGTH]
         elif kind is dict:
             if depth < DEEPEST:
                 _put(f"{name}.", value, values, units, depth + 1)
@@ -109,7 +109,7 @@ def _put(
             with suppress(OverflowError):
                 values[name] = float(value)
         elif kind is list:
-            values[name] = json.dumps(value, default=str)[:LONGEST_TEXT]
+            values[name] = json.dumps(value, default=str)[:MAX_TEXT_LENGTH]
         if value is not whole and name in values:
             units[name] = str(whole["unit"])
 

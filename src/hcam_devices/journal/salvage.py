@@ -27,7 +27,7 @@ LEAF_TABLE, LEAF_INDEX, INNER_INDEX = KINDS = b"\x0d\x0a\x02"
 """The first byte of a page: rows WITHOUT ROWID are in the inner pages of their tree, too."""
 LONGEST = 1 << 24
 """Bytes of the longest record: a damaged length must not fill the memory."""
-MOST_FRAMES = 100_000
+MAX_FRAMES = 100_000
 """So many pages of the WAL are remembered, for records that continue there."""
 WAL_HEADER, FRAME_HEADER = 32, 24
 INTEGERS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
@@ -142,7 +142,7 @@ def _records_of_wal(wal: _File, size: int, main: Read) -> Iterator[tuple[Value, 
     for frame in range(WAL_HEADER, wal.size, step):
         number, commit = struct.unpack(">II", wal.read(frame, 8).ljust(8, b"\0"))
         newest[number] = frame + FRAME_HEADER
-        if len(newest) > MOST_FRAMES:
+        if len(newest) > MAX_FRAMES:
             del newest[next(iter(newest))]
         if commit or frame + step >= wal.size:
             for one in range(begin, frame + 1, step):

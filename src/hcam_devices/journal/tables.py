@@ -14,7 +14,7 @@ import orjson
 
 from ..core.fields import shorten
 
-MOST_BYTES_A_SAMPLE = 1 << 24
+MAX_SAMPLE_BYTES = 1 << 24
 
 SCHEMA = """
 PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
@@ -91,7 +91,7 @@ def unpack(body: object) -> tuple[Key | None, bytes]:
     unpacker = zlib.decompressobj()
     try:
         # What a damaged file has instead of bytes is a TypeError, below.
-        text = unpacker.decompress(body, MOST_BYTES_A_SAMPLE)  # type: ignore[arg-type]
+        text = unpacker.decompress(body, MAX_SAMPLE_BYTES)  # type: ignore[arg-type]
         head = HEAD.match(text)
         if not head or not unpacker.eof or unpacker.unused_data:
             return None, b""
@@ -103,7 +103,7 @@ def unpack(body: object) -> tuple[Key | None, bytes]:
 def read_page(page: Any) -> list[dict[str, Any]]:
     """Return the samples of a page; ValueError if it is none."""
     try:
-        text = zlib.decompressobj().decompress(b64decode(page), 2 * MOST_BYTES_A_SAMPLE)
+        text = zlib.decompressobj().decompress(b64decode(page), 2 * MAX_SAMPLE_BYTES)
         try:
             samples = orjson.loads(text)
         except ValueError:  # it knows no lone surrogates, and no numbers beyond a double

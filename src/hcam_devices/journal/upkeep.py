@@ -15,7 +15,7 @@ from .tables import GAPS, Pair, Range, explained, gone, pairs, set_gone, transac
 
 log = logging.getLogger(__name__)
 
-LEAST_FREE = 1_000_000_000
+MIN_FREE_BYTES = 1_000_000_000
 """Bytes that should be free on the disk of a journal."""
 CHUNK = 500
 FOREVER = 2**53
@@ -228,9 +228,9 @@ class Upkeep:
         kept = 0
 
         def write() -> int:
-            if free(self.path) < LEAST_FREE / 10:
+            if free(self.path) < MIN_FREE_BYTES / 10:
                 raise sqlite3.OperationalError(
-                    f"{aside.name} is copied while {LEAST_FREE / 1e10:g} GB are free on the disk"
+                    f"{aside.name} is copied while {MIN_FREE_BYTES / 1e10:g} GB are free there"
                 )
             with transaction(self.db):
                 done = self.db.executemany(
@@ -289,11 +289,11 @@ def free(path: Path) -> int:
 
 def short_of_disk(path: Path) -> str | None:
     """Return what people should know of the disk of a file."""
-    if (left := free(path)) >= LEAST_FREE:
+    if (left := free(path)) >= MIN_FREE_BYTES:
         return None
     return (
         f"{left / 1e9:.2f} GB are free on the disk of {path}, less than"
-        f" {LEAST_FREE / 1e9:g} GB: make room, or samples will not be kept"
+        f" {MIN_FREE_BYTES / 1e9:g} GB: make room, or samples will not be kept"
     )
 
 

@@ -40,7 +40,7 @@ PAUSE = 0.02
 LIST_EVERY = 1.0
 
 BLOCK, CARD = 2880, 80
-LONGEST_HEADER = 1000 * BLOCK
+MAX_HEADER_BYTES = 1000 * BLOCK
 
 Sleep = Callable[[float], Awaitable[object]]
 
@@ -77,7 +77,7 @@ class Layout:
 def read_layout(file: BinaryIO) -> Layout | None:
     """Read the layout of a run from the beginning of its file; None while that is incomplete."""
     keys: dict[bytes, bytes] = {}
-    for end in range(BLOCK, LONGEST_HEADER, BLOCK):
+    for end in range(BLOCK, MAX_HEADER_BYTES, BLOCK):
         block = file.read(BLOCK)
         if len(block) < BLOCK:
             return None

@@ -22,7 +22,7 @@ REQUEST, REPLY, CANCEL, LOCATE, LOCATE_REPLY, CLOSE, ERROR = range(7)
 NO_EXCEPTION, USER_EXCEPTION, SYSTEM_EXCEPTION = range(3)
 UNKNOWN_OBJECT, OBJECT_HERE = range(2)
 COMPLETED_NO, COMPLETED_MAYBE = 1, 2
-LARGEST_FLOAT = 3.4e38
+MAX_FLOAT = 3.4e38
 MOST = 1 << 20
 """Bytes of a message; a client of the telescope sends fewer than 300."""
 CLOSE_CONNECTION = struct.pack("<4s4BI", b"GIOP", 1, 2, 1, CLOSE, 0)
@@ -65,7 +65,7 @@ class Writer:
 
     def number(self, code: str, value: float) -> None:
         """Append a number; what is too large for a float is infinite."""
-        if code == "f" and abs(value) > LARGEST_FLOAT:
+        if code == "f" and abs(value) > MAX_FLOAT:
             value = math.copysign(math.inf, value)
         self.data += bytes(-len(self.data) % struct.calcsize(code))
         self.data += struct.pack(self.order + code, value)

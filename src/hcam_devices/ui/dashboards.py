@@ -35,7 +35,7 @@ from ..config.instrument import Instrument
 from ..config.stores import InfluxDB
 from ..core.axis import S
 from ..core.device import Device
-from ..core.fields import Range, Readback, Setpoint, Words
+from ..core.fields import Labels, Range, Readback, Setpoint
 from ..history.recorder import recorder_of
 from ..history.replicator import Journals
 from ..history.stores.line_protocol import name_of
@@ -330,7 +330,7 @@ def states(series: Sequence[Shown], devices: Sequence[Device]) -> Timeline:
         columns[device] = [("last", stored, f"{device.name} {name}") for stored, name in rows]
     words = {"0": "no", "1": "yes"}  # as the store has what is true or false
     for one in series:
-        if isinstance(one.field.kind, Words):
+        if isinstance(one.field.kind, Labels):
             words |= {word: word for word in one.field.kind.values()}
     colours = dict(zip(words, cycle(PALETTE), strict=False)) | COLOURS
     words |= {word: word for word in COLOURS}
@@ -390,7 +390,7 @@ def texts() -> Table:
 def devices_of(instrument: Instrument) -> list[Device]:
     """Return every device of an instrument, the recorder last; none is connected."""
     kind = recorder_of(instrument.stores)
-    recorder = kind("recorder", keepers=[], journals=Journals(()), folder=Path(), stores={})
+    recorder = kind("recorder", replicators=[], journals=Journals(()), folder=Path(), stores={})
     return [*(entry.build() for entry in instrument.entries.values()), recorder]
 
 

@@ -23,8 +23,8 @@ from .. import HcamError
 from ..history.archive import (
     DAY,
     HOUR,
+    MAX_POINTS,
     MINUTE,
-    MOST_POINTS,
     ROLLED_UP,
     SECOND,
     Reply,
@@ -54,7 +54,7 @@ PRESSURES = ("mbar", "hPa", "Pa", "bar", "Torr")
 """Units that have a logarithmic axis where the largest is more than ten times the smallest."""
 GAP = 4
 """Times the usual distance: neighbours that are further apart are not joined."""
-LONGEST_WORD, MOST_WORDS = 40, 12
+MAX_WORD_LENGTH, MAX_WORDS = 40, 12
 """Of texts in a PNG: what is longer is cut, and the oldest of more have one name."""
 OTHERS = "(others)"
 LARGEST = 1e200
@@ -88,14 +88,14 @@ def show(
         replies = [source.history(field, *span, points or lines) for field in fields]
         if not (points or terminal):  # of changes all that there are
             replies = [
-                source.history(one["field"], *span, MOST_POINTS) if one.get("earlier") else one
+                source.history(one["field"], *span, MAX_POINTS) if one.get("earlier") else one
                 for one in replies
             ]
         for reply in replies:
             if not reply["newest"]:
                 print("\n".join(table(reply)))
     else:
-        replies = [source.history(field, *span, MOST_POINTS) for field in fields]
+        replies = [source.history(field, *span, MAX_POINTS) for field in fields]
         if png:
             write_png(replies, span, png)
         elif terminal:
@@ -320,7 +320,7 @@ def in_words(reply: Reply, span: Span) -> str:
     year, day, time = 0, 5, 11
     begin = year if length > 300 * DAY else day if length > DAY else time
     digits = slice(begin, 16 if length >= HOUR else 19)
-    piece = length / MOST_POINTS / MINUTE  # each time is the beginning of one
+    piece = length / MAX_POINTS / MINUTE  # each time is the beginning of one
 
     def when(index: int) -> str:
         return f"({utc(times[index])[digits]})"
@@ -447,9 +447,9 @@ def words_of(reply: Reply) -> list[str]:
     """
     each = [_word(reply["field"], value) for value in reply["value"]]
     newest = list(dict.fromkeys(reversed(each)))
-    if len(newest) <= MOST_WORDS:
+    if len(newest) <= MAX_WORDS:
         return each
-    kept = set(newest[: MOST_WORDS - 1])
+    kept = set(newest[: MAX_WORDS - 1])
     return [one if one in kept else OTHERS for one in each]
 
 
@@ -459,7 +459,7 @@ def _word(field: str, value: str) -> str:
             some = [f"{one['severity']} {one['field']}" for one in json.loads(value)]
             value = ", ".join(some) or "none"
     text = printable(value)
-    return text if len(text) <= LONGEST_WORD else f"{text[: LONGEST_WORD - 1]}…"
+    return text if len(text) <= MAX_WORD_LENGTH else f"{text[: MAX_WORD_LENGTH - 1]}…"
 
 
 def _moments(times: Iterable[int]) -> list[datetime]:

@@ -23,7 +23,7 @@ from ..core.link import OutcomeUnknownError, ProtocolError, RefusedError
 from ..core.names import did_you_mean
 from ..journal import Journal
 from . import uris
-from .journal_service import Shelf
+from .journal_service import JournalService
 from .owner import NameTakenError, Owner
 from .session import Session, keep_joined
 from .uris import Address
@@ -31,13 +31,13 @@ from .uris import Address
 log = logging.getLogger(__name__)
 
 RETAIN = PublishOptions(retain=True)
-MOST_BYTES = 500_000
+MAX_BYTES = 500_000
 """Of a sample, as JSON. In CBOR it is at most 9/5 of that (``0.5, `` is 5 bytes, and 9 there), and
 in a page 9/8: the router drops who sends more than a megabyte."""
 SET_UP_WITHIN = 15.0
-LONGEST_WIRE = 86_400.0
-LONGEST_EXCHANGE = 10.0
-LONGEST_REASON = 4000
+MAX_WIRE_S = 86_400.0
+MAX_EXCHANGE_S = 10.0
+MAX_REASON_LENGTH = 4000
 """The router drops who sends more than a megabyte, and a reason may quote what was sent."""
 
 
@@ -52,7 +52,7 @@ class Agent:
         more: Mapping[str, Procedure] | None = None,
     ) -> None:
         self.device, self.names, self.journal = device, names, journal
-        self.shelf = Shelf(journal)
+        self.shelf = JournalService(journal)
         self.procedures = {
             **device.procedures(),
             "describe": Procedure(self.describe, read_only=True),
@@ -104,7 +104,7 @@ class Agent:
                 session.call(
                     "wamp.session.add_testament",
                     uris.telemetry(name),
-                    [self._epitaph()],
+                    [self._testament()],
                     {},
                     publish_options={"retain": True},
                 ),
@@ -165,7 +165,7 @@ class Agent:
             alarm = self._alarm("journal", "WARN", self.warning, sample)
             sample = sample | {"alarms": [*sample["alarms"], alarm]}
         try:
-            self._newest = self.journal.append(sample, MOST_BYTES)
+            self._newest = self.journal.append(sample, MAX_BYTES)
             present = {(alarm["field"], alarm["severity"]) for alarm in sample["alarms"]}
             self._since = {key: at for key, at in self._since.items() if key in present}
         except ValueError as error:
@@ -196,11 +196,11 @@ class Agent:
                 log.debug("%s: sample %s only in the journal", self.device.name, sample["seq"])
 
     def _correct(self, sample: Any) -> None:
-        """Answer the epitaph of a session that the router has only now found dead."""
+        """Publish the newest sample again after a late testament of an earlier session."""
         if self._newest and isinstance(sample, dict) and sample.get("timestamp") is None:
             self._send(self._newest)
 
-    def _epitaph(self) -> Sample:
+    def _testament(self) -> Sample:
         """Return what the router says if this server dies: nothing is known any more."""
         reason = "its server has gone"
         return {
@@ -330,7 +330,7 @@ class Agent:
 
     async def wire(self, seconds: float = 60.0) -> None:
         """Publish, for a while, what passes to and from the hardware (topic ``wire``)."""
-        _check_seconds(seconds, LONGEST_WIRE)
+        _check_seconds(seconds, MAX_WIRE_S)
         if self._untrace:
             self._untrace.cancel()
         self.device.link.trace = self._publish_wire
@@ -345,7 +345,7 @@ class Agent:
                 "direction": direction,
                 "hex": data.hex(" "),
                 "text": data.decode("ascii", "backslashreplace"),
-                "meaning": meaning[:LONGEST_REASON],
+                "meaning": meaning[:MAX_REASON_LENGTH],
             }
             with suppress(TransportLost):
                 self._session.publish(uris.wire(self.device.name), event)
@@ -361,7 +361,7 @@ class Agent:
             raise ValueError(f"hex is bytes such as '01 3C', not {shorten(hex)}") from None
         if not data:
             raise ValueError(f"hex is bytes such as '01 3C', not {shorten(hex)}")
-        _check_seconds(seconds, LONGEST_EXCHANGE)
+        _check_seconds(seconds, MAX_EXCHANGE_S)
         if not hasattr(self.device.link, "exchange"):
             raise ValueError(f"{self.device.name} takes no raw bytes such as {shorten(hex)}")
         if confirm is not True:
@@ -377,4 +377,4 @@ def _check_seconds(seconds: object, most: float) -> None:
 
 
 def _error(name: str, text: object) -> ApplicationError:
-    return ApplicationError(uris.error(name), str(text)[:LONGEST_REASON])
+    return ApplicationError(uris.error(name), str(text)[:MAX_REASON_LENGTH])

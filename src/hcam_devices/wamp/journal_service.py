@@ -20,7 +20,7 @@ from ..journal.points import flatten
 from . import uris
 from .session import Session
 
-MOST_SAMPLES = 10_000
+MAX_SAMPLES = 10_000
 BLOCK = 1000
 MAX_BLOCKS = 100
 """Whole blocks of numbers whose digests are kept in memory: two nights of a device."""
@@ -28,7 +28,7 @@ UNIX_SECONDS = 1.5e9, 1e10
 """From July 2017, before HiPERCAM saw first light; milliseconds, for instance, are beyond."""
 
 
-class Shelf:
+class JournalService:
     """A journal, as it is asked through the network; ``present`` are the devices that have agents.
 
     What it is asked with is checked: ValueError says what is wrong.
@@ -55,12 +55,12 @@ class Shelf:
     ) -> list[Sample]:
         """Return a device's samples with numbers above ``after``, in order."""
         _check_place(after, limit, epoch or "")
-        return self.journal.samples(device, after, min(limit, MOST_SAMPLES), epoch)
+        return self.journal.samples(device, after, min(limit, MAX_SAMPLES), epoch)
 
     def page(self, device: str, after: int = 0, limit: int = 1000, epoch: str | None = None) -> str:
         """Return what ``samples`` does, as JSON in zlib in base64."""
         _check_place(after, limit, epoch or "")
-        return self.journal.page(device, after, min(limit, MOST_SAMPLES), epoch)
+        return self.journal.page(device, after, min(limit, MAX_SAMPLES), epoch)
 
     async def digests(self, device: str, first: int, last: int, epoch: str) -> str:
         """Return the digests (``stores/digest.py``) of the samples from one number to another.
@@ -69,7 +69,7 @@ class Shelf:
         ``first`` on: at most 10,000, so that the caller has to ask again for those after them.
         """
         _check_place(first, last, epoch)
-        last = min(last, first + MOST_SAMPLES - 1)
+        last = min(last, first + MAX_SAMPLES - 1)
         blocks = range(first // BLOCK, last // BLOCK + 1)
         found = [await asyncio.to_thread(self._block, device, epoch, block) for block in blocks]
         start, end = (one - blocks.start * BLOCK for one in (first, last + 1))

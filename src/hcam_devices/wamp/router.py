@@ -43,7 +43,7 @@ ROLES = [
 
 STARTS_WITHIN = 60.0
 STOPS_WITHIN = 8.0
-LARGEST_MESSAGE = 1_048_576
+MAX_MESSAGE_BYTES = 1_048_576
 MAX_CONNECTIONS = 8192
 SPARE_FILES = 100
 """Open files of the router that are no connections."""
@@ -56,7 +56,7 @@ CLIENT_TIMEOUT_S = 10
 def configuration(port: int, open_files: int = USUAL_OPEN_FILES) -> dict[str, Any]:
     """Return Crossbar's configuration, for a process that may have ``open_files`` open files."""
     role = ROLES[0]["name"]
-    bridge = {"realm": uris.REALM, "role": role, "options": {"post_body_limit": LARGEST_MESSAGE}}
+    bridge = {"realm": uris.REALM, "role": role, "options": {"post_body_limit": MAX_MESSAGE_BYTES}}
     websocket = {
         "type": "websocket",
         "serializers": ["cbor", "msgpack", "json"],
@@ -65,7 +65,7 @@ def configuration(port: int, open_files: int = USUAL_OPEN_FILES) -> dict[str, An
             "auto_ping_interval": 5000,
             "auto_ping_timeout": 5000,
             "auto_ping_size": 12,
-            "max_message_size": LARGEST_MESSAGE,
+            "max_message_size": MAX_MESSAGE_BYTES,
             # Browsers send an Origin, programs do not: no web page is let in.
             "allowed_origins": [],
             "allow_null_origin": False,
@@ -120,7 +120,7 @@ def crossbar() -> Path:
     return folder / "bin" / "crossbar"
 
 
-def tied(command: list[str]) -> list[str]:
+def with_parent_death_signal(command: list[str]) -> list[str]:
     """Return a command that is told to end when its parent dies, however that dies."""
     return ["setpriv", "--pdeathsig", "TERM", "--", *command]
 
@@ -175,9 +175,10 @@ async def run(port: int, folder: Path) -> int:
     guarded = shipped().with_name("guarded_crossbar.py")
     command = [str(program.with_name("python")), str(guarded), "start"]
     command += ["--cbdir", str(node), "--config", "config.json"]
+    level = "info" if log.isEnabledFor(logging.DEBUG) else "warn"
     with (node / "router.log").open("ab") as file:
         process = await asyncio.create_subprocess_exec(
-            *tied([*command, "--loglevel", "info" if log.isEnabledFor(logging.DEBUG) else "warn"]),
+            *with_parent_death_signal([*command, "--loglevel", level]),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=file,
             stderr=file,

@@ -33,7 +33,7 @@ from ..host.limits import raise_open_files_limit
 from ..journal import Journal
 from . import uris
 from .agent import RETAIN, Agent
-from .journal_service import Shelf
+from .journal_service import JournalService
 from .owner import NameTakenError, Owner
 from .session import CLAIM_AGAIN, Session, keep_joined
 from .uris import Address
@@ -75,7 +75,7 @@ class AlreadyRunningError(HcamError):
 
 
 @contextmanager
-def usable(path: Path) -> Iterator[None]:
+def writable_or_explain(path: Path) -> Iterator[None]:
     """Open what has to be written; raises HcamError if it cannot be."""
     try:
         yield
@@ -92,7 +92,7 @@ def usable(path: Path) -> Iterator[None]:
 def claim(folder: Path, what: str) -> Iterator[None]:
     """Make sure that no other process with this home has it: a device, a journal, the history."""
     path = folder / f"{what}.lock"
-    with usable(path):
+    with writable_or_explain(path):
         folder.mkdir(parents=True, exist_ok=True)
         file = path.open("a+b", buffering=0)
     with file as lock:
@@ -104,7 +104,7 @@ def claim(folder: Path, what: str) -> Iterator[None]:
                 f"{what} is already in use by process {lock.read().decode() or '?'}; "
                 "stop that one first, or give this one another HCAM_HOME"
             ) from None
-        with usable(path):
+        with writable_or_explain(path):
             lock.truncate(0)
             lock.write(b"%d" % os.getpid())
         yield
@@ -149,7 +149,7 @@ class Server:
             for what in (*(entry.name for entry in self.entries), f"{self.name}.sqlite"):
                 stack.enter_context(claim(self.folder / "locks", what))
             path = self.folder / "journal" / f"{self.name}.sqlite"
-            with usable(path):
+            with writable_or_explain(path):
                 journal = Journal(path)
             stack.callback(journal.close)
             agents = [await self._agent(entry, journal, stack) for entry in self.entries]
@@ -165,7 +165,7 @@ class Server:
                         self._working = tasks.create_task(self._work(agents, journal))
 
                 async def announce(session: Session) -> None:
-                    await self._announce(Shelf(journal, self.devices), session)
+                    await self._announce(JournalService(journal, self.devices), session)
                     work()
 
                 join = partial(keep_joined, self.address, announce, owner=self.owner)
@@ -220,7 +220,7 @@ class Server:
                 log.exception("%s failed and is begun again (restart %d)", what, self.restarts)
             await asyncio.sleep(RESTART_AFTER)
 
-    async def _announce(self, shelf: Shelf, session: Session) -> None:
+    async def _announce(self, shelf: JournalService, session: Session) -> None:
         """Take the name of the server, as soon as nobody else has it, and say that it runs."""
         session.over.add_done_callback(self._lost)
         session.displaced = self._displaced

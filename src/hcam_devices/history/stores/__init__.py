@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from ...journal.points import Point
-from .coverage import Coverage, Gone
+from .coverage import Gone, SampleRanges
 
 
 class AwayError(Exception):
@@ -23,7 +23,7 @@ class Store(Protocol[Row]):
     """
 
     name: str
-    stored: Coverage
+    stored: SampleRanges
     warning: str
     """What people should know of it besides that it is away; empty if nothing."""
 

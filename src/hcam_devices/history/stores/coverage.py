@@ -15,7 +15,7 @@ Key = tuple[str, str]
 """Device and epoch."""
 
 
-class Coverage:
+class SampleRanges:
     """Ranges of numbers for each device and epoch, in memory."""
 
     def __init__(self) -> None:
@@ -52,14 +52,14 @@ class Coverage:
         if first <= last:
             self.add(device, epoch, first, last)
 
-    def update(self, other: "Coverage") -> None:
+    def update(self, other: "SampleRanges") -> None:
         """Take in all that another has."""
         for one in other:
             self.add(*one)
 
-    def copy(self) -> "Coverage":
+    def copy(self) -> "SampleRanges":
         """Return another with the same numbers."""
-        found = Coverage()
+        found = SampleRanges()
         found.update(self)
         return found
 
@@ -122,9 +122,9 @@ def put(db: sqlite3.Connection, table: Table, *values: Any) -> None:
     db.execute(table.insert(), (*values, stamp(table.name, *values)))
 
 
-def load(db: sqlite3.Connection) -> Coverage:
+def load(db: sqlite3.Connection) -> SampleRanges:
     """Return what a file says that is stored; sqlite3.DatabaseError if it is not what was said."""
-    coverage = Coverage()
+    coverage = SampleRanges()
     for row in db.execute("SELECT * FROM stored"):
         if not STORED.proves(*row):
             raise sqlite3.DatabaseError("what is stored does not prove itself")
@@ -132,9 +132,9 @@ def load(db: sqlite3.Connection) -> Coverage:
     return coverage
 
 
-def without(coverage: Coverage, gone: Iterable[Gone]) -> Coverage:
+def without(coverage: SampleRanges, gone: Iterable[Gone]) -> SampleRanges:
     """Return what is really stored of what was noted."""
-    lost, found = Coverage(), Coverage()
+    lost, found = SampleRanges(), SampleRanges()
     for one in gone:
         lost.add(one.device, one.epoch, one.first, one.last)
     for device, epoch, *span in coverage:
@@ -143,13 +143,13 @@ def without(coverage: Coverage, gone: Iterable[Gone]) -> Coverage:
     return found
 
 
-def kept(db: sqlite3.Connection) -> Coverage:
+def kept(db: sqlite3.Connection) -> SampleRanges:
     """Return what a ledger says that is stored, without what is gone."""
     rows = db.execute("SELECT * FROM gone")
     return without(load(db), [Gone(*row[1:-1]) for row in rows if GONE.proves(*row)])
 
 
-def save(db: sqlite3.Connection, coverage: Coverage, keys: Iterable[Key]) -> None:
+def save(db: sqlite3.Connection, coverage: SampleRanges, keys: Iterable[Key]) -> None:
     """Write the ranges of some devices and epochs, within the caller's transaction."""
     for device, epoch in keys:
         db.execute("DELETE FROM stored WHERE device = ? AND epoch = ?", (device, epoch))
@@ -230,7 +230,7 @@ class Ledger:
         """
         ranges = list(numbers)
 
-        def note(db: sqlite3.Connection) -> Coverage:
+        def note(db: sqlite3.Connection) -> SampleRanges:
             coverage = load(db)
             for one in ranges:
                 coverage.add(*one)
@@ -251,8 +251,8 @@ class Ledger:
     def forget(self) -> None:
         """Hold nothing for stored any more but what will never come, and what was set aside."""
 
-        def note(db: sqlite3.Connection) -> Coverage:
-            coverage = Coverage()
+        def note(db: sqlite3.Connection) -> SampleRanges:
+            coverage = SampleRanges()
             for span in db.execute("SELECT device, epoch, first, last FROM gone"):
                 coverage.add(*span)
             for number in db.execute("SELECT device, epoch, seq, seq FROM aside"):

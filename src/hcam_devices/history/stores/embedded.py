@@ -17,7 +17,7 @@ from ...journal.age import AgeClock
 from ...journal.checked import File, digest, put_texts, quick_check, sealed
 from ...journal.points import DAY, Point, night_bounds, night_of
 from . import AwayError
-from .coverage import Coverage, Gone, Ledger, kept, load, save, without
+from .coverage import Gone, Ledger, SampleRanges, kept, load, save, without
 from .nights import (
     HALF_HOUR,
     MAIN,
@@ -40,7 +40,7 @@ from .nights import (
 
 log = logging.getLogger(__name__)
 
-MOST_OPEN = 3
+MAX_OPEN = 3
 KINDS = {bool: "bool", str: "text"}
 
 
@@ -91,7 +91,7 @@ class Night:
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
         self.file = File(path, NIGHT_TABLES, self._mend, clock)
-        self.stored = Coverage()
+        self.stored = SampleRanges()
         self.unread = False
         """Whether it could not be read at the opening, so that there may be more in it."""
         self._checked = False
@@ -116,7 +116,7 @@ class Night:
         texts: dict[int, str] = {}
         found = [_row(point, texts) for point in points]
 
-        def keep(db: sqlite3.Connection) -> Coverage:
+        def keep(db: sqlite3.Connection) -> SampleRanges:
             if not self._checked:
                 quick_check(db)
             if instead:
@@ -135,7 +135,7 @@ class Night:
     def take_out(self, points: Sequence[Point]) -> None:
         """Remove what there is of the numbers of some points, and that it is kept."""
 
-        def remove(db: sqlite3.Connection) -> Coverage:
+        def remove(db: sqlite3.Connection) -> SampleRanges:
             _take_out(db, points)
             gone = (Gone(one.device, one.epoch, one.seq, one.seq, "") for one in points)
             stored = without(load(db), gone)
@@ -147,7 +147,7 @@ class Night:
     def check(self) -> None:
         """Read everything; make the file anew if any of it does not prove itself."""
 
-        def look(db: sqlite3.Connection) -> Coverage:
+        def look(db: sqlite3.Connection) -> SampleRanges:
             quick_check(db)
             coverage, unsound = survey(db)
             if coverage.ranges != load(db).ranges:
@@ -204,7 +204,7 @@ class EmbeddedStore:
         self._nights: dict[str, Night] = {}
         self._recent: list[str] = []
         self._turns = ["", ""]
-        self._assumed = Coverage()
+        self._assumed = SampleRanges()
         with ExitStack() as opened:
             with trying(folder):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -238,7 +238,7 @@ class EmbeddedStore:
         if name not in self._nights:
             self._nights[name] = Night(self.folder / f"{name}.sqlite", self.clock)
         self._recent = [*(one for one in self._recent if one != name), name]
-        while len(self._recent) > MOST_OPEN:
+        while len(self._recent) > MAX_OPEN:
             self._nights[self._recent.pop(0)].file.close()
         return self._nights[name]
 
@@ -251,9 +251,9 @@ class EmbeddedStore:
         self.stored.add(device, epoch, first, last)
 
     def _unite(self) -> None:
-        stored, nights = Coverage(), self._nights.values()
+        stored, nights = SampleRanges(), self._nights.values()
         if not self._unread():
-            self._assumed = Coverage()
+            self._assumed = SampleRanges()
         for one in (self._ledger.stored, self._assumed, *(night.stored for night in nights)):
             stored.update(one)
         for night in nights:
@@ -406,7 +406,7 @@ class EmbeddedStore:
             with trying(night.file.path):
                 texts, minutes = night.file.do(_minutes_of)
 
-            def keep(db: sqlite3.Connection) -> Coverage:
+            def keep(db: sqlite3.Connection) -> SampleRanges:
                 put_texts(db, texts)
                 db.executemany(MINUTES.insert(), minutes)
                 stored = load(db)

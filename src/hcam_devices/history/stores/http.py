@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from ...config.stores import InfluxDB
 
-LONGEST_ANSWER = 1_000_000
+MAX_ANSWER_BYTES = 1_000_000
 
 
 class Answer(NamedTuple):
@@ -73,8 +73,8 @@ class Connection:
             with suppress(BrokenPipeError):  # there may be an answer, such as 413
                 self._http.request("POST", self.url.path + target, body, headers)
             answer = self._http.getresponse()
-            text = answer.read(LONGEST_ANSWER)
-            if answer.length and len(text) < LONGEST_ANSWER:
+            text = answer.read(MAX_ANSWER_BYTES)
+            if answer.length and len(text) < MAX_ANSWER_BYTES:
                 raise http.client.HTTPException("it is cut short")
             if answer.status == http.HTTPStatus.NO_CONTENT and self._http.sock and self.broken():
                 raise http.client.HTTPException("it may be cut short")

@@ -39,7 +39,7 @@ import orjson
 from ...config.stores import InfluxDB, SecretError, is_near
 from ...journal.points import Point
 from . import AwayError
-from .coverage import Coverage, Gone, Ledger
+from .coverage import Gone, Ledger, SampleRanges
 from .http import Connection
 from .nights import trying
 
@@ -47,9 +47,9 @@ log = logging.getLogger(__name__)
 
 SURE_AFTER = 60.0
 """Seconds. VictoriaMetrics, killed, was seen to lose what it had acknowledged 10 s before."""
-MOST_LINES = 5000
-MOST_BYTES = 4_000_000
-LONGEST_REST = 60.0
+MAX_LINES = 5000
+MAX_BYTES = 4_000_000
+MAX_REST_S = 60.0
 FEW = 10
 """So many lines of a batch are refused, and none taken, before the fault is sought elsewhere."""
 DROPPED = re.compile(r"partial write: .*dropped=(\d+)")
@@ -168,7 +168,7 @@ class LineStore:
         self._near = is_near(settings.url)
         self._connection = Connection(settings)
         self._taken: Line | None = None
-        self._most_bytes = MOST_BYTES
+        self._most_bytes = MAX_BYTES
         self._rest_until = -float("inf")
         self._created = False
 
@@ -228,11 +228,11 @@ class LineStore:
     def _doubt(self) -> None:
         """Hold for stored only what the ledger says."""
         self.stored = self.ledger.stored.copy()
-        self._unsure: list[tuple[float, Coverage]] = []
-        self._taken_at_last = Coverage()
+        self._unsure: list[tuple[float, SampleRanges]] = []
+        self._taken_at_last = SampleRanges()
 
     def _acknowledged(self, lines: list[Line]) -> None:
-        numbers = Coverage()
+        numbers = SampleRanges()
         for (device, epoch), some in groupby(lines, lambda one: one[:2]):
             numbers.add_each(device, epoch, (one.seq for one in some))
         self.stored.update(numbers)
@@ -246,7 +246,7 @@ class LineStore:
             if self._taken_at_last.ranges:
                 self._readmit(sure)
 
-    def _readmit(self, sure: Iterable[Coverage]) -> None:
+    def _readmit(self, sure: Iterable[SampleRanges]) -> None:
         """Forget that lines were refused which have been taken for sure since."""
         self.ledger.readmit(
             one
@@ -270,7 +270,7 @@ class LineStore:
                 continue
             log.info("%s takes what it refused of %s", self.name, device)
             after = "", 0
-            while page := self.ledger.refused_lines(device, *after, MOST_LINES):
+            while page := self.ledger.refused_lines(device, *after, MAX_LINES):
                 after = page[-1][1:3]
                 lines = [Line(*row) for row in page]
                 if sum(self._send(some, again=True) for some in self._batches(lines)) > MAX_REFUSED:
@@ -296,7 +296,7 @@ class LineStore:
         batch: list[Line] = []
         size = 0
         for line in lines:
-            if batch and (len(batch) == MOST_LINES or size + len(line.text) > self._most_bytes):
+            if batch and (len(batch) == MAX_LINES or size + len(line.text) > self._most_bytes):
                 yield batch
                 batch, size = [], 0
             batch.append(line)
@@ -426,7 +426,7 @@ class LineStore:
             raise self._away(one_line(str(error))) from None
         said = self._connection.without_secret(answer.text)
         if answer.status >= 400 and answer.rest:
-            self._rest_until = self.clock() + min(answer.rest, LONGEST_REST)
+            self._rest_until = self.clock() + min(answer.rest, MAX_REST_S)
         if answer.status in GATEWAY:
             self._doubt()
             raise self._away(f"{answer.status}: {one_line(said)}")

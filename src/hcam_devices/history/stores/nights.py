@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 from ...journal.checked import SOUND, SPARE, TEXT, Table, digest, is_damage, reading, sealed, sound
 from ...journal.points import TIMES, Field, Point, night_of
 from . import AwayError
-from .coverage import LEDGER, STORED, Coverage, kept, load
+from .coverage import LEDGER, STORED, SampleRanges, kept, load
 from .lost import Lost, LostNotes
 
 log = logging.getLogger(__name__)
@@ -248,9 +248,9 @@ def text_ids(db: sqlite3.Connection) -> set[int]:
     return {row[0] for row in db.execute("SELECT id, text FROM text") if TEXT.proves(*row)}
 
 
-def survey(db: sqlite3.Connection) -> tuple[Coverage, list[tuple[int, int, int]]]:
+def survey(db: sqlite3.Connection) -> tuple[SampleRanges, list[tuple[int, int, int]]]:
     """Read a whole night: which numbers are there, and the keys of the rows that are not sound."""
-    coverage = Coverage()
+    coverage = SampleRanges()
     unsound = []
     texts = text_ids(db)
     for number, text in db.execute(STREAMS).fetchall():
@@ -267,7 +267,7 @@ def survey(db: sqlite3.Connection) -> tuple[Coverage, list[tuple[int, int, int]]
     return coverage, unsound
 
 
-def rolled_up(stored: Coverage, main: Coverage) -> bool:
+def rolled_up(stored: SampleRanges, main: SampleRanges) -> bool:
     """Tell whether a night is in what the main file has ``kept``: all of its numbers, or none."""
     return bool(stored.ranges) and not any(main.missing(*one) for one in stored)
 
@@ -384,7 +384,7 @@ class History:
     ) -> dict[int, list[Summary]]:
         found: dict[int, list[Summary]] = defaultdict(list)
         start = what[2]
-        known = Coverage()
+        known = SampleRanges()
         with self._reading(MAIN, MAIN_TABLES) as db:
             db.execute("BEGIN")  # what is known and the minutes are of the same moment
             known = kept(db)

@@ -11,8 +11,8 @@ import pytest
 
 from hcam_devices.config.stores import Embedded, InfluxDB
 from hcam_devices.history.audit import Audit, Published, audit
-from hcam_devices.history.inventory import witnesses
-from hcam_devices.history.stores.coverage import Coverage, Gone
+from hcam_devices.history.inventory import readers
+from hcam_devices.history.stores.coverage import Gone, SampleRanges
 from hcam_devices.history.stores.embedded import EmbeddedStore
 from hcam_devices.history.stores.line_protocol import LineStore
 from hcam_devices.journal.checked import sealed
@@ -61,7 +61,7 @@ class Local:
 
     def audited(self, first: int = 1, last: int = 0, night: str = NIGHT, now: float = NOW) -> Audit:
         said = {"ccd1": Published([(EPOCH, first, last)] if last else []), OTHER: Published()}
-        return audit(night, said, witnesses({"local": Embedded()}, self.home, night), now)
+        return audit(night, said, readers({"local": Embedded()}, self.home, night), now)
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ class Offsite:
         self.home = home
         self.settings = InfluxDB(kind="influxdb", url=url, database="hipercam", timeout=5, **table)
 
-    def keep(self, some: Iterable[Point], *gone: Gone) -> Coverage:
+    def keep(self, some: Iterable[Point], *gone: Gone) -> SampleRanges:
         """Write; return what it noted."""
         store = LineStore("offsite", self.settings, self.home / "stores")
         store.write(store.rows([*some]))
@@ -203,12 +203,12 @@ class Offsite:
         return store.stored
 
     def audited(
-        self, noted: Coverage | None = None, first: int = 1, last: int = 0, night: str = NIGHT
+        self, noted: SampleRanges | None = None, first: int = 1, last: int = 0, night: str = NIGHT
     ) -> Audit:
         said = {"ccd1": Published([(EPOCH, first, last)] if last else []), OTHER: Published()}
         stores = {"offsite": self.settings}
         known = {"offsite": noted} if noted else {}
-        return audit(night, said, witnesses(stores, self.home, night, known), NOW)
+        return audit(night, said, readers(stores, self.home, night, known), NOW)
 
 
 @pytest.fixture(scope="module")

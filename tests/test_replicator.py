@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from hcam_devices.config.stores import Embedded
 from hcam_devices.history import replicator as module
 from hcam_devices.history.recorder import Recorder, recorder_of
-from hcam_devices.history.replicator import Holdings, Journals, Keeper
+from hcam_devices.history.replicator import Holdings, Journals, Replicator
 from hcam_devices.history.stores import AwayError
-from hcam_devices.history.stores.coverage import Coverage, Gone
+from hcam_devices.history.stores.coverage import Gone, SampleRanges
 from hcam_devices.history.stores.lost import Lost, LostNotes
 from hcam_devices.journal import Journal
 from hcam_devices.journal.points import Point, flatten
-from hcam_devices.wamp.journal_service import Shelf
+from hcam_devices.wamp.journal_service import JournalService
 from hcam_devices.wamp.owners import Owners
 
 Sample = dict[str, Any]
@@ -42,7 +42,7 @@ class MemoryStore:
     warning = ""
 
     def __init__(self) -> None:
-        self.stored = Coverage()
+        self.stored = SampleRanges()
         self.kept: list[tuple[str, str, int]] = []
         self.lost: list[Gone] = []
         self.notes = True
@@ -137,13 +137,13 @@ async def reached(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-async def until_complete(keeper: Keeper, journals: MemoryJournals) -> None:
-    """Let the keeper work until the store has everything that the journals have."""
-    running = asyncio.create_task(keeper.run())
+async def until_complete(replicator: Replicator, journals: MemoryJournals) -> None:
+    """Let the replicator work until the store has everything that the journals have."""
+    running = asyncio.create_task(replicator.run())
     try:
         async with asyncio.timeout(20):
             while any(
-                (device, one["epoch"], one["seq"]) not in keeper.store.stored
+                (device, one["epoch"], one["seq"]) not in replicator.store.stored
                 for device, samples in journals.kept.items()
                 for one in samples
             ):
@@ -152,7 +152,7 @@ async def until_complete(keeper: Keeper, journals: MemoryJournals) -> None:
     finally:
         running.cancel()
         await asyncio.wait([running])
-        keeper.close()
+        replicator.close()
 
 
 def published(journals: MemoryJournals) -> list[tuple[str, str, int]]:
@@ -170,9 +170,9 @@ def test_every_sample_is_stored_once_whatever_happens(events: list[str]) -> None
     async def night() -> None:
         journals = MemoryJournals({"ccd1": [], "slide": []})
         store = MemoryStore()
-        keeper = Keeper(store, journals)
+        replicator = Replicator(store, journals)
         seq, epoch = 0, "a"
-        running = asyncio.create_task(keeper.run())
+        running = asyncio.create_task(replicator.run())
         for number, event in enumerate(events):
             device = ("ccd1", "slide")[number % 2]
             if event == "reboot":
@@ -188,11 +188,11 @@ def test_every_sample_is_stored_once_whatever_happens(events: list[str]) -> None
                 for name in ("ccd1", "slide"):
                     journals.kept[name].append(sample(name, seq, epoch))
                 for _ in range({"heard": 1, "missed": 0, "twice": 2}[event]):
-                    keeper.hear(flatten(sample(device, seq, epoch)))
+                    replicator.hear(flatten(sample(device, seq, epoch)))
         running.cancel()
         await asyncio.wait([running])
         journals.reachable = True
-        await until_complete(Keeper(store, journals), journals)
+        await until_complete(Replicator(store, journals), journals)
         assert sorted(store.kept) == published(journals)
         assert store.lost == []
 
@@ -202,17 +202,17 @@ def test_every_sample_is_stored_once_whatever_happens(events: list[str]) -> None
 async def test_live_samples_are_written_while_a_backlog_is_fetched() -> None:
     journals = MemoryJournals({"ccd1": [sample("ccd1", n) for n in range(1, 500)]})
     store = MemoryStore()
-    keeper = Keeper(store, journals)
-    keeper.due = {"ccd1"}
-    running = asyncio.create_task(keeper.run())
+    replicator = Replicator(store, journals)
+    replicator.due = {"ccd1"}
+    running = asyncio.create_task(replicator.run())
     await reached(lambda: bool(store.kept))
     journals.kept["ccd1"].append(sample("ccd1", 500))
-    keeper.hear(flatten(sample("ccd1", 500)))
+    replicator.hear(flatten(sample("ccd1", 500)))
     await reached(lambda: ("ccd1", "a", 500) in store.stored)
     assert ("ccd1", "a", 480) not in store.stored
     running.cancel()
     await asyncio.wait([running])
-    keeper.close()
+    replicator.close()
 
 
 async def test_numbers_that_the_journal_dropped_are_settled_with_its_reason() -> None:
@@ -221,28 +221,28 @@ async def test_numbers_that_the_journal_dropped_are_settled_with_its_reason() ->
         {"epoch": "a", "first": 1, "last": 4, "reason": "older than 14 days"},
     ]
     store = MemoryStore()
-    keeper = Keeper(store, journals)
-    keeper.due = {"ccd1"}
-    running = asyncio.create_task(keeper.run())
-    await reached(lambda: keeper.gone == 6)
+    replicator = Replicator(store, journals)
+    replicator.due = {"ccd1"}
+    running = asyncio.create_task(replicator.run())
+    await reached(lambda: replicator.gone == 6)
     running.cancel()
     await asyncio.wait([running])
-    keeper.close()
+    replicator.close()
     assert [(one.first, one.last) for one in store.lost] == [(1, 4), (5, 5), (8, 8)]
     assert store.lost[0].cause == "older than 14 days"
     assert "does not have it" in store.lost[1].cause
-    assert "ccd1 8 to 8" in keeper.notices()[0].reason
+    assert "ccd1 8 to 8" in replicator.notices()[0].reason
 
 
 async def test_a_forged_number_far_ahead_neither_stops_nor_replaces_what_is_true() -> None:
     journals = MemoryJournals({"ccd1": [sample("ccd1", 1)]})
     store = MemoryStore()
-    keeper = Keeper(store, journals)
-    keeper.hear(flatten(sample("ccd1", 1)))
-    keeper.hear(flatten(sample("ccd1", 2) | {"seq": 10**15}))
+    replicator = Replicator(store, journals)
+    replicator.hear(flatten(sample("ccd1", 1)))
+    replicator.hear(flatten(sample("ccd1", 2) | {"seq": 10**15}))
     journals.kept["ccd1"].append(sample("ccd1", 2))
-    keeper.hear(flatten(sample("ccd1", 2)))
-    await until_complete(keeper, journals)
+    replicator.hear(flatten(sample("ccd1", 2)))
+    await until_complete(replicator, journals)
     assert sorted(store.kept) == [("ccd1", "a", 1), ("ccd1", "a", 2)]
 
 
@@ -250,24 +250,24 @@ async def test_while_a_store_is_away_nothing_waits_in_memory_and_people_are_told
     journals = MemoryJournals({"ccd1": []})
     store = MemoryStore()
     now = [1e9]
-    keeper = Keeper(store, journals, clock=lambda: now[0])
-    keeper._is_away("503: the database is starting")
+    replicator = Replicator(store, journals, clock=lambda: now[0])
+    replicator._is_away("503: the database is starting")
     for seq in range(1, 100):
         journals.kept["ccd1"].append(sample("ccd1", seq))
-        keeper.hear(flatten(sample("ccd1", seq)))
-    assert keeper._live == []
-    (alarm,) = keeper.notices()
+        replicator.hear(flatten(sample("ccd1", seq)))
+    assert replicator._live == []
+    (alarm,) = replicator.notices()
     assert alarm.severity == "WARN"
     assert "503: the database is starting" in alarm.reason
     assert "14.0 days" in alarm.reason
-    assert keeper.backlog == 99
+    assert replicator.backlog == 99
     now[0] += 60
-    assert keeper.lag == 60
-    keeper._accepts = True
-    await until_complete(keeper, journals)
+    assert replicator.lag == 60
+    replicator._accepts = True
+    await until_complete(replicator, journals)
     assert len(store.kept) == 99
-    assert keeper.backlog == 0
-    assert keeper.notices() == []
+    assert replicator.backlog == 0
+    assert replicator.notices() == []
 
 
 async def test_a_store_that_does_not_answer_is_told() -> None:
@@ -279,22 +279,22 @@ async def test_a_store_that_does_not_answer_is_told() -> None:
             super().write(points)
 
     now = [1e9]
-    keeper = Keeper(StuckStore(), MemoryJournals({"ccd1": []}), clock=lambda: now[0])
+    replicator = Replicator(StuckStore(), MemoryJournals({"ccd1": []}), clock=lambda: now[0])
     point = flatten(sample("ccd1", 1))._replace(time=round(1e12))
-    keeper.hear(point)
-    running = asyncio.create_task(keeper.run())
-    await reached(lambda: keeper._writing == [point])
+    replicator.hear(point)
+    running = asyncio.create_task(replicator.run())
+    await reached(lambda: replicator._writing == [point])
     now[0] += 130
-    assert keeper.lag == 130
-    (alarm,) = keeper.notices()
+    assert replicator.lag == 130
+    (alarm,) = replicator.notices()
     assert alarm.severity == "ERR"
     assert "store memory has not answered since 2001-09-09T01:46:40" in alarm.reason
     end.set()
-    await reached(lambda: keeper.written == 1)
-    assert keeper.notices() == []
+    await reached(lambda: replicator.written == 1)
+    assert replicator.notices() == []
     running.cancel()
     await asyncio.wait([running])
-    keeper.close()
+    replicator.close()
 
 
 async def test_what_is_heard_is_written_while_a_journal_lets_wait() -> None:
@@ -306,24 +306,24 @@ async def test_what_is_heard_is_written_while_a_journal_lets_wait() -> None:
             raise AssertionError
 
     store = MemoryStore()
-    keeper = Keeper(store, SlowJournals({"ccd1": []}))
-    keeper.due = {"ccd1"}
-    running = asyncio.create_task(keeper.run())
-    await reached(lambda: not keeper.due)
-    keeper.hear(flatten(sample("ccd1", 1)))
+    replicator = Replicator(store, SlowJournals({"ccd1": []}))
+    replicator.due = {"ccd1"}
+    running = asyncio.create_task(replicator.run())
+    await reached(lambda: not replicator.due)
+    replicator.hear(flatten(sample("ccd1", 1)))
     await reached(lambda: len(store.kept) == 1)
     running.cancel()
     await asyncio.wait([running])
-    keeper.close()
+    replicator.close()
 
 
 async def test_a_page_that_cannot_be_read_does_not_stop_the_rest() -> None:
     bad = sample("ccd1", 2) | {"timestamp": "soon"}
     journals = MemoryJournals({"ccd1": [sample("ccd1", 1), bad, sample("ccd1", 3)]})
     store = MemoryStore()
-    keeper = Keeper(store, journals)
-    keeper.due = {"ccd1"}
-    await until_complete(keeper, journals)
+    replicator = Replicator(store, journals)
+    replicator.due = {"ccd1"}
+    await until_complete(replicator, journals)
     assert [seq for *_, seq in store.kept] == [1, 3]
     assert [(one.first, one.last) for one in store.lost] == [(2, 2)]
 
@@ -339,9 +339,9 @@ async def test_what_a_journal_restores_after_damage_is_not_given_up_meanwhile() 
 
     journals = Damaged({"ccd1": whole})
     store = MemoryStore()
-    keeper = Keeper(store, journals)
-    keeper.due = {"ccd1"}
-    running = asyncio.create_task(keeper.run())
+    replicator = Replicator(store, journals)
+    replicator.due = {"ccd1"}
+    running = asyncio.create_task(replicator.run())
     await reached(lambda: journals.salvaging)
     asked = journals.asked
     await reached(lambda: journals.asked > asked + 3)
@@ -351,7 +351,7 @@ async def test_what_a_journal_restores_after_damage_is_not_given_up_meanwhile() 
     await reached(lambda: ("ccd1", "a", 29) in store.stored)
     running.cancel()
     await asyncio.wait([running])
-    keeper.close()
+    replicator.close()
     assert [one["seq"] for one in journals.kept["ccd1"]] == [seq for *_, seq in store.kept]
     assert store.lost == [Gone("ccd1", "a", 11, 12, "lost by damage")]
 
@@ -367,9 +367,9 @@ async def test_numbers_lost_while_they_are_fetched_are_settled_with_the_journals
 
     journals = Damaged({"ccd1": [sample("ccd1", n) for n in range(1, 10)]})
     store = MemoryStore()
-    keeper = Keeper(store, journals)
-    keeper.due = {"ccd1"}
-    await until_complete(keeper, journals)
+    replicator = Replicator(store, journals)
+    replicator.due = {"ccd1"}
+    await until_complete(replicator, journals)
     assert store.lost == [Gone("ccd1", "a", 5, 5, "the record was damaged")]
 
 
@@ -380,16 +380,16 @@ async def test_a_store_that_fails_in_whatever_way_is_away_and_people_are_told(
     journals = MemoryJournals({"ccd1": [sample("ccd1", n) for n in range(1, 10)]})
     store = MemoryStore()
     store.fault, store.failures = fault, [True] * 1000
-    keeper = Keeper(store, journals)
-    keeper.due = {"ccd1"}
-    running = asyncio.create_task(keeper.run())
-    await reached(lambda: bool(keeper.away))
+    replicator = Replicator(store, journals)
+    replicator.due = {"ccd1"}
+    running = asyncio.create_task(replicator.run())
+    await reached(lambda: bool(replicator.away))
     running.cancel()
     await asyncio.wait([running])
-    (alarm,) = keeper.notices()
+    (alarm,) = replicator.notices()
     assert f"{type(fault).__name__}: {fault}" in alarm.reason
     store.failures.clear()
-    await until_complete(keeper, journals)
+    await until_complete(replicator, journals)
     assert len(store.kept) == 9
 
 
@@ -398,11 +398,11 @@ async def test_that_a_store_is_away_is_noticed_although_no_page_comes_either() -
     journals.reachable = False
     store = MemoryStore()
     store.failures = [True]
-    keeper = Keeper(store, journals)
-    keeper.hear(flatten(sample("ccd1", 1)))
+    replicator = Replicator(store, journals)
+    replicator.hear(flatten(sample("ccd1", 1)))
     with pytest.raises(AwayError):
-        await keeper._fetch("ccd1", "a", 2, 9, ("now", ""))
-    keeper.close()
+        await replicator._fetch("ccd1", "a", 2, 9, ("now", ""))
+    replicator.close()
 
 
 async def test_a_backlog_that_cannot_be_written_is_no_reason_not_to_end() -> None:
@@ -426,9 +426,9 @@ async def test_a_backlog_that_cannot_be_written_is_no_reason_not_to_end() -> Non
 
     store.write = write  # type: ignore[method-assign]
     store.failures = [True] * 1000
-    keeper = Keeper(store, journals)
-    keeper.due = {"ccd1"}
-    running = asyncio.create_task(keeper.run())
+    replicator = Replicator(store, journals)
+    replicator.due = {"ccd1"}
+    running = asyncio.create_task(replicator.run())
     await asked.wait()
     await asyncio.sleep(0)  # so that the first page is being written
     running.cancel()
@@ -437,18 +437,18 @@ async def test_a_backlog_that_cannot_be_written_is_no_reason_not_to_end() -> Non
     done, _ = await asyncio.wait([running], timeout=20)
     assert done
     assert running.cancelled()
-    keeper.close()
+    replicator.close()
 
 
 async def test_what_a_store_does_not_note_as_gone_is_not_told_to_be() -> None:
     journals = MemoryJournals({"ccd1": [sample("ccd1", 2)]})
     store = MemoryStore()
     store.notes = False
-    keeper = Keeper(store, journals)
-    await keeper._complete("ccd1")
+    replicator = Replicator(store, journals)
+    await replicator._complete("ccd1")
     assert [(one.first, one.last) for one in store.lost] == [(1, 1)]
-    assert (keeper.gone, keeper.notices()) == (0, [])
-    keeper.close()
+    assert (replicator.gone, replicator.notices()) == (0, [])
+    replicator.close()
 
 
 # --- the journals, and what is heard of others ----------------------------------------------
@@ -521,7 +521,7 @@ class ServedJournals(Journals):
         self.kept = {server: Journal(folder / f"{server}.sqlite") for server in servers}
         self.answers: dict[str, Callable[..., Any]] = {}
         for server, answered in servers.items():
-            shelf = Shelf(self.kept[server], set(answered.values()))
+            shelf = JournalService(self.kept[server], set(answered.values()))
             for call in (shelf.former, shelf.held, shelf.page):
                 self.answers[f"hipercam.{server}.journal.{call.__name__}"] = call
             for name, own in answered.items():
@@ -549,28 +549,28 @@ async def test_what_servers_have_of_devices_they_present_no_more_is_asked_of_the
         journals.fill("hwserver", device, 1500)
     journals.fill("hserver", "moved", 1200)
     store = MemoryStore()
-    keeper = Keeper(store, journals)
-    running = asyncio.create_task(keeper.run())
+    replicator = Replicator(store, journals)
+    running = asyncio.create_task(replicator.run())
     try:
         everything = 2000 + 3 * 1500 + 1200
-        await reached(lambda: len(store.kept) == everything and not keeper.backlog)
-        assert keeper.gone == 0
+        await reached(lambda: len(store.kept) == everything and not replicator.backlog)
+        assert replicator.gone == 0
     finally:
         running.cancel()
         await asyncio.wait([running])
-        keeper.close()
+        replicator.close()
 
 
 async def test_what_an_alias_did_not_have_is_not_gone(tmp_path: Path) -> None:
     journals = ServedJournals(tmp_path, {"hwserver": {"rackpc": "rackcomputer"}})
     journals.fill("hwserver", "rackpc", 3)
-    keeper = Keeper(MemoryStore(), journals)
+    replicator = Replicator(MemoryStore(), journals)
     await journals.find()
     agent = journals.kept["hwserver"].epoch, ""  # which had them, before it was renamed
     with pytest.raises(ConnectionError, match="asked again later"):
-        await keeper._fetch("rackpc", agent[0], 1, 3, agent)
-    assert keeper.gone == 0
-    keeper.close()
+        await replicator._fetch("rackpc", agent[0], 1, 3, agent)
+    assert replicator.gone == 0
+    replicator.close()
 
 
 async def test_a_server_that_is_away_may_have_more_of_its_former_devices(tmp_path: Path) -> None:
@@ -583,16 +583,16 @@ async def test_a_server_that_is_away_may_have_more_of_its_former_devices(tmp_pat
         await journals.holdings("rackpc")
 
 
-def recorder_in(folder: Path) -> tuple[Recorder, Keeper]:
+def recorder_in(folder: Path) -> tuple[Recorder, Replicator]:
     journals = AnsweredJournals(folder)
-    keeper = Keeper(MemoryStore(), journals)
+    replicator = Replicator(MemoryStore(), journals)
     settings = {"memory": Embedded(), "other": Embedded(folder="elsewhere")}
     recorder = recorder_of(["memory"])(
-        "recorder", keepers=[keeper], journals=journals, folder=folder, stores=settings
+        "recorder", replicators=[replicator], journals=journals, folder=folder, stores=settings
     )
     recorder.owners.known["guider"] = None
     recorder.owners.strangers.add(("guider", 7))
-    return recorder, keeper
+    return recorder, replicator
 
 
 def event(name: str = "guider", publisher: int | None = 7) -> SimpleNamespace:
@@ -602,13 +602,18 @@ def event(name: str = "guider", publisher: int | None = 7) -> SimpleNamespace:
 def test_what_another_program_says_is_numbered_once_however_often_it_is_said(
     tmp_path: Path,
 ) -> None:
-    listener, keeper = recorder_in(tmp_path)
+    listener, replicator = recorder_in(tmp_path)
     said = {"timestamp": "2026-11-22T04:44:44.196Z", "seq": None, "x": 1, "huge": 10**5000}
     epitaph = {"timestamp": None, "seq": None}
     undated = {"timestamp": None, "x": 2}
     for one in (said, said, epitaph, said | {"x": 3}, undated, undated):
         listener._hear(one, _event=event())
-    assert [(one.seq, one.values["x"]) for one in keeper._live] == [(1, 1), (2, 3), (3, 2), (4, 2)]
+    assert [(one.seq, one.values["x"]) for one in replicator._live] == [
+        (1, 1),
+        (2, 3),
+        (3, 2),
+        (4, 2),
+    ]
     assert [one["huge"] for one in listener.journals.own.samples("guider", 0, 2)] == [None, None]
 
 
@@ -631,18 +636,18 @@ def test_what_another_program_says_is_numbered_once_however_often_it_is_said(
 def test_nothing_of_what_another_program_says_is_left_out(
     tmp_path: Path, args: list[Any], named: dict[str, Any], kept: dict[str, Any]
 ) -> None:
-    listener, keeper = recorder_in(tmp_path)
+    listener, replicator = recorder_in(tmp_path)
     listener._hear(*args, _event=event(), **named)
-    (point,) = keeper._live
+    (point,) = replicator._live
     assert point.values == kept
     assert listener.notices() == []
 
 
 def test_who_says_more_than_is_kept_is_told(tmp_path: Path) -> None:
-    listener, keeper = recorder_in(tmp_path)
+    listener, replicator = recorder_in(tmp_path)
     many = {f"x{n}": n for n in range(501)}
     listener._hear(many, _event=event())
-    assert len(keeper._live[0].values) == 500
+    assert len(replicator._live[0].values) == 500
     (alarm,) = listener.notices()
     assert "only 500 fields of a sample are kept of guider" in alarm.reason
 
@@ -683,7 +688,7 @@ async def heard(recorder: Recorder, name: str, publisher: int | None, sample: Sa
 
 
 async def test_only_the_owner_of_a_name_is_recorded_under_it(tmp_path: Path) -> None:
-    recorder, keeper = recorder_in(tmp_path)
+    recorder, replicator = recorder_in(tmp_path)
     owners = recorder.owners = ScriptedOwners(slide=1)
     recorder.journals.epochs.add(("slide", "a"))
     await heard(recorder, "slide", 1, sample("slide", 1))
@@ -691,7 +696,7 @@ async def test_only_the_owner_of_a_name_is_recorded_under_it(tmp_path: Path) -> 
         await heard(recorder, "slide", 666, sample("slide", seq, epoch) | {"x": 666.0})
     await heard(recorder, "slide", None, sample("slide", 2) | {"x": 666.0})
     await heard(recorder, "slide", 1, sample("slide", 2))
-    assert [(one.seq, one.values["x"]) for one in keeper._live] == [(1, 1.0), (2, 2.0)]
+    assert [(one.seq, one.values["x"]) for one in replicator._live] == [(1, 1.0), (2, 2.0)]
     assert len(owners.asked) <= 3
     (alarm,) = (one for one in recorder.notices() if "names" in one.reason)
     assert "4 samples under the names of slide since " in alarm.reason
@@ -700,7 +705,7 @@ async def test_only_the_owner_of_a_name_is_recorded_under_it(tmp_path: Path) -> 
 
 
 async def test_a_new_owner_is_believed_and_the_old_one_no_more(tmp_path: Path) -> None:
-    recorder, keeper = recorder_in(tmp_path)
+    recorder, replicator = recorder_in(tmp_path)
     owners = recorder.owners = ScriptedOwners(slide=1)
     recorder.journals.epochs.add(("slide", "a"))
     await heard(recorder, "slide", 1, sample("slide", 1))
@@ -708,24 +713,24 @@ async def test_a_new_owner_is_believed_and_the_old_one_no_more(tmp_path: Path) -
     owners._changed(2, {"uri": "hipercam.slide.rpc.", "id": 9})
     await heard(recorder, "slide", 2, sample("slide", 2))
     await heard(recorder, "slide", 1, sample("slide", 3) | {"x": 666.0})
-    assert [one.seq for one in keeper._live] == [1, 2]
+    assert [one.seq for one in replicator._live] == [1, 2]
 
 
 async def test_no_epoch_is_believed_that_no_journal_has(tmp_path: Path) -> None:
-    recorder, keeper = recorder_in(tmp_path)
+    recorder, replicator = recorder_in(tmp_path)
     recorder.owners = ScriptedOwners(slide=1)
     await heard(recorder, "slide", 1, sample("slide", 5, "invented"))
-    assert keeper._live == []
-    assert keeper.due == {"slide"}
+    assert replicator._live == []
+    assert replicator.due == {"slide"}
 
 
 async def test_a_device_that_is_declared_is_not_recorded_while_nobody_owns_its_name(
     tmp_path: Path,
 ) -> None:
-    recorder, keeper = recorder_in(tmp_path)
+    recorder, replicator = recorder_in(tmp_path)
     recorder.owners = ScriptedOwners()
     await heard(recorder, "slide", 666, sample("slide", 5))
-    assert keeper._live == []
+    assert replicator._live == []
     assert "1 samples under the names of slide" in recorder.notices()[0].reason
 
 
@@ -733,14 +738,14 @@ async def test_invented_names_are_bounded_and_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hcam_devices.history.recorder.MAX_FOREIGN_NAMES", 3)
-    recorder, keeper = recorder_in(tmp_path)
+    recorder, replicator = recorder_in(tmp_path)
     recorder.owners = ScriptedOwners()
     recorder.remember_names({"autoguider", "slide"})
     for name in (*(f"ghost{n}" for n in range(5)), "autoguider", "ghost4"):
         await heard(recorder, name, 666, sample(name, 10**9))
-    assert [one.device for one in keeper._live] == ["ghost0", "ghost1", "autoguider"]
-    assert keeper._live[0].seq == 1
-    assert keeper._live[0].values["said.seq"] == 1e9
+    assert [one.device for one in replicator._live] == ["ghost0", "ghost1", "autoguider"]
+    assert replicator._live[0].seq == 1
+    assert replicator._live[0].values["said.seq"] == 1e9
     (alarm,) = recorder.notices()
     assert alarm.reason.startswith("4 samples of ghost2, ghost3, ghost4 are not recorded")
 
@@ -748,10 +753,10 @@ async def test_invented_names_are_bounded_and_told(
 async def test_if_the_router_does_not_say_who_publishes_the_journals_are_asked(
     tmp_path: Path,
 ) -> None:
-    recorder, keeper = recorder_in(tmp_path)
+    recorder, replicator = recorder_in(tmp_path)
     await heard(recorder, "slide", 1, sample("slide", 1))
-    assert keeper._live == []
-    assert keeper.due == {"slide"}
+    assert replicator._live == []
+    assert replicator.due == {"slide"}
     assert "there is no router" in recorder.notices()[0].reason
 
 
