@@ -135,6 +135,11 @@ def _example(text: str) -> str:
     return f"Example: {text}"
 
 
+def _heed_interrupts() -> None:
+    """End on SIGINT, also in the background of a shell, which starts programs that ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _load(path: Path | None) -> Any:
     from ..config.instrument import load
 
@@ -327,6 +332,7 @@ def watch(pattern: str, once: bool, realm: str, url: str | None, instrument: Pat
     from ..ui import terminal
 
     declared = _load(instrument)
+    _heed_interrupts()
     try:
         asyncio.run(terminal.watch(declared, _address(url, instrument), pattern, realm, once=once))
     except KeyboardInterrupt:
@@ -448,8 +454,7 @@ def replay(
     night = night_named(night, round(time.time() * 1000))
     points = replay.recorded(folders[0], night, pattern, begin, end)
     progress = replay.Progress(sys.stdout)
-    # A shell that starts it in the background has made it deaf to what ends it.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _heed_interrupts()
     try:
         asyncio.run(replay.replay(replay.paced(points, speed), _address(url, instrument), progress))
     except KeyboardInterrupt:
