@@ -49,7 +49,7 @@ class Terminal:
         )
         os.close(slave)
         self.output = b""
-        self._reading = threading.Thread(target=self._read)
+        self._reading = threading.Thread(target=self._read, daemon=True)
         self._reading.start()
 
     def _read(self) -> None:
@@ -82,7 +82,8 @@ class Terminal:
             raise AssertionError("\n".join([f"without {words}:", *self.picture()])) from None
 
     def close(self) -> None:
-        self._reading.join()
+        self._reading.join(PATIENCE)
+        assert not self._reading.is_alive(), "somebody still has the terminal open"
         os.close(self.master)
 
 
