@@ -9,7 +9,7 @@ from hcam_devices.journal import Journal
 from hcam_devices.wamp.utils import call, publish
 
 from ..conftest import Scaled
-from ..stores.databases import InfluxDB, influxdb
+from ..history.stores.databases import InfluxDB, influxdb
 from .recorded import Number, published, start_flood, stored
 from .tools import Net, until
 

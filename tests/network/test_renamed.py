@@ -8,7 +8,7 @@ import pytest
 
 from hcam_devices.wamp.utils import InvalidArgumentError, call
 
-from ..stores.databases import influxdb
+from ..history.stores.databases import influxdb
 from .recorded import Number, published, start_flood
 from .test_recorder import in_influxdb
 from .tools import BIN, PATIENCE, Net, living, until

@@ -1,0 +1,182 @@
+"""The programs that ``hcam up`` keeps running: begun again, stopped, and told of."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hcam_devices.cli.supervisor import (
+    FIRST_PAUSE,
+    LAST_PAUSE,
+    STEADY_AFTER,
+    STOPS_WITHIN,
+    TOLD_FOR,
+    Child,
+    children,
+    trouble,
+)
+from hcam_devices.config.instrument import load
+from hcam_devices.wamp.uris import Address
+
+from ..helpers import Clock
+from ..telescope.virtual import in_virtual_time, now
+
+
+class Process:
+    """A process that ends by itself after some seconds; ``deaf``: SIGTERM does not end it."""
+
+    def __init__(self, lives: float, *, deaf: bool = False) -> None:
+        self.began, self.deaf = now(), deaf
+        self.signals: list[tuple[str, float]] = []
+        self.returncode: int | None = None
+        self._over = asyncio.Event()
+        asyncio.get_running_loop().call_later(lives, self._end, 1)
+
+    def _end(self, status: int) -> None:
+        if self.returncode is None:
+            self.returncode = status
+            self._over.set()
+
+    async def wait(self) -> int:
+        await self._over.wait()
+        assert self.returncode is not None
+        return self.returncode
+
+    def terminate(self) -> None:
+        self.signals.append(("TERM", now()))
+        if not self.deaf:
+            self._end(-15)
+
+    def kill(self) -> None:
+        self.signals.append(("KILL", now()))
+        self._end(-9)
+
+
+class Stage:
+    """A child whose processes are ours, in virtual time: ``lives`` says how long each one runs."""
+
+    def __init__(self) -> None:
+        self.child = Child("hwserver", ["hwserver"], {})
+        self.processes: list[Process] = []
+        self.lives: Callable[[int], float] = lambda n: 1.0
+        self.deaf = False
+
+    async def start(self, *command: str, **options: Any) -> Process:
+        assert command[-1] == "hwserver"
+        self.processes.append(Process(self.lives(len(self.processes)), deaf=self.deaf))
+        return self.processes[-1]
+
+    def run(self, seconds: float) -> None:
+        """Keep the child running for so long, then stop it."""
+
+        async def scenario() -> None:
+            task = asyncio.create_task(self.child.keep_running())
+            await asyncio.sleep(seconds)
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            assert task.cancelled()
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(asyncio, "create_subprocess_exec", self.start)
+            patched.setattr(time, "monotonic", now)
+            in_virtual_time(scenario())
+
+    @property
+    def pauses(self) -> list[float]:
+        """Seconds from the end of each process to the beginning of the next."""
+        ends = [one.began + self.lives(n) for n, one in enumerate(self.processes)]
+        begins = [one.began for one in self.processes[1:]]
+        return [begin - end for begin, end in zip(begins, ends, strict=False)]
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    monkeypatch.setenv("HCAM_HOME", str(tmp_path))
+    return Stage()
+
+
+def test_a_program_that_ends_is_begun_again_after_growing_pauses(stage: Stage) -> None:
+    stage.run(200)
+    expected = [min(FIRST_PAUSE * 2**n, LAST_PAUSE) for n in range(len(stage.pauses))]
+    assert stage.pauses == pytest.approx(expected)
+    assert stage.pauses[-1] == LAST_PAUSE
+    assert stage.child.restarts == [one.returncode for one in stage.processes].count(1)
+    assert "hwserver ended (1); restart" in stage.child.last_words
+
+
+def test_one_that_ran_for_long_is_begun_again_soon(stage: Stage) -> None:
+    stage.lives = lambda n: STEADY_AFTER + 1 if n == 3 else 1.0
+    stage.run(100)
+    assert stage.pauses[:5] == pytest.approx([FIRST_PAUSE * factor for factor in (1, 2, 4, 1, 2)])
+
+
+def test_one_that_is_stopped_is_told_to_end_and_not_begun_again(stage: Stage) -> None:
+    stage.lives = lambda n: 1000.0
+    stage.run(10)
+    (process,) = stage.processes
+    assert process.signals == [("TERM", 10.0)]
+    assert stage.child.restarts == 0
+
+
+def test_one_that_does_not_end_when_told_is_killed(stage: Stage) -> None:
+    stage.lives, stage.deaf = (lambda n: 1000.0), True
+    stage.run(10)
+    (process,) = stage.processes
+    assert process.signals == [("TERM", 10.0), ("KILL", 10.0 + STOPS_WITHIN)]
+
+
+def test_one_that_is_stopped_in_a_pause_is_not_begun_again(stage: Stage) -> None:
+    stage.run(1 + FIRST_PAUSE / 2)
+    (process,) = stage.processes
+    assert process.signals == []
+    assert stage.child.restarts == 1
+
+
+@pytest.mark.parametrize("emulate", [True, False])
+def test_the_router_is_the_first_of_those_that_run(stage: Stage, emulate: bool) -> None:
+    instrument, address = load(), Address("127.0.0.1", 9000)
+    first, *servers = children(instrument, address, emulate=emulate)
+    assert first.name == "router"
+    assert first.command[1:4] == ["router", "--port", "9000"]
+    assert [child.name for child in servers] == list(instrument.servers)
+    assert "hwlogger" in instrument.servers
+    for child in servers:
+        assert ("--emulate" in child.command) == (emulate and child.name != "hwlogger")
+    for child in (first, *servers):
+        assert child.command[-2:] == ["--instrument", str(instrument.path)]
+        assert child.environment["WAMP_SERVER"] == str(address)
+
+
+@pytest.mark.parametrize(
+    ("printed", "last"),
+    [("", ""), ("one\ntwo\n", "two"), ("one\n\n  \n", "one"), ("é" * 2000 + "\nend", "end")],
+)
+def test_the_last_words_of_a_program_are_its_last_line(
+    stage: Stage, printed: str, last: str
+) -> None:
+    stage.child.log.parent.mkdir()
+    stage.child.log.write_text(printed)
+    stage.child.note_end(None)
+    assert stage.child.last_words.endswith(f"{stage.child.log} ends: {last}")
+
+
+def test_a_restart_is_told_with_its_time_and_for_some_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HCAM_HOME", str(tmp_path))
+    clock = Clock(1_800_000_000.0)
+    child, other = (Child(name, [], {}, clock) for name in ("hwlogger", "hserver"))
+    child.log.parent.mkdir()
+    child.log.write_text("once\nout of memory\n")
+    assert not trouble([child, other])
+    child.note_end(-9)
+    clock.now += TOLD_FOR - 1
+    told = f"08:00:00 UTC hwlogger ended (-9); restart 1; {child.log} ends: out of memory"
+    assert trouble([child, other]) == told
+    clock.now += 1
+    assert not trouble([child, other])

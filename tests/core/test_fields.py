@@ -1,0 +1,144 @@
+"""Declarations: what a setpoint accepts, and what the declared units are."""
+
+import math
+from typing import Any
+
+import pytest
+from astropy import units as u
+
+from hcam_devices.core.device import settings_of
+from hcam_devices.core.fields import Labels, Readback, Setpoint, shorten
+
+from ..helpers import ENTRIES
+
+TEMPERATURE = Setpoint("deg_C", limits=(-100, 25), name="target")
+ENABLE = Setpoint("", words=Labels({0: "Static OFF", 3: "HW Enable"}), name="enable")
+ANYTHING = Setpoint("mm", name="anything")
+CLASSES = {entry.cls.__name__: entry.cls for entry in ENTRIES.values()}
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        (-80, -80.0),
+        (-80.5, -80.5),
+        (-100, -100.0),
+        (25, 25.0),
+        ({"value": -80, "unit": "deg_C"}, -80.0),
+        ({"value": 193.15, "unit": "K"}, -80.0),
+        ("-80", -80.0),
+        (" -80 deg_C ", -80.0),
+        ("-8e1deg_C", -80.0),
+        ("193.15 K", -80.0),
+        (".5", 0.5),
+    ],
+)
+async def test_a_setpoint_takes_a_number_with_or_without_a_unit(value: Any, number: float) -> None:
+    assert await TEMPERATURE.accept(value) == pytest.approx(number)
+
+
+REFUSED: list[tuple[Any, str]] = [
+    (math.nan, "nan deg_C"),
+    (math.inf, "inf deg_C"),
+    (-math.inf, "-inf deg_C"),
+    (1e9, "1e+09 deg_C"),
+    (25.5, "25.5 deg_C"),
+    (10**30, "1e+30 deg_C"),
+    (10**400, "100000000000000000000"),
+    (10**5000, "int (too long to be shown)"),
+    (True, "True"),
+    (None, "None"),
+    ([1, 2], "[1, 2]"),
+    ({}, "{}"),
+    ({"value": 1}, "{'value': 1}"),
+    ({"value": "1", "unit": "deg_C"}, "'1'"),
+    ({"value": True, "unit": "deg_C"}, "True"),
+    ({"value": 1, "unit": "deg_C", "more": 1}, "'more': 1"),
+    ({"value": math.nan, "unit": "K"}, "nan deg_C"),
+    ({"value": 5, "unit": ""}, "5 ''"),
+    (b"-80", "b'-80'"),
+    ("", "''"),
+    ("cold", "'cold'"),
+    ("nan", "'nan'"),
+    ("1e999", "inf deg_C"),
+    ("1e999 K", "inf deg_C"),
+    ("-80 deg_C deg_C", "-80 'deg_C deg_C'"),
+    ("-80 mbar", "-80 'mbar'"),
+    ("-80 \0", r"-80 '\x00'"),
+    ("-80 " + "K" * 100_000, "'-80 KKKKKKK"),
+    ("-80 m(1/0)", "-80 'm(1/0)'"),
+    ("-80 (((", "-80 '((('"),
+]
+
+
+@pytest.mark.parametrize(("value", "shown"), REFUSED, ids=[shorten(one) for one, _ in REFUSED])
+async def test_a_refused_setpoint_is_told_its_value_and_the_limits(value: Any, shown: str) -> None:
+    with pytest.raises(ValueError, match="-100 to 25 deg_C") as refused:
+        await TEMPERATURE.accept(value)
+    assert shown in str(refused.value)
+    assert len(str(refused.value)) < 250
+
+
+@pytest.mark.parametrize("unit", [None, ["deg_C"], 7])
+async def test_a_unit_that_is_not_a_name_is_refused(unit: Any) -> None:
+    with pytest.raises(ValueError, match="not the name of a unit such as 'deg_C'"):
+        await TEMPERATURE.accept({"value": 1, "unit": unit})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "1e999"])
+async def test_what_is_not_finite_is_refused_where_there_are_no_limits(value: Any) -> None:
+    with pytest.raises(ValueError, match="is not within"):
+        await ANYTHING.accept(value)
+
+
+@pytest.mark.parametrize("value", [3, 3.0, "HW Enable"])
+async def test_a_word_or_its_number_is_accepted(value: Any) -> None:
+    assert await ENABLE.accept(value) == 3
+
+
+@pytest.mark.parametrize(
+    "value",
+    [1, "Static ON", True, False, math.nan, None, "", "3", b"HW Enable", [3], {}, 10**5000],
+    ids=shorten,
+)
+async def test_what_is_not_one_of_the_words_is_told_which_there_are(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"0 \(Static OFF\), 3 \(HW Enable\)") as refused:
+        await ENABLE.accept(value)
+    assert shorten(value) in str(refused.value)
+
+
+@pytest.mark.parametrize("cls", CLASSES.values(), ids=CLASSES)
+def test_every_declared_unit_is_one_that_astropy_knows(cls: Any) -> None:
+    assert cls.fields
+    for field in cls.fields.values():
+        assert u.Unit(field.unit).to_string() is not None
+        assert field.describe()["unit"] == field.unit
+
+
+@pytest.mark.parametrize("cls", CLASSES.values(), ids=CLASSES)
+def test_settings_have_a_type_and_no_declaration_is_a_setting(cls: Any) -> None:
+    assert not settings_of(cls).keys() & cls.fields.keys()
+
+
+def test_channels_are_spelled_out_from_1() -> None:
+    one, two = Readback("K", 7, channels=2, machine="sensor").expand("heat")
+    assert (one.name, one.ref, one.machine) == ("heat1", (7, 1), "sensor1")
+    assert (two.name, two.ref, two.machine) == ("heat2", (7, 2), "sensor2")
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (8e-3, None),
+        (8.1e-3, "0.0081 mbar is above 0.008 mbar"),
+        (-1.0, "-1 mbar is below 0 mbar"),
+        ("text", None),
+    ],
+)
+def test_a_value_outside_the_healthy_range_says_by_what(value: Any, why: str | None) -> None:
+    assert Readback("mbar", healthy=(0, 8e-3)).unhealthy(value) == why
+
+
+def test_a_number_without_a_word_is_refused() -> None:
+    with pytest.raises(ValueError, match="answered 9"):
+        Labels({0: "init"})(9)

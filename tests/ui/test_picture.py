@@ -1,0 +1,226 @@
+"""The terminal's picture: what it takes in, what it shows of that, and the live view of it."""
+
+import asyncio
+import io
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from hcam_devices.config.instrument import load
+from hcam_devices.ui import terminal as view
+from hcam_devices.ui.terminal import SILENT_AFTER, Picture, draw, row, state_of, status, watch
+from hcam_devices.wamp import uris
+from hcam_devices.wamp.uris import Address
+
+from ..helpers import until
+from .test_terminal import LONG, sample
+
+
+def shown(picture: Picture, size: tuple[int, int] = (80, 24)) -> str:
+    """Return what a terminal of this size shows."""
+    console = Console(width=size[0], height=size[1], file=io.StringIO())
+    with console.capture() as captured:
+        console.print(draw(picture, Address(), size))
+    return captured.get()
+
+
+def alarm(severity: str, reason: str) -> dict[str, str]:
+    return {"field": "a", "severity": severity, "reason": reason}
+
+
+def test_alarms_are_told_worst_first_and_until_they_are_over() -> None:
+    picture = Picture(load(), "*")
+    picture.hear(sample("chiller") | {"alarms": [alarm("WARN", "warm")]})
+    picture.hear(sample("flow") | {"alarms": [alarm("ERR", "no flow")]})
+    error, warning = (line.plain for line in picture.alarms())
+    assert error.startswith("ERR  flow")
+    assert error.endswith(": no flow")
+    assert warning.startswith("WARN chiller")
+    assert warning.endswith(": warm")
+    picture.hear(sample("flow"))
+    assert [line.plain for line in picture.alarms()] == [warning]
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        None, "text", 5, [1], {}, {"device": "slide"},
+        sample("slide") | {"state": None},
+        sample("slide") | {"state": {"connection": 1}},
+        sample("slide") | {"alarms": None},
+        sample("slide") | {"alarms": [{"severity": "ERR"}]},
+        sample("slide") | {"alarms": [alarm("LOUD", "a severity that nobody knows")]},
+        sample("slide") | {"position": {"current": 5, "target": 6}},
+        sample("slide") | {"device": 5},
+    ],
+)  # fmt: skip
+def test_what_is_no_telemetry_does_not_replace_what_was_heard(nonsense: Any) -> None:
+    picture = Picture(load(), "*")
+    picture.hear(sample("slide"))
+    before = dict(picture.samples)
+    picture.hear(nonsense)
+    assert picture.samples == before
+
+
+def test_only_devices_of_the_pattern_are_shown() -> None:
+    picture = Picture(load(), "ccd*")
+    for name in ("ccd1", "slide", "ccd9"):
+        picture.hear(sample(name))
+    assert set(picture.samples) == {"ccd1", "ccd2", "ccd3", "ccd4", "ccd5", "ccd9"}
+
+
+def test_servers_in_the_same_state_are_told_together() -> None:
+    picture = Picture(load(), "*")
+    for server, state, emulated in (
+        ("hwserver", "running", True),
+        ("hserver", "running", True),
+        ("gtcserver", "gone", False),
+    ):
+        picture.hear_status({"server": server, "state": state, "emulated": emulated})
+    for nonsense in (None, "text", {"server": "hwlogger"}):
+        picture.hear_status(nonsense)
+    told = picture.running()
+    assert "hserver, hwserver running (emulated)" in told
+    assert "gtcserver gone" in told
+    assert "hwlogger" not in told
+
+
+def test_fields_are_shown_with_units_and_channels_together() -> None:
+    said = sample("x") | {
+        "temperature1": {"value": -90.0, "unit": "deg_C"},
+        "temperature2": {"value": -91.25, "unit": "deg_C"},
+        "pressure": {"value": 1.2e-5, "unit": "mbar"},
+        "stage_enable1": "HW Enable",
+        "stage_enable2": "HW Enable",
+        "flow": None,
+        "position": {
+            "current": {"value": 1100.0, "unit": "pix"},
+            "target": None,
+        },
+    }
+    text = row(said, 200, compact=False).plain
+    assert "temperature -90.00 -91.25 °C" in text
+    assert "pressure 1.2e-05 mbar" in text
+    assert "stage_enable HW Enable x2" in text
+    assert "flow ?" in text
+    assert "position 1100.00 (target ?) pix" in text
+    for width in (40, 60):
+        compact = row(said, width, compact=True).plain
+        assert len(compact) <= width
+        assert compact.endswith(" ...")
+        whole = row(said, width, compact=False).plain
+        assert whole.replace("\n", " \u00b7 ") == text, "every field is there, between line breaks"
+
+
+def test_a_device_that_says_nothing_any_more_is_silent() -> None:
+    said = sample("slide") | {"state": {"connection": "online", "stage": "inpos"}}
+    assert state_of({}, 0.0) == "no news"
+    assert state_of(said, SILENT_AFTER) == "inpos"
+    assert state_of(said, SILENT_AFTER + 1) == "silent"
+    assert state_of(said | {"state": {"connection": "offline", "stage": "?"}}, 0.0) == "offline"
+
+
+def test_a_router_that_does_not_answer_is_told_in_the_title() -> None:
+    picture = Picture(load(), "*")
+    assert "does not answer (yet)" in shown(picture)
+    picture.router = True
+    assert "does not answer" not in shown(picture)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (60, 12), (200, 60)])
+def test_the_picture_fits_whatever_there_is_to_say(size: tuple[int, int]) -> None:
+    picture = Picture(load(), "*")
+    for name in load().names:
+        picture.hear(sample(name, f"{name}: {LONG}") | {"x" * n: float(n) for n in range(1, 40)})
+    lines = shown(picture, size).splitlines()
+    assert len(lines) <= size[1]
+    assert max(map(len, lines)) <= size[0]
+    assert any(line.startswith("ERR") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("heard", "all_is_well", "said"),
+    [
+        ({}, True, "devices online"),
+        ({"slide": sample("slide", "stuck")}, False, ": stuck"),
+        (
+            {"slide": sample("slide") | {"state": {"connection": "offline"}}},
+            False,
+            "offline: slide",
+        ),
+        ({"slide": None}, False, "not heard of: slide"),
+    ],
+)
+async def test_status_is_1_unless_all_is_well(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    heard: dict[str, Any],
+    all_is_well: bool,
+    said: str,
+) -> None:
+    async def look(picture: Picture, address: Address) -> None:
+        for server in picture.instrument.servers:
+            picture.hear_status({"server": server, "state": "running"})
+        for name in picture.instrument.names:
+            picture.hear(heard.get(name, sample(name)))
+
+    monkeypatch.setattr(view, "look", look)
+    assert await status(load(), Address()) == (0 if all_is_well else 1)
+    assert said in capsys.readouterr().out
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+    def shows(self, text: str) -> bool:
+        """Return whether a text is in the last picture."""
+        return text in self.getvalue().split("\x1b[H")[-1]
+
+
+class Session:
+    """A session of which the test is the router."""
+
+    def __init__(self) -> None:
+        self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.handlers: dict[str, Callable[[Any], None]] = {}
+
+    async def subscribe(self, handler: Callable[[Any], None], topic: str, options: Any) -> None:
+        self.handlers[topic] = handler
+
+
+async def test_the_live_view_shows_what_is_heard_and_gives_the_terminal_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session, terminal, left = Session(), Terminal(), asyncio.Event()
+
+    async def keep_joined(
+        address: Address, on_join: Callable[[Any], Awaitable[None]], realm: str
+    ) -> None:
+        await on_join(session)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            left.set()
+
+    monkeypatch.setattr(view, "keep_joined", keep_joined)
+    monkeypatch.setattr(view, "REDRAW", 0.001)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    watching = asyncio.create_task(watch(load(), Address(), "slide"))
+    await until(lambda: uris.telemetry("slide") in session.handlers)
+    session.handlers[uris.ALL_TELEMETRY](sample("slide", "stuck at 1100"))
+    await until(lambda: terminal.shows("stuck at 1100"))
+    session.handlers[uris.telemetry("slide")](sample("slide", "stuck at 1200"))
+    await until(lambda: terminal.shows("stuck at 1200"))
+    assert not terminal.shows("does not answer")
+    session.over.set_result("the router has gone")
+    await until(lambda: terminal.shows("does not answer"))
+    watching.cancel()
+    await asyncio.wait([watching])
+    assert watching.cancelled()
+    await until(left.is_set)
+    assert terminal.getvalue().rstrip().endswith(("\x1b[?25h", "\x1b[?1049l"))
