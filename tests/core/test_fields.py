@@ -1,13 +1,23 @@
 """Declarations: what a setpoint accepts, and what the declared units are."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from astropy import units as u
+from pydantic import Field
 
 from hcam_devices.core.device import settings_of
-from hcam_devices.core.fields import Labels, Readback, Setpoint, shorten
+from hcam_devices.core.fields import (
+    Labels,
+    Procedure,
+    Readback,
+    Setpoint,
+    label_of,
+    rpc,
+    shorten,
+)
+from hcam_devices.core.names import usage
 
 from ..helpers import ENTRIES
 
@@ -142,3 +152,87 @@ def test_a_value_outside_the_healthy_range_says_by_what(value: Any, why: str | N
 def test_a_number_without_a_word_is_refused() -> None:
     with pytest.raises(ValueError, match="answered 9"):
         Labels({0: "init"})(9)
+
+
+class Commands:
+    """What may be called, of every form."""
+
+    @rpc(read_only=True)
+    def look(self, where: Annotated[float, Field(ge=0)], often: int = 1) -> None:
+        """Look somewhere.
+
+        More than once.
+        """
+
+    @rpc(audience="engineer", label="Say anything")
+    def say(self, word: str, *more: str | bool, confirm: bool | None = None) -> None:
+        """Say words."""
+
+
+def described(name: str) -> dict[str, Any]:
+    command = getattr(Commands(), name)
+    return Procedure(command, **command.rpc).describe(name)
+
+
+def test_a_procedure_is_described_by_json_schema() -> None:
+    assert described("look") == {
+        "label": "Look",
+        "doc": "Look somewhere.",
+        "audience": "observer",
+        "read_only": True,
+        "moves": None,
+        "sets": None,
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "where": {"type": "number", "minimum": 0},
+                "often": {"type": "integer", "default": 1},
+            },
+            "required": ["where"],
+            "additionalProperties": False,
+        },
+        "positional": ["where", "often"],
+        "rest": None,
+    }
+    assert usage(described("look")) == "WHERE [often=1]"
+
+
+def test_any_more_arguments_and_named_ones_are_told_apart() -> None:
+    say = described("say")
+    assert (say["label"], say["audience"]) == ("Say anything", "engineer")
+    assert say["parameters"]["required"] == say["positional"] == ["word"]
+    assert say["rest"] == "more"
+    assert say["parameters"]["properties"]["more"] == {
+        "type": "array",
+        "items": {"anyOf": [{"type": "string"}, {"type": "boolean"}]},
+    }
+    assert usage(say) == "WORD [more ...] [confirm=true]"
+
+
+def test_a_setter_says_which_setpoint_it_sets_and_what_that_takes() -> None:
+    def setter(value: object, *, confirm: bool = False) -> None:
+        """Set it."""
+
+    for field, takes in (
+        (ENABLE, {"enum": [0, 3, "Static OFF", "HW Enable"]}),
+        (TEMPERATURE, TEMPERATURE.schema()),
+    ):
+        one = Procedure(setter, sets=field).describe("set_it")
+        assert (one["sets"], one["audience"]) == (field.name, "operator")
+        assert one["parameters"]["properties"]["value"] == takes
+        assert one["parameters"]["required"] == ["value"]
+    number, *_ = TEMPERATURE.schema()["anyOf"]
+    assert number == {"type": "number", "minimum": -100, "maximum": 25}
+    assert ANYTHING.schema()["anyOf"][0] == {"type": "number"}
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("home", "Home"),
+        ("set_target_temperature1", "Set target temperature 1"),
+        ("positionSet", "Position set"),
+    ],
+)
+def test_a_label_is_made_from_a_name(name: str, label: str) -> None:
+    assert label_of(name) == label

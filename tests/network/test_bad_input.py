@@ -3,7 +3,6 @@
 import asyncio
 import json
 import math
-import re
 from collections.abc import Callable
 from contextlib import closing
 from http.client import HTTPConnection
@@ -59,14 +58,14 @@ class Attempt(NamedTuple):
     said: str
 
 
-def attempts(procedure: str, arguments: str) -> list[Attempt]:
-    """Return everything wrong that can be done to a procedure of a signature."""
-    names = re.findall(r"(?:^|, )(\w+): ", arguments.strip("()"))
-    required = [n for n in names if re.search(rf"\b{n}: [^,=]*(?:,|$)", arguments.strip("()"))]
+def attempts(procedure: str, described: dict[str, Any]) -> list[Attempt]:
+    """Return everything wrong that can be done to a procedure."""
+    parameters, rest = described["parameters"], described["rest"]
+    names = [name for name in parameters["properties"] if name != rest]
+    required = parameters["required"]
     found = []
-    if "**" not in arguments:
-        found.append(Attempt(procedure, (), {"nonsense": 1}, "nonsense|argument"))
-        found.append(Attempt(procedure, (1,) * 9, {}, "argument"))
+    found.append(Attempt(procedure, (), {"nonsense": 1}, "nonsense|argument"))
+    found.append(Attempt(procedure, (1,) * 9, {}, "argument"))
     if required:
         found.append(Attempt(procedure, (), {}, "argument"))
     for bad in BAD if names else []:
@@ -127,7 +126,7 @@ async def test_what_makes_no_sense_is_refused_and_changes_nothing(net: Net, devi
         every = [
             attempt
             for name, procedure in described["procedures"].items()
-            for attempt in attempts(name, procedure["arguments"])
+            for attempt in attempts(name, procedure)
             if name != "simulate"  # without a fault it says what there is
         ]
         await asyncio.gather(*(refusal(session, device, attempt) for attempt in every))

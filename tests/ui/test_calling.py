@@ -1,6 +1,7 @@
 """``hcam call`` without a network: arguments, lists, and the end of a motion."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from hcam_devices import HcamError
 from hcam_devices.core.device import Sample
+from hcam_devices.core.fields import Procedure
 from hcam_devices.ui.calling import argument, arguments, call, follow, listing
 from hcam_devices.wamp import utils
 
@@ -63,7 +65,7 @@ def test_a_file_that_cannot_be_read_is_told(
 @pytest.mark.parametrize("name", list(ENTRIES))
 def test_what_a_device_has_is_listed_in_eighty_columns_and_nothing_is_left_out(name: str) -> None:
     device = ENTRIES[name].build()
-    procedures = {what: one.describe() for what, one in sorted(device.procedures().items())}
+    procedures = {what: one.describe(what) for what, one in sorted(device.procedures().items())}
     lines = list(listing(device.describe() | {"procedures": procedures}))
     assert max(map(len, lines)) <= 80
     text = "\n".join(lines)
@@ -166,11 +168,13 @@ def test_samples_that_are_not_kept_are_judged_by_their_times() -> None:
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Answer as the slide does; return what was called."""
-    procedures = {
-        "block": {"arguments": "()", "doc": "", "read_only": False, "moves": "stage"},
-        "stage.stop": {"arguments": "()", "doc": "", "read_only": False, "moves": None},
-        "telemetry": {"arguments": "()", "doc": "", "read_only": True, "moves": None},
+    nothing = Procedure(lambda: None)
+    some = {
+        "block": replace(nothing, moves="stage"),
+        "stage.stop": nothing,
+        "telemetry": replace(nothing, read_only=True),
     }
+    procedures = {name: one.describe(name) for name, one in some.items()}
     calls: list[str] = []
 
     def answer(procedure: str, *_: Any, **__: Any) -> Any:

@@ -396,13 +396,16 @@ class Device:
         for name in dir(type(self)):
             if hasattr(getattr(type(self), name), "rpc"):
                 command = getattr(self, name)
-                found[name] = Procedure(command, read_only=command.read_only, moves=command.moves)
+                found[name] = Procedure(command, **command.rpc)
         for name, field in self.fields.items():
-            found[f"{field.machine}.enable"] = Procedure(self._switch(field.machine, on=True))
-            found[f"{field.machine}.disable"] = Procedure(self._switch(field.machine, on=False))
+            for event, on in (("enable", True), ("disable", False)):
+                switch = self._switch(field.machine, on=on)
+                found[f"{field.machine}.{event}"] = Procedure(switch, audience="program")
             if isinstance(field, Setpoint):
-                found[f"set_{name}"] = Procedure(self._setter(name), field.doc)
-                found[f"{field.machine}.targetSet"] = Procedure(self._target_setter(name))
+                found[f"set_{name}"] = Procedure(self._setter(name), sets=field)
+                found[f"{field.machine}.targetSet"] = Procedure(
+                    self._target_setter(name), audience="program", sets=field
+                )
         for axis in self.axes:
             del found[f"{axis.name}.targetSet"]
             for name, call in axis.commands().items():
@@ -411,7 +414,11 @@ class Device:
                     call.__doc__ or "",
                     moves=axis.name if name in MOTIONS else "",
                 )
-            found[f"{axis.name}.positionSet"] = Procedure(self._position_setter(axis.setpoint))
+            found[f"{axis.name}.positionSet"] = Procedure(
+                self._position_setter(axis.setpoint),
+                audience="program",
+                sets=self.settable(axis.setpoint),
+            )
         return found
 
     def _commander(self, call: Callable[[], Awaitable[None]]) -> Callable[..., Any]:
@@ -429,16 +436,20 @@ class Device:
         async def plain(value: object) -> Value:
             return await self.set(name, value)
 
-        return guarded if self.settable(name).guarded else plain
+        setter = guarded if self.settable(name).guarded else plain
+        setter.__doc__ = f"Set {name}, and return the value that the hardware then reports."
+        return setter
 
     def _target_setter(self, name: str) -> Callable[..., Any]:
         async def target_set(target: object) -> Value:
+            """Do what the setter of the field in ``sets`` does, for programs in use."""
             return await self.set(name, target)
 
         return target_set
 
     def _position_setter(self, name: str) -> Callable[..., Any]:
         async def position_set(position: object) -> Value:
+            """Do what the setter of the field in ``sets`` does, for programs in use."""
             return await self.set(name, position)
 
         return position_set
@@ -447,7 +458,8 @@ class Device:
         async def switch() -> None:
             (self.disabled.discard if on else self.disabled.add)(machine)
 
-        switch.__doc__ = "Read it again." if on else "Do not read it: its value becomes null."
+        how = "again after disable" if on else "no more: its value becomes null until enable"
+        switch.__doc__ = f"Read {machine} {how}."
         return switch
 
     async def connect(self) -> None:

@@ -11,10 +11,12 @@ import inspect
 import math
 import re
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias, TypeVar
+from functools import cache
+from typing import Any, Literal, TypeAlias, TypeVar
 
-from pydantic import ConfigDict, ValidationError, validate_call
+from pydantic import ConfigDict, TypeAdapter, ValidationError, validate_call
 
 from .threads import in_own_thread
 
@@ -163,6 +165,22 @@ class Setpoint(Readback):
         low, high = self.limits
         return f"{low:g} to {high:g} {self.unit}"
 
+    def schema(self) -> dict[str, Any]:
+        """Return what it accepts as JSON Schema."""
+        if self.words:
+            return {"enum": [*self.words, *self.words.values()]}
+        low, high = self.limits
+        number: dict[str, Any] = {"type": "number"}
+        number |= {"minimum": low} if math.isfinite(low) else {}
+        number |= {"maximum": high} if math.isfinite(high) else {}
+        with_unit = {
+            "type": "object",
+            "properties": {"value": {"type": "number"}, "unit": {"type": "string"}},
+            "required": ["value", "unit"],
+            "additionalProperties": False,
+        }
+        return {"anyOf": [number, with_unit, {"type": "string", "maxLength": MAX_TEXT_LENGTH}]}
+
     def differs(self, asked: float, value: Value | None) -> bool:
         """Tell whether what was read back is not what was asked for."""
         if self.words:
@@ -204,18 +222,26 @@ def shorten(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def rpc(*, read_only: bool = False, moves: str = "") -> Callable[[F], F]:
+Audience: TypeAlias = Literal["observer", "operator", "engineer", "program"]
+"""For whom a procedure is: people of one of three roles, or programs (not a button)."""
+
+
+def rpc(
+    *,
+    read_only: bool = False,
+    moves: str = "",
+    audience: Audience | None = None,
+    label: str = "",
+) -> Callable[[F], F]:
     """Mark a method as a command that the network may call; its annotations check the arguments.
 
-    ``read_only`` commands change nothing and are open to those who may only observe. One that
-    begins a motion names the axis that ``moves``.
+    The keywords are those of ``Procedure``.
     """
+    declared = {"read_only": read_only, "moves": moves, "audience": audience, "label": label}
 
     def mark(function: F) -> F:
         checked = validate_call(config=ConfigDict(strict=True, allow_inf_nan=False))(function)
-        checked.rpc = True  # type: ignore[attr-defined]  # how procedures() finds it
-        checked.read_only = read_only  # type: ignore[attr-defined]
-        checked.moves = moves  # type: ignore[attr-defined]
+        checked.rpc = declared  # type: ignore[attr-defined]  # how procedures() finds it
         return checked
 
     return mark
@@ -223,22 +249,79 @@ def rpc(*, read_only: bool = False, moves: str = "") -> Callable[[F], F]:
 
 @dataclass(frozen=True)
 class Procedure:
-    """Something that may be called: its function, and what a caller should know of it."""
+    """Something that may be called: its function, and what a caller should know of it.
+
+    ``doc`` is a sentence (by default the first line of the function's documentation), ``label`` the
+    text of a button (by default made from the name). A ``read_only`` procedure changes nothing and
+    may be called by those who may only observe. ``audience`` is by default ``observer`` if it is
+    read-only, and else ``operator``. ``moves`` names the axis whose motion it begins, ``sets`` the
+    setpoint that its first argument replaces.
+    """
 
     call: Callable[..., Any]
     doc: str = ""
     read_only: bool = False
     moves: str = ""
-    """The axis whose motion it begins."""
+    audience: Audience | None = None
+    label: str = ""
+    sets: Setpoint | None = None
 
-    def describe(self) -> dict[str, Any]:
-        """Return the signature and documentation as plain data."""
+    def describe(self, name: str) -> dict[str, Any]:
+        """Return what a caller should know as plain data; ``name`` is that after ``rpc.``."""
         return {
-            "arguments": str(inspect.signature(self.call)).split(" -> ")[0],
+            "label": self.label or label_of(name.rpartition(".")[2]),
             "doc": inspect.cleandoc(self.doc or self.call.__doc__ or "").split("\n")[0],
+            "audience": self.audience or ("observer" if self.read_only else "operator"),
             "read_only": self.read_only,
             "moves": self.moves or None,
+            "sets": self.sets and self.sets.name,
+            **self._parameters(),
         }
+
+    def _parameters(self) -> dict[str, Any]:
+        """Return the parameters as JSON Schema, which are positional, and which takes any more."""
+        properties: dict[str, Any] = {}
+        required: list[str] = []
+        positional: list[str] = []
+        rest, more = None, False
+        for name, parameter in inspect.signature(self.call).parameters.items():
+            schema = deepcopy(_schema(parameter.annotation))
+            match parameter.kind:
+                case parameter.VAR_KEYWORD:
+                    more = True
+                    continue
+                case parameter.VAR_POSITIONAL:
+                    schema, rest = {"type": "array", "items": schema}, name
+                case parameter.POSITIONAL_ONLY | parameter.POSITIONAL_OR_KEYWORD:
+                    if self.sets and not positional:
+                        schema = self.sets.schema()
+                    positional.append(name)
+            if parameter.default is not parameter.empty:
+                schema["default"] = parameter.default
+            elif name != rest:
+                required.append(name)
+            properties[name] = schema
+        return {
+            "parameters": {
+                "type": "object",
+                "properties": properties,
+                "required": required,
+                "additionalProperties": more,
+            },
+            "positional": positional,
+            "rest": rest,
+        }
+
+
+@cache
+def _schema(annotation: Any) -> dict[str, Any]:
+    return {} if annotation is inspect.Parameter.empty else TypeAdapter(annotation).json_schema()
+
+
+def label_of(name: str) -> str:
+    """Return a name as people read it: ``set_heat1`` is "Set heat 1"."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Za-z])(?=[0-9]+$)|_", " ", name).lower()
+    return words[:1].upper() + words[1:]
 
 
 def sentence(error: ValidationError, what: str, parameters: list[str]) -> str:

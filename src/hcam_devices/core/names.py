@@ -1,7 +1,8 @@
-"""What people may have meant by a name that does not exist."""
+"""What people may have meant by a name that does not exist, and what a procedure takes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import SequenceMatcher
+from typing import Any
 
 SHOWN = 12
 LIKE = 0.7
@@ -33,3 +34,20 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     least = max(LIKE, max(like.values(), default=0) - 0.1)
     close = sorted((other for other in like if like[other] >= least), key=lambda one: -like[one])
     return f"; did you mean {' or '.join(close[:3])}?" if close else ""
+
+
+def usage(described: Mapping[str, Any]) -> str:
+    """Return the parameters of a described procedure as people type them: ``RA DEC [within=4]``."""
+    properties, required = (described["parameters"][key] for key in ("properties", "required"))
+    shown = []
+    for name, schema in properties.items():
+        default = schema.get("default")
+        if name == described["rest"]:
+            shown.append(f"[{name} ...]")
+        elif name == "confirm":
+            shown.append("[confirm=true]")
+        elif name in required:
+            shown.append(name.upper())
+        else:
+            shown.append(f"[{name}]" if default in (None, "") else f"[{name}={default}]")
+    return " ".join(shown)

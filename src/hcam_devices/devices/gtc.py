@@ -13,6 +13,7 @@ waited for and never sent twice is in ``telescope.motion``, how it is dithered i
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -246,7 +247,9 @@ class Telescope(Device):
     def procedures(self) -> dict[str, Procedure]:
         """Return everything that may be called; events of the chart by their deployed names too."""
         found = super().procedures()
-        return found | {f"gtc.{event}": found[event] for event in EVENTS}
+        return found | {
+            f"gtc.{event}": replace(found[event], audience="program") for event in EVENTS
+        }
 
     def described_axes(self) -> dict[str, dict[str, Any]]:
         """Return the state that is an offset, and its good end."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import HcamError
-from ..core.names import did_you_mean
+from ..core.names import did_you_mean, usage
 from ..wamp import uris, utils
 
 WIDTH = 80
@@ -22,13 +22,11 @@ CALLS = 26
 LOOK_EVERY = 0.5
 PATIENCE = 30.0
 """Seconds for which the telemetry of a motion may be out of reach."""
-FOR_PROGRAMS = ("samples", "page", "journal", "wire", "exchange")
-DEPLOYED = ("targetSet", "positionSet")
-"""Events that do what a setpoint of another name does."""
 TITLES = {
     "Commands": "",
     "Setpoints": "",
     "Questions": ", which change nothing",
+    "For engineers": "",
     "For programs": "",
     "Readings": " that NAME.disable stops and NAME.enable begins again",
     "Other names": " of the same, as programs in use call them",
@@ -98,7 +96,7 @@ def call(procedure: str, texts: Sequence[str], timeout: float, *, wait: bool = F
     if wait and not axis and (known or not described):  # else it will be refused by its name
         raise HcamError(_no_motion(short, described))
     positional, named = arguments(texts)
-    if "confirm" not in named and "confirm:" in known.get("arguments", ""):
+    if "confirm" not in named and "confirm" in _parameters(known):
         named["confirm"] = False  # a program that does not say so is not asked
     answer = ask(full, *positional, timeout=timeout, **named)
     match answer:  # as programs in use expect it of the detector controller
@@ -272,21 +270,18 @@ def _reasons(sample: dict[str, Any], *fields: str) -> str:
 
 def listing(described: dict[str, Any]) -> Iterator[str]:
     """Yield what a device has, in lines of at most WIDTH letters."""
-    procedures = described["procedures"]
     groups: dict[str, list[str]] = {}
     switched: dict[str, None] = {}
     deployed = []
-    for name, one in procedures.items():
+    for name, one in described["procedures"].items():
         machine, _, event = name.rpartition(".")
-        if event in ("enable", "disable") and machine not in (*described.get("axes", ()), ""):
+        if one["audience"] != "program" or not machine:
+            title, doc = _kind(one, described["fields"])
+            groups.setdefault(title, []).extend(_entry(f"{name} {usage(one)}".rstrip(), doc))
+        elif event in ("enable", "disable"):
             switched[machine] = None
-        elif event in DEPLOYED or (machine and procedures.get(event) == one):
-            deployed.append(name)
         else:
-            title, doc = _kind(name, one, described["fields"])
-            groups.setdefault(title, []).extend(
-                _entry(f"{name} {_parameters(one['arguments'])}".rstrip(), doc)
-            )
+            deployed.append(name)
     for title, names in (("Readings", list(switched)), ("Other names", deployed)):
         if names:
             groups[title] = textwrap.wrap(
@@ -298,13 +293,12 @@ def listing(described: dict[str, Any]) -> Iterator[str]:
             yield from ("", f"{title}{about}:", *groups[title])
 
 
-def _kind(name: str, one: dict[str, Any], fields: dict[str, Any]) -> tuple[str, str]:
-    """Return the title under which a procedure belongs, and what is said of it."""
-    if name.startswith("set_") and (field := fields.get(name[4:])):
-        return "Setpoints", _allowed(field)
-    if name in FOR_PROGRAMS:
-        return "For programs", _first(one["doc"])
-    return "Questions" if one["read_only"] else "Commands", _first(one["doc"])
+def _kind(one: dict[str, Any], fields: dict[str, Any]) -> tuple[str, str]:
+    """Return the title under which a procedure belongs, and its documentation."""
+    if one["audience"] == "operator" and one["sets"]:
+        return "Setpoints", _allowed(fields[one["sets"]])
+    titles = {"engineer": "For engineers", "program": "For programs", "observer": "Questions"}
+    return titles.get(one["audience"], "Commands"), _first(one["doc"])
 
 
 def _entry(called: str, doc: str) -> list[str]:
@@ -331,37 +325,6 @@ def _allowed(field: dict[str, Any]) -> str:
     return f"{takes}. {_first(field['doc'])}".strip()
 
 
-def _parameters(signature: str) -> str:
-    """Return the parameters of a Python signature as people type them."""
-    shown = []
-    for part in _split(signature.strip()[1:-1]):
-        name, default = part, ""
-        depth = 0
-        for place, letter in enumerate(part):
-            depth += (letter in "([{") - (letter in ")]}")
-            if letter == "=" and not depth:
-                name, default = part[:place], part[place + 1 :].strip()
-                break
-        name = name.partition(":")[0].strip()
-        if name in ("*", "/", ""):
-            continue
-        if name == "confirm":
-            shown.append("[confirm=true]")
-        elif not default:
-            many = f"[{name.lstrip('*')} ...]"
-            shown.append(many if name.startswith("*") else name.upper())
-        else:
-            shown.append(f"[{name}]" if default in ("None", "''") else f"[{name}={default}]")
-    return " ".join(shown)
-
-
-def _split(text: str) -> list[str]:
-    """Split at the commas that are in no brackets."""
-    parts, depth = [""], 0
-    for letter in text:
-        depth += (letter in "([{") - (letter in ")]}")
-        if letter == "," and not depth:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return parts
+def _parameters(known: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a described procedure by name; none of one that is not described."""
+    return dict(known["parameters"]["properties"]) if known else {}

@@ -9,6 +9,7 @@ import logging
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from functools import cached_property
 from typing import Any
 
 from autobahn.wamp.exception import ApplicationError, TransportLost
@@ -20,7 +21,7 @@ from ..core.axis import NotAllowedError
 from ..core.device import Device, Sample, utc
 from ..core.fields import Procedure, Setpoint, sentence, shorten
 from ..core.link import OutcomeUnknownError, ProtocolError, RefusedError
-from ..core.names import did_you_mean
+from ..core.names import did_you_mean, usage
 from ..journal import Journal
 from . import uris
 from .journal_service import JournalService
@@ -55,22 +56,18 @@ class Agent:
         self.shelf = JournalService(journal)
         self.procedures = {
             **device.procedures(),
-            "describe": Procedure(self.describe, read_only=True),
-            "telemetry": Procedure(self.telemetry, read_only=True),
-            "samples": Procedure(self.samples, read_only=True),
-            "page": Procedure(self.page, read_only=True),
-            "digests": Procedure(self.digests, read_only=True),
-            "journal": Procedure(self.held, read_only=True),
-            "wire": Procedure(self.wire, read_only=True),
-            "exchange": Procedure(self.exchange),
+            "describe": Procedure(self.describe, read_only=True, audience="program"),
+            "telemetry": Procedure(self.telemetry, read_only=True, audience="program"),
+            "samples": Procedure(self.samples, read_only=True, audience="program"),
+            "page": Procedure(self.page, read_only=True, audience="program"),
+            "digests": Procedure(self.digests, read_only=True, audience="program"),
+            "journal": Procedure(self.held, read_only=True, audience="program"),
+            "wire": Procedure(self.wire, audience="engineer"),
+            "exchange": Procedure(self.exchange, audience="engineer"),
             **(more or {}),
         }
         self._signatures = {
             name: inspect.signature(one.call) for name, one in self.procedures.items()
-        }
-        self._description = device.describe() | {
-            "aliases": list(names[1:]),
-            "procedures": {name: one.describe() for name, one in sorted(self.procedures.items())},
         }
         self.warning: str | None = None
         self._since: dict[tuple[str, str], str] = {}
@@ -269,7 +266,8 @@ class Agent:
         try:
             self._signatures[name].bind(*args, **kwargs)
         except TypeError as error:
-            raise ValueError(f"{name}{self._signatures[name]}: {error}") from None
+            takes = usage(procedure.describe(name)) or "no argument"
+            raise ValueError(f"{name}: {error}; it takes {takes}") from None
         return procedure.call(*args, **kwargs)
 
     async def call_peer(
@@ -307,6 +305,15 @@ class Agent:
     def describe(self) -> dict[str, Any]:
         """Return what this device is: its fields, setpoints and procedures, as plain data."""
         return self._description
+
+    @cached_property
+    def _description(self) -> dict[str, Any]:
+        return self.device.describe() | {
+            "aliases": list(self.names[1:]),
+            "procedures": {
+                name: one.describe(name) for name, one in sorted(self.procedures.items())
+            },
+        }
 
     def telemetry(self) -> Sample | None:
         """Return the newest sample; None if there is none yet."""

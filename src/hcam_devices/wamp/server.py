@@ -203,7 +203,7 @@ class Server:
             if entry.name in self.replay:
                 simulator.play(capture.read(self.replay[entry.name]))
             overrides = await stack.enter_async_context(sim.serve(simulator))
-            more["simulate"] = Procedure(simulator.simulate)
+            more["simulate"] = Procedure(simulator.simulate, audience="engineer")
         device = self.devices[entry.name] = entry.build(**overrides)
         agent = Agent(device, entry.names, journal, more)
         if simulator:
