@@ -7,12 +7,15 @@ import logging
 from pathlib import Path
 from typing import Protocol
 
+import hypothesis
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 logging.getLogger("asyncio").setLevel(logging.WARNING)
-
+# No test depends on the speed of the machine.
+hypothesis.settings.register_profile("untimed", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 TOGETHER = {
     "commands": ("test_cli", "test_replay"),

@@ -138,7 +138,7 @@ def test_any_other_text_is_no_duration(text: str) -> None:
 # --- what -----------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     values=st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=200),
     every=st.integers(1, 5_000_000),

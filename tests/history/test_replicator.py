@@ -165,7 +165,7 @@ WHAT_HAPPENS = st.lists(
 
 
 @given(WHAT_HAPPENS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_sample_is_stored_once_whatever_happens(events: list[str]) -> None:
     async def night() -> None:
         journals = MemoryJournals({"ccd1": [], "slide": []})

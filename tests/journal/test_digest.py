@@ -41,7 +41,7 @@ def test_it_is_what_is_written_down() -> None:
 
 
 @given(st.lists(st.dictionaries(st.text(max_size=5), VALUES, max_size=6), min_size=1, max_size=8))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_what_the_store_gives_back_has_the_digest_of_what_was_published(
     tmp_path_factory: pytest.TempPathFactory, samples: list[dict[str, Any]]
 ) -> None:

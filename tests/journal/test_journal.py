@@ -286,7 +286,7 @@ def test_a_clock_that_was_put_back_does_not_hang_the_tidying(path: Path) -> None
         assert fill(journal, 1) == [4]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     steps=st.lists(st.integers(-5, 10), max_size=60),
     gaps=st.sets(st.integers(1, 60)),

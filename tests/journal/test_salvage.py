@@ -212,7 +212,7 @@ def shift(data: bytearray, rng: random.Random) -> None:
     del data[rng.randrange(len(data)) :][: rng.randrange(1, 5000)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**32),
     kinds=st.lists(st.sampled_from([flip, overwrite, cut, shift]), min_size=1, max_size=4),

@@ -432,7 +432,7 @@ def test_every_unit_in_use_has_a_name_in_grafana() -> None:
 
 def test_they_are_the_same_bytes_every_time(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from tests import test_dashboards as tests; "
+        "import sys; from pathlib import Path; from tests.ui import test_dashboards as tests; "
         "tests.written(Path(sys.argv[1]))"
     )
     subprocess.run(

@@ -122,7 +122,7 @@ points = st.builds(
 
 
 @given(st.lists(points, unique_by=lambda one: (one.device, one.epoch, one.seq), max_size=20))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_what_is_written_comes_back_as_it_was_in_its_night(
     tmp_path_factory: pytest.TempPathFactory, written: list[Point]
 ) -> None:
@@ -240,7 +240,7 @@ def test_a_field_that_is_a_text_in_between_keeps_the_extremes_of_its_numbers(
 
 
 @given(st.lists(st.floats(-1e308, 1e308), min_size=1, max_size=60), st.integers(1, 40))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_downsampling_keeps_extremes_and_counts(
     tmp_path_factory: pytest.TempPathFactory, measured: list[float], count: int
 ) -> None:

@@ -183,9 +183,7 @@ def test_no_name_means_anything_to_the_protocol_and_each_can_be_read_back(text: 
 
 
 @given(some=st.lists(SAMPLES, min_size=1, max_size=20, unique_by=lambda one: one.device))
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_influxdb_gives_back_whatever_was_sent_and_nothing_else(
     some: list[Point], influx: databases.InfluxDB, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -206,9 +204,7 @@ def test_influxdb_gives_back_whatever_was_sent_and_nothing_else(
 
 
 @given(some=st.lists(SAMPLES, max_size=8))
-@settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_victoriametrics_sees_the_same_names_and_nothing_else(
     some: list[Point], victoria: databases.VictoriaMetrics, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
