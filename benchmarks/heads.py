@@ -16,9 +16,10 @@ from typing import Any
 from hcam_devices.config.instrument import Entry
 from hcam_devices.core.device import Device, utc
 from hcam_devices.core.link import Local
+from hcam_devices.host.home import home
 from hcam_devices.journal import Journal
 from hcam_devices.wamp import uris
-from hcam_devices.wamp.server import Server, Task, home, until_told
+from hcam_devices.wamp.server import Server, Task, until_told
 from hcam_devices.wamp.session import Session, keep_joined
 from telemetry import WORDS, head
 

@@ -14,7 +14,7 @@ from hcam_devices import HcamError
 from hcam_devices.config.instrument import InstrumentError, carried, load
 from hcam_devices.config.stores import Embedded, place
 from hcam_devices.core import capture
-from hcam_devices.wamp import server
+from hcam_devices.host.home import home
 from hcam_devices.wamp.uris import Address
 
 MARK = b"\xef\xbb\xbf"
@@ -95,11 +95,11 @@ def test_a_user_without_a_home_is_asked_for_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(HcamError, match="no home directory: set HCAM_HOME"):
-        server.home()
+        home()
     with pytest.raises(HcamError, match="folder '~/history': there is no such home directory"):
         place(Embedded(folder="~/history"), tmp_path)
     monkeypatch.setenv("HCAM_HOME", str(tmp_path))
-    assert server.home() == tmp_path
+    assert home() == tmp_path
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from hcam_devices.config.instrument import Entry
 from hcam_devices.core.device import Device
 from hcam_devices.core.fields import Readback, Value
 from hcam_devices.core.link import Local
+from hcam_devices.host.home import home
 from hcam_devices.wamp import uris
-from hcam_devices.wamp.server import Server, home, until_told
+from hcam_devices.wamp.server import Server, until_told
 
 
 class Ticker(Device):

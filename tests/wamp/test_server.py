@@ -12,8 +12,9 @@ import pytest
 
 from hcam_devices import HcamError
 from hcam_devices.config.instrument import load
+from hcam_devices.host.home import AlreadyRunningError
 from hcam_devices.journal import Journal
-from hcam_devices.wamp.server import AlreadyRunningError, Server, until_told
+from hcam_devices.wamp.server import Server, until_told
 from hcam_devices.wamp.uris import Address
 
 from ..helpers import AT_MOST, until

@@ -282,8 +282,8 @@ def up(emulate: bool, port: int | None, instrument: Path | None) -> None:
 @click.pass_context
 def router(context: click.Context, port: int | None, instrument: Path | None) -> None:
     """Run the router alone, on loopback, until Ctrl-C."""
+    from ..host.home import home
     from ..wamp import router
-    from ..wamp.server import home
 
     if context.invoked_subcommand:
         return
@@ -401,8 +401,8 @@ def _audit_of_files(night: str, path: Path | None, reason: str) -> Any:
 
     from ..history.audit import Published, audit
     from ..history.inventory import lost_between, readers
+    from ..host.home import home
     from ..journal.points import night_bounds, night_of
-    from ..wamp.server import home
 
     night = night or night_of(int(time.time() * 1000))
     instrument = _load(path)
@@ -444,8 +444,8 @@ def replay(
 
     from ..config.stores import Embedded, place
     from ..history import replay
+    from ..host.home import home
     from ..journal.points import night_named
-    from ..wamp.server import home
 
     declared = _load(instrument)
     folders = [place(one, home()) for one in declared.stores.values() if isinstance(one, Embedded)]

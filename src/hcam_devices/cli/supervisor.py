@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..config.instrument import Instrument
-from ..host import logs, output
+from ..host import output, rotation, surroundings
+from ..host.home import claim, home
 from ..host.installation import program, this_program
 from ..ui import terminal
 from ..wamp.router import RouterError, crossbar, listening, with_parent_death_signal
-from ..wamp.server import claim, home
 from ..wamp.uris import Address
 
 FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0
@@ -171,8 +171,8 @@ async def _up(instrument: Instrument, address: Address, *, emulate: bool) -> int
     running = [asyncio.create_task(child.keep_running()) for child in family]
     news = News(family)
     beside = [
-        asyncio.create_task(logs.keep_small(*(child.log for child in family))),
-        asyncio.create_task(logs.watch_surroundings(news.tell, home(), family[0].log.parent)),
+        asyncio.create_task(rotation.keep_small(*(child.log for child in family))),
+        asyncio.create_task(surroundings.watch(news.tell, home(), family[0].log.parent)),
     ]
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

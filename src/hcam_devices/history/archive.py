@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, TypeAlias
 from .. import HcamError
 from ..config.stores import Embedded, InfluxDB, StoreSettings, place
 from ..core.names import nearest
+from ..host.home import home
 from ..journal.points import Field, milliseconds, night_bounds, night_named, night_of, timestamp_of
 from ..wamp import uris
 from ..wamp.utils import (
@@ -340,7 +341,6 @@ def source(instrument: Path | None = None) -> tuple[Source, str]:
             return Remote(), ""
     # 0.7 s, for those without a recorder
     from ..config.instrument import load  # noqa: PLC0415
-    from ..wamp.server import home  # noqa: PLC0415
 
     where = f"no recorder answers at {uris.address()} (WAMP_SERVER)"
     given = instrument or os.environ.get("HCAM_INSTRUMENT")

@@ -30,11 +30,12 @@ from ..core.axis import NotAllowedError
 from ..core.device import Alarm, Device, utc
 from ..core.fields import Procedure, Readback, Value, rpc
 from ..core.link import Local
+from ..host.home import claim, home
 from ..journal import DAY, Journal
 from ..journal.points import MAX_FIELDS, Point, flatten, milliseconds, night_bounds, night_of
 from ..wamp import uris
 from ..wamp.owners import Owners
-from ..wamp.server import Server, Task, claim, home, until_told
+from ..wamp.server import Server, Task, until_told
 from ..wamp.session import Session, keep_joined
 from ..wamp.uris import Address
 from .archive import Archive, Moment, Reply, elsewhere, span

@@ -1,1 +1,1 @@
-"""What a program needs of the machine it runs on; nothing here knows of the instrument."""
+"""What a program needs of the machine on which it runs. Nothing here knows of the instrument."""

@@ -1,10 +1,11 @@
-"""What this installation consists of: its programs, its extras and its router.
+"""The parts of this installation: its programs, its optional extras and its router.
 
-The router, Crossbar, has an environment of its own, because its dependencies are old and would hold
-ours back. ``data/router.lock`` pins them, with hashes; pip does not install it with the package.
+The router, Crossbar, has an environment of its own, because it needs old versions of packages that
+this package needs in new ones. ``data/router.lock`` pins them, with hashes; pip does not install
+the router with the package.
 
-``python -m hcam_devices.installation ...`` is uv with the settings of pip. ``./setup`` runs that
-before anything else is installed, so importing this module needs only the standard library.
+``python -m hcam_devices.host.installation ...`` runs uv with the settings of pip. ``./setup`` does
+that before anything else is installed, so this module imports only the standard library.
 """
 
 import fcntl
@@ -24,24 +25,24 @@ from .. import HcamError
 
 LOCK = Path(__file__).parent.parent / "data" / "router.lock"
 STAMP = "hcam-stamp"
-"""The file that is written last into the router's environment, and says what is in it."""
+"""The file that is written last into the router's environment, with the versions in it."""
 
 UV_VARIABLES = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE", "proxy": "ALL_PROXY"}
-"""The settings of pip that uv does not read by itself, and the variables that uv has for them."""
+"""The settings of pip that uv does not read, and the variables that uv has for them."""
 
 DEFAULTS = {
     "UV_SYSTEM_CERTS": "true",  # trust what the rest of the machine trusts, as Debian's pip does
     "PYBJDATA_NO_EXTENSION": "1",  # else two packages of the router look for a C compiler
     "PYUBJSON_NO_EXTENSION": "1",
 }
-"""Variables of uv, and of what it builds, unless they are set."""
+"""Variables for uv, and for the packages that it builds, unless they are set."""
 
 
 def program(name: str, package: str = "hcam_devices") -> Path:
     """Return the path of a program that was installed with a package, wherever pip put it.
 
-    PATH does not decide: its folder need not be there, and another program of that name may be.
-    Raises HcamError if there is none.
+    PATH is not searched: the program's folder may be missing there, and another program of that
+    name may be found. Raises HcamError if the package has no such program.
     """
     try:
         installed = distribution(package).files or []
@@ -57,7 +58,7 @@ def program(name: str, package: str = "hcam_devices") -> Path:
 
 
 def this_program() -> str:
-    """Return what a person types in this folder to start the running program again."""
+    """Return the command by which a person in this folder starts the running program again."""
     path = sys.argv[0]
     if Path(path).name == "__main__.py":
         return f"{sys.executable} -m hcam_devices"
@@ -70,7 +71,7 @@ def install_extra(name: str) -> str:
 
 
 def router_folders() -> list[Path]:
-    """Return where the router may be, best first: of a checkout, HCAM_HOME, the user's data."""
+    """Return the folders of the router, best first: of the checkout, HCAM_HOME, the user's data."""
     from platformdirs import user_data_path  # noqa: PLC0415  (./setup installs it later)
 
     home = os.environ.get("HCAM_HOME")
@@ -80,15 +81,15 @@ def router_folders() -> list[Path]:
 
 
 def installed_router() -> Path | None:
-    """Return the environment of the router that this version needs, or None if there is none."""
+    """Return the folder of the router that this version needs, or None if it is not installed."""
     return next((folder for folder in router_folders() if _is_complete(folder)), None)
 
 
 def install_router(folder: Path | None = None) -> Path:
     """Install the router into a folder unless it is there, and return the folder.
 
-    The default is HCAM_HOME, else the user's data folder. What else is in the folder is deleted.
-    Raises HcamError if it cannot be installed; what uv says about it is on standard error.
+    The default is HCAM_HOME, else the user's data folder. Anything else in the folder is deleted.
+    Raises HcamError if the router cannot be installed; uv prints the reason on standard error.
     """
     folder = folder or router_folders()[1]
     try:
@@ -103,11 +104,11 @@ def install_router(folder: Path | None = None) -> Path:
 
 
 def _install_crossbar(folder: Path) -> None:
-    # Compiled now, because otherwise the first start of the router takes a minute.
+    # Without --compile-bytecode the first start of the router takes a minute.
     status = uv(
         *("pip", "sync", "--quiet", "--python", str(folder / "bin" / "python")),
         *("--require-hashes", "--compile-bytecode", "--build-constraints", str(LOCK), str(LOCK)),
-        folder=folder,  # where no project's settings for uv are found
+        folder=folder,  # here uv finds no settings of a project
     )
     if status:
         raise HcamError(
@@ -117,7 +118,10 @@ def _install_crossbar(folder: Path) -> None:
 
 
 def _stamp(folder: Path) -> str:
-    """Return what the router's environment depends on: scripts in it name their folder."""
+    """Return a text that changes when the router has to be installed again.
+
+    The folder is in it because scripts in the environment contain its path.
+    """
     lock = hashlib.sha256(LOCK.read_bytes()).hexdigest()
     return f"router.lock {lock}\n{folder}\nPython {sys.version_info[0]}.{sys.version_info[1]}\n"
 
@@ -127,12 +131,12 @@ def _is_complete(folder: Path) -> bool:
         same = (folder / STAMP).read_text(encoding="utf-8") == _stamp(folder)
     except OSError:
         return False
-    return same and (folder / "bin" / "python").exists()  # not if that Python was removed
+    return same and (folder / "bin" / "python").exists()  # a link to a Python that may be gone
 
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process installs into this folder."""
+    """Wait until no other process installs into a folder, and keep others from it."""
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -143,7 +147,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def uv(*arguments: str, folder: Path | None = None) -> int:
-    """Run uv with the settings of pip, in a folder; return its exit status."""
+    """Run uv with the settings of pip, in a folder (default: this one); return its exit status."""
     from uv import find_uv_bin  # noqa: PLC0415  (only an installation needs it)
 
     settings = pip_settings()
@@ -154,9 +158,9 @@ def uv(*arguments: str, folder: Path | None = None) -> int:
 
 
 def pip_settings() -> dict[str, str]:
-    """Return the options that pip takes from its files, and from its variables before them.
+    """Return the options that pip takes from its files and, with precedence, its variables.
 
-    Raises HcamError if such a file cannot be understood.
+    Raises HcamError if such a file cannot be parsed.
     """
     own = os.environ.get("PIP_CONFIG_FILE", "")
     user = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
@@ -164,7 +168,7 @@ def pip_settings() -> dict[str, str]:
     files = [*(f"{folder}/pip/pip.conf" for folder in folders), "/etc/pip.conf"]
     files += ["~/.pip/pip.conf", f"{user}/pip/pip.conf", f"{sys.prefix}/pip.conf", own]
     parser = RawConfigParser()
-    if own != os.devnull:  # by which pip, too, reads no file
+    if own != os.devnull:  # pip reads no file at all then
         try:
             parser.read((os.path.expanduser(file) for file in files), "utf-8")
         except (ConfigError, UnicodeError) as error:

@@ -1,19 +1,19 @@
 """Standard output and standard error, which may be closed, full, or a pipe that nobody reads.
 
-What a program prints for people must not end it, and must not make it wait.
+Printing a text for people must neither end a program nor make it wait.
 """
 
 import os
 import select
 
-AT_ONCE = 4096
-"""A pipe that can be written takes this many bytes without waiting (PIPE_BUF)."""
+PIPE_BUF = 4096
+"""A pipe that ``select`` calls writable takes this many bytes without waiting."""
 
 
 def open_missing_streams() -> None:
     """Open /dev/null in place of each standard stream that is closed.
 
-    The next file or socket to be opened would get its number, and what is printed.
+    Otherwise the next file or socket would get the stream's number, and the texts that are printed.
     """
     for stream in range(3):
         try:
@@ -23,20 +23,20 @@ def open_missing_streams() -> None:
 
 
 def write(stream: int, text: str) -> bool:
-    """Write to a standard stream if that is possible at once; return whether all was written."""
+    """Write a text to a standard stream, without waiting; return whether all of it was written."""
     data = text.encode(errors="backslashreplace")
     try:
         while data:
             if not select.select([], [stream], [], 0)[1]:
                 return False
-            data = data[os.write(stream, data[:AT_ONCE]) :]
+            data = data[os.write(stream, data[:PIPE_BUF]) :]
     except OSError:
         return False
     return True
 
 
 def discard(stream: int) -> None:
-    """Let what is still to be written to a standard stream vanish: it cannot be written."""
+    """Let a standard stream end in /dev/null, so that buffered text causes no further errors."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream)
     os.close(null)

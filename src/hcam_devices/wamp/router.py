@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import HcamError
-from ..host import logs, output
+from ..host import output, rotation
 from ..host.installation import installed_router, this_program
 from ..host.limits import raise_open_files_limit
 from . import uris
@@ -196,7 +196,7 @@ async def run(port: int, folder: Path) -> int:
     try:
         await _wait_until_up(process, port, node / "router.log")
         output.write(1, f"router at ws://127.0.0.1:{port}/ws, realm {uris.REALM}\n")
-        small = asyncio.create_task(logs.keep_small(node / "router.log"))
+        small = asyncio.create_task(rotation.keep_small(node / "router.log"))
         status = await process.wait()
         small.cancel()
     except RouterError:

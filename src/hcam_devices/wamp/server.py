@@ -5,22 +5,16 @@ there; nothing else differs.
 """
 
 import asyncio
-import errno
-import fcntl
 import logging
-import os
 import resource
 import signal
-import sqlite3
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
-
-from platformdirs import user_state_path
 
 from .. import HcamError
 from ..config.instrument import Entry, Instrument
@@ -28,8 +22,9 @@ from ..core import capture, sim
 from ..core.device import Device, utc
 from ..core.fields import Procedure
 from ..core.names import did_you_mean
-from ..host import logs
-from ..host.limits import raise_open_files_limit
+from ..host import surroundings
+from ..host.home import claim, home, writable_or_explain
+from ..host.limits import NO_MORE_FILES, raise_open_files_limit
 from ..journal import Journal
 from . import uris
 from .agent import RETAIN, Agent
@@ -52,62 +47,9 @@ FILES_PER_SIMULATOR = 2
 """A simulator keeps the port on which it listens and its end of the link open."""
 OTHER_FILES = 50
 """A server has at most this many files open that belong to no device."""
-NO_MORE_FILES = errno.EMFILE, errno.ENFILE
-
-
-def home() -> Path:
-    """Return ``HCAM_HOME``: the one folder for journals, logs and generated configuration.
-
-    By default it is in the user's home; HcamError if there is none.
-    """
-    if given := os.environ.get("HCAM_HOME"):
-        return Path(given).absolute()
-    if os.path.expanduser("~") == "~" and not os.environ.get("XDG_STATE_HOME"):
-        raise HcamError("this user has no home directory: set HCAM_HOME to a folder for its files")
-    return user_state_path("hcam_devices", appauthor=False)
 
 
 Task: TypeAlias = Callable[[], Awaitable[None]]
-
-
-class AlreadyRunningError(HcamError):
-    """Another process with the same home has what only one may have."""
-
-
-@contextmanager
-def writable_or_explain(path: Path) -> Iterator[None]:
-    """Open what has to be written; raises HcamError if it cannot be."""
-    try:
-        yield
-    except (OSError, sqlite3.Error) as error:
-        if isinstance(error, OSError) and error.errno in NO_MORE_FILES:
-            raise
-        raise HcamError(
-            f"{path} cannot be written ({error}): make room on its disk, or let this user write "
-            "there, or give another HCAM_HOME"
-        ) from error
-
-
-@contextmanager
-def claim(folder: Path, what: str) -> Iterator[None]:
-    """Make sure that no other process with this home has it: a device, a journal, the history."""
-    path = folder / f"{what}.lock"
-    with writable_or_explain(path):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+b", buffering=0)
-    with file as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise AlreadyRunningError(
-                f"{what} is already in use by process {lock.read().decode() or '?'}; "
-                "stop that one first, or give this one another HCAM_HOME"
-            ) from None
-        with writable_or_explain(path):
-            lock.truncate(0)
-            lock.write(b"%d" % os.getpid())
-        yield
 
 
 class Server:
@@ -171,7 +113,7 @@ class Server:
                 join = partial(keep_joined, self.address, announce, owner=self.owner)
                 tasks.create_task(self._keep(self.name, join))
                 tasks.create_task(self._keep(self.name, self._tidy, journal, agents[0]))
-                watch = partial(logs.watch_surroundings, log.warning, self.folder, path.parent)
+                watch = partial(surroundings.watch, log.warning, self.folder, path.parent)
                 tasks.create_task(self._keep(self.name, watch))
                 await asyncio.wait([tasks.create_task(self._named.wait())], timeout=ANSWER_WITHIN)
                 if not self._waits_for:
