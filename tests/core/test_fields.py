@@ -7,7 +7,7 @@ import pytest
 from astropy import units as u
 from pydantic import Field
 
-from hcam_devices.core.device import settings_of
+from hcam_devices.core.device import Device, settings_of
 from hcam_devices.core.fields import (
     Labels,
     Procedure,
@@ -22,7 +22,8 @@ from hcam_devices.core.names import usage
 from ..helpers import ENTRIES
 
 TEMPERATURE = Setpoint("deg_C", limits=(-100, 25), name="target")
-ENABLE = Setpoint("", words=Labels({0: "Static OFF", 3: "HW Enable"}), name="enable")
+STATES = Labels({0: "Static OFF", 3: "HW Enable"})
+ENABLE = Setpoint("", kind=STATES, words=STATES, name="enable")
 ANYTHING = Setpoint("mm", name="anything")
 CLASSES = {entry.cls.__name__: entry.cls for entry in ENTRIES.values()}
 
@@ -236,3 +237,92 @@ def test_a_setter_says_which_setpoint_it_sets_and_what_that_takes() -> None:
 )
 def test_a_label_is_made_from_a_name(name: str, label: str) -> None:
     assert label_of(name) == label
+
+
+def test_a_field_is_described_with_one_set_of_keys() -> None:
+    common = {"doc": "", "healthy": None, "limits": None, "words": None, "guarded": []}
+    number = common | {"type": "number", "unit": "K", "scale": "linear", "digits": 2}
+    assert Readback("K").describe() == number | {"settable": False}
+    assert Setpoint("K", limits=(0, math.inf)).describe() == number | {
+        "settable": True,
+        "limits": [0, None],
+    }
+    text = common | {"type": "text", "unit": "", "scale": None, "digits": None}
+    assert ENABLE.describe() == text | {
+        "settable": True,
+        "words": {"0": "Static OFF", "3": "HW Enable"},
+    }
+    off = Readback("", kind=Labels({"O": "off"})).describe()
+    assert off == text | {"settable": False, "words": {"O": "off"}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        (float, "number"),
+        (int, "number"),
+        (bool, "bool"),
+        (str, "text"),
+        (Labels({0: "init"}), "text"),
+        (shorten, "text"),
+    ],
+)
+def test_the_type_of_a_field_is_what_its_kind_returns(kind: Any, answer: str) -> None:
+    assert Readback("", kind=kind).type == answer
+
+
+@pytest.mark.parametrize("kind", [dict, {0: "off"}.__getitem__, lambda value: value])
+def test_a_kind_that_does_not_say_what_it_returns_is_a_mistake(kind: Any) -> None:
+    with pytest.raises(TypeError, match=r"what: .* does not say that it returns"):
+        Readback("", kind=kind, name="what").describe()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        (Readback("K"), 4.5678, "4.57"),
+        (Readback("K", digits=0), 4.5678, "5"),
+        (Readback("mbar", scale="log", digits=1), 1.234e-5, "1.2e-05"),
+        (Readback("", kind=int), 7, "7"),
+        (Readback("", kind=bool), True, "True"),
+        (Readback("K"), None, "?"),
+    ],
+)
+def test_a_value_is_shown_with_the_declared_digits(field: Readback, value: Any, text: str) -> None:
+    assert field.as_text(value) == text
+
+
+def test_a_setpoint_and_the_readback_that_follows_it_are_a_pair() -> None:
+    class Heater(Device):
+        heat = Readback("K", channels=2)
+        target_heat = Setpoint("K", channels=2)
+        level = Readback("K", channels=2)
+        goal = Setpoint("K", channels=2, readback="level")
+        alone = Setpoint("K")
+
+    assert Heater.pairs == {
+        "heat1": "target_heat1",
+        "heat2": "target_heat2",
+        "level1": "goal1",
+        "level2": "goal2",
+    }
+    with pytest.raises(TypeError, match="goal: there is no readback depth"):
+
+        class Pool(Device):
+            goal = Setpoint("m", readback="depth")
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_a_pair_is_told_the_same_way_everywhere(name: str) -> None:
+    device = ENTRIES[name].build()
+    described = device.describe()
+    fields, values = described["fields"], device.values()
+    for axis in device.axes:
+        assert fields[axis.readback]["pair"] == axis.setpoint
+    for one, field in fields.items():
+        if field["pair"]:
+            other = fields[field["pair"]]
+            assert (other["pair"], other["unit"]) == (one, field["unit"])
+            assert other["settable"] is not field["settable"]
+        first, *_ = field["path"]
+        assert first in values

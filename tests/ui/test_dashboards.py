@@ -279,7 +279,7 @@ def test_every_readback_is_shown(tmp_path: Path) -> None:
         for field in re.findall(r'\("([^"]+)"\)', target["query"])
     }
     for device in dashboards.devices_of(DEFAULT):
-        stored = {target: f"{name}.target" for name, target in device.pairs().items()}
+        stored = {target: f"{name}.target" for name, target in device.nested().items()}
         for name in device.fields:
             assert (device.name, stored.get(name, name)) in shown
         for name in device.states():

@@ -95,6 +95,8 @@ class Device:
     emulated: ClassVar[dict[str, Any]] = {}
     """What ``--emulate`` gives to ``__init__`` where the hardware is this computer itself."""
     fields: ClassVar[dict[str, Readback]] = {}
+    pairs: ClassVar[dict[str, str]] = {}
+    """Which setpoint a readback follows: readback -> setpoint."""
 
     poll_every: Seconds = 2.0
 
@@ -107,6 +109,13 @@ class Device:
             for one in member.expand(name)
         ]
         cls.fields = cls.fields | {one.name: one for one in declared}
+        for name, field in cls.fields.items():
+            if isinstance(field, Setpoint):
+                readback = field.readback or name.removeprefix("target_")
+                if readback != name and readback in cls.fields:
+                    cls.pairs = cls.pairs | {readback: name}
+                elif field.readback:
+                    raise TypeError(f"{cls.__name__}.{name}: there is no readback {readback}")
 
     def __init__(
         self, name: str, *, clock: Callable[[], float] = time.time, **settings: Any
@@ -351,13 +360,14 @@ class Device:
         values = {
             name: field.on_wire(self.readings[name].value) for name, field in self.fields.items()
         }
-        for readback, setpoint in self.pairs().items():
+        for readback, setpoint in self.nested().items():
             current, target = values[readback], values.pop(setpoint)
-            values[readback] = current and {"current": current, "target": target}
+            known = current is not None or target is not None
+            values[readback] = {"current": current, "target": target} if known else None
         return values
 
-    def pairs(self) -> dict[str, str]:
-        """Return the positions whose targets are shown with them: readback -> setpoint."""
+    def nested(self) -> dict[str, str]:
+        """Return the pairs that are one value of the telemetry: readback -> setpoint."""
         return {axis.readback: axis.setpoint for axis in self.axes}
 
     def alarms(self) -> list[Alarm]:
@@ -366,7 +376,7 @@ class Device:
         if self.connection == "offline":
             found.append(Alarm("connection", "ERR", self.offline_reason))
         else:
-            targets = self.pairs().values()
+            targets = self.nested().values()
             for axis in self.axes:
                 if axis.state in ADVICE or axis.short:
                     found.append(Alarm(axis.name, "WARN", axis.advice()))
@@ -471,7 +481,15 @@ class Device:
         self.link.close(ConnectionAbortedError("disconnected by request"))
 
     def describe(self) -> dict[str, Any]:
-        """Return what is declared: the kind, where the hardware is, and the fields; plain data."""
+        """Return what is declared: the kind, where the hardware is, and the fields; plain data.
+
+        The ``pair`` of a readback is its setpoint and that of a setpoint its readback. ``path`` is
+        where the value is in telemetry.
+        """
+        pairs = self.pairs | {setpoint: readback for readback, setpoint in self.pairs.items()}
+        paths: dict[str, list[str]] = {}
+        for readback, setpoint in self.nested().items():
+            paths |= {readback: [readback, "current"], setpoint: [readback, "target"]}
         return {
             "device": self.name,
             "kind": f"{type(self).__module__.rpartition('.')[2]}.{type(self).__name__}",
@@ -479,7 +497,7 @@ class Device:
             "poll_every": self.poll_every,
             "link": {name: getattr(self.link, name) for name in settings_of(self.link_type)},
             "fields": {
-                name: field.describe() | {"settable": isinstance(field, Setpoint)}
+                name: field.describe() | {"pair": pairs.get(name), "path": paths.get(name, [name])}
                 for name, field in self.fields.items()
             },
             "axes": self.described_axes(),

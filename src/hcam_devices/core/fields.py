@@ -7,6 +7,7 @@ Units are written as astropy writes them. A family of channels is one line: ``ch
 ``target_temperature1`` ... ``3`` with the refs ``(3000, 1)`` ... ``(3000, 3)``.
 """
 
+import builtins
 import inspect
 import math
 import re
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, validate_call
 
@@ -28,15 +29,15 @@ NUMBER_AND_UNIT = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?:\s*
 MAX_TEXT_LENGTH = 100
 
 
-class Labels(dict[int, str]):
-    """The words for the numbers a device uses, as a reading's ``kind``: ``Labels({0: "init"})``."""
+class Labels(dict[Any, str]):
+    """The words for the codes a device uses, as a reading's ``kind``: ``Labels({0: "init"})``."""
 
-    def __call__(self, number: float) -> str:
-        """Return the word; ValueError if the device used a number that is not in its manual."""
+    def __call__(self, code: float | str) -> str:
+        """Return the word; ValueError if the device used a code that is not in its manual."""
         try:
-            return self[int(number)]
+            return self[code]  # 3.0 finds 3
         except KeyError:
-            raise ValueError(f"the device answered {number}, which means nothing known") from None
+            raise ValueError(f"the device answered {code}, which means nothing known") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,8 @@ class Readback(_Named):
     ``ref`` is what the device's codec calls it; ``kind`` turns the codec's answer into the value;
     ``healthy`` is the range outside which it is an alarm; ``machine`` is the name under which
     clients in use today enable and disable the reading (by default its own); ``name`` is that in
-    telemetry, where it cannot be a name in Python (``exposure.time``).
+    telemetry, where it cannot be a name in Python (``exposure.time``); ``scale`` is how it is
+    plotted; people are shown ``digits`` decimals (on a ``log`` scale those of the mantissa).
     """
 
     unit: str = ""
@@ -61,6 +63,24 @@ class Readback(_Named):
     healthy: Range | None = None
     channels: int = 0
     machine: str = ""
+    scale: Literal["linear", "log"] = "linear"
+    digits: int = 2
+
+    @property
+    def type(self) -> Literal["number", "bool", "text"]:
+        """What ``kind`` returns. Raises TypeError if its annotations do not say."""
+        answer = self._python_type()
+        return "bool" if answer is bool else "text" if answer is str else "number"
+
+    def _python_type(self) -> builtins.type:
+        kind = self.kind
+        if isinstance(kind, Labels):
+            return str
+        answer = kind if isinstance(kind, builtins.type) else get_type_hints(kind).get("return")
+        for known in (bool, int, float, str):
+            if answer is known:
+                return known
+        raise TypeError(f"{self.name}: {kind} does not say that it returns a number, bool or str")
 
     def expand(self, name: str) -> list["Readback"]:
         """Return one readback per channel, named and numbered from 1."""
@@ -82,6 +102,12 @@ class Readback(_Named):
         """Return the value as telemetry carries it: ``{"value", "unit"}`` where it has a unit."""
         return {"value": value, "unit": self.unit} if self.unit and value is not None else value
 
+    def as_text(self, value: Value | None) -> str:
+        """Return a value as people read it, without its unit; ``?`` if there is none."""
+        if isinstance(value, float):
+            return f"{value:.{self.digits}{'e' if self.scale == 'log' else 'f'}}"
+        return "?" if value is None else str(value)
+
     def unhealthy(self, value: Value) -> str | None:
         """Say why a value is an alarm, or None if it is healthy."""
         if self.healthy is None or isinstance(value, str):
@@ -96,7 +122,19 @@ class Readback(_Named):
 
     def describe(self) -> dict[str, Any]:
         """Return the declaration as plain data, for clients that build themselves from it."""
-        return {"unit": self.unit, "doc": self.doc, "healthy": _plain(self.healthy)}
+        number = self.type == "number"
+        return {
+            "type": self.type,
+            "unit": self.unit,
+            "doc": self.doc,
+            "healthy": _plain(self.healthy),
+            "scale": self.scale if number else None,
+            "digits": (0 if self._python_type() is int else self.digits) if number else None,
+            "words": _words(self.kind),
+            "settable": False,
+            "limits": None,
+            "guarded": [],
+        }
 
 
 @dataclass(frozen=True)
@@ -104,13 +142,22 @@ class Setpoint(Readback):
     """A value that may be set, within ``limits`` or to one of ``words``.
 
     A value in ``guarded`` protects something: replacing it by another needs ``confirm=True``.
-    ``tolerance`` is how far what is read back may be from what was asked.
+    ``tolerance`` is how far what is read back may be from what was asked. ``readback`` names the
+    field that follows it: by default ``X`` of ``target_X``, if there is one.
     """
 
     limits: Range = (-math.inf, math.inf)
     words: Labels = field(default_factory=Labels)
     guarded: tuple[str, ...] = ()
     tolerance: float = 1e-4
+    readback: str = ""
+
+    def expand(self, name: str) -> list["Readback"]:
+        """Return one setpoint per channel, each with the readback of its channel."""
+        named = super().expand(name)
+        if not (self.channels and self.readback):
+            return named
+        return [replace(one, readback=f"{self.readback}{n}") for n, one in enumerate(named, 1)]  # type: ignore[call-arg]
 
     async def accept(self, value: object) -> float:
         """Return the number to send, in the declared unit.
@@ -135,6 +182,7 @@ class Setpoint(Readback):
         return number
 
     def _accept_word(self, value: object) -> float:
+        number: float
         for number, word in self.words.items():
             if (value == number and type(value) in (int, float)) or value == word:
                 return number
@@ -188,18 +236,24 @@ class Setpoint(Readback):
         return not isinstance(value, int | float) or not abs(value - asked) <= self.tolerance
 
     def describe(self) -> dict[str, Any]:
-        """Return the declaration as plain data; also what may be set."""
-        allowed = (
-            {"words": {str(n): word for n, word in self.words.items()}}
-            if self.words
-            else {"limits": _plain(self.limits)}
-        )
-        return super().describe() | allowed | {"guarded": list(self.guarded)}
+        """Return the declaration as plain data; ``words`` are those that may be set."""
+        return super().describe() | {
+            "settable": True,
+            "words": _words(self.words),
+            "limits": None if self.words else _plain(self.limits),
+            "guarded": list(self.guarded),
+        }
 
 
 def _plain(bounds: Range | None) -> list[float | None] | None:
     """Return a range without infinities, which JSON does not have."""
     return bounds and [bound if math.isfinite(bound) else None for bound in bounds]
+
+
+def _words(kind: object) -> dict[str, str] | None:
+    """Return the words for the codes of a device, for JSON; None if there are none."""
+    words = kind if isinstance(kind, Labels) else Labels()
+    return {str(code): word for code, word in words.items()} or None
 
 
 def _convert(number: float, unit: str, to: str) -> float:

@@ -74,7 +74,14 @@ class VacuumGauge(Device):
     address: Annotated[int, Field(ge=1, le=EVERYBODY)] = EVERYBODY
 
     pressure = Readback(
-        "mbar", "PR1", pressure_number, healthy=(0, 8e-3), machine="gauge", doc="Inside the head."
+        "mbar",
+        "PR1",
+        pressure_number,
+        healthy=(0, 8e-3),
+        machine="gauge",
+        scale="log",
+        digits=1,
+        doc="Inside the head.",
     )
 
     def __init__(self, name: str, **settings: Any) -> None:

@@ -20,6 +20,7 @@ from ..core import (
     Alarm,
     Device,
     Impatient,
+    Labels,
     ProtocolError,
     Readback,
     RefusedError,
@@ -33,7 +34,7 @@ from ..core import (
 from ..core import Simulator as Base
 
 OFF, CIRCULATE, CONTROL = "O", "C", "I"
-MODES = {OFF: "off", CIRCULATE: "circulating", CONTROL: "controlling"}
+MODES = Labels({OFF: "off", CIRCULATE: "circulating", CONTROL: "controlling"})
 ASK = "******"
 """The data of a question: nothing is to change."""
 ABSENT = "C504"
@@ -103,7 +104,7 @@ class WaterChiller(Device):
     settle: Seconds = 2.0
     """Seconds for which the coolant circulates before the cooling begins."""
 
-    mode = Readback("", 0, MODES.__getitem__, doc="Off, circulating, controlling.")
+    mode = Readback("", 0, MODES, doc="Off, circulating, controlling.")
     alarm = Readback("", 1, int, doc="The digit that the chiller shows; 0 is none.")
     setpoint = Setpoint(
         "deg_C",
@@ -111,6 +112,7 @@ class WaterChiller(Device):
         decode,
         limits=(-10, 40),
         tolerance=0.0051,
+        readback="temperature",
         doc="Of the coolant; forgotten when the power is cut.",
     )
     temperature = Readback("deg_C", 3, decode, doc="Of the coolant, inside.")

@@ -71,7 +71,7 @@ class View(Device):
     def _look(self, field: Readback) -> Value:
         source, name = self.origin(field)
         sample = self.heard(source)
-        for readback, setpoint in self._devices[source].pairs().items():
+        for readback, setpoint in self._devices[source].nested().items():
             if name in (readback, setpoint):
                 pair = sample[readback]
                 said = pair and pair["current" if name == readback else "target"]
@@ -119,9 +119,17 @@ class CCDHead(View):
         ("rack", "target_temperature"),
         limits=(-100, 25),
         tolerance=1e-3,
+        readback="temperature",
         doc="Of the CCD.",
     )
-    pressure = Readback("mbar", ("gauge", "pressure"), healthy=(0, 8e-3), doc="Inside the head.")
+    pressure = Readback(
+        "mbar",
+        ("gauge", "pressure"),
+        healthy=(0, 8e-3),
+        scale="log",
+        digits=1,
+        doc="Inside the head.",
+    )
     flow = Readback("l / min", ("recorder", "pen"), healthy=(0.4, math.inf), doc="Of coolant.")
     heatsink = Readback("deg_C", ("rack", "heatsink"), doc="Of the peltier's warm side.")
     peltier_current = Readback("A", ("rack", "current"))
@@ -191,9 +199,9 @@ class COMPO(View):
         role, name = field.ref
         return getattr(self, role), name
 
-    def pairs(self) -> dict[str, str]:
-        """Return the positions whose targets are shown with them."""
-        return {name: f"target_{name}" for name in self.fields if f"target_{name}" in self.fields}
+    def nested(self) -> dict[str, str]:
+        """Return the pairs that are one value of the telemetry: all of them."""
+        return self.pairs
 
     def _states(self, source: str) -> dict[str, str]:
         try:
@@ -218,6 +226,6 @@ class COMPO(View):
             found += [
                 Alarm(alarm["field"], alarm["severity"], f"{source}: {alarm['reason']}")
                 for alarm in alarms
-                if alarm["field"] not in self._devices[source].pairs()
+                if alarm["field"] not in self._devices[source].nested()
             ]
         return found

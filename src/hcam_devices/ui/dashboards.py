@@ -94,11 +94,10 @@ THE_REST = Board("Other devices", ("*",))
 
 
 class Quantity(NamedTuple):
-    """What a unit measures, Grafana's name for the unit, and whether it spans decades."""
+    """What a unit measures, and Grafana's name for the unit."""
 
     name: str
     unit: str
-    logarithmic: bool = False
 
 
 QUANTITIES = {
@@ -113,7 +112,7 @@ QUANTITIES = {
     "deg": Quantity("Angle", units.Degrees),
     "deg_C": Quantity("Temperature", units.Celsius),
     "l / min": Quantity("Flow", units.LitrePerMinute),
-    "mbar": Quantity("Pressure", units.Millibars, logarithmic=True),
+    "mbar": Quantity("Pressure", units.Millibars),
     "mm": Quantity("Position", units.Millimeter),
     "pix": Quantity("Position", "suffix:pix"),
     "s": Quantity("Time", units.Seconds),
@@ -153,9 +152,7 @@ class Shown:
     @property
     def is_number(self) -> bool:
         """Tell a number from a text, and from what is true or false."""
-        kind = self.field.kind
-        answer = getattr(kind, "__annotations__", {}).get("return", kind)
-        return bool(self.field.unit) or answer in (int, float)
+        return self.field.type == "number"
 
     def is_in(self, group: str) -> bool:
         """Tell whether one of a group's globs finds it."""
@@ -223,11 +220,12 @@ def plot(series: Sequence[Shown]) -> Plot:
         )
         .tooltip(build.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI))
     )
-    if quantity.logarithmic:
+    logarithmic = any(one.field.scale == "log" for one in series)
+    if logarithmic:
         log10 = build.ScaleDistributionConfig().type(common.ScaleDistribution.LOG).log(10)
         panel.scale_distribution(log10)
     for healthy in {one.field.healthy for one in series if one.field.healthy}:
-        mark(panel, healthy, positive=quantity.logarithmic)
+        mark(panel, healthy, positive=logarithmic)
     columns: Columns = {}
     for one, label in zip(series, names(series), strict=True):
         colour = PALETTE[series.index(aimed(one, series)) % len(PALETTE)]
@@ -250,17 +248,10 @@ def plot(series: Sequence[Shown]) -> Plot:
 
 
 def aimed(one: Shown, among: Sequence[Shown]) -> Shown:
-    """Return the readback that a setpoint is for, as far as can be told; or else itself."""
-    if not isinstance(one.field, Setpoint):
-        return one
-    like = [
-        other
-        for other in among
-        if (other.device, other.field.unit) == (one.device, one.field.unit)
-        and not isinstance(other.field, Setpoint)
-    ]
-    named = [other for other in like if one.field.name == f"target_{other.field.name}"]
-    return next(iter(named or like), one)
+    """Return the readback that follows a setpoint, if it is shown too; or else itself."""
+    of = {setpoint: readback for readback, setpoint in one.device.pairs.items()}
+    readback = of.get(one.field.name)
+    return next((o for o in among if (o.device, o.field.name) == (one.device, readback)), one)
 
 
 def paint(panel: Plot, label: str, colour: str, **custom: object) -> None:
@@ -396,7 +387,7 @@ def devices_of(instrument: Instrument) -> list[Device]:
 
 def shown_of(device: Device) -> list[Shown]:
     """Return the readbacks of a device as the store has them."""
-    stored = {target: f"{readback}.target" for readback, target in device.pairs().items()}
+    stored = {target: f"{readback}.target" for readback, target in device.nested().items()}
     return [Shown(device, field, stored.get(name, name)) for name, field in device.fields.items()]
 
 
