@@ -5,6 +5,7 @@ import base64
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -120,8 +121,10 @@ def test_a_program_can_open_a_websocket(router: Net, worker: psutil.Process) -> 
 
 def alive(connection: socket.socket) -> bool:
     """Answer the pings of the router, until it closes the connection all the same."""
+    end = time.monotonic() + PATIENCE
     with connection, suppress(ConnectionError):
         while data := connection.recv(65536):
+            assert time.monotonic() < end, "it is still open"
             begin = data.rfind(b"\x89")
             if begin >= 0:
                 payload = data[begin + 2 : begin + 2 + data[begin + 1]]
