@@ -17,8 +17,8 @@ from typing import Any
 
 from hcam_devices.config.instrument import load
 from hcam_devices.core import sim
-from hcam_devices.core.axis import NotAllowedError
 from hcam_devices.devices.gtc import Simulator, Telescope
+from hcam_devices.errors import NotAllowedError
 from hcam_devices.telescope.sim import IDL
 
 TICK = 0.005

@@ -5,7 +5,15 @@ from itertools import product
 
 import pytest
 
-from hcam_devices.core.axis import ADVICE, CHART, COMMANDS, Axis, E, NotAllowedError, S
+from hcam_devices.core.axis import (
+    ADVICE,
+    CHART,
+    COMMANDS,
+    Axis,
+    E,
+    S,
+)
+from hcam_devices.errors import NotAllowedError
 
 TOLERANCE = 0.1
 STATES, EVENTS = list(S), list(E)

@@ -13,7 +13,8 @@ from hcam_devices.config.instrument import Entry
 from hcam_devices.core import sim
 from hcam_devices.core.device import Alarm, Device, Reading, Sample, settings_of
 from hcam_devices.core.fields import Readback, Setpoint
-from hcam_devices.core.link import Local, ProtocolError, RefusedError, Serial, quoted
+from hcam_devices.core.link import Local, Serial, quoted
+from hcam_devices.errors import ProtocolError, RefusedError
 
 from ..helpers import (
     AT_MOST,

@@ -18,8 +18,6 @@ from hcam_devices.core.link import (
     MAX_UNREAD,
     Exactly,
     Local,
-    ProtocolError,
-    RefusedError,
     Serial,
     Tcp,
     Until,
@@ -30,6 +28,7 @@ from hcam_devices.devices import chiller
 from hcam_devices.devices.chiller import Codec as Broker
 from hcam_devices.devices.minitrend import VALUES
 from hcam_devices.devices.minitrend import Simulator as Recorder
+from hcam_devices.errors import ProtocolError, RefusedError
 from hcam_devices.telescope.corba import Corba
 from hcam_devices.wamp import session
 from hcam_devices.wamp.uris import Address

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from hcam_devices.core.link import MAX_UNREAD, ProtocolError, RefusedError
+from hcam_devices.core.link import MAX_UNREAD
 from hcam_devices.core.process import Output, Programs, _Run
+from hcam_devices.errors import ProtocolError, RefusedError
 
 from ..helpers import AT_MOST, until
 

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hcam_devices.core.device import utc
-from hcam_devices.core.link import MAX_UNREAD, ProtocolError, RefusedError
+from hcam_devices.core.link import MAX_UNREAD
 from hcam_devices.core.web import Answer, Get, Web
 from hcam_devices.devices.chiller import Codec, CoolingCircuit, Simulator, measured_at, number
+from hcam_devices.errors import ProtocolError, RefusedError
 
 from ..helpers import (
     AT_MOST,

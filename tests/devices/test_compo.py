@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from hcam_devices.core import sim
-from hcam_devices.core.axis import NotAllowedError
 from hcam_devices.core.device import Device, Sample
-from hcam_devices.core.link import RefusedError
 from hcam_devices.devices.esp301 import Simulator as Controller
 from hcam_devices.devices.views import STALE_AFTER
 from hcam_devices.devices.zaber import LensSimulator
+from hcam_devices.errors import NotAllowedError, RefusedError
 
 from ..helpers import ENTRIES, FAST, Clock, living, online, reasons, sample_where
 

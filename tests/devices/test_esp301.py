@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hcam_devices.core import sim
-from hcam_devices.core.axis import NotAllowedError
 from hcam_devices.core.device import Sample
-from hcam_devices.core.link import ProtocolError, RefusedError
 from hcam_devices.devices.esp301 import Arms, Codec, Line, Simulator, cut_line, written
+from hcam_devices.errors import NotAllowedError, ProtocolError, RefusedError
 
 from ..helpers import (
     AT_MOST,

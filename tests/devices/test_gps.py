@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcam_devices.core.link import ProtocolError, RefusedError
 from hcam_devices.devices.gps import Codec, Simulator, instant
+from hcam_devices.errors import ProtocolError, RefusedError
 
 from ..helpers import AT_MOST, ENTRIES, fed, offline, online, presented, reasons, sample_where
 

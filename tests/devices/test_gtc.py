@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from hcam_devices.core.axis import NotAllowedError
-from hcam_devices.core.link import OutcomeUnknownError, RefusedError
 from hcam_devices.devices.gtc import Simulator, Telescope
+from hcam_devices.errors import NotAllowedError, OutcomeUnknownError, RefusedError
 from hcam_devices.telescope.motion import Motion, Move
 
 from ..helpers import AT_MOST, ENTRIES, offline, online, presented, reasons, sample_where

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hcam_devices.core.device import Sample
-from hcam_devices.core.link import ProtocolError, RefusedError
 from hcam_devices.devices.meerstetter import Codec, PeltierRack, Simulator, crc, decode, encode
+from hcam_devices.errors import ProtocolError, RefusedError
 
 from ..helpers import ENTRIES, Clock, fed, offline, online, presented, reasons, sample_where
 

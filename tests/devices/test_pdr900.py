@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcam_devices.core.link import ProtocolError, RefusedError
 from hcam_devices.devices.pdr900 import NAK, Codec, Simulator, VacuumGauge, pressure_number
+from hcam_devices.errors import ProtocolError, RefusedError
 
 from ..helpers import ENTRIES, Clock, fed, offline, online, presented, reasons, sample_where
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hcam_devices.config.instrument import carried, load
 from hcam_devices.core import sim
 from hcam_devices.core.device import Device
-from hcam_devices.core.link import ProtocolError, RefusedError
 from hcam_devices.devices.unichiller import Codec, Simulator, WaterChiller, decode, encode
+from hcam_devices.errors import ProtocolError, RefusedError
 
 from ..helpers import FAST, Clock, fed, living, offline, online, presented, reasons, sample_where
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from hcam_devices.core.device import Device, Sample
 from hcam_devices.core.fields import Readback, Setpoint
-from hcam_devices.core.link import RefusedError
 from hcam_devices.devices.meerstetter import Simulator as Rack
 from hcam_devices.devices.views import CCDHead
+from hcam_devices.errors import RefusedError
 
 from ..helpers import ENTRIES, FAST, Clock, living, online, presented, reasons, sample_where
 

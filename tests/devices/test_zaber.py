@@ -7,9 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcam_devices.core.axis import NotAllowedError
 from hcam_devices.core.device import Sample
-from hcam_devices.core.link import ProtocolError, RefusedError
 from hcam_devices.devices.zaber import (
     Codec,
     COMPOLens,
@@ -18,6 +16,7 @@ from hcam_devices.devices.zaber import (
     Simulator,
     frame,
 )
+from hcam_devices.errors import NotAllowedError, ProtocolError, RefusedError
 
 from ..helpers import ENTRIES, Clock, fed, offline, online, presented, reasons, sample_where
 

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from hcam_devices import HcamError
 from hcam_devices.config.stores import Embedded, InfluxDB, place
-from hcam_devices.core.axis import NotAllowedError
+from hcam_devices.errors import NotAllowedError
 from hcam_devices.history import archive
 from hcam_devices.history.archive import Archive, HistoryError, Span, duration, samples, span, utc
 from hcam_devices.history.recorder import Recorder, recorder_of

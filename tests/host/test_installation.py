@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from hcam_devices import HcamError
 from hcam_devices.cli.main import main
+from hcam_devices.errors import RouterError
 from hcam_devices.host import installation
 from hcam_devices.host.installation import (
     install_router,
@@ -20,7 +21,7 @@ from hcam_devices.host.installation import (
     router_folders,
     uv,
 )
-from hcam_devices.wamp.router import RouterError, crossbar
+from hcam_devices.wamp.router import crossbar
 
 
 class FakeUv:

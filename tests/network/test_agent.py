@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from hcam_devices.config.instrument import load
-from hcam_devices.core.link import RefusedError
 from hcam_devices.journal import Journal
 from hcam_devices.wamp import utils
 from hcam_devices.wamp.agent import Agent
@@ -407,13 +406,17 @@ async def test_a_device_calls_another_by_name_and_is_told_why_not(net: Net) -> N
         found = await soon(lambda: _or_none(ask()))
         assert found[0]["device"] == "pressure1"
         for procedure, error, reason in (
-            (("nobody", "block"), ConnectionError, "nobody offers nobody.block"),
-            (("pressure1", "samples", -1), ValueError, "after is a whole number, not -1"),
-            (("pressure1", "nonsense"), RefusedError, "pressure1 has no 'nonsense'"),
+            (("nobody", "block"), utils.OfflineError, "nobody offers nobody.block"),
+            (
+                ("pressure1", "samples", -1),
+                utils.InvalidArgumentError,
+                "after is a whole number, not -1",
+            ),
+            (("pressure1", "nonsense"), utils.NoSuchProcedureError, "pressure1 has no 'nonsense'"),
         ):
             with pytest.raises(error, match=reason):
                 await device.call_peer(*procedure)
-        with pytest.raises(TimeoutError, match="may have been carried out"):
+        with pytest.raises(utils.OutcomeUnknownError, match="may have been carried out"):
             await device.call_peer("pressure1", "describe", within=1e-9)
     finally:
         present.cancel()

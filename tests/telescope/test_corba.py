@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from hcam_devices.core import sim
-from hcam_devices.core.link import OutcomeUnknownError, ProtocolError, RefusedError
+from hcam_devices.errors import OutcomeUnknownError, ProtocolError, RefusedError
 from hcam_devices.host.installation import install_extra
 from hcam_devices.telescope import corba, giop
 from hcam_devices.telescope import sim as telescope_sim

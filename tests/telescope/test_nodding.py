@@ -10,8 +10,8 @@ from astropy.table import Table
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hcam_devices.core.axis import NotAllowedError
 from hcam_devices.core.device import Alarm
+from hcam_devices.errors import NotAllowedError
 from hcam_devices.telescope.frames import Frames, Progress
 from hcam_devices.telescope.nodding import Nodding
 

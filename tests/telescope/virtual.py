@@ -8,8 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from hcam_devices.core.axis import NotAllowedError
-from hcam_devices.core.link import RefusedError
+from hcam_devices.errors import NotAllowedError, RefusedError
 from hcam_devices.telescope.frames import Progress
 from hcam_devices.telescope.nodding import Nodding
 

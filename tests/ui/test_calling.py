@@ -128,7 +128,7 @@ def test_only_samples_after_the_answer_are_judged() -> None:
 
 
 def test_a_router_or_server_that_comes_back_is_waited_for() -> None:
-    away = utils.RouterError("x", "no router")
+    away = utils.RouterError("no router")
     end, _ = followed(sample(1, "inpos"), away, away, sample(2, "moving"), sample(3, "inpos", 9.0))
     assert end.startswith("stage is inpos at 9.00 pix")
 
@@ -150,7 +150,7 @@ SHORT: Sample = {"alarms": [{"field": "stage", "severity": "WARN", "reason": "it
         ([sample(2, "moving"), sample(3, "stopped", 4.0)], "did not arrive, it is stopped at 4.00"),
         ([sample(2, "moving"), sample(3, "") | OFFLINE], r"offline \(unplugged\): .* may go on"),
         ([sample(None, "") | {"timestamp": "2026-11-23"} | OFFLINE], "offline"),
-        ([utils.RouterError("x", "no router")] * 62, "is not known: no router"),
+        ([utils.RouterError("no router")] * 62, "is not known: no router"),
     ],
 )
 def test_a_motion_that_does_not_arrive_is_an_error(said: list[Any], why: str) -> None:
@@ -198,7 +198,7 @@ def test_a_program_that_does_not_describe_itself_can_be_called(
 ) -> None:
     def answer(procedure: str, *args: Any, **kwargs: Any) -> Any:
         if procedure.endswith(".describe"):
-            raise utils.NoSuchProcedureError("wamp.error.no_such_procedure", "")
+            raise utils.NoSuchProcedureError()
         return [procedure, *args]
 
     monkeypatch.setattr(utils, "call", answer)

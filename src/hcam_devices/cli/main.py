@@ -712,7 +712,7 @@ def probe(url: str | None, instrument: Path | None, **given: Any) -> None:
     It is looked for where the running gtcserver finds it, emulated or not; without gtcserver where
     the instrument file says. Nothing is moved or set. Exit status 1 if it is not alive.
     """
-    from ..core.link import LINK_LOST
+    from ..errors import LINK_LOST
     from ..telescope.corba import Corba
     from ..telescope.probe import report
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..config.instrument import Instrument
+from ..errors import RouterError
 from ..host import output, rotation, surroundings
 from ..host.home import claim, home
 from ..host.installation import program, this_program
 from ..ui import terminal
-from ..wamp.router import RouterError, crossbar, listening, with_parent_death_signal
+from ..wamp.router import crossbar, listening, with_parent_death_signal
 from ..wamp.uris import Address
 
 FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0

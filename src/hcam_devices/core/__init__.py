@@ -1,14 +1,12 @@
 """The parts that a device is made of; what its author needs is imported from here."""
 
-from .axis import Axis, Drive, NotAllowedError
+from ..errors import LINK_LOST, NotAllowedError, ProtocolError, RefusedError
+from .axis import Axis, Drive
 from .device import WHILE_MOVING, Alarm, Device, Reading, Sample, utc
 from .fields import Labels, Procedure, Range, Readback, Setpoint, Value, rpc, shorten
 from .link import (
-    LINK_LOST,
     Exactly,
     Local,
-    ProtocolError,
-    RefusedError,
     Seconds,
     Serial,
     Tcp,

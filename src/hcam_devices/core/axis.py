@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Protocol
 
+from ..errors import NotAllowedError
+
 
 class S(StrEnum):
     """What an axis can be doing."""
@@ -99,10 +101,6 @@ ADVICE = {
     S.INIT: "it has not been homed (home it first)",
     S.HOMING: "it is homing (wait until it has finished)",
 }
-
-
-class NotAllowedError(Exception):
-    """A command that makes no sense in the present state."""
 
 
 class Drive(Protocol):

@@ -15,9 +15,10 @@ from dataclasses import dataclass, is_dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_origin, get_type_hints
 
+from ..errors import LINK_LOST, OfflineError, RefusedError
 from .axis import ADVICE, BUSY, MOTIONS, Axis, S
 from .fields import Procedure, Readback, Setpoint, Value
-from .link import IT_SAID, LINK_LOST, Codec, RefusedError, Seconds, Tcp
+from .link import IT_SAID, Codec, Seconds, Tcp
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +51,9 @@ class Reading:
 class CallPeer(Protocol):
     """How a device calls another: its name, the procedure after ``rpc.``, and arguments.
 
-    Raises ConnectionError if nobody answers there, TimeoutError if nobody did ``within`` some
-    seconds (it may have been carried out), ValueError if the arguments were refused, RefusedError
-    if the other device did not do it.
+    Raises a WampError: what the other device answers (InvalidArgumentError, NotAllowedError,
+    RefusedError, ...), OfflineError if nobody is there, OutcomeUnknownError if no answer came
+    ``within`` some seconds.
     """
 
     async def __call__(
@@ -62,7 +63,7 @@ class CallPeer(Protocol):
 
 
 async def _alone(device: str, procedure: str, *_: Any, **__: Any) -> Any:
-    raise ConnectionError(f"{device}.{procedure} cannot be called: there is no network here")
+    raise OfflineError(f"{device}.{procedure} cannot be called: there is no network here")
 
 
 def settings_of(cls: type) -> dict[str, tuple[Any, Any]]:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Protocol, TypeAlias, TypeVar
 
 from pydantic import Field
 
+from ..errors import ProtocolError, RefusedError
 from . import threads
 
 Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
@@ -30,21 +31,6 @@ IT_SAID = "; it said "
 UNASKED = object()
 Trace: TypeAlias = Callable[[str, bytes, str], None]
 T = TypeVar("T")
-
-
-class ProtocolError(Exception):
-    """What arrived is not what this hardware says."""
-
-
-class RefusedError(Exception):
-    """The hardware understood, and refused."""
-
-
-class OutcomeUnknownError(TimeoutError):
-    """The link was lost under a command that may have been carried out: it is not sent again."""
-
-
-LINK_LOST = (OSError, TimeoutError, ProtocolError)
 
 
 async def addresses_of(host: str, within: float) -> list[str]:

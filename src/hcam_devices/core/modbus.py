@@ -8,11 +8,11 @@ from pydantic import Field
 from pymodbus.client import AsyncModbusTcpClient
 from pymodbus.exceptions import ModbusException
 
+from ..errors import RefusedError
 from .link import (
     MAX_SKIPPED,
     Local,
     Port,
-    RefusedError,
     Seconds,
     addresses_of,
     first_reached,

@@ -9,8 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
+from ..errors import ProtocolError, RefusedError
 from . import threads
-from .link import MAX_UNREAD, Codec, Local, ProtocolError, RefusedError, Seconds, quoted
+from .link import MAX_UNREAD, Codec, Local, Seconds, quoted
 
 T = TypeVar("T")
 

@@ -8,12 +8,12 @@ from urllib.parse import quote, unquote
 
 import h11
 
+from ..errors import ProtocolError
 from .link import (
     MAX_SKIPPED,
     MAX_UNREAD,
     Local,
     Port,
-    ProtocolError,
     Seconds,
     addresses_of,
     first_reached,

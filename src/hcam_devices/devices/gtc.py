@@ -19,7 +19,6 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from ..core import (
-    LINK_LOST,
     WHILE_MOVING,
     Alarm,
     Device,
@@ -35,6 +34,7 @@ from ..core import (
     shorten,
     utc,
 )
+from ..errors import WampError
 from ..telescope.archive import Transfer
 from ..telescope.corba import Corba
 from ..telescope.frames import Frames
@@ -352,7 +352,7 @@ class Telescope(Device):
         """Tell the autoguider of an offset, arcsec; if it cannot be told, that is a notice."""
         try:
             await self._guide(dra, ddec)
-        except (*LINK_LOST, RefusedError, ValueError) as error:
+        except WampError as error:
             self.autoguider_notice = (
                 f"the autoguider was not told of the offset ({dra:g}, {ddec:g}) arcsec: {error}"
             )
@@ -445,7 +445,7 @@ class Telescope(Device):
         try:
             said = await self.call_peer("ngc", "summary", within=TELL_WITHIN)
             last = runs.number_of(str(said["exposure.newDataFileName"]))
-        except (*LINK_LOST, RefusedError, ValueError, LookupError, TypeError) as error:
+        except (WampError, ValueError, LookupError, TypeError) as error:
             log.warning("%s: the number of the run is not known: %s", self.name, error)
             return None
         return None if last is None else last + 1
@@ -456,7 +456,7 @@ class Telescope(Device):
             return
         try:
             said = await self.call_peer("ngc", "telemetry", within=TELL_WITHIN)
-        except (*LINK_LOST, RefusedError, ValueError) as error:
+        except WampError as error:
             log.debug("%s: whether the run has ended is not known: %s", self.name, error)
             return  # the next trigger will tell
         exposing = isinstance(said, dict) and said.get("system.subStateName") == "active"

@@ -26,10 +26,10 @@ from autobahn.wamp.types import SubscribeOptions
 from .. import HcamError
 from ..config.instrument import Entry, Instrument
 from ..config.stores import Embedded, InfluxDB, StoreSettings, place
-from ..core.axis import NotAllowedError
 from ..core.device import Alarm, Device, utc
 from ..core.fields import Procedure, Readback, Value, rpc
 from ..core.link import Local
+from ..errors import NotAllowedError
 from ..host.home import claim, home
 from ..journal import DAY, Journal
 from ..journal.points import MAX_FIELDS, Point, flatten, milliseconds, night_bounds, night_of

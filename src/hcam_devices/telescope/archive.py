@@ -7,8 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeAlias
 
-from ..core.axis import NotAllowedError
-from ..core.link import LINK_LOST, RefusedError
+from ..errors import LINK_LOST, NotAllowedError, RefusedError
 
 OPERATION = "transferObservationDataFromHIPERToGCS"
 AskApart: TypeAlias = Callable[[str, float], Awaitable[Any]]

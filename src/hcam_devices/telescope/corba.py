@@ -33,17 +33,14 @@ from typing import Any, TypeAlias
 from .. import HcamError
 from ..core.fields import shorten
 from ..core.link import (
-    LINK_LOST,
     MAX_SKIPPED,
     Local,
-    OutcomeUnknownError,
     Port,
-    ProtocolError,
-    RefusedError,
     Seconds,
     addresses_of,
     quoted,
 )
+from ..errors import LINK_LOST, OutcomeUnknownError, ProtocolError, RefusedError
 from ..host.installation import install_extra, program
 from .ior import addresses
 

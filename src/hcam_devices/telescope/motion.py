@@ -16,8 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from ..core.axis import NotAllowedError
-from ..core.link import LINK_LOST, OutcomeUnknownError, RefusedError
+from ..errors import LINK_LOST, NotAllowedError, OutcomeUnknownError, RefusedError
 
 Ask: TypeAlias = Callable[[str, tuple[object, ...]], Awaitable[Any]]
 Position: TypeAlias = Mapping[str, float]

@@ -19,9 +19,8 @@ from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
-from ..core.axis import NotAllowedError
 from ..core.device import Alarm, utc
-from ..core.link import LINK_LOST, RefusedError
+from ..errors import LINK_LOST, NotAllowedError, WampError
 from .frames import Progress
 
 log = logging.getLogger(__name__)
@@ -29,7 +28,7 @@ log = logging.getLogger(__name__)
 State: TypeAlias = Literal["disabled", "idle", "nodding", "waiting", "paused"]
 Offset: TypeAlias = tuple[float, float]
 
-FAILED = (*LINK_LOST, RefusedError, NotAllowedError, ValueError)
+FAILED = (*LINK_LOST, WampError, ValueError)
 
 
 class Telescope(Protocol):

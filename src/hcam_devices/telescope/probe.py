@@ -5,7 +5,7 @@ alive, and what can be read of it.
 """
 
 from ..core.fields import shorten
-from ..core.link import LINK_LOST, RefusedError
+from ..errors import LINK_LOST, RefusedError
 from .corba import READABLE, Corba
 from .ior import describe
 

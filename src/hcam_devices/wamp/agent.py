@@ -12,16 +12,21 @@ from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from functools import cached_property
 from typing import Any
 
-from autobahn.wamp.exception import ApplicationError, TransportLost
-from autobahn.wamp.exception import Error as WampError
+from autobahn.wamp.exception import ApplicationError, Error, TransportLost
 from autobahn.wamp.types import PublishOptions
 from pydantic import ValidationError
 
-from ..core.axis import NotAllowedError
 from ..core.device import Device, Sample, utc
 from ..core.fields import Procedure, Setpoint, sentence, shorten
-from ..core.link import OutcomeUnknownError, ProtocolError, RefusedError
 from ..core.names import did_you_mean, usage
+from ..errors import (
+    NoSuchProcedureError,
+    OfflineError,
+    OutcomeUnknownError,
+    WampError,
+    from_uri,
+    uri_of,
+)
 from ..journal import Journal
 from . import uris
 from .journal_service import JournalService
@@ -232,34 +237,22 @@ class Agent:
 
     def _explained(self, name: str, error: Exception) -> ApplicationError:
         """Return what the caller is told."""
-        match error:
-            case ApplicationError():
-                return error
-            case ValidationError():
-                return _error(
-                    "invalid_argument",
-                    sentence(error, name, list(self._signatures[name].parameters)),
-                )
-            case NotAllowedError():
-                return _error("not_allowed", error)
-            case ValueError():
-                return _error("invalid_argument", error)
-            case RefusedError():
-                return _error("refused", error)
-            case OutcomeUnknownError():
-                return _error("outcome_unknown", error)
-            case OSError() | ProtocolError():
-                return _error("offline", error)
-        log.error("%s: %s failed", self.device.name, name, exc_info=error)
-        return _error("internal", f"{type(error).__name__}: {error}")
+        if isinstance(error, ApplicationError):
+            return error
+        uri, text = uri_of(error), str(error)
+        if isinstance(error, ValidationError):
+            text = sentence(error, name, list(self._signatures[name].parameters))
+        elif uri == WampError.uri:
+            log.error("%s: %s failed", self.device.name, name, exc_info=error)
+            text = f"{type(error).__name__}: {error}"
+        return ApplicationError(uri, text[:MAX_REASON_LENGTH])
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Call one of the procedures, by the name after ``rpc.``; return its result, or await."""
         procedure = self.procedures.get(name)
         if procedure is None:
             there = ", ".join(sorted(self.procedures))
-            raise _error(
-                "no_such_procedure",
+            raise NoSuchProcedureError(
                 f"{self.device.name} has no {shorten(name)}; it has {there}"
                 f"{did_you_mean(name, self.procedures)}",
             )
@@ -276,31 +269,23 @@ class Agent:
         """Call another device, as ``device.CallPeer`` says."""
         what = f"{device}.{procedure}"
         if self._session is None or not self._session.is_attached():
-            raise ConnectionError(f"{what} cannot be called: there is no router")
+            raise OfflineError(f"{what} cannot be called: there is no router")
         try:
             async with asyncio.timeout(within):
                 return await self._session.call(uris.rpc(device, procedure), *args, **kwargs)
         except TimeoutError:
-            raise TimeoutError(
+            raise OutcomeUnknownError(
                 f"{what} did not answer within {within:g} s; it may have been carried out"
             ) from None
         except ApplicationError as error:
-            reason = f"{what}: {' '.join(map(str, error.args)) or error.error}"
             if error.error == ApplicationError.NO_SUCH_PROCEDURE:
                 if self.stands_in(what):
                     return None
-                raise ConnectionError(f"nobody offers {what}: is its server running?") from None
-            if error.error == uris.error("outcome_unknown"):
-                raise TimeoutError(reason) from None
-            if error.error.startswith("wamp.close"):
-                raise TimeoutError(f"{reason}; it may have been carried out") from None
-            if error.error == uris.error("offline"):
-                raise ConnectionError(reason) from None
-            if error.error == uris.error("invalid_argument"):
-                raise ValueError(reason) from None
-            raise RefusedError(reason) from None
-        except WampError as error:
-            raise ConnectionError(f"{what}: {error or type(error).__name__}") from None
+                raise OfflineError(f"nobody offers {what}: is its server running?") from None
+            reason = " ".join(map(str, error.args)) or error.error
+            raise from_uri(error.error, f"{what}: {reason}") from None
+        except Error as error:
+            raise OfflineError(f"{what}: {error or type(error).__name__}") from None
 
     def describe(self) -> dict[str, Any]:
         """Return what this device is: its fields, setpoints and procedures, as plain data."""
@@ -381,7 +366,3 @@ class Agent:
 def _check_seconds(seconds: object, most: float) -> None:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= most:
         raise ValueError(f"seconds is more than 0 and at most {most:g}, not {shorten(seconds)}")
-
-
-def _error(name: str, text: object) -> ApplicationError:
-    return ApplicationError(uris.error(name), str(text)[:MAX_REASON_LENGTH])

@@ -14,6 +14,7 @@ import orjson
 
 from ..core.device import Sample, utc
 from ..core.fields import shorten
+from ..errors import InvalidArgumentError
 from ..journal import Journal
 from ..journal.digest import NONE, SIZE, digest
 from ..journal.points import flatten
@@ -41,7 +42,7 @@ class JournalService:
     async def register(self, session: Session, server: str) -> None:
         """Answer under the name of the server. Raises NameTakenError if another server has it."""
         # autobahn says "an Exception", and means its class.
-        session.define(ValueError, uris.error("invalid_argument"))  # type: ignore[arg-type]
+        session.define(ValueError, InvalidArgumentError.uri)  # type: ignore[arg-type]
         for answer in (self.former, self.held, self.page, self.samples, self.digests):
             await session.claim(answer, uris.journal(server, answer.__name__))
 

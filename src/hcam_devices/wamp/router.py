@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from .. import HcamError
+from ..errors import RouterError
 from ..host import output, rotation
 from ..host.installation import installed_router, this_program
 from ..host.limits import raise_open_files_limit
@@ -103,10 +103,6 @@ def as_text(port: int, open_files: int = USUAL_OPEN_FILES) -> str:
 def shipped() -> Path:
     """Return the configuration that the package carries."""
     return Path(str(files("hcam_devices") / "data" / "router.json"))
-
-
-class RouterError(HcamError):
-    """The router cannot be run, and what to do about it."""
 
 
 def crossbar() -> Path:

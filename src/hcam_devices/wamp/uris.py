@@ -1,4 +1,7 @@
-"""Where the router is, and every name on the network. No other code spells a URI."""
+"""Where the router is, and every name on the network but those of errors (``..errors``).
+
+No other code spells a URI.
+"""
 
 import os
 import re
@@ -49,11 +52,6 @@ def status(server: str) -> str:
 def journal(server: str, name: str) -> str:
     """Return a procedure of the journal of a server, which is asked for any device."""
     return f"{PREFIX}.{server}.journal.{name}"
-
-
-def error(name: str) -> str:
-    """Return the URI of one of our errors."""
-    return f"com.hipercam.error.{name}"
 
 
 HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+))(?::([0-9]{1,5}))?", re.ASCII)

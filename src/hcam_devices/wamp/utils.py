@@ -15,66 +15,38 @@ import threading
 from http.client import HTTPConnection, HTTPException
 from typing import Any
 
-from .. import HcamError
+from ..errors import (
+    InvalidArgumentError,
+    NoSuchProcedureError,
+    NotAllowedError,
+    NotAuthorizedError,
+    OfflineError,
+    OutcomeUnknownError,
+    RefusedError,
+    RouterError,
+    WampError,
+    from_uri,
+)
 from .uris import Address, address
+
+__all__ = [
+    "InvalidArgumentError",
+    "NoSuchProcedureError",
+    "NotAllowedError",
+    "NotAuthorizedError",
+    "OfflineError",
+    "OutcomeUnknownError",
+    "RefusedError",
+    "RouterError",
+    "WampError",
+    "call",
+    "publish",
+]
 
 TIMEOUT = 10.0
 PRESENT_WITHIN = 5.0
 """Seconds in which who is not frozen answers, before a longer answer is waited for."""
 CONNECT_WITHIN = 3.0
-
-
-class WampError(HcamError):
-    """What went wrong: ``uri`` is the error's name on the network, ``text`` the reason."""
-
-    def __init__(self, uri: str, text: str) -> None:
-        super().__init__(text or uri)
-        self.uri, self.text = uri, text
-
-
-class NoSuchProcedureError(WampError):
-    """Nobody offers the procedure: the name is wrong, or its server is not running."""
-
-
-class NotAuthorizedError(WampError):
-    """The router does not allow this to whoever asks."""
-
-
-class InvalidArgumentError(WampError, ValueError):
-    """The device would not take the value; nothing was sent to the hardware."""
-
-
-class NotAllowedError(WampError):
-    """The command makes no sense in the device's present state; nothing was sent."""
-
-
-class RefusedError(WampError):
-    """The hardware refused."""
-
-
-class OfflineError(WampError, ConnectionError):
-    """The hardware could not be reached, or did not answer."""
-
-
-class RouterError(WampError, ConnectionError):
-    """The router could not be reached; nothing was sent."""
-
-
-class OutcomeUnknownError(WampError, TimeoutError):
-    """No answer came, here or to the device: the command may or may not have been carried out."""
-
-
-ERRORS: dict[str, type[WampError]] = {
-    "wamp.error.no_such_procedure": NoSuchProcedureError,
-    "wamp.error.not_authorized": NotAuthorizedError,
-    "wamp.error.canceled": OutcomeUnknownError,
-    "com.hipercam.error.no_such_procedure": NoSuchProcedureError,
-    "com.hipercam.error.invalid_argument": InvalidArgumentError,
-    "com.hipercam.error.not_allowed": NotAllowedError,
-    "com.hipercam.error.refused": RefusedError,
-    "com.hipercam.error.offline": OfflineError,
-    "com.hipercam.error.outcome_unknown": OutcomeUnknownError,
-}
 
 
 class _Connection(HTTPConnection):
@@ -128,16 +100,12 @@ def _post(path: str, body: dict[str, Any], timeout: float) -> Any:
     try:
         content = json.dumps(body, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError) as error:
-        raise InvalidArgumentError(
-            "com.hipercam.error.invalid_argument", f"cannot be sent: {error}"
-        ) from None
+        raise InvalidArgumentError(f"cannot be sent: {error}") from None
     try:
         connection = _connection(where, timeout)
     except (OSError, ValueError) as error:
         within = min(timeout, CONNECT_WITHIN)
-        raise RouterError(
-            "com.hipercam.error.no_router", unreachable(where, error, within)
-        ) from None
+        raise RouterError(unreachable(where, error, within)) from None
     try:
         connection.request("POST", path, content, {"Content-Type": "application/json"})
         response = connection.getresponse()
@@ -145,7 +113,6 @@ def _post(path: str, body: dict[str, Any], timeout: float) -> Any:
     except (OSError, HTTPException) as error:
         connection.close()
         raise OutcomeUnknownError(
-            "com.hipercam.error.outcome_unknown",
             f"no answer from {where} within {timeout:g} s ({type(error).__name__}): "
             "look at the telemetry before you repeat a command",
         ) from None
@@ -154,13 +121,12 @@ def _post(path: str, body: dict[str, Any], timeout: float) -> Any:
         raise
     if response.status == 404:  # so does the router while it starts
         raise RouterError(
-            "com.hipercam.error.no_router",
             f"{where} has no {path}: it is not the router, or has only just started",
         )
     if response.status != 200:
         raise WampError(
-            f"com.hipercam.error.http_{response.status}",
             f"{where} answered {response.status} to {path}: {data[:200]!r}",
+            f"com.hipercam.error.http_{response.status}",
         )
     try:
         answer = json.loads(data)
@@ -168,12 +134,11 @@ def _post(path: str, body: dict[str, Any], timeout: float) -> Any:
         answer = None
     if not isinstance(answer, dict):
         raise RouterError(
-            "com.hipercam.error.no_router",
             f"{where} is not the router: it answered {data[:60]!r} to {path}",
         )
     if "error" in answer:
         text = " ".join(str(part) for part in answer.get("args") or ())
-        raise ERRORS.get(answer["error"], WampError)(answer["error"], text)
+        raise from_uri(answer["error"], text)
     return answer
 
 
