@@ -240,7 +240,13 @@ def test_a_label_is_made_from_a_name(name: str, label: str) -> None:
 
 
 def test_a_field_is_described_with_one_set_of_keys() -> None:
-    common = {"doc": "", "healthy": None, "limits": None, "words": None, "guarded": []}
+    common: dict[str, Any] = {
+        "doc": "",
+        "healthy": None,
+        "limits": None,
+        "words": None,
+        "guarded": [],
+    }
     number = common | {"type": "number", "unit": "K", "scale": "linear", "digits": 2}
     assert Readback("K").describe() == number | {"settable": False}
     assert Setpoint("K", limits=(0, math.inf)).describe() == number | {
