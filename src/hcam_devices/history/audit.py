@@ -40,7 +40,7 @@ Span: TypeAlias = tuple[str, int, int]
 class Row(NamedTuple):
     """A sample that is really in a store; ``time`` in ms since 1970.
 
-    ``digest`` is of what it says (``stores/digest.py``); empty if that is not compared.
+    ``digest`` is of what it says (``journal/digest.py``); empty if that is not compared.
     """
 
     epoch: str

@@ -64,7 +64,7 @@ class JournalService:
         return self.journal.page(device, after, min(limit, MAX_SAMPLES), epoch)
 
     async def digests(self, device: str, first: int, last: int, epoch: str) -> str:
-        """Return the digests (``stores/digest.py``) of the samples from one number to another.
+        """Return the digests (``journal/digest.py``) of the samples from one number to another.
 
         They are bytes in base64, eight for each number and zeros where there is no sample, from
         ``first`` on: at most 10,000, so that the caller has to ask again for those after them.
