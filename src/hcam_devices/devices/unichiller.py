@@ -113,7 +113,7 @@ class WaterChiller(Device):
         limits=(-10, 40),
         tolerance=0.0051,
         readback="temperature",
-        doc="Of the coolant; forgotten when the power is cut.",
+        doc="Of the coolant; forgotten when the power is cut. Its limits are to be confirmed.",
     )
     temperature = Readback("deg_C", 3, decode, doc="Of the coolant, inside.")
     external_temperature = Readback("deg_C", 4, decode, doc="Of a sensor outside, if there is one.")
