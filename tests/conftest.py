@@ -1,4 +1,4 @@
-"""For every test: the two tiers, and nothing of this machine's own settings.
+"""Fixtures of every test: the two tiers of numbers, and isolation from this machine's settings.
 
 ``./check`` runs every test with small numbers; ``./check --soak`` with those of a long night.
 """

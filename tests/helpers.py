@@ -1,4 +1,4 @@
-"""What several tests need: waiting for a sample, a device in its loop, a clock to be set."""
+"""Helpers of several tests: wait for a sample, run a device, set a clock."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable

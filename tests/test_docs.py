@@ -1,4 +1,4 @@
-"""The documentation's code is run as it stands there."""
+"""Run the code blocks of the documentation, word for word."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""What ``hcam up`` tells besides telemetry; its children need no log that can be written."""
+"""Messages of ``hcam up`` about its child processes, also when their logs cannot be written."""
 
 import asyncio
 import sys

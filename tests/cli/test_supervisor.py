@@ -1,4 +1,4 @@
-"""The programs that ``hcam up`` keeps running: begun again, stopped, and told of."""
+"""``hcam up`` restarts, stops and reports the programs that it keeps running."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""The instrument file: it loads, and every mistake in it is named at once, with its line."""
+"""Loading the instrument file; all mistakes in it are reported at once, with their lines."""
 
 import re
 from pathlib import Path

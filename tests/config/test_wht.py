@@ -1,4 +1,4 @@
-"""The instrument file of the William Herschel Telescope: the same code, another set of devices."""
+"""The instrument file of the William Herschel Telescope: the same code with other devices."""
 
 from contextlib import AsyncExitStack
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The chart of an axis, arrow by arrow, and the Axis that obeys it."""
+"""The state chart of an axis, transition by transition, and the Axis that follows it."""
 
 import re
 from itertools import product

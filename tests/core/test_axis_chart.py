@@ -1,4 +1,4 @@
-"""The drawing of the axis chart in the docs is the chart."""
+"""The drawing in docs/axis.md shows the chart in core/axis.py."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A fault seen at the telescope becomes a test at home: record the wire, play the recording."""
+"""Record what passes on a wire, and let a simulator answer as recorded."""
 
 import json
 from pathlib import Path

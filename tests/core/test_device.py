@@ -1,4 +1,4 @@
-"""The life of a device: with its hardware on a real port, and alone."""
+"""The lifecycle of a device, with its simulator on a real port and without hardware."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Declarations: what a setpoint accepts, and what the declared units are."""
+"""Declared fields: which values a setpoint accepts, and how fields are described."""
 
 import math
 from typing import Annotated, Any

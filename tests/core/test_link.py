@@ -1,4 +1,4 @@
-"""The link: one question at a time, each with a deadline, and nothing late taken for an answer."""
+"""The link: one question at a time, each with a deadline; a late reply is never an answer."""
 
 import asyncio
 import re

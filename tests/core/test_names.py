@@ -1,4 +1,4 @@
-"""What is suggested to whoever has typed a name that does not exist."""
+"""Suggestions for a mistyped name."""
 
 import pytest
 

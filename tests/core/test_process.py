@@ -1,4 +1,4 @@
-"""The link to programs: their arguments, what they print, and that every one of them ends."""
+"""The link to programs: arguments, output, and that every program ends."""
 
 import asyncio
 import os

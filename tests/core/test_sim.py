@@ -1,4 +1,4 @@
-"""Simulators: the faults that may be put on their wire; nothing that is said kills one."""
+"""Simulators: faults on their wire; no input ends a simulator."""
 
 import asyncio
 import math

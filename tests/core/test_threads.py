@@ -1,4 +1,4 @@
-"""Work that may hang has threads of its own: it holds up nothing else, and no end of a process."""
+"""Work that may hang has its own threads, and delays neither other work nor the process's end."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""What was recorded can be asked for, by field and span, and is shown without losing an extreme."""
+"""History by field and span, downsampled without losing an extreme."""
 
 import csv
 import json

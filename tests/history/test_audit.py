@@ -1,4 +1,4 @@
-"""The audit believes no store: what is not there, or there twice, is named with its cause."""
+"""The audit trusts no store: it names missing and doubled samples, with the cause."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Whatever is lost, doubled or away on the way, every sample comes home to the store once."""
+"""The replicator stores each sample once, through losses, repetitions and outages."""
 
 import asyncio
 import inspect

@@ -1,4 +1,4 @@
-"""What surrounds a program - locale, editor, entry in passwd - changes nothing."""
+"""A program behaves the same in every locale, from every editor, without an entry in passwd."""
 
 import ast
 import os

@@ -1,4 +1,4 @@
-"""Where an installation has its programs and its router, and how the router gets there."""
+"""Where an installation has its programs and its router, and how the router is installed."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What programs print: that it cannot be written ends nothing, and nothing waits for it."""
+"""Output that cannot be written ends no program and delays none."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The time by which ages are reckoned: no clock that jumps puts it forward."""
+"""The age clock: a jump of the machine's clock does not advance it."""
 
 from collections.abc import Callable
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""The digest of a sample: the same of what was published, and of what the store gives back."""
+"""The digest of a sample is the same before and after storing it."""
 
 import asyncio
 import json

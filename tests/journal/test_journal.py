@@ -1,4 +1,4 @@
-"""The journal: gapless numbers, bounds, and what survives a kill, a reboot and a damaged disk."""
+"""The journal: gapless numbers, bounds, and survival of kills, reboots and damage."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""A sample as a row, and back."""
+"""Samples as flat points, and back."""
 
 import math
 from contextlib import closing

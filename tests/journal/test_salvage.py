@@ -1,4 +1,4 @@
-"""What can still be read from an SQLite file, whatever happened to its bytes."""
+"""Reading the records of a damaged SQLite file."""
 
 import random
 import re

@@ -1,4 +1,4 @@
-"""The wheel, installed by pip in the ways that people do it, until the emulated instrument runs."""
+"""Install the wheel with pip in the usual ways, and run the emulated instrument."""
 
 import os
 import re

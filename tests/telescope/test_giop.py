@@ -1,4 +1,4 @@
-"""Messages as omniORB was seen to send them (both byte orders), and as nobody should."""
+"""GIOP messages as omniORB sends them, in both byte orders, and malformed ones."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""`hcam gtc probe`: what a telescope's server is, without touching it."""
+"""`hcam gtc probe` reports what a telescope's server is, and moves nothing."""
 
 import asyncio
 import socket

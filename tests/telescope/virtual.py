@@ -1,4 +1,4 @@
-"""A telescope, a detector and an observer, in a time that passes only when all of them wait."""
+"""A telescope, a detector and an observer in virtual time, which passes when all of them wait."""
 
 import asyncio
 import math

@@ -1,4 +1,4 @@
-"""``hcam call`` without a network: arguments, lists, and the end of a motion."""
+"""``hcam call`` without a network: arguments, lists of procedures, and ``--wait``."""
 
 from collections.abc import Iterator
 from dataclasses import replace

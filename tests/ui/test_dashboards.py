@@ -1,4 +1,4 @@
-"""The dashboards: what Grafana will read, and every query of them against a real InfluxDB."""
+"""The dashboards: their files, and each of their queries against a real InfluxDB."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The terminal's picture: what it takes in, what it shows of that, and the live view of it."""
+"""The terminal's view: which samples it takes in, what it shows, and the live display."""
 
 import asyncio
 import io

@@ -1,4 +1,4 @@
-"""The instrument in a terminal, of whatever size."""
+"""The instrument in terminals of several sizes."""
 
 import json
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Alarms as people read them: one line for each cause, in an order that stays."""
+"""Alarms as people read them: one line for each cause, in a fixed order."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The agent without a router: what it keeps, and what it would send."""
+"""The agent without a router: what it keeps, and what it would publish."""
 
 import random
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Whose a name is, as the router and a viewer are told it."""
+"""The owner of a name, as sent to the router and shown to people."""
 
 from typing import Any
 

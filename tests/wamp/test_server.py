@@ -1,4 +1,4 @@
-"""A server alone: what it claims for itself."""
+"""A server without a router: its locks, its folders, and how it ends."""
 
 import asyncio
 import errno

@@ -1,4 +1,4 @@
-"""An HTTP server on loopback that answers as a test has written down."""
+"""An HTTP server on loopback that gives the answers that a test lists."""
 
 import gzip
 import http

@@ -1,4 +1,4 @@
-"""The embedded store: what is written is there once, whatever dies, breaks or comes late."""
+"""The embedded store keeps each sample once, through kills, damage and late samples."""
 
 import errno
 import itertools

@@ -1,4 +1,4 @@
-"""A store that lies is found out: what is really in its files, or its database, is what counts."""
+"""StoreReaders count what a store's files or database really have, not what the store noted."""
 
 import json
 import sqlite3

@@ -1,4 +1,4 @@
-"""Samples in a database that is away, lies, refuses or dies: each is there once."""
+"""A database that is unavailable, forgets, rejects or dies ends up with each sample once."""
 
 import random
 import re
