@@ -5,12 +5,14 @@ import json
 import re
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from hcam_devices.config.instrument import load
+from hcam_devices.devices.pdr900 import VacuumGauge
 from hcam_devices.journal import Journal
 from hcam_devices.wamp import utils
 from hcam_devices.wamp.agent import Agent
@@ -392,14 +394,27 @@ async def _or_none(call: Awaitable[Any]) -> Any:
         return None
 
 
+class Curious(VacuumGauge):
+    """A gauge that calls others."""
+
+    peers: ClassVar[dict[str, tuple[str, ...]]] = {
+        "slide": ("block",),
+        "pressure1": ("samples", "nonsense", "describe"),
+        "nobody": ("block",),
+    }
+
+
 async def test_a_device_calls_another_by_name_and_is_told_why_not(net: Net) -> None:
-    device = load().entries["pressure1"].build()
+    device = replace(load().entries["pressure1"], cls=Curious).build()
     with pytest.raises(ConnectionError, match="there is no network here"):
         await device.call_peer("slide", "block")
     journal = Journal(net.home / "peer.sqlite")
     agent = Agent(device, ("peer",), journal)
     with pytest.raises(ConnectionError, match="there is no router"):
         await device.call_peer("slide", "block")
+    for undeclared in (("slide", "unblock"), ("flow", "describe")):
+        with pytest.raises(LookupError, match=r"does not declare that it calls \w+\.\w+$"):
+            await device.call_peer(*undeclared)
     present = asyncio.create_task(agent.run(net.address))
     try:
         ask = partial(device.call_peer, "pressure1", "samples", 0, limit=1)

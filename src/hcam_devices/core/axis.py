@@ -251,6 +251,14 @@ class Axis:
         return {call.__name__: call for call in calls}
 
 
+def commands_by_state() -> dict[str, dict[str, str]]:
+    """Return which commands each state allows, and the state that follows, as plain data."""
+    return {
+        str(state): {str(event): str(arrows[event]) for event in COMMANDS if event in arrows}
+        for state, arrows in CHART.items()
+    }
+
+
 def diagram() -> str:
     """Return the chart as a Mermaid state diagram: commands as they are, reports in brackets."""
     lines = ["stateDiagram-v2", f"    [*] --> {S.DISABLED}"]

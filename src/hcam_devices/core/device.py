@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_origin, get_type_hints
 
 from ..errors import LINK_LOST, OfflineError, RefusedError
-from .axis import ADVICE, BUSY, MOTIONS, Axis, S
+from .axis import ADVICE, BUSY, MOTIONS, Axis, S, commands_by_state
 from .fields import Procedure, Readback, Setpoint, Value
 from .link import IT_SAID, Codec, Seconds, Tcp
 
@@ -53,7 +53,7 @@ class CallPeer(Protocol):
 
     Raises a WampError: what the other device answers (InvalidArgumentError, NotAllowedError,
     RefusedError, ...), OfflineError if nobody is there, OutcomeUnknownError if no answer came
-    ``within`` some seconds.
+    ``within`` some seconds; LookupError if ``Device.peers`` does not declare the procedure.
     """
 
     async def __call__(
@@ -98,6 +98,9 @@ class Device:
     fields: ClassVar[dict[str, Readback]] = {}
     pairs: ClassVar[dict[str, str]] = {}
     """Which setpoint a readback follows: readback -> setpoint."""
+
+    peers: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """The procedures of other devices that it calls with ``call_peer``."""
 
     poll_every: Seconds = 2.0
 
@@ -502,16 +505,19 @@ class Device:
                 for name, field in self.fields.items()
             },
             "axes": self.described_axes(),
+            "sources": list(self.sources()),
+            "peers": {peer: list(procedures) for peer, procedures in self.peers.items()},
         }
 
     def described_axes(self) -> dict[str, dict[str, Any]]:
-        """Return of each axis its fields, and the states that are a motion and its good end."""
+        """Return the fields, the motion states, the end states and the chart of each axis."""
         return {
             axis.name: {
                 "readback": axis.readback,
                 "setpoint": axis.setpoint,
                 "busy": [str(state) for state in BUSY],
                 "arrived": [str(S.INPOS)],
+                "chart": commands_by_state(),
             }
             for axis in self.axes
         }

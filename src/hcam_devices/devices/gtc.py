@@ -72,6 +72,10 @@ class Telescope(Device):
 
     link_type: ClassVar[Any] = Corba
     simulator: ClassVar[Any] = Simulator
+    peers: ClassVar[dict[str, tuple[str, ...]]] = {
+        "ngc": ("summary", "telemetry", "trigger"),
+        "autoguider": ("add_relative_dither",),
+    }
 
     data: str = ""
     """The folder in which the detector writes its runs; without it nothing is dithered."""
@@ -253,7 +257,13 @@ class Telescope(Device):
 
     def described_axes(self) -> dict[str, dict[str, Any]]:
         """Return the state that is an offset, and its good end."""
-        offset = {"readback": None, "setpoint": None, "busy": ["offsetting"], "arrived": ["inpos"]}
+        offset = {
+            "readback": None,
+            "setpoint": None,
+            "busy": ["offsetting"],
+            "arrived": ["inpos"],
+            "chart": None,
+        }
         return {"gtc": offset}
 
     def _known(self, name: str) -> float:

@@ -268,6 +268,8 @@ class Agent:
     ) -> Any:
         """Call another device, as ``device.CallPeer`` says."""
         what = f"{device}.{procedure}"
+        if procedure not in self.device.peers.get(device, ()):
+            raise LookupError(f"{type(self.device).__name__} does not declare that it calls {what}")
         if self._session is None or not self._session.is_attached():
             raise OfflineError(f"{what} cannot be called: there is no router")
         try:
