@@ -43,7 +43,7 @@ class Clock:
 
 
 async def sample_where(device: Device, predicate: Callable[[Sample], Any]) -> Sample:
-    """Return the next sample of which something is true."""
+    """Return the next sample for which a condition is true."""
     found: asyncio.Future[Sample] = asyncio.get_running_loop().create_future()
     last: list[Sample] = []
 
@@ -73,12 +73,12 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def online(sample: Sample) -> bool:
-    """Tell whether the hardware was reached."""
+    """Return whether the device is online."""
     return bool(sample["state"]["connection"] == "online")
 
 
 def offline(sample: Sample) -> bool:
-    """Tell whether it was not."""
+    """Return whether the device is offline."""
     return not online(sample)
 
 
@@ -162,7 +162,7 @@ def _close(value: Any, true: Any) -> bool:
 
 
 def complete(sample: Sample) -> bool:
-    """Tell whether everything could be read: what is null is not missed."""
+    """Return whether every value could be read; a null without an alarm is allowed."""
     missed = {alarm["field"] for alarm in sample["alarms"]}
     return online(sample) and not any(
         value is None and name in missed for name, value in sample.items()

@@ -20,7 +20,7 @@ STATES, EVENTS = list(S), list(E)
 
 
 class Motor:
-    """A drive that remembers what it was told, or fails."""
+    """A drive that records its commands, or fails."""
 
     def __init__(self) -> None:
         self.told: list[str] = []

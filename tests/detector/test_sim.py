@@ -18,7 +18,7 @@ from ..helpers import Clock, until
 
 
 class Console:
-    """A controller, and somebody who types its programs."""
+    """A simulated controller, and a way to type commands to its programs."""
 
     def __init__(self, folder: Path) -> None:
         self.clock = Clock()

@@ -24,7 +24,7 @@ def row(seq: int, epoch: str = "4f3c0a9be1d2", late: int = 0) -> Row:
 
 
 class FakeStore:
-    """A store that may lie: what it noted and what it has are apart."""
+    """A store whose notes and rows may differ."""
 
     def __init__(self, name: str = "local", uncounted: str = "") -> None:
         self.name, self.uncounted = name, uncounted

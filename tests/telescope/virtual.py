@@ -253,7 +253,7 @@ class World:
             await asyncio.wait(self.tasks)
 
     def check(self, nodding: Nodding, pattern: tuple[list[float], list[float]] = SQUARE) -> None:
-        """Assert what has to be true after every run, whatever has happened."""
+        """Assert the conditions that hold after every run."""
         for exposure in self.exposures:
             for motion in self.motions:
                 assert not exposure.overlaps(motion), (exposure, motion)

@@ -92,7 +92,7 @@ def sample(seq: int | None, state: str, at: float = 0.0) -> Sample:
 
 
 def followed(*said: Sample | Exception) -> tuple[str, list[str]]:
-    """Follow a motion through samples; return what is said of its end, and before."""
+    """Follow a motion through samples; return the messages about its end, and before it."""
     answers: Iterator[Sample | Exception] = iter(said)
     shown: list[str] = []
     clock = Clock()

@@ -182,7 +182,7 @@ class Terminal(io.StringIO):
 
 
 class Session:
-    """A session of which the test is the router."""
+    """A session whose router is the test."""
 
     def __init__(self) -> None:
         self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()

@@ -83,7 +83,7 @@ class Server:
         assert process.poll() is None, (self.folder / "log").read_text()
 
     def up(self) -> bool:
-        """Tell whether it answers."""
+        """Return whether the database answers."""
         try:
             self.ask(self.health, timeout=1)
         except OSError:

@@ -109,7 +109,7 @@ class Scripted:
 
     @property
     def lines(self) -> list[bytes]:
-        """Every line of every request, whatever was answered."""
+        """Every line of every request, also of rejected ones."""
         return [line for request in self.requests for line in request.lines]
 
     def close(self) -> None:

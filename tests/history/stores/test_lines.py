@@ -434,7 +434,7 @@ def test_a_database_that_asks_for_a_rest_gets_it(server: Scripted, opened: Opene
 
 
 def refusing(*bad: bytes, status: int = 400) -> Callable[[scripted.Request], scripted.Answer]:
-    """Return a judge who refuses a request that has one of some words in it."""
+    """Return a function that rejects a request with one of some words in it."""
 
     def judge(request: scripted.Request) -> scripted.Answer:
         found = [word for line in request.lines for word in bad if word in line]
@@ -559,7 +559,7 @@ def test_what_is_too_large_is_sent_in_parts(tmp_path: Path, opened: Opener) -> N
         assert reason.startswith("413")
 
 
-# --- who writes, and where ------------------------------------------------------------------
+# --- accounts and addresses -----------------------------------------------------------------
 
 
 def test_a_database_that_is_not_there_is_created_once(
