@@ -11,9 +11,10 @@ import pytest
 
 from hcam_devices.config.instrument import Entry
 from hcam_devices.core import sim
-from hcam_devices.core.device import Alarm, Device, Reading, Sample, settings_of
+from hcam_devices.core.device import Device, Sample, settings_of
 from hcam_devices.core.fields import Readback, Setpoint
 from hcam_devices.core.link import Local, Serial, quoted
+from hcam_devices.core.part import Alarm, Reading
 from hcam_devices.errors import ProtocolError, RefusedError
 
 from ..helpers import (
@@ -181,7 +182,7 @@ async def test_it_lets_itself_be_disconnected_and_read_selectively(entry: Entry)
     async with presented(entry, entry.cls.simulator(clock=Clock())) as device:
         truth = await sample_where(device, complete)
         for name, field in device.fields.items():
-            if any(name in (axis.readback, axis.setpoint) for axis in device.axes):
+            if name in {*device.nested(), *device.nested().values()}:
                 continue
             await device.procedures()[f"{field.machine}.disable"].call()
             off = await sample_where(device, lambda sample, name=name: sample[name] is None)  # type: ignore[misc]

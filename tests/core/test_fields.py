@@ -323,8 +323,8 @@ def test_a_pair_is_told_the_same_way_everywhere(name: str) -> None:
     device = ENTRIES[name].build()
     described = device.describe()
     fields, values = described["fields"], device.values()
-    for axis in device.axes:
-        assert fields[axis.readback]["pair"] == axis.setpoint
+    for readback, setpoint in device.nested().items():
+        assert fields[readback]["pair"] == setpoint
     for one, field in fields.items():
         if field["pair"]:
             other = fields[field["pair"]]

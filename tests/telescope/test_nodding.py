@@ -10,7 +10,7 @@ from astropy.table import Table
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hcam_devices.core.device import Alarm
+from hcam_devices.core.part import Alarm
 from hcam_devices.errors import NotAllowedError
 from hcam_devices.telescope.frames import Frames, Progress
 from hcam_devices.telescope.nodding import Nodding

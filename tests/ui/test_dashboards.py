@@ -24,9 +24,10 @@ from hcam_devices.cli.main import main
 from hcam_devices.config.instrument import Entry, Instrument, load
 from hcam_devices.config.stores import Embedded, InfluxDB
 from hcam_devices.core import sim
-from hcam_devices.core.device import Alarm, Device, Sample
+from hcam_devices.core.device import Device, Sample
 from hcam_devices.core.fields import Labels, Readback, Setpoint, Value
 from hcam_devices.core.link import Local
+from hcam_devices.core.part import Alarm
 from hcam_devices.history.recorder import recorder_of
 from hcam_devices.history.replicator import Journals, Replicator
 from hcam_devices.history.stores.line_protocol import LineStore
@@ -142,8 +143,8 @@ async def lived(recorder: Device) -> list[Sample]:
         await stack.enter_async_context(living(*devices.values()))
         arms = devices["compo_arms"]
         await sample_where(arms, online)
-        for axis in arms.axes:
-            await arms.procedures()[f"{axis.name}.home"].call()
+        for arm in ("pickoff", "injection"):
+            await arms.procedures()[f"{arm}.home"].call()
         clock.now += 100
         for name, setpoint in (("slide", "target_position"), ("compo_lens", "target_position")):
             await sample_where(devices[name], online)

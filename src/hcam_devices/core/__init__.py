@@ -2,7 +2,7 @@
 
 from ..errors import LINK_LOST, NotAllowedError, ProtocolError, RefusedError
 from .axis import Axis, Drive
-from .device import WHILE_MOVING, Alarm, Device, Reading, Sample, utc
+from .device import Device, Sample, utc
 from .fields import Labels, Procedure, Range, Readback, Setpoint, Value, rpc, shorten
 from .link import (
     Exactly,
@@ -12,11 +12,11 @@ from .link import (
     Tcp,
     Until,
 )
+from .part import Alarm, Part, Reading
 from .sim import Impatient, Simulator, toward
 
 __all__ = [
     "LINK_LOST",
-    "WHILE_MOVING",
     "Alarm",
     "Axis",
     "Device",
@@ -26,6 +26,7 @@ __all__ = [
     "Labels",
     "Local",
     "NotAllowedError",
+    "Part",
     "Procedure",
     "ProtocolError",
     "Range",

@@ -7,7 +7,13 @@ button, draws the diagram and feeds the tests. What the hardware reports are eve
 
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .fields import Procedure, Value
+from .part import Alarm, Part, Reading
+
+if TYPE_CHECKING:
+    from .device import Device
 
 from ..errors import NotAllowedError
 
@@ -116,7 +122,7 @@ class Drive(Protocol):
         """Stop."""
 
 
-class Axis:
+class Axis(Part):
     """One motor: where it is, where it should be, and which commands are legal now.
 
     ``readback`` and ``setpoint`` name the fields of the device that are its position and target.
@@ -127,7 +133,7 @@ class Axis:
         self, name: str, drive: Drive, *, readback: str, setpoint: str, tolerance: float
     ) -> None:
         self.name, self.drive, self.tolerance = name, drive, tolerance
-        self.readback, self.setpoint = readback, setpoint
+        self.readback, self.setpoint = self.fields = readback, setpoint
         self.state = S.DISABLED
         self.held = False
         self.short = False
@@ -193,11 +199,17 @@ class Axis:
 
     def connect(self) -> None:
         """Begin to follow the hardware, unless somebody disabled the axis."""
+        super().connect()
         if not self.held:
             self.state = S.INIT
 
     def lose(self) -> None:
-        """Forget everything: the link is lost."""
+        """Forget everything: the connection is lost."""
+        super().lose()
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget the state, the position and the target: the axis cannot be read."""
         self.state, self.position, self.short = S.DISABLED, None, False
         self.target = self._goal = None
 
@@ -245,10 +257,62 @@ class Axis:
         """Whether it is moving as far as is known."""
         return self.state in BUSY
 
+    def states(self) -> dict[str, str]:
+        """Return the state."""
+        return {self.name: str(self.state)}
+
+    def nested(self) -> dict[str, str]:
+        """Return the position with its target."""
+        return {self.readback: self.setpoint}
+
+    def reading(self, name: str) -> Reading:
+        """Return the position or the target, or the reason why it is not known."""
+        known = self.position if name == self.readback else self.target
+        return Reading(known, "" if known is not None else f"{self.name}: {self.advice()}")
+
+    def write(self, name: str, value: float) -> None:
+        """Replace the target."""
+        self.aim(value)
+
+    def notices(self) -> list[Alarm]:
+        """Return why the axis does not move, or that it has stopped short of its target."""
+        if self.online and (self.state in ADVICE or self.short):
+            return [Alarm(self.name, "WARN", self.advice())]
+        return []
+
     def commands(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """Return the commands by name, as clients know them."""
         calls = (self.enable, self.disable, self.home, self.move, self.stop)
         return {call.__name__: call for call in calls}
+
+    def procedures(self, device: "Device") -> dict[str, Procedure]:
+        """Return the commands; the device has to be online, and polls at once after each."""
+
+        def while_online(call: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+            async def command() -> None:
+                device.require_online()
+                await call()
+                device.hurry()
+
+            return command
+
+        async def position_set(position: object) -> Value:
+            """Do what the setter of the field in ``sets`` does, for programs in use."""
+            return await device.set(self.setpoint, position)
+
+        setter = Procedure(position_set, audience="program", sets=device.settable(self.setpoint))
+        return {
+            f"{self.name}.{name}": Procedure(
+                while_online(call), call.__doc__ or "", moves=self.name if name in MOTIONS else ""
+            )
+            for name, call in self.commands().items()
+        } | {f"{self.name}.positionSet": setter}
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """Return its fields, the states that are a motion and its end, and its chart."""
+        fields = {"readback": self.readback, "setpoint": self.setpoint}
+        states = {"busy": [str(state) for state in BUSY], "arrived": [str(S.INPOS)]}
+        return {self.name: fields | states | {"chart": commands_by_state()}}
 
 
 def commands_by_state() -> dict[str, dict[str, str]]:

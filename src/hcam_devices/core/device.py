@@ -10,42 +10,25 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_origin, get_type_hints
 
 from ..errors import LINK_LOST, OfflineError, RefusedError
-from .axis import ADVICE, BUSY, MOTIONS, Axis, S, commands_by_state
 from .fields import Procedure, Readback, Setpoint, Value
 from .link import IT_SAID, Codec, Seconds, Tcp
+from .part import Alarm, Part, Reading
 
 log = logging.getLogger(__name__)
 
 Sample: TypeAlias = dict[str, Any]
-Severity: TypeAlias = Literal["WARN", "ERR"]
 
 FIRST_PAUSE = 0.1
-WHILE_MOVING = 0.5
+BUSY_POLL_S = 0.5
+"""Seconds between polls while a part is busy."""
 MAX_LOGGED_REASONS = 10
 """Log at most this many different reasons of one outage: some quote what the hardware answered."""
-
-
-@dataclass(frozen=True)
-class Alarm:
-    """Something that people should know, in a sentence."""
-
-    field: str
-    severity: Severity
-    reason: str
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A value, or None and the reason why there is none; without a reason it is not missed."""
-
-    value: Value | None
-    reason: str = ""
 
 
 class CallPeer(Protocol):
@@ -130,7 +113,7 @@ class Device:
         for setting in own.keys() & settings.keys():
             setattr(self, setting, settings.pop(setting))
         self.link = self.link_type(**settings)
-        self.axes: list[Axis] = []
+        self.parts: list[Part] = []
         self.connection: Literal["offline", "online"] = "offline"
         self.offline_reason = "the hardware has not answered yet"
         self.read_at = clock()
@@ -149,6 +132,13 @@ class Device:
 
     async def run(self) -> None:
         """Connect, poll, and connect again for ever; each attempt and each poll is a sample."""
+        try:
+            await self._keep_connected()
+        finally:
+            for part in self.parts:
+                await part.close()
+
+    async def _keep_connected(self) -> None:
         pause = FIRST_PAUSE
         while True:
             try:
@@ -174,8 +164,8 @@ class Device:
 
     def _connected(self) -> None:
         self.connection = "online"
-        for axis in self.axes:
-            axis.connect()
+        for part in self.parts:
+            part.connect()
 
     def _answered(self) -> None:
         if self._logged:
@@ -191,15 +181,15 @@ class Device:
         self.connection = "offline"
         self.offline_reason = reason
         self._forget(f"{self.name} is offline")
-        for axis in self.axes:
-            axis.lose()
+        for part in self.parts:
+            part.lose()
 
     def _forget(self, reason: str) -> None:
         self.readings = {name: Reading(None, reason) for name in self.fields}
 
     def _until_next_poll(self) -> float:
-        busy = any(axis.busy for axis in self.axes)
-        return min(self.poll_every, WHILE_MOVING) if busy else self.poll_every
+        busy = any(part.busy for part in self.parts)
+        return min(self.poll_every, BUSY_POLL_S) if busy else self.poll_every
 
     def _new_wake(self) -> asyncio.Future[None]:
         self._wake = asyncio.get_running_loop().create_future()
@@ -236,11 +226,12 @@ class Device:
     def _off(self, field: Readback) -> Reading:
         return Reading(None, f"reading it was disabled ({field.machine}.enable reads it again)")
 
+    def _part_with(self, name: str) -> Part | None:
+        return next((part for part in self.parts if name in part.fields), None)
+
     async def _reading(self, field: Readback) -> Reading:
-        for axis in self.axes:
-            if field.name in (axis.readback, axis.setpoint):
-                known = axis.position if field.name == axis.readback else axis.target
-                return Reading(known, "" if known is not None else f"{axis.name}: {axis.advice()}")
+        if part := self._part_with(field.name):
+            return part.reading(field.name)
         try:
             value = await self.read(field)
         except (RefusedError, ValueError) as error:
@@ -257,11 +248,11 @@ class Device:
         return field.kind(await self.ask(field.ref))
 
     async def write(self, field: Setpoint, value: float) -> None:
-        """Send one setpoint, already checked, to the hardware (or to its axis)."""
-        for axis in self.axes:
-            if field.name == axis.setpoint:
-                return axis.aim(value)
-        await self.ask(field.ref, value)
+        """Send one setpoint, already checked, to the hardware, or to the part that has it."""
+        if part := self._part_with(field.name):
+            part.write(field.name, value)
+        else:
+            await self.ask(field.ref, value)
 
     # --- setpoints --------------------------------------------------------------------------
 
@@ -357,7 +348,10 @@ class Device:
 
     def states(self) -> dict[str, str]:
         """Return the active state of each machine."""
-        return {"connection": self.connection} | {axis.name: str(axis.state) for axis in self.axes}
+        states: dict[str, str] = {"connection": self.connection}
+        for part in self.parts:
+            states |= part.states()
+        return states
 
     def values(self) -> dict[str, Any]:
         """Return each field as telemetry carries it."""
@@ -368,22 +362,23 @@ class Device:
             current, target = values[readback], values.pop(setpoint)
             known = current is not None or target is not None
             values[readback] = {"current": current, "target": target} if known else None
+        for part in self.parts:
+            values |= part.values()
         return values
 
     def nested(self) -> dict[str, str]:
         """Return the pairs that are one value of the telemetry: readback -> setpoint."""
-        return {axis.readback: axis.setpoint for axis in self.axes}
+        return {one: target for part in self.parts for one, target in part.nested().items()}
 
     def alarms(self) -> list[Alarm]:
         """Return everything that is wrong, worst first."""
         found = [*self.refused.values(), *self.notices()]
+        for part in self.parts:
+            found += part.notices()
         if self.connection == "offline":
             found.append(Alarm("connection", "ERR", self.offline_reason))
         else:
             targets = self.nested().values()
-            for axis in self.axes:
-                if axis.state in ADVICE or axis.short:
-                    found.append(Alarm(axis.name, "WARN", axis.advice()))
             for name, field in self.fields.items():
                 reading = self.readings[name]
                 if name in targets:
@@ -417,31 +412,13 @@ class Device:
                 found[f"{field.machine}.{event}"] = Procedure(switch, audience="program")
             if isinstance(field, Setpoint):
                 found[f"set_{name}"] = Procedure(self._setter(name), sets=field)
-                found[f"{field.machine}.targetSet"] = Procedure(
-                    self._target_setter(name), audience="program", sets=field
-                )
-        for axis in self.axes:
-            del found[f"{axis.name}.targetSet"]
-            for name, call in axis.commands().items():
-                found[f"{axis.name}.{name}"] = Procedure(
-                    self._commander(call),
-                    call.__doc__ or "",
-                    moves=axis.name if name in MOTIONS else "",
-                )
-            found[f"{axis.name}.positionSet"] = Procedure(
-                self._position_setter(axis.setpoint),
-                audience="program",
-                sets=self.settable(axis.setpoint),
-            )
+                if not self._part_with(name):
+                    found[f"{field.machine}.targetSet"] = Procedure(
+                        self._target_setter(name), audience="program", sets=field
+                    )
+        for part in self.parts:
+            found |= part.procedures(self)
         return found
-
-    def _commander(self, call: Callable[[], Awaitable[None]]) -> Callable[..., Any]:
-        async def command() -> None:
-            self.require_online()
-            await call()
-            self.hurry()
-
-        return command
 
     def _setter(self, name: str) -> Callable[..., Any]:
         async def guarded(value: object, *, confirm: bool = False) -> Value:
@@ -460,13 +437,6 @@ class Device:
             return await self.set(name, target)
 
         return target_set
-
-    def _position_setter(self, name: str) -> Callable[..., Any]:
-        async def position_set(position: object) -> Value:
-            """Do what the setter of the field in ``sets`` does, for programs in use."""
-            return await self.set(name, position)
-
-        return position_set
 
     def _switch(self, machine: str, *, on: bool) -> Callable[..., Any]:
         async def switch() -> None:
@@ -504,20 +474,9 @@ class Device:
                 name: field.describe() | {"pair": pairs.get(name), "path": paths.get(name, [name])}
                 for name, field in self.fields.items()
             },
-            "axes": self.described_axes(),
+            "axes": {
+                name: motion for part in self.parts for name, motion in part.describe().items()
+            },
             "sources": list(self.sources()),
             "peers": {peer: list(procedures) for peer, procedures in self.peers.items()},
-        }
-
-    def described_axes(self) -> dict[str, dict[str, Any]]:
-        """Return the fields, the motion states, the end states and the chart of each axis."""
-        return {
-            axis.name: {
-                "readback": axis.readback,
-                "setpoint": axis.setpoint,
-                "busy": [str(state) for state in BUSY],
-                "arrived": [str(S.INPOS)],
-                "chart": commands_by_state(),
-            }
-            for axis in self.axes
         }

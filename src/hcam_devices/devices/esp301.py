@@ -237,7 +237,7 @@ class Arm(Axis):
     def unreadable(self, reason: str) -> None:
         """Take it that nothing is known of it until it can be read again."""
         self.trouble = reason
-        self.lose()
+        self.forget()
 
 
 class Arms(Device):
@@ -266,7 +266,7 @@ class Arms(Device):
         super().__init__(name, **settings)
         self.codec = Codec()
         self.arms = [Arm("pickoff", self, 1), Arm("injection", self, 2)]
-        self.axes = [*self.arms]
+        self.parts = [*self.arms]
         for arm in self.arms:
             arm.homed = arm.on = self.homed_at_start
         self._ticks = 0

@@ -19,20 +19,17 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from ..core import (
-    WHILE_MOVING,
     Alarm,
     Device,
     NotAllowedError,
     Procedure,
     Readback,
-    Reading,
     RefusedError,
     Seconds,
     Value,
     rpc,
     runs,
     shorten,
-    utc,
 )
 from ..errors import WampError
 from ..telescope.archive import Transfer
@@ -105,13 +102,18 @@ class Telescope(Device):
     dewpoint = Readback("deg_C", "DEWPOINT", doc="Of the air, from the telescope's header.")
     focus = Readback("mm", "M2UZ", doc="From the telescope's header (the unit is inferred).")
     in_position = Readback("", "", bool, doc="Whether follow errors and M1 noise are small enough.")
-    ra_offset = Readback("arcsec", 0, doc="Sum of the offsets that it was told.")
-    dec_offset = Readback("arcsec", 1, doc="Sum of the offsets that it was told.")
+    ra_offset = Readback("arcsec", doc="Sum of the offsets that it was told.")
+    dec_offset = Readback("arcsec", doc="Sum of the offsets that it was told.")
 
     def __init__(self, name: str, **settings: Any) -> None:
         super().__init__(name, **settings)
         self.motion = Motion(
-            self._ask, self._read_header, self._changed, self.settle_after, self.settle_within
+            self._ask,
+            self._read_header,
+            self._changed,
+            self.settle_after,
+            self.settle_within,
+            self._position,
         )
         self.nodding = Nodding(
             self,
@@ -124,20 +126,13 @@ class Telescope(Device):
             clock=self.clock,
         )
         self.transfer = Transfer(self.clock, self.emit)
+        self.parts = [self.nodding, self.motion, self.transfer]
         self.groups: list[str] | None = None
         self.header: Mapping[str, Item] = {}
         self.header_reason = "the telescope's header has not been read yet"
         self.autoguider_notice = ""
         self.noise_notice = ""
         self._exposing = False
-
-    async def run(self) -> None:
-        """Connect, poll, and connect again for ever; dithering and motions end with it."""
-        try:
-            await super().run()
-        finally:
-            await self.nodding.close()
-            await self.motion.close()
 
     async def _ask(self, operation: str, arguments: tuple[object, ...] = ()) -> Any:
         return await self.link.ask(None, operation, arguments)
@@ -173,24 +168,18 @@ class Telescope(Device):
     def _disconnected(self, error: BaseException) -> None:
         super()._disconnected(error)
         self.groups, self.header, self.header_reason = None, {}, f"{self.name} is offline"
-        self.motion.in_position = None
-
-    def _until_next_poll(self) -> float:
-        return min(self.poll_every, WHILE_MOVING) if self.motion.doing else self.poll_every
 
     def _changed(self) -> None:
         """Say at once what a motion has changed, and look."""
         if self.connection == "online":
-            for name, told in zip(("ra_offset", "dec_offset"), self.motion.told, strict=True):
+            for name in self.motion.fields:
                 if name not in self.disabled:
-                    self.readings[name] = Reading(told)
+                    self.readings[name] = self.motion.reading(name)
         self.emit()
         self.hurry()
 
     async def read(self, field: Readback) -> Value:
         """Return one value; RefusedError says why there is none."""
-        if field.name in ("ra_offset", "dec_offset"):
-            return self.motion.told[field.ref]
         if field.name == "in_position":
             return not await self.motion.out_of_position()
         if field.ref in ("DEWPOINT", "M2UZ"):
@@ -216,32 +205,23 @@ class Telescope(Device):
     # --- what the network sees --------------------------------------------------------------
 
     def states(self) -> dict[str, str]:
-        """Return the connection, what the telescope does, and what became of the last transfer."""
+        """Return the states; while it is dithered, ``gtc`` is that of dithering."""
         state = self.motion.state
         moved_by_nod = self.nodding.state == "nodding" or state != "offsetting"
         if self.nodding.state != "disabled" and state not in ("unknown", "offline"):
             state = f"nodding.{self.nodding.state}" if moved_by_nod else state
-        return super().states() | {"gtc": state, "archive": self.transfer.state}
+        return super().states() | {"gtc": state}
 
     def values(self) -> dict[str, Any]:
-        """Return the fields, the header (``telpars``), and when the last transfer was."""
-        began, ended = self.transfer.began, self.transfer.ended
-        return super().values() | {
-            "telpars": None if self.groups is None else typed(self.header),
-            "archive": {"began": began and utc(began), "ended": ended and utc(ended)},
-        }
+        """Return the fields, and the header (``telpars``)."""
+        header = None if self.groups is None else typed(self.header)
+        return super().values() | {"telpars": header}
 
     def notices(self) -> list[Alarm]:
-        """Return what became of motions and transfers, and who was not told."""
-        found = self.nodding.notices()
-        if self.motion.unknown:
-            found.append(Alarm("gtc", "ERR", self.motion.unknown.advice(self._position())))
-        if self.motion.unsettled:
-            found.append(Alarm("gtc", "ERR", self.motion.unsettled))
+        """Return what could not be read or set, and that the autoguider was not told."""
+        found = []
         if self.connection == "online" and self.groups is None:
             found.append(Alarm("telpars", "ERR", self.header_reason))
-        if self.transfer.state == "failed":
-            found.append(Alarm("archive", "ERR", self.transfer.reason))
         if self.autoguider_notice:
             found.append(Alarm("autoguider", "WARN", self.autoguider_notice))
         if self.noise_notice:
@@ -254,17 +234,6 @@ class Telescope(Device):
         return found | {
             f"gtc.{event}": replace(found[event], audience="program") for event in EVENTS
         }
-
-    def described_axes(self) -> dict[str, dict[str, Any]]:
-        """Return the state that is an offset, and its good end."""
-        offset = {
-            "readback": None,
-            "setpoint": None,
-            "busy": ["offsetting"],
-            "arrived": ["inpos"],
-            "chart": None,
-        }
-        return {"gtc": offset}
 
     def _known(self, name: str) -> float:
         reading = self.readings[name]

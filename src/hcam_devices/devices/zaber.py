@@ -122,7 +122,7 @@ class LinearStage(Device):
             setpoint="target_position",
             tolerance=5 * abs(self.scale),
         )
-        self.axes = [self.stage]
+        self.parts = [self.stage]
 
     def microsteps(self, position: float) -> int:
         """Return the microsteps of a position."""

@@ -26,9 +26,10 @@ from autobahn.wamp.types import SubscribeOptions
 from .. import HcamError
 from ..config.instrument import Entry, Instrument
 from ..config.stores import Embedded, InfluxDB, StoreSettings, place
-from ..core.device import Alarm, Device, utc
+from ..core.device import Device, utc
 from ..core.fields import Procedure, Readback, Value, rpc
 from ..core.link import Local
+from ..core.part import Alarm
 from ..errors import NotAllowedError
 from ..host.home import claim, home
 from ..journal import DAY, Journal

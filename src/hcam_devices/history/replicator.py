@@ -21,8 +21,9 @@ from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.exception import Error as WampError
 from pydantic import BaseModel, TypeAdapter
 
-from ..core.device import Alarm, Sample, utc
+from ..core.device import Sample, utc
 from ..core.fields import shorten
+from ..core.part import Alarm
 from ..journal import DAY, KEEP, Journal, read_page
 from ..journal.digest import SIZE
 from ..journal.points import Point, flatten, milliseconds

@@ -7,13 +7,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeAlias
 
+from ..core.device import utc
+from ..core.part import Alarm, Part
 from ..errors import LINK_LOST, NotAllowedError, RefusedError
 
 OPERATION = "transferObservationDataFromHIPERToGCS"
 AskApart: TypeAlias = Callable[[str, float], Awaitable[Any]]
 
 
-class Transfer:
+class Transfer(Part):
     """The last transfer: when it began and ended (Unix seconds), and how."""
 
     def __init__(self, clock: Callable[[], float], changed: Callable[[], None]) -> None:
@@ -44,3 +46,16 @@ class Transfer:
 
     def _fail(self, reason: str) -> None:
         self.state, self.reason = "failed", f"the transfer into the archive failed: {reason}"
+
+    def states(self) -> dict[str, str]:
+        """Return whether one runs, and how the last one has ended."""
+        return {"archive": self.state}
+
+    def values(self) -> dict[str, Any]:
+        """Return when the last one began and ended."""
+        began, ended = self.began, self.ended
+        return {"archive": {"began": began and utc(began), "ended": ended and utc(ended)}}
+
+    def notices(self) -> list[Alarm]:
+        """Return why the last one has failed."""
+        return [Alarm("archive", "ERR", self.reason)] if self.state == "failed" else []

@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from ..core.part import Alarm, Part, Reading
 from ..errors import LINK_LOST, NotAllowedError, OutcomeUnknownError, RefusedError
 
 Ask: TypeAlias = Callable[[str, tuple[object, ...]], Awaitable[Any]]
@@ -104,11 +105,12 @@ def position_in(header: Mapping[str, float | str]) -> Position:
 
 
 @dataclass
-class Motion:
+class Motion(Part):
     """What the telescope was told to do, one after the other.
 
-    ``read_header`` returns the header as it is now. ``settle_after`` and ``settle_within`` are
-    seconds: before the flags can be believed, and until not being in position is an alarm.
+    ``read_header`` returns the header as it is now, ``last_position`` the position that was read
+    last. ``settle_after`` and ``settle_within`` are seconds: before the flags can be believed, and
+    until not being in position is an alarm.
     """
 
     ask: Ask
@@ -116,6 +118,7 @@ class Motion:
     changed: Callable[[], None]
     settle_after: float = 0.2
     settle_within: float = 60.0
+    last_position: Callable[[], Position] = dict
     told: tuple[float, float] = (0.0, 0.0)
     """The sum of the offsets (not of guide steps) that it was told, arcsec."""
     doing: Move | None = None
@@ -128,6 +131,40 @@ class Motion:
     _last: Move | None = None
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    fields = ("ra_offset", "dec_offset")
+
+    def lose(self) -> None:
+        """Forget whether it is in position; what it was told stays."""
+        super().lose()
+        self.in_position = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether it is doing something, until it is in position again."""
+        return self.doing is not None
+
+    def states(self) -> dict[str, str]:
+        """Return what it does."""
+        return {"gtc": self.state}
+
+    def reading(self, name: str) -> Reading:
+        """Return the sum of the offsets in one coordinate (arcsec)."""
+        return Reading(self.told[self.fields.index(name)])
+
+    def notices(self) -> list[Alarm]:
+        """Return what became of the last motion, if that is not known or not well."""
+        found = []
+        if self.unknown:
+            found.append(Alarm("gtc", "ERR", self.unknown.advice(self.last_position())))
+        if self.unsettled:
+            found.append(Alarm("gtc", "ERR", self.unsettled))
+        return found
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """Return the state that is an offset, and its successful end."""
+        offset = {"readback": None, "setpoint": None, "chart": None}
+        return {"gtc": offset | {"busy": ["offsetting"], "arrived": ["inpos"]}}
 
     @property
     def state(self) -> str:

@@ -19,7 +19,8 @@ from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
-from ..core.device import Alarm, utc
+from ..core.device import utc
+from ..core.part import Alarm, Part
 from ..errors import LINK_LOST, NotAllowedError, WampError
 from .frames import Progress
 
@@ -79,7 +80,7 @@ class _OverError(Exception):
     """Why there is nothing more to dither."""
 
 
-class Nodding:
+class Nodding(Part):
     """Dithers the telescope, one run after the other, never two at once.
 
     ``trigger`` starts one exposure; it raises TimeoutError if it may have started, any other
