@@ -365,7 +365,7 @@ async def in_own_thread(work: Callable[[], Any]) -> Any:
     try:
         return await done
     finally:
-        if done.done():
+        if done.done() and not done.cancelled():  # a cancelled call is still out
             atexit.unregister(_leave)  # there is one long call at a time
 
 
