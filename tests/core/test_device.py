@@ -247,8 +247,8 @@ class Toy(Device):
 
     link_type = Local
 
-    level = Setpoint("K", limits=(0, 1000), tolerance=1e-6)
-    number = Readback("")
+    level = Setpoint(unit="K", limits=(0, 1000), tolerance=1e-6)
+    number = Readback()
 
     def __init__(self, **settings: Any) -> None:
         super().__init__("toy", **settings)

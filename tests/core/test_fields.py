@@ -21,10 +21,10 @@ from hcam_devices.core.names import usage
 
 from ..helpers import ENTRIES
 
-TEMPERATURE = Setpoint("deg_C", limits=(-100, 25), name="target")
+TEMPERATURE = Setpoint(unit="deg_C", limits=(-100, 25), name="target")
 STATES = Labels({0: "Static OFF", 3: "HW Enable"})
-ENABLE = Setpoint("", kind=STATES, words=STATES, name="enable")
-ANYTHING = Setpoint("mm", name="anything")
+ENABLE = Setpoint(kind=STATES, words=STATES, name="enable")
+ANYTHING = Setpoint(unit="mm", name="anything")
 CLASSES = {entry.cls.__name__: entry.cls for entry in ENTRIES.values()}
 
 
@@ -132,7 +132,7 @@ def test_settings_have_a_type_and_no_declaration_is_a_setting(cls: Any) -> None:
 
 
 def test_channels_are_spelled_out_from_1() -> None:
-    one, two = Readback("K", 7, channels=2, machine="sensor").expand("heat")
+    one, two = Readback(unit="K", ref=7, channels=2, machine="sensor").expand("heat")
     assert (one.name, one.ref, one.machine) == ("heat1", (7, 1), "sensor1")
     assert (two.name, two.ref, two.machine) == ("heat2", (7, 2), "sensor2")
 
@@ -147,7 +147,7 @@ def test_channels_are_spelled_out_from_1() -> None:
     ],
 )
 def test_a_value_outside_the_healthy_range_says_by_what(value: Any, why: str | None) -> None:
-    assert Readback("mbar", healthy=(0, 8e-3)).unhealthy(value) == why
+    assert Readback(unit="mbar", healthy=(0, 8e-3)).unhealthy(value) == why
 
 
 def test_a_number_without_a_word_is_refused() -> None:
@@ -248,8 +248,8 @@ def test_a_field_is_described_with_one_set_of_keys() -> None:
         "guarded": [],
     }
     number = common | {"type": "number", "unit": "K", "scale": "linear", "digits": 2}
-    assert Readback("K").describe() == number | {"settable": False}
-    assert Setpoint("K", limits=(0, math.inf)).describe() == number | {
+    assert Readback(unit="K").describe() == number | {"settable": False}
+    assert Setpoint(unit="K", limits=(0, math.inf)).describe() == number | {
         "settable": True,
         "limits": [0, None],
     }
@@ -258,7 +258,7 @@ def test_a_field_is_described_with_one_set_of_keys() -> None:
         "settable": True,
         "words": {"0": "Static OFF", "3": "HW Enable"},
     }
-    off = Readback("", kind=Labels({"O": "off"})).describe()
+    off = Readback(kind=Labels({"O": "off"})).describe()
     assert off == text | {"settable": False, "words": {"O": "off"}}
 
 
@@ -274,24 +274,24 @@ def test_a_field_is_described_with_one_set_of_keys() -> None:
     ],
 )
 def test_the_type_of_a_field_is_what_its_kind_returns(kind: Any, answer: str) -> None:
-    assert Readback("", kind=kind).type == answer
+    assert Readback(kind=kind).type == answer
 
 
 @pytest.mark.parametrize("kind", [dict, {0: "off"}.__getitem__, lambda value: value])
 def test_a_kind_that_does_not_say_what_it_returns_is_a_mistake(kind: Any) -> None:
     with pytest.raises(TypeError, match=r"what: .* does not say that it returns"):
-        Readback("", kind=kind, name="what").describe()
+        Readback(kind=kind, name="what").describe()
 
 
 @pytest.mark.parametrize(
     ("field", "value", "text"),
     [
-        (Readback("K"), 4.5678, "4.57"),
-        (Readback("K", digits=0), 4.5678, "5"),
-        (Readback("mbar", scale="log", digits=1), 1.234e-5, "1.2e-05"),
-        (Readback("", kind=int), 7, "7"),
-        (Readback("", kind=bool), True, "True"),
-        (Readback("K"), None, "?"),
+        (Readback(unit="K"), 4.5678, "4.57"),
+        (Readback(unit="K", digits=0), 4.5678, "5"),
+        (Readback(unit="mbar", scale="log", digits=1), 1.234e-5, "1.2e-05"),
+        (Readback(kind=int), 7, "7"),
+        (Readback(kind=bool), True, "True"),
+        (Readback(unit="K"), None, "?"),
     ],
 )
 def test_a_value_is_shown_with_the_declared_digits(field: Readback, value: Any, text: str) -> None:
@@ -300,11 +300,11 @@ def test_a_value_is_shown_with_the_declared_digits(field: Readback, value: Any, 
 
 def test_a_setpoint_and_the_readback_that_follows_it_are_a_pair() -> None:
     class Heater(Device):
-        heat = Readback("K", channels=2)
-        target_heat = Setpoint("K", channels=2)
-        level = Readback("K", channels=2)
-        goal = Setpoint("K", channels=2, readback="level")
-        alone = Setpoint("K")
+        heat = Readback(unit="K", channels=2)
+        target_heat = Setpoint(unit="K", channels=2)
+        level = Readback(unit="K", channels=2)
+        goal = Setpoint(unit="K", channels=2, readback="level")
+        alone = Setpoint(unit="K")
 
     assert Heater.pairs == {
         "heat1": "target_heat1",
@@ -315,7 +315,7 @@ def test_a_setpoint_and_the_readback_that_follows_it_are_a_pair() -> None:
     with pytest.raises(TypeError, match="goal: there is no readback depth"):
 
         class Pool(Device):
-            goal = Setpoint("m", readback="depth")
+            goal = Setpoint(unit="m", readback="depth")
 
 
 @pytest.mark.parametrize("name", ENTRIES)

@@ -80,7 +80,9 @@ async def test_what_hangs_holds_up_no_other_resource_no_conversion_and_no_thread
     assert hanging.begun == 40
     async with asyncio.timeout(AT_MOST):
         assert await ask("another folder", os.getpid, within=AT_MOST) == os.getpid()
-        assert await Setpoint("deg_C", limits=(-100, 25)).accept("200 K") == pytest.approx(-73.15)
+        assert await Setpoint(unit="deg_C", limits=(-100, 25)).accept("200 K") == pytest.approx(
+            -73.15
+        )
         assert await asyncio.to_thread(os.getpid) == os.getpid()
 
 

@@ -30,13 +30,13 @@ ROLES = {"pressure": "gauge", "pen2": "recorder"}
 class Source(Device):
     """A source that says what it is told to, and takes setpoints if it may."""
 
-    pressure = Readback("mbar")
-    pen2 = Readback("l / min")
-    status3 = Readback("")
-    heatsink3 = Readback("deg_C")
-    current3 = Readback("A")
-    temperature3 = Readback("deg_C")
-    target_temperature3 = Setpoint("deg_C", limits=(-50, 25), tolerance=1e-3)
+    pressure = Readback(unit="mbar")
+    pen2 = Readback(unit="l / min")
+    status3 = Readback()
+    heatsink3 = Readback(unit="deg_C")
+    current3 = Readback(unit="A")
+    temperature3 = Readback(unit="deg_C")
+    target_temperature3 = Setpoint(unit="deg_C", limits=(-50, 25), tolerance=1e-3)
 
     def __init__(self, name: str, clock: Clock) -> None:
         super().__init__(name, clock=clock, port=1)

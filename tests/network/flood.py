@@ -19,8 +19,8 @@ class Ticker(Device):
     link_type = Local
     poll_every = 0.05
 
-    count = Readback("", channels=8, doc="How often it was asked.")
-    word = Readback("", kind=str)
+    count = Readback(channels=8, doc="How often it was asked.")
+    word = Readback(kind=str)
 
     def __init__(self, name: str, **settings: Any) -> None:
         super().__init__(name, **settings)

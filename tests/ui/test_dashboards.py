@@ -53,20 +53,20 @@ class Invented(Device):
 class Controller(Invented):
     """What a detector controller may declare."""
 
-    mode = Readback("", kind=Labels({0: "standby", 1: "idle"}))
+    mode = Readback(kind=Labels({0: "standby", 1: "idle"}))
     frames = Readback(kind=int, doc="Frames read out.")
     exposing = Readback(kind=bool)
     last_file = Readback(kind=str)
-    noise = Readback("electron", healthy=(0, 5))
+    noise = Readback(unit="electron", healthy=(0, 5))
 
 
 class Telescope(Invented):
     """What a telescope may declare."""
 
-    humidity = Readback("%", healthy=(0, 80))
-    dewpoint = Readback("deg_C", doc="Of the air.")
-    focus = Readback("mm", healthy=(-10, 10))
-    target_focus = Setpoint("mm", limits=(-10, 10), doc="Where it goes.")
+    humidity = Readback(unit="%", healthy=(0, 80))
+    dewpoint = Readback(unit="deg_C", doc="Of the air.")
+    focus = Readback(unit="mm", healthy=(-10, 10))
+    target_focus = Setpoint(unit="mm", limits=(-10, 10), doc="Where it goes.")
 
 
 DETECTOR = {"mode": 1, "frames": 12, "exposing": True, "last_file": "run0012", "noise": 3.5}

@@ -1,7 +1,7 @@
 """What a device declares in its class body: readbacks, setpoints and commands (rpc).
 
-    pressure = Readback("mbar", "PR1", healthy=(0, 8e-3))
-    target_temperature = Setpoint("deg_C", 3000, channels=3, limits=(-100, 25))
+    pressure = Readback(unit="mbar", ref="PR1", healthy=(0, 8e-3))
+    target_temperature = Setpoint(unit="deg_C", ref=3000, channels=3, limits=(-100, 25))
 
 Units are written as astropy writes them. A family of channels is one line: ``channels=3`` declares
 ``target_temperature1`` ... ``3`` with the refs ``(3000, 1)`` ... ``(3000, 3)``.
@@ -41,13 +41,7 @@ class Labels(dict[Any, str]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Named:
-    name: str = ""
-    doc: str = ""
-
-
-@dataclass(frozen=True)
-class Readback(_Named):
+class Readback:
     """A value the hardware reports.
 
     ``ref`` is what the device's codec calls it; ``kind`` turns the codec's answer into the value;
@@ -57,6 +51,8 @@ class Readback(_Named):
     plotted; people are shown ``digits`` decimals (on a ``log`` scale those of the mantissa).
     """
 
+    name: str = ""
+    doc: str = ""
     unit: str = ""
     ref: Any = None
     kind: Callable[[Any], Value] = float
@@ -137,7 +133,7 @@ class Readback(_Named):
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Setpoint(Readback):
     """A value that may be set, within ``limits`` or to one of ``words``.
 

@@ -106,9 +106,15 @@ class CoolingCircuit(Device):
     oldest: Seconds = 900.0
     """Seconds after which a value counts as unknown."""
 
-    ccd_input = Readback("deg_C", "temperature3", number, doc="On its way to the CCDs.")
-    cab_pre_filter = Readback("deg_C", "temperature2", number, doc="Cabinet, before the filter.")
-    cab_post_filter = Readback("deg_C", "temperature1", number, doc="Cabinet, after the filter.")
+    ccd_input = Readback(
+        unit="deg_C", ref="temperature3", kind=number, doc="On its way to the CCDs."
+    )
+    cab_pre_filter = Readback(
+        unit="deg_C", ref="temperature2", kind=number, doc="Cabinet, before the filter."
+    )
+    cab_post_filter = Readback(
+        unit="deg_C", ref="temperature1", kind=number, doc="Cabinet, after the filter."
+    )
 
     def __init__(self, name: str, **settings: Any) -> None:
         super().__init__(name, **settings)

@@ -253,13 +253,13 @@ class Arms(Device):
 
     homed_at_start: bool = False
 
-    pickoff_angle = Readback("deg", machine="pickoff", doc="Where the pickoff arm is.")
+    pickoff_angle = Readback(unit="deg", machine="pickoff", doc="Where the pickoff arm is.")
     target_pickoff_angle = Setpoint(
-        "deg", machine="pickoff", limits=(-67, 67), doc="Where its move goes."
+        unit="deg", machine="pickoff", limits=(-67, 67), doc="Where its move goes."
     )
-    injection_angle = Readback("deg", machine="injection", doc="Where the injection arm is.")
+    injection_angle = Readback(unit="deg", machine="injection", doc="Where the injection arm is.")
     target_injection_angle = Setpoint(
-        "deg", machine="injection", limits=(-67, 67), doc="Where its move goes."
+        unit="deg", machine="injection", limits=(-67, 67), doc="Where its move goes."
     )
 
     def __init__(self, name: str, **settings: Any) -> None:

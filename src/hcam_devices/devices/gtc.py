@@ -97,13 +97,17 @@ class Telescope(Device):
     archive_within: Seconds = 3600.0
     """Until a transfer into the archive has to be done, s."""
 
-    rack_temp = Readback("deg_C", "getCabinetTemperature1", doc="At the top of the rack.")
-    humidity = Readback("%", "getHumidity", doc="Of the air.")
-    dewpoint = Readback("deg_C", "DEWPOINT", doc="Of the air, from the telescope's header.")
-    focus = Readback("mm", "M2UZ", doc="From the telescope's header (the unit is inferred).")
-    in_position = Readback("", "", bool, doc="Whether follow errors and M1 noise are small enough.")
-    ra_offset = Readback("arcsec", doc="Sum of the offsets that it was told.")
-    dec_offset = Readback("arcsec", doc="Sum of the offsets that it was told.")
+    rack_temp = Readback(unit="deg_C", ref="getCabinetTemperature1", doc="At the top of the rack.")
+    humidity = Readback(unit="%", ref="getHumidity", doc="Of the air.")
+    dewpoint = Readback(
+        unit="deg_C", ref="DEWPOINT", doc="Of the air, from the telescope's header."
+    )
+    focus = Readback(
+        unit="mm", ref="M2UZ", doc="From the telescope's header (the unit is inferred)."
+    )
+    in_position = Readback(kind=bool, doc="Whether follow errors and M1 noise are small enough.")
+    ra_offset = Readback(unit="arcsec", doc="Sum of the offsets that it was told.")
+    dec_offset = Readback(unit="arcsec", doc="Sum of the offsets that it was told.")
 
     def __init__(self, name: str, **settings: Any) -> None:
         super().__init__(name, **settings)

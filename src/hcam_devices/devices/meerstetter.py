@@ -140,23 +140,22 @@ class Codec:
 class PeltierRack(Device):
     """Three peltier controllers, each of which cools one CCD."""
 
-    temperature = Readback("deg_C", 1000, channels=3, doc="Temperature of the CCD.")
+    temperature = Readback(unit="deg_C", ref=1000, channels=3, doc="Temperature of the CCD.")
     target_temperature = Setpoint(
-        "deg_C",
-        3000,
+        unit="deg_C",
+        ref=3000,
         channels=3,
         machine="temperature",
         limits=(-100, 25),
         tolerance=1e-3,
         doc="Where the CCD should be.",
     )
-    status = Readback("", 104, STATUS, channels=3, doc="What the controller does.")
-    current = Readback("A", 1020, channels=3, doc="Peltier current.")
-    heatsink = Readback("deg_C", 1001, channels=3, doc="Temperature of the warm side.")
+    status = Readback(ref=104, kind=STATUS, channels=3, doc="What the controller does.")
+    current = Readback(unit="A", ref=1020, channels=3, doc="Peltier current.")
+    heatsink = Readback(unit="deg_C", ref=1001, channels=3, doc="Temperature of the warm side.")
     stage_enable = Setpoint(
-        "",
-        2010,
-        STAGE_ENABLE,
+        ref=2010,
+        kind=STAGE_ENABLE,
         channels=3,
         words=Labels({OFF: STAGE_ENABLE[OFF], HW_ENABLE: STAGE_ENABLE[HW_ENABLE]}),
         guarded=(STAGE_ENABLE[HW_ENABLE],),

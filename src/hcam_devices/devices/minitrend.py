@@ -25,8 +25,8 @@ class FlowRecorder(Device):
 
     link_type: ClassVar[Any] = Modbus
 
-    pen = Readback("l / min", "pen", channels=6, doc="Coolant flow.")
-    alarm = Readback("", "alarm", bool, channels=6, doc="One of the pen's six alarms is on.")
+    pen = Readback(unit="l / min", ref="pen", channels=6, doc="Coolant flow.")
+    alarm = Readback(ref="alarm", kind=bool, channels=6, doc="One of the pen's six alarms is on.")
 
     def __init__(self, name: str, **settings: Any) -> None:
         super().__init__(name, **settings)

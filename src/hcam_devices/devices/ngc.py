@@ -104,7 +104,7 @@ def database(name: str) -> tuple[str, str]:
 
 def attribute(name: str, unit: str = "", kind: Any = str, doc: str = "") -> Any:
     """Return the readback of an attribute of the database, under its own name."""
-    return Readback(unit, name, kind, name=name, doc=doc)
+    return Readback(unit=unit, ref=name, kind=kind, name=name, doc=doc)
 
 
 class Known(NamedTuple):
@@ -139,13 +139,22 @@ class Controller(Device):
     status_name = attribute(STATUS, doc="integrating, or how the last run ended.")
     base_name = attribute(BASE, doc="Folder and beginning of the names of runs.")
     newest = attribute(NEWEST, doc="The file that was written last.")
-    frame = Readback("", FRAME, int, name="exposure.frame", doc="Frames of the run so far.")
-    run_number = Readback("", NEWEST, int, name="run", doc="The run that goes on, or the last one.")
-    frames_done = Readback("", FRAME, int, doc="Frames of the run so far.")
-    frames_expected = Readback("", LIMIT, int, doc="Frames after which a run ends; null: endless.")
-    data_rate = Readback("MB / s", DISK, doc="Growth of the file of the run, over half a minute.")
+    frame = Readback(ref=FRAME, kind=int, name="exposure.frame", doc="Frames of the run so far.")
+    run_number = Readback(
+        ref=NEWEST, kind=int, name="run", doc="The run that goes on, or the last one."
+    )
+    frames_done = Readback(ref=FRAME, kind=int, doc="Frames of the run so far.")
+    frames_expected = Readback(
+        ref=LIMIT, kind=int, doc="Frames after which a run ends; null: endless."
+    )
+    data_rate = Readback(
+        unit="MB / s", ref=DISK, doc="Growth of the file of the run, over half a minute."
+    )
     disk_free = Readback(
-        "GB", DISK, healthy=(10, float("inf")), doc="Left for runs. Below 1 GB none is started."
+        unit="GB",
+        ref=DISK,
+        healthy=(10, float("inf")),
+        doc="Left for runs. Below 1 GB none is started.",
     )
 
     def __init__(self, name: str, **settings: Any) -> None:

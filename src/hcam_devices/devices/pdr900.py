@@ -74,9 +74,9 @@ class VacuumGauge(Device):
     address: Annotated[int, Field(ge=1, le=EVERYBODY)] = EVERYBODY
 
     pressure = Readback(
-        "mbar",
-        "PR1",
-        pressure_number,
+        unit="mbar",
+        ref="PR1",
+        kind=pressure_number,
         healthy=(0, 8e-3),
         machine="gauge",
         scale="log",

@@ -43,10 +43,14 @@ class Rack(Device):
     link_type: ClassVar[Any] = Corba
     simulator: ClassVar[Any] = Simulator
 
-    rack_temp_top = Readback("deg_C", "getCabinetTemperature1", doc="At the top of the rack.")
-    rack_temp_middle = Readback("deg_C", "getCabinetTemperature2", doc="In its middle.")
-    rack_temp_bottom = Readback("deg_C", "getCabinetTemperature3", doc="At its bottom.")
-    dewpoint = Readback("deg_C", "getHumidity", doc="Of the air, from its humidity and T_TUBE.")
+    rack_temp_top = Readback(
+        unit="deg_C", ref="getCabinetTemperature1", doc="At the top of the rack."
+    )
+    rack_temp_middle = Readback(unit="deg_C", ref="getCabinetTemperature2", doc="In its middle.")
+    rack_temp_bottom = Readback(unit="deg_C", ref="getCabinetTemperature3", doc="At its bottom.")
+    dewpoint = Readback(
+        unit="deg_C", ref="getHumidity", doc="Of the air, from its humidity and T_TUBE."
+    )
 
     async def read(self, field: Readback) -> float:
         """Return a temperature; RefusedError or ValueError says why there is none."""

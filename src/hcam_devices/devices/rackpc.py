@@ -59,10 +59,10 @@ class RackPC(Device):
 
     interface: str = ""
 
-    cpu = Readback("%", healthy=(0, 95), doc="Mean over the last minute.")
-    mem = Readback("%", healthy=(0, 90), doc="Mean over the last minute.")
-    net_in = Readback("MB / s", 0, doc="Received by the interface.")
-    net_out = Readback("MB / s", 1, doc="Sent by the interface.")
+    cpu = Readback(unit="%", healthy=(0, 95), doc="Mean over the last minute.")
+    mem = Readback(unit="%", healthy=(0, 90), doc="Mean over the last minute.")
+    net_in = Readback(unit="MB / s", ref=0, doc="Received by the interface.")
+    net_out = Readback(unit="MB / s", ref=1, doc="Sent by the interface.")
 
     def __init__(self, name: str, *, look: Callable[[], Look] = look, **settings: Any) -> None:
         super().__init__(name, **settings)

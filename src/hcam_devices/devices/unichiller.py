@@ -104,19 +104,21 @@ class WaterChiller(Device):
     settle: Seconds = 2.0
     """Seconds for which the coolant circulates before the cooling begins."""
 
-    mode = Readback("", 0, MODES, doc="Off, circulating, controlling.")
-    alarm = Readback("", 1, int, doc="The digit that the chiller shows; 0 is none.")
+    mode = Readback(ref=0, kind=MODES, doc="Off, circulating, controlling.")
+    alarm = Readback(ref=1, kind=int, doc="The digit that the chiller shows; 0 is none.")
     setpoint = Setpoint(
-        "deg_C",
-        2,
-        decode,
+        unit="deg_C",
+        ref=2,
+        kind=decode,
         limits=(-10, 40),
         tolerance=0.0051,
         readback="temperature",
         doc="Of the coolant; forgotten when the power is cut. Its limits are to be confirmed.",
     )
-    temperature = Readback("deg_C", 3, decode, doc="Of the coolant, inside.")
-    external_temperature = Readback("deg_C", 4, decode, doc="Of a sensor outside, if there is one.")
+    temperature = Readback(unit="deg_C", ref=3, kind=decode, doc="Of the coolant, inside.")
+    external_temperature = Readback(
+        unit="deg_C", ref=4, kind=decode, doc="Of a sensor outside, if there is one."
+    )
 
     def __init__(self, name: str, **settings: Any) -> None:
         super().__init__(name, **settings)

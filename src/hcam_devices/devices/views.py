@@ -113,27 +113,29 @@ class CCDHead(View):
     recorder: str
     pen: Literal[1, 2, 3, 4, 5, 6]
 
-    temperature = Readback("deg_C", ("rack", "temperature"), doc="Of the CCD.")
+    temperature = Readback(unit="deg_C", ref=("rack", "temperature"), doc="Of the CCD.")
     setpoint = Setpoint(
-        "deg_C",
-        ("rack", "target_temperature"),
+        unit="deg_C",
+        ref=("rack", "target_temperature"),
         limits=(-100, 25),
         tolerance=1e-3,
         readback="temperature",
         doc="Of the CCD.",
     )
     pressure = Readback(
-        "mbar",
-        ("gauge", "pressure"),
+        unit="mbar",
+        ref=("gauge", "pressure"),
         healthy=(0, 8e-3),
         scale="log",
         digits=1,
         doc="Inside the head.",
     )
-    flow = Readback("l / min", ("recorder", "pen"), healthy=(0.4, math.inf), doc="Of coolant.")
-    heatsink = Readback("deg_C", ("rack", "heatsink"), doc="Of the peltier's warm side.")
-    peltier_current = Readback("A", ("rack", "current"))
-    peltier_status = Readback("", ("rack", "status"), str, doc="What the controller does.")
+    flow = Readback(
+        unit="l / min", ref=("recorder", "pen"), healthy=(0.4, math.inf), doc="Of coolant."
+    )
+    heatsink = Readback(unit="deg_C", ref=("rack", "heatsink"), doc="Of the peltier's warm side.")
+    peltier_current = Readback(unit="A", ref=("rack", "current"))
+    peltier_status = Readback(ref=("rack", "status"), kind=str, doc="What the controller does.")
 
     def sources(self) -> tuple[str, ...]:
         """Return the names of the devices it looks at."""
@@ -175,19 +177,30 @@ class COMPO(View):
     arms: str
     lens: str
 
-    pickoff_angle = Readback("deg", ("arms", "pickoff_angle"), doc="Where the pickoff arm is.")
+    pickoff_angle = Readback(
+        unit="deg", ref=("arms", "pickoff_angle"), doc="Where the pickoff arm is."
+    )
     target_pickoff_angle = Setpoint(
-        "deg", ("arms", "target_pickoff_angle"), limits=(-67, 67), doc="Where its move goes."
+        unit="deg",
+        ref=("arms", "target_pickoff_angle"),
+        limits=(-67, 67),
+        doc="Where its move goes.",
     )
     injection_angle = Readback(
-        "deg", ("arms", "injection_angle"), doc="Where the injection arm is."
+        unit="deg", ref=("arms", "injection_angle"), doc="Where the injection arm is."
     )
     target_injection_angle = Setpoint(
-        "deg", ("arms", "target_injection_angle"), limits=(-67, 67), doc="Where its move goes."
+        unit="deg",
+        ref=("arms", "target_injection_angle"),
+        limits=(-67, 67),
+        doc="Where its move goes.",
     )
-    lens_position = Readback("mm", ("lens", "position"), doc="Where the lens is.")
+    lens_position = Readback(unit="mm", ref=("lens", "position"), doc="Where the lens is.")
     target_lens_position = Setpoint(
-        "mm", ("lens", "target_position"), limits=(0, 25.0000055625), doc="Where its move goes."
+        unit="mm",
+        ref=("lens", "target_position"),
+        limits=(0, 25.0000055625),
+        doc="Where its move goes.",
     )
 
     def sources(self) -> tuple[str, ...]:

@@ -202,9 +202,9 @@ class FocalPlaneSlide(LinearStage):
     zero = 1453.1212
     UNBLOCKED, BLOCKED = 1100.0, -100.0
 
-    position = Readback("pix", machine="stage", doc="Where the slide is.")
+    position = Readback(unit="pix", machine="stage", doc="Where the slide is.")
     target_position = Setpoint(
-        "pix",
+        unit="pix",
         machine="stage",
         limits=(-125.0606, 1453.1212),
         tolerance=5 * abs(scale),
@@ -234,9 +234,9 @@ class COMPOLens(LinearStage):
     scale = 2.38125e-5
     zero = 0.0
 
-    position = Readback("mm", machine="stage", doc="Where the lens is.")
+    position = Readback(unit="mm", machine="stage", doc="Where the lens is.")
     target_position = Setpoint(
-        "mm",
+        unit="mm",
         machine="stage",
         limits=(0, travel * scale),
         tolerance=5 * scale,

@@ -90,9 +90,9 @@ class Recorder(Device):
     link_type = Local
     poll_every = 5.0
 
-    heard = Readback("1 / s", doc="Telemetry heard.")
+    heard = Readback(unit="1 / s", doc="Telemetry heard.")
     disk = Readback(
-        "GB", healthy=(2, math.inf), doc="Free on the fullest disk where history is kept."
+        unit="GB", healthy=(2, math.inf), doc="Free on the fullest disk where history is kept."
     )
 
     def __init__(
@@ -523,8 +523,8 @@ def recorder_of(stores: Iterable[str]) -> type[Recorder]:
     declared: dict[str, Any] = {}
     for store in stores:
         declared |= {
-            f"rate_{store}": Readback("1 / s", doc="Samples written."),
-            f"lag_{store}": Readback("s", doc="From a sample's time to when it was written."),
+            f"rate_{store}": Readback(unit="1 / s", doc="Samples written."),
+            f"lag_{store}": Readback(unit="s", doc="From a sample's time to when it was written."),
             f"backlog_{store}": Readback(doc="Samples it does not have yet."),
             f"aside_{store}": Readback(doc="Samples the store refused; they are set aside."),
             f"gone_{store}": Readback(doc="Samples that can no longer be had."),
