@@ -230,3 +230,12 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path: Path, kind: str) -> None:
         path.mkdir()
     with pytest.raises(InstrumentError, match=r"site.toml: cannot be read"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "title"), [("", "ours"), ('title = "HiPERCAM on the NTT"\n', "HiPERCAM on the NTT")]
+)
+def test_an_instrument_has_a_title(tmp_path: Path, line: str, title: str) -> None:
+    file = tmp_path / "ours.toml"
+    file.write_text(f'{line}[devices.rackpc]\nkind = "rackpc.RackPC"\n', encoding="utf-8")
+    assert load(file).title == title

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from autobahn.wamp.types import PublishOptions, SubscribeOptions
 
+from hcam_devices.config.instrument import load
 from hcam_devices.wamp.router import SPARE_FILES, answers, as_text, crossbar
 from hcam_devices.wamp.utils import call
 
@@ -295,7 +296,7 @@ async def test_events_for_some_only_are_not_retained(router: Net, worker: psutil
 def test_the_shipped_configuration_starts_a_plain_crossbar(tmp_path: Path) -> None:
     net = Net(tmp_path)
     try:
-        (tmp_path / "config.json").write_text(as_text(net.port))
+        (tmp_path / "config.json").write_text(as_text(load(), net.port))
         plain = net.start(crossbar(), "start", "--cbdir", tmp_path, log="plain.out")
         until(lambda: answers(net.port) or plain.poll() is not None)
         assert answers(net.port), (tmp_path / "plain.out").read_text()

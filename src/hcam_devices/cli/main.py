@@ -287,11 +287,10 @@ def router(context: click.Context, port: int | None, instrument: Path | None) ->
 
     if context.invoked_subcommand:
         return
-    if port is None:
-        _load(instrument)
+    declared = _load(instrument)
     found = _address(None, instrument)
     router.require_loopback(found.host)
-    raise SystemExit(asyncio.run(router.run(port or found.port, home())))
+    raise SystemExit(asyncio.run(router.run(declared, port or found.port, home())))
 
 
 @router.command(epilog=_example("hcam router install"))

@@ -1,5 +1,7 @@
 """The instrument file (TOML): which devices there are, of which kind, and where.
 
+    title = "HiPERCAM on the GTC"    # by default the name of the file
+
     [devices.pressure1]
     kind = "pdr900.VacuumGauge"      # a class of a module in devices/
     host = "192.0.2.10"
@@ -68,6 +70,7 @@ class Router(BaseModel):
 class _File(BaseModel):
     model_config = STRICT
 
+    title: str = Field(default="", max_length=100)
     router: Router = Router()
     devices: dict[str, dict[str, Any]]
     stores: dict[str, dict[str, Any]] = {}
@@ -110,9 +113,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Instrument:
-    """The router and the devices, in the order of the file."""
+    """The router and the devices, in the order of the file; ``title`` is for people."""
 
     path: Path
+    title: str
     router: Router
     entries: dict[str, Entry]
     stores: Mapping[str, StoreSettings]
@@ -225,7 +229,7 @@ class _Reader:
             raise InstrumentError(
                 "\n".join(f"{self.path}:{line}: {text}" for line, text in sorted(self.mistakes))
             )
-        return Instrument(self.path, file.router, entries, stores)
+        return Instrument(self.path, file.title or self.path.stem, file.router, entries, stores)
 
     def _entry(self, name: str, table: dict[str, Any]) -> Entry | None:
         place = ("devices", name)

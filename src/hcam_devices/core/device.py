@@ -454,6 +454,11 @@ class Device:
         """Drop the connection to the hardware; it is made again by itself."""
         self.link.close(ConnectionAbortedError("disconnected by request"))
 
+    @classmethod
+    def kind(cls) -> str:
+        """Return the name of the class as the instrument file has it: ``zaber.FocalPlaneSlide``."""
+        return f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}"
+
     def describe(self) -> dict[str, Any]:
         """Return what is declared: the kind, where the hardware is, and the fields; plain data.
 
@@ -466,7 +471,7 @@ class Device:
             paths |= {readback: [readback, "current"], setpoint: [readback, "target"]}
         return {
             "device": self.name,
-            "kind": f"{type(self).__module__.rpartition('.')[2]}.{type(self).__name__}",
+            "kind": self.kind(),
             "doc": (type(self).__doc__ or "").partition("\n")[0],
             "poll_every": self.poll_every,
             "link": {name: getattr(self.link, name) for name in settings_of(self.link_type)},

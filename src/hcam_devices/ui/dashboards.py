@@ -156,8 +156,8 @@ class Shown:
 
     def is_in(self, group: str) -> bool:
         """Tell whether one of a group's globs finds it."""
-        kind = self.device.describe()["kind"]
-        names = [f"{owner}.{self.field.name}" for owner in (self.device.name, kind)]
+        owners = self.device.name, self.device.kind()
+        names = [f"{owner}.{self.field.name}" for owner in owners]
         return any(fnmatchcase(name, glob) for glob in group.split() for name in names)
 
 

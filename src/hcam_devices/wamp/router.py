@@ -12,10 +12,13 @@ import os
 import signal
 import socket
 import time
+from html import escape
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ..config.instrument import Instrument
 from ..errors import RouterError
 from ..host import output, rotation
 from ..host.installation import installed_router, this_program
@@ -49,11 +52,57 @@ SPARE_FILES = 100
 """Open files of the router that are no connections."""
 USUAL_OPEN_FILES = 1024
 """Debian's soft limit, under which a plain Crossbar runs that is started with the shipped file."""
+PAGES = "pages"
+"""The folder of what browsers are shown, in the router's own folder."""
 CLIENT_TIMEOUT_S = 10
 """A connection without a request, or with a part of one only, is closed after this time."""
 
 
-def configuration(port: int, open_files: int = USUAL_OPEN_FILES) -> dict[str, Any]:
+def overview(instrument: Instrument) -> dict[str, Any]:
+    """Return the instrument as ``GET /instrument`` answers: title, servers, devices."""
+    devices = [
+        (one.name, one.cls.kind(), one.server, one.aliases) for one in instrument.entries.values()
+    ]
+    devices.append(("recorder", "recorder.Recorder", "hwlogger", ()))
+    keys = "name", "kind", "server", "aliases"
+    return {
+        "title": instrument.title,
+        "version": version("hcam_devices"),
+        "realm": uris.REALM,
+        "websocket": "/ws",
+        "servers": instrument.servers,
+        "devices": [dict(zip(keys, one, strict=True)) for one in devices],
+    }
+
+
+def page(instrument: Instrument) -> str:
+    """Return what a person sees at ``/``: the devices, and how to go on."""
+    told = overview(instrument)
+    title, where = escape(told["title"]), told["websocket"]
+    rows = "\n".join(
+        f"<tr><td>{escape(one['name'])}<td>{escape(one['kind'])}<td>{escape(one['server'])}"
+        for one in told["devices"]
+    )
+    return f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>{title}</title>
+<h1>{title}</h1>
+<p>This is the router of hcam_devices {told["version"]}.
+<code>hcam watch</code> shows the instrument in a terminal.
+Programs join the realm <code>{told["realm"]}</code> at <code>{where}</code>;
+<a href="/instrument">/instrument</a> tells them which devices there are.</p>
+<table>
+<tr><th>Device<th>Kind<th>Server
+{rows}
+</table>
+</html>
+"""
+
+
+def configuration(
+    instrument: Instrument, port: int, open_files: int = USUAL_OPEN_FILES
+) -> dict[str, Any]:
     """Return Crossbar's configuration, for a process that may have ``open_files`` open files."""
     role = ROLES[0]["name"]
     bridge = {"realm": uris.REALM, "role": role, "options": {"post_body_limit": MAX_MESSAGE_BYTES}}
@@ -77,7 +126,8 @@ def configuration(port: int, open_files: int = USUAL_OPEN_FILES) -> dict[str, An
         "max_connections": min(MAX_CONNECTIONS, open_files - SPARE_FILES),
         "options": {"client_timeout": CLIENT_TIMEOUT_S},
         "paths": {
-            "/": {"type": "json", "value": {"realm": uris.REALM, "websocket": "/ws"}},
+            "/": {"type": "static", "directory": PAGES, "options": {"cache_timeout": 0}},
+            "instrument": {"type": "json", "value": overview(instrument)},
             "ws": websocket,
             "call": {"type": "caller", **bridge},
             "publish": {"type": "publisher", **bridge},
@@ -95,9 +145,9 @@ def configuration(port: int, open_files: int = USUAL_OPEN_FILES) -> dict[str, An
     }
 
 
-def as_text(port: int, open_files: int = USUAL_OPEN_FILES) -> str:
+def as_text(instrument: Instrument, port: int, open_files: int = USUAL_OPEN_FILES) -> str:
     """Return the configuration as it is written."""
-    return json.dumps(configuration(port, open_files), indent=2) + "\n"
+    return json.dumps(configuration(instrument, port, open_files), indent=2) + "\n"
 
 
 def shipped() -> Path:
@@ -147,15 +197,15 @@ def answers(port: int) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
     try:
         connection.request("POST", "/publish")
-        return connection.getresponse().status != http.HTTPStatus.NOT_FOUND
+        return connection.getresponse().status not in uris.UNKNOWN_PATH
     except (OSError, http.client.HTTPException):
         return False
     finally:
         connection.close()
 
 
-async def run(port: int, folder: Path) -> int:
-    """Run the router until SIGINT or SIGTERM; returns its exit status.
+async def run(instrument: Instrument, port: int, folder: Path) -> int:
+    """Run the router of an instrument until SIGINT or SIGTERM; returns its exit status.
 
     Raises RouterError if it is not installed, the port is taken or it does not start.
     """
@@ -165,8 +215,10 @@ async def run(port: int, folder: Path) -> int:
             f"port {port} is taken: is a router running already? choose another with --port"
         )
     node = folder / "router" / str(port)
-    node.mkdir(parents=True, exist_ok=True)
-    (node / "config.json").write_text(as_text(port, raise_open_files_limit()), encoding="utf-8")
+    (node / PAGES).mkdir(parents=True, exist_ok=True)
+    (node / PAGES / "index.html").write_text(page(instrument), encoding="utf-8")
+    text = as_text(instrument, port, raise_open_files_limit())
+    (node / "config.json").write_text(text, encoding="utf-8")
     (node / "node.pid").unlink(missing_ok=True)  # Crossbar trips over the number of a zombie
     guarded = shipped().with_name("guarded_crossbar.py")
     command = [str(program.with_name("python")), str(guarded), "start"]

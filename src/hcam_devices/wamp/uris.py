@@ -23,6 +23,10 @@ ALL_STATUS = f"{PREFIX}..status"
 REGISTRATIONS = "wamp.registration."
 """The prefix of the router's own events about who registers which procedures."""
 
+UNKNOWN_PATH = 404, 405
+"""How the router answers a request (405: a POST) at a path that it does not know: while it starts,
+at every path."""
+
 
 def telemetry(device: str) -> str:
     """Return the topic of a device's samples."""

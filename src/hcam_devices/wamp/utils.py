@@ -27,7 +27,7 @@ from ..errors import (
     WampError,
     from_uri,
 )
-from .uris import Address, address
+from .uris import UNKNOWN_PATH, Address, address
 
 __all__ = [
     "InvalidArgumentError",
@@ -119,7 +119,7 @@ def _post(path: str, body: dict[str, Any], timeout: float) -> Any:
     except BaseException:  # Ctrl-C: the answer would be taken for that to the next call
         connection.close()
         raise
-    if response.status == 404:  # so does the router while it starts
+    if response.status in UNKNOWN_PATH:
         raise RouterError(
             f"{where} has no {path}: it is not the router, or has only just started",
         )
