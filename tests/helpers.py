@@ -10,6 +10,7 @@ from hcam_devices.core import sim
 from hcam_devices.core.device import Device, Sample
 from hcam_devices.core.link import Serial, Tcp
 from hcam_devices.core.modbus import Modbus
+from hcam_devices.journal.ranges import SampleRange, SampleRanges
 
 AT_MOST = 120.0
 """Seconds after which a test that waits has failed, on a machine ten times too busy as well."""
@@ -167,3 +168,8 @@ def complete(sample: Sample) -> bool:
     return online(sample) and not any(
         value is None and name in missed for name, value in sample.items()
     )
+
+
+def samples(device: str, epoch: str, first: int, last: int) -> SampleRanges:
+    """Return samples of one device; none if ``last`` is 0."""
+    return SampleRanges([SampleRange(device, epoch, first, last)] * bool(last))

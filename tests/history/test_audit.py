@@ -4,12 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcam_devices.history.audit import Audit, Published, Row, Span, audit, text
+from hcam_devices.history.audit import Audit, Published, Row, audit, text
 from hcam_devices.history.stores import AwayError
-from hcam_devices.history.stores.coverage import Gone, SampleRanges
 from hcam_devices.history.stores.lost import Lost
 from hcam_devices.journal import DAY
 from hcam_devices.journal.points import night_bounds
+from hcam_devices.journal.ranges import SampleRange, SampleRanges
+
+from ..helpers import samples
 
 NIGHT = "2026-11-22"
 START, END = night_bounds(NIGHT)
@@ -31,7 +33,7 @@ class FakeStore:
         self.has: dict[str, list[Row]] = {}
         self.elsewhere: list[Row] = []
         self.stored = SampleRanges()
-        self.gone: list[Gone] = []
+        self.gone: list[SampleRange] = []
         self.troubles: list[str] = []
         self.away = ""
 
@@ -40,19 +42,23 @@ class FakeStore:
         for one in rows:
             self.stored.add(device, one.epoch, one.seq, one.seq)
 
-    def settle(self, gone: Gone) -> None:
+    def settle(self, gone: SampleRange) -> None:
         self.gone.append(gone)
         self.stored.add(gone.device, gone.epoch, gone.first, gone.last)
 
-    def look(self, device: str) -> tuple[list[Row], list[Span]]:
+    def look(self, device: str) -> tuple[list[Row], SampleRanges]:
         if self.away:
             raise AwayError(self.away)
         rows = self.has.get(device, [])
-        ranges = {one.epoch: self.stored.ranges[device, one.epoch] for one in rows}
-        return rows, [(epoch, some[0][0], some[-1][1]) for epoch, some in ranges.items()]
+        belonging = SampleRanges()
+        for epoch in {one.epoch for one in rows}:
+            noted = [*self.stored.of([(device, epoch)]).ranges()]
+            belonging.add(device, epoch, noted[0].first, noted[-1].last)
+        return rows, belonging
 
-    def search(self, device: str, epoch: str, first: int, last: int) -> list[Row]:
-        return [one for one in self.elsewhere if one.epoch == epoch and first <= one.seq <= last]
+    def search(self, wanted: SampleRange) -> list[Row]:
+        numbers = range(wanted.first, wanted.last + 1)
+        return [one for one in self.elsewhere if one.epoch == wanted.epoch and one.seq in numbers]
 
 
 EPOCH = row(1).epoch
@@ -62,8 +68,8 @@ def of(*seqs: int) -> list[Row]:
     return [row(seq) for seq in seqs]
 
 
-def published(first: int, last: int) -> Published:
-    return Published([(EPOCH, first, last)])
+def published(first: int, last: int, device: str = "ccd1") -> Published:
+    return Published(samples(device, EPOCH, first, last))
 
 
 def causes(result: Audit) -> list[str]:
@@ -74,7 +80,7 @@ def test_a_night_is_complete_if_everything_published_is_there_once() -> None:
     shelf = FakeStore()
     shelf.keep("ccd1", *of(1, 2, 3))
     shelf.keep("slide", *of(7, 8))
-    said = {"ccd1": published(1, 3), "slide": published(7, 8)}
+    said = {"ccd1": published(1, 3), "slide": published(7, 8, "slide")}
     result = audit(NIGHT, said, [shelf], NOW)
     assert result.complete
     assert causes(result) == []
@@ -110,10 +116,10 @@ def test_a_row_that_is_there_twice_at_another_time_is_doubled() -> None:
 def test_what_was_dropped_or_set_aside_is_named_with_its_cause() -> None:
     shelf = FakeStore()
     shelf.keep("ccd1", *of(1, 2, 8))
-    shelf.settle(Gone("ccd1", EPOCH, 3, 4, "dropped by the journal: older than 14 days"))
-    shelf.settle(Gone("ccd1", EPOCH, 6, 6, "set aside: field type conflict"))
+    shelf.settle(SampleRange("ccd1", EPOCH, 3, 4, "dropped by the journal: older than 14 days"))
+    shelf.settle(SampleRange("ccd1", EPOCH, 6, 6, "set aside: field type conflict"))
     said = published(5, 8)
-    said.gone = [Gone("ccd1", EPOCH, 1, 5, "dropped by the journal: more than 2 GB")]
+    said.gone = [SampleRange("ccd1", EPOCH, 1, 5, "dropped by the journal: more than 2 GB")]
     result = audit(NIGHT, {"ccd1": said}, [shelf], NOW)
     assert [(one.first, one.last, one.cause) for one in result.stores[0].findings] == [
         (3, 4, "dropped by the journal: older than 14 days"),
@@ -203,7 +209,7 @@ def test_what_cannot_be_counted_is_called_acknowledged() -> None:
     assert result.complete
     assert "offsite acknowledged 3 samples of 1 device, not counted: Vic" in result.verdict
     assert not audit(NIGHT, said, [other], NOW).complete
-    other.settle(Gone("ccd1", EPOCH, 4, 4, "lost with its disk"))
+    other.settle(SampleRange("ccd1", EPOCH, 4, 4, "lost with its disk"))
     counted.keep("ccd1", row(4))
     result = audit(NIGHT, {"ccd1": published(1, 5)}, [counted, other], NOW)
     assert [str(one) for one in result.stores[1].findings] == [
@@ -277,7 +283,7 @@ def test_it_is_told_in_a_table() -> None:
     shelf.keep("ccd1", *of(1, 2, 3))
     shelf.keep("meerstetter1", *of(1, 2, 3))
     del shelf.has["meerstetter1"][1]
-    said = {name: published(1, 3) for name in ("ccd1", "meerstetter1")}
+    said = {name: published(1, 3, name) for name in ("ccd1", "meerstetter1")}
     assert list(text(audit(NIGHT, said, [shelf], NOW))) == [
         "Night 2026-11-22, up to 2026-11-23 12:00:00 UTC",
         "",
@@ -305,7 +311,7 @@ def test_every_number_is_counted_once_as_what_it_is(
     shelf.keep("ccd1", *of(*noted))
     shelf.has = {"ccd1": [row(seq, late=late) for late, seq in enumerate(there)]}
     for seq in gone:
-        shelf.settle(Gone("ccd1", EPOCH, seq, seq, "gone"))
+        shelf.settle(SampleRange("ccd1", EPOCH, seq, seq, "gone"))
     for seq in there:
         shelf.stored.add("ccd1", EPOCH, seq, seq)
     said = published(1, last) if last else Published()

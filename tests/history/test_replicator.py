@@ -20,10 +20,10 @@ from hcam_devices.history import replicator as module
 from hcam_devices.history.recorder import Recorder, recorder_of
 from hcam_devices.history.replicator import Holdings, Journals, Replicator
 from hcam_devices.history.stores import AwayError
-from hcam_devices.history.stores.coverage import Gone, SampleRanges
 from hcam_devices.history.stores.lost import Lost, LostNotes
 from hcam_devices.journal import Journal
 from hcam_devices.journal.points import Point, flatten
+from hcam_devices.journal.ranges import SampleRange, SampleRanges
 from hcam_devices.wamp.journal_service import JournalService
 from hcam_devices.wamp.owners import Owners
 
@@ -44,7 +44,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self.stored = SampleRanges()
         self.kept: list[tuple[str, str, int]] = []
-        self.lost: list[Gone] = []
+        self.lost: list[SampleRange] = []
         self.notes = True
         self.failures: list[bool] = []
         self.fault: Exception = AwayError("out for lunch")
@@ -60,13 +60,13 @@ class MemoryStore:
                 self.kept.append((one.device, one.epoch, one.seq))
                 self.stored.add(one.device, one.epoch, one.seq, one.seq)
 
-    def settle(self, gone: Iterable[Gone]) -> bool:
+    def settle(self, gone: Iterable[SampleRange]) -> bool:
         for one in gone:
             self.lost.append(one)
             self.stored.add(one.device, one.epoch, one.first, one.last)
         return self.notes
 
-    def gone(self) -> list[Gone]:
+    def gone(self) -> list[SampleRange]:
         return self.lost
 
     def aside(self) -> int:
@@ -229,8 +229,8 @@ async def test_numbers_that_the_journal_dropped_are_settled_with_its_reason() ->
     await asyncio.wait([running])
     replicator.close()
     assert [(one.first, one.last) for one in store.lost] == [(1, 4), (5, 5), (8, 8)]
-    assert store.lost[0].cause == "older than 14 days"
-    assert "does not have it" in store.lost[1].cause
+    assert store.lost[0].reason == "older than 14 days"
+    assert "does not have it" in store.lost[1].reason
     assert "ccd1 8 to 8" in replicator.notices()[0].reason
 
 
@@ -353,7 +353,7 @@ async def test_what_a_journal_restores_after_damage_is_not_given_up_meanwhile() 
     await asyncio.wait([running])
     replicator.close()
     assert [one["seq"] for one in journals.kept["ccd1"]] == [seq for *_, seq in store.kept]
-    assert store.lost == [Gone("ccd1", "a", 11, 12, "lost by damage")]
+    assert store.lost == [SampleRange("ccd1", "a", 11, 12, "lost by damage")]
 
 
 async def test_numbers_lost_while_they_are_fetched_are_settled_with_the_journals_reason() -> None:
@@ -370,7 +370,7 @@ async def test_numbers_lost_while_they_are_fetched_are_settled_with_the_journals
     replicator = Replicator(store, journals)
     replicator.due = {"ccd1"}
     await until_complete(replicator, journals)
-    assert store.lost == [Gone("ccd1", "a", 5, 5, "the record was damaged")]
+    assert store.lost == [SampleRange("ccd1", "a", 5, 5, "the record was damaged")]
 
 
 @pytest.mark.parametrize("fault", [PermissionError("/data"), ValueError("year -1"), TimeoutError()])

@@ -2,15 +2,11 @@
 
 import math
 from contextlib import closing
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from hcam_devices.history.stores.coverage import SampleRanges
 from hcam_devices.history.stores.embedded import EmbeddedStore
 from hcam_devices.history.stores.line_protocol import line_of
 from hcam_devices.history.stores.nights import History
@@ -153,18 +149,3 @@ def test_tonight_goes_on_and_yesterday_is_the_night_before() -> None:
     assert night_named("yesterday", morning) == "2026-11-21"
     assert night_named("tonight", morning + 1000) == "2026-11-23"
     assert night_named("2026-11-01", morning) == "2026-11-01"
-
-
-@given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 10))), st.integers(1, 40))
-def test_coverage_is_a_set_of_numbers(spans: list[tuple[int, int]], last: int) -> None:
-    coverage, numbers = SampleRanges(), set()
-    for first, more in spans:
-        coverage.add("ccd1", "a", first, first + more)
-        numbers |= set(range(first, first + more + 1))
-    missing = {
-        n for low, high in coverage.missing("ccd1", "a", 1, last) for n in range(low, high + 1)
-    }
-    assert missing == set(range(1, last + 1)) - numbers
-    assert coverage.newest("ccd1", "a") == max(numbers, default=0)
-    ranges = coverage.ranges.get(("ccd1", "a"), [])
-    assert all(one[1] + 1 < two[0] for one, two in pairwise(ranges))

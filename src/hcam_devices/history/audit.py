@@ -1,16 +1,16 @@
-"""The audit of a night: whether everything that was published is stored once, or what is not.
+"""The audit of a night: whether every published sample is stored exactly once, or why not.
 
-Published is what the journals of the devices say that they appended in that night, and each number
-between those that a store has. A store is asked what it really has, whatever it noted on writing;
-where rows have digests, what they say is compared with what the journals have.
+A sample counts as published if a server's journal has it as appended in that night, or if its
+number lies between numbers that a store has. Each store is asked for the rows that it really has,
+whatever it noted on writing; rows with digests are compared with those of the journals.
 """
 
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, pairwise
-from typing import NamedTuple, Protocol, TypeAlias
+from itertools import pairwise
+from typing import NamedTuple, Protocol
 
 from pydantic import BaseModel
 
@@ -18,12 +18,12 @@ from ..core.device import utc
 from ..journal import KEEP
 from ..journal.digest import NONE, SIZE
 from ..journal.points import night_bounds, night_of
+from ..journal.ranges import SampleRange, SampleRanges
 from .stores import AwayError
-from .stores.coverage import Gone, SampleRanges, without
 from .stores.lost import Lost
 
 MAX_FINDINGS = 300
-"""Of one store: a reply has to fit into one message."""
+"""List at most this many findings of one store: a reply has to fit into one message."""
 
 LOST = "noted as stored, but not there or damaged"
 NEVER = "never stored, and no journal has it any more"
@@ -33,14 +33,11 @@ COMING = "on the way"
 ALTERED = "it is not what the journal has, which is right: it is fetched again"
 UNKNOWN = "no journal has this epoch: its journal was removed, or somebody else published it"
 
-Span: TypeAlias = tuple[str, int, int]
-"""Epoch, first and last number."""
-
 
 class Row(NamedTuple):
-    """A sample that is really in a store; ``time`` in ms since 1970.
+    """A sample that is really in a store; ``time`` is in ms since 1970.
 
-    ``digest`` is of what it says (``journal/digest.py``); empty if that is not compared.
+    ``digest`` is that of the sample (``journal/digest.py``), or empty if it is not compared.
     """
 
     epoch: str
@@ -50,49 +47,50 @@ class Row(NamedTuple):
 
 
 class StoreReader(Protocol):
-    """What a store has of a night, as it can be read from outside. Its methods raise AwayError."""
+    """Reads the samples of a night that a store really has. Its methods raise AwayError."""
 
     name: str
     uncounted: str
-    """Why its rows cannot be counted, if so; it is then not asked for any."""
+    """Why the rows of the store cannot be counted; ``look`` is then not called. Empty if they can.
+    """
     stored: SampleRanges
-    """What it noted that it has, or never will."""
-    gone: list[Gone]
-    """What of that it never will have, or has set aside, and why."""
+    """The samples that the store noted as stored, with those that it will never have."""
+    gone: list[SampleRange]
+    """The samples among them that are gone or were rejected, with reasons."""
     troubles: list[str]
-    """What of its files could not be read, so far."""
+    """What could not be read of the store's files so far."""
 
-    def look(self, device: str) -> tuple[list[Row], list[Span]]:
+    def look(self, device: str) -> tuple[list[Row], SampleRanges]:
         """Return the sound rows of a device in and around the night, and what has to be there.
 
-        These are the numbers after the last before the night, up to the first after it.
+        The latter are the numbers between the last one before the night and the first one after it.
         """
 
-    def search(self, device: str, epoch: str, first: int, last: int) -> list[Row]:
-        """Return the rows of some numbers that it has at any time at all."""
+    def search(self, wanted: SampleRange) -> list[Row]:
+        """Return the rows of some samples, whatever their times."""
 
 
 @dataclass
 class Published:
-    """What a device's journal says of a night, or why it cannot be asked."""
+    """The samples of a device that the journals have of a night, or why they cannot be asked."""
 
-    spans: list[Span] = field(default_factory=list)
-    gone: list[Gone] = field(default_factory=list)
+    held: SampleRanges = field(default_factory=SampleRanges)
+    gone: list[SampleRange] = field(default_factory=list)
     lost: list[Lost] = field(default_factory=list)
     silent: str = ""
     digests: list[tuple[str, int, bytes]] = field(default_factory=list)
-    """Epoch, first number, and what the samples from there on say: SIZE bytes each, or NONE."""
+    """Epoch, first number, and the digests from there on: SIZE bytes for each number, or NONE."""
     epochs: set[str] | None = None
-    """Every epoch that its journals know of, whatever the night; None if that is not known."""
+    """Every epoch of the device in any journal, whatever the night; None if that is not known."""
 
 
-UNHEARD = Published(silent="nobody was asked for its journal")
+UNASKED_DEVICE = Published(silent="nobody was asked for its journal")
 
 
 class Finding(BaseModel):
-    """Numbers that are not stored once, ``when`` they were published (UTC), and the cause.
+    """Samples that are not stored once, ``when`` they were published (UTC), and the cause.
 
-    What was lost without having had numbers has 0 for them.
+    Samples that were lost before they had numbers have 0 for them.
     """
 
     device: str
@@ -111,11 +109,11 @@ class Finding(BaseModel):
 
 
 class Line(BaseModel):
-    """How much of a device one store has; ``coming`` is what a journal still has for it.
+    """The counts of the samples of one device in one store.
 
-    ``missing`` includes what is ``lost``: published without a number, and kept nowhere.
-    ``altered`` are stored, but say something else than in the journal. ``unknown`` are of epochs
-    that no journal has, and do not count as published.
+    ``coming`` are not stored yet, but in a journal. ``missing`` includes ``lost``: published
+    without a number and kept nowhere. ``altered`` differ from the journal. ``unknown`` are of
+    epochs that no journal has; they do not count as published.
     """
 
     device: str
@@ -131,7 +129,10 @@ class Line(BaseModel):
 
 
 class Audited(BaseModel):
-    """What was found in one store; ``unread`` is why nothing could be, ``more`` is not listed."""
+    """The result for one store.
+
+    ``unread`` is why nothing could be read; ``more`` is the number of findings that are not listed.
+    """
 
     name: str
     uncounted: str
@@ -144,7 +145,7 @@ class Audited(BaseModel):
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is missing, doubled or on the way, and all of it could be read."""
+        """Whether nothing is missing, doubled or on the way, and everything could be read."""
         bad = self.unread or self.troubles or self.total("missing", "doubled", "coming", "altered")
         return not bad
 
@@ -154,73 +155,75 @@ class Audited(BaseModel):
 
 
 class Audit(BaseModel):
-    """What was found of a night, up to the time ``at`` (UTC)."""
+    """The result for a night, up to the time ``at`` (UTC)."""
 
     night: str
     at: str
     stores: list[Audited]
     unproven: list[str]
-    """Why there may have been more than is known of here."""
+    """Why more may have been published than is known here."""
     complete: bool
-    """Whether it is certain that every store has everything once; one at least was counted."""
+    """Whether every store certainly has everything once; one store at least was counted."""
     verdict: str
 
 
 class Evidence:
-    """What one store has of one device."""
+    """The samples of one device that one store has."""
 
-    def __init__(self, device: str, rows: Iterable[Row] = (), spans: Iterable[Span] = ()) -> None:
-        self.device, self.spans = device, spans
+    def __init__(
+        self, device: str, rows: Iterable[Row] = (), belonging: SampleRanges | None = None
+    ) -> None:
+        self.device, self.belonging = device, belonging or SampleRanges()
         self.there = SampleRanges()
-        self.again: list[tuple[str, int]] = []
+        self.again: list[tuple[str, str, int]] = []
+        """Device, epoch and number of every row that repeats another one."""
         self._rows: dict[str, list[tuple[int, int, bytes]]] = defaultdict(list)
         for row in rows:
             self._rows[row.epoch].append(row[1:])
         for epoch, found in self._rows.items():
             found.sort()
             seqs = [seq for seq, *_ in found]
-            self.there.add_each(device, epoch, seqs)
-            self.again += [(epoch, seq) for seq, following in pairwise(seqs) if seq == following]
+            self.there.add_numbers(device, epoch, seqs)
+            self.again += [
+                (device, epoch, one) for one, next_one in pairwise(seqs) if one == next_one
+            ]
 
     def add(self, row: Row) -> None:
-        """Take in one more row, for what it says."""
+        """Include one more row."""
+        self.there.add(self.device, row.epoch, row.seq, row.seq)
         insort(self._rows[row.epoch], row[1:])
 
-    def altered(self, epoch: str, first: int, packed: bytes) -> Iterator[int]:
-        """Yield the numbers of rows that say something else than what was published."""
-        rows = self._rows.get(epoch, [])
-        start = bisect_left(rows, (first,))
-        end = bisect_left(rows, (first + len(packed) // SIZE,), start)
-        for seq, _, digest in rows[start:end]:
-            place = (seq - first) * SIZE
-            if digest and packed[place : place + SIZE] not in (digest, NONE):
-                yield seq
+    def altered(self, digests: Iterable[tuple[str, int, bytes]]) -> SampleRanges:
+        """Return the samples whose digests differ from those that were published."""
+        found = SampleRanges()
+        for epoch, first, packed in digests:
+            rows = self._rows.get(epoch, [])
+            start = bisect_left(rows, (first,))
+            end = bisect_left(rows, (first + len(packed) // SIZE,), start)
+            for seq, _, digest in rows[start:end]:
+                place = (seq - first) * SIZE
+                if digest and packed[place : place + SIZE] not in (digest, NONE):
+                    found.add(self.device, epoch, seq, seq)
+        return found
 
-    def of_others(self, epochs: Collection[str]) -> SampleRanges:
-        """Return the numbers of rows of other epochs than these."""
+    def of_other_epochs(self, epochs: Collection[str]) -> SampleRanges:
+        """Return the samples that are of none of these epochs."""
         found = SampleRanges()
         for epoch, rows in self._rows.items():
             if epoch not in epochs:
-                found.add_each(self.device, epoch, (seq for seq, *_ in rows))
+                found.add_numbers(self.device, epoch, (seq for seq, *_ in rows))
         return found
 
-    def finding(self, span: Span, cause: str) -> Finding:
-        """Return a finding; when that was is known from what is there on either side."""
-        epoch, first, last = span
+    def finding(self, samples: SampleRange) -> Finding:
+        """Return samples with their reason as a finding; its time is that of their neighbours."""
+        device, epoch, first, last, cause = samples
         rows = self._rows.get(epoch, [])
         before, after = bisect_left(rows, (first,)), bisect_left(rows, (last + 1,))
         sides = (*rows[:before][-1:], *rows[after:][:1])
         when = " to ".join(utc(time / 1000)[11:19] for _, time, _ in sides)
         if len(sides) == 1:
             when = f"{'after' if before else 'before'} {when}"
-        return Finding(
-            device=self.device,
-            epoch=epoch,
-            first=first,
-            last=last,
-            when=when,
-            cause=cause,
-        )
+        return Finding(device=device, epoch=epoch, first=first, last=last, when=when, cause=cause)
 
 
 def audit(
@@ -228,30 +231,30 @@ def audit(
 ) -> Audit:
     """Compare what was published in a night with what each store has.
 
-    ``published`` is what the journals say, by device; of others that a store has, nothing is proven
-    while a journal could say more. ``now`` is a Unix time. Raises ValueError if it is no night, or
-    has not begun.
+    ``published`` is what the journals have, by device. For any other device that a store has,
+    nothing is proven as long as a journal could have more. ``now`` is a Unix time. Raises
+    ValueError if there is no such night, or it has not begun.
     """
     start, end = night_bounds(night)
     if now < start / 1000:
-        going = night_of(round(now * 1000))
+        tonight = night_of(round(now * 1000))
         raise ValueError(
-            f"night {night} begins at {utc(start / 1000)[:16]} UTC; the one going on is {going}"
+            f"night {night} begins at {utc(start / 1000)[:16]} UTC; the one going on is {tonight}"
         )
-    stores = [Audited(name=one.name, uncounted=one.uncounted) for one in readers]
+    stores = [Audited(name=reader.name, uncounted=reader.uncounted) for reader in readers]
     silent: dict[str, list[str]] = defaultdict(list)
-    noted = {device for one in readers for device, *_ in one.stored}
+    noted = {device for reader in readers for device, _ in reader.stored.keys}
     for device in sorted(noted | published.keys()):
-        said = published.get(device, UNHEARD)
-        if now >= end / 1000 + KEEP:  # a journal that does not answer could say no more
+        said = published.get(device, UNASKED_DEVICE)
+        if now >= end / 1000 + KEEP:  # a journal that does not answer could not have more
             said = replace(said, silent="", epochs=None)
-        seen = [_ask(*pair, device) for pair in zip(readers, stores, strict=True)]
-        whole = _published(device, said, chain(*(evidence.spans for evidence in seen)))
-        if said.silent and (whole.ranges or device in published):
+        seen = [_look(*pair, device) for pair in zip(readers, stores, strict=True)]
+        whole = _published(device, said, (evidence.belonging for evidence in seen))
+        if said.silent and (whole or device in published):
             silent[said.silent].append(device)
         for reader, store, evidence in zip(readers, stores, seen, strict=True):
             try:
-                if (whole.ranges or said.lost or said.epochs is not None) and not store.unread:
+                if (whole or said.lost or said.epochs is not None) and not store.unread:
                     _judge(whole, said, reader, store, evidence)
             except AwayError as error:
                 store.unread = str(error)
@@ -259,22 +262,11 @@ def audit(
         store.troubles = reader.troubles
         store.verdict = _clause(store)
     unproven = [f"{reason} ({_some(names)})" for reason, names in silent.items()]
-    unproven += _strange(stores)
-    counted = any(store.lines and not store.uncounted for store in stores)
-    sure = counted and not unproven
-    complete = sure and all(store.complete for store in stores)
-    read = sure and not any(one.unread or one.troubles for one in stores)
-    lacking = any(one.total("missing", "doubled", "altered") for one in stores)
-    once = "everything published is stored once"
-    if complete:
-        partly = any(one.uncounted for one in stores)
-        head = f"{once.capitalize()}{', where it can be counted' * partly}"
-    elif read:
-        head = f"NOT {once}" if lacking else "Nothing is lost, but not everything is stored yet"
-    elif not any(one.lines or one.unread or one.troubles for one in stores) and not unproven:
-        head = "Nothing is known of this night"
-    else:
-        head = f"It is NOT certain that {once}"
+    if strange := {line.device for store in stores for line in store.lines if line.unknown}:
+        unproven.append(
+            f"there are samples of epochs that no journal has ({_some(sorted(strange))})"
+        )
+    complete, head = _headline(stores, certain=not unproven)
     return Audit(
         night=night_of(start),
         at=utc(min(now, end / 1000)),
@@ -285,154 +277,123 @@ def audit(
     )
 
 
-def _strange(stores: Iterable[Audited]) -> Iterator[str]:
-    """Yield what is to be said of samples that no journal can vouch for."""
-    found = {line.device for store in stores for line in store.lines if line.unknown}
-    if found:
-        yield f"there are samples of epochs that no journal has ({_some(sorted(found))})"
+def _headline(stores: Sequence[Audited], *, certain: bool) -> tuple[bool, str]:
+    """Return whether everything is certainly stored once, and the result in a few words.
+
+    It is not ``certain`` if more may have been published than is known.
+    """
+    counted = any(store.lines and not store.uncounted for store in stores)
+    once = "everything published is stored once"
+    if certain and counted and all(store.complete for store in stores):
+        partly = any(store.uncounted for store in stores)
+        return True, f"{once.capitalize()}{', where it can be counted' * partly}"
+    if certain and counted and not any(store.unread or store.troubles for store in stores):
+        if any(store.total("missing", "doubled", "altered") for store in stores):
+            return False, f"NOT {once}"
+        return False, "Nothing is lost, but not everything is stored yet"
+    if certain and not any(store.lines or store.unread or store.troubles for store in stores):
+        return False, "Nothing is known of this night"
+    return False, f"It is NOT certain that {once}"
 
 
-def _published(device: str, said: Published, belonging: Iterable[Span]) -> SampleRanges:
-    """Return the numbers that were published up to when the journal was asked."""
-    found = SampleRanges()
-    ends: dict[str, int] = {}
-    for epoch, first, last in said.spans:
-        found.add(device, epoch, first, last)
-        ends[epoch] = max(last, ends.get(epoch, 0))
-    for epoch, first, last in belonging:
-        if said.epochs is not None and epoch not in said.epochs:
-            continue
-        if first <= (end := min(last, ends.get(epoch, last))):
-            found.add(device, epoch, first, end)
+def _published(device: str, said: Published, belonging: Iterable[SampleRanges]) -> SampleRanges:
+    """Return the samples of a device that were published up to when its journal was asked."""
+    found = said.held.copy()
+    for samples in belonging:
+        for _, epoch, first, last, _ in samples.ranges():
+            if said.epochs is None or epoch in said.epochs:
+                end = min(last, said.held.newest(device, epoch) or last)
+                if first <= end:
+                    found.add(device, epoch, first, end)
     return found
 
 
-def _ask(reader: StoreReader, store: Audited, device: str) -> Evidence:
+def _look(reader: StoreReader, store: Audited, device: str) -> Evidence:
     """Return what a store has, or acknowledged; nothing any more once it could not be read."""
+    evidence = Evidence(device)
     if reader.uncounted:
-        evidence = Evidence(device)
-        evidence.there = without(reader.stored, reader.gone)
-        return evidence
-    try:
-        rows, spans = ([], []) if store.unread else reader.look(device)
-        return Evidence(device, rows, spans)
-    except AwayError as error:
-        store.unread = str(error)
-        return Evidence(device)
+        evidence.there = reader.stored - SampleRanges(reader.gone)
+    elif not store.unread:
+        try:
+            evidence = Evidence(device, *reader.look(device))
+        except AwayError as error:
+            store.unread = str(error)
+    return evidence
 
 
 def _judge(
     whole: SampleRanges, said: Published, reader: StoreReader, store: Audited, evidence: Evidence
 ) -> None:
-    """Count and explain what a store does not have, and what it has twice. Raises AwayError."""
-    device, there = evidence.device, evidence.there
-    again = [number for number in evidence.again if (device, *number) in whole]
-    twice = SampleRanges()
-    for epoch, seq in again:
-        twice.add(device, epoch, seq, seq)
-    found: list[tuple[Span, str]] = []
-    for _, epoch, *span in whole:
-        rest = there.missing(device, epoch, *span)
-        for first, last, cause in _causes(device, epoch, said, reader):
-            parts, rest = _cut(rest, first, last)
-            found += [((epoch, *part), cause) for part in parts]
-        for part in rest:
-            newer = said.silent and part[0] > reader.stored.newest(device, epoch)
-            cause = COMING if newer else UNASKED if said.silent else NEVER
-            found.append(((epoch, *part), cause))
-    lost = [span for span, cause in found if cause == LOST]
-    for epoch in {epoch for epoch, *_ in lost}:
-        numbers = [number for name, *ends in lost for number in ends if name == epoch]
-        for row in reader.search(device, epoch, min(numbers), max(numbers)):
-            there.add(device, epoch, row.seq, row.seq)
-            evidence.add(row)
-    gaps = [
-        ((span[0], *part), cause) for span, cause in found for part in there.missing(device, *span)
-    ]
-    published = _size(one[1:] for one in whole)
-    altered = SampleRanges()
-    for epoch, first, packed in said.digests:
-        altered.add_each(device, epoch, evidence.altered(epoch, first, packed))
-    changed = _size(one[1:] for one in altered)
-    strange = SampleRanges() if said.epochs is None else evidence.of_others(said.epochs)
-    unknown = _size(one[1:] for one in strange)
-    lost_now = sum(one.samples for one in said.lost)
-    if not (published or unknown or lost_now):
+    """Count and explain what a store does not have once. Raises AwayError."""
+    gaps = _gaps(whole, said, reader, evidence)
+    coming = sum(gap.samples for gap in gaps if gap.reason == COMING)
+    missing = sum(gap.samples for gap in gaps) - coming
+    again = [sample for sample in evidence.again if sample in whole]
+    altered = evidence.altered(said.digests)
+    unknown = SampleRanges() if said.epochs is None else evidence.of_other_epochs(said.epochs)
+    lost = sum(note.samples for note in said.lost)
+    if not (whole or unknown or lost):
         return
-    coming = _size(span for span, cause in gaps if cause == COMING)
-    missing = _size(span for span, _ in gaps) - coming
-    words = [
-        f"{count} {what}"
-        for count, what in (
-            (lost_now, "LOST"),
-            (missing, "MISSING"),
-            (len(again), "DOUBLED"),
-            (changed, "ALTERED"),
-            (unknown, "OF UNKNOWN ORIGIN"),
-            (coming, COMING),
-        )
-        if count
-    ]
+    counts = {
+        "LOST": lost,
+        "MISSING": missing,
+        "DOUBLED": len(again),
+        "ALTERED": len(altered),
+        "OF UNKNOWN ORIGIN": len(unknown),
+        COMING: coming,
+    }
+    words = [f"{count} {what}" for what, count in counts.items() if count]
     store.lines.append(
         Line(
-            device=device,
-            published=published + lost_now,
-            stored=published - missing - coming - changed,
-            missing=missing + lost_now,
-            lost=lost_now,
+            device=evidence.device,
+            published=len(whole) + lost,
+            stored=len(whole) - missing - coming - len(altered),
+            missing=missing + lost,
+            lost=lost,
             doubled=len(again),
             coming=coming,
-            altered=changed,
-            unknown=unknown,
+            altered=len(altered),
+            unknown=len(unknown),
             verdict=", ".join(words) or ("acknowledged" if reader.uncounted else "complete"),
         )
     )
-    findings = [(one[1:], ALTERED) for one in altered] + [(one[1:], UNKNOWN) for one in strange]
-    findings += [(one[1:], TWICE) for one in twice]
-    findings += [(span, cause) for span, cause in gaps if cause != COMING]
+    twice = SampleRanges(SampleRange(*sample, sample[2]) for sample in again)
+    named = ((altered, ALTERED), (unknown, UNKNOWN), (twice, TWICE))
+    found = [one._replace(reason=cause) for samples, cause in named for one in samples.ranges()]
+    found += [gap for gap in gaps if gap.reason != COMING]
     room = MAX_FINDINGS - len(store.findings)
-    store.findings += [evidence.finding(span, cause) for span, cause in findings[:room]]
-    store.more += len(findings[room:])
+    store.findings += map(evidence.finding, found[:room])
+    store.more += len(found[room:])
     store.findings += [
-        Finding(device=device, epoch=one.epoch, first=0, last=0, when="", cause=str(one))
-        for one in said.lost
+        Finding(device=note.device, epoch=note.epoch, first=0, last=0, when="", cause=str(note))
+        for note in said.lost
     ]
 
 
-def _causes(
-    device: str, epoch: str, said: Published, reader: StoreReader
-) -> Iterator[tuple[int, int, str]]:
-    """Yield what may explain that numbers are not there, what is most certain first."""
-    for gone in reader.gone:
-        if (gone.device, gone.epoch) == (device, epoch):
-            yield gone.first, gone.last, gone.cause
-    for first, last in reader.stored.ranges.get((device, epoch), ()):
-        yield first, last, LOST
-    for gone in said.gone:
-        if gone.epoch == epoch:
-            yield gone.first, gone.last, gone.cause
-    for name, first, last in said.spans:
-        if name == epoch:
-            yield first, last, COMING
-
-
-def _cut(
-    parts: list[tuple[int, int]], first: int, last: int
-) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Return what of some ranges of numbers is within another, and what is not."""
-    inside, outside = [], []
-    for low, high in parts:
-        if high < first or last < low:
-            outside.append((low, high))
-            continue
-        inside.append((max(low, first), min(high, last)))
-        outside += [(low, first - 1)] if low < first else []
-        outside += [(last + 1, high)] if last < high else []
-    return inside, outside
-
-
-def _size(spans: Iterable[Span]) -> int:
-    return sum(last - first + 1 for _, first, last in spans)
+def _gaps(
+    whole: SampleRanges, said: Published, reader: StoreReader, evidence: Evidence
+) -> list[SampleRange]:
+    """Return what a store does not have of the published samples, with causes. Raises AwayError."""
+    device = evidence.device
+    causes = [  # the most certain first
+        *(one for one in reader.gone if one.device == device),
+        *(one._replace(reason=LOST) for one in (reader.stored & whole).ranges()),
+        *said.gone,
+        *(one._replace(reason=COMING) for one in said.held.ranges()),
+    ]
+    found = (whole - evidence.there).explained(causes)
+    lost = SampleRanges(one for one in found if one.reason == LOST)
+    for key in lost.keys:
+        some = [*lost.of([key]).ranges()]
+        for row in reader.search(SampleRange(*key, some[0].first, some[-1].last)):
+            evidence.add(row)
+    gaps = []
+    for one in found:
+        for part in (SampleRanges([one]) - evidence.there).ranges():
+            newer = said.silent and part.first > reader.stored.newest(device, part.epoch)
+            cause = COMING if newer else UNASKED if said.silent else NEVER
+            gaps.append(part._replace(reason=one.reason or cause))
+    return gaps
 
 
 def _some(names: list[str]) -> str:

@@ -15,10 +15,11 @@ from ..config.stores import InfluxDB, SecretError, StoreSettings, place
 from ..journal.checked import Table, is_damage, reading
 from ..journal.digest import digest
 from ..journal.points import night_bounds, night_of, nights
-from .audit import Row, Span, StoreReader
+from ..journal.ranges import SampleRange, SampleRanges
+from .audit import Row, StoreReader
 from .stores import AwayError
-from .stores.coverage import LEDGER, Gone, SampleRanges, load, without
 from .stores.http import Connection
+from .stores.ledger import LEDGER, load
 from .stores.line_protocol import name_of, one_line
 from .stores.lost import Lost, LostNotes
 from .stores.nights import (
@@ -65,44 +66,56 @@ class Files:
             self.troubles.append(trouble)
 
     def stored(self, path: Path, tables: Iterable[Table]) -> SampleRanges:
-        """Return what a file says that is stored."""
+        """Return the samples that a file notes as stored."""
         found = SampleRanges()
-        self.read(path, tables, lambda db: found.update(load(db)))
-        return found
-
-    def notes(self, path: Path, tables: Iterable[Table]) -> tuple[SampleRanges, list[Gone]]:
-        """Return what a ledger says that is stored, and what of that is gone or set aside."""
-        stored = SampleRanges()
-        gone: list[Gone] = []
-        aside: dict[str, SampleRanges] = defaultdict(SampleRanges)
 
         def take(db: sqlite3.Connection) -> None:
-            stored.update(load(db))
-            query = "SELECT device, epoch, first, last, cause FROM gone"
-            gone.extend(Gone(*row) for row in db.execute(query))
-            for *number, reason in db.execute("SELECT device, epoch, seq, seq, reason FROM aside"):
-                aside[reason].add(*number)
+            nonlocal found
+            found |= load(db)
 
         self.read(path, tables, take)
-        gone += [Gone(*one, f"set aside: {why}") for why, some in aside.items() for one in some]
+        return found
+
+    def notes(self, path: Path, tables: Iterable[Table]) -> tuple[SampleRanges, list[SampleRange]]:
+        """Return the samples that a ledger notes as stored, and those of them that are not there.
+
+        The latter are gone or were rejected, and have the reason.
+        """
+        gone: list[SampleRange] = []
+        rejected: dict[str, SampleRanges] = defaultdict(SampleRanges)
+
+        def take(db: sqlite3.Connection) -> None:
+            query = "SELECT device, epoch, first, last, cause FROM gone"
+            gone.extend(SampleRange(*row) for row in db.execute(query))
+            for *number, reason in db.execute("SELECT device, epoch, seq, seq, reason FROM aside"):
+                rejected[f"set aside: {reason}"].add(*number)
+
+        stored = self.stored(path, tables)
+        self.read(path, tables, take)
+        for reason, some in rejected.items():
+            gone += [one._replace(reason=reason) for one in some.ranges()]
         return stored, gone
 
 
 def belonging(
-    before: Mapping[str, int], here: Mapping[str, tuple[int, int]], after: Mapping[str, int]
-) -> list[Span]:
-    """Return the numbers of each epoch for which there is no place but in a night.
+    device: str,
+    before: Mapping[str, int],
+    here: Mapping[str, tuple[int, int]],
+    after: Mapping[str, int],
+) -> SampleRanges:
+    """Return the samples of a device that can only be of one night, by epoch.
 
-    ``before`` is the last number of an epoch before the night, ``after`` the first after it.
+    ``before`` has the last number before the night, ``here`` the lowest and the highest number of
+    the night, ``after`` the first number after it.
     """
-    found = []
+    found = SampleRanges()
     for epoch in here.keys() | (before.keys() & after.keys()):
         first = before.get(epoch, 0) + 1  # numbers begin with 1
         last = after.get(epoch, 0) - 1
         if epoch in here:
             first, last = min(first, here[epoch][0]), max(last, here[epoch][1])
         if first <= last:
-            found.append((epoch, first, last))
+            found.add(device, epoch, first, last)
     return found
 
 
@@ -125,10 +138,10 @@ class Nights:
         self._files = Files()
         self.troubles = self._files.troubles
         self.stored, self.gone = self._files.notes(self._path(MAIN), MAIN_TABLES)
-        self._noted = {"": without(self.stored, self.gone)}
+        self._noted = {"": self.stored - SampleRanges(self.gone)}
         for one in History(folder).nights():
             self._noted[one] = self._files.stored(self._path(one), NIGHT_TABLES)
-            self.stored.update(self._noted[one])
+            self.stored |= self._noted[one]
         self.uncounted = ""
         self._files.read(self._path(MAIN), MAIN_TABLES, self._count)
 
@@ -138,7 +151,7 @@ class Nights:
         if any(db.execute(HALVES, (number, *span)).fetchone() for number, _ in series):
             self.uncounted = "of that night it has only the minutes left"
 
-    def look(self, device: str) -> tuple[list[Row], list[Span]]:
+    def look(self, device: str) -> tuple[list[Row], SampleRanges]:
         """See ``StoreReader``."""
         window = self._start - MARGIN, self._end + MARGIN
         found = [row for one in nights(*window) for row in self._rows(one, device, *window)]
@@ -146,21 +159,21 @@ class Nights:
         after: dict[str, int] = {}
         here = [(row.epoch, row.seq) for row in found if self._start <= row.time < self._end]
         for night, noted in self._noted.items():
-            for who, epoch, first, last in noted:
+            for who, epoch, first, last, _ in noted.ranges():
                 if who == device and night < self.night:
                     before[epoch] = max(last, before.get(epoch, 0))
                 elif who == device and night > self.night:
                     after[epoch] = min(first, after.get(epoch, first))
                 elif who == device:
                     here += [(epoch, first), (epoch, last)]
-        return found, belonging(before, extent(here), after)
+        return found, belonging(device, before, extent(here), after)
 
-    def search(self, device: str, epoch: str, first: int, last: int) -> list[Row]:
+    def search(self, wanted: SampleRange) -> list[Row]:
         """See ``StoreReader``."""
-        numbers = device, epoch, first, last
-        there = [n for n, noted in self._noted.items() if noted.missing(*numbers) != [numbers[2:]]]
-        rows = chain.from_iterable(self._rows(night, device) for night in there if night)
-        return [row for row in rows if row.epoch == epoch and first <= row.seq <= last]
+        samples = SampleRanges([wanted])
+        there = [night for night, noted in self._noted.items() if night and noted & samples]
+        rows = chain.from_iterable(self._rows(night, wanted.device) for night in there)
+        return [row for row in rows if (wanted.device, row.epoch, row.seq) in samples]
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.sqlite"
@@ -191,7 +204,7 @@ class Lines:
         if settings.version != 1 or not self._answers():
             self.uncounted = "only an InfluxDB of version 1 can be asked"
 
-    def look(self, device: str) -> tuple[list[Row], list[Span]]:
+    def look(self, device: str) -> tuple[list[Row], SampleRanges]:
         """See ``StoreReader``."""
         start, end = self._start, self._end
         window = f"time >= {start - MARGIN}ms AND time < {end + MARGIN}ms"
@@ -203,13 +216,13 @@ class Lines:
             after.setdefault(epoch, self.stored.newest(device, epoch) + 1)
         if not before:  # it has nothing older: it may keep no more
             before = {epoch: low - 1 for epoch, (low, _) in here.items()}
-        return found, belonging(before, here, after)
+        return found, belonging(device, before, here, after)
 
-    def search(self, device: str, epoch: str, first: int, last: int) -> list[Row]:
+    def search(self, wanted: SampleRange) -> list[Row]:
         """See ``StoreReader``."""
-        text = _quoted(epoch, "'")
-        where = f"epoch = {text} AND seq >= {first} AND seq <= {last}"
-        return list(self._rows(device, where))
+        text = _quoted(wanted.epoch, "'")
+        where = f"epoch = {text} AND seq >= {wanted.first} AND seq <= {wanted.last}"
+        return list(self._rows(wanted.device, where))
 
     def _one(self, device: str, where: str) -> dict[str, int]:
         return {row.epoch: row.seq for _, row in self._page(device, f"{where} LIMIT 1")}

@@ -34,6 +34,7 @@ from ..errors import NotAllowedError
 from ..host.home import claim, home
 from ..journal import DAY, Journal
 from ..journal.points import MAX_FIELDS, Point, flatten, milliseconds, night_bounds, night_of
+from ..journal.ranges import SampleRange, SampleRanges
 from ..wamp import uris
 from ..wamp.owners import Owners
 from ..wamp.server import Server, Task, until_told
@@ -44,7 +45,6 @@ from .audit import ALTERED, Audit, Audited, Published, audit
 from .inventory import lost_between, readers
 from .replicator import NO_ANSWER, Journals, Replicator
 from .stores import AwayError, Store
-from .stores.coverage import Gone
 from .stores.embedded import EmbeddedStore
 from .stores.line_protocol import LineStore
 from .stores.lost import Lost, LostNotes
@@ -404,18 +404,18 @@ class Recorder(Device):
                 found.epochs.update(one.epoch for one in held.gone)
             for held in await self.journals.holdings(device, start, end, certain=True):
                 found.lost += held.lost
-                found.spans += [(one.epoch, one.first, one.last) for one in held.epochs]
-                found.gone += [
-                    Gone(device, one.epoch, one.first, one.last, one.reason) for one in held.gone
-                ]
+                found.held |= SampleRanges(
+                    SampleRange(device, one.epoch, one.first, one.last) for one in held.epochs
+                )
+                found.gone += held.gone_of(device)
                 if held.salvaging:
                     own = held.epoch == self.journals.own.epoch
                     whose = "the recorder's own" if own else "its"
                     found.silent = f"{whose} journal was damaged and is being restored: ask later"
             async with self._digesting:
-                for span in found.spans:
-                    packed = await self.journals.digests(device, *span)
-                    found.digests.append((*span[:2], packed))
+                for _, epoch, first, last, _ in found.held.ranges():
+                    packed = await self.journals.digests(device, epoch, first, last)
+                    found.digests.append((epoch, first, packed))
         except NO_ANSWER as error:
             if getattr(error, "error", "") == ApplicationError.NO_SUCH_PROCEDURE:
                 found.silent = "nobody answers for its journal: is its server running?"
@@ -446,10 +446,12 @@ class Recorder(Device):
 
     async def _until_written(self, published: dict[str, Published]) -> None:
         """Give the stores time to write what has only just been published."""
-        spans = [(device, *span) for device, said in published.items() for span in said.spans]
+        held = SampleRanges()
+        for said in published.values():
+            held |= said.held
         stores = [replicator.store for replicator in self.replicators if not replicator.away]
         for _ in range(LOOK_AGAIN):
-            if not any(store.stored.missing(*span) for store in stores for span in spans):
+            if not any(held - store.stored for store in stores):
                 break
             await asyncio.sleep(0.1)
 

@@ -15,7 +15,7 @@ from contextlib import aclosing, contextmanager, suppress
 from functools import cached_property
 from itertools import chain
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.exception import Error as WampError
@@ -27,11 +27,11 @@ from ..core.part import Alarm
 from ..journal import DAY, KEEP, Journal, read_page
 from ..journal.digest import SIZE
 from ..journal.points import Point, flatten, milliseconds
+from ..journal.ranges import SampleRange, SampleRanges
 from ..wamp import uris
 from ..wamp.journal_service import JournalService
 from ..wamp.session import Session
 from .stores import AwayError, Store
-from .stores.coverage import Gone, SampleRanges
 from .stores.lost import Lost
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class _Held(BaseModel):
     last: int
 
 
-class _Lost(BaseModel):
+class _Lost(NamedTuple):
     """Numbers that a journal has no more."""
 
     epoch: str
@@ -104,6 +104,10 @@ class Holdings(BaseModel):
     def journal(self) -> tuple[str, str]:
         """Which journal this is, and how it is asked."""
         return self.epoch, self.server
+
+    def gone_of(self, device: str) -> list[SampleRange]:
+        """Return the samples that are gone, with reasons."""
+        return [SampleRange(device, *one) for one in self.gone]
 
     def covers(self, now: float) -> float:
         """Return how far back it reaches, or will when it is full, in seconds."""
@@ -259,7 +263,7 @@ class Replicator:
         self.due: set[str] = set()
         self.written = 0
         self.aside = store.aside()
-        self.gone = sum(one.last - one.first + 1 for one in store.gone())
+        self.gone = sum(one.samples for one in store.gone())
         self.away = ""
         self.away_since = 0.0
         self._backlog: dict[str, int] = {}
@@ -398,17 +402,17 @@ class Replicator:
         """Fetch what the store does not have of a device; raises one of NO_ANSWER, or AwayError."""
         holdings = await self._meanwhile(self.journals.holdings(device))
         await self._write([])
-        await self._settle(device, *(lost for held in holdings for lost in held.gone))
+        await self._settle([one for held in holdings for one in held.gone_of(device)])
         missing = []
         for held in holdings:
             for one in held.epochs:
                 key = device, one.epoch
                 if not one.last <= self._newest.get(key, 0) <= one.last + MAX_JUMP:
                     self._newest[key] = one.last
-                spans = self.store.stored.missing(device, one.epoch, 1, one.last)
-                missing += [(held.journal, one.epoch, first, last) for first, last in spans]
-        self._backlog[device] = sum(last - first + 1 for *_, first, last in missing)
-        for journal, epoch, first, last in missing:
+                known = SampleRanges([SampleRange(*key, 1, one.last)])
+                missing += [(held.journal, part) for part in (known - self.store.stored).ranges()]
+        self._backlog[device] = sum(part.samples for _, part in missing)
+        for journal, (_, epoch, first, last, _) in missing:
             await self._fetch(device, epoch, first, last, journal)
 
     async def _fetch(
@@ -426,8 +430,8 @@ class Replicator:
                     waiting.append(self.store.rows(points))
                     if len(waiting) == MAX_PAGES or writing.done() or upto == last:
                         await writing
-                        fetched = _Lost(epoch=epoch, first=first, last=upto, reason=NOT_THERE)
-                        bring = self._bring(device, fetched, [*chain(*waiting)], journal)
+                        fetched = SampleRange(device, epoch, first, upto, NOT_THERE)
+                        bring = self._bring(fetched, [*chain(*waiting)], journal)
                         writing = asyncio.ensure_future(bring)
                         first = upto + 1
                         waiting = []
@@ -478,37 +482,30 @@ class Replicator:
             *(self.store.name, device, first, last, epoch),
         )
 
-    async def _bring(
-        self, device: str, fetched: _Lost, rows: list[Any], journal: tuple[str, str]
-    ) -> None:
+    async def _bring(self, fetched: SampleRange, rows: list[Any], journal: tuple[str, str]) -> None:
         """Write rows; what is missing then is lost, if the journal is still the same.
 
         A journal that was damaged begins anew, and salvages the numbers that it does not have now.
         """
         await self._write(rows)
-        if self.store.stored.missing(device, fetched.epoch, fetched.first, fetched.last):
+        device = fetched.device
+        if SampleRanges([fetched]) - self.store.stored:
             holdings = {held.journal: held for held in await self.journals.holdings(device)}
             if journal not in holdings:
                 raise ConnectionError("its journal has begun anew, and is asked again later")
             if not holdings[journal].salvaging:
-                await self._settle(device, *holdings[journal].gone, fetched)
-        self._backlog[device] -= fetched.last - fetched.first + 1
+                await self._settle([*holdings[journal].gone_of(device), fetched])
+        self._backlog[device] -= fetched.samples
 
-    async def _settle(self, device: str, *lost: _Lost) -> None:
-        """Note what the store does not have of numbers that are lost: it never will."""
-        seen = SampleRanges()
-        gone = []
-        for one in lost:
-            for low, high in self.store.stored.missing(device, one.epoch, one.first, one.last):
-                for part in seen.missing(device, one.epoch, low, high):
-                    gone.append(Gone(device, one.epoch, *part, one.reason))
-                seen.add(device, one.epoch, low, high)
+    async def _settle(self, lost: list[SampleRange]) -> None:
+        """Note the lost samples that the store does not have: it never will."""
+        gone = (SampleRanges(lost) - self.store.stored).explained(lost)
         if not gone or not await self._do(self.store.settle, gone):
             return
         for new in gone:
-            said = f"it will never have {device} {new.first} to {new.last}: {new.cause}"
+            said = f"it will never have {new.device} {new.first} to {new.last}: {new.reason}"
             self._news["gone"] = self.clock(), said
-            self.gone += new.last - new.first + 1
+            self.gone += new.samples
             log.warning("store %s: %s (epoch %s)", self.store.name, said, new.epoch)
 
     @property
@@ -516,12 +513,8 @@ class Replicator:
         """Return how many samples it does not have; while it is away, of those heard of."""
         if not self.away:
             return sum(self._backlog.values())
-        spans = [
-            span
-            for (device, epoch), newest in self._newest.items()
-            for span in self.store.stored.missing(device, epoch, 1, newest)
-        ]
-        return sum(last - first + 1 for first, last in spans)
+        heard = SampleRanges(SampleRange(*key, 1, newest) for key, newest in self._newest.items())
+        return len(heard - self.store.stored)
 
     @property
     def lag(self) -> float:

@@ -153,9 +153,10 @@ def reading(path: Path, tables: Iterable[Table]) -> sqlite3.Connection:
 
 
 class File:
-    """A file to be written. When it is found damaged it is made anew of its sound rows.
+    """A file that is written. A damaged one is rebuilt from the rows whose checksums are right.
 
-    ``mend`` is given a new file, within a transaction, before that takes its place.
+    ``mend`` is called with a rebuilt file, in a transaction, before it takes the place of the old
+    one; ``load`` is called, in the first transaction, whenever a file has been opened.
     """
 
     def __init__(
@@ -163,16 +164,19 @@ class File:
         path: Path,
         tables: Iterable[Table],
         mend: Callable[[sqlite3.Connection], None],
+        load: Callable[[sqlite3.Connection], None],
         clock: Callable[[], float],
         *,
         synchronous: str = "NORMAL",
     ) -> None:
-        self.path, self.mend, self.synchronous, self.clock = path, mend, synchronous, clock
+        self.path, self.mend, self.load = path, mend, load
+        self.synchronous, self.clock = synchronous, clock
         self.tables = tuple(tables)
         self.renewed = False
         """Whether there is less in it than there was; who has seen to that sets it back."""
         self._db: sqlite3.Connection | None = None
         self._opened: tuple[int, int] | None = None
+        self._loaded = False
 
     def do(self, action: Callable[[sqlite3.Connection], T]) -> T:
         """Do something in one transaction; once more if the file turns out to be damaged.
@@ -196,9 +200,12 @@ class File:
             self.close()
         if self._db is None:
             self._db = self._open()
-            self._opened = self._there()
+            self._opened, self._loaded = self._there(), False
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
+            if not self._loaded:
+                self.load(self._db)
+                self._loaded = True
             return action(self._db)
 
     def _open(self) -> sqlite3.Connection:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import orjson
 
 from ..core.fields import shorten
+from .ranges import SampleRange
 
 MAX_SAMPLE_BYTES = 1 << 24
 
@@ -57,8 +58,6 @@ HEAD = re.compile(rb'\{"device": ("(?:[^"\\]|\\.)*"), "seq": (\d{1,18}), "epoch"
 
 Key: TypeAlias = tuple[str, str, int]
 """Device, epoch and number."""
-Range: TypeAlias = tuple[int, int, str]
-"""The first and last number, and why they are gone."""
 
 
 class Pair(NamedTuple):
@@ -120,46 +119,32 @@ def pairs(db: sqlite3.Connection) -> list[Pair]:
     return [Pair(*row) for row in db.execute(PAIRS)]
 
 
-def gone(db: sqlite3.Connection, device: str, epoch: str) -> list[Range]:
-    """Return what is known to be gone of a device in an epoch."""
-    return db.execute(
-        "SELECT first, last, reason FROM gone WHERE device = ? AND epoch = ?", (device, epoch)
-    ).fetchall()
+def gone(db: sqlite3.Connection, device: str, epoch: str) -> list[SampleRange]:
+    """Return the samples of a device in an epoch that are known to be gone, with reasons."""
+    rows = db.execute(
+        "SELECT device, epoch, first, last, reason FROM gone WHERE device = ? AND epoch = ?",
+        (device, epoch),
+    )
+    return [SampleRange(*row) for row in rows]
 
 
 def set_gone(
-    db: sqlite3.Connection, device: str, epoch: str, ranges: Iterable[Range], now: float
+    db: sqlite3.Connection, device: str, epoch: str, ranges: Iterable[SampleRange], now: float
 ) -> None:
-    """Write all that is gone; neighbours of one reason become one range."""
-    joined: list[Range] = []
-    for first, last, reason in sorted(ranges):
-        if joined and joined[-1][1:] == (first - 1, reason):
-            joined.append((joined.pop()[0], last, reason))
+    """Replace the samples of a device in an epoch that are known to be gone.
+
+    Neighbouring ranges with the same reason become one.
+    """
+    joined: list[SampleRange] = []
+    for one in sorted(ranges):
+        if joined and (joined[-1].last + 1, joined[-1].reason) == (one.first, one.reason):
+            joined[-1] = joined[-1]._replace(last=one.last)
         else:
-            joined.append((first, last, reason))
+            joined.append(one)
     db.execute("DELETE FROM gone WHERE device = ? AND epoch = ?", (device, epoch))
     db.executemany(
-        "INSERT OR REPLACE INTO gone VALUES (?, ?, ?, ?, ?, ?)",
-        [(device, epoch, *one, now) for one in joined],
+        "INSERT OR REPLACE INTO gone VALUES (?, ?, ?, ?, ?, ?)", [(*one, now) for one in joined]
     )
-
-
-def explained(
-    spans: Iterable[tuple[int, int]], reasons: Iterable[Range]
-) -> Iterator[tuple[int, int, str | None]]:
-    """Cut spans of numbers (in order, apart) by the reasons for them, None where there is none."""
-    ordered = sorted(reasons)
-    for low, high in spans:
-        for first, last, reason in ordered:
-            if first > high:
-                break
-            if last >= low:
-                if first > low:
-                    yield low, first - 1, None
-                yield max(first, low), min(last, high), reason
-                low = last + 1  # noqa: PLW2901
-        if low <= high:
-            yield low, high, None
 
 
 def used(db: sqlite3.Connection) -> int:

@@ -10,8 +10,9 @@ from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
 
+from .ranges import SampleRange, SampleRanges
 from .salvage import BAD_SECTOR, records
-from .tables import GAPS, Pair, Range, explained, gone, pairs, set_gone, transaction, unpack, used
+from .tables import GAPS, Pair, gone, pairs, set_gone, transaction, unpack, used
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ class Upkeep:
                     " AND epoch = (SELECT id FROM epoch WHERE name = ?)",
                     [(device, seq, epoch) for seq in seqs],
                 )
-                new = [(seq, seq, reason) for seq in seqs]
+                new = [SampleRange(device, epoch, seq, seq, reason) for seq in seqs]
                 known = gone(self.db, device, epoch)
                 set_gone(self.db, device, epoch, [*known, *new], self.clock())
 
@@ -154,11 +155,10 @@ class Upkeep:
                 if key is None:
                     bad[device, epoch].append(seq)
                 first = before[2] + 1 if before[:2] == (device, number) else 1
-                known = gone(self.db, device, epoch) if first < seq else []
-                if boot != "salvaging" and any(
-                    why is None for *_, why in explained([(first, seq - 1)], known)
-                ):
-                    raise DamagedError(f"samples {first}-{seq - 1} of {device} are not there")
+                if first < seq and boot != "salvaging":
+                    gap = SampleRanges([SampleRange(device, epoch, first, seq - 1)])
+                    if gap - SampleRanges(gone(self.db, device, epoch)):
+                        raise DamagedError(f"samples {first}-{seq - 1} of {device} are not there")
                 before = device, number, seq
         for (device, epoch), seqs in bad.items():
             self.lose(device, epoch, seqs)
@@ -170,35 +170,33 @@ class Upkeep:
         are shown when this is done. If it is interrupted it can be done again.
         """
         ids: dict[str, int] = dict(self.db.execute("SELECT name, id FROM epoch"))
-        known: dict[tuple[str, str], set[Range]] = {}
+        known: dict[tuple[str, str], set[SampleRange]] = {}
         kept = self._copy(aside, ids, known)
         for device in ends:
             known.setdefault((device, end_epoch), set())
         reason = f"lost by damage ({salvaged(aside).name})"
-        lost: list[tuple[int, str]] = []
-        found: dict[tuple[str, str], list[Range]] = {}
+        lost: list[SampleRange] = []
+        found: dict[tuple[str, str], list[SampleRange]] = {}
         for (device, epoch), said in sorted(known.items()):
             self._earlier_epoch(ids, epoch, 1)
             of_pair = device, ids[epoch]
-            gaps = self.db.execute(GAPS, of_pair).fetchall()
+            gaps = SampleRanges(
+                SampleRange(device, epoch, *gap) for gap in self.db.execute(GAPS, of_pair)
+            )
             (top,) = self.db.execute(
                 "SELECT ifnull(max(seq), 0) FROM sample WHERE device = ? AND epoch = ?", of_pair
             ).fetchone()
             if epoch == end_epoch and ends.get(device, 0) > top:
-                gaps.append((top + 1, ends[device]))
+                gaps.add(device, epoch, top + 1, ends[device])
                 top = ends[device]
-            likely = {one for one in said if one[1] <= top or not top}
-            reasons = likely.union(gone(self.db, device, epoch))
+            likely = {one for one in said if one.last <= top or not top}
+            reasons = sorted(likely.union(gone(self.db, device, epoch)))
+            later = SampleRanges([SampleRange(device, epoch, top + 1, FOREVER)])
             found[device, epoch] = [
-                (first, last, why or reason)
-                for first, last, why in explained([*gaps, (top + 1, FOREVER)], reasons)
-                if why or last <= top
+                *(one._replace(reason=one.reason or reason) for one in gaps.explained(reasons)),
+                *(one for one in later.explained(reasons) if one.reason),
             ]
-            lost += [
-                (last - first + 1, f"{device} {first}-{last}")
-                for first, last, why in found[device, epoch]
-                if why == reason
-            ]
+            lost += [one for one in found[device, epoch] if one.reason == reason]
         with transaction(self.db):
             for (device, epoch), ranges in found.items():
                 set_gone(self.db, device, epoch, ranges, self.clock())
@@ -206,18 +204,19 @@ class Upkeep:
         for end in ("-wal", "-shm", ""):
             if (part := aside.with_name(aside.name + end)).exists():
                 part.rename(salvaged(part))
-        some = ", ".join(text for _, text in lost[:10]) + ", ..." * (len(lost) > 10)
+        some = ", ".join(f"{one.device} {one.first}-{one.last}" for one in lost[:10])
+        some += ", ..." * (len(lost) > 10)
         log.warning(
             "%s: %d samples are copied from it, and %d are gone%s%s",
             salvaged(aside).name,
             kept,
-            sum(count for count, _ in lost),
+            sum(one.samples for one in lost),
             f" ({some})" * bool(lost),
             "" if ends else "; what came after the last of each epoch cannot be known",
         )
 
     def _copy(
-        self, aside: Path, ids: dict[str, int], known: dict[tuple[str, str], set[Range]]
+        self, aside: Path, ids: dict[str, int], known: dict[tuple[str, str], set[SampleRange]]
     ) -> int:
         """Copy the samples that can be read; return how many.
 
@@ -260,7 +259,8 @@ class Upkeep:
                         lost += [note] * (count > 0)
                 case (str(device), str(epoch), int(first), int(last), str(reason), _):
                     if 0 < first <= last < FOREVER:
-                        known.setdefault((device, epoch), set()).add((first, last, reason))
+                        note = SampleRange(device, epoch, first, last, reason)
+                        known.setdefault((device, epoch), set()).add(note)
             if len(rows) >= CHUNK:
                 kept += write()
         return kept + write()

@@ -13,7 +13,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hcam_devices.history.stores import AwayError, Store
-from hcam_devices.history.stores.coverage import Gone, SampleRanges
 from hcam_devices.history.stores.embedded import EmbeddedStore
 from hcam_devices.history.stores.nights import Bucket, History, rows, streams
 from hcam_devices.journal.checked import File
 from hcam_devices.journal.points import DAY, Field, Point, night_bounds, night_of
+from hcam_devices.journal.ranges import SampleRange, SampleRanges
 
-from ...helpers import AT_MOST, Clock
+from ...helpers import AT_MOST, Clock, samples
 
 NIGHT = "2026-11-22"
 START, END = night_bounds(NIGHT)
@@ -78,10 +77,10 @@ def in_order(points: list[Point]) -> list[Point]:
     return sorted(points, key=lambda one: (one.time, one.device, one.epoch, one.seq))
 
 
-def numbers(coverage: SampleRanges) -> set[tuple[str, str, int]]:
+def numbers(ranges: SampleRanges) -> set[tuple[str, str, int]]:
     return {
         (device, epoch, seq)
-        for device, epoch, first, last in coverage
+        for device, epoch, first, last, _ in ranges.ranges()
         for seq in range(first, last + 1)
     }
 
@@ -405,15 +404,15 @@ def test_what_is_settled_is_stored_and_said_but_not_of_what_was_there(
     store: EmbeddedStore, clock: Clock
 ) -> None:
     store.write(some(10, 20))
-    store.settle([Gone("slide", "4f3c", 1, 30, "the journal had no more")])
+    store.settle([SampleRange("slide", "4f3c", 1, 30, "the journal had no more")])
     expected = [
-        Gone("slide", "4f3c", 1, 9, "the journal had no more"),
-        Gone("slide", "4f3c", 21, 30, "the journal had no more"),
+        SampleRange("slide", "4f3c", 1, 9, "the journal had no more"),
+        SampleRange("slide", "4f3c", 21, 30, "the journal had no more"),
     ]
     store.close()
     with closing(EmbeddedStore("embedded", store.folder, clock=clock)) as again:
         assert again.gone() == expected
-        assert again.stored.missing("slide", "4f3c", 1, 31) == [(31, 31)]
+        assert samples("slide", "4f3c", 1, 31) - again.stored == samples("slide", "4f3c", 31, 31)
         again.write([point(5)])
         assert len(all_of(again.folder)) == 3 * 11
 
@@ -421,15 +420,18 @@ def test_what_is_settled_is_stored_and_said_but_not_of_what_was_there(
 def test_what_is_settled_together_is_kept_together_and_each_number_once(
     store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lost = [Gone("slide", "4f3c", 1, 20, "late"), Gone("slide", "4f3c", 10, 30, "later")]
+    lost = [
+        SampleRange("slide", "4f3c", 1, 20, "late"),
+        SampleRange("slide", "4f3c", 10, 30, "later"),
+    ]
     monkeypatch.setattr(File, "do", lambda *_: failing())
     with pytest.raises(AwayError):
         store.settle(iter(lost))
     assert not numbers(store.stored)
     monkeypatch.undo()
     store.settle(iter(lost))
-    assert store.gone() == [lost[0], replace(lost[1], first=21)]
-    assert list(store.stored) == [("slide", "4f3c", 1, 30)]
+    assert store.gone() == [lost[0], lost[1]._replace(first=21)]
+    assert store.stored == samples("slide", "4f3c", 1, 30)
 
 
 def failing() -> None:
@@ -577,9 +579,9 @@ def test_a_night_that_cannot_be_read_does_not_keep_the_store_from_opening(
     with closing(EmbeddedStore("embedded", store.folder, clock=clock)) as again:
         assert re.search(rf"{NIGHT}.sqlite cannot be used now .*: let this user", caplog.text)
         again.write([*some(5, 12), *some(20, 20, time=today)])
-        again.settle([Gone("slide", "4f3c", 1, 4, "older than 14 days")])
+        again.settle([SampleRange("slide", "4f3c", 1, 4, "older than 14 days")])
         assert again.gone() == []
-        assert not again.stored.missing("slide", "4f3c", 1, 12)
+        assert not samples("slide", "4f3c", 1, 12) - again.stored
         with pytest.raises(AwayError, match=NIGHT):
             again.tidy()
         path_of(store).rmdir()
@@ -604,7 +606,7 @@ def test_this_night_if_it_could_not_be_read_at_first_is_read_when_it_is_written_
         path_of(store).rmdir()
         path.rename(path_of(store))
         again.write(some(11, 11))
-        again.settle([Gone("slide", "4f3c", 1, 11, "older than 14 days")])
+        again.settle([SampleRange("slide", "4f3c", 1, 11, "older than 14 days")])
         assert again.gone() == []
 
 
@@ -643,7 +645,7 @@ def test_a_night_that_comes_back_after_it_was_settled_as_gone_is_not_thrown_away
     store.tidy()
     away = path_of(store).rename(store.folder / "elsewhere")
     store.tidy()
-    store.settle(Gone(name, "4f3c", 1, 100, "older than 14 days") for name in NAMES)
+    store.settle(SampleRange(name, "4f3c", 1, 100, "older than 14 days") for name in NAMES)
     away.rename(path_of(store))
     store.close()
     with closing(EmbeddedStore("embedded", store.folder, clock=clock)) as again:
@@ -750,7 +752,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     with closing(EmbeddedStore("embedded", closed, clock=Clock(END / 1000))) as store:
         store.write([one._replace(time=one.time + 2000 * one.seq) for one in OLD])
         store.tidy()
-        store.settle([Gone("slide", "dead", 1, 50, "the journal had no more")])
+        store.settle([SampleRange("slide", "dead", 1, 50, "the journal had no more")])
         for start in range(0, len(SOME), 100):
             store.write(SOME[start : start + 100])
         shutil.copytree(closed, killed)
@@ -816,7 +818,7 @@ def test_of_a_damaged_file_only_what_was_hit_is_lost_and_is_known_to_be(
         store.write(SOME)
         assert in_order(list(history.samples(NIGHT))) == in_order(SOME)
         assert keys(SOME) <= numbers(store.stored)
-        assert set(store.gone()) <= {Gone("slide", "dead", 1, 50, "the journal had no more")}
+        assert set(store.gone()) <= {SampleRange("slide", "dead", 1, 50, "the journal had no more")}
     aside = list(folder.glob(f"{path.name}.damaged-*[0-9]"))
     assert [one.read_bytes() for one in aside] in ([], [after])
     assert len([r for r in caplog.records if "was damaged" in r.message]) == len(aside)
@@ -841,10 +843,10 @@ def test_a_flipped_bit_that_sqlite_does_not_see_is_left_out_and_then_mended(
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert len(history.series("slide", "position", START, END)) == 28
     assert count(history, "slide", "4f3c", 1, 100) == 28
-    assert not store.stored.missing("slide", "4f3c", 7, 7)
+    assert not samples("slide", "4f3c", 7, 7) - store.stored
     clock.now += 86400
     store.tidy()
-    assert store.stored.missing("slide", "4f3c", 1, 29) == [(7, 7)]
+    assert samples("slide", "4f3c", 1, 29) - store.stored == samples("slide", "4f3c", 7, 7)
     told = r"22.sqlite was damaged \(samples that prove nothing: 1\): .*damaged-\d+.*: 28 sample"
     assert re.search(told, caplog.text)
     store.write([point(seq) for seq in range(1, 30)])
@@ -906,8 +908,9 @@ def test_what_is_said_to_be_stored_proves_itself(tmp_path: Path, whole: dict[str
     with closing(sqlite3.connect(folder / FILES["night"], isolation_level=None)) as db:
         db.execute("UPDATE stored SET last = 5000 WHERE last = 400")
     with closing(EmbeddedStore("embedded", folder)) as store:
-        assert not store.stored.missing("slide", "4f3c", 1, 400)
-        assert store.stored.missing("slide", "4f3c", 401, 5000) == [(401, 5000)]
+        assert not samples("slide", "4f3c", 1, 400) - store.stored
+        later = samples("slide", "4f3c", 401, 5000)
+        assert later - store.stored == later
 
 
 def test_what_is_stored_is_found_to_differ_from_what_is_there(
@@ -918,7 +921,7 @@ def test_what_is_stored_is_found_to_differ_from_what_is_there(
     with closing(sqlite3.connect(folder / FILES["night"], isolation_level=None)) as db:
         db.execute("DELETE FROM sample WHERE seq = 7")
     with closing(EmbeddedStore("embedded", folder, clock=Clock(END / 1000 + 86400))) as store:
-        assert not store.stored.missing("slide", "4f3c", 1, 400)
+        assert not samples("slide", "4f3c", 1, 400) - store.stored
         store.tidy()
         there = {(one.device, one.epoch, one.seq) for one in all_of(folder)}
         assert there == {key for key in numbers(store.stored) if key[1] in ("4f3c", "later")}
@@ -1011,16 +1014,16 @@ def test_a_file_damaged_while_it_is_open_is_made_anew(
 
 
 def test_the_ledger_is_made_anew_while_it_is_open(store: EmbeddedStore) -> None:
-    store.settle([Gone("slide", "one", 1, 5, "why")])
+    store.settle([SampleRange("slide", "one", 1, 5, "why")])
     db = store._ledger.file._db
     assert db
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     store._ledger.file.close()
     with (store.folder / "history.sqlite").open("r+b") as stream:
         stream.write(b"nonsense")
-    store.settle([Gone("slide", "one", 6, 9, "why")])
+    store.settle([SampleRange("slide", "one", 6, 9, "why")])
     assert [(gone.first, gone.last) for gone in store.gone()] == [(1, 5), (6, 9)]
-    assert not store.stored.missing("slide", "one", 1, 9)
+    assert not samples("slide", "one", 1, 9) - store.stored
 
 
 class KilledError(BaseException):

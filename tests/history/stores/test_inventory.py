@@ -12,13 +12,14 @@ import pytest
 from hcam_devices.config.stores import Embedded, InfluxDB
 from hcam_devices.history.audit import Audit, Published, audit
 from hcam_devices.history.inventory import readers
-from hcam_devices.history.stores.coverage import Gone, SampleRanges
 from hcam_devices.history.stores.embedded import EmbeddedStore
 from hcam_devices.history.stores.line_protocol import LineStore
 from hcam_devices.journal.checked import sealed
 from hcam_devices.journal.points import Field, Point, night_bounds
+from hcam_devices.journal.ranges import SampleRange, SampleRanges
 from tests.network.tools import free_port
 
+from ...helpers import samples
 from . import databases, scripted
 
 NIGHT = "2026-11-22"
@@ -45,7 +46,7 @@ class Local:
     def __init__(self, home: Path) -> None:
         self.home, self.folder = home, home / "history"
 
-    def keep(self, some: Iterable[Point], *gone: Gone, now: float = NOW) -> None:
+    def keep(self, some: Iterable[Point], *gone: SampleRange, now: float = NOW) -> None:
         store = EmbeddedStore("local", self.folder, clock=lambda: now)
         store.write(store.rows([*some]))
         store.settle(gone)
@@ -60,7 +61,7 @@ class Local:
         db.close()
 
     def audited(self, first: int = 1, last: int = 0, night: str = NIGHT, now: float = NOW) -> Audit:
-        said = {"ccd1": Published([(EPOCH, first, last)] if last else []), OTHER: Published()}
+        said = {"ccd1": Published(samples("ccd1", EPOCH, first, last)), OTHER: Published()}
         return audit(night, said, readers({"local": Embedded()}, self.home, night), now)
 
 
@@ -156,7 +157,9 @@ def test_a_night_is_the_same_in_each_form_of_its_date(local: Local, night: str) 
 
 
 def test_what_is_gone_is_told_with_its_cause(local: Local) -> None:
-    local.keep([*points(1, 20), *points(31, 50)], Gone("ccd1", EPOCH, 21, 30, "older than 14 days"))
+    local.keep(
+        [*points(1, 20), *points(31, 50)], SampleRange("ccd1", EPOCH, 21, 30, "older than 14 days")
+    )
     assert found(local.audited(25, 50)) == [(21, 30, "older than 14 days")]
 
 
@@ -194,7 +197,7 @@ class Offsite:
         self.home = home
         self.settings = InfluxDB(kind="influxdb", url=url, database="hipercam", timeout=5, **table)
 
-    def keep(self, some: Iterable[Point], *gone: Gone) -> SampleRanges:
+    def keep(self, some: Iterable[Point], *gone: SampleRange) -> SampleRanges:
         """Write; return what it noted."""
         store = LineStore("offsite", self.settings, self.home / "stores")
         store.write(store.rows([*some]))
@@ -205,7 +208,7 @@ class Offsite:
     def audited(
         self, noted: SampleRanges | None = None, first: int = 1, last: int = 0, night: str = NIGHT
     ) -> Audit:
-        said = {"ccd1": Published([(EPOCH, first, last)] if last else []), OTHER: Published()}
+        said = {"ccd1": Published(samples("ccd1", EPOCH, first, last)), OTHER: Published()}
         stores = {"offsite": self.settings}
         known = {"offsite": noted} if noted else {}
         return audit(night, said, readers(stores, self.home, night, known), NOW)
@@ -272,7 +275,7 @@ def test_what_the_database_refused_is_set_aside_with_its_reason(
 
 
 def test_what_is_gone_for_a_database_is_told_with_its_cause(influx: Offsite) -> None:
-    gone = Gone("ccd1", EPOCH, 21, 30, "older than 14 days")
+    gone = SampleRange("ccd1", EPOCH, 21, 30, "older than 14 days")
     noted = influx.keep([*points(1, 20), *points(31, 50)], gone)
     assert found(influx.audited(noted, 1, 50)) == [(21, 30, "older than 14 days")]
 

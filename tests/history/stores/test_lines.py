@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from hcam_devices.config.stores import InfluxDB, is_near
 from hcam_devices.history.stores import AwayError, line_protocol
-from hcam_devices.history.stores.coverage import Gone, Ledger
+from hcam_devices.history.stores.ledger import Ledger
 from hcam_devices.history.stores.line_protocol import (
     SURE_AFTER,
     LineStore,
@@ -33,7 +33,8 @@ from hcam_devices.history.stores.line_protocol import (
 )
 from hcam_devices.journal.checked import File
 from hcam_devices.journal.points import Field, Point
-from tests.helpers import Clock
+from hcam_devices.journal.ranges import SampleRange
+from tests.helpers import Clock, samples
 from tests.network.tools import free_port, until
 
 from . import databases, scripted
@@ -399,9 +400,9 @@ def test_what_is_not_acknowledged_is_written_again(
         assert said in str(raised.value)
         assert server.url in str(raised.value)
         assert str(raised.value).isprintable()
-        assert list(store.stored) == []
+        assert not store.stored
     write(store, points)
-    assert list(store.stored) == [("slide", EPOCH, 1, 10)]
+    assert store.stored == samples("slide", EPOCH, 1, 10)
     assert server.requests[3].lines == [line_of(one) for one in points]
     assert store.aside() == 0
 
@@ -450,7 +451,7 @@ def test_only_what_is_refused_alone_is_set_aside(
     server.judge = refusing(b"seq=77.0", b"seq=78.0", b"seq=500.0", status=status)
     store = opened(server.url)
     write(store, [point(seq) for seq in range(1, 501)])
-    assert list(store.stored) == [("slide", EPOCH, 1, 500)]
+    assert store.stored == samples("slide", EPOCH, 1, 500)
     assert store.aside() == 3
     rows = in_ledger(store, "SELECT seq, body, reason FROM aside")
     assert rows[0] == (77, line_of(point(77)).decode(), f"{status}: it has seq=77.0")
@@ -467,7 +468,7 @@ def test_a_refusal_that_talks_and_talks_is_one_like_any_other(
     bad = line_of(point(2))
     server.judge = lambda request: answer(400, b"x" * 3_000_000) if bad in request.lines else 204
     write(store, [point(1), point(2), point(3)])
-    assert (list(store.stored), store.aside()) == ([("slide", EPOCH, 1, 3)], 1)
+    assert (store.stored, store.aside()) == (samples("slide", EPOCH, 1, 3), 1)
 
 
 def test_what_was_too_large_once_is_not_tried_again(server: Scripted, opened: Opener) -> None:
@@ -504,7 +505,7 @@ def test_bad_lines_alone_do_not_hold_up_the_others(server: Scripted, opened: Ope
     write(store, [point(seq, "evil") for seq in range(1, 31)])
     assert store.aside() == 30
     write(store, [point(2)])
-    assert list(store.stored) == [("slide", EPOCH, 1, 2), ("evil", EPOCH, 1, 30)]
+    assert store.stored == samples("slide", EPOCH, 1, 2) | samples("evil", EPOCH, 1, 30)
 
 
 def test_what_influxdb_says_of_all_lines_is_not_asked_of_each(
@@ -582,15 +583,15 @@ def test_a_database_that_was_dropped_gets_everything_again(
     write(store, [point(1), point(2)])
     now[0] += 100
     write(store, [point(3)])  # so that the first two are in the ledger
-    gone = Gone("slide", EPOCH, 5, 6, "it is in no journal")
+    gone = SampleRange("slide", EPOCH, 5, 6, "it is in no journal")
     store.settle([gone])
     empty.query(f'DROP DATABASE "{empty.database}"')
     write(store, [point(4)])
-    assert list(store.stored) == [("slide", EPOCH, 4, 6)]
+    assert store.stored == samples("slide", EPOCH, 4, 6)
     empty.query(f'DROP DATABASE "{empty.database}"')
     with pytest.raises(AwayError, match="create it"):
         write(store, [point(7)])
-    assert list(store.stored) == [("slide", EPOCH, 5, 6)]
+    assert store.stored == samples("slide", EPOCH, 5, 6)
     assert store.gone() == [gone]
     empty.query(f'CREATE DATABASE "{empty.database}"')
     deliver(store, [point(seq) for seq in (1, 2, 3, 4)])
@@ -753,7 +754,7 @@ def test_tls_is_spoken_with_whom_the_given_file_vouches_for(
         store = opened(secure.url, ca=str(ca))
         for seq in range(1, 20):
             write(store, [point(seq)])
-            assert store.stored.missing("slide", EPOCH, 1, seq) == []  # still one connection
+            assert not samples("slide", EPOCH, 1, seq) - store.stored  # still one connection
         assert len(numbers_in(secure)) == 19
         secure.freeze()
         impatient = opened(secure.url, ca=str(ca), timeout=0.3)
@@ -774,7 +775,7 @@ def test_what_was_acknowledged_just_before_the_end_is_written_again(
         opened.clock.now += 2
     store.close()
     again = opened(server.url)
-    assert list(again.stored) == [("slide", EPOCH, 1, 100 - SURE_AFTER // 2)]
+    assert again.stored == samples("slide", EPOCH, 1, 100 - int(SURE_AFTER) // 2)
 
 
 @pytest.mark.parametrize(
@@ -791,7 +792,7 @@ def test_after_a_failure_what_is_not_sure_is_not_stored(
     server.answers = [fault]
     with pytest.raises(AwayError):
         write(store, [point(3)])
-    assert list(store.stored) == [("slide", EPOCH, 1, 1)]
+    assert store.stored == samples("slide", EPOCH, 1, 1)
 
 
 def test_time_alone_makes_nothing_sure(server: Scripted, opened: Opener) -> None:
@@ -801,10 +802,10 @@ def test_time_alone_makes_nothing_sure(server: Scripted, opened: Opener) -> None
     server.connections[-1].shutdown(socket.SHUT_RDWR)
     opened.clock.now += SURE_AFTER
     write(store, [point(2)])
-    assert list(store.stored) == [("slide", EPOCH, 2, 2)]
+    assert store.stored == samples("slide", EPOCH, 2, 2)
     opened.clock.now += SURE_AFTER
     store.close()
-    assert list(opened(server.url).stored) == []
+    assert not opened(server.url).stored
 
 
 def test_a_database_that_was_restarted_between_two_writes_is_noticed(
@@ -815,7 +816,7 @@ def test_a_database_that_was_restarted_between_two_writes_is_noticed(
     empty.kill()
     empty.start()
     write(store, [point(2)])
-    assert list(store.stored) == [("slide", EPOCH, 2, 2)]
+    assert store.stored == samples("slide", EPOCH, 2, 2)
     write(store, [point(1)])
     assert numbers_in(empty) == [("slide", EPOCH, 1), ("slide", EPOCH, 2)]
 
@@ -827,11 +828,11 @@ def test_a_connection_that_ends_as_announced_means_nothing(
     for seq in range(1, 6):
         server.answers = [answer(204, Connection="close")]
         write(store, [point(seq)])
-    assert list(store.stored) == [("slide", EPOCH, 1, 5)]
+    assert store.stored == samples("slide", EPOCH, 1, 5)
     write(store, [point(6)])
     server.connections[-1].shutdown(socket.SHUT_RDWR)
     write(store, [point(7)])
-    assert list(store.stored) == [("slide", EPOCH, 7, 7)]
+    assert store.stored == samples("slide", EPOCH, 7, 7)
 
 
 def test_a_refusal_does_not_put_in_doubt_what_was_taken(server: Scripted, opened: Opener) -> None:
@@ -841,7 +842,7 @@ def test_a_refusal_does_not_put_in_doubt_what_was_taken(server: Scripted, opened
     server.answers = [429]
     with pytest.raises(AwayError):
         write(store, [point(2)])
-    assert list(store.stored) == [("slide", EPOCH, 1, 1)]
+    assert store.stored == samples("slide", EPOCH, 1, 1)
 
 
 def test_what_is_gone_or_set_aside_is_neither_asked_for_nor_counted_again(
@@ -850,15 +851,15 @@ def test_what_is_gone_or_set_aside_is_neither_asked_for_nor_counted_again(
     store = opened(server.url)
     server.judge = refusing(b"seq=2.0")
     write(store, [point(1), point(2)])
-    gone = Gone("slide", EPOCH, 3, 9, "it is in no journal")
+    gone = SampleRange("slide", EPOCH, 3, 9, "it is in no journal")
     store.settle([gone])
     server.answers = [scripted.reset]
     with pytest.raises(AwayError):
         write(store, [point(10)])
-    assert list(store.stored) == [("slide", EPOCH, 2, 9)]
+    assert store.stored == samples("slide", EPOCH, 2, 9)
     store.close()
     again = opened(server.url)
-    assert list(again.stored) == [("slide", EPOCH, 2, 9)]
+    assert again.stored == samples("slide", EPOCH, 2, 9)
     assert (again.aside(), again.gone()) == (1, [gone])
 
 
@@ -892,7 +893,7 @@ def test_a_ledger_that_cannot_be_used_is_a_store_that_is_away(
     monkeypatch.setattr(File, "do", fail)
     for action in (
         lambda: write(store, [point(2)]),
-        lambda: store.settle([Gone("slide", EPOCH, 5, 5, "lost")]),
+        lambda: store.settle([SampleRange("slide", EPOCH, 5, 5, "lost")]),
         store.gone,
         lambda: opened(server.url),
     ):
@@ -902,7 +903,7 @@ def test_a_ledger_that_cannot_be_used_is_a_store_that_is_away(
             action()
     monkeypatch.undo()
     write(store, [point(3)])
-    assert list(opened(server.url).stored) == [("slide", EPOCH, 1, 1)]
+    assert opened(server.url).stored == samples("slide", EPOCH, 1, 1)
     assert server.lines == [line_of(point(seq)) for seq in (1, 2, 3)]
 
 
@@ -920,7 +921,7 @@ def test_influxdb_may_die_as_it_likes(tmp_path: Path, opened: Opener) -> None:
         delivery.start()
         chance = random.Random(7)
         for fault in ("kill", "stop", "freeze", "kill while frozen", "kill"):
-            until(lambda: len(list(store.stored)) and delivery.is_alive())
+            until(lambda: store.stored and delivery.is_alive())
             time.sleep(chance.uniform(0.01, 0.1))
             if "freeze" in fault or "frozen" in fault:
                 server.freeze()
@@ -947,7 +948,9 @@ def test_what_victoriametrics_forgets_when_it_is_killed_is_written_again(
         server.start()
         lost = len(points) - len(server.query().get("slide_seq", []))
         assert lost > 0
-        assert opened(server.url).stored.missing("slide", EPOCH, 1, 1000) == [(1, 1000)]
+        assert samples("slide", EPOCH, 1, 1000) - opened(server.url).stored == samples(
+            "slide", EPOCH, 1, 1000
+        )
         deliver(store, [*points, point(1001)])
         deliver(store, points)
         found = sorted(server.query()["slide_seq"])

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from ...journal.points import Point
-from .coverage import Gone, SampleRanges
+from ...journal.ranges import SampleRange, SampleRanges
 
 
 class AwayError(Exception):
@@ -33,13 +33,13 @@ class Store(Protocol[Row]):
     def write(self, rows: Sequence[Row]) -> None:
         """Keep rows, and that they are kept, together. Raises AwayError."""
 
-    def settle(self, gone: Iterable[Gone]) -> bool:
+    def settle(self, gone: Iterable[SampleRange]) -> bool:
         """Note that numbers will never come, all together; return whether it did.
 
         It does not while it cannot know whether it has them. Raises AwayError.
         """
 
-    def gone(self) -> list[Gone]:
+    def gone(self) -> list[SampleRange]:
         """Return what is gone, and why."""
 
     def aside(self) -> int:

@@ -8,7 +8,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -16,8 +15,9 @@ from pathlib import Path
 from ...journal.age import AgeClock
 from ...journal.checked import File, digest, put_texts, quick_check, sealed
 from ...journal.points import DAY, Point, night_bounds, night_of
+from ...journal.ranges import SampleRange, SampleRanges
 from . import AwayError
-from .coverage import Gone, Ledger, SampleRanges, kept, load, save, without
+from .ledger import Ledger, kept, load, save
 from .nights import (
     HALF_HOUR,
     MAIN,
@@ -86,60 +86,67 @@ def _take_out(db: sqlite3.Connection, points: Iterable[Point]) -> None:
         )
 
 
+def _numbers(points: Iterable[Point]) -> SampleRanges:
+    found = SampleRanges()
+    for point in points:
+        found.add(point.device, point.epoch, point.seq, point.seq)
+    return found
+
+
 class Night:
     """A night's file. Its methods raise sqlite3.OperationalError and OSError."""
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
-        self.file = File(path, NIGHT_TABLES, self._mend, clock)
+        self.file = File(path, NIGHT_TABLES, self._mend, self._load, clock)
         self.stored = SampleRanges()
         self.unread = False
         """Whether it could not be read at the opening, so that there may be more in it."""
         self._checked = False
 
     def _mend(self, db: sqlite3.Connection) -> None:
-        coverage, unsound = survey(db)
+        found, unsound = survey(db)
         db.executemany("DELETE FROM sample WHERE stream = ? AND time = ? AND seq = ?", unsound)
         db.execute("DELETE FROM stored")
-        save(db, coverage, coverage.ranges)
-        self.stored = coverage
+        save(db, found, found.keys)
 
-    def load(self) -> None:
-        """Read what is stored, and close the file."""
-        self.stored = self.file.do(load)
+    def _load(self, db: sqlite3.Connection) -> None:
+        self.stored = load(db)
+
+    def read(self) -> None:
+        """Read which samples the file notes as stored, and close it."""
+        self.file.do(lambda _: None)
         self.file.close()
 
     def write(self, points: Sequence[Point], *, instead: bool = False) -> None:
-        """Keep points, and that they are kept, in one transaction.
+        """Store points and note them as stored, in one transaction.
 
-        With ``instead``, whatever there is of their numbers is taken out.
+        With ``instead``, rows that have their numbers are deleted first.
         """
         texts: dict[int, str] = {}
         found = [_row(point, texts) for point in points]
+        new = _numbers(points)
 
-        def keep(db: sqlite3.Connection) -> SampleRanges:
+        def keep(db: sqlite3.Connection) -> None:
             if not self._checked:
                 quick_check(db)
             if instead:
                 _take_out(db, points)
             put_texts(db, texts)
             db.executemany(SAMPLE.insert(), found)
-            stored = load(db)
-            for point in points:
-                stored.add(point.device, point.epoch, point.seq, point.seq)
-            save(db, stored, {(point.device, point.epoch) for point in points})
-            return stored
+            save(db, self.stored.of(new.keys) | new, new.keys)
 
-        self.stored = self.file.do(keep)
+        self.file.do(keep)
+        self.stored |= new
         self._checked, self.unread = True, False
 
     def take_out(self, points: Sequence[Point]) -> None:
-        """Remove what there is of the numbers of some points, and that it is kept."""
+        """Delete the rows that have the numbers of some points, and note that."""
+        gone = _numbers(points)
 
         def remove(db: sqlite3.Connection) -> SampleRanges:
             _take_out(db, points)
-            gone = (Gone(one.device, one.epoch, one.seq, one.seq, "") for one in points)
-            stored = without(load(db), gone)
-            save(db, stored, {(point.device, point.epoch) for point in points})
+            stored = self.stored - gone
+            save(db, stored, gone.keys)
             return stored
 
         self.stored = self.file.do(remove)
@@ -149,10 +156,10 @@ class Night:
 
         def look(db: sqlite3.Connection) -> SampleRanges:
             quick_check(db)
-            coverage, unsound = survey(db)
-            if coverage.ranges != load(db).ranges:
+            found, unsound = survey(db)
+            if found != load(db):
                 raise sqlite3.DatabaseError(f"samples that prove nothing: {len(unsound)}")
-            return coverage
+            return found
 
         self.stored, self.unread = self.file.do(look), False
 
@@ -218,7 +225,7 @@ class EmbeddedStore:
                 night = self._night(path.name.partition(".")[0])
                 try:
                     with trying(night.file.path):
-                        night.load()
+                        night.read()
                 except AwayError as error:
                     night.unread = True
                     log.warning("%s; nothing is added to it until it can be read", error)
@@ -245,17 +252,17 @@ class EmbeddedStore:
     def _unread(self) -> list[str]:
         return [name for name, night in self._nights.items() if night.unread]
 
-    def _assume(self, device: str, epoch: str, first: int, last: int) -> None:
-        """Take numbers for stored until every night has been read: it may have them."""
-        self._assumed.add(device, epoch, first, last)
-        self.stored.add(device, epoch, first, last)
+    def _assume(self, samples: SampleRanges) -> None:
+        """Treat samples as stored until every night has been read: one may have them."""
+        self._assumed |= samples
+        self.stored |= samples
 
     def _unite(self) -> None:
         stored, nights = SampleRanges(), self._nights.values()
         if not self._unread():
             self._assumed = SampleRanges()
         for one in (self._ledger.stored, self._assumed, *(night.stored for night in nights)):
-            stored.update(one)
+            stored |= one
         for night in nights:
             night.file.renewed = False
         self.stored = stored
@@ -278,8 +285,7 @@ class EmbeddedStore:
         for some in nights.values():
             night = self._night(name := night_of(some[0].time))
             if night.unread and name != today:
-                for point in some:
-                    self._assume(point.device, point.epoch, point.seq, point.seq)
+                self._assume(_numbers(some))
                 continue
             unread = night.unread
             try:
@@ -287,8 +293,7 @@ class EmbeddedStore:
                     if self._rolled_up(night):  # and could not be removed
                         night.file.remove()
                     night.write(some)
-                for point in some:
-                    self.stored.add(point.device, point.epoch, point.seq, point.seq)
+                self.stored |= _numbers(some)
             finally:
                 if night.file.renewed or night.unread != unread:
                     self._unite()
@@ -313,18 +318,17 @@ class EmbeddedStore:
         finally:
             self._unite()
 
-    def settle(self, gone: Iterable[Gone]) -> bool:
-        """Note that those that are not stored will never come, all together. Raises AwayError.
+    def settle(self, gone: Iterable[SampleRange]) -> bool:
+        """Note that the samples that are not stored will never come. Raises AwayError.
 
-        While there is a night that cannot be read, which may have them, they are not noted.
+        While a night cannot be read, which may have them, they are not noted.
         """
         lost = []
         try:
             for one in gone:
-                of = one.device, one.epoch
-                for first, last in self.stored.missing(*of, one.first, one.last):
-                    lost.append(replace(one, first=first, last=last))
-                    self._assume(*of, first, last)
+                missing = SampleRanges([one]) - self.stored
+                lost += [part._replace(reason=one.reason) for part in missing.ranges()]
+                self._assume(missing)
             if self._unread():
                 return False
             with trying(self._ledger.file.path):
@@ -333,8 +337,8 @@ class EmbeddedStore:
         finally:
             self._unite()
 
-    def gone(self) -> list[Gone]:
-        """Return what is gone, and why. Raises AwayError."""
+    def gone(self) -> list[SampleRange]:
+        """Return the samples that will never come, with reasons. Raises AwayError."""
         try:
             with trying(self._ledger.file.path):
                 return self._ledger.gone()
@@ -409,9 +413,8 @@ class EmbeddedStore:
             def keep(db: sqlite3.Connection) -> SampleRanges:
                 put_texts(db, texts)
                 db.executemany(MINUTES.insert(), minutes)
-                stored = load(db)
-                stored.update(night.stored)
-                save(db, stored, night.stored.ranges)
+                stored = self._ledger.stored | night.stored
+                save(db, stored, night.stored.keys)
                 return stored
 
             with trying(main.path):

@@ -38,9 +38,10 @@ import orjson
 
 from ...config.stores import InfluxDB, SecretError, is_near
 from ...journal.points import Point
+from ...journal.ranges import SampleRange, SampleRanges
 from . import AwayError
-from .coverage import Gone, Ledger, SampleRanges
 from .http import Connection
+from .ledger import Ledger
 from .nights import trying
 
 log = logging.getLogger(__name__)
@@ -189,17 +190,16 @@ class LineStore:
                 self._send(batch)
             self._retry()
 
-    def settle(self, gone: Iterable[Gone]) -> bool:
-        """Note that numbers will never come, all together. Raises AwayError."""
+    def settle(self, gone: Iterable[SampleRange]) -> bool:
+        """Note that samples will never come, in one transaction. Raises AwayError."""
         lost = list(gone)
         with trying(self._path):
             self.ledger.settle(lost)
-        for one in lost:
-            self.stored.add(one.device, one.epoch, one.first, one.last)
+        self.stored |= SampleRanges(lost)
         return True
 
-    def gone(self) -> list[Gone]:
-        """Return what is gone, and why. Raises AwayError."""
+    def gone(self) -> list[SampleRange]:
+        """Return the samples that will never come, with reasons. Raises AwayError."""
         with trying(self._path):
             return self.ledger.gone()
 
@@ -234,26 +234,18 @@ class LineStore:
     def _acknowledged(self, lines: list[Line]) -> None:
         numbers = SampleRanges()
         for (device, epoch), some in groupby(lines, lambda one: one[:2]):
-            numbers.add_each(device, epoch, (one.seq for one in some))
-        self.stored.update(numbers)
+            numbers.add_numbers(device, epoch, (one.seq for one in some))
+        self.stored |= numbers
         self._taken = lines[-1]
         now = self.clock()
         self._unsure.append((now, numbers))
-        sure = [some for when, some in self._unsure if now - when >= SURE_AFTER]  # it lived on
-        if sure:
-            self.ledger.enter(chain.from_iterable(sure))
-            del self._unsure[: len(sure)]
-            if self._taken_at_last.ranges:
-                self._readmit(sure)
-
-    def _readmit(self, sure: Iterable[SampleRanges]) -> None:
-        """Forget that lines were refused which have been taken for sure since."""
-        self.ledger.readmit(
-            one
-            for one in chain.from_iterable(sure)
-            if self._taken_at_last.missing(*one) != [one[2:]]
-        )
-        self._refused = self.ledger.refused()
+        old = [some for when, some in self._unsure if now - when >= SURE_AFTER]
+        if sure := SampleRanges(chain.from_iterable(one.ranges() for one in old)):  # it lived on
+            self.ledger.enter(sure)
+            del self._unsure[: len(old)]
+            if accepted := sure & self._taken_at_last:
+                self.ledger.readmit(accepted.ranges())
+                self._refused = self.ledger.refused()
 
     def _retry(self) -> None:
         """Offer a refused line of each device again, if it is time; all if that one is taken."""
@@ -277,12 +269,12 @@ class LineStore:
                     break
 
     def _set_aside(self, refused: list[tuple[Line, str]]) -> None:
+        numbers = SampleRanges(SampleRange(*line[:3], line.seq) for line, _ in refused)
         self.ledger.enter(
-            [(*line[:3], line.seq) for line, _ in refused],
-            aside=[(*line[:3], line.text.decode(), reason) for line, reason in refused],
+            numbers, aside=[(*line[:3], line.text.decode(), reason) for line, reason in refused]
         )
+        self.stored |= numbers
         for line, reason in refused:
-            self.stored.add(*line[:3], line.seq)
             count, before = self._refused.get(line.device, (0, ""))
             self._refused[line.device] = count + 1, reason
             if not before:

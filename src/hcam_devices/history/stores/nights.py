@@ -32,8 +32,9 @@ from typing import Any, NamedTuple
 
 from ...journal.checked import SOUND, SPARE, TEXT, Table, digest, is_damage, reading, sealed, sound
 from ...journal.points import TIMES, Field, Point, night_of
+from ...journal.ranges import SampleRanges
 from . import AwayError
-from .coverage import LEDGER, STORED, SampleRanges, kept, load
+from .ledger import LEDGER, STORED, kept, load
 from .lost import Lost, LostNotes
 
 log = logging.getLogger(__name__)
@@ -250,7 +251,7 @@ def text_ids(db: sqlite3.Connection) -> set[int]:
 
 def survey(db: sqlite3.Connection) -> tuple[SampleRanges, list[tuple[int, int, int]]]:
     """Read a whole night: which numbers are there, and the keys of the rows that are not sound."""
-    coverage = SampleRanges()
+    found = SampleRanges()
     unsound = []
     texts = text_ids(db)
     for number, text in db.execute(STREAMS).fetchall():
@@ -263,13 +264,13 @@ def survey(db: sqlite3.Connection) -> tuple[SampleRanges, list[tuple[int, int, i
             else:
                 unsound.append((number, time, seq))
         if stream:
-            coverage.add_each(stream.device, stream.epoch, there)
-    return coverage, unsound
+            found.add_numbers(stream.device, stream.epoch, there)
+    return found, unsound
 
 
 def rolled_up(stored: SampleRanges, main: SampleRanges) -> bool:
-    """Tell whether a night is in what the main file has ``kept``: all of its numbers, or none."""
-    return bool(stored.ranges) and not any(main.missing(*one) for one in stored)
+    """Return whether a night is in the main file, which has all of its samples or none."""
+    return bool(stored) and not stored - main
 
 
 class History:
