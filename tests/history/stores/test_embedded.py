@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from itertools import pairwise
+from math import fsum
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +261,7 @@ def test_downsampling_keeps_extremes_and_counts(
         assert (bucket.last, bucket.n) == (inside[-1], len(inside))
         assert bucket.mean is not None
         assert min(inside) <= bucket.mean <= max(inside)
-        assert bucket.mean == pytest.approx(sum(one / len(inside) for one in inside))
+        assert bucket.mean == pytest.approx(fsum(one / len(inside) for one in inside))
     assert sum(bucket.n for bucket in buckets) == len(measured)
 
 
