@@ -3,7 +3,7 @@
 from ..errors import LINK_LOST, NotAllowedError, ProtocolError, RefusedError
 from .axis import Axis, Drive
 from .device import Device, Sample, utc
-from .fields import Labels, Procedure, Range, Readback, Setpoint, Value, rpc, shorten
+from .fields import Labels, Procedure, Range, Readback, Setpoint, Value, is_number, rpc, shorten
 from .link import (
     Exactly,
     Local,
@@ -41,6 +41,7 @@ __all__ = [
     "Tcp",
     "Until",
     "Value",
+    "is_number",
     "rpc",
     "shorten",
     "toward",

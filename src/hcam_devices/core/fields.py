@@ -15,7 +15,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
+from typing import Any, Literal, TypeAlias, TypeGuard, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, validate_call
 
@@ -27,6 +27,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 NUMBER_AND_UNIT = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?:\s*(\S[^\n]*))?")
 MAX_TEXT_LENGTH = 100
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Return whether a value is an int or a float, and no bool; it may be NaN or infinite."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class Labels(dict[Any, str]):
@@ -180,7 +185,7 @@ class Setpoint(Readback):
     def _accept_word(self, value: object) -> float:
         number: float
         for number, word in self.words.items():
-            if (value == number and type(value) in (int, float)) or value == word:
+            if (is_number(value) and value == number) or value == word:
                 return number
         raise ValueError(f"{shorten(value)} is not one of {self._allowed()}")
 
@@ -194,7 +199,7 @@ class Setpoint(Readback):
             and (match := NUMBER_AND_UNIT.fullmatch(value.strip()))
         ):
             value, unit = float(match[1]), match[2] or self.unit
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not is_number(value):
             raise ValueError(f"{shorten(value)} is not a number within {self._allowed()}")
         if not isinstance(unit, str):
             raise ValueError(f"{shorten(unit)} is not the name of a unit such as {self.unit!r}")
@@ -229,7 +234,7 @@ class Setpoint(Readback):
         """Tell whether what was read back is not what was asked for."""
         if self.words:
             return value != self.words[int(asked)]
-        return not isinstance(value, int | float) or not abs(value - asked) <= self.tolerance
+        return not is_number(value) or not abs(value - asked) <= self.tolerance
 
     def describe(self) -> dict[str, Any]:
         """Return the declaration as plain data; ``words`` are those that may be set."""

@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from ..core.fields import shorten
+from ..core.fields import is_number, shorten
 from ..telescope import headers
 
 Mode = Literal["FullFrame", "Windows", "Drift", "Idle"]
@@ -181,8 +181,8 @@ def _number(low: float, high: float, kind: type = float) -> PlainValidator:
     what = "a whole number" if kind is int else "a number"
 
     def check(value: object) -> Any:
-        allowed = int if kind is int else int | float
-        if isinstance(value, bool) or not isinstance(value, allowed) or not low <= value <= high:
+        wrong = kind is int and not isinstance(value, int)
+        if wrong or not is_number(value) or not low <= value <= high:
             raise ValueError(f"must be {what} from {low} to {high}")
         return value
 

@@ -19,7 +19,17 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from ..core import Device, ProtocolError, Readback, RefusedError, Seconds, Value, shorten, utc
+from ..core import (
+    Device,
+    ProtocolError,
+    Readback,
+    RefusedError,
+    Seconds,
+    Value,
+    is_number,
+    shorten,
+    utc,
+)
 from ..core import Simulator as Base
 from ..core.web import Answer, Get, Web, is_status, path_of, quoted_segment, response
 
@@ -68,7 +78,7 @@ def number(value: object) -> float:
     """Return a number, or the number that a text is; ValueError for anything else."""
     if isinstance(value, str) and NUMBER.fullmatch(value):
         return float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not is_number(value):
         raise ValueError(f"the broker's value is {shorten(value)}, not a number")
     try:
         return float(value)

@@ -27,6 +27,7 @@ from ..core import (
     RefusedError,
     Seconds,
     Value,
+    is_number,
     rpc,
     runs,
     shorten,
@@ -189,7 +190,7 @@ class Telescope(Device):
         if field.ref in ("DEWPOINT", "M2UZ"):
             return self._from_header(field.ref)
         number = await self._ask(field.ref)
-        if isinstance(number, bool) or not isinstance(number, int | float):
+        if not is_number(number):
             raise RefusedError(f"the telescope ({self.link}): {field.ref} did not return a number")
         return float(number)
 

@@ -11,7 +11,7 @@ units are known from their use by the predecessor, hcam_devices 1.7.4; result ty
 import math
 from typing import Any, ClassVar
 
-from ..core import Device, Readback, RefusedError
+from ..core import Device, Readback, RefusedError, is_number
 from ..telescope.corba import Corba
 from ..telescope.headers import parse
 from ..telescope.sim import Simulator
@@ -55,7 +55,7 @@ class Rack(Device):
     async def read(self, field: Readback) -> float:
         """Return a temperature; RefusedError or ValueError says why there is none."""
         number = await self.link.ask(None, field.ref)
-        if isinstance(number, bool) or not isinstance(number, int | float):
+        if not is_number(number):
             raise RefusedError(f"the telescope ({self.link}): {field.ref} did not return a number")
         if field.name == "dewpoint":
             return await self._dew_point(number)

@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from .. import HcamError
-from ..core.fields import shorten
+from ..core.fields import is_number, shorten
 from ..core.link import (
     MAX_SKIPPED,
     Local,
@@ -481,7 +481,7 @@ def _fitted(operation: str, value: object, kind: Any) -> object:
         raise ValueError(f"{operation} takes true or false, not {shorten(value)}")
     if not isinstance(kind, int) or kind not in WHOLE.keys() | REAL.keys():
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not is_number(value):
         raise ValueError(f"{operation} takes a number, not {shorten(value)}")
     low, high = WHOLE.get(kind) or (-REAL[kind], REAL[kind])
     if not (math.isfinite(value) and low <= value <= high):

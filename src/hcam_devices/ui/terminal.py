@@ -146,7 +146,7 @@ def is_telemetry(sample: Any) -> bool:
 
 def number(value: Any) -> str:
     """Return a value, short."""
-    if isinstance(value, bool) or not isinstance(value, float):
+    if not isinstance(value, float):
         return "?" if value is None else str(value)
     if value and not 1e-2 <= abs(value) < 1e5:
         return f"{value:.1e}"

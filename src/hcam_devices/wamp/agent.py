@@ -17,7 +17,7 @@ from autobahn.wamp.types import PublishOptions
 from pydantic import ValidationError
 
 from ..core.device import Device, Sample, utc
-from ..core.fields import Procedure, Setpoint, sentence, shorten
+from ..core.fields import Procedure, Setpoint, is_number, sentence, shorten
 from ..core.names import did_you_mean, usage
 from ..errors import (
     NoSuchProcedureError,
@@ -366,5 +366,5 @@ class Agent:
 
 
 def _check_seconds(seconds: object, most: float) -> None:
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= most:
+    if not (is_number(seconds) and 0 < seconds <= most):
         raise ValueError(f"seconds is more than 0 and at most {most:g}, not {shorten(seconds)}")

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from ..core.device import Sample, utc
-from ..core.fields import shorten
+from ..core.fields import is_number, shorten
 from ..errors import InvalidArgumentError
 from ..journal import Journal
 from ..journal.digest import NONE, SIZE, digest
@@ -99,12 +99,8 @@ class JournalService:
     ) -> dict[str, Any]:
         """Return which samples of a device there are and which are gone, with reasons."""
         for name, value in (("start", start), ("end", end)):
-            if value is not None and (
-                isinstance(value, bool)
-                or not isinstance(value, int | float)
-                or not UNIX_SECONDS[0] <= value <= UNIX_SECONDS[1]
-            ):
-                low, high = UNIX_SECONDS
+            low, high = UNIX_SECONDS
+            if value is not None and not (is_number(value) and low <= value <= high):
                 raise ValueError(
                     f"{name} is a time in Unix seconds, {low:g} to {high:g}, not {shorten(value)}"
                 )
