@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..config.instrument import Instrument
+from ..core.backoff import Backoff
 from ..errors import RouterError
 from ..host import output, rotation, surroundings
 from ..host.home import claim, home
@@ -45,7 +46,7 @@ class Child:
 
     async def keep_running(self) -> None:
         """Run it, for ever; SIGTERM, then SIGKILL, when cancelled."""
-        pause = FIRST_PAUSE
+        backoff = Backoff(FIRST_PAUSE, LAST_PAUSE)
         while True:
             began = time.monotonic()
             try:
@@ -60,8 +61,7 @@ class Child:
                     )
             except OSError as error:  # no memory, no more processes or files: that may pass
                 self.note_end(str(error))
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LAST_PAUSE)
+                await asyncio.sleep(backoff.next())
                 continue
             try:
                 await self.process.wait()
@@ -70,9 +70,8 @@ class Child:
                 raise
             self.note_end(self.process.returncode)
             if time.monotonic() - began > STEADY_AFTER:
-                pause = FIRST_PAUSE
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LAST_PAUSE)
+                backoff.reset()
+            await asyncio.sleep(backoff.next())
 
     def _opened(self) -> BinaryIO:
         """Return the log, open for appending; if it cannot be, what goes nowhere."""

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_origin, get_type_hints
 
 from ..errors import LINK_LOST, OfflineError, RefusedError
+from .backoff import Backoff
 from .fields import Procedure, Readback, Setpoint, Value
 from .link import IT_SAID, Codec, Seconds, Tcp
 from .part import Alarm, Part, Reading
@@ -139,7 +140,7 @@ class Device:
                 await part.close()
 
     async def _keep_connected(self) -> None:
-        pause = FIRST_PAUSE
+        backoff = Backoff(FIRST_PAUSE, self.poll_every)
         while True:
             try:
                 await self.link.open()
@@ -149,7 +150,7 @@ class Device:
                     wake = self._new_wake()
                     await self.poll()
                     self._answered()
-                    pause = FIRST_PAUSE
+                    backoff.reset()
                     self.emit()
                     await self.link.idle(self._until_next_poll(), wake)
             except Exception as error:
@@ -159,8 +160,7 @@ class Device:
             finally:
                 self.link.close()
             self.emit()
-            await asyncio.wait([self._new_wake()], timeout=pause)
-            pause = min(2 * pause, self.poll_every)
+            await asyncio.wait([self._new_wake()], timeout=backoff.next())
 
     def _connected(self) -> None:
         self.connection = "online"

@@ -21,6 +21,7 @@ from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.exception import Error as WampError
 from pydantic import BaseModel, TypeAdapter
 
+from ..core.backoff import Backoff
 from ..core.device import Sample, utc
 from ..core.fields import shorten
 from ..core.part import Alarm
@@ -303,15 +304,14 @@ class Replicator:
 
     async def run(self) -> None:
         """Keep the store complete, for ever."""
-        pause = FIRST_PAUSE
+        backoff = Backoff(FIRST_PAUSE, LAST_PAUSE)
         while True:
             try:
                 await self._round()
-                pause = FIRST_PAUSE
+                backoff.reset()
             except AwayError as error:
                 self._is_away(str(error))
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LAST_PAUSE)
+                await asyncio.sleep(backoff.next())
                 self._accepts = True
                 self.due |= self.journals.devices
 

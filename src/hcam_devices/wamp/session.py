@@ -19,6 +19,7 @@ from autobahn.wamp.message import Unregistered
 from autobahn.wamp.serializer import CBORSerializer
 from autobahn.wamp.types import ComponentConfig, RegisterOptions
 
+from ..core.backoff import Backoff
 from ..core.link import addresses_of, first_reached
 from . import uris
 from .owner import TAKEN_ERRORS, NameTakenError, Owner
@@ -245,7 +246,7 @@ async def keep_joined(
 
     Joining and ``on_join`` happen within a ``turn``: their deadlines count from its beginning.
     """
-    pause = FIRST_PAUSE
+    backoff = Backoff(FIRST_PAUSE, LAST_PAUSE)
     while True:
         try:
             async with AsyncExitStack() as stack:
@@ -253,11 +254,10 @@ async def keep_joined(
                     session = await stack.enter_async_context(join(address, realm, owner, PATIENT))
                     await on_join(session)
                 OUTAGES.end(address, realm)
-                pause = FIRST_PAUSE
+                backoff.reset()
                 log.debug("session with %s is over: %s", address, await session.over)
         except NameTakenError as error:
             log.debug("%s", error)
         except (OSError, TimeoutError, WampError) as error:
             OUTAGES.begin(address, realm, error)
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, LAST_PAUSE)
+        await asyncio.sleep(backoff.next())
