@@ -2,10 +2,37 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
 Folder: TypeAlias = Path
+
+BLOCK, CARD = 2880, 80
+MAX_HEADER_BYTES = 1000 * BLOCK
+"""That of a HiPERCAM run has about 184 kB."""
+END = b"END".ljust(CARD)
+
+
+def cards(header: bytes) -> list[bytes]:
+    """Return the lines of a FITS header, or of a part of it: 80 bytes each."""
+    return [header[start : start + CARD] for start in range(0, len(header), CARD)]
+
+
+def read_header(read: Callable[[int], bytes]) -> bytes | None:
+    """Return the FITS header that begins where ``read`` reads; None if the file ends before it.
+
+    ``read`` returns the next bytes of the file, as many as it is asked for. The header is padded to
+    whole blocks. Raises ValueError if there is no header, or no END to it.
+    """
+    header = b""
+    while len(block := read(BLOCK)) == BLOCK:
+        header += block
+        if not header.startswith((b"SIMPLE  =", b"XTENSION=")) or len(header) > MAX_HEADER_BYTES:
+            raise ValueError("no FITS header")
+        if END in cards(block):
+            return header
+    return None
 
 
 def file_name(number: int) -> str:

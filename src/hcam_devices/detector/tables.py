@@ -14,17 +14,15 @@ import fcntl
 import io
 import os
 import stat
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..core import runs
 
-BLOCK, CARD = 2880, 80
-MAX_HEADER_BYTES = 1000 * BLOCK
-"""Bytes; that of a HiPERCAM run has about 184 kB."""
 WORD = b"XTENSION"
 TABLE = b"= 'BINTABLE'"
-END = b"END".ljust(CARD)
 FULL = {errno.ENOSPC, errno.EDQUOT}
 LOOK = 1 << 20
 """Bytes read at a time."""
@@ -108,7 +106,7 @@ def _serialized(ecsv: str) -> tuple[int, bytes]:
         table.write(buffer, format="fits")
     except Exception as error:  # whatever the columns may be
         raise ValueError(f"FITS cannot hold this table: {_line(error)}") from error
-    return len(table), buffer.getvalue()[BLOCK:]
+    return len(table), buffer.getvalue()[runs.BLOCK :]
 
 
 def _prepare(table: Any, name: str) -> None:
@@ -165,12 +163,12 @@ def _length(file: int, start: int, name: str) -> int:
     """Return the length in bytes of the HDU that begins at ``start``."""
     from astropy.io import fits  # noqa: PLC0415
 
-    text, block = b"", b""
-    while END not in (block[n : n + CARD] for n in range(0, len(block), CARD)):
-        block = os.pread(file, BLOCK, start + len(text))
-        text += block
-        if len(block) < BLOCK or len(text) > MAX_HEADER_BYTES:
-            raise ValueError(f"{name} has a header without END at byte {start}")
+    os.lseek(file, start, os.SEEK_SET)
+    text = None
+    with suppress(ValueError):
+        text = runs.read_header(partial(os.read, file))
+    if text is None:
+        raise ValueError(f"{name} has a header without END at byte {start}")
     try:
         header = fits.Header.fromstring(text)
         axes = [header[f"NAXIS{n}"] for n in range(1, header["NAXIS"] + 1)]

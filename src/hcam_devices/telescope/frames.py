@@ -39,9 +39,6 @@ PAUSE = 0.02
 """Seconds after a change until the next look: a frame is written in many pieces."""
 LIST_EVERY = 1.0
 
-BLOCK, CARD = 2880, 80
-MAX_HEADER_BYTES = 1000 * BLOCK
-
 Sleep = Callable[[float], Awaitable[object]]
 
 
@@ -76,19 +73,16 @@ class Layout:
 
 def read_layout(file: BinaryIO) -> Layout | None:
     """Read the layout of a run from the beginning of its file; None while that is incomplete."""
+    try:
+        header = runs.read_header(file.read)
+    except ValueError:
+        return Layout()
+    if header is None:
+        return None
     keys: dict[bytes, bytes] = {}
-    for end in range(BLOCK, MAX_HEADER_BYTES, BLOCK):
-        block = file.read(BLOCK)
-        if len(block) < BLOCK:
-            return None
-        if end == BLOCK and not block.startswith(b"SIMPLE  ="):
-            break
-        for start in range(0, BLOCK, CARD):
-            card = block[start : start + CARD]
-            keys.setdefault(card[:8].rstrip(), card[10:].partition(b"/")[0].strip())
-        if b"END" in keys:
-            return Layout(end, _frame(keys))
-    return Layout()
+    for card in runs.cards(header):
+        keys.setdefault(card[:8].rstrip(), card[10:].partition(b"/")[0].strip())
+    return Layout(len(header), _frame(keys))
 
 
 def _frame(keys: dict[bytes, bytes]) -> int:
