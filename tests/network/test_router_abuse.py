@@ -147,21 +147,36 @@ def trickle(connection: socket.socket, text: bytes) -> None:
         raise AssertionError("the router waited for all of it")
 
 
+def pings_while_speaking(connection: socket.socket) -> int:
+    """Speak about once a second, for longer than the interval of the router's pings."""
+    heard = b""
+    with connection:
+        heard += connection.recv(4096)
+        connection.settimeout(1)
+        for _ in range(8):
+            heard += ping(connection)
+            with suppress(TimeoutError):
+                heard += connection.recv(4096)
+    return heard.count(b"\x89")
+
+
 async def test_idle_and_slow_connections_are_closed_but_not_who_has_joined(
     router: Net, worker: psutil.Process
 ) -> None:
     silent, half, unjoined = connect(router), connect(router), upgrade(router)
     half.sendall(b"POST /call HTTP/1.1\r\nContent-Length: 1000\r\nHost: x\r\n\r\n")
-    line, body = connect(router), connect(router)
+    line, body, speaking = connect(router), connect(router), upgrade(router)
     body.sendall(b"POST /call HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
     async with client(router.address) as session:
-        await asyncio.gather(
+        _, _, _, _, _, pings = await asyncio.gather(
             asyncio.to_thread(closed, silent),
             asyncio.to_thread(closed, half),
             asyncio.to_thread(alive, unjoined),
             asyncio.to_thread(trickle, line, b"G" * 90),
             asyncio.to_thread(trickle, body, b"{" * 90),
+            asyncio.to_thread(pings_while_speaking, speaking),
         )
+        assert not pings
         assert await session.call("wamp.session.count")
 
 

@@ -15,8 +15,10 @@ import crossbar
 
 crossbar._import_serializers_quietly()
 
+import click  # noqa: E402
 from autobahn.twisted.websocket import WebSocketServerProtocol  # noqa: E402
 from crossbar import personality  # noqa: E402
+from crossbar.router import router as crossbar_router  # noqa: E402
 from crossbar.router.broker import Broker  # noqa: E402
 from crossbar.router.router import Router, RouterFactory  # noqa: E402
 from crossbar.worker.router import RouterController  # noqa: E402
@@ -32,8 +34,11 @@ MAX_RECURSION = 1000
 """Python's default. py_ecc, which Crossbar imports, raises it to 100,000: then one deeply nested
 message overflows the stack and ends the process."""
 LOOK_PERIOD_S = 0.5
-MAX_JOIN_S = 10.0
-"""A WebSocket without a session is closed after this time."""
+MAX_JOIN_S = 20.0
+"""Close a WebSocket that has no session after this time. Servers wait 15 s for the welcome, and a
+busy one may take longer to ask for it."""
+BATCH_S = 1.0
+"""Autobahn's timers for pings end up to this much too early."""
 MAX_UNSENT = 8 * 2**20
 """Close a client that has left this many bytes unread, beyond what the kernel holds."""
 MAX_UNSENT_TOTAL = 64 * 2**20
@@ -144,6 +149,12 @@ class GuardedRouterController(RouterController):  # type: ignore[misc]
         HTTPChannel.dataReceived = _data_received
         tcp.Server.write = _write
         Request.handleContentChunk = _bounded(Request.handleContentChunk)
+        websocket: Any = WebSocketServerProtocol
+        websocket._dataReceived = _noting_time(websocket._dataReceived)
+        websocket._sendAutoPing = _if_silent(websocket._sendAutoPing)
+        # Crossbar colours and prints what it might log for every message, whatever the log level.
+        click.style = lambda text, **_: text
+        crossbar_router.pformat = repr
         self.without_session: dict[Any, float] = {}
         LoopingCall(self.look).start(LOOK_PERIOD_S)
 
@@ -157,20 +168,17 @@ class GuardedRouterController(RouterController):  # type: ignore[misc]
         for connection, reason in closed:
             _close(connection, reason)
 
-    def _connections(self) -> set[Any]:
-        found = {*self._reactor.getReaders(), *self._reactor.getWriters()}
-        return {one for one in found if isinstance(one, tcp.Server)}
-
     def _too_late(self) -> Iterator[tuple[Any, str]]:
         now = self._reactor.seconds()
-        waiting = {one for one in self._connections() if _lacks_session(one)}
+        waiting = {one for one in self._reactor.getReaders() if _lacks_session(one)}
         self.without_session = {one: self.without_session.get(one, now) for one in waiting}
         for one, since in self.without_session.items():
             if now - since > MAX_JOIN_S:
                 yield one, f"no session within {MAX_JOIN_S:g} s"
 
     def _too_slow(self) -> Iterator[tuple[Any, str]]:
-        unsent = {one: _unsent(one) for one in self._connections()}
+        writers = self._reactor.getWriters()
+        unsent = {one: _unsent(one) for one in writers if isinstance(one, tcp.Server)}
         total = sum(unsent.values())
         for one in sorted(unsent, key=unsent.__getitem__, reverse=True):
             if total <= MAX_UNSENT_TOTAL:
@@ -199,12 +207,38 @@ def _unsent(connection: Any) -> int:
 
 
 def _lacks_session(connection: Any) -> bool:
-    """Return whether a connection is a WebSocket on which no session is joined."""
+    """Return whether something is a WebSocket connection on which no session is joined."""
+    if not isinstance(connection, tcp.Server):
+        return False
     protocol = connection.protocol
     protocol = getattr(protocol, "wrappedProtocol", protocol)
     if not isinstance(protocol, WebSocketServerProtocol):
         return False
     return protocol._session is None or not protocol._session._session_id
+
+
+def _noting_time(receive: Any) -> Any:
+    def data_received(protocol: Any, data: bytes) -> None:
+        protocol.heard_at = protocol.factory.reactor.seconds()
+        receive(protocol, data)
+
+    return data_received
+
+
+def _if_silent(ping: Any) -> Any:
+    """Return what pings a client only if nothing has come from it for the interval of the pings."""
+
+    def send_auto_ping(protocol: Any) -> None:
+        silent_for = protocol.factory.reactor.seconds() - protocol.heard_at
+        remaining = protocol.autoPingInterval - silent_for
+        if remaining < BATCH_S:
+            ping(protocol)
+        else:
+            protocol.autoPingPendingCall = protocol.factory._batched_timer.call_later(
+                remaining, protocol._sendAutoPing
+            )
+
+    return send_auto_ping
 
 
 def _data_received(channel: Any, data: bytes) -> None:
