@@ -76,6 +76,7 @@ HELD_BETWEEN = """
 SELECT min(seq), max(seq), count(*) FROM sample
 WHERE device = ? AND epoch = ? AND time >= ? AND time < ?
 """
+encode = json.JSONEncoder(allow_nan=False).encode
 T = TypeVar("T")
 
 
@@ -291,7 +292,7 @@ class Journal:
         device = sample["device"]
         seq = self._newest(db, device) + 1
         numbered = {"device": device, "seq": seq, "epoch": self.epoch} | sample
-        text = json.dumps(numbered, allow_nan=False).encode()
+        text = encode(numbered).encode()
         if len(text) > most:
             raise ValueError(f"a sample of {len(text)} bytes is more than {most}")
         db.execute(

@@ -13,7 +13,6 @@ from functools import cached_property
 from typing import Any
 
 from autobahn.wamp.exception import ApplicationError, Error, TransportLost
-from autobahn.wamp.types import PublishOptions
 from pydantic import ValidationError
 
 from ..core.device import Device, Sample, utc
@@ -36,7 +35,6 @@ from .uris import Address
 
 log = logging.getLogger(__name__)
 
-RETAIN = PublishOptions(retain=True)
 MAX_BYTES = 500_000
 """Of a sample, as JSON. In CBOR it is at most 9/5 of that (``0.5, `` is 5 bytes, and 9 there), and
 in a page 9/8: the router drops who sends more than a megabyte."""
@@ -193,7 +191,7 @@ class Agent:
     def _send(self, sample: Sample) -> None:
         if self._session and self._session.is_attached():
             try:
-                self._session.publish(uris.telemetry(self.device.name), sample, options=RETAIN)
+                self._session.publish_retained(uris.telemetry(self.device.name), sample)
             except TransportLost:
                 log.debug("%s: sample %s only in the journal", self.device.name, sample["seq"])
 

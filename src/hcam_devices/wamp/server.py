@@ -27,7 +27,7 @@ from ..host.home import claim, home, writable_or_explain
 from ..host.limits import NO_MORE_FILES, raise_open_files_limit
 from ..journal import Journal
 from . import uris
-from .agent import RETAIN, Agent
+from .agent import Agent
 from .journal_service import JournalService
 from .owner import NameTakenError, Owner
 from .session import CLAIM_AGAIN, Session, keep_joined
@@ -191,7 +191,7 @@ class Server:
         def say(event: Any = gone) -> None:
             """Also when the testament of a process says that a server of this name has gone."""
             if isinstance(event, dict) and event.get("state") == "gone":
-                session.publish(topic, here, options=RETAIN)
+                session.publish_retained(topic, here)
 
         await session.subscribe(say, topic)
         say()
