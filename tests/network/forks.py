@@ -6,10 +6,7 @@ It says the recorder's process id, and ``over`` when that has ended.
 import os
 import sys
 
-import hcam_devices.history.recorder
-from hcam_devices.cli.main import hwlogger
-
-assert hcam_devices.history.recorder  # which hwlogger would import only then
+from hcam_devices.cli.servers import hwlogger
 
 
 def main() -> None:

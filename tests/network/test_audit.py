@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from hcam_devices.cli import main
+from hcam_devices.cli.main import main
 from hcam_devices.history.stores.nights import History
 from hcam_devices.wamp import utils
 from hcam_devices.wamp.utils import OutcomeUnknownError, call
@@ -90,7 +90,7 @@ def test_who_does_not_answer_is_not_waited_for(
 
     monkeypatch.setattr(utils, "call", silence)
     monkeypatch.setenv("HCAM_HOME", str(tmp_path))
-    done = CliRunner().invoke(main.main, ["audit"], env={"WAMP_SERVER": "127.0.0.1:7"})
+    done = CliRunner().invoke(main, ["audit"], env={"WAMP_SERVER": "127.0.0.1:7"})
     reason = "the recorder does not answer" if router else "no router answers at 127.0.0.1:7"
     assert reason in done.output
     assert "so no journal was asked" in done.output

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from hcam_devices.cli import main
+from hcam_devices.cli.main import main
+from hcam_devices.cli.program import Command
 from hcam_devices.wamp.utils import call
 
 from .conftest import DEVICES, OTHERS
@@ -212,9 +213,7 @@ def test_every_command_asks_the_router_of_the_instrument_unless_told_otherwise(
 
     def asked(*options: str, variables: dict[str, str]) -> str:
         nowhere: dict[str, str | None] = {"HCAM_INSTRUMENT": None, "WAMP_SERVER": None}
-        done = CliRunner().invoke(
-            main.main, [*command.split(), *options], env={**nowhere, **variables}
-        )
+        done = CliRunner().invoke(main, [*command.split(), *options], env={**nowhere, **variables})
         return " ".join(done.output.split())
 
     named = {"HCAM_INSTRUMENT": str(file)}
@@ -241,7 +240,7 @@ def test_a_call_to_the_router_of_a_wrong_file_is_not_made(
     file = tmp_path / "ours.toml"
     file.write_text(text)
     command = ["call", "slide.block", "--instrument", str(file)]
-    done = CliRunner().invoke(main.main, command, env={"WAMP_SERVER": None})
+    done = CliRunner().invoke(main, command, env={"WAMP_SERVER": None})
     assert done.exit_code == 1
     assert re.search(said, done.output)
 
@@ -279,7 +278,7 @@ def test_nonsense_in_wamp_server_is_told(alone: Net, command: str) -> None:
     ],
 )
 def test_what_cannot_be_written_as_asked_is_a_mistake(options: str, said: str) -> None:
-    done = CliRunner().invoke(main.main, ["history", *options.split()], env={"WAMP_SERVER": None})
+    done = CliRunner().invoke(main, ["history", *options.split()], env={"WAMP_SERVER": None})
     assert done.exit_code == 2
     assert said in " ".join(done.output.split())
 
@@ -288,7 +287,7 @@ def test_control_c_is_no_error() -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    assert CliRunner().invoke(main.Command("x", callback=interrupted)).exit_code == 130
+    assert CliRunner().invoke(Command("x", callback=interrupted)).exit_code == 130
 
 
 def test_what_a_terminal_has_no_letter_for_is_a_question_mark(
@@ -297,10 +296,10 @@ def test_what_a_terminal_has_no_letter_for_is_a_question_mark(
     written = io.BytesIO()
     with io.TextIOWrapper(written, encoding="latin-1", write_through=True) as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
-        main.Command("x", callback=lambda: print("20 °C \u28ff")).main([], standalone_mode=False)
+        Command("x", callback=lambda: print("20 °C \u28ff")).main([], standalone_mode=False)
         assert written.getvalue() == "20 °C \\u28ff\n".encode("latin-1")
         monkeypatch.setattr(stdout, "isatty", lambda: True)
-        main.Command("x", callback=lambda: print("20 °C \u28ff")).main([], standalone_mode=False)
+        Command("x", callback=lambda: print("20 °C \u28ff")).main([], standalone_mode=False)
         assert written.getvalue().splitlines()[1] == "20 °C ?".encode("latin-1")
 
 

@@ -412,7 +412,7 @@ async def test_without_omniorb_all_starts_and_says_how_to_get_it() -> None:
     program = """
         import asyncio, sys
         sys.modules["omniORB"] = None
-        import hcam_devices.cli.main
+        import hcam_devices.cli.servers
         from hcam_devices.config.instrument import load
         rack = load().entries["rack"].build()
         async def main():
@@ -432,7 +432,7 @@ async def test_without_omniorb_gtcserver_says_in_a_line_how_to_get_it() -> None:
     program = """
         import sys
         sys.modules["omniORB"] = None
-        from hcam_devices.cli.main import gtcserver
+        from hcam_devices.cli.servers import gtcserver
         gtcserver(["--emulate"])
     """
     process = run(program)

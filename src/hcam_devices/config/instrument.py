@@ -33,6 +33,7 @@ from .. import HcamError, devices
 from ..core.device import Device, settings_of
 from ..core.fields import shorten
 from ..core.names import did_you_mean
+from .router import DEFAULT_HOST, DEFAULT_PORT
 from .stores import Embedded, InfluxDB, StoreSettings, is_near, place
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -52,8 +53,8 @@ class Router(BaseModel):
 
     model_config = STRICT
 
-    host: str = "127.0.0.1"
-    port: int = Field(default=8080, ge=1, le=65535)
+    host: str = DEFAULT_HOST
+    port: int = Field(default=DEFAULT_PORT, ge=1, le=65535)
 
     @property
     def elsewhere(self) -> str:

@@ -345,12 +345,17 @@ def source(instrument: Path | None = None) -> tuple[Source, str]:
     where = f"no recorder answers at {uris.address()} (WAMP_SERVER)"
     given = instrument or os.environ.get("HCAM_INSTRUMENT")
     stores = load(Path(given) if given else None).stores
-    folders = [place(one, home()) for one in stores.values() if isinstance(one, Embedded)]
+    folders = embedded_folders(stores)
     if not folders:
         raise HistoryError(f"{where}, and {elsewhere(stores)}")
     if not folders[0].is_dir():
         raise HistoryError(f"{where}, and there is no history in {folders[0]} (HCAM_HOME)")
     return Archive(History(folders[0])), f"{where}: this is read from {folders[0]}"
+
+
+def embedded_folders(stores: Mapping[str, StoreSettings]) -> list[Path]:
+    """Return the folders of the stores that are files on this machine, in the order of the file."""
+    return [place(store, home()) for store in stores.values() if isinstance(store, Embedded)]
 
 
 def elsewhere(stores: Mapping[str, StoreSettings]) -> str:

@@ -18,13 +18,14 @@ from autobahn.wamp.exception import Error as WampError
 from autobahn.wamp.types import PublishOptions
 
 from .. import HcamError
+from ..config.instrument import Instrument
 from ..core.names import did_you_mean
-from ..journal.points import Point, night_bounds, night_of, timestamp_of, unflatten
+from ..journal.points import Point, night_bounds, night_named, night_of, timestamp_of, unflatten
 from ..wamp import uris
 from ..wamp.session import JOIN_WITHIN, join
 from ..wamp.uris import Address
 from ..wamp.utils import unreachable
-from .archive import utc
+from .archive import embedded_folders, utc
 from .stores import AwayError
 from .stores.nights import History
 
@@ -33,6 +34,14 @@ SHOW_EVERY = 0.2
 READ_AT_ONCE = 500
 ACKNOWLEDGE_EVERY = 100
 """The router is waited for now and then, so that nothing piles up on the way to it."""
+
+
+def folder_of(instrument: Instrument) -> Path:
+    """Return the folder of the instrument's first embedded store. Raises HcamError without one."""
+    folders = embedded_folders(instrument.stores)
+    if not folders:
+        raise HcamError(f"{instrument.path} has no store of kind embedded, which could be replayed")
+    return folders[0]
 
 
 def moment(night: str, clock_time: str) -> int:
@@ -54,9 +63,10 @@ async def recorded(
 ) -> AsyncIterator[Point]:
     """Yield what a folder of an EmbeddedStore has of a night, in order of time.
 
-    An ``end`` of 12:00 is that of the night. HcamError if there is nothing, or it cannot be read.
-    The loop does not wait for the files.
+    ``night`` may be tonight or yesterday. An ``end`` of 12:00 is that of the night. Files are read
+    in a thread. Raises HcamError if there is nothing, or it cannot be read.
     """
+    night = night_named(night, round(time.time() * 1000))
     start, stop = moment(night, begin), moment(night, end or "12:00")
     first, last = night_bounds(night)
     stop = last if stop == first else stop

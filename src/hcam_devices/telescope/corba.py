@@ -394,6 +394,14 @@ def start_orb() -> tuple[Any, Any]:
         return omniorb, omniorb.CORBA.ORB_init(arguments, omniorb.CORBA.ORB_ID)
 
 
+def require_corba() -> None:
+    """Raise HcamError, with the command that installs CORBA, if this installation lacks it."""
+    try:
+        start_orb()
+    except ConnectionError as error:
+        raise HcamError(str(error)) from None
+
+
 def load_interface(idl: str) -> Any | None:
     """Return the class of the telescope's interface, or None if nobody says what it is.
 

@@ -122,6 +122,42 @@ def ask(procedure: str, *args: Any, **kwargs: Any) -> Any:
         raise
 
 
+def publish(topic: str, texts: Sequence[str]) -> None:
+    """Publish to a topic by its short or full name, as ``1 "-80 deg_C" raoff=0.05`` say.
+
+    Raises HcamError, with the topics that could be meant, if nobody listens.
+    """
+    positional, named = arguments(texts)
+    full = uris.expand(topic)
+    if not utils.call("wamp.subscription.match", full):
+        raise HcamError(what_can_be_set(full))
+    utils.publish(full, *positional, **named)
+
+
+def simulate(device: str, fault: str, texts: Sequence[str]) -> Iterator[str]:
+    """Give a simulated device a fault, and yield its faults and values in lines.
+
+    Without a fault nothing changes, and the faults that there are come first.
+    """
+    _, named = arguments(texts)
+    answer = ask(uris.rpc(device, "simulate"), fault, **named)
+    if fault:
+        del answer["may inject"]
+    for title, content in answer.items():
+        yield f"{title}:"
+        for name, value in content.items():
+            shown = value
+            if isinstance(value, dict):
+                shown = " ".join(f"{key}={default}" for key, default in value.items())
+            yield f"  {name:<12} {shown}"
+
+
+def exchange(device: str, sent: str, *, confirm: bool) -> str:
+    """Send raw bytes (in hexadecimal) to a device's hardware, and return the answer in a line."""
+    answer = ask(uris.rpc(device, "exchange"), sent, confirm=confirm)
+    return f"{answer}   {bytes.fromhex(answer).decode('ascii', 'backslashreplace')!r}"
+
+
 def _describe(prefix: str) -> dict[str, Any]:
     """Return what a device says that it is; nothing of a program that does not say."""
     try:

@@ -8,6 +8,7 @@ import re
 from typing import NamedTuple
 
 from .. import HcamError
+from ..config.router import DEFAULT_HOST, DEFAULT_PORT
 
 REALM = "hipercam"
 REPLAY = "replay"
@@ -64,8 +65,8 @@ HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+))(?::([0-9]{1,5}))
 class Address(NamedTuple):
     """Where the router is."""
 
-    host: str = "127.0.0.1"
-    port: int = 8080
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT
 
     @classmethod
     def parse(cls, text: str) -> "Address":

@@ -1,0 +1,101 @@
+"""``hcam history`` and ``dashboards``: recorded values, for people and for Grafana."""
+
+import time
+from pathlib import Path
+
+import click
+
+from .. import HcamError
+from ..config.instrument import Instrument
+from ..history.archive import source, span
+from ..history.stores import AwayError
+from ..host.installation import install_extra
+from ..ui import plot
+from ..wamp.uris import Address
+from .program import Command, example, given
+
+
+@click.command(
+    cls=Command,
+    epilog=example(
+        "hcam history ccd1.temperature ccd2.temperature --last 7d   or   "
+        "hcam history rack.dewpoint --night 2026-11-22 --csv > dewpoint.csv"
+    ),
+)
+@click.argument("fields", nargs=-1)
+@click.option("--last", metavar="TIME", help="How far back: 90s, 15m, 24h (the default), 7d, 2w.")
+@click.option("--from", "start", metavar="UTC", help="A date, a date and time, or a time.")
+@click.option("--to", "end", metavar="UTC", help="The same (default: now).")
+@click.option(
+    "--night", metavar="DATE", help="From noon of this date to the next; or tonight, or yesterday."
+)
+@click.option("--table", "as_table", is_flag=True, help="Print a table instead of a plot.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print every value as it was recorded.")
+@click.option(
+    "--png",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Plot to a file NAME.png.",
+)
+@click.option("--points", type=click.IntRange(1, 3000), help="Lines of a table, for each field.")
+@given("address", "file")
+def history(
+    fields: tuple[str, ...],
+    *,
+    last: str | None,
+    start: str | None,
+    end: str | None,
+    night: str | None,
+    as_table: bool,
+    as_csv: bool,
+    png: Path | None,
+    points: int | None,
+    address: Address,
+    file: Path | None,
+) -> None:
+    """Show the recorded values of FIELDS such as ccd1.temperature; without any, list the fields.
+
+    In a terminal this is a plot. Times are in UTC.
+    """
+    if as_table + as_csv + bool(png) > 1 or (points and (png or as_csv)):
+        raise click.UsageError("choose one of --table (with --points), --csv and --png")
+    if png and png.suffix.lower() != ".png":
+        raise click.UsageError(f"{png} would be a PNG: give it a name that ends with .png")
+    if globs := [field for field in fields if {*"*?["} & {*field}]:
+        raise click.UsageError(f"{globs[0]!r} is a pattern: name each field in full")
+    if (as_csv or png) and not fields:
+        raise click.UsageError(
+            "name a field, such as ccd1.temperature; hcam history alone lists the fields"
+        )
+    asked = span(round(time.time() * 1000), last, start, end, night)
+    place, note = source(file)
+    if note:
+        click.echo(note, err=True)
+    chosen = tuple(dict.fromkeys(fields))
+    how = "csv" if as_csv else "table" if as_table else None
+    try:
+        raise SystemExit(plot.show(place, chosen, asked, how=how, points=points, png=png))
+    except AwayError as error:
+        raise HcamError(str(error)) from None
+
+
+@click.command(cls=Command, epilog=example("hcam dashboards grafana --instrument ours.toml"))
+@click.argument(
+    "folder", default="grafana", type=click.Path(file_okay=False, path_type=Path, writable=True)
+)
+@click.option("--store", help="The store to show, if the instrument file has several InfluxDBs.")
+@given("instrument")
+def dashboards(folder: Path, *, store: str | None, instrument: Instrument) -> None:
+    """Write Grafana dashboards of every device, with all that Grafana needs, into FOLDER.
+
+    docs/grafana.md says how Grafana is started with it.
+    """
+    try:
+        from ..ui import dashboards  # noqa: PLC0415  (an optional extra)
+    except ModuleNotFoundError as error:
+        if not str(error.name).startswith("grafana_foundation_sdk"):
+            raise
+        raise HcamError(
+            f"this installation lacks what dashboards are made with: {install_extra('grafana')}"
+        ) from None
+    titles = dashboards.write(folder, instrument, store)
+    click.echo(f"{folder}: {', '.join(titles)}")

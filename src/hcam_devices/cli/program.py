@@ -1,0 +1,227 @@
+"""What every program and command has: common options, its log, and errors told in a sentence."""
+
+import importlib
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from functools import wraps
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .. import HcamError
+from ..config.router import router_of
+from ..host import limits, logs, output
+from ..wamp import uris
+from ..wamp.uris import Address
+
+INSTRUMENT = click.option(
+    "--instrument",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="HCAM_INSTRUMENT",
+    help="The instrument file; or hipercam (the default) or wht, which come with the package and "
+    "look for every device on this machine.",
+)
+URL = click.option(
+    "--url",
+    help="The router, as host or host:port (default: WAMP_SERVER, else [router] of the file given "
+    "with --instrument or HCAM_INSTRUMENT).",
+)
+EMULATE = click.option(
+    "-e", "--emulate", is_flag=True, help="Simulate the hardware, in its real protocols."
+)
+DEVICES = click.option(
+    "--devices", "pattern", default="*", help="Only the devices whose names match this glob."
+)
+PORT = click.option("--port", type=click.IntRange(1, 65535), help="The port of the router.")
+NEGATIVE = {"ignore_unknown_options": True}
+"""Settings of a command's context with which ``-50`` is an argument and not an option."""
+LOG_LEVEL_KEY = "hcam_devices.log_level"
+
+
+def given(*wanted: str, url: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that gives a command what it wants to know of the instrument, by name.
+
+    ``instrument`` is the instrument, loaded; ``address`` the router's address, which
+    ``wamp.utils.call`` and ``publish`` use, too, from then on; ``file`` the path of the instrument
+    file, which has not been read, or None for the default. The command has the options
+    --instrument and, if it wants the address and ``url`` is true, --url.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(command)
+        def run(*args: Any, file: Path | None, url: str | None = None, **options: Any) -> Any:
+            if "file" in wanted:
+                options["file"] = file
+            if "instrument" in wanted:
+                # Not above, because hcam call does without its 0.3 s.
+                from ..config.instrument import load  # noqa: PLC0415
+
+                options["instrument"] = load(file)
+            if "address" in wanted:
+                options["address"] = router_address(url, file)
+            return command(*args, **options)
+
+        run = INSTRUMENT(run)
+        return URL(run) if "address" in wanted and url else run
+
+    return decorate
+
+
+def router_address(url: str | None, file: Path | None) -> Address:
+    """Return where the router is: as given, or by WAMP_SERVER, or by the instrument file.
+
+    ``wamp.utils.call`` and ``publish`` find it there from now on, too. Raises HcamError if what
+    says so has a mistake.
+    """
+    if url:
+        address = Address.parse(url)
+    elif os.environ.get("WAMP_SERVER") or not file:
+        address = uris.address()
+    else:
+        address = Address(*router_of(file))
+    os.environ["WAMP_SERVER"] = str(address)
+    return address
+
+
+def example(text: str) -> str:
+    """Return the last line of a command's help."""
+    return f"Example: {text}"
+
+
+def heed_interrupts() -> None:
+    """Let SIGINT end the program, also one that a shell has started in the background.
+
+    A shell lets such programs ignore SIGINT, and Python then leaves it so.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class Number(click.FloatRange):
+    """A number within limits. NaN is refused, which no comparison with the limits would do."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return the number; fail if it is none, or not within the limits."""
+        if math.isnan(number := super().convert(value, param, ctx)):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return number
+
+
+def _note_level(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    """Keep the most verbose of the levels that are given to a command and to its group."""
+    if value:
+        level = "debug" if value is True else value
+        known = ctx.meta.get(LOG_LEVEL_KEY, level)
+        ctx.meta[LOG_LEVEL_KEY] = min(level, known, key=logs.LEVELS.index)
+
+
+VERBOSE = click.Option(
+    ["-v", "--verbose"],
+    is_flag=True,
+    expose_value=False,
+    callback=_note_level,
+    help="Log everything, as --log-level debug does.",
+)
+LOG_LEVEL = click.Option(
+    ["--log-level"],
+    type=click.Choice(logs.LEVELS),
+    envvar="HCAM_LOG_LEVEL",
+    expose_value=False,
+    callback=_note_level,
+    help="Log messages of this level and above, to standard error.",
+)
+
+
+class Command(click.Command):
+    """A command with a log, whose errors are a sentence and exit status 1; after Ctrl-C it is 130.
+
+    ``log_level`` is the level from which on it logs by default.
+    """
+
+    def __init__(self, *args: Any, log_level: str = "warning", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.log_level = log_level
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the command's own parameters, those of its log, and --help."""
+        *own, help_ = super().get_params(ctx)
+        return [*own, VERBOSE, LOG_LEVEL, help_]
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command as a program. That its output cannot be written is an error, too."""
+        output.open_missing_streams()
+        limits.raise_open_files_limit()
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            output.discard(1)
+            output.write(2, f"Error: the output cannot be written ({error.strerror or error})\n")
+            raise SystemExit(1) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command's function. Letters that a terminal lacks are question marks there."""
+        if isinstance(sys.stdout, TextIOWrapper):
+            terminal = sys.stdout.isatty()
+            sys.stdout.reconfigure(errors="replace" if terminal else "backslashreplace")
+        if os.path.expanduser("~") == "~" and (home := os.environ.get("HCAM_HOME")):
+            os.environ["HOME"] = os.path.abspath(home)  # without it astropy cannot be imported
+        logs.set_up(ctx.meta.get(LOG_LEVEL_KEY, self.log_level))
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+        except HcamError as error:
+            raise click.ClickException(str(error)) from None
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()  # an error of the flush at the end of a program would be none
+
+
+class Group(Command, click.Group):
+    """A command that has commands."""
+
+    command_class = Command
+
+
+class LazyGroup(Group):
+    """A group that imports the module of a command when that is used, and not to list it.
+
+    ``sections`` are the titles under which its commands are listed, and for each command its name,
+    its module in this package, and a summary.
+    """
+
+    def __init__(
+        self, *args: Any, sections: Mapping[str, Mapping[str, tuple[str, str]]], **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.sections = sections
+        self.modules = {
+            name: module for listed in sections.values() for name, (module, _) in listed.items()
+        }
+        # click lists these, and suggests their names; get_command returns the real ones.
+        self.commands = {name: click.Command(name) for name in self.modules}
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of a name from its module, or None if there is none."""
+        if cmd_name not in self.modules:
+            return None
+        module = importlib.import_module(f"{__package__}.{self.modules[cmd_name]}")
+        command = getattr(module, cmd_name)
+        assert isinstance(command, click.Command)  # noqa: S101  (for the type checker)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections with their commands, below each other in one column."""
+        width = max(map(len, self.modules))
+        for title, listed in self.sections.items():
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(f"{name:<{width}}", summary) for name, (_, summary) in listed.items()]
+                )

@@ -1,0 +1,42 @@
+"""``hcam router``: the router alone, and how it is installed."""
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from ..config.instrument import load
+from ..host.home import home
+from ..host.installation import install_router, installed_router, router_folders
+from ..wamp.router import require_loopback, run
+from .program import PORT, Group, example, given, router_address
+
+
+@click.group(cls=Group, invoke_without_command=True, epilog=example("hcam router --port 9000"))
+@PORT
+@given("file")
+@click.pass_context
+def router(context: click.Context, port: int | None, file: Path | None) -> None:
+    """Run the router alone, on this machine, until Ctrl-C."""
+    if context.invoked_subcommand:
+        return
+    instrument = load(file)
+    address = router_address(None, file)
+    require_loopback(address.host)
+    raise SystemExit(asyncio.run(run(instrument, port or address.port, home())))
+
+
+@router.command(epilog=example("hcam router install"))
+def install() -> None:
+    """Install the router, which pip does not: once, and again after some updates.
+
+    The router is Crossbar, in an environment of its own: HCAM_HOME/crossbar, or crossbar in the
+    user's data folder (~/.local/share/hcam_devices) if HCAM_HOME is not set.
+    """
+    if folder := installed_router():
+        click.echo(f"the router is installed already, in {folder}")
+        return
+    folder = router_folders()[1]
+    click.echo(f"installing the router into {folder}")
+    install_router(folder)
+    click.echo("done")
