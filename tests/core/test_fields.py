@@ -17,7 +17,7 @@ from hcam_devices.core.fields import (
     rpc,
     shorten,
 )
-from hcam_devices.core.names import usage
+from hcam_devices.names import usage
 
 from ..helpers import ENTRIES
 

@@ -1,4 +1,4 @@
-"""``hcam history`` and ``dashboards``: recorded values, for people and for Grafana."""
+"""``hcam history``: recorded values as a plot, a table, or CSV."""
 
 import time
 from pathlib import Path
@@ -6,10 +6,8 @@ from pathlib import Path
 import click
 
 from .. import HcamError
-from ..config.instrument import Instrument
 from ..history.archive import source, span
 from ..history.stores import AwayError
-from ..host.installation import install_extra
 from ..ui import plot
 from ..wamp.uris import Address
 from .program import Command, example, given
@@ -76,26 +74,3 @@ def history(
         raise SystemExit(plot.show(place, chosen, asked, how=how, points=points, png=png))
     except AwayError as error:
         raise HcamError(str(error)) from None
-
-
-@click.command(cls=Command, epilog=example("hcam dashboards grafana --instrument ours.toml"))
-@click.argument(
-    "folder", default="grafana", type=click.Path(file_okay=False, path_type=Path, writable=True)
-)
-@click.option("--store", help="The store to show, if the instrument file has several InfluxDBs.")
-@given("instrument")
-def dashboards(folder: Path, *, store: str | None, instrument: Instrument) -> None:
-    """Write Grafana dashboards of every device, with all that Grafana needs, into FOLDER.
-
-    docs/grafana.md says how Grafana is started with it.
-    """
-    try:
-        from ..ui import dashboards  # noqa: PLC0415  (an optional extra)
-    except ModuleNotFoundError as error:
-        if not str(error.name).startswith("grafana_foundation_sdk"):
-            raise
-        raise HcamError(
-            f"this installation lacks what dashboards are made with: {install_extra('grafana')}"
-        ) from None
-    titles = dashboards.write(folder, instrument, store)
-    click.echo(f"{folder}: {', '.join(titles)}")

@@ -20,7 +20,7 @@ SECTIONS = {
         "history": ("history", "Plot, print or export what was recorded."),
         "audit": ("nights", "Check that every sample of a night is stored exactly once."),
         "replay": ("nights", "Publish a recorded night again."),
-        "dashboards": ("history", "Write dashboards for Grafana."),
+        "dashboards": ("dashboards", "Write dashboards for Grafana."),
     },
     "Find faults": {
         "wire": ("watch", "Show the bytes between a device and its hardware."),

@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from .. import HcamError, devices
 from ..core.device import Device, settings_of
 from ..core.fields import shorten
-from ..core.names import did_you_mean
+from ..names import did_you_mean
 from .router import DEFAULT_HOST, DEFAULT_PORT
 from .stores import Embedded, InfluxDB, StoreSettings, is_near, place
 

@@ -37,8 +37,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
+from ..names import did_you_mean
 from .fields import Range, shorten
-from .names import did_you_mean
 
 log = logging.getLogger(__name__)
 

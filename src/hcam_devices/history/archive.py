@@ -27,9 +27,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 from .. import HcamError
 from ..config.stores import Embedded, InfluxDB, StoreSettings, place
-from ..core.names import nearest
 from ..host.home import home
 from ..journal.points import Field, milliseconds, night_bounds, night_named, night_of, timestamp_of
+from ..names import nearest
 from ..wamp import uris
 from ..wamp.utils import (
     PRESENT_WITHIN,

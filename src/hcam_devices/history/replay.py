@@ -19,8 +19,8 @@ from autobahn.wamp.types import PublishOptions
 
 from .. import HcamError
 from ..config.instrument import Instrument
-from ..core.names import did_you_mean
 from ..journal.points import Point, night_bounds, night_named, night_of, timestamp_of, unflatten
+from ..names import did_you_mean
 from ..wamp import uris
 from ..wamp.session import JOIN_WITHIN, join
 from ..wamp.uris import Address

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import HcamError
-from ..core.names import did_you_mean, usage
+from ..names import did_you_mean, usage
 from ..wamp import uris, utils
 
 WIDTH = 80

@@ -22,7 +22,7 @@ from .. import HcamError
 from ..config.instrument import Instrument
 from ..core import capture
 from ..core.device import utc
-from ..core.names import did_you_mean
+from ..names import did_you_mean
 from ..wamp import uris
 from ..wamp.session import JOIN_WITHIN, Session, join, keep_joined
 from ..wamp.uris import Address

@@ -17,7 +17,6 @@ from pydantic import ValidationError
 
 from ..core.device import Device, Sample, utc
 from ..core.fields import Procedure, Setpoint, is_number, sentence, shorten
-from ..core.names import did_you_mean, usage
 from ..errors import (
     NoSuchProcedureError,
     OfflineError,
@@ -27,6 +26,7 @@ from ..errors import (
     uri_of,
 )
 from ..journal import Journal
+from ..names import did_you_mean, usage
 from . import uris
 from .journal_service import JournalService
 from .owner import NameTakenError, Owner

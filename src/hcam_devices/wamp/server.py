@@ -21,11 +21,11 @@ from ..config.instrument import Entry, Instrument
 from ..core import capture, sim
 from ..core.device import Device, utc
 from ..core.fields import Procedure
-from ..core.names import did_you_mean
 from ..host import surroundings
 from ..host.home import claim, home, writable_or_explain
 from ..host.limits import NO_MORE_FILES, raise_open_files_limit
 from ..journal import Journal
+from ..names import did_you_mean
 from . import uris
 from .agent import Agent
 from .journal_service import JournalService

@@ -4,9 +4,9 @@ import pytest
 
 from hcam_devices.config.instrument import InstrumentError, kinds, load
 from hcam_devices.core import sim
-from hcam_devices.core.names import did_you_mean, nearest
+from hcam_devices.names import did_you_mean, nearest
 
-from ..helpers import ENTRIES
+from .helpers import ENTRIES
 
 PROCEDURES = ["block", "unblock", "stage.move", "stage.stop", "set_target_position", "describe"]
 
