@@ -3,17 +3,77 @@
 import ast
 import inspect
 import json
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
+from hcam_devices.config.instrument import load
 from hcam_devices.core.axis import CHART, COMMANDS, Axis, S
 from hcam_devices.core.device import Device
+from hcam_devices.core.fields import Procedure
+from hcam_devices.history.recorder import recorder_of
+from hcam_devices.history.replicator import Journals
+from hcam_devices.journal import Journal
+from hcam_devices.wamp.agent import Agent
 
 from ..helpers import ENTRIES
 
 KINDS = {entry.cls.__name__: entry.cls for entry in ENTRIES.values()}
+FILES = ("hipercam", "wht")
+"""The instrument files of the package."""
+
+
+def described() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what each device of each carried instrument says, with its agent and its simulator."""
+    for file in FILES:
+        instrument = load(Path(file))
+        kind = recorder_of(instrument.stores)
+        recorder = kind("recorder", replicators=[], journals=Journals(()), folder=Path(), stores={})
+        devices = [*((e.build(), e.names) for e in instrument.entries.values())]
+        for device, names in (*devices, (recorder, ("recorder",))):
+            more = {}
+            if device.simulator:
+                more["simulate"] = Procedure(device.simulator().simulate, audience="engineer")
+            with TemporaryDirectory() as folder, closing(Journal(Path(folder) / "j")) as journal:
+                yield f"{file}:{device.name}", Agent(device, names, journal, more).describe()
+
+
+DESCRIBED = dict(described())
+
+
+LEANS = re.compile(r"(Of|At|In|On|From|By|It|Its|Where) ")
+"""How a text begins that goes on from the name of its field."""
+
+
+def stands_alone(doc: str) -> bool:
+    """Return whether a text is a sentence, in one line and without marks of a docstring."""
+    sentence = re.fullmatch(r"[A-Z][^`\n]+[.]", doc) and not LEANS.match(doc)
+    return bool(sentence) and len(doc.split()) >= 3
+
+
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_every_doc_is_a_sentence_that_stands_alone(name: str) -> None:
+    one = DESCRIBED[name]
+    for what, part in (*one["fields"].items(), *one["procedures"].items()):
+        assert stands_alone(part["doc"]), f"{what}: {part['doc']}"
+    docs: dict[str, set[str]] = {}
+    for what, field in one["fields"].items():
+        docs.setdefault(field["doc"], set()).add(what.rstrip("0123456789"))
+    assert all(len(fields) == 1 for fields in docs.values()), docs
+
+
+@pytest.mark.parametrize(
+    "doc",
+    ["", "Of the CCD.", "idle or running.", "Satellites tracked.", "Where `it` goes.", "A b\nc."],
+)
+def test_what_leans_on_a_name_is_no_sentence(doc: str) -> None:
+    assert not stands_alone(doc)
 
 
 def calls_of_peers(cls: type[Device]) -> set[tuple[str, str]]:

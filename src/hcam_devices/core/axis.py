@@ -159,12 +159,12 @@ class Axis(Part):
         return ADVICE.get(self.state, f"it is {self.state}")
 
     async def home(self) -> None:
-        """Look for the home position; the target becomes that position."""
+        """Home the axis: it looks for its home position, which becomes the target."""
         await self._command(E.HOME, self.drive.drive_home)
         self.target = None
 
     async def move(self) -> None:
-        """Move to the target; a motion under way is replaced."""
+        """Move the axis to its target, in place of any motion under way."""
         self.after(E.MOVE)
         if self.target is None:
             raise NotAllowedError(f"{self.name} cannot move now: it has no target yet")
@@ -172,7 +172,7 @@ class Axis(Part):
         await self._command(E.MOVE, self.drive.drive_to)
 
     async def stop(self) -> None:
-        """Stop; the target stays, so that move goes on."""
+        """Stop the axis; its target stays, so that move goes on."""
         await self._command(E.STOP, self.drive.drive_stop)
 
     def aim(self, target: float) -> None:
@@ -181,12 +181,12 @@ class Axis(Part):
         self.target, self.short = target, False
 
     async def enable(self) -> None:
-        """Follow the hardware again after disable."""
+        """Let the axis accept commands again, in the state that the hardware reports."""
         self.state = self.after(E.ENABLE)
         self.held = False
 
     async def disable(self) -> None:
-        """Accept no command until enabled; does not stop a motion."""
+        """Let the axis accept no command until it is enabled; a motion under way goes on."""
         self.state = self.after(E.DISABLE)
         self.held = True
 

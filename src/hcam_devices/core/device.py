@@ -447,11 +447,11 @@ class Device:
         return switch
 
     async def connect(self) -> None:
-        """Try to connect now rather than after the pause."""
+        """Try to connect to the hardware now rather than after the pause."""
         self.hurry()
 
     async def disconnect(self) -> None:
-        """Drop the connection to the hardware; it is made again by itself."""
+        """Drop the connection to the hardware; the device makes it again by itself."""
         self.link.close(ConnectionAbortedError("disconnected by request"))
 
     @classmethod

@@ -323,9 +323,10 @@ class Procedure:
 
     def describe(self, name: str) -> dict[str, Any]:
         """Return what a caller should know as plain data; ``name`` is that after ``rpc.``."""
+        doc = inspect.cleandoc(self.doc or self.call.__doc__ or "").split("\n")[0]
         return {
             "label": self.label or label_of(name.rpartition(".")[2]),
-            "doc": inspect.cleandoc(self.doc or self.call.__doc__ or "").split("\n")[0],
+            "doc": doc.replace("``", ""),
             "audience": self.audience or ("observer" if self.read_only else "operator"),
             "read_only": self.read_only,
             "moves": self.moves or None,

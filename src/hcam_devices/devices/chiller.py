@@ -117,13 +117,22 @@ class CoolingCircuit(Device):
     """Seconds after which a value counts as unknown."""
 
     ccd_input = Readback(
-        unit="deg_C", ref="temperature3", kind=number, doc="On its way to the CCDs."
+        unit="deg_C",
+        ref="temperature3",
+        kind=number,
+        doc="Temperature of the coolant on its way to the CCDs.",
     )
     cab_pre_filter = Readback(
-        unit="deg_C", ref="temperature2", kind=number, doc="Cabinet, before the filter."
+        unit="deg_C",
+        ref="temperature2",
+        kind=number,
+        doc="Temperature of the coolant in the cabinet, before the filter.",
     )
     cab_post_filter = Readback(
-        unit="deg_C", ref="temperature1", kind=number, doc="Cabinet, after the filter."
+        unit="deg_C",
+        ref="temperature1",
+        kind=number,
+        doc="Temperature of the coolant in the cabinet, after the filter.",
     )
 
     def __init__(self, name: str, **settings: Any) -> None:

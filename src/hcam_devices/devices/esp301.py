@@ -253,13 +253,23 @@ class Arms(Device):
 
     homed_at_start: bool = False
 
-    pickoff_angle = Readback(unit="deg", machine="pickoff", doc="Where the pickoff arm is.")
-    target_pickoff_angle = Setpoint(
-        unit="deg", machine="pickoff", limits=(-67, 67), doc="Where its move goes."
+    pickoff_angle = Readback(
+        unit="deg", machine="pickoff", doc="Angle at which the pickoff arm is."
     )
-    injection_angle = Readback(unit="deg", machine="injection", doc="Where the injection arm is.")
+    target_pickoff_angle = Setpoint(
+        unit="deg",
+        machine="pickoff",
+        limits=(-67, 67),
+        doc="Angle to which the pickoff arm goes at the next move.",
+    )
+    injection_angle = Readback(
+        unit="deg", machine="injection", doc="Angle at which the injection arm is."
+    )
     target_injection_angle = Setpoint(
-        unit="deg", machine="injection", limits=(-67, 67), doc="Where its move goes."
+        unit="deg",
+        machine="injection",
+        limits=(-67, 67),
+        doc="Angle to which the injection arm goes at the next move.",
     )
 
     def __init__(self, name: str, **settings: Any) -> None:
@@ -411,7 +421,7 @@ class Arms(Device):
             raise ValueError(f"there is no axis {i}: {known}")
         return self.arms[i]
 
-    @rpc()
+    @rpc(label="Power motor on")
     async def power_on_axis(self, i: int) -> None:
         """Turn a motor on (0 pickoff, 1 injection); it has to be homed if it was off."""
         arm = self._numbered(i)
@@ -423,7 +433,7 @@ class Arms(Device):
         arm.on = True
         self.hurry()
 
-    @rpc()
+    @rpc(label="Power motor off")
     async def power_off_axis(self, i: int) -> None:
         """Turn a motor off (0 pickoff, 1 injection): the arm can then be turned by hand."""
         arm = self._numbered(i)

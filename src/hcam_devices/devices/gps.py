@@ -120,10 +120,16 @@ class TimingCard(Device):
     poll_every: float = 10.0
     board: int = 0
 
-    num_sats = Readback(ref=SATELLITES, kind=int, doc="Satellites tracked.")
-    time_valid = Readback(ref=VALIDITY, kind=bool, doc="The receiver's time is valid.")
-    pps_valid = Readback(ref=VALIDITY, kind=bool, doc="The receiver's pulse a second is valid.")
-    synced = Readback(ref=TIME, kind=bool, doc="The card follows its reference.")
+    num_sats = Readback(
+        ref=SATELLITES, kind=int, doc="Number of satellites that the receiver tracks."
+    )
+    time_valid = Readback(ref=VALIDITY, kind=bool, doc="Whether the receiver's time is valid.")
+    pps_valid = Readback(
+        ref=VALIDITY, kind=bool, doc="Whether the receiver's pulse a second is valid."
+    )
+    synced = Readback(
+        ref=TIME, kind=bool, doc="Whether the card follows its reference; if not, its time drifts."
+    )
 
     def __init__(self, name: str, **settings: Any) -> None:
         super().__init__(name, **settings)

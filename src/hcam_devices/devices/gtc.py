@@ -98,17 +98,27 @@ class Telescope(Device):
     archive_within: Seconds = 3600.0
     """Until a transfer into the archive has to be done, s."""
 
-    rack_temp = Readback(unit="deg_C", ref="getCabinetTemperature1", doc="At the top of the rack.")
-    humidity = Readback(unit="%", ref="getHumidity", doc="Of the air.")
+    rack_temp = Readback(
+        unit="deg_C",
+        ref="getCabinetTemperature1",
+        doc="Temperature at the top of the rack, as the telescope reports it.",
+    )
+    humidity = Readback(unit="%", ref="getHumidity", doc="Relative humidity of the air.")
     dewpoint = Readback(
-        unit="deg_C", ref="DEWPOINT", doc="Of the air, from the telescope's header."
+        unit="deg_C", ref="DEWPOINT", doc="Dew point of the air, from the telescope's header."
     )
     focus = Readback(
-        unit="mm", ref="M2UZ", doc="From the telescope's header (the unit is inferred)."
+        unit="mm",
+        ref="M2UZ",
+        doc="Position of the focus, from the telescope's header (the unit is inferred).",
     )
-    in_position = Readback(kind=bool, doc="Whether follow errors and M1 noise are small enough.")
-    ra_offset = Readback(unit="arcsec", doc="Sum of the offsets that it was told.")
-    dec_offset = Readback(unit="arcsec", doc="Sum of the offsets that it was told.")
+    in_position = Readback(
+        kind=bool, doc="Whether the follow errors and the noise of M1 are small enough."
+    )
+    ra_offset = Readback(unit="arcsec", doc="Sum of the offsets in RA that the telescope was told.")
+    dec_offset = Readback(
+        unit="arcsec", doc="Sum of the offsets in Dec that the telescope was told."
+    )
 
     def __init__(self, name: str, **settings: Any) -> None:
         super().__init__(name, **settings)
@@ -246,7 +256,7 @@ class Telescope(Device):
             raise RefusedError(f"{name}: {reading.reason}")
         return float(reading.value)
 
-    @rpc(read_only=True)
+    @rpc(read_only=True, label="Header groups")
     def get_telescope_pars(self) -> list[str]:
         """Return the groups of the telescope's header, as they were read last."""
         self.require_online()
@@ -254,7 +264,7 @@ class Telescope(Device):
             raise RefusedError(self.header_reason)
         return self.groups
 
-    @rpc(read_only=True)
+    @rpc(read_only=True, label="Header")
     def header_items(self) -> dict[str, dict[str, Any]]:
         """Return the telescope's header: the value and the comment of each item."""
         self.get_telescope_pars()
@@ -264,24 +274,24 @@ class Telescope(Device):
             for name, value in values.items()
         }
 
-    @rpc(read_only=True)
+    @rpc(read_only=True, label="Focus")
     def get_focus(self) -> float:
         """Return the focus (M2UZ of the header), in mm as far as is known."""
         return self._known("focus")
 
-    @rpc(read_only=True)
+    @rpc(read_only=True, label="Rack temperature")
     def get_rack_temperature(self) -> float:
-        """Return the temperature at the top of the rack, deg_C."""
+        """Return the temperature at the top of the rack, in deg_C."""
         return self._known("rack_temp")
 
-    @rpc(read_only=True)
+    @rpc(read_only=True, label="Humidity")
     def get_humidity(self) -> float:
-        """Return the humidity, percent."""
+        """Return the relative humidity of the air, in percent."""
         return self._known("humidity")
 
-    @rpc(read_only=True)
+    @rpc(read_only=True, label="Dew point")
     def get_dewpoint(self) -> float:
-        """Return the dew point of the telescope's header, deg_C."""
+        """Return the dew point from the telescope's header, in deg_C."""
         return self._known("dewpoint")
 
     # --- motion -----------------------------------------------------------------------------
@@ -321,9 +331,9 @@ class Telescope(Device):
                     "nothing was sent"
                 )
 
-    @rpc(moves="gtc")
+    @rpc(moves="gtc", label="Offset telescope")
     async def do_offset(self, raoff: float, decoff: float, within: Seconds = TURN_WITHIN) -> None:
-        """Offset the telescope (arcsec, relative) and tell the autoguider; see state for its end.
+        """Offset the telescope (arcsec, relative) and tell the autoguider of it.
 
         Returns when the telescope has accepted it. It is in position again when the state ``gtc``
         is no longer ``offsetting``. If its turn does not come ``within`` that many seconds, after
@@ -347,11 +357,11 @@ class Telescope(Device):
     async def _guide(self, dra: float, ddec: float) -> None:
         await self.call_peer("autoguider", "add_relative_dither", dra, ddec, within=TELL_WITHIN)
 
-    @rpc()
+    @rpc(audience="program")
     async def do_guide_step(
         self, raoff: float, decoff: float, within: Seconds = TURN_WITHIN
     ) -> None:
-        """Offset the telescope a little (arcsec) while it is in position; nobody else is told.
+        """Offset the telescope a little (arcsec) while it is in position; tell nobody else.
 
         If its turn does not come ``within`` that many seconds it is refused.
         """
@@ -374,13 +384,13 @@ class Telescope(Device):
 
     @rpc()
     async def change_focus(self, offset: float) -> None:
-        """Change the focus by an offset (mm, as far as is known)."""
+        """Change the focus of the telescope by an offset (mm, as far as is known)."""
         self._within("focus", offset, limit=self.focus_limit, unit="mm")
         await self._begin(Move("focus offset", "requestFocusOffset", (FOCUS_SCALE * offset,)))
 
-    @rpc()
+    @rpc(label="Acknowledge motion")
     async def acknowledge(self, moved: bool | None = None) -> str:
-        """Allow motions again after one of unknown outcome: say whether the telescope has moved.
+        """Allow motions again after one of unknown outcome; say whether the telescope has moved.
 
         Without an answer the position decides, if it tells. Returns what was taken for true.
         """
@@ -406,14 +416,14 @@ class Telescope(Device):
                 "no frame would be seen: name the folder of the runs in the instrument file (data)"
             )
 
-    @rpc()
+    @rpc(label="Load dither pattern")
     def load_nod_pattern(self, ra: list[float], dec: list[float]) -> None:
-        """Take a pattern to be dithered: offsets from the start in RA and in Dec (arcsec)."""
+        """Take a dither pattern: offsets from the start in RA and in Dec (arcsec)."""
         self.nodding.load(ra, dec)
 
-    @rpc()
+    @rpc(label="Start dithering")
     async def start_nodding(self, run: int | None = None) -> None:
-        """Dither a run (its number; the detector's own or next one) from where it points now."""
+        """Dither a run (by default the detector's own or next one) from where it points now."""
         self.require_online()
         self._require_data()
         self.nodding.start(run or await self._detector_run())
@@ -448,33 +458,33 @@ class Telescope(Device):
             self.nodding.run_ended()
         self._exposing = exposing
 
-    @rpc()
+    @rpc(label="Stop dithering")
     async def stop_nodding(self) -> None:
         """Stop dithering: at once, or when a motion under way has ended."""
         await self.nodding.stop()
 
-    @rpc()
+    @rpc(label="Resume dithering")
     async def resume(self, exposed: bool | None = None) -> None:
-        """Go on after a pause; say whether a frame that was not seen was exposed nevertheless."""
+        """Go on dithering after a pause; say whether a frame not seen was exposed nevertheless."""
         await self.nodding.resume(exposed)
 
-    @rpc()
+    @rpc(label="Dither next run")
     async def track_new_run(self) -> None:
-        """Dither the next run: none that has frames now."""
+        """Dither the next run, which is one that has no frames yet."""
         self._require_data()
         await self.nodding.track_new_run()
 
-    @rpc()
+    @rpc(audience="program")
     def frame_written(self) -> None:
-        """Say that the frame that is waited for has been written; usually that is seen."""
+        """Report that the awaited frame has been written, where that is not seen."""
         self.nodding.frame_written()
 
-    @rpc()
+    @rpc(audience="program")
     def run_ended(self) -> None:
-        """Say that the detector's run has ended, and dithering with it."""
+        """Report that the detector's run has ended, and end its dithering."""
         self.nodding.run_ended()
 
-    @rpc(read_only=True)
+    @rpc(read_only=True, label="Table of the dither")
     async def nod_table(self) -> str:
         """Return where each frame of the run was exposed (RAOFF, DECOFF in arcsec), as ECSV."""
         self._require_data()
@@ -501,9 +511,12 @@ class Telescope(Device):
 
     # --- archive ----------------------------------------------------------------------------
 
-    @rpc()
+    @rpc(label="Transfer to archive")
     async def archive(self) -> None:
-        """Begin to transfer the observations into the GTC's archive; see state ``archive``."""
+        """Begin to transfer the observations into the GTC's archive.
+
+        The state ``archive`` tells how far it has come.
+        """
         self.require_online()
         self.transfer.start(self.link.ask_apart, self.archive_within)
         self.emit()

@@ -140,7 +140,9 @@ class Codec:
 class PeltierRack(Device):
     """Three peltier controllers, each of which cools one CCD."""
 
-    temperature = Readback(unit="deg_C", ref=1000, channels=3, doc="Temperature of the CCD.")
+    temperature = Readback(
+        unit="deg_C", ref=1000, channels=3, doc="Temperature of the CCD that this channel cools."
+    )
     target_temperature = Setpoint(
         unit="deg_C",
         ref=3000,
@@ -148,18 +150,27 @@ class PeltierRack(Device):
         machine="temperature",
         limits=(-100, 25),
         tolerance=1e-3,
-        doc="Where the CCD should be.",
+        doc="Temperature at which this channel keeps its CCD.",
     )
-    status = Readback(ref=104, kind=STATUS, channels=3, doc="What the controller does.")
-    current = Readback(unit="A", ref=1020, channels=3, doc="Peltier current.")
-    heatsink = Readback(unit="deg_C", ref=1001, channels=3, doc="Temperature of the warm side.")
+    status = Readback(
+        ref=104, kind=STATUS, channels=3, doc="What the controller of this channel does."
+    )
+    current = Readback(
+        unit="A", ref=1020, channels=3, doc="Current through the peltier of this channel."
+    )
+    heatsink = Readback(
+        unit="deg_C",
+        ref=1001,
+        channels=3,
+        doc="Temperature of the warm side of the peltier of this channel.",
+    )
     stage_enable = Setpoint(
         ref=2010,
         kind=STAGE_ENABLE,
         channels=3,
         words=Labels({OFF: STAGE_ENABLE[OFF], HW_ENABLE: STAGE_ENABLE[HW_ENABLE]}),
         guarded=(STAGE_ENABLE[HW_ENABLE],),
-        doc="HW Enable lets the coolant interlock stop the peltier.",
+        doc="Whether the peltier may run: HW Enable lets the coolant interlock stop it.",
     )
 
     def __init__(self, name: str, **settings: Any) -> None:
@@ -231,9 +242,9 @@ class PeltierRack(Device):
     def _on_purpose(self, name: str, *, off: bool) -> None:
         (self._off_on_purpose.add if off else self._off_on_purpose.discard)(name)
 
-    @rpc()
+    @rpc(label="Reset controller")
     async def reset(self, address: Annotated[int, Field(ge=1, le=3)]) -> None:
-        """Restart one controller of the rack; its channel is without cooling for a few seconds."""
+        """Restart one controller of the rack; its CCD is not cooled for a few seconds."""
         self.require_online()
         await self.ask(("RS", address))
 

@@ -25,8 +25,15 @@ class FlowRecorder(Device):
 
     link_type: ClassVar[Any] = Modbus
 
-    pen = Readback(unit="l / min", ref="pen", channels=6, doc="Coolant flow.")
-    alarm = Readback(ref="alarm", kind=bool, channels=6, doc="One of the pen's six alarms is on.")
+    pen = Readback(
+        unit="l / min",
+        ref="pen",
+        channels=6,
+        doc="Flow of the coolant that this pen of the recorder measures.",
+    )
+    alarm = Readback(
+        ref="alarm", kind=bool, channels=6, doc="Whether one of the six alarms of this pen is on."
+    )
 
     def __init__(self, name: str, **settings: Any) -> None:
         super().__init__(name, **settings)

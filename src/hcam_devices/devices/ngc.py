@@ -130,31 +130,47 @@ class Controller(Device):
 
     data: str = ""
 
-    state = attribute(STATE, doc="OFF, LOADED, STANDBY or ONLINE (the hardware is connected).")
-    substate = attribute(SUBSTATE, doc="idle, active (a run is going on) or error.")
-    clocks = attribute(CLOCKS, doc="Clock voltages: enabled (powered on) or disabled.")
-    sequencer = attribute(SEQUENCER, doc="idle or running.")
-    time = attribute(TIME, "s", float, "Of the whole run.")
-    countdown = attribute(COUNTDOWN, "s", float, "Time left.")
-    status_name = attribute(STATUS, doc="integrating, or how the last run ended.")
-    base_name = attribute(BASE, doc="Folder and beginning of the names of runs.")
-    newest = attribute(NEWEST, doc="The file that was written last.")
-    frame = Readback(ref=FRAME, kind=int, name="exposure.frame", doc="Frames of the run so far.")
-    run_number = Readback(
-        ref=NEWEST, kind=int, name="run", doc="The run that goes on, or the last one."
+    state = attribute(
+        STATE, doc="State of the controller: OFF, LOADED, STANDBY or ONLINE (hardware connected)."
     )
-    frames_done = Readback(ref=FRAME, kind=int, doc="Frames of the run so far.")
+    substate = attribute(
+        SUBSTATE, doc="What the controller does: idle, active (a run is going on) or error."
+    )
+    clocks = attribute(
+        CLOCKS, doc="Whether the clock voltages are enabled (powered on) or disabled."
+    )
+    sequencer = attribute(SEQUENCER, doc="Whether the sequencer is idle or running.")
+    time = attribute(TIME, "s", float, "Duration of the whole run.")
+    countdown = attribute(COUNTDOWN, "s", float, "Time left until the end of the run.")
+    status_name = attribute(STATUS, doc="How the last run ended, or integrating while one goes on.")
+    base_name = attribute(BASE, doc="Folder of the runs, and the beginning of their file names.")
+    newest = attribute(NEWEST, doc="Name of the file that was written last.")
+    frame = Readback(
+        ref=FRAME,
+        kind=int,
+        name="exposure.frame",
+        doc="Number of frames that the run has so far, by the deployed name.",
+    )
+    run_number = Readback(
+        ref=NEWEST,
+        kind=int,
+        name="run",
+        doc="Number of the run that is going on, or of the last one.",
+    )
+    frames_done = Readback(ref=FRAME, kind=int, doc="Number of frames that the run has so far.")
     frames_expected = Readback(
-        ref=LIMIT, kind=int, doc="Frames after which a run ends; null: endless."
+        ref=LIMIT, kind=int, doc="Number of frames after which the run ends; null if it is endless."
     )
     data_rate = Readback(
-        unit="MB / s", ref=DISK, doc="Growth of the file of the run, over half a minute."
+        unit="MB / s",
+        ref=DISK,
+        doc="Growth of the file of the run in a second, the mean over half a minute.",
     )
     disk_free = Readback(
         unit="GB",
         ref=DISK,
         healthy=(10, float("inf")),
-        doc="Left for runs. Below 1 GB none is started.",
+        doc="Space left on the disk of the runs; below 1 GB no run is started.",
     )
 
     def __init__(self, name: str, **settings: Any) -> None:
@@ -428,32 +444,32 @@ class Controller(Device):
         """Disconnect the hardware and end the sub-processes: state LOADED."""
         return await self._reply("off", confirm=confirm)
 
-    @rpc()
+    @rpc(label="End server")
     async def exit(self, *, confirm: bool | None = None) -> list[Any]:
         """End the controller's server: state OFF; only start_ngc_server leads back."""
         return await self._reply("exit", confirm=confirm)
 
-    @rpc()
+    @rpc(label="Reset front end")
     async def reset(self, *, confirm: bool | None = None) -> list[Any]:
-        """Reset the front end."""
+        """Reset the front end of the controller."""
         return await self._reply("reset", confirm=confirm)
 
-    @rpc()
+    @rpc(label="Power clocks on")
     async def pon(self) -> list[Any]:
         """Enable the clock voltages."""
         return await self._reply("cldc 0 enable")
 
-    @rpc()
+    @rpc(label="Power clocks off")
     async def poff(self, *, confirm: bool | None = None) -> list[Any]:
         """Disable the clock voltages."""
         return await self._reply("cldc 0 disable", confirm=confirm)
 
-    @rpc()
+    @rpc(label="Start sequencer")
     async def seq_start(self) -> list[Any]:
         """Start the sequencer."""
         return await self._reply("seq 0 start")
 
-    @rpc()
+    @rpc(label="Stop sequencer")
     async def seq_stop(self, *, confirm: bool | None = None) -> list[Any]:
         """Stop the sequencer."""
         return await self._reply("seq 0 stop", confirm=confirm)
@@ -463,33 +479,33 @@ class Controller(Device):
         """Let the next frame begin, in a run that waits for it."""
         return await self._reply("seq trigger")
 
-    @rpc()
+    @rpc(label="Start run")
     async def start(self) -> list[Any]:
         """Start a run."""
         if why := await self._why_no_run():
             return [why, False]
         return await self._reply("start")
 
-    @rpc()
+    @rpc(label="Stop run")
     async def stop(self) -> list[Any]:
         """End the run."""
         return await self._reply("stop")
 
-    @rpc()
+    @rpc(label="Abort run")
     async def abort(self) -> list[Any]:
         """Break the run off."""
         return await self._reply("abort")
 
-    @rpc()
+    @rpc(audience="engineer", label="Give command")
     async def cmd(
         self, cmd: str, *args: str | int | float | bool, confirm: bool | None = None
     ) -> list[Any]:
-        """Give any command, with arguments."""
+        """Give any command to the controller, with arguments."""
         return await self._reply(cmd, *map(text_of, args), confirm=confirm)
 
-    @rpc()
+    @rpc(audience="engineer", label="Set keyword")
     async def setup(self, param_name: str, value: str | int | float | bool) -> list[Any]:
-        """Set a keyword."""
+        """Set a keyword of the controller."""
         return await self._reply("setup", param_name, text_of(value))
 
     async def _ask_server(self, *question: str) -> str:
@@ -499,7 +515,7 @@ class Controller(Device):
 
     @rpc(read_only=True)
     async def status(self, param_name: str | None = None) -> list[Any]:
-        """Return the state, or the value of a keyword."""
+        """Return the state of the controller, or the value of a keyword."""
         question = ("status",) if param_name is None else ("status", param_name)
         try:
             said = await self._ask_server(*question)
@@ -509,7 +525,7 @@ class Controller(Device):
 
     @rpc(read_only=True)
     async def summary(self) -> dict[str, str]:
-        """Return nine attributes of the database, as texts; ERR for one that has no value."""
+        """Return nine attributes of the database as texts; ERR for one that has no value."""
         try:
             answers = await self.link.ask_all(self.codec, map(database, DATABASE))
         except LINK_LOST as error:
@@ -541,7 +557,7 @@ class Controller(Device):
 
     # --- the server of the controller -------------------------------------------------------
 
-    @rpc()
+    @rpc(label="Start server")
     async def start_ngc_server(self, gui: bool | int = False) -> bool:
         """Start the controller's server: state LOADED; with gui, also its own panel."""
         port = self.link.variable("NGC_PORT", "8080")
@@ -551,16 +567,16 @@ class Controller(Device):
             self._header.clear()
         return started
 
-    @rpc()
+    @rpc(label="Stop server")
     async def stop_ngc_server(self, *, confirm: bool | None = None) -> bool:
         """Stop the controller's server: state OFF."""
         if confirm is False:
             await self._ask_not_to_end_a_run()
         return await self._all("stop_ngc_server", [("ngcdcsStopServer", "IRCAM1")])
 
-    @rpc()
+    @rpc(label="Set up server")
     async def setup_ngc_server(self) -> bool:
-        """Set what HiPERCAM needs, and continue the numbers of the runs that are there."""
+        """Set what HiPERCAM needs, and continue the numbers of the existing runs."""
         with self._giving_together("setup_ngc_server"):
             return await self._setup_server()
 
@@ -602,7 +618,7 @@ class Controller(Device):
 
     @rpc()
     async def load_setup(self, data: Any, *, confirm: bool | None = None) -> list[Any]:
-        """Prepare the next run, and end one that goes on; returns whether done, and a message."""
+        """Prepare the next run and end one that goes on; return whether done, and a message."""
         try:
             run = setups.read(data)
             if confirm is False:
@@ -642,9 +658,9 @@ class Controller(Device):
         except (RefusedError, *LINK_LOST):
             return False
 
-    @rpc()
+    @rpc(audience="program")
     async def add_hdu(self, table_data: str, run_number: int) -> list[Any]:
-        """Append a table (ECSV) to a run that has ended; returns a message and whether it is in."""
+        """Append a table (ECSV) to a run that has ended; return a message and whether it is in."""
         try:
             active = await self.ask(database(SUBSTATE)) == "active"
             await self._refresh((STATUS, BASE, NEWEST))

@@ -81,7 +81,7 @@ class VacuumGauge(Device):
         machine="gauge",
         scale="log",
         digits=1,
-        doc="Inside the head.",
+        doc="Pressure inside the CCD head.",
     )
 
     def __init__(self, name: str, **settings: Any) -> None:

@@ -44,12 +44,18 @@ class Rack(Device):
     simulator: ClassVar[Any] = Simulator
 
     rack_temp_top = Readback(
-        unit="deg_C", ref="getCabinetTemperature1", doc="At the top of the rack."
+        unit="deg_C", ref="getCabinetTemperature1", doc="Temperature at the top of the rack."
     )
-    rack_temp_middle = Readback(unit="deg_C", ref="getCabinetTemperature2", doc="In its middle.")
-    rack_temp_bottom = Readback(unit="deg_C", ref="getCabinetTemperature3", doc="At its bottom.")
+    rack_temp_middle = Readback(
+        unit="deg_C", ref="getCabinetTemperature2", doc="Temperature in the middle of the rack."
+    )
+    rack_temp_bottom = Readback(
+        unit="deg_C", ref="getCabinetTemperature3", doc="Temperature at the bottom of the rack."
+    )
     dewpoint = Readback(
-        unit="deg_C", ref="getHumidity", doc="Of the air, from its humidity and T_TUBE."
+        unit="deg_C",
+        ref="getHumidity",
+        doc="Dew point of the air, from its humidity and temperature (T_TUBE).",
     )
 
     async def read(self, field: Readback) -> float:

@@ -59,10 +59,22 @@ class RackPC(Device):
 
     interface: str = ""
 
-    cpu = Readback(unit="%", healthy=(0, 95), doc="Mean over the last minute.")
-    mem = Readback(unit="%", healthy=(0, 90), doc="Mean over the last minute.")
-    net_in = Readback(unit="MB / s", ref=0, doc="Received by the interface.")
-    net_out = Readback(unit="MB / s", ref=1, doc="Sent by the interface.")
+    cpu = Readback(
+        unit="%",
+        healthy=(0, 95),
+        doc="Use of the computer's processors, the mean over the last minute.",
+    )
+    mem = Readback(
+        unit="%",
+        healthy=(0, 90),
+        doc="Use of the computer's memory, the mean over the last minute.",
+    )
+    net_in = Readback(
+        unit="MB / s", ref=0, doc="Data that the network interface receives in a second."
+    )
+    net_out = Readback(
+        unit="MB / s", ref=1, doc="Data that the network interface sends in a second."
+    )
 
     def __init__(self, name: str, *, look: Callable[[], Look] = look, **settings: Any) -> None:
         super().__init__(name, **settings)

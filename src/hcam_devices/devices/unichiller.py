@@ -104,8 +104,14 @@ class WaterChiller(Device):
     settle: Seconds = 2.0
     """Seconds for which the coolant circulates before the cooling begins."""
 
-    mode = Readback(ref=0, kind=MODES, doc="Off, circulating, controlling.")
-    alarm = Readback(ref=1, kind=int, doc="The digit that the chiller shows; 0 is none.")
+    mode = Readback(
+        ref=0,
+        kind=MODES,
+        doc="What the chiller does: nothing, circulate the coolant, or control it too.",
+    )
+    alarm = Readback(
+        ref=1, kind=int, doc="Number of the alarm that the chiller shows; 0 if there is none."
+    )
     setpoint = Setpoint(
         unit="deg_C",
         ref=2,
@@ -113,11 +119,16 @@ class WaterChiller(Device):
         limits=(-10, 40),
         tolerance=0.0051,
         readback="temperature",
-        doc="Of the coolant; forgotten when the power is cut. Its limits are to be confirmed.",
+        doc="Temperature of the coolant, kept until the power is cut; the limits are uncertain.",
     )
-    temperature = Readback(unit="deg_C", ref=3, kind=decode, doc="Of the coolant, inside.")
+    temperature = Readback(
+        unit="deg_C", ref=3, kind=decode, doc="Temperature of the coolant inside the chiller."
+    )
     external_temperature = Readback(
-        unit="deg_C", ref=4, kind=decode, doc="Of a sensor outside, if there is one."
+        unit="deg_C",
+        ref=4,
+        kind=decode,
+        doc="Temperature at the external sensor of the chiller, if it has one.",
     )
 
     def __init__(self, name: str, **settings: Any) -> None:
@@ -161,7 +172,7 @@ class WaterChiller(Device):
 
     @rpc()
     async def pump_off(self) -> None:
-        """Stop cooling and circulation."""
+        """Stop the cooling and the circulation of the coolant."""
         self.require_online()
         await self._begin(OFF)
         self.hurry()
@@ -177,7 +188,7 @@ class WaterChiller(Device):
 
     @rpc()
     async def cancel_alarm(self) -> None:
-        """Acknowledge the alarm; it comes again if its cause is still there."""
+        """Acknowledge the chiller's alarm, which comes again if its cause is still there."""
         self.require_online()
         await self._command("*1****")
         alarm = (await self._command())[1]

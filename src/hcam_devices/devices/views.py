@@ -113,14 +113,14 @@ class CCDHead(View):
     recorder: str
     pen: Literal[1, 2, 3, 4, 5, 6]
 
-    temperature = Readback(unit="deg_C", ref=("rack", "temperature"), doc="Of the CCD.")
+    temperature = Readback(unit="deg_C", ref=("rack", "temperature"), doc="Temperature of the CCD.")
     setpoint = Setpoint(
         unit="deg_C",
         ref=("rack", "target_temperature"),
         limits=(-100, 25),
         tolerance=1e-3,
         readback="temperature",
-        doc="Of the CCD.",
+        doc="Temperature at which the CCD is kept.",
     )
     pressure = Readback(
         unit="mbar",
@@ -128,14 +128,23 @@ class CCDHead(View):
         healthy=(0, 8e-3),
         scale="log",
         digits=1,
-        doc="Inside the head.",
+        doc="Pressure inside the CCD head.",
     )
     flow = Readback(
-        unit="l / min", ref=("recorder", "pen"), healthy=(0.4, math.inf), doc="Of coolant."
+        unit="l / min",
+        ref=("recorder", "pen"),
+        healthy=(0.4, math.inf),
+        doc="Flow of the coolant through the CCD head.",
     )
-    heatsink = Readback(unit="deg_C", ref=("rack", "heatsink"), doc="Of the peltier's warm side.")
-    peltier_current = Readback(unit="A", ref=("rack", "current"))
-    peltier_status = Readback(ref=("rack", "status"), kind=str, doc="What the controller does.")
+    heatsink = Readback(
+        unit="deg_C", ref=("rack", "heatsink"), doc="Temperature of the warm side of the peltier."
+    )
+    peltier_current = Readback(
+        unit="A", ref=("rack", "current"), doc="Current through the peltier."
+    )
+    peltier_status = Readback(
+        ref=("rack", "status"), kind=str, doc="What the controller of the peltier does."
+    )
 
     def sources(self) -> tuple[str, ...]:
         """Return the names of the devices it looks at."""
@@ -178,29 +187,31 @@ class COMPO(View):
     lens: str
 
     pickoff_angle = Readback(
-        unit="deg", ref=("arms", "pickoff_angle"), doc="Where the pickoff arm is."
+        unit="deg", ref=("arms", "pickoff_angle"), doc="Angle at which the pickoff arm is."
     )
     target_pickoff_angle = Setpoint(
         unit="deg",
         ref=("arms", "target_pickoff_angle"),
         limits=(-67, 67),
-        doc="Where its move goes.",
+        doc="Angle to which the pickoff arm goes at its next move.",
     )
     injection_angle = Readback(
-        unit="deg", ref=("arms", "injection_angle"), doc="Where the injection arm is."
+        unit="deg", ref=("arms", "injection_angle"), doc="Angle at which the injection arm is."
     )
     target_injection_angle = Setpoint(
         unit="deg",
         ref=("arms", "target_injection_angle"),
         limits=(-67, 67),
-        doc="Where its move goes.",
+        doc="Angle to which the injection arm goes at its next move.",
     )
-    lens_position = Readback(unit="mm", ref=("lens", "position"), doc="Where the lens is.")
+    lens_position = Readback(
+        unit="mm", ref=("lens", "position"), doc="Position at which the lens is, from its home."
+    )
     target_lens_position = Setpoint(
         unit="mm",
         ref=("lens", "target_position"),
         limits=(0, 25.0000055625),
-        doc="Where its move goes.",
+        doc="Position to which the lens goes at its next move.",
     )
 
     def sources(self) -> tuple[str, ...]:

@@ -176,19 +176,19 @@ class LinearStage(Device):
         mode = await self.ask(RETURN_SETTING, SET_MODE)
         await self.ask(SET_MODE, mode & ~KNOB_OFF if on else mode | KNOB_OFF)
 
-    @rpc()
+    @rpc(label="Enable knob")
     async def enable(self) -> None:
-        """Let the knob on the stage move it."""
+        """Let the knob on the stage move the stage."""
         await self._knob(on=True)
 
-    @rpc()
+    @rpc(label="Disable knob")
     async def disable(self) -> None:
-        """Stop the knob on the stage from moving it."""
+        """Stop the knob on the stage from moving the stage."""
         await self._knob(on=False)
 
     @rpc()
     async def reset(self) -> None:
-        """Restart the stage's controller; it then has to be homed."""
+        """Restart the controller of the stage, which then has to be homed."""
         self.require_online()
         await self.link.tell(self.codec, RESET)
         self.link.close(ConnectionAbortedError("the stage was reset by request"))
@@ -202,13 +202,17 @@ class FocalPlaneSlide(LinearStage):
     zero = 1453.1212
     UNBLOCKED, BLOCKED = 1100.0, -100.0
 
-    position = Readback(unit="pix", machine="stage", doc="Where the slide is.")
+    position = Readback(
+        unit="pix",
+        machine="stage",
+        doc="Position at which the slide is, in pixels of the detector.",
+    )
     target_position = Setpoint(
         unit="pix",
         machine="stage",
         limits=(-125.0606, 1453.1212),
         tolerance=5 * abs(scale),
-        doc="Where move goes.",
+        doc="Position to which the slide goes at the next move.",
     )
 
     async def _go(self, position: float) -> None:
@@ -234,13 +238,15 @@ class COMPOLens(LinearStage):
     scale = 2.38125e-5
     zero = 0.0
 
-    position = Readback(unit="mm", machine="stage", doc="Where the lens is.")
+    position = Readback(
+        unit="mm", machine="stage", doc="Position at which the lens is, from its home."
+    )
     target_position = Setpoint(
         unit="mm",
         machine="stage",
         limits=(0, travel * scale),
         tolerance=5 * scale,
-        doc="Where move goes.",
+        doc="Position to which the lens goes at the next move.",
     )
 
 

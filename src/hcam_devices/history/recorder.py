@@ -90,9 +90,13 @@ class Recorder(Device):
     link_type = Local
     poll_every = 5.0
 
-    heard = Readback(unit="1 / s", doc="Telemetry heard.")
+    heard = Readback(
+        unit="1 / s", doc="Number of telemetry events that the recorder hears in a second."
+    )
     disk = Readback(
-        unit="GB", healthy=(2, math.inf), doc="Free on the fullest disk where history is kept."
+        unit="GB",
+        healthy=(2, math.inf),
+        doc="Space left on the fullest disk on which history is kept.",
     )
 
     def __init__(
@@ -295,13 +299,13 @@ class Recorder(Device):
         end: Moment | None = None,
         points: int = 1000,
     ) -> Reply:
-        """Return what a field (ccd1.temperature) did: its min, mean, max, last in equal pieces."""
+        """Return the min, mean, max and last of a field (ccd1.temperature) in equal pieces."""
         asked = span(round(self.clock() * 1000), last, start, end)
         return await self._look(lambda archive: archive.history(field, *asked, points))
 
-    @rpc(read_only=True)
+    @rpc(read_only=True, label="Samples")
     async def raw(self, field: str, start: Moment, end: Moment) -> Reply:
-        """Return samples of a field as they were recorded; ask for those after from ``next``."""
+        """Return samples of a field as they were recorded, and where those after begin."""
         asked = span(round(self.clock() * 1000), None, start, end)
         return await self._look(lambda archive: archive.raw(field, *asked))
 
@@ -355,7 +359,7 @@ class Recorder(Device):
 
     @rpc(read_only=True)
     async def audit(self, night: str = "") -> dict[str, Any]:
-        """Compare what was published in a night (``2026-11-22``) with what each store has."""
+        """Compare what was published in a night (2026-11-22) with what each store has."""
         night = night or night_of(round(self.clock() * 1000))
         start, end = (time / 1000 for time in night_bounds(night))
         await self.journals.find()
@@ -525,11 +529,11 @@ def recorder_of(stores: Iterable[str]) -> type[Recorder]:
     declared: dict[str, Any] = {}
     for store in stores:
         declared |= {
-            f"rate_{store}": Readback(unit="1 / s", doc="Samples written."),
-            f"lag_{store}": Readback(unit="s", doc="From a sample's time to when it was written."),
-            f"backlog_{store}": Readback(doc="Samples it does not have yet."),
-            f"aside_{store}": Readback(doc="Samples the store refused; they are set aside."),
-            f"gone_{store}": Readback(doc="Samples that can no longer be had."),
+            f"rate_{store}": Readback(unit="1 / s", doc=f"Samples that {store} takes in a second."),
+            f"lag_{store}": Readback(unit="s", doc=f"Time from a sample to when {store} has it."),
+            f"backlog_{store}": Readback(doc=f"Number of samples that {store} does not have yet."),
+            f"aside_{store}": Readback(doc=f"Number of samples that {store} rejected."),
+            f"gone_{store}": Readback(doc=f"Number of samples that {store} will never have."),
         }
     return type(
         "Recorder", (Recorder,), {"__module__": __name__, "__doc__": Recorder.__doc__} | declared

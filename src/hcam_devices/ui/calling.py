@@ -347,7 +347,7 @@ def _entry(called: str, doc: str) -> list[str]:
 
 
 def _first(doc: str) -> str:
-    sentence, stop, _ = doc.replace("``", "").partition(". ")
+    sentence, stop, _ = doc.partition(". ")
     return sentence + stop.strip()
 
 
