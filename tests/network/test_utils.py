@@ -16,6 +16,7 @@ from autobahn.wamp.types import RegisterOptions
 from hcam_devices import HcamError
 from hcam_devices.config.instrument import load
 from hcam_devices.ui import terminal
+from hcam_devices.ui.picture import Picture
 from hcam_devices.wamp import session, utils
 from hcam_devices.wamp.uris import Address, address
 from hcam_devices.wamp.utils import call, publish
@@ -95,7 +96,7 @@ def test_a_router_that_hangs_is_told_from_one_that_is_not_there(
         with pytest.raises(utils.RouterError, match=said.format(where, where.port)):
             call("hipercam.slide.rpc.describe", timeout=600)
     with hanging(full=False) as where, pytest.raises(HcamError) as error:
-        asyncio.run(terminal.look(terminal.Picture(load(), "*"), where))
+        asyncio.run(terminal.look(Picture(load(), "*"), where))
     assert re.search(said.format(where, where.port), str(error.value))
 
 

@@ -3,7 +3,8 @@
 import asyncio
 import io
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -11,11 +12,13 @@ from rich.console import Console
 
 from hcam_devices.config.instrument import load
 from hcam_devices.ui import terminal as view
-from hcam_devices.ui.terminal import SILENT_AFTER, Picture, draw, row, state_of, status, watch
+from hcam_devices.ui.picture import Picture, draw
+from hcam_devices.ui.samples import SILENT_AFTER_S, row, state_of
+from hcam_devices.ui.terminal import status, watch
 from hcam_devices.wamp import uris
 from hcam_devices.wamp.uris import Address
 
-from ..helpers import until
+from ..helpers import AT_MOST, until
 from .test_terminal import LONG, sample
 
 
@@ -118,8 +121,8 @@ def test_fields_are_shown_with_units_and_channels_together() -> None:
 def test_a_device_that_says_nothing_any_more_is_silent() -> None:
     said = sample("slide") | {"state": {"connection": "online", "stage": "inpos"}}
     assert state_of({}, 0.0) == "no news"
-    assert state_of(said, SILENT_AFTER) == "inpos"
-    assert state_of(said, SILENT_AFTER + 1) == "silent"
+    assert state_of(said, SILENT_AFTER_S) == "inpos"
+    assert state_of(said, SILENT_AFTER_S + 1) == "silent"
     assert state_of(said | {"state": {"connection": "offline", "stage": "?"}}, 0.0) == "offline"
 
 
@@ -192,6 +195,44 @@ class Session:
         self.handlers[topic] = handler
 
 
+async def test_a_look_ends_when_everything_has_been_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    instrument = load()
+
+    class Retaining(Session):
+        async def subscribe(self, handler: Callable[[Any], None], topic: str, options: Any) -> None:
+            for name in instrument.names:
+                if topic == uris.telemetry(name):
+                    handler(sample(name))
+            for server in instrument.servers:
+                if topic == uris.status(server):
+                    handler({"server": server, "state": "running"})
+
+    @asynccontextmanager
+    async def join(address: Address, realm: str) -> AsyncIterator[Retaining]:
+        yield Retaining()
+
+    monkeypatch.setattr(view, "join", join)
+    monkeypatch.setattr(view, "MAX_LOOK_S", float("inf"))
+    picture = Picture(instrument, "*")
+    async with asyncio.timeout(AT_MOST):
+        await view.look(picture, Address())
+    assert picture.complete.is_set()
+
+
+async def test_a_look_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    @asynccontextmanager
+    async def join(address: Address, realm: str) -> AsyncIterator[Session]:
+        yield Session()
+
+    monkeypatch.setattr(view, "join", join)
+    monkeypatch.setattr(view, "MAX_LOOK_S", 0.0)
+    picture = Picture(load(), "*")
+    async with asyncio.timeout(AT_MOST):
+        await view.look(picture, Address())
+    assert picture.router
+    assert not picture.complete.is_set()
+
+
 async def test_the_live_view_shows_what_is_heard_and_gives_the_terminal_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -207,7 +248,7 @@ async def test_the_live_view_shows_what_is_heard_and_gives_the_terminal_back(
             left.set()
 
     monkeypatch.setattr(view, "keep_joined", keep_joined)
-    monkeypatch.setattr(view, "REDRAW", 0.001)
+    monkeypatch.setattr(view, "REDRAW_PERIOD_S", 0.001)
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setenv("TERM", "xterm")
     watching = asyncio.create_task(watch(load(), Address(), "slide"))

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from hcam_devices.config.instrument import load
 from hcam_devices.ui.keys import Browser
-from hcam_devices.ui.terminal import Changes, Picture, draw
+from hcam_devices.ui.picture import Changes, Picture, draw
 from hcam_devices.wamp.uris import Address
 
 LONG = " ".join(f"word{n}" for n in range(20)) + " and what to do"

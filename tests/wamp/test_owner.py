@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from hcam_devices.config.instrument import load
-from hcam_devices.ui.terminal import Picture
+from hcam_devices.ui.picture import Picture
 from hcam_devices.wamp.owner import NameTakenError, Owner
 
 HERE = {"server": "hwserver", "host": "a", "pid": 1, "since": "2026-11-22T04:44:44.196Z"}

@@ -1,0 +1,279 @@
+"""The picture of an instrument: what has been heard of it, and how it is drawn in a terminal."""
+
+import asyncio
+import time
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Any
+
+from rich.cells import cell_len
+from rich.console import Console, Group
+from rich.text import Text
+
+from ..config.instrument import Instrument
+from ..core.device import utc
+from ..names import did_you_mean
+from ..wamp import uris
+from ..wamp.uris import Address
+from .keys import Browser
+from .samples import is_telemetry, row, state_of
+from .troubles import Causes, Trouble, family, some
+
+COLOURS = {
+    **dict.fromkeys(("online", "OK", "inpos", "ONLINE"), "green"),
+    **dict.fromkeys(("ERR", "offline", "error"), "bold red"),
+    "WARN": "yellow",
+    "exposing": "bold green",
+}
+"""The colours of states and severities. Any other state is yellow."""
+STATE_WIDTH = 10
+"""The width of the column of states, in letters, in a terminal that is narrower than WIDE."""
+WIDE = 120
+
+
+class Picture:
+    """The newest sample of each device whose name matches a pattern, and the state of servers."""
+
+    def __init__(self, instrument: Instrument, pattern: str, realm: str = uris.REALM) -> None:
+        self.instrument, self.pattern, self.realm = instrument, pattern, realm
+        self.samples: dict[str, dict[str, Any]] = {
+            name: {} for name in instrument.names if fnmatchcase(name, pattern)
+        }
+        """By device; empty for a device that has not been heard."""
+        self.heard: dict[str, float] = {}
+        """When each device was last heard, on a clock that never steps."""
+        self.causes = Causes(instrument)
+        self.servers: dict[str, dict[str, Any]] = {}
+        """The last status of each server."""
+        self.router = False
+        """Whether the router answers."""
+        self.complete = asyncio.Event()
+        """Set when every device of the pattern and every server has been heard."""
+
+    def hear(self, sample: Any) -> None:
+        """Add an event of telemetry. Anything else than a sample is ignored."""
+        if is_telemetry(sample) and fnmatchcase(name := sample["device"], self.pattern):
+            self.samples[name] = sample
+            self.heard[name] = time.monotonic()
+            self.causes.hear(sample, utc(time.time()))
+            self._note_complete()
+
+    def hear_status(self, status: Any) -> None:
+        """Add an event of a server's status, unless another process of a running server ended."""
+        if isinstance(status, dict) and {"server", "state"} <= status.keys():
+            known = self.servers.get(str(status["server"]), status)
+            same = all(known.get(key) == status.get(key) for key in ("host", "pid", "since"))
+            if same or status["state"] == "running" or known["state"] != "running":
+                self.servers[str(status["server"])] = status
+                self._note_complete()
+
+    def _note_complete(self) -> None:
+        if all(self.samples.values()) and self.servers.keys() >= {*self.instrument.servers}:
+            self.complete.set()
+
+    def unmatched(self) -> str:
+        """Return a message that no device matches the pattern."""
+        names = self.instrument.names
+        meant = did_you_mean(self.pattern, names)
+        return f"no device matches {self.pattern!r}; there are {', '.join(names)}{meant}"
+
+    def running(self) -> str:
+        """Return the states of the servers; servers in the same state are named together."""
+        states: dict[str, list[str]] = {}
+        for name, server in sorted(self.servers.items()):
+            emulated = " (emulated)" if server.get("emulated") else ""
+            states.setdefault(f"{server['state']}{emulated}", []).append(name)
+        return "  ".join(f"{', '.join(names)} {state}" for state, names in states.items())
+
+    def troubles(self) -> list[Trouble]:
+        """Return the causes of all alarms, worst first."""
+        return self.causes.troubles(self.samples)
+
+    def alarms(self) -> list[Text]:
+        """Return a line for each cause of alarms, worst first."""
+        return [Text(str(cause), style=COLOURS[cause.severity]) for cause in self.troubles()]
+
+    def state(self, name: str) -> str:
+        """Return the state of a device in one word."""
+        now = time.monotonic()
+        return state_of(self.samples[name], now - self.heard.get(name, now))
+
+
+class Changes:
+    """The parts of a picture whose changes are reported: router, servers, states and alarms."""
+
+    def __init__(self, picture: Picture) -> None:
+        self.troubles = picture.troubles()
+        self.alarms = {identity for cause in self.troubles for identity in cause.reasons}
+        self.states = {
+            "router": "answers" if picture.router else "does not answer",
+            **{name: str(status["state"]) for name, status in picture.servers.items()},
+            **{name: picture.state(name) for name in picture.samples},
+        }
+
+    def after(self, before: "Changes") -> list[str]:
+        """Return a line for each change since ``before``."""
+        lines = [
+            f"{name} {state}"
+            for name, state in self.states.items()
+            if before.states.get(name) != state
+        ]
+        lines += [str(cause) for cause in self.troubles if {*cause.reasons} - before.alarms]
+        if over := sorted(map(str, before.alarms - self.alarms)):
+            lines.append(f"over {some(over)}")
+        return lines
+
+
+# --- drawing --------------------------------------------------------------------------------
+
+
+def draw(
+    picture: Picture,
+    address: Address,
+    size: tuple[int, int],
+    hints: str = "",
+    browser: Browser | None = None,
+) -> Group:
+    """Return a picture drawn to fit a terminal of ``size`` (width, height).
+
+    Up to a third of the height is for alarms, worst first: in full while there is room.
+    """
+    width, height = size
+    head = [_title(picture, address)]
+    if picture.servers:
+        head.append(Text(picture.running(), style="bold"))
+    alarms = fitted(picture.alarms(), width, max(height // 3, 3))
+    for line in (*head, *alarms):
+        line.truncate(width, overflow="ellipsis")
+    if not picture.samples:
+        return Group(*head, Text(picture.unmatched(), style="yellow"))
+    footer = [*Text(hints, style="dim").wrap(Console(width=width), width)] if hints else []
+    room = height - len(head) - len(alarms) - len(footer)
+    return Group(*head, *alarms, *rows(picture, width, max(room, 2), browser or Browser()), *footer)
+
+
+def _title(picture: Picture, address: Address) -> Text:
+    title = Text("HiPERCAM", style="bold")
+    title.append(f"  router {address} " + ("" if picture.router else "does not answer (yet)"))
+    if picture.realm != uris.REPLAY:
+        return title.append(time.strftime("  %H:%M:%S UTC", time.gmtime()))
+    times = [str(sample["timestamp"]) for sample in picture.samples.values() if sample]
+    newest = max(times, default="")[:19].replace("T", " ")
+    return title.append(f"  REPLAY {newest}", style="bold red")
+
+
+def fitted(texts: list[Text], width: int, most: int) -> list[Text]:
+    """Return texts in at most ``most`` lines, and one more that counts the texts left out."""
+    console = Console(width=width)
+    lines: list[Text] = []
+    spare = most - len(texts)
+    for text in texts[:most]:
+        whole = text.wrap(console, width)
+        if len(whole) - 1 <= spare:
+            lines += whole
+            spare -= len(whole) - 1
+        else:
+            lines.append(text)
+    if len(texts) > most:
+        lines.append(Text(f"... and {len(texts) - most} more alarms (hcam status)", style="red"))
+    return lines
+
+
+def rows(picture: Picture, width: int, room: int, browser: Browser) -> list[Text]:
+    """Return the rows of the devices that a browser shows, in at most ``room`` lines.
+
+    Until someone scrolls, these are all devices in full if they fit, or else a line for each of the
+    most important ones.
+    """
+    names = [name for name in picture.samples if browser.chooses(name)]
+    if not names:
+        return [Text(f"no device has {browser.wanted!r} in its name", style="yellow")]
+    table = _Table(picture, width, names)
+    if browser.top is not None:
+        browser.top = min(browser.top, len(names) - 1)
+    lines: list[Text] = []
+    count = 0
+    for name in names[browser.top or 0 :]:
+        lines += table.row(name, picture.samples[name], compact=False)
+        if len(lines) > room:
+            break
+        count += 1
+    browser.page = max(count, 1)
+    if browser.top is None and count < len(names):
+        chosen, hidden = summary(picture, names, room)
+        table = _Table(picture, width, chosen)
+        lines = [table.row(name, sample, compact=True)[0] for name, sample in chosen.items()]
+        if hidden:
+            dots = f"{'...':{table.name_width}}"
+            lines.append(Text(f"{dots} {hidden} more: scroll, or enlarge the window"))
+    return lines[:room]
+
+
+def summary(picture: Picture, names: list[str], most: int) -> tuple[dict[str, Any], int]:
+    """Return the samples for at most ``most`` rows, and the number of those left out."""
+    samples = siblings({name: picture.samples[name] for name in names})
+    hidden = len(samples) - most + 1 if len(samples) > most else 0
+    ranked = sorted(samples, key=lambda name: unimportance(name, picture, samples[name]))
+    kept = {*ranked[: len(samples) - hidden]}
+    return {name: sample for name, sample in samples.items() if name in kept}, hidden
+
+
+def siblings(samples: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return samples with numbered devices of one value, such as gauges, joined to one sample.
+
+    A device with an alarm keeps its own.
+    """
+    joined: dict[str, dict[str, Any]] = {}
+    for name, sample in samples.items():
+        kind = family(name)
+        values = [value for field, value in sample.items() if field.startswith(kind)]
+        if kind == name or sample.get("alarms") or len(values) != 1:
+            joined[name] = sample
+        else:
+            joined.setdefault(f"{kind}s", {"state": sample["state"]})[name] = values[0]
+    return joined
+
+
+def unimportance(name: str, picture: Picture, sample: dict[str, Any]) -> int:
+    """Return how easily a device may be left out, from 0.
+
+    The values of a view's source are in the row of the view, and a device that is only online has
+    little to tell; but a row of several devices is worth its place.
+    """
+    if name not in picture.samples:
+        return 1
+    quiet = not sample.get("alarms") and state_of(sample, 0) == "online"
+    return (1 if name in picture.causes.sources else 0) + (2 if quiet else 0)
+
+
+class _Table:
+    """The columns of rows of devices: name, state, and fields."""
+
+    def __init__(self, picture: Picture, width: int, names: Iterable[str]) -> None:
+        self.picture, self.width, self.console = picture, width, Console(width=width)
+        self.name_width = max((cell_len(name) for name in names), default=6)
+        longest = max((cell_len(picture.state(name)) for name in picture.samples), default=0)
+        self.state_width = min(longest, STATE_WIDTH if width < WIDE else WIDE // 4)
+
+    def row(self, name: str, sample: dict[str, Any], *, compact: bool) -> list[Text]:
+        """Return the lines of a device; if ``compact``, one line with the fields that fit.
+
+        A state that is longer than its column moves the fields of its row to the right.
+        """
+        known = name in self.picture.samples
+        state = self.picture.state(name) if known else state_of(sample, 0)
+        first = Text(name, style="bold")
+        first.truncate(self.name_width, pad=True)
+        second = Text(state, style=COLOURS.get(state, "yellow"))
+        second.truncate(self.width // 3, overflow="ellipsis")
+        second.pad_right(max(self.state_width - second.cell_len, 0))
+        left = self.name_width + second.cell_len + 2
+        room = max(self.width - left, 10)
+        content = row(sample, room, compact=compact)
+        top, *more = [content] if compact else [*content.wrap(self.console, room)] or [Text()]
+        indented = [Text(" " * left) + line for line in more]
+        lines = [Text.assemble(first, " ", second, " ", top), *indented]
+        for line in lines:
+            line.rstrip()
+            line.truncate(self.width, overflow="ellipsis")
+        return lines

@@ -1,0 +1,132 @@
+"""A sample of a device as text: its state in a word, and its fields in a row."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.text import Text
+
+from .troubles import SEVERITIES, family
+
+SILENT_AFTER_S = 60.0
+"""A device whose last sample is older than this is called silent."""
+PRETTY_UNITS = {"deg_C": "°C", "l / min": "l/min", "MB / s": "MB/s", "1 / s": "/s"}
+NO_FIELDS = {"device", "seq", "epoch", "timestamp", "state", "alarms", "state_reason"}
+"""The entries of a sample that are not shown as fields."""
+DETECTOR_FIELDS = ("system.stateName", "system.subStateName", "exposure.expStatusName", "run")
+"""Fields that only a detector has."""
+BAR_LENGTH = 20
+
+
+def state_of(sample: dict[str, Any], age: float) -> str:
+    """Return the state of a device in one word, from its last sample and that sample's age in s."""
+    if not sample:
+        return "no news"
+    states = dict(sample["state"])
+    if age > SILENT_AFTER_S:
+        return "silent"
+    connection = states.pop("connection", "online")
+    if connection == "online" and is_detector(sample):
+        words = {"active": "exposing", "error": "error"}
+        return words.get(sample["system.subStateName"], str(sample["system.stateName"]))
+    return connection if connection != "online" else "/".join(states.values()) or connection
+
+
+def row(sample: dict[str, Any], width: int, *, compact: bool) -> Text:
+    """Return the fields of a sample, with line breaks between fields so that they fit.
+
+    If ``compact``, return one line, with as many fields as fit.
+    """
+    if is_detector(sample):
+        text = exposure(sample)
+        if compact:
+            text.truncate(width, overflow="ellipsis")
+        return text
+    text, used = Text(), 0
+    for name, values, unit in fields(sample):
+        content = f"{' '.join(values)} {unit}".rstrip()
+        size = len(name) + 1 + len(content)
+        if used and used + 3 + size > width - (4 if compact else 0):
+            if compact:
+                text.append(" ...", style="dim")
+                break
+            text.append("\n")
+            used = 0
+        elif used:
+            text.append(" \u00b7 ", style="dim")
+            used += 3
+        text.append(f"{name} ", style="dim").append(content)
+        used += size
+    return text
+
+
+def fields(sample: dict[str, Any]) -> Iterator[tuple[str, list[str], str]]:
+    """Yield the fields of a sample as (name, values, unit), channels of one family together."""
+    families: dict[str, tuple[list[str], str]] = {}
+    for name, value in sample.items():
+        if name in NO_FIELDS:
+            continue
+        unit, text = "", number(value)
+        if isinstance(value, dict) and "current" in value:
+            current, target = value["current"], value["target"] or {"value": None}
+            unit = current["unit"]
+            text = f"{number(current['value'])} (target {number(target['value'])})"
+        elif isinstance(value, dict):
+            if "value" not in value:  # a table, such as the telescope's header
+                continue
+            unit, text = value["unit"], number(value["value"])
+        families.setdefault(family(name), ([], PRETTY_UNITS.get(unit, unit)))[0].append(text)
+    for name, (values, unit) in families.items():
+        same = len(values) > 1 and len(set(values)) == 1
+        yield name, [f"{values[0]} x{len(values)}"] if same else values, unit
+
+
+def number(value: Any) -> str:
+    """Return a value as a short text; ``?`` for null."""
+    if isinstance(value, bool) or not isinstance(value, float):
+        return "?" if value is None else str(value)
+    if value and not 1e-2 <= abs(value) < 1e5:
+        return f"{value:.1e}"
+    return f"{value:.2f}"
+
+
+def is_detector(sample: dict[str, Any]) -> bool:
+    """Return whether a sample is that of a detector, and says what the detector does."""
+    return all(sample.get(name) is not None for name in DETECTOR_FIELDS)
+
+
+def exposure(sample: dict[str, Any]) -> Text:
+    """Return the state of a detector's run, with a bar while it goes on."""
+    active = sample["system.subStateName"] == "active"
+    done, expected = sample.get("frames_done"), sample.get("frames_expected")
+    parts = [f"run {sample['run']}" if active else f"last run {sample['run']}"]
+    if not active:
+        parts[0] += f" ({sample['exposure.expStatusName']})"
+    if done is not None:
+        parts.append(f"{done} of {expected} frames" if expected else f"{done} frames")
+    if active and expected and done is not None:
+        full = round(BAR_LENGTH * min(done / expected, 1))
+        parts[-1] += f" {'━' * full}{'╌' * (BAR_LENGTH - full)} {100 * done // expected}%"
+    left = sample.get("exposure.countDown")
+    if active and left:
+        parts.append(f"{left['value']:.0f} s left")
+    if sample.get("cldc_0.statusName") == "disabled":
+        parts.append("clocks disabled")
+    for name, what in (("data_rate", ""), ("disk_free", " left")):
+        if value := sample.get(name):
+            unit = value["unit"]
+            parts.append(f"{number(value['value'])} {PRETTY_UNITS.get(unit, unit)}{what}")
+    return Text(" \u00b7 ".join(parts))
+
+
+def is_telemetry(sample: Any) -> bool:
+    """Return whether a sample can be shown. Any program may publish anything as telemetry."""
+    try:
+        row(sample, 80, compact=False)
+        texts = [sample["device"], sample["state"]["connection"], state_of(sample, 0)]
+        for alarm in sample["alarms"]:
+            texts += [alarm["field"], alarm["reason"], alarm.get("since") or ""]
+            if alarm["severity"] not in SEVERITIES:
+                return False
+        return all(isinstance(text, str) for text in texts)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
