@@ -8,5 +8,3 @@ import sys
 # autobahn imports pyOpenSSL if there is any, without using it here. One that belongs to the system
 # may not fit the newer cryptography of pip install --user, and then no program would start.
 sys.modules.setdefault("OpenSSL", None)  # type: ignore[arg-type]
-# Its FlatBuffers, which our messages do not use, would import numpy: 60 ms and 7 MiB.
-sys.modules.setdefault("autobahn.flatbuffers", None)  # type: ignore[arg-type]

@@ -1,0 +1,19 @@
+"""What the programs hide from autobahn is not missed by anything else."""
+
+import subprocess
+import sys
+
+SERVER = """
+import asyncio
+import hcam_devices.cli.main, hcam_devices.wamp.server
+from hcam_devices.core.fields import Setpoint
+field = Setpoint(unit="deg_C", limits=(-100, 25), name="target")
+print(round(asyncio.run(field.accept("193.15 K")), 3))
+"""
+
+
+def test_a_server_converts_units() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SERVER], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout == "-80.0\n", done.stderr
