@@ -239,3 +239,11 @@ def test_an_instrument_has_a_title(tmp_path: Path, line: str, title: str) -> Non
     file = tmp_path / "ours.toml"
     file.write_text(f'{line}[devices.rackpc]\nkind = "rackpc.RackPC"\n', encoding="utf-8")
     assert load(file).title == title
+
+
+def test_every_declared_field_has_its_name_in_history() -> None:
+    fields = load().recorded_fields()
+    assert fields["slide.position"].unit == fields["slide.position.target"].unit == "pix"
+    assert fields["pressure1.pressure"].scale == "log"
+    assert fields["meerstetter1.target_temperature1"].name == "target_temperature1"
+    assert "slide.target_position" not in fields

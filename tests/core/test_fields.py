@@ -7,6 +7,7 @@ import pytest
 from astropy import units as u
 from pydantic import Field
 
+from hcam_devices.core import Reading
 from hcam_devices.core.device import Device, settings_of
 from hcam_devices.core.fields import (
     Labels,
@@ -290,6 +291,7 @@ def test_a_kind_that_does_not_say_what_it_returns_is_a_mistake(kind: Any) -> Non
         (Readback(unit="K", digits=0), 4.5678, "5"),
         (Readback(unit="mbar", scale="log", digits=1), 1.234e-5, "1.2e-05"),
         (Readback(kind=int), 7, "7"),
+        (Readback(kind=int), 7.0, "7"),
         (Readback(kind=bool), True, "True"),
         (Readback(unit="K"), None, "?"),
     ],
@@ -332,3 +334,10 @@ def test_a_pair_is_told_the_same_way_everywhere(name: str) -> None:
             assert other["settable"] is not field["settable"]
         first, *_ = field["path"]
         assert first in values
+
+
+def test_a_position_that_is_unknown_does_not_hide_its_target() -> None:
+    device = ENTRIES["slide"].build()
+    assert device.values()["position"] is None
+    device.readings["target_position"] = Reading(5.0)
+    assert device.values()["position"] == {"current": None, "target": {"value": 5.0, "unit": "pix"}}

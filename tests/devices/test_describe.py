@@ -23,6 +23,7 @@ from hcam_devices.journal import Journal
 from hcam_devices.wamp.agent import Agent
 
 from ..helpers import ENTRIES
+from .description import FILE, Description, as_text
 
 KINDS = {entry.cls.__name__: entry.cls for entry in ENTRIES.values()}
 FILES = ("hipercam", "wht")
@@ -45,6 +46,34 @@ def described() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 DESCRIBED = dict(described())
+
+
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_it_has_the_documented_form(name: str) -> None:
+    text = json.dumps(DESCRIBED[name])
+    Description.model_validate_json(text)
+    assert not re.search(r"typing\.|FieldInfo|<class|inspect\.|lambda|\binf\b|NaN", text)
+
+
+def test_the_documented_form_is_the_one_that_is_tested() -> None:
+    assert FILE.read_text(encoding="utf-8") == as_text()
+
+
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_what_it_names_is_there(name: str) -> None:
+    one = DESCRIBED[name]
+    fields, axes, procedures = one["fields"], one["axes"], one["procedures"]
+    for axis in axes.values():
+        assert {axis["readback"], axis["setpoint"]} - {None} <= fields.keys()
+    for what, procedure in procedures.items():
+        assert procedure["moves"] in {None, *axes}, what
+        if procedure["sets"]:
+            assert fields[procedure["sets"]]["settable"], what
+        properties = procedure["parameters"]["properties"].keys()
+        assert {*procedure["positional"], procedure["rest"]} - {None} <= properties
+        assert {*procedure["parameters"]["required"]} <= properties
+    for what, field in fields.items():
+        assert field["settable"] is (f"set_{what}" in procedures)
 
 
 LEANS = re.compile(r"(Of|At|In|On|From|By|It|Its|Where) ")

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from hcam_devices import HcamError
 from hcam_devices.config.stores import Embedded, InfluxDB, place
+from hcam_devices.core.fields import Readback
 from hcam_devices.errors import NotAllowedError
 from hcam_devices.history import archive
 from hcam_devices.history.archive import Archive, HistoryError, Span, duration, samples, span, utc
@@ -295,7 +296,7 @@ def test_that_only_minutes_are_kept_is_said_where_they_are_shown(
     for start, said in ((old, True), (NOON, False)):
         span = Span(start, NOW)
         fields = ("ccd1.temperature",)
-        assert plot.show(written.archive, fields, span, how=how, points=None, png=None) == 0
+        assert plot.show(written.archive, fields, span, {}, how=how, points=None, png=None) == 0
         assert ("raw_days of the store, 30 unless" in capsys.readouterr().err) == said
 
 
@@ -502,8 +503,20 @@ def test_the_files_are_where_the_instrument_says(
 # --- as people see it -----------------------------------------------------------------------------
 
 
-def drawn(written: Written, *fields: str, span: Span = TODAY, size: Any = (80, 40)) -> list[str]:
-    replies = [written.archive.history(field, *span, archive.MAX_POINTS) for field in fields]
+PRESSURE = Readback(unit="mbar", scale="log", digits=1)
+
+
+def drawn(
+    written: Written,
+    *fields: str,
+    span: Span = TODAY,
+    size: Any = (80, 40),
+    declared: Readback | None = None,
+) -> list[str]:
+    replies = [
+        written.archive.history(field, *span, archive.MAX_POINTS) | {"declared": declared}
+        for field in fields
+    ]
     return [line.plain for line in plot.charts(replies, span, *size)]
 
 
@@ -589,12 +602,15 @@ def test_midnight_is_marked_by_its_date() -> None:
 def test_pressures_have_a_logarithmic_axis_when_they_need_it(written: Written) -> None:
     written.write("pressure1", 1000, pressure=[10.0 ** (-n / 100) for n in range(100, 600)])
     written.write("pressure2", 1000, pressure=[1e-5, 1.1e-5])
-    lines = drawn(written, "pressure1.pressure")
+    lines = drawn(written, "pressure1.pressure", declared=PRESSURE)
     assert "mbar, logarithmic" in lines[0]
     assert [line.split()[0] for line in lines if "\u2524" in line] == [
         f"1e-0{n}" for n in range(1, 7)
     ]
-    assert "logarithmic" not in drawn(written, "pressure2.pressure")[0]
+    assert "logarithmic" not in drawn(written, "pressure2.pressure", declared=PRESSURE)[0]
+    assert "logarithmic" not in drawn(written, "pressure1.pressure")[0], "nobody declares it"
+    declared = [line for line in lines if "last" in line]
+    assert re.search(r"last 1\.0e-06 .*, min 1\.0e-06 .*, max 1\.0e-01", declared[0])
 
 
 def test_fields_of_one_unit_share_a_plot_and_texts_are_tables(written: Written) -> None:
@@ -654,7 +670,7 @@ def test_csv_has_units_times_and_every_sample(
     written.write("ccd1", 1500, temperature=[1.5, -2.25], peltier_status=["a, b", "c"])
     written.write("slide", 1000, NOON + 1500, position=[3.0])
     fields = ("ccd1.temperature", "ccd1.peltier_status", "slide.position")
-    assert plot.show(written.archive, fields, TODAY, how="csv", points=None, png=None) == 0
+    assert plot.show(written.archive, fields, TODAY, {}, how="csv", points=None, png=None) == 0
     said = capsys.readouterr().out
     assert said == (
         "time,ccd1.temperature [deg_C],ccd1.peltier_status,slide.position\n"
@@ -672,7 +688,9 @@ def test_in_a_pipe_it_is_a_table_with_all_changes_of_texts(
     written.write("ccd1", 1000, temperature=[float(n) for n in range(100)], status=words)
 
     def shown(field: str, points: int | None = None) -> list[str]:
-        assert plot.show(written.archive, (field,), TODAY, how=None, points=points, png=None) == 0
+        assert (
+            plot.show(written.archive, (field,), TODAY, {}, how=None, points=points, png=None) == 0
+        )
         return capsys.readouterr().out.splitlines()
 
     assert len(shown("ccd1.status")) == 102
@@ -691,7 +709,7 @@ def test_a_field_of_which_there_is_nothing_is_told_beside_the_others(
     written.write("ccd2", 1000, NOON - archive.DAY, temperature=[1.0])
     fields = ("ccd1.temperature", "ccd2.temperature")
     for how in (None, "csv"):
-        assert plot.show(written.archive, fields, TODAY, how=how, points=None, png=None) == 1
+        assert plot.show(written.archive, fields, TODAY, {}, how=how, points=None, png=None) == 1
         said = capsys.readouterr()
         assert "ccd1.temperature" in said.out
         assert said.err == (
@@ -712,7 +730,7 @@ def test_a_png_has_a_panel_for_each_unit_and_each_text(
         ("ccd1.temperature", "pressure1.pressure", "ccd1.state.health"),
     ):
         file = tmp_path / "out.png"
-        assert plot.show(written.archive, fields, TODAY, how=None, points=None, png=file) == 0
+        assert plot.show(written.archive, fields, TODAY, {}, how=None, points=None, png=file) == 0
         assert capsys.readouterr().out == f"written: {file}\n"
         head = file.read_bytes()[:24]
         assert head.startswith(b"\x89PNG")
@@ -822,7 +840,7 @@ def test_what_was_lost_in_a_span_is_told_beside_its_history(
         for device, hours in (("ccd1", 1), ("ccd1", 30), ("slide", 1))
     )
     for how in (None, "csv"):
-        plot.show(written.archive, ("ccd1.temperature",), TODAY, how=how, points=None, png=None)
+        plot.show(written.archive, ("ccd1.temperature",), TODAY, {}, how=how, points=None, png=None)
         assert capsys.readouterr().err == (
             "31 samples of ccd1 were published without a number and are lost, "
             "2026-11-22 13:00:00 to 13:01:00 UTC: database or disk is full\n"

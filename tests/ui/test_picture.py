@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from hcam_devices.config.instrument import load
+from hcam_devices.core.fields import Readback
 from hcam_devices.ui import terminal as view
 from hcam_devices.ui.picture import Picture, draw
 from hcam_devices.ui.samples import SILENT_AFTER_S, row, state_of
@@ -104,18 +105,47 @@ def test_fields_are_shown_with_units_and_channels_together() -> None:
             "target": None,
         },
     }
-    text = row(said, 200, compact=False).plain
+    text = row(said, {}, 200, compact=False).plain
     assert "temperature -90.00 -91.25 °C" in text
     assert "pressure 1.2e-05 mbar" in text
     assert "stage_enable HW Enable x2" in text
     assert "flow ?" in text
     assert "position 1100.00 (target ?) pix" in text
     for width in (40, 60):
-        compact = row(said, width, compact=True).plain
+        compact = row(said, {}, width, compact=True).plain
         assert len(compact) <= width
         assert compact.endswith(" ...")
-        whole = row(said, width, compact=False).plain
+        whole = row(said, {}, width, compact=False).plain
         assert whole.replace("\n", " \u00b7 ") == text, "every field is there, between line breaks"
+
+
+def test_numbers_are_shown_as_they_are_declared() -> None:
+    fields = {
+        "pressure": Readback(unit="mbar", scale="log", digits=1),
+        "angle": Readback(unit="deg", digits=3),
+        "frames": Readback(kind=int),
+    }
+    said = sample("x") | {
+        "pressure": {"value": 0.5, "unit": "mbar"},
+        "angle": {"current": None, "target": {"value": 1.0, "unit": "deg"}},
+        "frames": 7,
+    }
+    text = row(said, fields, 200, compact=False).plain
+    assert "pressure 5.0e-01 mbar" in text
+    assert "angle ? (target 1.000) deg" in text
+    assert "frames 7" in text
+
+
+def test_the_gauges_in_one_row_are_shown_as_a_gauge() -> None:
+    instrument = load()
+    picture = Picture(instrument, "*")
+    declared = picture.declared("pressures", {"state": {}, "pressure1": None, "pressure2": None})
+    assert {name: field.scale for name, field in declared.items()} == {
+        "pressure1": "log",
+        "pressure2": "log",
+    }
+    assert picture.declared("slide", {}) == instrument.entries["slide"].cls.fields
+    assert picture.declared("recorder", {}) == {}
 
 
 def test_a_device_that_says_nothing_any_more_is_silent() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from .. import HcamError
+from ..config.instrument import load
 from ..history.archive import source, span
 from ..history.stores import AwayError
 from ..ui import plot
@@ -71,6 +72,7 @@ def history(
     chosen = tuple(dict.fromkeys(fields))
     how = "csv" if as_csv else "table" if as_table else None
     try:
-        raise SystemExit(plot.show(place, chosen, asked, how=how, points=points, png=png))
+        declared = load(file).recorded_fields()
+        raise SystemExit(plot.show(place, chosen, asked, declared, how=how, points=points, png=png))
     except AwayError as error:
         raise HcamError(str(error)) from None

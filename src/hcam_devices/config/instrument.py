@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from .. import HcamError, devices
 from ..core.device import Device, settings_of
-from ..core.fields import shorten
+from ..core.fields import Readback, shorten
 from ..names import did_you_mean
 from .router import DEFAULT_HOST, DEFAULT_PORT
 from .stores import Embedded, InfluxDB, StoreSettings, is_near, place
@@ -131,6 +131,17 @@ class Instrument:
     def names(self) -> list[str]:
         """Every device, the recorder last."""
         return [*self.entries, "recorder"]
+
+    def recorded_fields(self) -> dict[str, Readback]:
+        """Return every field by its name in history: ``slide.position``, ``...position.target``."""
+        found: dict[str, Readback] = {}
+        for device in (entry.build() for entry in self.entries.values()):
+            stored = {target: f"{readback}.target" for readback, target in device.nested().items()}
+            found |= {
+                f"{device.name}.{stored.get(name, name)}": field
+                for name, field in device.fields.items()
+            }
+        return found
 
     def choose(self, server: str, pattern: str = "*") -> list[Entry]:
         """Return the devices that a server presents, if their name matches a shell pattern."""

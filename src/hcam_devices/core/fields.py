@@ -103,10 +103,15 @@ class Readback:
         """Return the value as telemetry carries it: ``{"value", "unit"}`` where it has a unit."""
         return {"value": value, "unit": self.unit} if self.unit and value is not None else value
 
+    @property
+    def decimals(self) -> int:
+        """How many decimals people are shown: none of a whole number, else ``digits``."""
+        return 0 if self._python_type() is int else self.digits
+
     def as_text(self, value: Value | None) -> str:
         """Return a value as people read it, without its unit; ``?`` if there is none."""
         if isinstance(value, float):
-            return f"{value:.{self.digits}{'e' if self.scale == 'log' else 'f'}}"
+            return f"{value:.{self.decimals}{'e' if self.scale == 'log' else 'f'}}"
         return "?" if value is None else str(value)
 
     def unhealthy(self, value: Value) -> str | None:
@@ -130,7 +135,7 @@ class Readback:
             "doc": self.doc,
             "healthy": _plain(self.healthy),
             "scale": self.scale if number else None,
-            "digits": (0 if self._python_type() is int else self.digits) if number else None,
+            "digits": self.decimals if number else None,
             "words": _words(self.kind),
             "settable": False,
             "limits": None,

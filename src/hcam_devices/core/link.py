@@ -20,7 +20,7 @@ from ..errors import ProtocolError, RefusedError
 from . import threads
 
 Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
-Seconds: TypeAlias = Annotated[float, Field(gt=0, le=86400)]
+Seconds: TypeAlias = Annotated[float, Field(gt=0, le=86400, json_schema_extra={"unit": "s"})]
 
 MAX_UNREAD = 65536
 MAX_SKIPPED = 200

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import Field
 
@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 
 EVENTS = ("do_offset", "do_guide_step", "start_nodding", "stop_nodding", "frame_written")
 """What clients in use today call as events of the chart ``gtc``: ``gtc.do_offset`` and so on."""
+Arcsec: TypeAlias = Annotated[float, Field(json_schema_extra={"unit": "arcsec"})]
+Millimetres: TypeAlias = Annotated[float, Field(json_schema_extra={"unit": "mm"})]
 HEADER = "getTelescopeParams"
 FOCUS_SCALE = 100
 """The operation takes this many times a caller's value, as the predecessor sent it."""
@@ -332,7 +334,7 @@ class Telescope(Device):
                 )
 
     @rpc(moves="gtc", label="Offset telescope")
-    async def do_offset(self, raoff: float, decoff: float, within: Seconds = TURN_WITHIN) -> None:
+    async def do_offset(self, raoff: Arcsec, decoff: Arcsec, within: Seconds = TURN_WITHIN) -> None:
         """Offset the telescope (arcsec, relative) and tell the autoguider of it.
 
         Returns when the telescope has accepted it. It is in position again when the state ``gtc``
@@ -359,7 +361,7 @@ class Telescope(Device):
 
     @rpc(audience="program")
     async def do_guide_step(
-        self, raoff: float, decoff: float, within: Seconds = TURN_WITHIN
+        self, raoff: Arcsec, decoff: Arcsec, within: Seconds = TURN_WITHIN
     ) -> None:
         """Offset the telescope a little (arcsec) while it is in position; tell nobody else.
 
@@ -383,7 +385,7 @@ class Telescope(Device):
         await self.motion.begin(move, within)
 
     @rpc()
-    async def change_focus(self, offset: float) -> None:
+    async def change_focus(self, offset: Millimetres) -> None:
         """Change the focus of the telescope by an offset (mm, as far as is known)."""
         self._within("focus", offset, limit=self.focus_limit, unit="mm")
         await self._begin(Move("focus offset", "requestFocusOffset", (FOCUS_SCALE * offset,)))
@@ -417,7 +419,7 @@ class Telescope(Device):
             )
 
     @rpc(label="Load dither pattern")
-    def load_nod_pattern(self, ra: list[float], dec: list[float]) -> None:
+    def load_nod_pattern(self, ra: list[Arcsec], dec: list[Arcsec]) -> None:
         """Take a dither pattern: offsets from the start in RA and in Dec (arcsec)."""
         self.nodding.load(ra, dec)
 

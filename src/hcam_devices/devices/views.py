@@ -205,11 +205,15 @@ class COMPO(View):
         doc="Angle to which the injection arm goes at its next move.",
     )
     lens_position = Readback(
-        unit="mm", ref=("lens", "position"), doc="Position at which the lens is, from its home."
+        unit="mm",
+        ref=("lens", "position"),
+        digits=3,
+        doc="Position at which the lens is, from its home.",
     )
     target_lens_position = Setpoint(
         unit="mm",
         ref=("lens", "target_position"),
+        digits=3,
         limits=(0, 25.0000055625),
         doc="Position to which the lens goes at its next move.",
     )

@@ -239,13 +239,14 @@ class COMPOLens(LinearStage):
     zero = 0.0
 
     position = Readback(
-        unit="mm", machine="stage", doc="Position at which the lens is, from its home."
+        unit="mm", machine="stage", digits=3, doc="Position at which the lens is, from its home."
     )
     target_position = Setpoint(
         unit="mm",
         machine="stage",
         limits=(0, travel * scale),
         tolerance=5 * scale,
+        digits=3,
         doc="Position to which the lens goes at the next move.",
     )
 

@@ -16,7 +16,7 @@ from ..names import did_you_mean
 from ..wamp import uris
 from ..wamp.uris import Address
 from .keys import Browser
-from .samples import is_telemetry, row, state_of
+from .samples import Declared, is_telemetry, row, state_of
 from .troubles import Causes, Trouble, family, some
 
 COLOURS = {
@@ -49,6 +49,21 @@ class Picture:
         """Whether the router answers."""
         self.complete = asyncio.Event()
         """Set when every device of the pattern and every server has been heard."""
+
+    def declared(self, name: str, sample: dict[str, Any]) -> Declared:
+        """Return the fields of a device, or the one field of each of some siblings in a row."""
+        if name in self.samples:
+            return self._fields(name)
+        return {
+            sibling: field
+            for sibling in sample
+            for field in self._fields(sibling).values()
+            if field.name.startswith(family(sibling))
+        }
+
+    def _fields(self, device: str) -> Declared:
+        entry = self.instrument.entries.get(device)
+        return entry.cls.fields if entry else {}
 
     def hear(self, sample: Any) -> None:
         """Add an event of telemetry. Anything else than a sample is ignored."""
@@ -269,7 +284,7 @@ class _Table:
         second.pad_right(max(self.state_width - second.cell_len, 0))
         left = self.name_width + second.cell_len + 2
         room = max(self.width - left, 10)
-        content = row(sample, room, compact=compact)
+        content = row(sample, self.picture.declared(name, sample), room, compact=compact)
         top, *more = [content] if compact else [*content.wrap(self.console, room)] or [Text()]
         indented = [Text(" " * left) + line for line in more]
         lines = [Text.assemble(first, " ", second, " ", top), *indented]

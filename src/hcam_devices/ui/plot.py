@@ -8,7 +8,7 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from .. import HcamError
+from ..core.fields import Readback
 from ..history.archive import (
     DAY,
     HOUR,
@@ -50,8 +51,6 @@ STEPS = (
 """Between marks of the axis of time, in ms."""
 DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 """The bits of a Braille character, by column and row."""
-PRESSURES = ("mbar", "hPa", "Pa", "bar", "Torr")
-"""Units that have a logarithmic axis where the largest is more than ten times the smallest."""
 GAP = 4
 """Times the usual distance: neighbours that are further apart are not joined."""
 MAX_WORD_LENGTH, MAX_WORDS = 40, 12
@@ -65,6 +64,7 @@ def show(
     source: Source,
     fields: tuple[str, ...],
     span: Span,
+    declared: Mapping[str, Readback],
     *,
     how: str | None,
     points: int | None,
@@ -72,7 +72,8 @@ def show(
 ) -> int:
     """Show fields on stdout, or in a PNG; return 0, or 1 if there is nothing of one of them.
 
-    ``how`` is ``table`` or ``csv``; otherwise it is a plot in a terminal, and a table in a pipe.
+    ``declared`` are fields by their names, which say how numbers are shown. ``how`` is ``table`` or
+    ``csv``; otherwise it is a plot in a terminal, and a table in a pipe.
     """
     if not fields:
         known = source.fields()
@@ -80,22 +81,25 @@ def show(
             names = (f"{name} [{unit}]" if unit else name for name, unit in sorted(units.items()))
             print(printable(f"{device}: {', '.join(names)}"))
         return 0 if known else 1
+
+    def asked(field: str, pieces: int) -> Reply:
+        return source.history(field, *span, pieces) | {"declared": declared.get(field)}
+
     terminal = shutil.get_terminal_size() if sys.stdout.isatty() else None
     if how == "csv":
         replies = write_csv(source, fields, span, sys.stdout)
     elif how == "table" or not (png or terminal):
         lines = max(terminal.lines // len(fields) - 4, 5) if terminal else 24
-        replies = [source.history(field, *span, points or lines) for field in fields]
+        replies = [asked(field, points or lines) for field in fields]
         if not (points or terminal):  # of changes all that there are
             replies = [
-                source.history(one["field"], *span, MAX_POINTS) if one.get("earlier") else one
-                for one in replies
+                asked(one["field"], MAX_POINTS) if one.get("earlier") else one for one in replies
             ]
         for reply in replies:
             if not reply["newest"]:
                 print("\n".join(table(reply)))
     else:
-        replies = [source.history(field, *span, MAX_POINTS) for field in fields]
+        replies = [asked(field, MAX_POINTS) for field in fields]
         if png:
             write_png(replies, span, png)
         elif terminal:
@@ -128,6 +132,14 @@ def formatter(low: float, high: float) -> Callable[[float], str]:
     return f"{{:.{decimals}f}}".format
 
 
+def writer(reply: Reply) -> Callable[[float], str]:
+    """Return how to write the numbers of a reply: as declared, or so that they differ."""
+    declared = reply.get("declared")
+    if isinstance(declared, Readback) and declared.type == "number":
+        return declared.as_text
+    return formatter(*extremes([reply]))
+
+
 def runs(reply: Reply) -> Iterator[list[int]]:
     """Yield the indices of neighbours in time that belong together: no gap is between them."""
     times = reply["time"]
@@ -153,9 +165,10 @@ def drawable(value: float) -> float:
 
 
 def logarithmic(replies: list[Reply]) -> bool:
-    """Tell whether numbers are to have a logarithmic axis."""
+    """Return whether numbers have a logarithmic axis: it is declared, and they span a decade."""
     low, high = extremes(replies)
-    return replies[0]["unit"] in PRESSURES and 1 / LARGEST < 10 * low < high
+    declared = (one["declared"] for one in replies if one.get("declared"))
+    return any(one.scale == "log" for one in declared) and 1 / LARGEST < 10 * low < high
 
 
 class Axis:
@@ -314,7 +327,7 @@ def by_unit(replies: list[Reply]) -> Iterator[tuple[str, list[Reply]]]:
 def in_words(reply: Reply, span: Span) -> str:
     """Say the last, the least and the most of numbers, and when that was."""
     times, low, high = reply["time"], reply["min"], reply["max"]
-    written = formatter(min(low), max(high))
+    written = writer(reply)
     least, most = low.index(min(low)), high.index(max(high))
     length = span.end - span.start
     year, day, time = 0, 5, 11
@@ -362,7 +375,7 @@ def _table(reply: Reply) -> Iterator[str]:
         yield f"{utc(reply['until'])}  still {reply['value'][-1]}"
         return
     columns = ("min", "mean", "max", "last")
-    written = formatter(*extremes([reply]))
+    written = writer(reply)
     cells = [[written(value) for value in reply[column]] for column in columns]
     widths = [max(map(len, [name, *some])) for name, some in zip(columns, cells, strict=True)]
     yield f"{reply['field']}{unit}"

@@ -1,11 +1,15 @@
 """A sample of a device as text: its state in a word, and its fields in a row."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 from rich.text import Text
 
+from ..core.fields import Readback
 from .troubles import SEVERITIES, family
+
+Declared: TypeAlias = Mapping[str, Readback]
+"""Fields by their names in a sample."""
 
 SILENT_AFTER_S = 60.0
 """A device whose last sample is older than this is called silent."""
@@ -31,18 +35,19 @@ def state_of(sample: dict[str, Any], age: float) -> str:
     return connection if connection != "online" else "/".join(states.values()) or connection
 
 
-def row(sample: dict[str, Any], width: int, *, compact: bool) -> Text:
+def row(sample: dict[str, Any], declared: Declared, width: int, *, compact: bool) -> Text:
     """Return the fields of a sample, with line breaks between fields so that they fit.
 
-    If ``compact``, return one line, with as many fields as fit.
+    Numbers have the digits that are ``declared``. If ``compact``, return one line, with as many
+    fields as fit.
     """
     if is_detector(sample):
-        text = exposure(sample)
+        text = exposure(sample, declared)
         if compact:
             text.truncate(width, overflow="ellipsis")
         return text
     text, used = Text(), 0
-    for name, values, unit in fields(sample):
+    for name, values, unit in fields(sample, declared):
         content = f"{' '.join(values)} {unit}".rstrip()
         size = len(name) + 1 + len(content)
         if used and used + 3 + size > width - (4 if compact else 0):
@@ -59,29 +64,35 @@ def row(sample: dict[str, Any], width: int, *, compact: bool) -> Text:
     return text
 
 
-def fields(sample: dict[str, Any]) -> Iterator[tuple[str, list[str], str]]:
+def fields(sample: dict[str, Any], declared: Declared) -> Iterator[tuple[str, list[str], str]]:
     """Yield the fields of a sample as (name, values, unit), channels of one family together."""
     families: dict[str, tuple[list[str], str]] = {}
     for name, value in sample.items():
         if name in NO_FIELDS:
             continue
-        unit, text = "", number(value)
+        written = writer(declared, name)
+        unit, text = "", written(value)
         if isinstance(value, dict) and "current" in value:
-            current, target = value["current"], value["target"] or {"value": None}
-            unit = current["unit"]
-            text = f"{number(current['value'])} (target {number(target['value'])})"
+            current, target = (value[key] or {"value": None} for key in ("current", "target"))
+            unit = current.get("unit") or target["unit"]
+            text = f"{written(current['value'])} (target {written(target['value'])})"
         elif isinstance(value, dict):
             if "value" not in value:  # a table, such as the telescope's header
                 continue
-            unit, text = value["unit"], number(value["value"])
+            unit, text = value["unit"], written(value["value"])
         families.setdefault(family(name), ([], PRETTY_UNITS.get(unit, unit)))[0].append(text)
     for name, (values, unit) in families.items():
         same = len(values) > 1 and len(set(values)) == 1
         yield name, [f"{values[0]} x{len(values)}"] if same else values, unit
 
 
+def writer(declared: Declared, name: str) -> Callable[[Any], str]:
+    """Return how to write the values of a field: as it is declared, or short."""
+    return declared[name].as_text if name in declared else number
+
+
 def number(value: Any) -> str:
-    """Return a value as a short text; ``?`` for null."""
+    """Return a value that nobody has declared as a short text; ``?`` for null."""
     if isinstance(value, bool) or not isinstance(value, float):
         return "?" if value is None else str(value)
     if value and not 1e-2 <= abs(value) < 1e5:
@@ -94,7 +105,7 @@ def is_detector(sample: dict[str, Any]) -> bool:
     return all(sample.get(name) is not None for name in DETECTOR_FIELDS)
 
 
-def exposure(sample: dict[str, Any]) -> Text:
+def exposure(sample: dict[str, Any], declared: Declared) -> Text:
     """Return the state of a detector's run, with a bar while it goes on."""
     active = sample["system.subStateName"] == "active"
     done, expected = sample.get("frames_done"), sample.get("frames_expected")
@@ -114,14 +125,15 @@ def exposure(sample: dict[str, Any]) -> Text:
     for name, what in (("data_rate", ""), ("disk_free", " left")):
         if value := sample.get(name):
             unit = value["unit"]
-            parts.append(f"{number(value['value'])} {PRETTY_UNITS.get(unit, unit)}{what}")
+            text = writer(declared, name)(value["value"])
+            parts.append(f"{text} {PRETTY_UNITS.get(unit, unit)}{what}")
     return Text(" \u00b7 ".join(parts))
 
 
 def is_telemetry(sample: Any) -> bool:
     """Return whether a sample can be shown. Any program may publish anything as telemetry."""
     try:
-        row(sample, 80, compact=False)
+        row(sample, {}, 80, compact=False)
         texts = [sample["device"], sample["state"]["connection"], state_of(sample, 0)]
         for alarm in sample["alarms"]:
             texts += [alarm["field"], alarm["reason"], alarm.get("since") or ""]
