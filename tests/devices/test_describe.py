@@ -17,8 +17,8 @@ from hcam_devices.config.instrument import load
 from hcam_devices.core.axis import CHART, COMMANDS, Axis, S
 from hcam_devices.core.device import Device
 from hcam_devices.core.fields import Procedure
+from hcam_devices.history.journals import Journals
 from hcam_devices.history.recorder import recorder_of
-from hcam_devices.history.replicator import Journals
 from hcam_devices.journal import Journal
 from hcam_devices.wamp.agent import Agent
 
@@ -35,7 +35,7 @@ def described() -> Iterator[tuple[str, dict[str, Any]]]:
     for file in FILES:
         instrument = load(Path(file))
         kind = recorder_of(instrument.stores)
-        recorder = kind("recorder", replicators=[], journals=Journals(()), folder=Path(), stores={})
+        recorder = kind("recorder", replicators=[], journals=Journals({}), folder=Path(), stores={})
         devices = [*((e.build(), e.names) for e in instrument.entries.values())]
         for device, names in (*devices, (recorder, ("recorder",))):
             more = {}

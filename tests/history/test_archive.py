@@ -25,12 +25,14 @@ from hcam_devices.core.fields import Readback
 from hcam_devices.errors import NotAllowedError
 from hcam_devices.history import archive
 from hcam_devices.history.archive import Archive, HistoryError, Span, duration, samples, span, utc
+from hcam_devices.history.journals import Journals
 from hcam_devices.history.recorder import Recorder, recorder_of
-from hcam_devices.history.replicator import Journals, Replicator
+from hcam_devices.history.replicator import Replicator
 from hcam_devices.history.stores.embedded import EmbeddedStore
 from hcam_devices.history.stores.line_protocol import LineStore
-from hcam_devices.history.stores.lost import Lost, LostNotes
+from hcam_devices.history.stores.lost import LostNotes
 from hcam_devices.history.stores.nights import History
+from hcam_devices.journal.notebook import Lost
 from hcam_devices.journal.points import Field, Point, milliseconds
 from hcam_devices.ui import plot
 
@@ -782,7 +784,7 @@ def test_without_matplotlib_it_is_said_how_to_get_it(
 
 
 def recorder(stores: list[Any], folder: Path) -> Recorder:
-    journals = Journals([])
+    journals = Journals({})
     replicators = [Replicator(store, journals) for store in stores]
     cls = recorder_of([store.name for store in stores])
     clock = Clock(NOW / 1000)

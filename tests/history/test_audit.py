@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from hcam_devices.history.audit import Audit, Published, Row, audit, text
 from hcam_devices.history.stores import AwayError
-from hcam_devices.history.stores.lost import Lost
 from hcam_devices.journal import DAY
+from hcam_devices.journal.notebook import Lost
 from hcam_devices.journal.points import night_bounds
 from hcam_devices.journal.ranges import SampleRange, SampleRanges
 

@@ -4,8 +4,8 @@ import asyncio
 import inspect
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,11 +17,14 @@ from hypothesis import strategies as st
 
 from hcam_devices.config.stores import Embedded
 from hcam_devices.history import replicator as module
+from hcam_devices.history.journals import Inventory, Journals
+from hcam_devices.history.listener import Listener
 from hcam_devices.history.recorder import Recorder, recorder_of
-from hcam_devices.history.replicator import Holdings, Journals, Replicator
+from hcam_devices.history.replicator import Replicator
 from hcam_devices.history.stores import AwayError
-from hcam_devices.history.stores.lost import Lost, LostNotes
+from hcam_devices.history.stores.lost import LostNotes
 from hcam_devices.journal import Journal
+from hcam_devices.journal.notebook import Lost
 from hcam_devices.journal.points import Point, flatten
 from hcam_devices.journal.ranges import SampleRange, SampleRanges
 from hcam_devices.wamp.journal_service import JournalService
@@ -83,38 +86,47 @@ class MemoryStore:
 
 
 class MemoryJournals(Journals):
-    """Journals of devices, without a network; ``reachable`` says whether there is one."""
+    """The journal of one server, without a network; ``reachable`` says whether there is one."""
+
+    @property
+    def servers(self) -> set[str]:
+        return {"hwserver"}
 
     def __init__(self, samples: dict[str, list[Sample]]) -> None:
-        super().__init__(samples)
+        super().__init__(dict.fromkeys(samples, "hwserver"))
         self.kept = samples
-        self.dropped: dict[str, list[dict[str, Any]]] = {}
+        self.dropped: dict[str, list[SampleRange]] = {}
         self.reachable = True
         self.salvaging = False
-        self.present = "now"
+        self.present_epoch = "now"
         self.asked = 0
 
-    async def holdings(self, device: str, *during: float, certain: bool = False) -> list[Holdings]:
+    async def inventory(
+        self, server: str, devices: list[str] | None = None, *period: float
+    ) -> Inventory:
         self.asked += 1
         if not self.reachable:
             raise ConnectionError("no router")
-        epochs: dict[str, list[int]] = {}
-        for one in self.kept[device]:
-            epochs.setdefault(one["epoch"], []).append(one["seq"])
-        held = {
-            "device": device,
-            "epoch": self.present,
-            "salvaging": self.salvaging,
-            "epochs": [{"epoch": e, "first": min(n), "last": max(n)} for e, n in epochs.items()],
-            "gone": self.dropped.get(device, []),
-            "keep": 1e6,
-            "used": 1,
-            "most": 100,
-            "oldest": None,
-        }
-        return [Holdings.model_validate(held)]
+        names = self.kept if devices is None else [one for one in devices if one in self.kept]
+        held = SampleRanges()
+        for one in (one for name in names for one in self.kept[name]):
+            held.add(one["device"], one["epoch"], one["seq"], one["seq"])
+        return Inventory(
+            server=server,
+            epoch=self.present_epoch,
+            salvaging=self.salvaging,
+            held=[
+                SampleRange(*key, next(held.of([key]).ranges()).first, held.newest(*key))
+                for key in sorted(held.keys)
+            ],
+            gone=[one for name in names for one in self.dropped.get(name, [])],
+            keep=1e6,
+            used=1,
+            most=100,
+            oldest=None,
+        )
 
-    async def samples(self, device: str, after: int, epoch: str) -> list[Sample]:
+    async def samples(self, server: str, device: str, after: int, epoch: str) -> list[Sample]:
         await asyncio.sleep(0)
         if not self.reachable:
             raise ConnectionError("no router")
@@ -218,7 +230,7 @@ async def test_live_samples_are_written_while_a_backlog_is_fetched() -> None:
 async def test_numbers_that_the_journal_dropped_are_settled_with_its_reason() -> None:
     journals = MemoryJournals({"ccd1": [sample("ccd1", n) for n in (6, 7, 9)]})
     journals.dropped["ccd1"] = [
-        {"epoch": "a", "first": 1, "last": 4, "reason": "older than 14 days"},
+        SampleRange("ccd1", "a", 1, 4, "older than 14 days"),
     ]
     store = MemoryStore()
     replicator = Replicator(store, journals)
@@ -299,9 +311,7 @@ async def test_a_store_that_does_not_answer_is_told() -> None:
 
 async def test_what_is_heard_is_written_while_a_journal_lets_wait() -> None:
     class SlowJournals(MemoryJournals):
-        async def holdings(
-            self, device: str, *during: float, certain: bool = False
-        ) -> list[Holdings]:
+        async def inventory(self, *_: Any) -> Inventory:
             await asyncio.Event().wait()
             raise AssertionError
 
@@ -332,10 +342,10 @@ async def test_what_a_journal_restores_after_damage_is_not_given_up_meanwhile() 
     whole = [sample("ccd1", n) for n in range(1, 30)]
 
     class Damaged(MemoryJournals):
-        async def samples(self, device: str, after: int, epoch: str) -> list[Sample]:
-            if after == 7 and self.present == "now":
-                self.present, self.salvaging, self.kept["ccd1"] = "new", True, []
-            return await super().samples(device, after, epoch)
+        async def samples(self, server: str, device: str, after: int, epoch: str) -> list[Sample]:
+            if after == 7 and self.present_epoch == "now":
+                self.present_epoch, self.salvaging, self.kept["ccd1"] = "new", True, []
+            return await super().samples(server, device, after, epoch)
 
     journals = Damaged({"ccd1": whole})
     store = MemoryStore()
@@ -347,7 +357,7 @@ async def test_what_a_journal_restores_after_damage_is_not_given_up_meanwhile() 
     await reached(lambda: journals.asked > asked + 3)
     assert store.lost == []
     journals.salvaging, journals.kept["ccd1"] = False, whole[:10] + whole[12:]
-    journals.dropped["ccd1"] = [{"epoch": "a", "first": 11, "last": 12, "reason": "lost by damage"}]
+    journals.dropped["ccd1"] = [SampleRange("ccd1", "a", 11, 12, "lost by damage")]
     await reached(lambda: ("ccd1", "a", 29) in store.stored)
     running.cancel()
     await asyncio.wait([running])
@@ -358,12 +368,10 @@ async def test_what_a_journal_restores_after_damage_is_not_given_up_meanwhile() 
 
 async def test_numbers_lost_while_they_are_fetched_are_settled_with_the_journals_reason() -> None:
     class Damaged(MemoryJournals):
-        async def samples(self, device: str, after: int, epoch: str) -> list[Sample]:
+        async def samples(self, server: str, device: str, after: int, epoch: str) -> list[Sample]:
             self.kept[device] = [one for one in self.kept[device] if one["seq"] != 5]
-            self.dropped[device] = [
-                {"epoch": "a", "first": 5, "last": 5, "reason": "the record was damaged"}
-            ]
-            return await super().samples(device, after, epoch)
+            self.dropped[device] = [SampleRange("ccd1", "a", 5, 5, "the record was damaged")]
+            return await super().samples(server, device, after, epoch)
 
     journals = Damaged({"ccd1": [sample("ccd1", n) for n in range(1, 10)]})
     store = MemoryStore()
@@ -400,8 +408,9 @@ async def test_that_a_store_is_away_is_noticed_although_no_page_comes_either() -
     store.failures = [True]
     replicator = Replicator(store, journals)
     replicator.hear(flatten(sample("ccd1", 1)))
+    inventory = await MemoryJournals({}).inventory("hwserver")
     with pytest.raises(AwayError):
-        await replicator._fetch("ccd1", "a", 2, 9, ("now", ""))
+        await replicator._fetch(SampleRange("ccd1", "a", 2, 9), inventory)
     replicator.close()
 
 
@@ -409,11 +418,11 @@ async def test_a_backlog_that_cannot_be_written_is_no_reason_not_to_end() -> Non
     asked = asyncio.Event()
 
     class Slow(MemoryJournals):
-        async def samples(self, device: str, after: int, epoch: str) -> list[Sample]:
+        async def samples(self, server: str, device: str, after: int, epoch: str) -> list[Sample]:
             if after:
                 asked.set()
                 await asyncio.Event().wait()
-            return await super().samples(device, after, epoch)
+            return await super().samples(server, device, after, epoch)
 
     journals = Slow({"ccd1": [sample("ccd1", n) for n in range(1, 30)]})
     store = MemoryStore()
@@ -445,7 +454,7 @@ async def test_what_a_store_does_not_note_as_gone_is_not_told_to_be() -> None:
     store = MemoryStore()
     store.notes = False
     replicator = Replicator(store, journals)
-    await replicator._complete("ccd1")
+    await replicator._complete(await journals.inventory("hwserver"))
     assert [(one.first, one.last) for one in store.lost] == [(1, 1)]
     assert (replicator.gone, replicator.notices()) == (0, [])
     replicator.close()
@@ -470,63 +479,23 @@ def _no_journal_is_left_open(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         journal.close()
 
 
-class AnsweredJournals(Journals):
-    """The recorder's own journal, and a device's in the same folder, asked without a router."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(["slide"])
-        self.own = Journal(folder / "hwlogger.sqlite")
-        self.there = Journal(folder / "hwserver.sqlite")
-
-    async def _call(self, procedure: str, *arguments: Any) -> Any:
-        assert procedure == "hipercam.slide.rpc.journal"
-        return self.there.holds("slide", *arguments)
-
-
-async def test_a_journal_that_is_being_restored_says_so_although_it_has_nothing(
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "hwserver.sqlite.damaged-1").touch()
-    (held,) = await AnsweredJournals(tmp_path).holdings("slide", 0.0, 1.0)
-    assert held.salvaging
-
-
-async def test_what_is_gone_of_a_journal_is_known_although_it_has_nothing_more(
-    tmp_path: Path,
-) -> None:
-    now = [1e9]
-
-    def clock() -> float:
-        return now[0]
-
-    journals = AnsweredJournals(tmp_path)
-    journals.there.close()
-    path = tmp_path / "hwserver.sqlite"
-    journals.there = Journal(path, keep=100, clock=clock, steady=clock)
-    journals.there.append({"device": "slide", "x": 1.0})
-    now[0] += 200
-    journals.there.tidy()
-    (held,) = await journals.holdings("slide")
-    assert not held.epochs
-    assert [(one.first, one.last) for one in held.gone] == [(1, 1)]
-
-
 class ServedJournals(Journals):
-    """Servers, each with a journal and the names that its devices answer to, without a router."""
+    """Servers, each with a journal in the same folder, and the recorder's, without a router."""
 
-    def __init__(self, folder: Path, servers: dict[str, dict[str, str]]) -> None:
-        names = {name: own for answered in servers.values() for name, own in answered.items()}
-        super().__init__(names.values(), servers)
+    def __init__(self, folder: Path, servers: dict[str, list[str]]) -> None:
+        super().__init__({name: server for server, names in servers.items() for name in names})
         self.own = Journal(folder / "hwlogger.sqlite")
-        self.kept = {server: Journal(folder / f"{server}.sqlite") for server in servers}
+        self.folder = folder
+        self.kept: dict[str, Journal] = {}
         self.answers: dict[str, Callable[..., Any]] = {}
-        for server, answered in servers.items():
-            shelf = JournalService(self.kept[server], set(answered.values()))
-            for call in (shelf.former, shelf.held, shelf.page):
-                self.answers[f"hipercam.{server}.journal.{call.__name__}"] = call
-            for name, own in answered.items():
-                self.answers[f"hipercam.{name}.rpc.journal"] = partial(shelf.held, own)
-                self.answers[f"hipercam.{name}.rpc.page"] = partial(shelf.page, own)
+        for server in servers:
+            self.serve(server)
+
+    def serve(self, server: str) -> None:
+        self.kept[server] = Journal(self.folder / f"{server}.sqlite")
+        service = JournalService(self.kept[server])
+        for call in (service.inventory, service.samples_compressed, service.digests):
+            self.answers[f"hipercam.{server}.journal.{call.__name__}"] = call
 
     def fill(self, server: str, device: str, count: int) -> None:
         for number in range(1, count + 1):
@@ -539,11 +508,41 @@ class ServedJournals(Journals):
         return await answer if inspect.isawaitable(answer) else answer
 
 
-async def test_what_servers_have_of_devices_they_present_no_more_is_asked_of_them(
+async def test_a_journal_that_is_being_restored_says_so_although_it_has_nothing(
     tmp_path: Path,
 ) -> None:
-    names = {"rackcomputer": "rackcomputer", "rackpc": "rackcomputer"}  # an alias, now
-    journals = ServedJournals(tmp_path, {"hwserver": names, "hserver": {"moved": "moved"}})
+    (tmp_path / "hwserver.sqlite.damaged-1").touch()
+    journals = ServedJournals(tmp_path, {"hwserver": ["slide"]})
+    assert (await journals.inventory("hwserver")).salvaging
+    published = await journals.published(1.8e9, 1.9e9)
+    assert published["slide"].silent == "its journal was damaged and is being restored: ask later"
+    assert published["slide"].epochs is None
+
+
+async def test_what_is_gone_of_a_journal_is_known_although_it_has_nothing_more(
+    tmp_path: Path,
+) -> None:
+    now = [1e9]
+
+    def clock() -> float:
+        return now[0]
+
+    journals = ServedJournals(tmp_path, {"hwserver": ["slide"]})
+    journals.kept["hwserver"].close()
+    path = tmp_path / "hwserver.sqlite"
+    journal = Journal(path, keep=100, clock=clock, steady=clock)
+    journals.answers["hipercam.hwserver.journal.inventory"] = JournalService(journal).inventory
+    journal.append({"device": "slide", "x": 1.0})
+    now[0] += 200
+    journal.tidy()
+    found = await journals.inventory("hwserver")
+    assert not found.held
+    assert [one[2:] for one in found.gone] == [(1, 1, "older than 0.00115741 days")]
+
+
+async def test_each_server_is_asked_for_all_devices_that_its_journal_has(tmp_path: Path) -> None:
+    """Also those that are renamed, removed or moved."""
+    journals = ServedJournals(tmp_path, {"hwserver": ["rackcomputer"], "hserver": ["moved"]})
     journals.fill("hwserver", "rackcomputer", 2000)
     for device in ("rackpc", "removed", "moved"):
         journals.fill("hwserver", device, 1500)
@@ -555,44 +554,103 @@ async def test_what_servers_have_of_devices_they_present_no_more_is_asked_of_the
         everything = 2000 + 3 * 1500 + 1200
         await reached(lambda: len(store.kept) == everything and not replicator.backlog)
         assert replicator.gone == 0
+        assert journals.knows("removed")
     finally:
         running.cancel()
         await asyncio.wait([running])
         replicator.close()
 
 
-async def test_what_an_alias_did_not_have_is_not_gone(tmp_path: Path) -> None:
-    journals = ServedJournals(tmp_path, {"hwserver": {"rackpc": "rackcomputer"}})
+async def test_an_inventory_too_large_for_a_message_comes_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hcam_devices.journal.journal.MAX_REPLY_BYTES", 300)
+    names = [f"gauge{number}" for number in range(20)]
+    journals = ServedJournals(tmp_path, {"hwserver": names})
+    for name in names:
+        journals.fill("hwserver", name, 3)
+    asked = 0
+    whole = journals.answers["hipercam.hwserver.journal.inventory"]
+
+    async def counted(*arguments: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return await whole(*arguments)
+
+    journals.answers["hipercam.hwserver.journal.inventory"] = counted
+    found = await journals.inventory("hwserver")
+    assert [(one.device, one.first, one.last) for one in found.held] == [
+        (name, 1, 3) for name in sorted(names)
+    ]
+    assert asked > 3
+    some = await journals.inventory("hwserver", ["gauge7", "nobody", "gauge3"])
+    assert [one.device for one in some.held] == ["gauge3", "gauge7"]
+
+
+async def test_a_journal_that_began_anew_has_not_lost_what_it_still_salvages(
+    tmp_path: Path,
+) -> None:
+    journals = ServedJournals(tmp_path, {"hwserver": ["rackpc"]})
     journals.fill("hwserver", "rackpc", 3)
     replicator = Replicator(MemoryStore(), journals)
-    await journals.find()
-    agent = journals.kept["hwserver"].epoch, ""  # which had them, before it was renamed
+    before = await journals.inventory("hwserver")
+    journals.kept["hwserver"].close()
+    (tmp_path / "hwserver.sqlite").rename(tmp_path / "away")
+    journals.serve("hwserver")
     with pytest.raises(ConnectionError, match="asked again later"):
-        await replicator._fetch("rackpc", agent[0], 1, 3, agent)
+        await replicator._fetch(before.held[0], before)
     assert replicator.gone == 0
     replicator.close()
 
 
-async def test_a_server_that_is_away_may_have_more_of_its_former_devices(tmp_path: Path) -> None:
-    journals = ServedJournals(tmp_path, {"hwserver": {}})
+async def test_of_a_server_that_is_not_declared_only_devices_that_it_presents_are_believed(
+    tmp_path: Path,
+) -> None:
+    journals = ServedJournals(tmp_path, {"hwserver": ["slide"], "other": []})
+    for name in ("slide", "guest", "removed"):
+        journals.fill("other", name, 3)
+    assert journals.servers == {"hwlogger", "hwserver"}
+    journals.present("guest", "other")
+    found = await journals.inventory("other")
+    assert [one.device for one in found.held] == ["guest"]
+    epoch = journals.kept["other"].epoch
+    assert ("guest", epoch) in journals.epochs
+    assert ("slide", epoch) not in journals.epochs
+
+
+async def test_a_night_is_not_certain_without_the_server_that_had_a_device(
+    tmp_path: Path,
+) -> None:
+    journals = ServedJournals(tmp_path, {"hwserver": ["slide"]})
     journals.fill("hwserver", "rackpc", 3)
-    await journals.find()
+    now = time.time()
+    period = now - 1000, now + 1000
+    published = await journals.published(*period)
+    assert published["slide"].silent == published["rackpc"].silent == ""
+    assert len(published["rackpc"].held) == 3
+    assert [len(packed) for *_, packed in published["rackpc"].digests] == [24]
+    assert published["slide"].epochs == {journals.kept["hwserver"].epoch}
     journals.answers.clear()
-    await journals.find()
-    with pytest.raises(ApplicationError, match="no_such_procedure"):
-        await journals.holdings("rackpc")
+    published = await journals.published(*period)
+    silent = "nobody answers for its journal: is its server running?"
+    assert published["slide"].silent == published["rackpc"].silent == silent
 
 
 def recorder_in(folder: Path) -> tuple[Recorder, Replicator]:
-    journals = AnsweredJournals(folder)
+    journals = ServedJournals(folder, {"hwserver": ["slide"]})
     replicator = Replicator(MemoryStore(), journals)
     settings = {"memory": Embedded(), "other": Embedded(folder="elsewhere")}
     recorder = recorder_of(["memory"])(
         "recorder", replicators=[replicator], journals=journals, folder=folder, stores=settings
     )
-    recorder.owners.known["guider"] = None
-    recorder.owners.strangers.add(("guider", 7))
+    recorder.listener.owners.known["guider"] = None
+    recorder.listener.owners.strangers.add(("guider", 7))
     return recorder, replicator
+
+
+def listener_in(folder: Path) -> tuple[Listener, Replicator]:
+    recorder, replicator = recorder_in(folder)
+    return recorder.listener, replicator
 
 
 def event(name: str = "guider", publisher: int | None = 7) -> SimpleNamespace:
@@ -602,12 +660,12 @@ def event(name: str = "guider", publisher: int | None = 7) -> SimpleNamespace:
 def test_what_another_program_says_is_numbered_once_however_often_it_is_said(
     tmp_path: Path,
 ) -> None:
-    listener, replicator = recorder_in(tmp_path)
+    listener, replicator = listener_in(tmp_path)
     said = {"timestamp": "2026-11-22T04:44:44.196Z", "seq": None, "x": 1, "huge": 10**5000}
     epitaph = {"timestamp": None, "seq": None}
     undated = {"timestamp": None, "x": 2}
     for one in (said, said, epitaph, said | {"x": 3}, undated, undated):
-        listener._hear(one, _event=event())
+        listener.hear(one, _event=event())
     assert [(one.seq, one.values["x"]) for one in replicator._live] == [
         (1, 1),
         (2, 3),
@@ -636,17 +694,17 @@ def test_what_another_program_says_is_numbered_once_however_often_it_is_said(
 def test_nothing_of_what_another_program_says_is_left_out(
     tmp_path: Path, args: list[Any], named: dict[str, Any], kept: dict[str, Any]
 ) -> None:
-    listener, replicator = recorder_in(tmp_path)
-    listener._hear(*args, _event=event(), **named)
+    listener, replicator = listener_in(tmp_path)
+    listener.hear(*args, _event=event(), **named)
     (point,) = replicator._live
     assert point.values == kept
     assert listener.notices() == []
 
 
 def test_who_says_more_than_is_kept_is_told(tmp_path: Path) -> None:
-    listener, replicator = recorder_in(tmp_path)
+    listener, replicator = listener_in(tmp_path)
     many = {f"x{n}": n for n in range(501)}
-    listener._hear(many, _event=event())
+    listener.hear(many, _event=event())
     assert len(replicator._live[0].values) == 500
     (alarm,) = listener.notices()
     assert "only 500 fields of a sample are kept of guider" in alarm.reason
@@ -656,11 +714,17 @@ async def test_the_disk_that_is_told_is_the_fullest_of_those_in_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = {tmp_path: 90e9, tmp_path / "elsewhere": 3e9}
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free[path]))
-    listener, _ = recorder_in(tmp_path)
-    assert await listener.read(listener.fields["disk"]) == 90.0
+
+    def disk_usage(path: Path) -> SimpleNamespace:
+        if not path.exists():
+            raise FileNotFoundError(path)
+        return SimpleNamespace(free=free.get(path, 99e9))
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    recorder, _ = recorder_in(tmp_path)
+    assert await recorder.read(recorder.fields["disk"]) == 90.0
     (tmp_path / "elsewhere").mkdir()
-    assert await listener.read(listener.fields["disk"]) == 3.0
+    assert await recorder.read(recorder.fields["disk"]) == 3.0
 
 
 class ScriptedOwners(Owners):
@@ -669,6 +733,7 @@ class ScriptedOwners(Owners):
     def __init__(self, **owners: int) -> None:
         super().__init__()
         self.owners = owners
+        self.servers: dict[int, str] = {}
         self.asked: list[str] = []
 
     async def _ask(self, name: str) -> int | None:
@@ -676,50 +741,53 @@ class ScriptedOwners(Owners):
         await asyncio.sleep(0)
         return self.owners.get(name)
 
+    async def server(self, session: int) -> str:
+        return self.servers.get(session, "")
+
     async def describe(self, session: int | None) -> str:
         return f"session {session} at tcp4:127.0.0.1:{session}"
 
 
-async def heard(recorder: Recorder, name: str, publisher: int | None, sample: Sample) -> None:
-    """Let a recorder hear a sample, and decide."""
-    recorder._hear(sample, _event=event(name, publisher))
-    while recorder._undecided:
-        await asyncio.wait(recorder._undecided)
+async def heard(listener: Listener, name: str, publisher: int | None, sample: Sample) -> None:
+    """Let a listener hear a sample, and decide."""
+    listener.hear(sample, _event=event(name, publisher))
+    while listener.deciding:
+        await asyncio.wait(listener.deciding)
 
 
 async def test_only_the_owner_of_a_name_is_recorded_under_it(tmp_path: Path) -> None:
-    recorder, replicator = recorder_in(tmp_path)
-    owners = recorder.owners = ScriptedOwners(slide=1)
-    recorder.journals.epochs.add(("slide", "a"))
-    await heard(recorder, "slide", 1, sample("slide", 1))
+    listener, replicator = listener_in(tmp_path)
+    owners = listener.owners = ScriptedOwners(slide=1)
+    listener.journals.epochs.add(("slide", "a"))
+    await heard(listener, "slide", 1, sample("slide", 1))
     for seq, epoch in ((2, "a"), (3, "a"), (2**62, "f")):
-        await heard(recorder, "slide", 666, sample("slide", seq, epoch) | {"x": 666.0})
-    await heard(recorder, "slide", None, sample("slide", 2) | {"x": 666.0})
-    await heard(recorder, "slide", 1, sample("slide", 2))
+        await heard(listener, "slide", 666, sample("slide", seq, epoch) | {"x": 666.0})
+    await heard(listener, "slide", None, sample("slide", 2) | {"x": 666.0})
+    await heard(listener, "slide", 1, sample("slide", 2))
     assert [(one.seq, one.values["x"]) for one in replicator._live] == [(1, 1.0), (2, 2.0)]
     assert len(owners.asked) <= 3
-    (alarm,) = (one for one in recorder.notices() if "names" in one.reason)
+    (alarm,) = (one for one in listener.notices() if "names" in one.reason)
     assert "4 samples under the names of slide since " in alarm.reason
     assert "published by session 666 at tcp4:127.0.0.1:666, " in alarm.reason
     assert "end that program, or give it a name of its own" in alarm.reason
 
 
 async def test_a_new_owner_is_believed_and_the_old_one_no_more(tmp_path: Path) -> None:
-    recorder, replicator = recorder_in(tmp_path)
-    owners = recorder.owners = ScriptedOwners(slide=1)
-    recorder.journals.epochs.add(("slide", "a"))
-    await heard(recorder, "slide", 1, sample("slide", 1))
+    listener, replicator = listener_in(tmp_path)
+    owners = listener.owners = ScriptedOwners(slide=1)
+    listener.journals.epochs.add(("slide", "a"))
+    await heard(listener, "slide", 1, sample("slide", 1))
     owners.owners["slide"] = 2
     owners._changed(2, {"uri": "hipercam.slide.rpc.", "id": 9})
-    await heard(recorder, "slide", 2, sample("slide", 2))
-    await heard(recorder, "slide", 1, sample("slide", 3) | {"x": 666.0})
+    await heard(listener, "slide", 2, sample("slide", 2))
+    await heard(listener, "slide", 1, sample("slide", 3) | {"x": 666.0})
     assert [one.seq for one in replicator._live] == [1, 2]
 
 
 async def test_no_epoch_is_believed_that_no_journal_has(tmp_path: Path) -> None:
-    recorder, replicator = recorder_in(tmp_path)
-    recorder.owners = ScriptedOwners(slide=1)
-    await heard(recorder, "slide", 1, sample("slide", 5, "invented"))
+    listener, replicator = listener_in(tmp_path)
+    listener.owners = ScriptedOwners(slide=1)
+    await heard(listener, "slide", 1, sample("slide", 5, "invented"))
     assert replicator._live == []
     assert replicator.due == {"slide"}
 
@@ -727,37 +795,37 @@ async def test_no_epoch_is_believed_that_no_journal_has(tmp_path: Path) -> None:
 async def test_a_device_that_is_declared_is_not_recorded_while_nobody_owns_its_name(
     tmp_path: Path,
 ) -> None:
-    recorder, replicator = recorder_in(tmp_path)
-    recorder.owners = ScriptedOwners()
-    await heard(recorder, "slide", 666, sample("slide", 5))
+    listener, replicator = listener_in(tmp_path)
+    listener.owners = ScriptedOwners()
+    await heard(listener, "slide", 666, sample("slide", 5))
     assert replicator._live == []
-    assert "1 samples under the names of slide" in recorder.notices()[0].reason
+    assert "1 samples under the names of slide" in listener.notices()[0].reason
 
 
 async def test_invented_names_are_bounded_and_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hcam_devices.history.recorder.MAX_FOREIGN_NAMES", 3)
-    recorder, replicator = recorder_in(tmp_path)
-    recorder.owners = ScriptedOwners()
-    recorder.remember_names({"autoguider", "slide"})
+    monkeypatch.setattr("hcam_devices.history.listener.MAX_FOREIGN_NAMES", 3)
+    listener, replicator = listener_in(tmp_path)
+    listener.owners = ScriptedOwners()
+    listener.remember_names({"autoguider", "slide"})
     for name in (*(f"ghost{n}" for n in range(5)), "autoguider", "ghost4"):
-        await heard(recorder, name, 666, sample(name, 10**9))
+        await heard(listener, name, 666, sample(name, 10**9))
     assert [one.device for one in replicator._live] == ["ghost0", "ghost1", "autoguider"]
     assert replicator._live[0].seq == 1
     assert replicator._live[0].values["said.seq"] == 1e9
-    (alarm,) = recorder.notices()
+    (alarm,) = listener.notices()
     assert alarm.reason.startswith("4 samples of ghost2, ghost3, ghost4 are not recorded")
 
 
 async def test_if_the_router_does_not_say_who_publishes_the_journals_are_asked(
     tmp_path: Path,
 ) -> None:
-    recorder, replicator = recorder_in(tmp_path)
-    await heard(recorder, "slide", 1, sample("slide", 1))
+    listener, replicator = listener_in(tmp_path)
+    await heard(listener, "slide", 1, sample("slide", 1))
     assert replicator._live == []
     assert replicator.due == {"slide"}
-    assert "there is no router" in recorder.notices()[0].reason
+    assert "there is no router" in listener.notices()[0].reason
 
 
 def lose(journal: Journal, device: str, count: int) -> None:
@@ -770,18 +838,23 @@ def lose(journal: Journal, device: str, count: int) -> None:
 async def test_what_a_journal_lost_is_an_alarm_and_noted_beside_the_stores(tmp_path: Path) -> None:
     recorder, _ = recorder_in(tmp_path)
     journals = recorder.journals
-    assert isinstance(journals, AnsweredJournals)
-    lose(journals.there, "slide", 3)
+    assert isinstance(journals, ServedJournals)
+    there = journals.kept["hwserver"]
+    lose(there, "slide", 3)
     lose(journals.own, "slide", 3)  # the recorder has heard of them, and has no room either
     lose(journals.own, "guider", 1)
-    (held, own) = sorted(await journals.holdings("slide"), key=lambda one: not one.lost)
+    answers = await journals.inventories()
+    held, own = answers["hwserver"], answers["hwlogger"]
+    assert isinstance(held, Inventory)
+    assert isinstance(own, Inventory)
     assert [one.samples for one in held.lost] == [3]
-    assert own.lost == []
+    assert [one.device for one in own.lost] == ["guider"]
     (alarm,) = recorder.notices()
-    assert "3 samples of slide were published without a number and are lost" in alarm.reason
+    assert "1 samples of guider were published without a number and are lost" in alarm.reason
+    assert "; and of 1 other devices: see hcam audit" in alarm.reason
     remembering = asyncio.create_task(recorder.remember_lost())
     notes = [LostNotes(tmp_path / folder) for folder in ("history", "elsewhere")]
-    await reached(lambda: all(one.read() == held.lost for one in notes))
+    await reached(lambda: all(len(one.read()) == 2 for one in notes))
     remembering.cancel()
     await asyncio.wait([remembering])
     notes[0].add(held.lost)
@@ -791,13 +864,14 @@ async def test_what_a_journal_lost_is_an_alarm_and_noted_beside_the_stores(tmp_p
 async def test_what_the_recorder_has_kept_itself_is_not_lost(tmp_path: Path) -> None:
     recorder, _ = recorder_in(tmp_path)
     journals = recorder.journals
-    assert isinstance(journals, AnsweredJournals)
-    lose(journals.there, "slide", 2)
-    (held,) = await journals.holdings("slide")
-    unnumbered = sample("slide", 1) | {"seq": None, "epoch": journals.there.epoch}
+    assert isinstance(journals, ServedJournals)
+    there = journals.kept["hwserver"]
+    lose(there, "slide", 2)
+    (lost,) = (await journals.inventory("hwserver")).lost
+    unnumbered = sample("slide", 1) | {"seq": None, "epoch": there.epoch}
     for kept, seconds in ((False, 1), (True, 2)):
-        recorder._hear_foreign("slide", unnumbered | {"x": seconds})
-        assert await recorder._kept_here("slide", held.lost[0]) is kept
+        recorder.listener.hear_foreign("slide", unnumbered | {"x": seconds})
+        assert await journals.kept_here(lost) is kept
 
 
 def test_a_damaged_note_costs_itself_alone(tmp_path: Path) -> None:
@@ -818,10 +892,38 @@ async def test_what_the_recorder_kept_of_a_device_does_not_do_without_its_server
     tmp_path: Path,
 ) -> None:
     """Samples that a server could not number are in the recorder's journal, and only those."""
-    journals = ServedJournals(tmp_path, {"hwserver": {"slide": "slide"}})
+    journals = ServedJournals(tmp_path, {"hwserver": ["slide"]})
     journals.own.append({"device": "slide", "timestamp": "2026-11-22T04:44:44.196Z"})
-    assert len(await journals.holdings("slide", certain=True)) == 2
+    period = time.time() - 1000, time.time() + 1000
+    said = (await journals.published(*period))["slide"]
+    assert (said.silent, len(said.held)) == ("", 1)
+    assert said.epochs == {journals.own.epoch, journals.kept["hwserver"].epoch}
     journals.answers.clear()
-    assert [held.epoch for held in await journals.holdings("slide")] == [journals.own.epoch]
-    with pytest.raises(ApplicationError, match="no_such_procedure"):
-        await journals.holdings("slide", certain=True)
+    said = (await journals.published(*period))["slide"]
+    assert said.silent
+    assert len(said.held) == 1
+
+
+async def test_the_server_that_presents_a_device_is_asked_whatever_is_declared(
+    tmp_path: Path,
+) -> None:
+    listener, replicator = listener_in(tmp_path)
+    journals = listener.journals
+    assert isinstance(journals, ServedJournals)
+    journals.serve("other")
+    journals.fill("other", "guest", 3)
+    epoch = journals.kept["other"].epoch
+    owners = listener.owners = ScriptedOwners(guest=5, ghost=6)
+    owners.servers = {5: "other"}
+    await heard(listener, "guest", 5, sample("guest", 3, epoch))
+    await heard(listener, "ghost", 6, sample("ghost", 1, "f"))
+    assert replicator.due == {"guest"}
+    await replicator._ask({"guest"})
+    assert sorted(seq for _, _, seq in replicator.store.kept) == [1, 2, 3]  # type: ignore[attr-defined]
+    await heard(listener, "guest", 5, sample("guest", 4, epoch))
+    assert [one.seq for one in replicator._live] == [4]
+    assert not listener.unexplained()
+    listener.clock = lambda: time.time() + 1000
+    (alarm,) = (one for one in listener.notices() if "no journal" in one.reason)
+    assert alarm.reason.startswith("the samples of ghost are not recorded: no journal")
+    replicator.close()

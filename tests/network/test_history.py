@@ -18,8 +18,9 @@ import pytest
 
 from hcam_devices.history import archive
 from hcam_devices.history.archive import Remote
+from hcam_devices.history.journals import Journals
 from hcam_devices.history.recorder import recorder_of
-from hcam_devices.history.replicator import Journals, Replicator
+from hcam_devices.history.replicator import Replicator
 from hcam_devices.history.stores.embedded import EmbeddedStore
 from hcam_devices.journal import Journal
 from hcam_devices.journal.points import Field, Point
@@ -63,7 +64,7 @@ def store(tmp_path: Path) -> Iterator[EmbeddedStore]:
 @asynccontextmanager
 async def recording(net: Net, store: EmbeddedStore, folder: Path) -> AsyncIterator[None]:
     """Present a recorder of the store on the network."""
-    journals = Journals([])
+    journals = Journals({})
     replicators = [Replicator(store, journals)]
     device = recorder_of([store.name])(
         "recorder", replicators=replicators, journals=journals, folder=folder, stores={}

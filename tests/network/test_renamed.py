@@ -2,6 +2,7 @@
 
 import sqlite3
 from contextlib import suppress
+from typing import Any
 
 import psutil
 import pytest
@@ -46,9 +47,17 @@ def test_what_was_published_under_former_names_comes_home(guest: Net) -> None:
 
 
 def test_a_journal_that_is_asked_in_a_wrong_way_says_so(guest: Net) -> None:
-    for name, arguments in (("page", (-1,)), ("samples", (0, "all")), ("held", (3,))):
+    wrong: dict[str, tuple[Any, ...]] = {
+        "samples_compressed": ("rackpc", -1),
+        "samples": ("rackpc", 0, "all"),
+        "digests": ("rackpc", 1, 2, 3),
+        "inventory": (["rackpc"], "", 3),
+    }
+    for name, arguments in wrong.items():
         with pytest.raises(InvalidArgumentError, match="is a"):
-            call(f"hipercam.flood.journal.{name}", "rackpc", *arguments)
+            call(f"hipercam.flood.journal.{name}", *arguments)
+    with pytest.raises(InvalidArgumentError, match="devices is a list of names, not 'rackpc'"):
+        call("hipercam.flood.journal.inventory", "rackpc")
     assert call("hipercam.flood.journal.samples", "rackpc", 0, 1)[0]["device"] == "rackpc"
 
 

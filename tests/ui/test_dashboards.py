@@ -28,8 +28,9 @@ from hcam_devices.core.device import Device, Sample
 from hcam_devices.core.fields import Labels, Readback, Setpoint, Value
 from hcam_devices.core.link import Local
 from hcam_devices.core.part import Alarm
+from hcam_devices.history.journals import Journals
 from hcam_devices.history.recorder import recorder_of
-from hcam_devices.history.replicator import Journals, Replicator
+from hcam_devices.history.replicator import Replicator
 from hcam_devices.history.stores.line_protocol import LineStore
 from hcam_devices.host.installation import install_extra
 from hcam_devices.journal.points import flatten
@@ -195,13 +196,13 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
     with influxdb(folder) as database:
         settings = store(url=database.url)
         stores = [LineStore(name, settings, folder) for name in EXTENDED.stores]
-        replicators = [Replicator(one, Journals(())) for one in stores]
+        replicators = [Replicator(one, Journals({})) for one in stores]
         parts: dict[str, Any] = {
             "replicators": replicators,
             "folder": folder,
             "stores": EXTENDED.stores,
         }
-        parts |= {"journals": Journals(())} | FAST
+        parts |= {"journals": Journals({})} | FAST
         recorder = recorder_of(EXTENDED.stores)("recorder", **parts)
         samples = asyncio.run(lived(recorder))
         points = [flatten(one | {"epoch": "e", "seq": n}) for n, one in enumerate(samples, 1)]

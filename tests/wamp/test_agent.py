@@ -12,6 +12,7 @@ from autobahn.wamp.serializer import CBORObjectSerializer, JsonObjectSerializer
 from hcam_devices.core.device import Sample
 from hcam_devices.journal import Journal
 from hcam_devices.wamp.agent import MAX_BYTES, Agent
+from hcam_devices.wamp.journal_service import JournalService
 from hcam_devices.wamp.router import MAX_MESSAGE_BYTES
 
 from ..helpers import ENTRIES, reasons
@@ -44,7 +45,9 @@ def test_the_largest_sample_fits_into_a_message(agent: Agent, worst: str) -> Non
     newest = say(agent, pressure=WORST[worst])
     assert newest["pressure"] == WORST[worst]
     for serializer in (CBORObjectSerializer(), JsonObjectSerializer()):
-        for said in (newest, agent.samples(), agent.page()):
+        name = agent.device.name
+        compressed = JournalService(agent.journal).samples_compressed(name)
+        for said in (newest, agent.samples(), compressed):
             data = serializer.serialize(said)  # type: ignore[no-untyped-call]
             assert len(data) < MAX_MESSAGE_BYTES - 1000
 

@@ -17,10 +17,10 @@ from pydantic import BaseModel
 from ..core.device import utc
 from ..journal import KEEP
 from ..journal.digest import NONE, SIZE
+from ..journal.notebook import Lost
 from ..journal.points import night_bounds, night_of
 from ..journal.ranges import SampleRange, SampleRanges
 from .stores import AwayError
-from .stores.lost import Lost
 
 MAX_FINDINGS = 300
 """List at most this many findings of one store: a reply has to fit into one message."""

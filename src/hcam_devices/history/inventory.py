@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 from ..config.stores import InfluxDB, SecretError, StoreSettings, place
 from ..journal.checked import Table, is_damage, reading
 from ..journal.digest import digest
+from ..journal.notebook import Lost
 from ..journal.points import night_bounds, night_of, nights
 from ..journal.ranges import SampleRange, SampleRanges
 from .audit import Row, StoreReader
@@ -21,7 +22,7 @@ from .stores import AwayError
 from .stores.http import Connection
 from .stores.ledger import LEDGER, load
 from .stores.line_protocol import name_of, one_line
-from .stores.lost import Lost, LostNotes
+from .stores.lost import LostNotes
 from .stores.nights import (
     HALF_HOUR,
     HALVES,

@@ -1,4 +1,4 @@
-"""Keeps a store complete: what it does not have is asked of the devices' journals.
+"""Keeps a store complete: missing samples are fetched from the servers' journals.
 
 Nothing waits in memory for a store that is away: the journals have it.
 """
@@ -6,255 +6,56 @@ Nothing waits in memory for a store that is away: the journals have it.
 import asyncio
 import logging
 import math
-import sqlite3
 import time
-from base64 import b64decode
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager, suppress
-from functools import cached_property
+from contextlib import aclosing
 from itertools import chain
 from operator import attrgetter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from autobahn.wamp.exception import ApplicationError
-from autobahn.wamp.exception import Error as WampError
-from pydantic import BaseModel, TypeAdapter
 
 from ..core.backoff import Backoff
 from ..core.device import Sample, utc
-from ..core.fields import shorten
 from ..core.part import Alarm
-from ..journal import DAY, KEEP, Journal, read_page
-from ..journal.digest import SIZE
-from ..journal.points import Point, flatten, milliseconds
+from ..journal import DAY
+from ..journal.points import Point, flatten
 from ..journal.ranges import SampleRange, SampleRanges
-from ..wamp import uris
-from ..wamp.journal_service import JournalService
-from ..wamp.session import Session
+from .journals import NO_ANSWER, Inventory, Journals
 from .stores import AwayError, Store
-from .stores.lost import Lost
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 WRITE_EVERY = 1.0
+"""Write live samples this often (s)."""
 CHECK_EVERY = 60.0
+"""Ask every journal this often (s)."""
 TIDY_EVERY = 3600.0
-"""Seconds between writing what was heard, asking every journal, and tidying the store."""
-MANY = 1000
-"""Of samples that are heard: then they are written before their time."""
+"""Tidy the store this often (s)."""
+FLUSH_AT = 1000
+"""Write early once this many live samples are queued."""
 MAX_LIVE = 5000
-"""Of samples that wait to be written; what is heard beyond is fetched from the journals later."""
+"""Queue at most this many live samples; fetch the others from the journals later."""
 MAX_JUMP = 100_000
-"""A number further ahead is not believed before the device's journal has been asked."""
-PAGE = 1000
+"""Believe a number further ahead only after the device's journal has been asked."""
 MAX_PAGES = 3
-"""Of those that wait for what is being written; then they are written together."""
-ANSWER_WITHIN = 20.0
+"""Fetched pages to buffer while a write is running."""
 NOT_THERE = "the device's journal does not have it, or it cannot be read"
 FIRST_PAUSE, LAST_PAUSE = 1.0, 30.0
+"""The first and the longest pause (s) before a store that is away is tried again."""
 STUCK_AFTER = 120.0
-"""Seconds. A night that is rolled up takes some twenty."""
-NAMES = TypeAdapter(list[str])
-NO_ANSWER = (WampError, OSError, ValueError)
-"""What is raised when a device's server, or the router, is away or late, or answers nonsense."""
-
-
-class _Held(BaseModel):
-    """What a journal says of one epoch."""
-
-    epoch: str
-    first: int
-    last: int
-
-
-class _Lost(NamedTuple):
-    """Numbers that a journal has no more."""
-
-    epoch: str
-    first: int
-    last: int
-    reason: str
-
-
-class Holdings(BaseModel):
-    """What the journal of a device holds: the reply to ``hipercam.<device>.rpc.journal()``."""
-
-    device: str
-    """Not the one that was asked for, if that is only a name of this one by now."""
-    epoch: str
-    """The present one: no other journal has it, nor this one when it has been made anew."""
-    epochs: list[_Held]
-    gone: list[_Lost]
-    lost: list[Lost] = []
-    """What was published without a number, and kept nowhere."""
-    keep: float
-    """Seconds."""
-    used: int
-    most: int
-    """Bytes, as is ``used``."""
-    oldest: float | str | None
-    """The time of the oldest sample: Unix seconds, or a text in the reply of a server."""
-    salvaging: bool = False
-    server: str = ""
-    """The server that was asked instead of the device."""
-
-    @property
-    def journal(self) -> tuple[str, str]:
-        """Which journal this is, and how it is asked."""
-        return self.epoch, self.server
-
-    def gone_of(self, device: str) -> list[SampleRange]:
-        """Return the samples that are gone, with reasons."""
-        return [SampleRange(device, *one) for one in self.gone]
-
-    def covers(self, now: float) -> float:
-        """Return how far back it reaches, or will when it is full, in seconds."""
-        if self.oldest is None or self.used < 0.9 * self.most:
-            return self.keep
-        if isinstance(self.oldest, str):
-            return now - milliseconds(self.oldest) / 1000
-        return now - self.oldest
-
-
-@contextmanager
-def _own_journal() -> Iterator[None]:
-    """Make its errors some of NO_ANSWER."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise OSError(f"the recorder's own journal: {error}") from error
-
-
-class Journals:
-    """The journals of all devices, through the router; and the recorder's own.
-
-    What a server has of devices that it does not present any more is asked of the server.
-    """
-
-    def __init__(self, devices: Iterable[str], servers: Iterable[str] = ()) -> None:
-        self.devices = set(devices)
-        self.declared = frozenset(self.devices)
-        self._former: dict[str, list[str]] = {server: [] for server in servers}
-        self._server: dict[tuple[str, str], str] = {}
-        self.own: Journal
-        self.session: Session | None = None
-        self.lost: set[Lost] = set()
-        """What the journals have noted as lost, in the time that they were asked for."""
-        self.epochs: set[tuple[str, str]] = set()
-        """Devices and epochs that a journal has said that it has."""
-        self._known: dict[str, Holdings] = {}
-
-    async def _call(self, procedure: str, *arguments: Any) -> Any:
-        if self.session is None or not self.session.is_attached():
-            raise ConnectionError("there is no router")
-        async with asyncio.timeout(ANSWER_WITHIN):
-            return await self.session.call(procedure, *arguments)
-
-    async def find(self) -> None:
-        """Learn of devices that were renamed, removed or moved; who does not answer is left out."""
-
-        async def ask(server: str) -> None:
-            with suppress(*NO_ANSWER):
-                reply = await self._call(uris.journal(server, "former"))
-                self._former[server] = NAMES.validate_python(reply)
-                self.devices.update(self._former[server])
-
-        await asyncio.gather(*map(ask, self._former))
-
-    def knows(self, name: str) -> bool:
-        """Return whether a name is that of a device, present or former, and no other program's."""
-        former = any(name in names for names in self._former.values())
-        return former or name in self.declared or name in self._known
-
-    async def holdings(self, device: str, *during: float, certain: bool = False) -> list[Holdings]:
-        """Return what is held of a device; raises one of NO_ANSWER.
-
-        With ``during``, two Unix times, the epochs are of what was appended between them. If it has
-        to be ``certain``, what the recorder itself has kept of a device does not do without what
-        the server has.
-        """
-        with _own_journal():
-            kept_here = await asyncio.to_thread(self.own.holds, device, *during)
-        own = Holdings.model_validate(kept_here)
-        found = [own] if own.epochs or own.gone or own.salvaging or own.lost else []
-        try:
-            reply = await self._call(uris.rpc(device, "journal"), *during)
-        except ApplicationError as error:
-            absent = error.error == ApplicationError.NO_SUCH_PROCEDURE
-            enough = not certain and bool(own.epochs or own.gone)
-            if not absent or (device in self.declared and not enough):
-                raise
-        else:
-            there = Holdings.model_validate(reply)
-            if there.device == device:
-                self._known[device] = there
-                if there.epoch != own.epoch:
-                    found.append(there)
-        for server in [one for one, names in self._former.items() if device in names]:
-            reply = await self._call(uris.journal(server, "held"), device, *during)
-            there = Holdings.model_validate(reply)
-            there.server = server
-            if there.epoch not in {one.epoch for one in found}:
-                found.append(there)
-                self._server |= {(device, one.epoch): server for one in there.epochs}
-        if len(found) > 1:  # what the device's own journal lost is all that was
-            own.lost = []
-        for held in found:
-            self.lost.update(held.lost)
-            self.epochs.add((device, held.epoch))
-            self.epochs.update((device, one.epoch) for one in held.epochs)
-        return found
-
-    def covered(self, now: float) -> float:
-        """Return how far back every journal reaches, in seconds."""
-        return min((one.covers(now) for one in self._known.values()), default=KEEP)
-
-    async def samples(self, device: str, after: int, epoch: str) -> list[Sample]:
-        """Return some of the samples with numbers above ``after``; raises one of NO_ANSWER."""
-        with _own_journal():
-            found = self.own.samples(device, after, PAGE, epoch)
-        if found:
-            return found
-        if server := self._server.get((device, epoch)):
-            page = await self._call(uris.journal(server, "page"), device, after, PAGE, epoch)
-        else:
-            page = await self._call(uris.rpc(device, "page"), after, PAGE, epoch)
-        return read_page(page)
-
-    async def digests(self, device: str, epoch: str, first: int, last: int) -> bytes:
-        """Return the digests of the samples from one number to another, zeros where there is none.
-
-        Raises one of NO_ANSWER.
-        """
-        found = bytearray()
-        while (start := first + len(found) // SIZE) <= last:
-            if epoch == self.own.epoch or self.own.samples(device, start - 1, 1, epoch):
-                reply = await self._own_shelf.digests(device, start, last, epoch)
-            elif server := self._server.get((device, epoch)):
-                asked = uris.journal(server, "digests")
-                reply = await self._call(asked, device, start, last, epoch)
-            else:
-                reply = await self._call(uris.rpc(device, "digests"), start, last, epoch)
-            some = b64decode(reply, validate=True)
-            if not some or len(some) % SIZE:
-                raise ValueError(f"{shorten(reply)} is not digests")
-            found += some
-        return bytes(found[: (last + 1 - first) * SIZE])
-
-    @cached_property
-    def _own_shelf(self) -> JournalService:
-        return JournalService(self.own)
+"""Alarm on a store that has not answered for this long (s). A roll-up takes about 20 s."""
 
 
 class Replicator:
     """Keeps one store complete: live samples at once, missing ones from the journals.
 
-    ``away`` is why the store cannot be used, empty if it can, since ``away_since`` (Unix time).
-    ``written``, ``aside``, ``gone``, ``backlog`` (samples) and ``lag`` (s) are what the recorder
-    says of it.
+    ``away`` is why the store cannot be used, since ``away_since`` (Unix time); empty if it can be.
+    ``due`` are devices whose journals have to be asked. The recorder publishes ``written``,
+    ``aside``, ``gone``, ``backlog`` (samples) and ``lag`` (s).
     """
 
     def __init__(
@@ -267,7 +68,6 @@ class Replicator:
         self.gone = sum(one.samples for one in store.gone())
         self.away = ""
         self.away_since = 0.0
-        self._backlog: dict[str, int] = {}
         self._lag = 0.0
         self._live: list[Point] = []
         self._writing: list[Point] = []
@@ -280,7 +80,7 @@ class Replicator:
         self._thread = ThreadPoolExecutor(1, f"store {store.name}")
 
     def hear(self, point: Point) -> None:
-        """Take in a live sample; what it does not follow on from is asked of the journal."""
+        """Queue a live sample. If it does not follow the one before, have the journal asked."""
         key = point.device, point.epoch
         newest = self._newest.get(key)
         if newest is None or point.seq != newest + 1:
@@ -292,18 +92,18 @@ class Replicator:
         self._newest[key] = point.seq
         if self._accepts and len(self._live) < MAX_LIVE:
             self._live.append(point)
-            if len(self._live) >= MANY:
+            if len(self._live) >= FLUSH_AT:
                 self._wake.set()
         else:
             self.due.add(point.device)
 
-    def hurry(self) -> None:
-        """Ask every journal now, and which there are."""
+    def poll_now(self) -> None:
+        """Ask every journal at once instead of at the next check."""
         self._checked = -math.inf
         self._wake.set()
 
     async def run(self) -> None:
-        """Keep the store complete, for ever."""
+        """Keep the store complete, until it is cancelled."""
         backoff = Backoff(FIRST_PAUSE, LAST_PAUSE)
         while True:
             try:
@@ -313,7 +113,7 @@ class Replicator:
                 self._is_away(str(error))
                 await asyncio.sleep(backoff.next())
                 self._accepts = True
-                self.due |= self.journals.devices
+                self._checked = -math.inf
 
     async def _round(self) -> None:
         try:
@@ -323,22 +123,31 @@ class Replicator:
             pass
         await self._write([])
         now = time.monotonic()
+        devices: set[str] | None = self.due
         if now - self._checked > CHECK_EVERY:
-            self._checked = now
-            await self._meanwhile(self.journals.find())
-            self.due |= self.journals.devices
-        while self.due:
-            device = self.due.pop()
-            try:
-                await self._complete(device)
-            except NO_ANSWER as error:
-                log.debug("%s: cannot ask the journal of %s: %r", self.store.name, device, error)
+            self._checked, devices = now, None
+        if devices is None or devices:
+            self.due = set()
+            await self._ask(devices)
         if now - self._tidied > TIDY_EVERY:
             self._tidied = now
             await self._do(self.store.tidy)
 
+    async def _ask(self, devices: set[str] | None) -> None:
+        """Complete all devices, or some, from the journals of the servers that answer."""
+        answers = await self._meanwhile(self.journals.inventories(devices))
+        found = [answer for answer in answers.values() if isinstance(answer, Inventory)]
+        for inventory in found:  # all of them before anything is fetched, which may take long
+            self._know(inventory)
+        if devices is None and len(found) == len(answers):  # forget what no journal has any more
+            held = {one[:2] for inventory in found for one in inventory.held}
+            self._newest = {key: last for key, last in self._newest.items() if key in held}
+        await self._write([])
+        for inventory in found:
+            await self._complete(inventory)
+
     async def _meanwhile(self, asking: Coroutine[Any, Any, T]) -> T:
-        """Wait for an answer, and write what is heard meanwhile."""
+        """Wait for an answer, and write live samples meanwhile."""
         asked = asyncio.ensure_future(asking)
         try:
             while not (await asyncio.wait([asked], timeout=WRITE_EVERY))[0]:
@@ -348,12 +157,12 @@ class Replicator:
             asked.cancel()
 
     async def noted(self) -> SampleRanges:
-        """Return a copy of what the store notes that it has."""
+        """Return a copy of the samples that the store notes as stored."""
         noted: SampleRanges = await self._do(self.store.stored.copy)
         return noted
 
     async def _do(self, what: Callable[..., Any], *args: Any) -> Any:
-        """Do something with the store. Whatever fails there, it is away: raises AwayError."""
+        """Run something in the store's thread. Raises AwayError, whatever fails there."""
         self._busy_since = self._busy_since or self.clock()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, what, *args)
@@ -398,40 +207,46 @@ class Replicator:
         self._accepts = False
         self._live = []
 
-    async def _complete(self, device: str) -> None:
-        """Fetch what the store does not have of a device; raises one of NO_ANSWER, or AwayError."""
-        holdings = await self._meanwhile(self.journals.holdings(device))
-        await self._write([])
-        await self._settle([one for held in holdings for one in held.gone_of(device)])
-        missing = []
-        for held in holdings:
-            for one in held.epochs:
-                key = device, one.epoch
-                if not one.last <= self._newest.get(key, 0) <= one.last + MAX_JUMP:
-                    self._newest[key] = one.last
-                known = SampleRanges([SampleRange(*key, 1, one.last)])
-                missing += [(held.journal, part) for part in (known - self.store.stored).ranges()]
-        self._backlog[device] = sum(part.samples for _, part in missing)
-        for journal, (_, epoch, first, last, _) in missing:
-            await self._fetch(device, epoch, first, last, journal)
+    def _know(self, inventory: Inventory) -> None:
+        """Take the newest numbers from a journal, unless live samples are a little ahead of it."""
+        for one in inventory.held:
+            key = one.device, one.epoch
+            if not one.last <= self._newest.get(key, 0) <= one.last + MAX_JUMP:
+                self._newest[key] = one.last
 
-    async def _fetch(
-        self, device: str, epoch: str, first: int, last: int, journal: tuple[str, str]
-    ) -> None:
-        """Bring the numbers from ``first`` to ``last``: write what comes while one writes.
+    async def _complete(self, inventory: Inventory) -> None:
+        """Fetch the samples of a journal that the store does not have. Raises AwayError."""
+        await self._settle(inventory.gone)
+        for one in inventory.held:
+            known = SampleRanges([one._replace(first=1)])
+            for part in (known - self.store.stored).ranges():
+                try:
+                    await self._fetch(part, inventory)
+                except NO_ANSWER as error:
+                    log.debug(
+                        "%s: %s does not give samples of %s: %r",
+                        *(self.store.name, inventory.server, one.device, error),
+                    )
+                    if not isinstance(error, (ApplicationError, ValueError)):
+                        return  # its server or the router is away: ask again later
+                    break
 
-        ``journal`` is the one that has said that it has them.
+    async def _fetch(self, samples: SampleRange, inventory: Inventory) -> None:
+        """Fetch samples of a journal and write them: the next pages come during a write.
+
+        Raises one of NO_ANSWER, or AwayError.
         """
         writing = asyncio.ensure_future(self._write([]))
         waiting: list[Sequence[Any]] = []
+        first = samples.first
         try:
-            async with aclosing(self._pages(device, epoch, first, last)) as pages:
+            async with aclosing(self._pages(samples, inventory.server)) as pages:
                 async for upto, points in pages:
                     waiting.append(self.store.rows(points))
-                    if len(waiting) == MAX_PAGES or writing.done() or upto == last:
+                    if len(waiting) == MAX_PAGES or writing.done() or upto == samples.last:
                         await writing
-                        fetched = SampleRange(device, epoch, first, upto, NOT_THERE)
-                        bring = self._bring(fetched, [*chain(*waiting)], journal)
+                        fetched = samples._replace(first=first, last=upto, reason=NOT_THERE)
+                        bring = self._bring(fetched, [*chain(*waiting)], inventory)
                         writing = asyncio.ensure_future(bring)
                         first = upto + 1
                         waiting = []
@@ -443,59 +258,62 @@ class Replicator:
         await writing
 
     async def _pages(
-        self, device: str, epoch: str, first: int, last: int
+        self, wanted: SampleRange, server: str
     ) -> AsyncGenerator[tuple[int, list[Point]]]:
-        """Yield points and up to which number they are all; ask for a page while reading one."""
-        asked = asyncio.ensure_future(self.journals.samples(device, first - 1, epoch))
+        """Yield points, and the number up to which they are complete.
+
+        The next page is asked for while one is read.
+        """
+        device, epoch, first, last, _ = wanted
+        asked = asyncio.ensure_future(self.journals.samples(server, device, first - 1, epoch))
         try:
             while first <= last:
                 samples = await asked
                 seqs = (one.get("seq") for one in samples)
                 upto = max((n for n in seqs if type(n) is int and first <= n <= last), default=last)
                 if upto < last:
-                    asked = asyncio.ensure_future(self.journals.samples(device, upto, epoch))
-                await asyncio.sleep(0)  # so that this is asked, and what was read is written
-                yield upto, _points(samples, device, epoch, first, upto)
+                    asked = asyncio.ensure_future(
+                        self.journals.samples(server, device, upto, epoch)
+                    )
+                await asyncio.sleep(0)  # let the question go out and the write begin
+                yield upto, _points(samples, wanted._replace(first=first, last=upto))
                 first = upto + 1
         finally:
             asked.cancel()
             await asyncio.gather(asked, return_exceptions=True)
 
     async def repair(
-        self,
-        replace: Callable[[Sequence[Point]], None],
-        device: str,
-        epoch: str,
-        first: int,
-        last: int,
+        self, replace: Callable[[Sequence[Point]], None], samples: SampleRange
     ) -> None:
-        """Have the store ``replace`` what it has of some numbers by what the journal has.
+        """Have the store ``replace`` samples by those of the journals.
 
         Raises one of NO_ANSWER, or AwayError.
         """
-        async with aclosing(self._pages(device, epoch, first, last)) as pages:
-            async for _, points in pages:
-                if points:
-                    await self._do(replace, points)
-        log.warning(
-            "store %s: %s %d to %d (epoch %s) were not what the journal has, and are replaced",
-            *(self.store.name, device, first, last, epoch),
-        )
+        for server, answer in (await self.journals.inventories()).items():
+            if not isinstance(answer, Inventory):
+                continue
+            for part in (SampleRanges([samples]) & SampleRanges(answer.held)).ranges():
+                async with aclosing(self._pages(part, server)) as pages:
+                    async for _, points in pages:
+                        if points:
+                            await self._do(replace, points)
+                log.warning(
+                    "store %s: %s %d to %d (epoch %s) differed from the journal and are replaced",
+                    *(self.store.name, part.device, part.first, part.last, part.epoch),
+                )
 
-    async def _bring(self, fetched: SampleRange, rows: list[Any], journal: tuple[str, str]) -> None:
+    async def _bring(self, fetched: SampleRange, rows: list[Any], inventory: Inventory) -> None:
         """Write rows; what is missing then is lost, if the journal is still the same.
 
-        A journal that was damaged begins anew, and salvages the numbers that it does not have now.
+        A journal that was damaged begins anew, and salvages the samples that it does not have now.
         """
         await self._write(rows)
-        device = fetched.device
         if SampleRanges([fetched]) - self.store.stored:
-            holdings = {held.journal: held for held in await self.journals.holdings(device)}
-            if journal not in holdings:
+            now = await self.journals.inventory(inventory.server, [fetched.device])
+            if now.epoch != inventory.epoch:
                 raise ConnectionError("its journal has begun anew, and is asked again later")
-            if not holdings[journal].salvaging:
-                await self._settle([*holdings[journal].gone_of(device), fetched])
-        self._backlog[device] -= fetched.samples
+            if not now.salvaging:
+                await self._settle([*now.gone, fetched])
 
     async def _settle(self, lost: list[SampleRange]) -> None:
         """Note the lost samples that the store does not have: it never will."""
@@ -510,11 +328,12 @@ class Replicator:
 
     @property
     def backlog(self) -> int:
-        """Return how many samples it does not have; while it is away, of those heard of."""
-        if not self.away:
-            return sum(self._backlog.values())
-        heard = SampleRanges(SampleRange(*key, 1, newest) for key, newest in self._newest.items())
-        return len(heard - self.store.stored)
+        """The number of samples, known of or heard of, that the store does not have yet."""
+        known = SampleRanges(SampleRange(*key, 1, last) for key, last in self._newest.items())
+        queued = SampleRanges(
+            SampleRange(*point[:3], point.seq) for point in (*self._live, *self._writing)
+        )
+        return len(known - self.store.stored - queued)
 
     @property
     def lag(self) -> float:
@@ -563,15 +382,15 @@ class Replicator:
         self._thread.shutdown()
 
 
-def _points(samples: list[Sample], device: str, epoch: str, first: int, last: int) -> list[Point]:
-    """Return those samples that are wanted and can be kept, in order."""
+def _points(samples: list[Sample], wanted: SampleRange) -> list[Point]:
+    """Return the wanted samples, in order, without those that no store can keep."""
     found = []
     for sample in samples:
         try:
             point = flatten(sample)
         except ValueError as error:
-            log.warning("a sample of %s cannot be kept: %s", device, error)
+            log.warning("a sample of %s cannot be kept: %s", wanted.device, error)
             continue
-        if point[:2] == (device, epoch) and first <= point.seq <= last:
+        if point[:2] == wanted[:2] and wanted.first <= point.seq <= wanted.last:
             found.append(point)
     return sorted(found, key=attrgetter("seq"))

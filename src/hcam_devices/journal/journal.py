@@ -19,7 +19,7 @@ import threading
 import time
 import zlib
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,7 +90,7 @@ class Journal:
     next ``tidy`` copies what can be salvaged, under its old epochs; the file that was put aside
     then stays as ``<name>.salvaged-<Unix time>``.
 
-    ``append`` and ``samples`` are quick; ``holds`` and ``tidy`` are for other threads.
+    ``append`` and ``samples`` are quick; methods that take longer are for other threads.
     ``warning`` is what people should know of the disk, as of the last ``tidy``.
     """
 
@@ -349,7 +349,9 @@ class Journal:
         texts = self._texts(device, after, limit, epoch or self.epoch, MAX_REPLY_BYTES)
         return [json.loads(text) for text in texts]
 
-    def page(self, device: str, after: int, limit: int, epoch: str | None = None) -> str:
+    def samples_compressed(
+        self, device: str, after: int, limit: int, epoch: str | None = None
+    ) -> str:
         """Return the same for ``read_page``: more fit, and nobody on the way has to parse them."""
         texts = self._texts(device, after, limit, epoch or self.epoch, MAX_PAGE_BYTES)
         # As a text: the router's HTTP interface never answers if it is given bytes.
@@ -403,35 +405,98 @@ class Journal:
 
     def devices(self) -> set[str]:
         """Return the devices of which there are samples, or were. For a thread."""
-        query = "SELECT device FROM gone UNION SELECT device FROM lost"
-        return self._apart(
-            lambda db: {one.device for one in pairs(db)} | {row[0] for row in db.execute(query)}
-        )
+        return self._apart(self._devices)
 
-    def holds(
-        self, device: str, start: float | None = None, end: float | None = None
+    def _devices(self, db: sqlite3.Connection) -> set[str]:
+        query = "SELECT device FROM gone UNION SELECT device FROM lost"
+        found = {one.device for one in pairs(db)} | {row[0] for row in db.execute(query)}
+        return found | {one.device for one in list(self._lost.values())}
+
+    def inventory(
+        self,
+        devices: Iterable[str] | None = None,
+        after: str = "",
+        start: float = -math.inf,
+        end: float = math.inf,
     ) -> dict[str, Any]:
-        """Return which numbers of a device there are, and which are gone. For a thread.
+        """Return which samples of all devices, or of some, are in the journal. For a thread.
+
+        ``held`` are ranges (device, epoch, first, last) of the samples that were appended from
+        ``start`` until before ``end`` (Unix seconds). ``gone`` are ranges with the reason, from
+        whatever time, the latest 2000 of each device. ``lost`` are samples that could not be kept
+        then: device, epoch, since, until (Unix seconds), how many, and the reason.
+
+        ``epoch`` is the present one; no other journal has it, nor this one when it was made anew.
+        ``oldest`` is the Unix time of the oldest sample or None, ``keep`` is in seconds, ``most``
+        and ``used`` are in bytes. While ``salvaging``, earlier epochs are still being copied from a
+        damaged file, and nothing of them is shown.
+
+        The devices are those with names above ``after``, in order, as many as fit into one message;
+        if there are more, ``next`` is the last of them, otherwise None.
+        """
+
+        def look(db: sqlite3.Connection) -> dict[str, Any]:
+            db.execute("BEGIN")  # so that everything is of one moment
+            found: dict[str, Any] = {"held": [], "gone": [], "lost": [], "next": None}
+            names = self._devices(db) if devices is None else devices
+            size, last = 0, None
+            for device in sorted(name for name in set(names) if name > after):
+                if size > MAX_REPLY_BYTES:
+                    found["next"] = last
+                    break
+                epochs = self._held(db, device, start, end)
+                new = {
+                    "held": [[device, one["epoch"], one["first"], one["last"]] for one in epochs],
+                    "gone": [[device, *one] for one in self._gone(db, device)],
+                    "lost": [list(one) for one in self._lost_of(db, device, start, end)],
+                }
+                size += len(json.dumps(new))
+                for name, rows in new.items():
+                    found[name] += rows
+                last = device
+            oldest = next((pair.oldest for pair in pairs(db)), None)
+            return found | self._bounds(db) | {"oldest": oldest}
+
+        return self._apart(look)
+
+    def holds(self, device: str, start: float = -math.inf, end: float = math.inf) -> dict[str, Any]:
+        """Return which samples of one device are in the journal, for people. For a thread.
 
         ``epochs``, in the order in which they began, have the ``first`` and ``last`` number and the
-        ``count`` of what was appended from ``start`` until before ``end`` (Unix seconds). ``gone``
-        are ranges of numbers, from whatever time, the latest 2000. ``oldest`` is the Unix time of
-        the device's oldest sample or None, ``keep`` is in seconds, ``most``, ``used`` and ``free``
-        (on the disk) are in bytes. While ``salvaging``, earlier epochs are still being copied from
-        a damaged file, and neither they nor what is gone of them is shown. ``lost`` is how many
-        samples could not be kept ``since`` when, ``until`` when (Unix time), and the reason.
+        ``count`` of the samples that were appended from ``start`` until before ``end`` (Unix
+        seconds). ``free`` is in bytes, on the disk. All else is as in ``inventory``, with names.
         """
-        since = -math.inf if start is None else start
-        until = math.inf if end is None else end
-        return self._apart(lambda db: self._holds(db, device, since, until))
 
-    def _holds(
+        def look(db: sqlite3.Connection) -> dict[str, Any]:
+            db.execute("BEGIN")
+            lows = [low for _, _, low, _ in db.execute(EPOCHS, {"device": device})]
+            names = ("epoch", "first", "last", "reason")
+            return {
+                "device": device,
+                "epochs": self._held(db, device, start, end),
+                "gone": [dict(zip(names, one, strict=True)) for one in self._gone(db, device)],
+                "lost": [one._asdict() for one in self._lost_of(db, device, start, end)],
+                "free": free(self.path),
+                "oldest": min(lows, default=None),
+                **self._bounds(db),
+            }
+
+        return self._apart(look)
+
+    def _bounds(self, db: sqlite3.Connection) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "keep": self.keep,
+            "most": self.most,
+            "used": used(db),
+            "salvaging": bool(put_aside(self.path)),
+        }
+
+    def _held(
         self, db: sqlite3.Connection, device: str, start: float, end: float
-    ) -> dict[str, Any]:
-        epochs, oldest = [], None
-        db.execute("BEGIN")  # so that everything is of one moment
+    ) -> list[dict[str, Any]]:
+        epochs = []
         for number, name, low, high in db.execute(EPOCHS, {"device": device}):
-            oldest = low if oldest is None else min(low, oldest)
             if start <= low and high < end:
                 row = db.execute(HELD, {"device": device, "number": number, "name": name})
             else:
@@ -439,29 +504,24 @@ class Journal:
             first, last, count = row.fetchone()
             if count:
                 epochs.append({"epoch": name, "first": first, "last": last, "count": count})
-        gone = db.execute(
+        return epochs
+
+    def _gone(self, db: sqlite3.Connection, device: str) -> list[tuple[str, int, int, str]]:
+        newest_first = db.execute(
             "SELECT gone.epoch, first, last, reason FROM gone JOIN epoch ON name = gone.epoch"
             " WHERE device = ? AND boot <> 'salvaging' ORDER BY id DESC, first DESC LIMIT ?",
             (device, MAX_REPLY_RANGES),
-        ).fetchall()
-        lost = list(db.execute("SELECT * FROM lost WHERE device = ? ORDER BY since", (device,)))
-        lost += [one for one in list(self._lost.values()) if one.device == device]
-        return {
-            "device": device,
-            "lost": [Lost(*one)._asdict() for one in lost if start <= one[3] and one[2] < end],
-            "epoch": self.epoch,
-            "keep": self.keep,
-            "most": self.most,
-            "used": used(db),
-            "free": free(self.path),
-            "oldest": oldest,
-            "salvaging": bool(put_aside(self.path)),
-            "epochs": epochs,
-            "gone": [
-                {"epoch": epoch, "first": first, "last": last, "reason": reason}
-                for epoch, first, last, reason in reversed(gone)
-            ],
-        }
+        )
+        return newest_first.fetchall()[::-1]
+
+    def _lost_of(self, db: sqlite3.Connection, device: str, start: float, end: float) -> list[Lost]:
+        rows = db.execute("SELECT * FROM lost WHERE device = ? ORDER BY since", (device,))
+        notes = [*(Lost(*row) for row in rows), *list(self._lost.values())]
+        return [
+            note
+            for note in notes
+            if note.device == device and start <= note.until and note.since < end
+        ]
 
     # --- upkeep -----------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
-"""A file that has its room already: it takes a few notes when the disk is full."""
+"""Notes of lost samples in a file that has its room already: it can be written on a full disk."""
 
 import json
 import logging
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -10,13 +11,13 @@ from typing import NamedTuple
 log = logging.getLogger(__name__)
 
 SIZE = 131_072
-"""Bytes: notes of about 800 devices."""
+"""Bytes: enough for notes of about 800 devices."""
 
 
 class Lost(NamedTuple):
-    """Samples that were published without a number, as they could not be kept.
+    """Samples that were published without a number and are lost: they could not be kept.
 
-    ``since`` and ``until`` are when the first and the last of them came (Unix time).
+    The first came at ``since``, the last at ``until`` (Unix time).
     """
 
     device: str
@@ -26,12 +27,20 @@ class Lost(NamedTuple):
     samples: int
     reason: str
 
+    def __str__(self) -> str:
+        begin, end = time.gmtime(self.since), time.gmtime(self.until)
+        return (
+            f"{self.samples} samples of {self.device} were published without a number and are lost,"
+            f" {time.strftime('%Y-%m-%d %H:%M:%S', begin)} to {time.strftime('%H:%M:%S', end)} UTC:"
+            f" {self.reason}"
+        )
+
 
 class Notebook:
-    """Notes of what is lost, written over what was there, so that no room is needed.
+    """Notes that replace one another in place, so that no room is needed.
 
-    File systems that never write in place (btrfs, ZFS) may refuse that, too: then the log has it.
-    What was written is there after the process is killed, but perhaps not after the power failed.
+    File systems that never write in place (btrfs, ZFS) may refuse that as well: the log then has
+    the notes. They survive when the process is killed, but perhaps not when the power fails.
     """
 
     def __init__(self, path: Path) -> None:

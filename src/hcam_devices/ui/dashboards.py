@@ -36,8 +36,8 @@ from ..config.stores import InfluxDB
 from ..core.axis import S
 from ..core.device import Device
 from ..core.fields import Labels, Range, Readback, Setpoint
+from ..history.journals import Journals
 from ..history.recorder import recorder_of
-from ..history.replicator import Journals
 from ..history.stores.line_protocol import name_of
 
 
@@ -381,7 +381,7 @@ def texts() -> Table:
 def devices_of(instrument: Instrument) -> list[Device]:
     """Return every device of an instrument, the recorder last; none is connected."""
     kind = recorder_of(instrument.stores)
-    recorder = kind("recorder", replicators=[], journals=Journals(()), folder=Path(), stores={})
+    recorder = kind("recorder", replicators=[], journals=Journals({}), folder=Path(), stores={})
     return [*(entry.build() for entry in instrument.entries.values()), recorder]
 
 

@@ -56,14 +56,12 @@ class Agent:
         more: Mapping[str, Procedure] | None = None,
     ) -> None:
         self.device, self.names, self.journal = device, names, journal
-        self.shelf = JournalService(journal)
+        self._service = JournalService(journal)
         self.procedures = {
             **device.procedures(),
             "describe": Procedure(self.describe, read_only=True, audience="program"),
             "telemetry": Procedure(self.telemetry, read_only=True, audience="program"),
             "samples": Procedure(self.samples, read_only=True, audience="program"),
-            "page": Procedure(self.page, read_only=True, audience="program"),
-            "digests": Procedure(self.digests, read_only=True, audience="program"),
             "journal": Procedure(self.held, read_only=True, audience="program"),
             "wire": Procedure(self.wire, audience="engineer"),
             "exchange": Procedure(self.exchange, audience="engineer"),
@@ -306,19 +304,11 @@ class Agent:
 
     def samples(self, after: int = 0, limit: int = 1000, epoch: str | None = None) -> list[Sample]:
         """Return the samples with numbers above ``after``, in order; ask again until none come."""
-        return self.shelf.samples(self.device.name, after, limit, epoch)
-
-    def page(self, after: int = 0, limit: int = 1000, epoch: str | None = None) -> str:
-        """Return what ``samples`` does, as JSON in zlib in base64: more of them, with less work."""
-        return self.shelf.page(self.device.name, after, limit, epoch)
-
-    async def digests(self, first: int, last: int, epoch: str) -> str:
-        """Return digests of the samples from one number to another, in base64; for audits."""
-        return await self.shelf.digests(self.device.name, first, last, epoch)
+        return self._service.samples(self.device.name, after, limit, epoch)
 
     async def held(self, start: float | None = None, end: float | None = None) -> dict[str, Any]:
         """Return which samples the journal has and which are gone, with reasons (Unix seconds)."""
-        return await self.shelf.held(self.device.name, start, end)
+        return await self._service.holds(self.device.name, start, end)
 
     async def wire(self, seconds: float = 60.0) -> None:
         """Publish, for a while, what passes to and from the hardware (topic ``wire``)."""

@@ -1,13 +1,13 @@
-"""What the journal of a server has, of any device: for agents, and under the name of the server.
+"""Serves the journal of a server over WAMP, with all devices that it has.
 
-A device that is in the journal, but has been renamed, removed or moved to another server, has no
-agent here any more; its samples have to come home all the same.
+Among them may be devices that were renamed, removed or moved to another server: they have no agent
+any more, and their samples have to come home all the same.
 """
 
 import asyncio
 import json
+import math
 from base64 import b64encode
-from collections.abc import Collection
 from typing import Any
 
 import orjson
@@ -22,34 +22,47 @@ from . import uris
 from .session import Session
 
 MAX_SAMPLES = 10_000
+"""Return at most this many samples or digests in one reply."""
 BLOCK = 1000
 MAX_BLOCKS = 100
-"""Whole blocks of numbers whose digests are kept in memory: two nights of a device."""
+"""Keep the digests of this many whole blocks of samples in memory: two nights of a device."""
 UNIX_SECONDS = 1.5e9, 1e10
-"""From July 2017, before HiPERCAM saw first light; milliseconds, for instance, are beyond."""
+"""Plausible times, from July 2017, before HiPERCAM saw first light. Milliseconds are above."""
 
 
 class JournalService:
-    """A journal, as it is asked through the network; ``present`` are the devices that have agents.
+    """Answers questions about a journal. Its methods raise ValueError for a wrong argument."""
 
-    What it is asked with is checked: ValueError says what is wrong.
-    """
-
-    def __init__(self, journal: Journal, present: Collection[str] = ()) -> None:
-        self.journal, self.present = journal, present
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
         self._blocks: dict[tuple[str, str, int], bytes] = {}
 
     async def register(self, session: Session, server: str) -> None:
-        """Answer under the name of the server. Raises NameTakenError if another server has it."""
+        """Offer the procedures under the name of the server.
+
+        Raises NameTakenError if another server has the name.
+        """
         # autobahn says "an Exception", and means its class.
         session.define(ValueError, InvalidArgumentError.uri)  # type: ignore[arg-type]
-        for answer in (self.former, self.held, self.page, self.samples, self.digests):
+        for answer in (self.inventory, self.samples, self.samples_compressed, self.digests):
             await session.claim(answer, uris.journal(server, answer.__name__))
 
-    async def former(self) -> list[str]:
-        """Return the devices that the journal knows of, and that have no agent here."""
-        known = await asyncio.to_thread(self.journal.devices)
-        return sorted(known.difference(self.present))
+    async def inventory(
+        self,
+        devices: list[str] | None = None,
+        after: str = "",
+        start: float | None = None,
+        end: float | None = None,
+    ) -> dict[str, Any]:
+        """Return which samples of all devices, or of some, there are: see ``Journal.inventory``."""
+        if not isinstance(after, str):
+            raise ValueError(f"after is the name of a device, not {shorten(after)}")
+        if devices is not None and not (
+            isinstance(devices, list) and all(isinstance(name, str) for name in devices)
+        ):
+            raise ValueError(f"devices is a list of names, not {shorten(devices)}")
+        period = _period(start, end)
+        return await asyncio.to_thread(self.journal.inventory, devices, after, *period)
 
     def samples(
         self, device: str, after: int = 0, limit: int = 1000, epoch: str | None = None
@@ -58,16 +71,18 @@ class JournalService:
         _check_place(after, limit, epoch or "")
         return self.journal.samples(device, after, min(limit, MAX_SAMPLES), epoch)
 
-    def page(self, device: str, after: int = 0, limit: int = 1000, epoch: str | None = None) -> str:
-        """Return what ``samples`` does, as JSON in zlib in base64."""
+    def samples_compressed(
+        self, device: str, after: int = 0, limit: int = 1000, epoch: str | None = None
+    ) -> str:
+        """Return the samples as JSON in zlib in base64: more of them fit into a message."""
         _check_place(after, limit, epoch or "")
-        return self.journal.page(device, after, min(limit, MAX_SAMPLES), epoch)
+        return self.journal.samples_compressed(device, after, min(limit, MAX_SAMPLES), epoch)
 
     async def digests(self, device: str, first: int, last: int, epoch: str) -> str:
-        """Return the digests (``journal/digest.py``) of the samples from one number to another.
+        """Return the digests (``journal/digest.py``) of the samples from ``first`` to ``last``.
 
-        They are bytes in base64, eight for each number and zeros where there is no sample, from
-        ``first`` on: at most 10,000, so that the caller has to ask again for those after them.
+        They are bytes in base64: eight for each number, zeros where there is no sample. There are
+        at most 10,000; ask again for those after them.
         """
         _check_place(first, last, epoch)
         last = min(last, first + MAX_SAMPLES - 1)
@@ -77,7 +92,7 @@ class JournalService:
         return b64encode(b"".join(found)[start * SIZE : end * SIZE]).decode()
 
     def _block(self, device: str, epoch: str, block: int) -> bytes:
-        """Return the digests of a block of numbers; those of a whole one never change."""
+        """Return the digests of a block of numbers. Whole blocks are kept: they never change."""
         if known := self._blocks.get((device, epoch, block)):
             return known
         found = [NONE] * BLOCK
@@ -85,7 +100,7 @@ class JournalService:
         for seq, text in self.journal.records(device, first, first + BLOCK - 1, epoch):
             try:
                 found[seq - first] = digest(flatten(_sample(text)))
-            except ValueError:  # nor does any store keep it
+            except ValueError:  # no store keeps it either
                 continue
         packed = b"".join(found)
         if NONE not in found[not block :]:  # numbers begin with 1
@@ -94,24 +109,29 @@ class JournalService:
                 self._blocks.pop(next(iter(self._blocks)), None)
         return packed
 
-    async def held(
+    async def holds(
         self, device: str, start: float | None = None, end: float | None = None
     ) -> dict[str, Any]:
-        """Return which samples of a device there are and which are gone, with reasons."""
-        for name, value in (("start", start), ("end", end)):
-            low, high = UNIX_SECONDS
-            if value is not None and not (is_number(value) and low <= value <= high):
-                raise ValueError(
-                    f"{name} is a time in Unix seconds, {low:g} to {high:g}, not {shorten(value)}"
-                )
-        found = await asyncio.to_thread(self.journal.holds, device, start, end)
+        """Return which samples of one device there are, for people: see ``Journal.holds``."""
+        found = await asyncio.to_thread(self.journal.holds, device, *_period(start, end))
         return found | {"oldest": None if found["oldest"] is None else utc(found["oldest"])}
+
+
+def _period(start: float | None, end: float | None) -> tuple[float, float]:
+    """Return two Unix times. Raises ValueError if one is neither None nor plausible."""
+    for name, value in (("start", start), ("end", end)):
+        low, high = UNIX_SECONDS
+        if value is not None and not (is_number(value) and low <= value <= high):
+            raise ValueError(
+                f"{name} is a time in Unix seconds, {low:g} to {high:g}, not {shorten(value)}"
+            )
+    return -math.inf if start is None else start, math.inf if end is None else end
 
 
 def _sample(text: bytes) -> Sample:
     try:
         return dict(orjson.loads(text))
-    except ValueError:  # it knows no lone surrogates, and no numbers beyond a double
+    except ValueError:  # orjson reads neither lone surrogates nor numbers beyond a double
         return dict(json.loads(text))
 
 

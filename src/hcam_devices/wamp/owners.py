@@ -11,6 +11,7 @@ from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.types import SubscribeOptions
 
 from . import uris
+from .owner import Owner
 from .session import Session
 
 ANSWER_WITHIN = 5.0
@@ -29,6 +30,7 @@ class Owners:
         self._session: Session | None = None
         self._names: dict[int, str] = {}
         self._asking: dict[str, asyncio.Task[int | None]] = {}
+        self._servers: dict[int, str] = {}
 
     async def follow(self, session: Session) -> None:
         """Ask this session's router from now on. Raises autobahn's errors."""
@@ -51,7 +53,7 @@ class Owners:
         self.strangers = {one for one in self.strangers if one[0] != name}
 
     def _forget_all(self) -> None:
-        for each in (self.known, self._asking, self.strangers, self._names):
+        for each in (self.known, self._asking, self.strangers, self._names, self._servers):
             each.clear()
 
     async def owner(self, name: str) -> int | None:
@@ -95,6 +97,22 @@ class Owners:
                     return None
                 raise
             return next(iter(sessions), None)
+
+    async def server(self, session: int) -> str:
+        """Return the server that a session says it is of; empty if it is no server of ours.
+
+        Raises as ``owner`` does.
+        """
+        if session not in self._servers:
+            if self._session is None or not self._session.is_attached():
+                raise ConnectionError("there is no router")
+            async with asyncio.timeout(ANSWER_WITHIN):
+                details = await self._session.call("wamp.session.get", session)
+            owner = Owner.of(details)
+            if len(self._servers) >= MAX_NAMES:
+                self._servers.clear()
+            self._servers[session] = owner.server if owner else ""
+        return self._servers[session]
 
     async def describe(self, session: int | None) -> str:
         """Return who a session is, for people; as much of it as the router tells."""

@@ -107,7 +107,7 @@ class Server:
                         self._working = tasks.create_task(self._work(agents, journal))
 
                 async def announce(session: Session) -> None:
-                    await self._announce(JournalService(journal, self.devices), session)
+                    await self._announce(JournalService(journal), session)
                     work()
 
                 join = partial(keep_joined, self.address, announce, owner=self.owner)
@@ -162,13 +162,13 @@ class Server:
                 log.exception("%s failed and is begun again (restart %d)", what, self.restarts)
             await asyncio.sleep(RESTART_AFTER)
 
-    async def _announce(self, shelf: JournalService, session: Session) -> None:
+    async def _announce(self, service: JournalService, session: Session) -> None:
         """Take the name of the server, as soon as nobody else has it, and say that it runs."""
         session.over.add_done_callback(self._lost)
         session.displaced = self._displaced
         while True:
             try:
-                await shelf.register(session, self.name)
+                await service.register(session, self.name)
                 break
             except NameTakenError as error:
                 await self._wait_for(error.holder)

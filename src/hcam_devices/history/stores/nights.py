@@ -31,11 +31,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...journal.checked import SOUND, SPARE, TEXT, Table, digest, is_damage, reading, sealed, sound
+from ...journal.notebook import Lost
 from ...journal.points import TIMES, Field, Point, night_of
 from ...journal.ranges import SampleRanges
 from . import AwayError
 from .ledger import LEDGER, STORED, kept, load
-from .lost import Lost, LostNotes
+from .lost import LostNotes
 
 log = logging.getLogger(__name__)
 

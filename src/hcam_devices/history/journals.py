@@ -1,0 +1,313 @@
+"""The journals of all servers, asked through the router, and the recorder's own."""
+
+import asyncio
+import logging
+import sqlite3
+from base64 import b64decode
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, TypeVar
+
+from autobahn.wamp.exception import ApplicationError
+from autobahn.wamp.exception import Error as WampError
+from pydantic import BaseModel, Field
+
+from ..core.device import Sample
+from ..core.fields import shorten
+from ..core.threads import ask
+from ..journal import KEEP, Journal, read_page
+from ..journal.digest import SIZE
+from ..journal.notebook import Lost
+from ..journal.ranges import SampleRange, SampleRanges
+from ..wamp import uris
+from ..wamp.journal_service import JournalService
+from ..wamp.session import Session
+from .audit import Published
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+OWN = "hwlogger"
+"""The server of the recorder itself, whose journal is in this process."""
+PAGE = 1000
+"""Ask for this many samples at a time."""
+ANSWER_WITHIN = 20.0
+MAX_PRESENTED = 10_000
+"""Remember the servers of at most this many devices that the instrument file does not declare."""
+MAX_PAGES = 1000
+"""Ask for at most this many pages of an inventory."""
+NO_ANSWER = (WampError, OSError, ValueError)
+"""Raised when a server, or the router, is away or late, or answers nonsense."""
+
+
+class Inventory(BaseModel):
+    """Which samples the journal of a server has, as ``Journal.inventory`` says it."""
+
+    server: str
+    epoch: str
+    """The present one: no other journal has it, nor this one after it was made anew."""
+    held: list[SampleRange] = Field(default=[])
+    gone: list[SampleRange] = Field(default=[])
+    lost: list[Lost] = Field(default=[])
+    keep: float
+    """Seconds."""
+    used: int
+    most: int
+    """Bytes, as is ``used``."""
+    oldest: float | None
+    """Unix time of the oldest sample."""
+    salvaging: bool = False
+    next: str | None = None
+
+    @property
+    def devices(self) -> set[str]:
+        """The devices of which there are samples, or were."""
+        found = {one.device for one in (*self.held, *self.gone)}
+        return found | {note.device for note in self.lost}
+
+    def restrict(self, devices: Collection[str]) -> None:
+        """Forget every device but these."""
+        self.held = [one for one in self.held if one.device in devices]
+        self.gone = [one for one in self.gone if one.device in devices]
+        self.lost = [one for one in self.lost if one.device in devices]
+
+    def covers(self, now: float) -> float:
+        """Return how far back (s) the journal reaches, or will when it is full."""
+        if self.oldest is None or self.used < 0.9 * self.most:
+            return self.keep
+        return now - self.oldest
+
+
+class Journals:
+    """Asks each server which samples of all its devices it has, and fetches them.
+
+    ``declared`` names the server of each device of the instrument file. Another server is asked
+    for the devices that it presents: their names on the network belong to it.
+    """
+
+    def __init__(self, declared: Mapping[str, str]) -> None:
+        self.declared = dict(declared)
+        self.presented: dict[str, str] = {}
+        """The servers of devices whose server is not the declared one."""
+        self.own: Journal
+        self.session: Session | None = None
+        self.lost: set[Lost] = set()
+        """What the journals have noted as lost, as far as they were asked."""
+        self.epochs: set[tuple[str, str]] = set()
+        """The devices and epochs that a journal has."""
+        self._newest: dict[str, Inventory] = {}
+        self._listed: dict[str, set[str]] = {}
+        """The devices that the journal of each server has."""
+
+    @property
+    def servers(self) -> set[str]:
+        """The servers that are asked."""
+        return {OWN, *self.declared.values(), *self.presented.values()}
+
+    def knows(self, name: str) -> bool:
+        """Return whether a name is that of a device, present or former, and no other program's."""
+        former = any(name in some for server, some in self._listed.items() if server != OWN)
+        return former or name in self.declared or name in self.presented
+
+    def present(self, device: str, server: str) -> None:
+        """Note which server has the name of a device on the network."""
+        self.presented.pop(device, None)
+        if self.declared.get(device) != server and len(self.presented) < MAX_PRESENTED:
+            self.presented[device] = server
+
+    def by_server(self, devices: Iterable[str]) -> dict[str, list[str]]:
+        """Return the devices that each server presents."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for device in sorted(devices):
+            server = self.presented.get(device) or self.declared.get(device, OWN)
+            found[server].append(device)
+        return found
+
+    async def inventories(
+        self, devices: Iterable[str] | None = None, *period: float
+    ) -> dict[str, Inventory | Exception]:
+        """Ask every server at once; return the answers, and why there is none, by server.
+
+        With ``devices``, only the servers that present some of them are asked, for these alone.
+        With a ``period``, two Unix times, ``held`` are the samples appended between them.
+        """
+        asked: Mapping[str, list[str] | None] = (
+            dict.fromkeys(self.servers) if devices is None else self.by_server(devices)
+        )
+        answers = await asyncio.gather(
+            *(self.inventory(server, some, *period) for server, some in asked.items()),
+            return_exceptions=True,
+        )
+        found: dict[str, Inventory | Exception] = {}
+        for server, answer in zip(asked, answers, strict=True):
+            if isinstance(answer, BaseException):
+                if not isinstance(answer, NO_ANSWER):
+                    raise answer
+                log.debug("the journal of %s does not answer: %r", server, answer)
+            found[server] = answer
+        return found
+
+    async def inventory(
+        self, server: str, devices: list[str] | None = None, *period: float
+    ) -> Inventory:
+        """Return which samples a server has of all devices, or of some; raises one of NO_ANSWER."""
+        found = await self._page(server, devices, "", *period)
+        for _ in range(MAX_PAGES):
+            if found.next is None:
+                break
+            more = await self._page(server, devices, found.next, *period)
+            if more.epoch != found.epoch:
+                raise ConnectionError(f"the journal of {server} has begun anew")
+            found.held += more.held
+            found.gone += more.gone
+            found.lost += more.lost
+            found.next = more.next
+        if not all(0 < one.first <= one.last < 2**63 for one in (*found.held, *found.gone)):
+            raise ValueError(f"the journal of {server} has ranges that are none")
+        if server not in {OWN, *self.declared.values()}:
+            found.restrict({device for device, name in self.presented.items() if name == server})
+        self._learn(found, whole=devices is None and not period)
+        return found
+
+    async def _page(
+        self, server: str, devices: list[str] | None, after: str, *period: float
+    ) -> Inventory:
+        arguments = devices, after, *period
+        if server == OWN:
+            answer = await self.ask_own(self.own.inventory, *arguments)
+        else:
+            answer = await self._call(uris.journal(server, "inventory"), *arguments)
+        return Inventory.model_validate({**answer, "server": server})
+
+    def _learn(self, found: Inventory, *, whole: bool) -> None:
+        if found.server == OWN:  # what a server lost, it has noted itself
+            found.lost = [note for note in found.lost if not self.knows(note.device)]
+        else:
+            declared = (name for name, server in self.declared.items() if server == found.server)
+            self.epochs.update((device, found.epoch) for device in declared)
+        self.epochs.update((one.device, one.epoch) for one in found.held)
+        self.lost.update(found.lost)
+        if whole:
+            self._newest[found.server] = found
+            self._listed[found.server] = found.devices
+
+    def covered(self, now: float) -> float:
+        """Return how far back (s) every journal reaches."""
+        return min((one.covers(now) for one in self._newest.values()), default=KEEP)
+
+    async def samples(self, server: str, device: str, after: int, epoch: str) -> list[Sample]:
+        """Return some of the samples with numbers above ``after``; raises one of NO_ANSWER."""
+        arguments = device, after, PAGE, epoch
+        if server == OWN:
+            return await self.ask_own(self.own.samples, *arguments)
+        return read_page(await self._call(uris.journal(server, "samples_compressed"), *arguments))
+
+    async def digests(self, server: str, samples: SampleRange) -> bytes:
+        """Return the digest of each sample, zeros where there is none; raises one of NO_ANSWER."""
+        found = bytearray()
+        while (first := samples.first + len(found) // SIZE) <= samples.last:
+            arguments = samples.device, first, samples.last, samples.epoch
+            if server == OWN:
+                with _no_answer():
+                    reply = await self._own_service.digests(*arguments)
+            else:
+                reply = await self._call(uris.journal(server, "digests"), *arguments)
+            some = b64decode(reply, validate=True)
+            if not some or len(some) % SIZE:
+                raise ValueError(f"{shorten(reply)} is not digests")
+            found += some
+        return bytes(found[: samples.samples * SIZE])
+
+    async def published(self, start: float, end: float) -> dict[str, Published]:
+        """Return what the journals have of each device that was appended between two Unix times."""
+        ever, then = await self.inventories(), await self.inventories(None, start, end)
+        found: dict[str, Published] = defaultdict(Published)
+        servers = sorted(ever.keys() & then.keys(), key=lambda server: server == OWN)
+        epochs: dict[str, set[str]] = defaultdict(set)
+        for server in servers:
+            self._add(found, epochs, server, ever[server], then[server])
+        for server in servers:
+            for one in () if isinstance(answer := then[server], Exception) else answer.held:
+                if (said := found[one.device]).silent:
+                    continue
+                try:
+                    said.digests.append((one.epoch, one.first, await self.digests(server, one)))
+                except NO_ANSWER as error:
+                    said.silent = _silence(server, error)
+        for device in found.keys() | epochs.keys():
+            found[device].epochs = None if found[device].silent else epochs[device]
+        return dict(found)
+
+    def _add(
+        self,
+        found: dict[str, Published],
+        epochs: dict[str, set[str]],
+        server: str,
+        ever: Inventory | Exception,
+        then: Inventory | Exception,
+    ) -> None:
+        """Add what a server has, ever and of a night, or why it does not say."""
+        known = self.by_server({*self.declared, *self.presented})
+        mine = {*known.get(server, ()), *self._listed.get(server, ())}
+        for answer in (ever, then):
+            if silence := _silence(server, answer):
+                for device in {*found, *mine} if server == OWN else mine:
+                    found[device].silent = silence
+        if isinstance(ever, Exception) or isinstance(then, Exception):
+            return
+        for device in {*known.get(server, ()), *ever.devices, *then.devices}:
+            epochs[device] |= {ever.epoch, then.epoch}
+        for one in (*ever.held, *ever.gone, *then.held):
+            epochs[one.device].add(one.epoch)
+        for one in then.held:
+            found[one.device].held |= SampleRanges([one])
+        for one in then.gone:
+            found[one.device].gone.append(one)
+        for note in then.lost:
+            found[note.device].lost.append(note)
+
+    async def kept_here(self, lost: Lost) -> bool:
+        """Return whether the recorder's own journal, on another disk, has what a server lost."""
+        if lost.epoch == self.own.epoch:
+            return False
+        period = lost.since - 1, lost.until + 1
+        held = await self.ask_own(self.own.holds, lost.device, *period)
+        return bool(sum(one["count"] for one in held["epochs"]) >= lost.samples)
+
+    async def ask_own(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Ask the recorder's own journal something in a thread; raises one of NO_ANSWER."""
+        with _no_answer():
+            return await ask("the recorder's own journal", work, *arguments, within=ANSWER_WITHIN)
+
+    @cached_property
+    def _own_service(self) -> JournalService:
+        return JournalService(self.own)
+
+    async def _call(self, procedure: str, *arguments: Any) -> Any:
+        if self.session is None or not self.session.is_attached():
+            raise ConnectionError("there is no router")
+        async with asyncio.timeout(ANSWER_WITHIN):
+            return await self.session.call(procedure, *arguments)
+
+
+@contextmanager
+def _no_answer() -> Iterator[None]:
+    """Turn the errors of the recorder's own journal into one of NO_ANSWER."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise OSError(f"the recorder's own journal: {error}") from error
+
+
+def _silence(server: str, answer: Exception | Inventory) -> str:
+    """Return why a journal does not say everything that it has; nothing if it does."""
+    if isinstance(answer, Inventory):
+        whose = "the recorder's own" if server == OWN else "its"
+        return f"{whose} journal was damaged and is being restored: ask later" * answer.salvaging
+    if getattr(answer, "error", "") == ApplicationError.NO_SUCH_PROCEDURE:
+        return "nobody answers for its journal: is its server running?"
+    said = " ".join(map(str, answer.args)) or type(answer).__name__
+    return f"no answer from its journal: {said}"

@@ -1,0 +1,327 @@
+"""Hears telemetry, decides from who published it what it is, and hands it to the replicators.
+
+A sample of a device is believed if the session that published it has registered the device's name,
+and a journal has its epoch. Telemetry without numbers, under a name that nobody owns (the
+autoguider's, for instance), is numbered in a journal of the recorder's own.
+"""
+
+import asyncio
+import logging
+import math
+import sqlite3
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from autobahn.wamp.types import SubscribeOptions
+
+from ..core.device import utc
+from ..core.part import Alarm
+from ..journal import DAY
+from ..journal.points import MAX_FIELDS, Point, flatten, milliseconds
+from ..wamp import uris
+from ..wamp.owners import Owners
+from ..wamp.session import Session
+from .journals import NO_ANSWER, Journals
+from .replicator import Replicator
+
+log = logging.getLogger(__name__)
+
+RECENT_S = 60.0
+"""Alarm on wrong clocks and on telemetry that could not be kept for this long."""
+UNEXPLAINED_S = 150.0
+"""Alarm on a device whose samples no journal has for longer than two checks of the journals."""
+MAX_APART_S = 120.0
+"""Alarm if a live sample is further from this machine's clock; a telescope takes half a minute."""
+MAX_FOREIGN_NAMES = 100
+"""Record telemetry under at most this many names without an owner, such as the autoguider's."""
+MAX_UNDECIDED = 1000
+"""Keep at most this many samples while the router is asked who owns their names."""
+MAX_CULPRITS = 100
+"""Count at most this many sessions and names one by one whose samples are not recorded."""
+MAX_BITS = 1023
+"""A double holds no larger integer, and Python writes none of more than 4300 digits."""
+
+
+@dataclass
+class Refusal:
+    """Samples that were not recorded: who published them, when (Unix time), and how many."""
+
+    who: str
+    since: float
+    until: float = 0.0
+    count: int = 0
+
+
+class Listener:
+    """Hears telemetry from the router. ``heard`` is how many samples there were."""
+
+    def __init__(
+        self,
+        replicators: list[Replicator],
+        journals: Journals,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.replicators, self.journals, self.clock = replicators, journals, clock
+        self.owners = Owners()
+        self.heard = 0
+        self.deciding: set[asyncio.Task[None]] = set()
+        self._foreign: dict[str, dict[str, Any]] = {}
+        self._names: set[str] = set()
+        self._unkept, self._unkept_at = "", 0.0
+        self._cut: set[str] = set()
+        self._apart: dict[str, tuple[float, float]] = {}
+        self._refused: dict[tuple[str, int | None], Refusal] = {}
+        self._unrecorded: set[str] = set()
+        self._nameless = 0
+        self._unasked = ""
+        self._unexplained: dict[str, float] = {}
+
+    async def follow(self, session: Session) -> None:
+        """Hear every device through a session, and complete what was missed before."""
+        await self.owners.follow(session)
+        await session.subscribe(
+            self.hear,
+            uris.ALL_TELEMETRY,
+            SubscribeOptions(match="wildcard", details_arg="_event"),
+        )
+        self.journals.session = session
+        await session.subscribe(self._ask_all, uris.ALL_STATUS, SubscribeOptions(match="wildcard"))
+        self._ask_all()
+
+    def _ask_all(self, *_: Any, **__: Any) -> None:
+        """Ask every journal now: the network has come back, or a server."""
+        for replicator in self.replicators:
+            replicator.poll_now()
+
+    def hear(self, *args: Any, _event: Any, **named: Any) -> None:
+        """Take in an event of a topic of telemetry."""
+        self.heard += 1
+        name, publisher = uris.device_of(_event.topic), _event.publisher
+        sample, rest = dict(named), list(args)
+        if args and isinstance(args[0], dict):
+            sample = rest.pop(0) | sample
+        if rest:
+            sample.setdefault("value", rest)
+        if sample.get("seq", 0) is None and sample.get("timestamp", 0) is None:
+            return  # the testament of a server: it says that nothing is known
+        owner = self.owners.known.get(name)
+        if publisher is not None and publisher == owner:
+            self._hear_device(name, publisher, sample)
+        elif (name, publisher) in self.owners.strangers and name in self.owners.known:
+            self._hear_stranger(name, publisher, owner, sample)
+        elif len(self.deciding) < MAX_UNDECIDED:
+            self._decide(self._ask_owner(name, publisher, sample))
+        else:
+            self._refuse(name, publisher)
+
+    def _decide(self, work: Coroutine[Any, Any, None]) -> None:
+        """Ask the router something and act upon it, while more is heard."""
+        asking = asyncio.create_task(work)
+        self.deciding.add(asking)
+        asking.add_done_callback(self.deciding.discard)
+
+    async def _ask_owner(self, name: str, publisher: int | None, sample: dict[Any, Any]) -> None:
+        """Take in a sample when the router has said who owns the name it was published under."""
+        try:
+            owner = await self.owners.owner(name)
+        except NO_ANSWER as error:
+            self._unasked = f"{type(error).__name__}: {error}"
+            self._fetch(name)
+            return
+        self._unasked = ""
+        if publisher is not None and publisher == owner:
+            self._hear_device(name, publisher, sample)
+        else:
+            if len(self.owners.strangers) < MAX_UNDECIDED:
+                self.owners.strangers.add((name, publisher))
+            self._hear_stranger(name, publisher, owner, sample)
+
+    def _hear_stranger(
+        self, name: str, publisher: int | None, owner: int | None, sample: dict[Any, Any]
+    ) -> None:
+        """Record a sample under a name that nobody owns; refuse it under any other."""
+        if owner is not None or self.journals.knows(name):
+            self._refuse(name, publisher)
+        elif name in self._names or len(self._names) < MAX_FOREIGN_NAMES:
+            self._names.add(name)
+            self.hear_foreign(name, sample)
+        else:
+            self._nameless += 1
+            if len(self._unrecorded) < MAX_UNDECIDED:
+                self._unrecorded.add(name)
+
+    def _refuse(self, name: str, publisher: int | None) -> None:
+        """Count a sample that was not published by the session of its device."""
+        key, now = (name, publisher), self.clock()
+        if key not in self._refused:
+            self._fetch(name)
+            if len(self._refused) >= MAX_CULPRITS:
+                key = "other names", None
+            else:
+                self._decide(self._identify(key))
+        refusal = self._refused.setdefault(key, Refusal(f"session {publisher}", now))
+        refusal.count, refusal.until = refusal.count + 1, now
+
+    async def _identify(self, key: tuple[str, int | None]) -> None:
+        self._refused[key].who = await self.owners.describe(key[1])
+        log.warning("telemetry of %s by %s is not recorded", key[0], self._refused[key].who)
+
+    def _fetch(self, name: str) -> None:
+        """Have the samples of a device fetched from the journal of its server."""
+        if self.journals.knows(name):
+            for replicator in self.replicators:
+                replicator.due.add(name)
+
+    def _hear_device(self, device: str, publisher: int, sample: dict[Any, Any]) -> None:
+        """Take in a sample that the owner of a name has published under it."""
+        try:
+            point = flatten(sample)
+            if point.device != device:
+                raise ValueError(f"{point.device} speaks as {device}")
+        except (ValueError, TypeError):
+            self.hear_foreign(device, sample)
+            return
+        if (device, point.epoch) in self.journals.epochs:
+            self._unexplained.pop(device, None)
+            self._pass_on(point)
+        else:
+            self._fetch(device)
+            if device not in self._unexplained and len(self._unexplained) < MAX_UNDECIDED:
+                self._unexplained[device] = self.clock()
+                self._decide(self._find_server(device, publisher))
+
+    async def _find_server(self, device: str, publisher: int) -> None:
+        """Learn which server presents a device: its journal is to be asked."""
+        try:
+            server = await self.owners.server(publisher)
+        except NO_ANSWER as error:
+            log.debug("the router does not say which server presents %s: %r", device, error)
+            self._unexplained.pop(device, None)  # ask again after the next sample
+            return
+        if server:
+            self.journals.present(device, server)
+            self._fetch(device)
+
+    def remember_names(self, recorded: Iterable[str]) -> None:
+        """Count the names in the recorder's own journal among those that are recorded."""
+        self._names.update(name for name in recorded if not self.journals.knows(name))
+
+    def hear_foreign(self, device: str, sample: dict[Any, Any]) -> None:
+        """Record a sample of another program, or of a device whose journal is full, with a number.
+
+        Values under the names of our own header are kept as ``said.epoch`` and so on.
+        """
+        said = {str(k): _plain(v) for k, v in sample.items()}
+        if said.get("device") == device:
+            del said["device"]
+        for key in ("device", "seq", "epoch"):
+            if (own := said.pop(key, None)) is not None:
+                said[f"said.{key}"] = own
+        try:
+            milliseconds(said["timestamp"])
+        except (KeyError, TypeError, ValueError):
+            if (own := said.pop("timestamp", None)) is not None:
+                said["said.timestamp"] = own
+            said["timestamp"] = utc(self.clock())
+        else:
+            if said == self._foreign.get(device):
+                return  # repeated when the router had come back
+        try:
+            numbered = self.journals.own.append({"device": device} | said)
+        except (sqlite3.Error, ValueError) as error:
+            self._unkept, self._unkept_at = f"{device}: {error}", self.clock()
+            log.error("telemetry without numbers is not being kept: %s", self._unkept)
+        else:
+            self._unkept = ""
+            self._foreign[device] = said
+            self._pass_on(flatten(numbered))
+
+    def _pass_on(self, point: Point) -> None:
+        apart = point.time / 1000 - self.clock()
+        if abs(apart) > MAX_APART_S:
+            self._apart[point.device] = self.clock(), apart
+        if len(point.values) >= MAX_FIELDS:
+            self._cut.add(point.device)
+        for replicator in self.replicators:
+            replicator.hear(point)
+
+    def notices(self) -> list[Alarm]:
+        """Return alarms about telemetry that is not recorded, or not as it should be."""
+        now = self.clock()
+        found = []
+        if self._unkept and now - self._unkept_at < RECENT_S:
+            found.append(Alarm("journal", "ERR", f"not being kept: {self._unkept}"))
+        said = []
+        if self._cut:
+            whose = ", ".join(sorted(self._cut))
+            said.append(
+                f"only {MAX_FIELDS} fields of a sample are kept of {whose}: let it say less"
+            )
+        if self._unasked:
+            said.append(
+                f"the router does not say who publishes ({self._unasked}): only what the journals "
+                "have is recorded until it does"
+            )
+        said += self._not_recorded(now)
+        if unexplained := self.unexplained():
+            said.append(
+                f"the samples of {some(sorted(unexplained))} are not recorded: no journal that was "
+                "asked has them; is the journal of their server on the network?"
+            )
+        recent = {name: one[1] for name, one in self._apart.items() if now - one[0] < RECENT_S}
+        if recent:
+            furthest = max(recent.values(), key=abs)
+            said.append(
+                f"the times of {some(sorted(recent))} are up to {abs(furthest):.0f} s "
+                f"{'ahead of' if furthest > 0 else 'behind'} this machine's clock, which says "
+                f"{utc(now)[:19]} UTC: set the clock that is wrong, theirs or this one"
+            )
+        return found + [Alarm("heard", "WARN", reason) for reason in said]
+
+    def unexplained(self) -> list[str]:
+        """Return the devices that publish samples of epochs that no journal has."""
+        now = self.clock()
+        return [name for name, at in self._unexplained.items() if now - at > UNEXPLAINED_S]
+
+    def _not_recorded(self, now: float) -> list[str]:
+        """Return what was heard but not recorded, because of the session that published it."""
+        found = []
+        recent = {key: one for key, one in self._refused.items() if now - one.until < DAY}
+        if recent:
+            count = sum(one.count for one in recent.values())
+            since = min(one.since for one in recent.values())
+            names = list(dict.fromkeys(name for name, _ in recent))
+            who = list(dict.fromkeys(one.who for one in recent.values()))
+            found.append(
+                f"{count} samples under the names of {some(names)} since {utc(since)[:19]} are not "
+                f"recorded: they were published by {some(who, 3)}, not by the devices' servers; "
+                "end that program, or give it a name of its own"
+            )
+        if self._nameless:
+            found.append(
+                f"{self._nameless} samples of {some(sorted(self._unrecorded))} are not recorded: "
+                f"no server owns these names, and {MAX_FOREIGN_NAMES} such names are recorded "
+                "already; end the program that invents names"
+            )
+        return found
+
+
+def some(names: list[str], most: int = 5) -> str:
+    """Return names for people, the first few of many."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """Return what JSON can carry of a value."""
+    if isinstance(value, dict) and depth < 8:
+        return {str(key): _plain(one, depth + 1) for key, one in value.items()}
+    if isinstance(value, list) and depth < 8:
+        return [_plain(one, depth + 1) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        return None
+    return value if isinstance(value, bool | int | str | None) else repr(value)[:1000]
