@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hcam_devices.history.stores.embedded import EmbeddedStore
-from hcam_devices.history.stores.nights import History
+from hcam_devices.history.stores.nights import NightFiles
 from hcam_devices.journal.points import DAY, Point, night_bounds
 
 DEVICES, FIELDS, EVERY = 27, 8, 2000  # and two texts
@@ -80,7 +80,7 @@ def run(folder: Path, count: int) -> None:
     print(f"written in batches of 1000: {rows / writing:.0f} samples per second of CPU")
     print(f"most memory so far: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB")
 
-    history = History(folder)
+    history = NightFiles(folder)
     middle = FIRST + (count // 2) * DAY + DAY // 3
     day = ("device13", "temperature3", middle, middle + DAY)
     state = ("device13", "state.connection", middle, middle + DAY)

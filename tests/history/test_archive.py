@@ -31,7 +31,7 @@ from hcam_devices.history.replicator import Replicator
 from hcam_devices.history.stores.embedded import EmbeddedStore
 from hcam_devices.history.stores.line_protocol import LineStore
 from hcam_devices.history.stores.lost import LostNotes
-from hcam_devices.history.stores.nights import History
+from hcam_devices.history.stores.nights import NightFiles
 from hcam_devices.journal.notebook import Lost
 from hcam_devices.journal.points import Field, Point, milliseconds
 from hcam_devices.ui import plot
@@ -50,7 +50,7 @@ class Written:
     def __init__(self, folder: Path) -> None:
         self.clock = Clock(NOW / 1000)
         self.store = EmbeddedStore("local", folder, raw_days=5, clock=self.clock)
-        self.archive = Archive(History(folder))
+        self.archive = Archive(NightFiles(folder))
         self.seq = 0
 
     def write(
@@ -275,7 +275,7 @@ def test_of_old_nights_there_are_minutes(written: Written) -> None:
     written.write("ccd1", 5000, old, temperature=list(values), state__health=list(words))
     written.write("ccd1", 5000, NOON, temperature=[7.0, 8.0], state__health=["OK", "OK"])
     written.store.tidy()
-    assert History(written.store.folder).nights() == ["2026-11-22"]
+    assert NightFiles(written.store.folder).nights() == ["2026-11-22"]
     whole = Span(old - archive.HOUR, NOW)
     _, every = samples(written.archive, "ccd1.temperature", whole)
     assert [value for *_, value in every] == [10.0, 22.0, 34.0, 46.0, 58.0, 59.0, 7.0, 8.0]
@@ -322,7 +322,7 @@ def test_a_night_that_is_rolled_up_meanwhile_is_not_left_out(
     before = written.archive.files.nights()
     written.store.tidy()
     assert written.archive.files.nights() == []
-    monkeypatch.setattr(History, "nights", lambda _: before)
+    monkeypatch.setattr(NightFiles, "nights", lambda _: before)
     assert written.archive.raw("ccd1.temperature", old, NOW)["value"] == [1.0, 2.0]
 
 
@@ -368,7 +368,7 @@ def test_where_nothing_was_recorded_the_newest_is_told(written: Written) -> None
     written.clock.now += 30 * 86400
     for _ in range(3):
         written.store.tidy()
-    assert History(written.store.folder).nights() == []
+    assert NightFiles(written.store.folder).nights() == []
     reply = written.archive.history("ccd1.temperature", *later)
     assert utc(reply["newest"])[:16] == minute
 
@@ -383,13 +383,13 @@ def test_time_in_which_nothing_was_recorded_costs_nothing(
     for days in range(1, 20):
         written.write("slide", 1000, NOON + days * archive.DAY, position=[1.0])
     files: list[str] = []
-    reading = History._reading
+    reading = NightFiles._reading
 
-    def counted(self: History, name: str, tables: Any) -> Any:
+    def counted(self: NightFiles, name: str, tables: Any) -> Any:
         files.append(name)
         return reading(self, name, tables)
 
-    monkeypatch.setattr(History, "_reading", counted)
+    monkeypatch.setattr(NightFiles, "_reading", counted)
     assert len(written.archive.raw(field, 0, 10**18)["value"]) == 4
     assert written.archive.history(field, 0, 10**18)["time"]
     assert len(files) < 150

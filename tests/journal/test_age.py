@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hcam_devices.history.stores.embedded import EmbeddedStore
-from hcam_devices.history.stores.nights import History
+from hcam_devices.history.stores.nights import NightFiles
 from hcam_devices.journal import DAY, Journal
 from hcam_devices.journal.age import AgeClock
 from hcam_devices.journal.points import Point, night_bounds
@@ -163,10 +163,10 @@ def test_a_store_keeps_its_nights_when_it_starts_with_a_clock_ahead(
             store.write([Point("ccd1", "a", seq, int(machine.clock.now * 1000), {"x": 1.0}, {})])
             store.tidy()
             assert "60 days after" in store.warning
-    assert night in History(tmp_path).nights()
+    assert night in NightFiles(tmp_path).nights()
     with closing(opened()) as store:
         for _ in range(31):
             machine.run(DAY)
             store.tidy()
         assert store.warning == ""
-    assert night not in History(tmp_path).nights()
+    assert night not in NightFiles(tmp_path).nights()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from hcam_devices.history.inventory import Nights
 from hcam_devices.history.stores.embedded import EmbeddedStore
-from hcam_devices.history.stores.nights import History
+from hcam_devices.history.stores.nights import NightFiles
 from hcam_devices.journal import Journal
 from hcam_devices.journal.digest import NONE, digest
 from hcam_devices.journal.points import Field, Point, flatten
@@ -124,8 +124,8 @@ def test_what_is_replaced_is_there_once_as_it_was_published(tmp_path: Path) -> N
         )
         store.replace(true[2:5])
         store.replace(true[5:])
-        assert list(History(tmp_path).samples(NIGHT)) == true
-        assert list(History(tmp_path).samples("2026-11-25")) == []
+        assert list(NightFiles(tmp_path).samples(NIGHT)) == true
+        assert list(NightFiles(tmp_path).samples("2026-11-25")) == []
         assert not samples("ccd1", "e", 1, 6) - store.stored
     with closing(EmbeddedStore("local", tmp_path)) as store:
         assert samples("ccd1", "e", 1, 7) - store.stored == samples("ccd1", "e", 7, 7)

@@ -9,7 +9,7 @@ import pytest
 
 from hcam_devices.history.stores.embedded import EmbeddedStore
 from hcam_devices.history.stores.line_protocol import line_of
-from hcam_devices.history.stores.nights import History
+from hcam_devices.history.stores.nights import NightFiles
 from hcam_devices.journal.points import (
     flatten,
     milliseconds,
@@ -127,8 +127,8 @@ def test_the_first_and_the_last_time_can_be_held(tmp_path: Path, extreme: str) -
     assert int(line_of(point).split()[-1]) < 2**63
     with closing(EmbeddedStore("embedded", tmp_path)) as store:
         store.write([point])
-    (night,) = History(tmp_path).nights()
-    assert list(History(tmp_path).samples(night)) == [point]
+    (night,) = NightFiles(tmp_path).nights()
+    assert list(NightFiles(tmp_path).samples(night)) == [point]
     assert milliseconds(unflatten(point)["timestamp"]) == milliseconds(extreme)
 
 

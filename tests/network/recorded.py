@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from hcam_devices.history.stores.nights import History
+from hcam_devices.history.stores.nights import NightFiles
 
 from .tools import PATIENCE, Net, until
 
@@ -45,7 +45,7 @@ def published(net: Net, server: str = "flood") -> set[Number]:
 def stored(net: Net, folder: str = "history") -> Counter[Number]:
     """Return how often each number is in the night files, whatever the store believes."""
     found: Counter[Number] = Counter()
-    history = History(net.home / folder)
+    history = NightFiles(net.home / folder)
     for night in history.nights():
         for point in history.samples(night):
             found[point.device, point.epoch, point.seq] += 1

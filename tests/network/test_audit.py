@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from hcam_devices.cli.main import main
-from hcam_devices.history.stores.nights import History
+from hcam_devices.history.stores.nights import NightFiles
 from hcam_devices.wamp import utils
 from hcam_devices.wamp.utils import OutcomeUnknownError, call
 
@@ -39,7 +39,7 @@ def test_a_night_that_is_being_recorded_is_complete_up_to_now(own: Net) -> None:
 
 
 def test_rows_taken_from_the_store_are_missed_at_once(own: Net) -> None:
-    file = own.home / "history" / f"{History(own.home / 'history').nights()[-1]}.sqlite"
+    file = own.home / "history" / f"{NightFiles(own.home / 'history').nights()[-1]}.sqlite"
     db = sqlite3.connect(file, timeout=20)
     with db:
         count = db.execute("DELETE FROM sample WHERE seq = 2").rowcount

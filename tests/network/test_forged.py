@@ -8,7 +8,7 @@ from typing import Any
 from autobahn.wamp.types import PublishOptions
 
 from hcam_devices.history.stores.embedded import EmbeddedStore
-from hcam_devices.history.stores.nights import NIGHT_TABLES, History, streams
+from hcam_devices.history.stores.nights import NIGHT_TABLES, NightFiles, streams
 from hcam_devices.journal import Journal
 from hcam_devices.journal.checked import reading, sealed
 from hcam_devices.journal.points import flatten
@@ -22,7 +22,7 @@ FORGED = 666_666.0
 
 def values(net: Net) -> list[float]:
     """Return every recorded value of the counters of the devices, and of forged samples."""
-    history = History(net.home / "history")
+    history = NightFiles(net.home / "history")
     return [
         float(value)
         for night in history.nights()
@@ -80,7 +80,7 @@ def audited() -> dict[str, Any]:
 
 
 def test_a_row_that_somebody_has_altered_is_named_and_fetched_again(own: Net) -> None:
-    night = History(own.home / "history").nights()[-1]
+    night = NightFiles(own.home / "history").nights()[-1]
     alter(own.home / "history" / f"{night}.sqlite", "load2", 5)
     said = own.hcam("audit", code=1)
     assert "1 ALTERED" in said

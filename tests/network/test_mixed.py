@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from autobahn.wamp.types import SubscribeOptions
 
-from hcam_devices.history.stores.nights import History
+from hcam_devices.history.stores.nights import NightFiles
 from hcam_devices.journal.points import flatten
 from hcam_devices.wamp.utils import RouterError, WampError, call
 
@@ -138,7 +138,7 @@ async def test_the_audit_is_right_about_each_device_after_kills_a_full_disk_and_
         assert heard <= line["lost"] <= heard + kills * LOST_A_KILL, line
         assert line["missing"] == line["lost"], line
         assert (line["doubled"], line["coming"], line["altered"], line["unknown"]) == (0, 0, 0, 0)
-    history = History(disk.data / "history")
+    history = NightFiles(disk.data / "history")
     recorded = {
         (one.device, one.epoch, one.seq): one
         for night in history.nights()

@@ -38,7 +38,7 @@ from ..wamp.utils import (
     RouterError,
     call,
 )
-from .stores.nights import History
+from .stores.nights import NightFiles
 
 Reply: TypeAlias = dict[str, Any]
 Moment: TypeAlias = str | int
@@ -159,7 +159,7 @@ class Archive:
     cannot be read.
     """
 
-    def __init__(self, files: History) -> None:
+    def __init__(self, files: NightFiles) -> None:
         self.files = files
 
     def fields(self) -> dict[str, dict[str, str]]:
@@ -350,7 +350,7 @@ def source(instrument: Path | None = None) -> tuple[Source, str]:
         raise HistoryError(f"{where}, and {elsewhere(stores)}")
     if not folders[0].is_dir():
         raise HistoryError(f"{where}, and there is no history in {folders[0]} (HCAM_HOME)")
-    return Archive(History(folders[0])), f"{where}: this is read from {folders[0]}"
+    return Archive(NightFiles(folders[0])), f"{where}: this is read from {folders[0]}"
 
 
 def embedded_folders(stores: Mapping[str, StoreSettings]) -> list[Path]:

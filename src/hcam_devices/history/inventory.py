@@ -30,7 +30,7 @@ from .stores.nights import (
     MAIN_TABLES,
     NIGHT_TABLES,
     SERIES,
-    History,
+    NightFiles,
     away,
     points_of,
     streams,
@@ -140,7 +140,7 @@ class Nights:
         self.troubles = self._files.troubles
         self.stored, self.gone = self._files.notes(self._path(MAIN), MAIN_TABLES)
         self._noted = {"": self.stored - SampleRanges(self.gone)}
-        for one in History(folder).nights():
+        for one in NightFiles(folder).nights():
             self._noted[one] = self._files.stored(self._path(one), NIGHT_TABLES)
             self.stored |= self._noted[one]
         self.uncounted = ""

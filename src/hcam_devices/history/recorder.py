@@ -44,7 +44,7 @@ from .stores import AwayError, Store
 from .stores.embedded import EmbeddedStore
 from .stores.line_protocol import LineStore
 from .stores.lost import LostNotes
-from .stores.nights import History
+from .stores.nights import NightFiles
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class Recorder(Device):
                 store = replicator.store
                 try:
                     async with self._reader:
-                        return await in_own_thread(how, Archive(History(store.folder)))
+                        return await in_own_thread(how, Archive(NightFiles(store.folder)))
                 except AwayError as error:
                     raise ConnectionError(str(error)) from None
         for name, reason in self.unopened.items():

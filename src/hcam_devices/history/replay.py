@@ -27,7 +27,7 @@ from ..wamp.uris import Address
 from ..wamp.utils import unreachable
 from .archive import embedded_folders, utc
 from .stores import AwayError
-from .stores.nights import History
+from .stores.nights import NightFiles
 
 CLOCK_TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?")
 SHOW_EVERY = 0.2
@@ -72,7 +72,7 @@ async def recorded(
     stop = last if stop == first else stop
     if stop <= start:
         raise HcamError(f"{end} is not after {begin} in a night, from 12:00 to 12:00 UTC")
-    history = History(folder)
+    history = NightFiles(folder)
     points = history.samples(night_of(start), start, stop)
     chosen = (point for point in points if fnmatchcase(point.device, pattern))
     nothing = True
@@ -87,7 +87,7 @@ async def recorded(
         raise HcamError(await asyncio.to_thread(_nothing, history, night_of(start), pattern))
 
 
-def _nothing(history: History, night: str, pattern: str) -> str:
+def _nothing(history: NightFiles, night: str, pattern: str) -> str:
     """Say why there was nothing of a night to replay."""
     if night not in (nights := history.nights()):
         there = ", ".join(nights) or "none"

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from hcam_devices.history.stores import AwayError, Store
 from hcam_devices.history.stores.embedded import EmbeddedStore
-from hcam_devices.history.stores.nights import Bucket, History, rows, streams
+from hcam_devices.history.stores.nights import Bucket, NightFiles, rows, streams
 from hcam_devices.journal.checked import File
 from hcam_devices.journal.points import DAY, Field, Point, night_bounds, night_of
 from hcam_devices.journal.ranges import SampleRange, SampleRanges
@@ -65,12 +65,12 @@ def store(tmp_path: Path, clock: Clock) -> Iterator[EmbeddedStore]:
 
 
 @pytest.fixture
-def history(store: EmbeddedStore) -> History:
-    return History(store.folder)
+def history(store: EmbeddedStore) -> NightFiles:
+    return NightFiles(store.folder)
 
 
 def all_of(folder: Path) -> list[Point]:
-    history = History(folder)
+    history = NightFiles(folder)
     return [one for night in history.nights() for one in history.samples(night)]
 
 
@@ -90,7 +90,7 @@ def keys(points: list[Point]) -> set[tuple[str, str, int]]:
     return {(one.device, one.epoch, one.seq) for one in points}
 
 
-def count(history: History, device: str, epoch: str, first: int, last: int) -> int:
+def count(history: NightFiles, device: str, epoch: str, first: int, last: int) -> int:
     """Return how many of these numbers, both included, are there as they were recorded."""
     there = keys(all_of(history.folder))
     return sum(key[:2] == (device, epoch) and first <= key[2] <= last for key in there)
@@ -127,7 +127,7 @@ def test_what_is_written_comes_back_as_it_was_in_its_night(
     tmp_path_factory: pytest.TempPathFactory, written: list[Point]
 ) -> None:
     folder = tmp_path_factory.mktemp("any")
-    history = History(folder)
+    history = NightFiles(folder)
     with closing(EmbeddedStore("embedded", folder)) as store:
         store.write(written)
         assert in_order(all_of(folder)) == in_order(written)
@@ -174,7 +174,7 @@ def test_two_do_not_write_to_one_folder(store: EmbeddedStore) -> None:
 
 
 def test_a_series_is_what_was_recorded_in_order_of_time(
-    store: EmbeddedStore, history: History
+    store: EmbeddedStore, history: NightFiles
 ) -> None:
     some_points = [
         *some(1, 9),
@@ -202,7 +202,7 @@ def test_a_series_is_what_was_recorded_in_order_of_time(
 
 
 def test_a_field_that_was_a_number_and_is_a_text_now_has_both(
-    store: EmbeddedStore, history: History
+    store: EmbeddedStore, history: NightFiles
 ) -> None:
     store.write([point(n, values={"mode": mode}) for n, mode in enumerate([1.0, "fast", True])])
     found = history.series("slide", "mode", START, END)
@@ -210,7 +210,7 @@ def test_a_field_that_was_a_number_and_is_a_text_now_has_both(
 
 
 def test_of_samples_of_one_millisecond_the_one_with_the_higher_number_is_the_last(
-    store: EmbeddedStore, history: History
+    store: EmbeddedStore, history: NightFiles
 ) -> None:
     names = [f"stage{n}" for n in range(20)]  # other streams for each, in another order
     for name in names:
@@ -222,7 +222,7 @@ def test_of_samples_of_one_millisecond_the_one_with_the_higher_number_is_the_las
 
 
 def test_a_field_that_is_a_text_in_between_keeps_the_extremes_of_its_numbers(
-    store: EmbeddedStore, history: History
+    store: EmbeddedStore, history: NightFiles
 ) -> None:
     for n in range(20):  # other streams for each, in another order
         values = [5.0, "unknown", 7.0, 9.0]
@@ -248,7 +248,7 @@ def test_downsampling_keeps_extremes_and_counts(
     with closing(EmbeddedStore("embedded", folder)) as store:
         store.write([point(n, values={"p": value}) for n, value in enumerate(measured)])
     end = point(len(measured)).time
-    buckets = History(folder).downsampled("slide", "p", START, end, count)
+    buckets = NightFiles(folder).downsampled("slide", "p", START, end, count)
     assert len(buckets) <= count
     width = -(-(end - START) // count)
     for bucket in buckets:
@@ -265,13 +265,13 @@ def test_downsampling_keeps_extremes_and_counts(
     assert sum(bucket.n for bucket in buckets) == len(measured)
 
 
-def test_no_points_and_no_time_are_refused(history: History) -> None:
+def test_no_points_and_no_time_are_refused(history: NightFiles) -> None:
     for start, end, count in ((START, START, 5), (START, END, 0)):
         with pytest.raises(ValueError, match="at least"):
             history.downsampled("slide", "position", start, end, count)
 
 
-def test_fields_and_counts_are_of_what_is_there(store: EmbeddedStore, history: History) -> None:
+def test_fields_and_counts_are_of_what_is_there(store: EmbeddedStore, history: NightFiles) -> None:
     units = {"position": "pix", "synced": "", "state.stage": ""}
     assert history.fields(START, END) == {}
     store.write(some(10, 19))
@@ -289,7 +289,7 @@ def old_night(store: EmbeddedStore, clock: Clock) -> None:
     clock.now += 31 * 86400
 
 
-def minutes(history: History, device: str = "slide", field: str = "position") -> list[Bucket]:
+def minutes(history: NightFiles, device: str = "slide", field: str = "position") -> list[Bucket]:
     return history.downsampled(device, field, START, END, DAY // 60_000)
 
 
@@ -302,7 +302,7 @@ def close_to(buckets: list[Bucket]) -> list[Any]:
 
 
 def test_an_old_night_becomes_minutes_that_say_the_same(
-    store: EmbeddedStore, history: History, clock: Clock
+    store: EmbeddedStore, history: NightFiles, clock: Clock
 ) -> None:
     store.write([*some(1, 100), *some(1, 150, epoch="later"), point(7000)])
     fields = ("position", "synced", "state.stage")
@@ -327,7 +327,7 @@ def test_an_old_night_becomes_minutes_that_say_the_same(
 
 
 def test_what_comes_late_counts_as_much_as_what_was_there(
-    store: EmbeddedStore, history: History, clock: Clock
+    store: EmbeddedStore, history: NightFiles, clock: Clock
 ) -> None:
     everything = [*some(1, 100), *some(50, 150, epoch="later")]
     store.write(everything)
@@ -335,7 +335,7 @@ def test_what_comes_late_counts_as_much_as_what_was_there(
     store.close()
     random.Random(2).shuffle(everything)
     folder = store.folder.with_name("late")
-    late = History(folder)
+    late = NightFiles(folder)
     with closing(EmbeddedStore("late", folder, clock=clock)) as other:
         old_night(other, clock)
         for start in range(0, len(everything), 200):
@@ -354,7 +354,7 @@ def test_what_comes_late_counts_as_much_as_what_was_there(
 def test_a_night_counts_once_if_it_cannot_be_removed_after_it_was_rolled_up(
     store: EmbeddedStore, clock: Clock, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
-    history = History(store.folder)
+    history = NightFiles(store.folder)
     store.write(some(1, 100))
     before = minutes(history)
     old_night(store, clock)
@@ -382,21 +382,21 @@ def test_a_night_counts_once_if_it_cannot_be_removed_after_it_was_rolled_up(
 
 
 def test_a_night_that_is_rolled_up_while_it_is_read_is_neither_missed_nor_counted_twice(
-    store: EmbeddedStore, history: History, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    store: EmbeddedStore, history: NightFiles, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.write(some(1, 100))
     before = minutes(history)
     old_night(store, clock)
-    reading = History._reading
+    reading = NightFiles._reading
 
     @contextmanager
-    def slow(self: History, name: str, tables: Any) -> Iterator[sqlite3.Connection]:
+    def slow(self: NightFiles, name: str, tables: Any) -> Iterator[sqlite3.Connection]:
         with reading(self, name, tables) as db:
             yield db
         if name == "history":
             store.tidy()
 
-    monkeypatch.setattr(History, "_reading", slow)
+    monkeypatch.setattr(NightFiles, "_reading", slow)
     assert minutes(history) == close_to(before)
     assert history.nights() == []
 
@@ -440,7 +440,7 @@ def failing() -> None:
 
 
 def test_a_full_disk_is_said_and_nothing_is_believed_to_be_kept(
-    store: EmbeddedStore, history: History
+    store: EmbeddedStore, history: NightFiles
 ) -> None:
     store.write(some(1, 10))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -508,7 +508,7 @@ def unreadable(store: EmbeddedStore, night: str, target: str = "") -> None:
 
 
 def test_a_bad_sector_is_damage_like_any_other(
-    store: EmbeddedStore, history: History, clock: Clock
+    store: EmbeddedStore, history: NightFiles, clock: Clock
 ) -> None:
     first, *others = week(store, clock)
     unreadable(store, first, "/proc/self/mem")  # whose first byte is EIO
@@ -522,7 +522,7 @@ def test_a_bad_sector_is_damage_like_any_other(
 
 
 def test_a_night_that_cannot_be_read_keeps_no_other_from_its_turn(
-    store: EmbeddedStore, history: History, clock: Clock
+    store: EmbeddedStore, history: NightFiles, clock: Clock
 ) -> None:
     first, *others = week(store, clock)
     unreadable(store, first)
@@ -535,7 +535,7 @@ def test_a_night_that_cannot_be_read_keeps_no_other_from_its_turn(
 
 
 def test_a_night_that_cannot_even_be_looked_for_keeps_no_other_from_its_turn(
-    store: EmbeddedStore, history: History, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    store: EmbeddedStore, history: NightFiles, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, *_ = nights = week(store, clock)
     exists = Path.exists
@@ -554,7 +554,7 @@ def test_a_night_that_cannot_even_be_looked_for_keeps_no_other_from_its_turn(
 
 
 def test_a_device_whose_clock_stands_still_keeps_no_night_from_its_turn(
-    store: EmbeddedStore, history: History, clock: Clock
+    store: EmbeddedStore, history: NightFiles, clock: Clock
 ) -> None:
     nights = week(store, clock)
     recent = point(1, epoch="later", time=int(clock.now * 1000) - 2 * DAY)
@@ -569,7 +569,7 @@ def test_a_device_whose_clock_stands_still_keeps_no_night_from_its_turn(
 
 
 def test_a_night_that_cannot_be_read_does_not_keep_the_store_from_opening(
-    store: EmbeddedStore, history: History, clock: Clock, caplog: pytest.LogCaptureFixture
+    store: EmbeddedStore, history: NightFiles, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.write(some(1, 10))
     store.close()
@@ -616,7 +616,7 @@ def test_this_night_if_it_could_not_be_read_at_first_is_read_when_it_is_written_
 def test_a_night_outlives_a_main_file_that_somebody_removed_or_restored(
     store: EmbeddedStore, clock: Clock, monkeypatch: pytest.MonkeyPatch, done: bool, back: bool
 ) -> None:
-    history = History(store.folder)
+    history = NightFiles(store.folder)
     store.write(some(1, 100))
     before = minutes(history)
     store._ledger.file.close()
@@ -638,7 +638,7 @@ def test_a_night_outlives_a_main_file_that_somebody_removed_or_restored(
 
 
 def test_a_night_that_comes_back_after_it_was_settled_as_gone_is_not_thrown_away(
-    store: EmbeddedStore, history: History, clock: Clock
+    store: EmbeddedStore, history: NightFiles, clock: Clock
 ) -> None:
     store.write(some(1, 100))
     before = minutes(history)
@@ -657,7 +657,7 @@ def test_a_night_that_comes_back_after_it_was_settled_as_gone_is_not_thrown_away
     assert minutes(history) == close_to(before)
 
 
-def test_it_is_read_while_it_is_written(store: EmbeddedStore, history: History) -> None:
+def test_it_is_read_while_it_is_written(store: EmbeddedStore, history: NightFiles) -> None:
     found: list[int] = []
     done = threading.Event()
 
@@ -712,7 +712,7 @@ def test_a_process_killed_at_any_time_loses_and_doubles_nothing(
     """If there are no days to keep, nights are rolled up all the time."""
     rng = random.Random(3)
     start, end = night_bounds("2025-11-21")[0], night_bounds("2025-11-22")[1]
-    history = History(tmp_path)
+    history = NightFiles(tmp_path)
     told = 0
     for _ in range(10):
         process = subprocess.Popen(
@@ -774,7 +774,7 @@ def damaged(data: bytes, rng: random.Random) -> bytearray:
     return new
 
 
-def nothing_wrong(history: History) -> None:
+def nothing_wrong(history: NightFiles) -> None:
     """Check that all that is said is true, and is said once."""
     written = {(one.device, one.epoch, one.seq): one for one in SOME}
     found = [one for night in history.nights() for one in history.samples(night)]
@@ -801,7 +801,7 @@ def test_of_a_damaged_file_only_what_was_hit_is_lost_and_is_known_to_be(
     before = path.read_bytes()
     after = damaged(before, random.Random(f"{which} {seed}"))
     path.write_bytes(after)
-    history = History(folder)
+    history = NightFiles(folder)
     nothing_wrong(history)
     with closing(EmbeddedStore("embedded", folder, clock=Clock(END / 1000))) as store:
         nothing_wrong(history)
@@ -834,7 +834,7 @@ def flip(path: Path, at: int) -> None:
 
 
 def test_a_flipped_bit_that_sqlite_does_not_see_is_left_out_and_then_mended(
-    store: EmbeddedStore, history: History, clock: Clock, caplog: pytest.LogCaptureFixture
+    store: EmbeddedStore, history: NightFiles, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.write([point(seq) for seq in range(1, 30)])
     store._nights[NIGHT].file.close()
@@ -876,7 +876,7 @@ def test_a_text_is_there_twice_and_without_it_a_sample_is_not_whole(
     path.write_bytes(path.read_bytes().replace(text, text[:-2] + b"x" + text[-1:], copies))
     left = [one for one in SOME if not is_lost(one)]
     with closing(EmbeddedStore("embedded", folder, clock=Clock(END / 1000 + 86400))) as store:
-        nothing_wrong(History(folder))
+        nothing_wrong(NightFiles(folder))
         store.tidy()
         assert in_order(all_of(folder)) == in_order(left)
         assert {key for key in numbers(store.stored) if key[1] in ("4f3c", "later")} == keys(left)
@@ -895,7 +895,7 @@ def test_a_header_that_is_damaged_is_not_taken_for_a_file_that_may_not_be_writte
     with (folder / FILES[which]).open("r+b") as stream:
         stream.seek(at)
         stream.write(bytes([value]))
-    nothing_wrong(History(folder))
+    nothing_wrong(NightFiles(folder))
     with closing(EmbeddedStore("embedded", folder)) as store:
         store.write([point(7000)])
         assert list(folder.glob(f"{FILES[which]}.damaged-*"))
@@ -935,7 +935,7 @@ def test_a_damaged_minute_is_left_out(tmp_path: Path, whole: dict[str, Path]) ->
     folder = tmp_path / "copy"
     shutil.copytree(whole["main"], folder)
     path = folder / FILES["main"]
-    history = History(folder)
+    history = NightFiles(folder)
     before = history.downsampled("slide", "position", START - 41 * DAY, END, 1)
     with closing(sqlite3.connect(path)) as db:
         bodies = [body for (body,) in db.execute("SELECT body FROM minute")]
@@ -990,7 +990,7 @@ def test_rows_that_a_damaged_tree_has_twice_or_out_of_order_come_once_and_in_ord
 
 
 def test_a_file_damaged_while_it_is_open_is_made_anew(
-    store: EmbeddedStore, history: History, clock: Clock
+    store: EmbeddedStore, history: NightFiles, clock: Clock
 ) -> None:
     store.write(some(1, 1000))
     db = store._nights[NIGHT].file._db

@@ -274,7 +274,7 @@ def rolled_up(stored: SampleRanges, main: SampleRanges) -> bool:
     return bool(stored) and not stored - main
 
 
-class History:
+class NightFiles:
     """Reads a folder that an EmbeddedStore writes, or has written; from any thread or program.
 
     Times are UTC in milliseconds since 1970; spans include their start, not their end. What is
