@@ -1,6 +1,6 @@
-"""``hcam call``: arguments as people type them, what may be called, and what became of it.
+"""``hcam call``, ``publish`` and ``simulate``: typed arguments, listings, and the end of motions.
 
-What is here imports little, so that ``hcam call`` answers at once.
+This module imports little, so that ``hcam call`` answers at once.
 """
 
 import json
@@ -17,11 +17,11 @@ from ..names import did_you_mean, usage
 from ..wamp import uris, utils
 
 WIDTH = 80
-CALLS = 26
-"""Letters for a call before its documentation; a longer one has a line of its own."""
-LOOK_EVERY = 0.5
-PATIENCE = 30.0
-"""Seconds for which the telemetry of a motion may be out of reach."""
+NAME_WIDTH = 26
+"""The width of a procedure's name and parameters; longer ones have a line of their own."""
+LOOK_PERIOD_S = 0.5
+MAX_SILENCE_S = 30.0
+"""Give up waiting for a motion when its telemetry has been out of reach for this long."""
 TITLES = {
     "Commands": "",
     "Setpoints": "",
@@ -31,16 +31,17 @@ TITLES = {
     "Readings": " that NAME.disable stops and NAME.enable begins again",
     "Other names": " of the same, as programs in use call them",
 }
-"""What is listed of a device, in this order, and how the titles go on."""
+"""The titles in the listing of a device, in this order, and the rest of each title line."""
 
 
 # --- arguments ------------------------------------------------------------------------------
 
 
 def argument(text: str) -> Any:
-    """Return an argument: JSON if it is JSON, text otherwise; ``@FILE`` is the text of a file.
+    """Return the value of an argument: parsed if the text is JSON, otherwise the text itself.
 
-    ``@@`` is an @ at the beginning. HcamError if the file cannot be read.
+    ``@FILE`` stands for the content of a file, and ``@@`` for an @ at the beginning. Raises
+    HcamError if the file cannot be read.
     """
     if text.startswith("@"):
         text = text[1:] if text.startswith("@@") else _content(text[1:])
@@ -77,10 +78,11 @@ def arguments(texts: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
 
 
 def call(procedure: str, texts: Sequence[str], timeout: float, *, wait: bool = False) -> str:
-    """Call a procedure by its short or full name, and return what is to be printed.
+    """Call a procedure by its short or full name, and return the text to print.
 
-    Without a procedure (``ngc``): what the device has. With ``wait``: when the motion that it
-    begins has ended. Raises HcamError if it is refused, or did not arrive.
+    For a device without a procedure (``ngc``) and arguments, return the listing of the device. With
+    ``wait``, return when the motion that the procedure begins has ended. Raises HcamError if the
+    call is refused, or the motion did not arrive.
     """
     full = uris.expand_procedure(procedure)
     prefix, _, name = full.partition(".rpc.")
@@ -93,13 +95,15 @@ def call(procedure: str, texts: Sequence[str], timeout: float, *, wait: bool = F
     known = described.get("procedures", {}).get(name, {})
     short = f"{uris.device_of(full)}.{name}" if described else full
     axis = known.get("moves") or ""
-    if wait and not axis and (known or not described):  # else it will be refused by its name
+    if (
+        wait and not axis and (known or not described)
+    ):  # unknown names are refused below
         raise HcamError(_no_motion(short, described))
     positional, named = arguments(texts)
     if "confirm" not in named and "confirm" in _parameters(known):
-        named["confirm"] = False  # a program that does not say so is not asked
+        named["confirm"] = False  # a program that leaves it out need not confirm
     answer = ask(full, *positional, timeout=timeout, **named)
-    match answer:  # as programs in use expect it of the detector controller
+    match answer:  # deployed programs expect such refusals of the detector controller
         case [str(reason), False] | [False, str(reason)]:
             raise HcamError(reason)
     if wait:
@@ -110,14 +114,15 @@ def call(procedure: str, texts: Sequence[str], timeout: float, *, wait: bool = F
 
 
 def ask(procedure: str, *args: Any, **kwargs: Any) -> Any:
-    """Call a procedure by its full name; if nobody has it, HcamError says which devices there are.
+    """Call a procedure by its full name, and return its result.
 
-    Raises as ``utils.call`` otherwise.
+    Raises HcamError, with the names of the devices, if no device has the procedure; otherwise it
+    raises what ``utils.call`` does.
     """
     try:
         return utils.call(procedure, *args, **kwargs)
     except utils.NoSuchProcedureError as error:
-        if error.uri.startswith("wamp."):  # else the device has said what it has
+        if error.uri.startswith("wamp."):  # otherwise the device has listed its procedures
             raise HcamError(what_there_is(procedure)) from None
         raise
 
@@ -159,7 +164,7 @@ def exchange(device: str, sent: str, *, confirm: bool) -> str:
 
 
 def _describe(prefix: str) -> dict[str, Any]:
-    """Return what a device says that it is; nothing of a program that does not say."""
+    """Return the self-description of a device; empty if there is none by that name."""
     try:
         described = utils.call(f"{prefix}.rpc.describe")
     except utils.NoSuchProcedureError:
@@ -168,9 +173,9 @@ def _describe(prefix: str) -> dict[str, Any]:
 
 
 def what_there_is(name: str) -> str:
-    """Return which devices there are instead of the one that a full name is of."""
-    found = utils.call("wamp.registration.list")
-    prefixes = [utils.call("wamp.registration.get", n)["uri"] for n in found["prefix"]]
+    """Return a message that no device offers a procedure, with the names of the devices."""
+    registered = utils.call("wamp.registration.list")["prefix"]
+    prefixes = [utils.call("wamp.registration.get", number)["uri"] for number in registered]
     devices = sorted({uris.device_of(prefix) for prefix in prefixes} - {""})
     there = ", ".join(devices) or "none: is hwserver running?"
     meant = did_you_mean(uris.device_of(name), devices)
@@ -178,13 +183,13 @@ def what_there_is(name: str) -> str:
 
 
 def what_can_be_set(topic: str) -> str:
-    """Return what can be set instead of a topic to which nobody listens."""
+    """Return a message that nobody listens to a topic, with the setpoints of its device."""
     device = uris.device_of(topic)
     described = _describe(uris.rpc(device).removesuffix(".rpc."))
     if not described:
         return what_there_is(topic)
     fields = [name for name, field in described["fields"].items() if field["settable"]]
-    there = f"of {device} there is {', '.join(fields)}" if fields else f"{device} has no setpoint"
+    there = f"{device} has {', '.join(fields)}" if fields else f"{device} has no setpoint"
     return f"nobody listens to {topic}; {there}{did_you_mean(topic.rpartition('.')[2], fields)}"
 
 
@@ -192,8 +197,8 @@ def _no_motion(short: str, described: dict[str, Any]) -> str:
     device = short.partition(".")[0]
     if not described:
         return f"{short}: nobody describes {device}, so its motions are not known; nothing was sent"
-    there = [name for name, one in described["procedures"].items() if one.get("moves")]
-    can = f"of {device} it is for {', '.join(there)}" if there else f"{device} has none"
+    motions = [name for name, known in described["procedures"].items() if known.get("moves")]
+    can = f"of {device} it is for {', '.join(motions)}" if motions else f"{device} has none"
     return f"{short} begins no motion; --wait is for motions, and {can}; nothing was sent"
 
 
@@ -231,16 +236,18 @@ def follow(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> str:
-    """Return where an axis is once it has arrived, and how long that took.
+    """Wait until an axis has arrived, and return its position and how long that took.
 
-    A command answers before the motion is in the telemetry, so only samples after the newest one
-    are judged. Raises HcamError if it has not arrived, or nobody can tell.
+    ``telemetry`` returns the newest sample, ``declared`` is the axis in the description of the
+    device, and ``show`` is called with each new position. A command answers before its motion is in
+    the telemetry, so only samples that are newer than the first one count. Raises HcamError if the
+    axis did not arrive, or if that is not known.
     """
     began = clock()
     before = _reach(telemetry, axis, sleep, clock)
     shown = ""
     while True:
-        sleep(LOOK_EVERY)
+        sleep(LOOK_PERIOD_S)
         sample = _reach(telemetry, axis, sleep, clock)
         if not _later(sample, before):
             continue
@@ -267,7 +274,7 @@ def _reach(
     sleep: Callable[[float], None],
     clock: Callable[[], float],
 ) -> dict[str, Any]:
-    """Return the newest sample; a router or server that is away may come back."""
+    """Return the newest sample, waiting MAX_SILENCE_S for a router or server to come back."""
     began = clock()
     while True:
         try:
@@ -276,14 +283,14 @@ def _reach(
             error: object = "there is no sample"
         except utils.WampError as failure:
             error = failure
-        if clock() - began > PATIENCE:
+        if clock() - began > MAX_SILENCE_S:
             raise HcamError(f"whether {axis} has arrived is not known: {error}")
-        sleep(LOOK_EVERY)
+        sleep(LOOK_PERIOD_S)
 
 
 def _later(sample: dict[str, Any], before: dict[str, Any]) -> bool:
     numbers = sample["seq"], before["seq"]
-    if None in numbers or sample["epoch"] != before["epoch"]:  # the journal is broken, or new
+    if None in numbers or sample["epoch"] != before["epoch"]:  # a broken journal, or a new one
         return bool(sample["timestamp"] > before["timestamp"])
     return bool(numbers[0] > numbers[1])
 
@@ -305,15 +312,16 @@ def _reasons(sample: dict[str, Any], *fields: str) -> str:
 
 
 def listing(described: dict[str, Any]) -> Iterator[str]:
-    """Yield what a device has, in lines of at most WIDTH letters."""
+    """Yield the procedures of a device by purpose, in lines of at most WIDTH letters."""
     groups: dict[str, list[str]] = {}
     switched: dict[str, None] = {}
     deployed = []
-    for name, one in described["procedures"].items():
+    for name, procedure in described["procedures"].items():
         machine, _, event = name.rpartition(".")
-        if one["audience"] != "program" or not machine:
-            title, doc = _kind(one, described["fields"])
-            groups.setdefault(title, []).extend(_entry(f"{name} {usage(one)}".rstrip(), doc))
+        if procedure["audience"] != "program" or not machine:
+            title, doc = _kind(procedure, described["fields"])
+            entry = _entry(f"{name} {usage(procedure)}".rstrip(), doc)
+            groups.setdefault(title, []).extend(entry)
         elif event in ("enable", "disable"):
             switched[machine] = None
         else:
@@ -324,26 +332,26 @@ def listing(described: dict[str, Any]) -> Iterator[str]:
                 ", ".join(names), WIDTH, initial_indent="  ", subsequent_indent="  "
             )
     yield from textwrap.wrap(f"{described['device']}: {described['doc']}", WIDTH)
-    for title, about in TITLES.items():
+    for title, rest in TITLES.items():
         if title in groups:
-            yield from ("", f"{title}{about}:", *groups[title])
+            yield from ("", f"{title}{rest}:", *groups[title])
 
 
-def _kind(one: dict[str, Any], fields: dict[str, Any]) -> tuple[str, str]:
-    """Return the title under which a procedure belongs, and its documentation."""
-    if one["audience"] == "operator" and one["sets"]:
-        return "Setpoints", _allowed(fields[one["sets"]])
+def _kind(procedure: dict[str, Any], fields: dict[str, Any]) -> tuple[str, str]:
+    """Return the title under which a procedure is listed, and its documentation."""
+    if procedure["audience"] == "operator" and procedure["sets"]:
+        return "Setpoints", _allowed(fields[procedure["sets"]])
     titles = {"engineer": "For engineers", "program": "For programs", "observer": "Questions"}
-    return titles.get(one["audience"], "Commands"), _first(one["doc"])
+    return titles.get(procedure["audience"], "Commands"), _first(procedure["doc"])
 
 
 def _entry(called: str, doc: str) -> list[str]:
-    indent = " " * (CALLS + 4)
+    indent = " " * (NAME_WIDTH + 4)
     lines = textwrap.wrap(doc, WIDTH, initial_indent=indent, subsequent_indent=indent)
-    if len(called) > CALLS or not lines:
+    if len(called) > NAME_WIDTH or not lines:
         hanging = textwrap.wrap(called, WIDTH, initial_indent="  ", subsequent_indent="      ")
         return [*hanging, *lines]
-    return [f"  {called:<{CALLS}}  {lines[0].lstrip()}", *lines[1:]]
+    return [f"  {called:<{NAME_WIDTH}}  {lines[0].lstrip()}", *lines[1:]]
 
 
 def _first(doc: str) -> str:
@@ -352,7 +360,7 @@ def _first(doc: str) -> str:
 
 
 def _allowed(field: dict[str, Any]) -> str:
-    """Return what a setpoint takes, and what it is."""
+    """Return the values that a setpoint takes, and the first sentence of its documentation."""
     if words := field.get("words"):
         takes = ", ".join(f"{number} ({word})" for number, word in words.items())
     else:
@@ -362,5 +370,5 @@ def _allowed(field: dict[str, Any]) -> str:
 
 
 def _parameters(known: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a described procedure by name; none of one that is not described."""
+    """Return the parameters of a procedure by name; none if it is not described."""
     return dict(known["parameters"]["properties"]) if known else {}

@@ -1,4 +1,4 @@
-"""Keys pressed in a terminal, each at once and by name, and what they do to a long list."""
+"""Keys that are pressed in a terminal, and how they move through a list that is longer than it."""
 
 import asyncio
 import os
@@ -22,9 +22,14 @@ NAMES = {
 
 @contextmanager
 def pressed(on_key: Callable[[str], None]) -> Iterator[None]:
-    """Call ``on_key`` with each key that is pressed; never if the terminal is not ours to read."""
+    """Call ``on_key`` with the name of each key that is pressed.
+
+    It is never called if standard input is no terminal, or one that another program reads.
+    """
     fd = sys.stdin.fileno() if sys.stdin and sys.stdin.isatty() else -1
-    if fd < 0 or os.tcgetpgrp(fd) != os.getpgrp():  # to ask in the background would stop us
+    if (
+        fd < 0 or os.tcgetpgrp(fd) != os.getpgrp()
+    ):  # reading in the background stops a process
         yield
         return
     loop = asyncio.get_running_loop()
@@ -34,7 +39,7 @@ def pressed(on_key: Callable[[str], None]) -> Iterator[None]:
             data = os.read(fd, 1024)
         except OSError:
             data = b""
-        if not data:  # the terminal has gone
+        if not data:  # the terminal is closed
             loop.remove_reader(fd)
         for key in KEY.findall(data.decode(errors="replace")):
             on_key(NAMES.get(key, key))
@@ -42,7 +47,7 @@ def pressed(on_key: Callable[[str], None]) -> Iterator[None]:
     before = termios.tcgetattr(fd)
     tty.setcbreak(fd)
     loop.add_reader(fd, read)
-    loop.add_signal_handler(signal.SIGCONT, tty.setcbreak, fd)  # a shell has set it otherwise
+    loop.add_signal_handler(signal.SIGCONT, tty.setcbreak, fd)  # a shell has changed the mode
     try:
         yield
     finally:
@@ -52,21 +57,26 @@ def pressed(on_key: Callable[[str], None]) -> Iterator[None]:
 
 
 class Browser:
-    """Where a person has scrolled to in a list, and which names are to be shown."""
+    """The part of a list of names that is shown: scrolled to by keys, and filtered by a text.
+
+    If ``quits``, the key q ends it.
+    """
 
     def __init__(self, *, quits: bool = True) -> None:
         self.quits = quits
-        """Whether q ends it."""
         self.over = False
+        """Whether q has been pressed."""
         self.top: int | None = None
-        """The first row shown; None before anybody has scrolled: then what fits is chosen."""
+        """The index of the first row; None, for a summary, until someone scrolls."""
         self.page = 1
-        """How many rows are shown, as far as is known."""
+        """The number of rows that fit; whoever draws the list sets it."""
         self.wanted = ""
+        """The filter, as far as it has been typed."""
         self.typing = False
+        """Whether the filter is being typed."""
 
     def press(self, key: str) -> None:
-        """Do what a key stands for."""
+        """Carry out a key, by its name in NAMES or its character."""
         if self.typing:
             self._type(key)
         elif key == "q" and self.quits:
@@ -94,11 +104,11 @@ class Browser:
             self.wanted += key
 
     def chooses(self, name: str) -> bool:
-        """Return whether a name is to be shown: it contains what was typed, or matches it."""
+        """Return whether a name contains the filter, or matches it as a glob."""
         return self.wanted in name or fnmatchcase(name, self.wanted)
 
     def hint(self) -> str:
-        """Return which keys there are now."""
+        """Return a line that explains the keys."""
         if self.typing:
             return f"names with: {self.wanted}_   Enter keeps this, Esc shows all"
         keys = ["q quits"] if self.quits else []

@@ -1,7 +1,8 @@
-"""What is wrong with the instrument, one line for each cause, in an order that stays.
+"""The causes of alarms: one line for each cause, in an order that stays.
 
-An alarm is known by its device and field: its reason contains numbers that change. A view repeats
-what is wrong with its sources, and devices that fail together say the same; each is one line.
+An alarm is identified by its device and field, because its reason contains numbers that change. A
+view repeats the alarms of its sources, and devices that fail together raise equal alarms; both are
+one cause.
 """
 
 import re
@@ -18,11 +19,11 @@ Root: TypeAlias = tuple[str, str]
 SEVERITIES = ("ERR", "WARN")
 """Worst first."""
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?!\w|\.\d)")
-"""A number that may change; not a part of a name, or of an address such as 192.0.2.1."""
+"""A number that may change, but no part of a name, or of an address such as 192.0.2.1."""
 
 
 class Identity(NamedTuple):
-    """A field of a device; ``n`` counts where it has several alarms of one severity."""
+    """The identity of an alarm; ``n`` counts the alarms of one field and severity."""
 
     device: str
     field: str
@@ -35,13 +36,13 @@ class Identity(NamedTuple):
 
 @dataclass
 class Trouble:
-    """One cause: the alarms that report it, and the views that repeat them."""
+    """One cause: the reasons of the alarms that report it, and the views that repeat them."""
 
     severity: str
     reasons: dict[Identity, str] = field(default_factory=dict)
     also: list[str] = field(default_factory=list)
     since: str = ""
-    """The oldest time of its alarms; it has been there longer if ``vague``."""
+    """The oldest time of its alarms (UTC, ISO 8601); it may be older if ``vague``."""
     vague: bool = False
 
     def __str__(self) -> str:
@@ -56,46 +57,46 @@ class Trouble:
 
 
 def some(names: list[str]) -> str:
-    """Return a few names, and how many more there are."""
+    """Return names as text; of more than four the first three, and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 4 else ""
     return ", ".join(names[:3] if more else names) + more
 
 
 def short(moment: str) -> str:
-    """Return the time of a moment (UTC, ISO 8601), and its date unless it is today's."""
+    """Return the time of a moment (UTC, ISO 8601); with its date unless that is today."""
     date, _, clock = moment.partition("T")
     today = time.strftime("%Y-%m-%d", time.gmtime())
     return clock[:8] if date == today else f"{date} {clock[:5]}"
 
 
 def family(name: str) -> str:
-    """Return a name without the number of its channel."""
+    """Return a name without its number: ``pressure`` for ``pressure1``."""
     return re.sub(r"\d+$", "", name)
 
 
 class Causes:
-    """Finds the cause of each alarm, from what the instrument file declares."""
+    """Finds the cause of each alarm. The instrument file declares which devices are views."""
 
     def __init__(self, instrument: Instrument) -> None:
         entries = instrument.entries.items()
         built = {name: entry.build() for name, entry in entries if issubclass(entry.cls, View)}
         self._views = {name: view for name, view in built.items() if isinstance(view, View)}
         self.sources = {source for view in self._views.values() for source in view.sources()}
-        """The devices that a view looks at."""
+        """The devices whose values are shown by views."""
         self._heard: dict[str, dict[Identity, str]] = {}
 
     def hear(self, sample: Mapping[str, Any], now: str) -> None:
-        """Note when alarms were first heard of, for those that do not say since when they are."""
+        """Note the time of a sample's new alarms, for those that have no ``since``."""
         before = self._heard.get(sample["device"], {})
         present = [identity for identity, _ in _alarms(sample)]
         self._heard[sample["device"]] = {key: before.get(key, now) for key in present}
 
     def troubles(self, samples: Mapping[str, Mapping[str, Any]]) -> list[Trouble]:
-        """Return the causes: errors first, then in the order of ``samples``."""
+        """Return the causes of all alarms: errors first, then in the order of ``samples``."""
         alarms = {
             identity: alarm for sample in samples.values() for identity, alarm in _alarms(sample)
         }
-        fields = {(one.device, one.field) for one in alarms}
+        fields = {(identity.device, identity.field) for identity in alarms}
         causes = {root: self._cause(*root, fields) for root in fields}
         found: dict[tuple[str, ...], Trouble] = {}
         of_root: dict[Root, Trouble] = {}
@@ -124,7 +125,7 @@ class Causes:
             trouble.since, trouble.vague = moment, since is None
 
     def _cause(self, device: str, field: str, fields: set[Root]) -> Root:
-        """Return the device and field whose alarm this one repeats; or its own."""
+        """Return the device and field whose alarm an alarm repeats, or its own."""
         view = self._views.get(device)
         if view is None or field == "connection":
             return device, field
@@ -140,7 +141,7 @@ class Causes:
 
 
 def _repeats(root: Root, causes: Mapping[Root, Root]) -> bool:
-    """Return whether an alarm repeats another, which does not repeat any itself."""
+    """Return whether an alarm repeats another one, which itself repeats none."""
     cause = causes[root]
     return cause != root and causes[cause] == cause
 
@@ -154,7 +155,7 @@ def _alarms(sample: Mapping[str, Any]) -> Iterator[tuple[Identity, Mapping[str, 
 
 
 def _alike(identity: Identity, alarm: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return what alarms of one cause have in common, whatever their numbers are."""
+    """Return a key that alarms of one cause have in common, although their numbers differ."""
     text, numbers = NUMBER.subn("#", alarm["reason"])
     return (
         identity.severity,
