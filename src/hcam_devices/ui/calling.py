@@ -95,9 +95,7 @@ def call(procedure: str, texts: Sequence[str], timeout: float, *, wait: bool = F
     known = described.get("procedures", {}).get(name, {})
     short = f"{uris.device_of(full)}.{name}" if described else full
     axis = known.get("moves") or ""
-    if (
-        wait and not axis and (known or not described)
-    ):  # unknown names are refused below
+    if wait and not axis and (known or not described):  # unknown names are refused below
         raise HcamError(_no_motion(short, described))
     positional, named = arguments(texts)
     if "confirm" not in named and "confirm" in _parameters(known):

@@ -27,9 +27,7 @@ def pressed(on_key: Callable[[str], None]) -> Iterator[None]:
     It is never called if standard input is no terminal, or one that another program reads.
     """
     fd = sys.stdin.fileno() if sys.stdin and sys.stdin.isatty() else -1
-    if (
-        fd < 0 or os.tcgetpgrp(fd) != os.getpgrp()
-    ):  # reading in the background stops a process
+    if fd < 0 or os.tcgetpgrp(fd) != os.getpgrp():  # reading in the background stops a process
         yield
         return
     loop = asyncio.get_running_loop()

@@ -1,6 +1,6 @@
 """History for people: plots in a terminal and in a PNG, tables, and CSV.
 
-What is shown are replies of ``hipercam.recorder.rpc.history``, as in ``history.py``.
+They show replies of ``hipercam.recorder.rpc.history``, which ``history.archive`` describes.
 """
 
 import csv
@@ -42,22 +42,22 @@ from ..journal.points import timestamp_of
 
 PNG_COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
 COLOURS = ("cyan", "yellow", "green", "magenta", "red", "blue")
-STEPS = (
+TIME_STEPS = (
     *(n * SECOND for n in (1, 2, 5, 10, 15, 30)),
     *(n * MINUTE for n in (1, 2, 5, 10, 15, 30)),
     *(n * HOUR for n in (1, 2, 3, 4, 6, 12)),
     *(n * DAY for n in (1, 2, 5, 10, 20, 50, 100, 200, 500)),
 )
-"""Between marks of the axis of time, in ms."""
+"""The possible distances of marks on the axis of time, in ms."""
 DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 """The bits of a Braille character, by column and row."""
-GAP = 4
-"""Times the usual distance: neighbours that are further apart are not joined."""
+GAP_FACTOR = 4
+"""Values are not joined if their distance in time is this many times the median."""
 MAX_WORD_LENGTH, MAX_WORDS = 40, 12
-"""Of texts in a PNG: what is longer is cut, and the oldest of more have one name."""
+"""Limits of texts in a PNG. Longer texts are cut; the oldest ones of more are called OTHERS."""
 OTHERS = "(others)"
-LARGEST = 1e200
-"""What is larger is drawn there: differences of such numbers overflow."""
+MAX_DRAWN = 1e200
+"""Larger numbers are drawn here, because their differences would overflow."""
 
 
 def show(
@@ -72,8 +72,10 @@ def show(
 ) -> int:
     """Show fields on stdout, or in a PNG; return 0, or 1 if there is nothing of one of them.
 
-    ``declared`` are fields by their names, which say how numbers are shown. ``how`` is ``table`` or
-    ``csv``; otherwise it is a plot in a terminal, and a table in a pipe.
+    ``how`` is ``table`` or ``csv``; by default, fields are plotted in a terminal, and written as
+    tables into a pipe. Without fields, the names of all fields are listed. ``points`` is the number
+    of lines of a table. ``declared`` are the declarations of fields, which have the digits and the
+    scale of numbers.
     """
     if not fields:
         known = source.fields()
@@ -91,9 +93,10 @@ def show(
     elif how == "table" or not (png or terminal):
         lines = max(terminal.lines // len(fields) - 4, 5) if terminal else 24
         replies = [asked(field, points or lines) for field in fields]
-        if not (points or terminal):  # of changes all that there are
+        if not (points or terminal):  # texts with all their changes
             replies = [
-                asked(one["field"], MAX_POINTS) if one.get("earlier") else one for one in replies
+                asked(reply["field"], MAX_POINTS) if reply.get("earlier") else reply
+                for reply in replies
             ]
         for reply in replies:
             if not reply["newest"]:
@@ -110,17 +113,17 @@ def show(
 
 
 def _note(replies: Sequence[Reply], span: Span) -> int:
-    """Print what people should know of replies; return 1 if there is nothing in one of them."""
+    """Print notes on empty, incomplete and averaged replies; return 1 if one of them is empty."""
     empty = [reply for reply in replies if reply["newest"]]
-    for said in (*(nothing(reply, span) for reply in empty), *lost(replies)):
-        print(printable(said), file=sys.stderr)
+    for note in (*(nothing(reply, span) for reply in empty), *lost(replies)):
+        print(printable(note), file=sys.stderr)
     if any(reply["rolled_up"] for reply in replies):
         print(ROLLED_UP, file=sys.stderr)
     return 1 if empty else 0
 
 
 def formatter(low: float, high: float) -> Callable[[float], str]:
-    """Return how to write numbers from ``low`` to ``high`` so that their differences are seen."""
+    """Return a function that writes numbers from ``low`` to ``high`` with enough digits."""
     size = max(abs(low), abs(high))
     if low == high:
         return "{:.6g}".format
@@ -133,7 +136,7 @@ def formatter(low: float, high: float) -> Callable[[float], str]:
 
 
 def writer(reply: Reply) -> Callable[[float], str]:
-    """Return how to write the numbers of a reply: as declared, or so that they differ."""
+    """Return a function that writes the values of a reply with the declared or enough digits."""
     declared = reply.get("declared")
     if isinstance(declared, Readback) and declared.type == "number":
         return declared.as_text
@@ -141,9 +144,9 @@ def writer(reply: Reply) -> Callable[[float], str]:
 
 
 def runs(reply: Reply) -> Iterator[list[int]]:
-    """Yield the indices of neighbours in time that belong together: no gap is between them."""
+    """Yield lists of successive indices of a reply, one for each stretch of time without a gap."""
     times = reply["time"]
-    apart = GAP * median([b - a for a, b in pairwise(times)] or [0])
+    apart = GAP_FACTOR * median([b - a for a, b in pairwise(times)] or [0])
     run: list[int] = []
     for index, time in enumerate(times):
         if run and time - times[run[-1]] > apart:
@@ -155,24 +158,24 @@ def runs(reply: Reply) -> Iterator[list[int]]:
 
 
 def extremes(replies: list[Reply]) -> tuple[float, float]:
-    """Return the least and the most of numbers."""
-    return min(min(one["min"]) for one in replies), max(max(one["max"]) for one in replies)
+    """Return the lowest and the highest value of replies."""
+    return min(min(reply["min"]) for reply in replies), max(max(reply["max"]) for reply in replies)
 
 
 def drawable(value: float) -> float:
-    """Return the value nearest to a number that can be drawn."""
-    return min(max(value, -LARGEST), LARGEST)
+    """Return a number within the limits of drawing."""
+    return min(max(value, -MAX_DRAWN), MAX_DRAWN)
 
 
 def logarithmic(replies: list[Reply]) -> bool:
-    """Return whether numbers have a logarithmic axis: it is declared, and they span a decade."""
+    """Return whether replies have a logarithmic axis: it is declared, and they span a decade."""
     low, high = extremes(replies)
-    declared = (one["declared"] for one in replies if one.get("declared"))
-    return any(one.scale == "log" for one in declared) and 1 / LARGEST < 10 * low < high
+    declared = (reply["declared"] for reply in replies if reply.get("declared"))
+    return any(field.scale == "log" for field in declared) and 1 / MAX_DRAWN < 10 * low < high
 
 
 class Axis:
-    """Numbers as dots from the lowest, 0, to the highest."""
+    """The axis of values: the lowest is near dot 0, the highest near the last of ``dots``."""
 
     def __init__(self, replies: list[Reply], dots: int) -> None:
         self.logarithmic = logarithmic(replies)
@@ -185,12 +188,12 @@ class Axis:
         return math.log10(drawable(value)) if self.logarithmic else drawable(value)
 
     def dot(self, value: float) -> int:
-        """Return where a value is."""
+        """Return the dot of a value."""
         part = (self._scaled(value) - self.base) / self.length
         return min(int(part * self.dots), self.dots - 1)
 
     def marks(self, most: int) -> Iterator[float]:
-        """Yield at most so many round values."""
+        """Yield about ``most`` round values."""
         rough = self.length / most
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(n * power for n in (1, 2, 5, 10) if n * power >= rough)
@@ -203,20 +206,20 @@ class Axis:
 
 
 class Times:
-    """The axis of time, in columns."""
+    """The axis of time: the start of a span is column 0, its end the last of ``columns``."""
 
     def __init__(self, span: Span, columns: int) -> None:
         self.span, self.columns = span, columns
 
     def column(self, time: int) -> int:
-        """Return where a time is."""
+        """Return the column of a time (ms)."""
         part = (time - self.span.start) / (self.span.end - self.span.start)
         return min(max(int(part * self.columns), 0), self.columns - 1)
 
     def marks(self, most: int) -> dict[int, str]:
-        """Return at most so many round times (ms), with what is written there."""
+        """Return at most ``most`` round times (ms), each with its label."""
         length = self.span.end - self.span.start
-        step = next((step for step in STEPS if length / step <= most), STEPS[-1])
+        step = next((step for step in TIME_STEPS if length / step <= most), TIME_STEPS[-1])
         first = -(-self.span.start // step) * step
         return {time: _mark(time, step) for time in range(first, self.span.end + 1, step)}
 
@@ -229,28 +232,28 @@ def _mark(time: int, step: int) -> str:
 
 
 class Canvas:
-    """Dots in Braille characters, each character in one colour; (0, 0) is below, at the left."""
+    """Dots in Braille characters, each character in one colour; (0, 0) is the lower left dot."""
 
     def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height
         self.cells = [[(0, "")] * width for _ in range(height)]
 
     def run(self, x: int, low: int, high: int, colour: str) -> None:
-        """Set the dots of a column from one row to another."""
+        """Set the dots of a column between two rows, which may be in any order."""
         for y in range(min(low, high), max(low, high) + 1):
             line = self.cells[self.height - 1 - y // 4]
             bits, _ = line[x // 2]
             line[x // 2] = bits | DOTS[x % 2][3 - y % 4], colour
 
     def line(self, x: int, y: int, to_x: int, to_y: int, colour: str) -> None:
-        """Join two dots; the second is not left of the first."""
+        """Draw a line between two dots; the second must not be left of the first."""
         steps = 2 * (to_x - x) or 1
         for step in range(steps):
             low, high = (round(y + (to_y - y) * n / steps) for n in (step, step + 1))
             self.run(x + (step + 1) // 2, low, high, colour)
 
     def lines(self) -> list[Text]:
-        """Return what it looks like."""
+        """Return the lines of characters, the highest first."""
         return [
             Text.assemble(*((chr(0x2800 + bits) if bits else " ", colour) for bits, colour in line))
             for line in self.cells
@@ -258,7 +261,7 @@ class Canvas:
 
 
 def chart(replies: list[Reply], span: Span, width: int, height: int) -> Iterator[Text]:
-    """Yield the lines of a plot of numbers with one unit: ``height`` of them, and two of time."""
+    """Yield the lines of a plot of values with one unit: ``height`` lines, and two for the time."""
     axis = Axis(replies, 4 * height)
     written = "{:.0e}" if axis.logarithmic else "{:.10g}"
     marks = axis.marks(max(height // 3, 3))
@@ -297,35 +300,37 @@ def _draw(reply: Reply, canvas: Canvas, times: Times, axis: Axis, colour: str) -
 
 
 def charts(replies: list[Reply], span: Span, width: int, height: int) -> Iterator[Text]:
-    """Yield a plot for each unit, with what is in it in words; of texts their changes."""
+    """Yield a plot for each unit, with its extremes in words, and a table for each text."""
     plots = list(by_unit(replies))
     words = {
-        one["field"]: printable(f" {in_words(one, span)}") for _, some in plots for one in some
+        reply["field"]: printable(f" {in_words(reply, span)}")
+        for _, group in plots
+        for reply in group
     }
-    texts = [one for one in replies if "value" in one]
+    texts = [reply for reply in replies if "value" in reply]
     parts = len(plots) + len(texts)
     used = 3 * parts + sum(-(-(len(line) + 2) // width) for line in words.values())
     each = max((height - used - 3) // max(parts, 1), 5)
-    for unit, some in plots:
-        scale = ", logarithmic" if logarithmic(some) else ""
-        title = ", ".join(one["field"] for one in some)
+    for unit, group in plots:
+        scale = ", logarithmic" if logarithmic(group) else ""
+        title = ", ".join(reply["field"] for reply in group)
         yield Text(printable(f"{title}  {unit}{scale}  {span}"), "bold")
-        yield from chart(some, span, width, min(each, 20))
-        for reply, colour in zip(some, COLOURS * len(some), strict=False):
+        yield from chart(group, span, width, min(each, 20))
+        for reply, colour in zip(group, COLOURS * len(group), strict=False):
             yield Text("━━", colour).append(words[reply["field"]], "default")
     for reply in texts:
         yield from map(Text, table(cut(reply, each)))
 
 
 def by_unit(replies: list[Reply]) -> Iterator[tuple[str, list[Reply]]]:
-    """Yield the replies with numbers, those of one unit together."""
-    numbers = [one for one in replies if one.get("min")]
-    for unit in dict.fromkeys(one["unit"] for one in numbers):
-        yield unit, [one for one in numbers if one["unit"] == unit]
+    """Yield each unit with the replies that have values in it; texts are left out."""
+    numbers = [reply for reply in replies if reply.get("min")]
+    for unit in dict.fromkeys(reply["unit"] for reply in numbers):
+        yield unit, [reply for reply in numbers if reply["unit"] == unit]
 
 
 def in_words(reply: Reply, span: Span) -> str:
-    """Say the last, the least and the most of numbers, and when that was."""
+    """Return the last, the lowest and the highest value of a reply, with their times, as text."""
     times, low, high = reply["time"], reply["min"], reply["max"]
     written = writer(reply)
     least, most = low.index(min(low)), high.index(max(high))
@@ -333,7 +338,7 @@ def in_words(reply: Reply, span: Span) -> str:
     year, day, time = 0, 5, 11
     begin = year if length > 300 * DAY else day if length > DAY else time
     digits = slice(begin, 16 if length >= HOUR else 19)
-    piece = length / MAX_POINTS / MINUTE  # each time is the beginning of one
+    piece = length / MAX_POINTS / MINUTE  # a time is the beginning of a piece
 
     def when(index: int) -> str:
         return f"({utc(times[index])[digits]})"
@@ -346,21 +351,22 @@ def in_words(reply: Reply, span: Span) -> str:
 
 
 def cut(reply: Reply, most: int) -> Reply:
-    """Return a reply with no more than the newest changes."""
+    """Return a reply with only its newest changes, at most ``most``."""
     more = max(len(reply["time"]) - most, 0)
     newest = {key: reply[key][more:] for key in ("time", "value")}
     return reply | newest | {"earlier": reply["earlier"] + more}
 
 
 def printable(text: str) -> str:
-    r"""Return a text with what would do something to a terminal as ``\x1b``."""
+    r"""Return a text with its control characters escaped, such as ``\x1b``."""
     return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
     )
 
 
 def table(reply: Reply) -> Iterator[str]:
-    """Yield the lines of a table: of numbers what they were, of texts their changes."""
+    """Yield the lines of a table: the values of a number, or the changes of a text."""
     yield from map(printable, _table(reply))
 
 
@@ -387,7 +393,7 @@ def _table(reply: Reply) -> Iterator[str]:
 
 
 def write_csv(source: Source, fields: tuple[str, ...], span: Span, out: TextIO) -> list[Reply]:
-    """Write fields as they were recorded, a row for each time; return their first pages."""
+    """Write all values of fields as CSV, a row for each time; return their first pages."""
     pages, streams = zip(*(samples(source, field, span) for field in fields), strict=True)
     writer = csv.writer(out, lineterminator="\n")
     units = (f" [{page['unit']}]" if page["unit"] else "" for page in pages)
@@ -398,9 +404,9 @@ def write_csv(source: Source, fields: tuple[str, ...], span: Span, out: TextIO) 
 
 
 def write_png(replies: list[Reply], span: Span, file: Path) -> None:
-    """Draw a plot for each unit, and one for each text, into a file, and say so.
+    """Draw a plot for each unit, and one for each text, into a file, and print its name.
 
-    Raises HcamError.
+    Raises HcamError if matplotlib is not installed, or the file cannot be written.
     """
     try:
         from matplotlib.dates import AutoDateLocator, ConciseDateFormatter  # noqa: PLC0415
@@ -408,20 +414,21 @@ def write_png(replies: list[Reply], span: Span, file: Path) -> None:
     except ImportError:
         raise HcamError(f"a PNG needs matplotlib: {install_extra('plot')}") from None
     plots = list(by_unit(replies))
-    texts = [("", [one]) for one in replies if "value" in one]
+    texts = [("", [reply]) for reply in replies if "value" in reply]
     if not plots and not texts:
         return
-    words = {one["field"]: words_of(one) for _, (one,) in texts}
-    heights = [3.0] * len(plots) + [max(len({*some}) / 5, 1) for some in words.values()]
+    words = {reply["field"]: words_of(reply) for _, (reply,) in texts}
+    heights = [3.0] * len(plots) + [max(len({*each}) / 5, 1) for each in words.values()]
     figure = Figure((10, 1 + sum(heights)), layout="constrained")
     panels = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)
-    for panel, (unit, some) in zip(panels[:, 0], [*plots, *texts], strict=True):
-        for reply, colour in zip(some, PNG_COLOURS * len(some), strict=False):
+    for panel, (unit, group) in zip(panels[:, 0], [*plots, *texts], strict=True):
+        for reply, colour in zip(group, PNG_COLOURS * len(group), strict=False):
             if "value" in reply:
                 moments = _moments([*reply["time"], reply["until"]])
                 each = words[reply["field"]]
                 names = list(dict.fromkeys(each))
-                panel.step(moments, [names.index(one) for one in (*each, each[-1])], where="post")
+                levels = [names.index(word) for word in (*each, each[-1])]
+                panel.step(moments, levels, where="post")
                 panel.set_yticks(range(len(names)), names, parse_math=False)
                 panel.set_ylim(-0.5, len(names) - 0.5)
             else:
@@ -431,11 +438,11 @@ def write_png(replies: list[Reply], span: Span, file: Path) -> None:
                         [drawable(reply[key][index]) for index in run]
                         for key in ("min", "mean", "max")
                     )
-                    # With an edge, so that the extreme of a moment can be seen.
+                    # Without an edge, an extreme that lasted for a moment could not be seen.
                     panel.fill_between(moments, low, high, color=colour, alpha=0.4, lw=0.8)
                     panel.plot(moments, mean, color=colour, lw=1)
             panel.plot([], [], color=colour, label=printable(reply["field"]))
-        if unit and logarithmic(some):
+        if unit and logarithmic(group):
             panel.set_yscale("log")
         panel.set_ylabel(printable(unit), parse_math=False)
         panel.grid(alpha=0.3)
@@ -454,23 +461,23 @@ def write_png(replies: list[Reply], span: Span, file: Path) -> None:
 
 
 def words_of(reply: Reply) -> list[str]:
-    """Return texts as they are named in a PNG: short ones, and not too many different ones.
+    """Return the values of a text as they are named in a PNG: short, and at most MAX_WORDS.
 
-    Alarms are severity and field of each.
+    Alarms are named by the severity and field of each.
     """
     each = [_word(reply["field"], value) for value in reply["value"]]
     newest = list(dict.fromkeys(reversed(each)))
     if len(newest) <= MAX_WORDS:
         return each
     kept = set(newest[: MAX_WORDS - 1])
-    return [one if one in kept else OTHERS for one in each]
+    return [word if word in kept else OTHERS for word in each]
 
 
 def _word(field: str, value: str) -> str:
     if field.endswith(".alarms"):
-        with suppress(ValueError, TypeError, KeyError):  # too long to have been kept whole
-            some = [f"{one['severity']} {one['field']}" for one in json.loads(value)]
-            value = ", ".join(some) or "none"
+        with suppress(ValueError, TypeError, KeyError):  # a long list of alarms is stored cut off
+            alarms = [f"{alarm['severity']} {alarm['field']}" for alarm in json.loads(value)]
+            value = ", ".join(alarms) or "none"
     text = printable(value)
     return text if len(text) <= MAX_WORD_LENGTH else f"{text[: MAX_WORD_LENGTH - 1]}…"
 
