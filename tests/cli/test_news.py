@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hcam_devices.cli import supervisor
-from hcam_devices.cli.supervisor import TOLD_FOR, Child, News, last_line
+from hcam_devices.cli.supervisor import NEWS_PERIOD_S, Child, News, last_line
 
 from ..helpers import AT_MOST, Clock
 
@@ -17,7 +17,7 @@ def test_news_are_shown_for_some_minutes() -> None:
     clock = Clock()
     news = News([], clock)
     news.tell("the clock was set")
-    clock.now += TOLD_FOR - 1
+    clock.now += NEWS_PERIOD_S - 1
     assert news.recent == "08:00:00 UTC the clock was set"
     clock.now += 1
     assert [news.recent] == [""]
@@ -90,7 +90,7 @@ async def test_a_child_that_cannot_be_started_is_tried_again(
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", none_left)
-    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE_S", 0.001)
     child = Child("hwserver", ["hwserver"], {})
     await ends(child, 3)
     assert "Resource temporarily unavailable" in child.last_words

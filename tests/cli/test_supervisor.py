@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from hcam_devices.cli.supervisor import (
-    FIRST_PAUSE,
-    LAST_PAUSE,
-    STEADY_AFTER,
-    STOPS_WITHIN,
-    TOLD_FOR,
+    FIRST_PAUSE_S,
+    LAST_PAUSE_S,
+    MAX_STOP_S,
+    NEWS_PERIOD_S,
+    STEADY_AFTER_S,
     Child,
     children,
     trouble,
@@ -102,17 +102,17 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
 
 def test_a_program_that_ends_is_begun_again_after_growing_pauses(stage: Stage) -> None:
     stage.run(200)
-    expected = [min(FIRST_PAUSE * 2**n, LAST_PAUSE) for n in range(len(stage.pauses))]
+    expected = [min(FIRST_PAUSE_S * 2**n, LAST_PAUSE_S) for n in range(len(stage.pauses))]
     assert stage.pauses == pytest.approx(expected)
-    assert stage.pauses[-1] == LAST_PAUSE
+    assert stage.pauses[-1] == LAST_PAUSE_S
     assert stage.child.restarts == [one.returncode for one in stage.processes].count(1)
     assert "hwserver ended (1); restart" in stage.child.last_words
 
 
 def test_one_that_ran_for_long_is_begun_again_soon(stage: Stage) -> None:
-    stage.lives = lambda n: STEADY_AFTER + 1 if n == 3 else 1.0
+    stage.lives = lambda n: STEADY_AFTER_S + 1 if n == 3 else 1.0
     stage.run(100)
-    assert stage.pauses[:5] == pytest.approx([FIRST_PAUSE * factor for factor in (1, 2, 4, 1, 2)])
+    assert stage.pauses[:5] == pytest.approx([FIRST_PAUSE_S * factor for factor in (1, 2, 4, 1, 2)])
 
 
 def test_one_that_is_stopped_is_told_to_end_and_not_begun_again(stage: Stage) -> None:
@@ -127,11 +127,11 @@ def test_one_that_does_not_end_when_told_is_killed(stage: Stage) -> None:
     stage.lives, stage.deaf = (lambda n: 1000.0), True
     stage.run(10)
     (process,) = stage.processes
-    assert process.signals == [("TERM", 10.0), ("KILL", 10.0 + STOPS_WITHIN)]
+    assert process.signals == [("TERM", 10.0), ("KILL", 10.0 + MAX_STOP_S)]
 
 
 def test_one_that_is_stopped_in_a_pause_is_not_begun_again(stage: Stage) -> None:
-    stage.run(1 + FIRST_PAUSE / 2)
+    stage.run(1 + FIRST_PAUSE_S / 2)
     (process,) = stage.processes
     assert process.signals == []
     assert stage.child.restarts == 1
@@ -175,7 +175,7 @@ def test_a_restart_is_told_with_its_time_and_for_some_minutes(
     child.log.write_text("once\nout of memory\n")
     assert not trouble([child, other])
     child.note_end(-9)
-    clock.now += TOLD_FOR - 1
+    clock.now += NEWS_PERIOD_S - 1
     told = f"08:00:00 UTC hwlogger ended (-9); restart 1; {child.log} ends: out of memory"
     assert trouble([child, other]) == told
     clock.now += 1

@@ -1,4 +1,4 @@
-"""``hcam up``: the router and the servers as child processes, begun again if they die."""
+"""``hcam up``: the router and the servers as child processes, restarted if they end."""
 
 import asyncio
 import os
@@ -19,15 +19,18 @@ from ..ui import terminal
 from ..wamp.router import crossbar, listening, with_parent_death_signal
 from ..wamp.uris import Address
 
-FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0
-STEADY_AFTER = 60.0
-STOPS_WITHIN = 12.0
-TOLD_FOR = 300.0
-"""Seconds after which it is not told any more that a program had to be started again."""
+FIRST_PAUSE_S, LAST_PAUSE_S = 0.5, 30.0
+"""The pause before a restart doubles from the first of these to the last."""
+STEADY_AFTER_S = 60.0
+"""A program that ran for this long is restarted after the first pause again."""
+MAX_STOP_S = 12.0
+"""A program that has not ended this long after SIGTERM is killed."""
+NEWS_PERIOD_S = 300.0
+"""News, such as the restart of a program, are shown for this long."""
 
 
 class Child:
-    """One program that is kept running; what it prints goes to a file. ``clock``: Unix time."""
+    """A program that is kept running, and whose output goes to a log. ``clock``: Unix time."""
 
     def __init__(
         self,
@@ -45,8 +48,8 @@ class Child:
         self.process: asyncio.subprocess.Process | None = None
 
     async def keep_running(self) -> None:
-        """Run it, for ever; SIGTERM, then SIGKILL, when cancelled."""
-        backoff = Backoff(FIRST_PAUSE, LAST_PAUSE)
+        """Run the program, and restart it when it ends, until cancelled; then end it."""
+        backoff = Backoff(FIRST_PAUSE_S, LAST_PAUSE_S)
         while True:
             began = time.monotonic()
             try:
@@ -59,7 +62,7 @@ class Child:
                         env=self.environment,
                         start_new_session=True,
                     )
-            except OSError as error:  # no memory, no more processes or files: that may pass
+            except OSError as error:  # no memory, or too many processes or files: it may pass
                 self.note_end(str(error))
                 await asyncio.sleep(backoff.next())
                 continue
@@ -69,12 +72,12 @@ class Child:
                 await self._stop(self.process)
                 raise
             self.note_end(self.process.returncode)
-            if time.monotonic() - began > STEADY_AFTER:
+            if time.monotonic() - began > STEADY_AFTER_S:
                 backoff.reset()
             await asyncio.sleep(backoff.next())
 
     def _opened(self) -> BinaryIO:
-        """Return the log, open for appending; if it cannot be, what goes nowhere."""
+        """Return the log, open for appending; /dev/null if the log cannot be opened."""
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             return self.log.open("ab")
@@ -82,7 +85,7 @@ class Child:
             return Path(os.devnull).open("ab")
 
     def note_end(self, status: int | str | None) -> None:
-        """Note that it has ended, when, and what it said last."""
+        """Note that the program has ended: when, its exit status or an error, and its last line."""
         self.restarts += 1
         self.ended = self.clock()
         self.last_words = (
@@ -92,21 +95,21 @@ class Child:
 
     @property
     def trouble(self) -> str:
-        """How it ended lately; nothing if it did not."""
-        return self.last_words if self.clock() - self.ended < TOLD_FOR else ""
+        """A line about the program's last end; empty if that is long ago."""
+        return self.last_words if self.clock() - self.ended < NEWS_PERIOD_S else ""
 
     async def _stop(self, process: asyncio.subprocess.Process) -> None:
         if process.returncode is None:
             process.terminate()
             try:
-                await asyncio.wait_for(process.wait(), STOPS_WITHIN)
+                await asyncio.wait_for(process.wait(), MAX_STOP_S)
             except TimeoutError:
                 process.kill()
                 await process.wait()
 
 
 def last_line(log: Path) -> str:
-    """Return the end of what a program printed."""
+    """Return the last line of a log that is not empty, or why the log cannot be read."""
     try:
         with log.open("rb") as file:
             file.seek(max(log.stat().st_size - 1000, 0))
@@ -117,7 +120,7 @@ def last_line(log: Path) -> str:
 
 
 def children(instrument: Instrument, address: Address, *, emulate: bool) -> list[Child]:
-    """Return what is to run: the router first."""
+    """Return the router, and then the servers of an instrument, none of them started."""
     environment = os.environ | {"WAMP_SERVER": str(address), "HCAM_HOME": str(home())}
     file = ["--instrument", str(instrument.path)]
     arguments = {
@@ -137,7 +140,7 @@ def children(instrument: Instrument, address: Address, *, emulate: bool) -> list
 
 
 def hints(address: Address, *, emulate: bool) -> str:
-    """Say what to try next."""
+    """Return a line with commands to try."""
     hcam = this_program()
     if address != Address():
         hcam = f"WAMP_SERVER={address} {hcam}"
@@ -149,7 +152,7 @@ def hints(address: Address, *, emulate: bool) -> str:
 
 
 async def up(instrument: Instrument, address: Address, *, emulate: bool) -> int:
-    """Run everything and show it, until SIGINT or SIGTERM; returns the exit status.
+    """Run everything and show it until SIGINT, SIGTERM or SIGHUP; return the exit status.
 
     Raises RouterError if the router is not installed or its port is taken, and AlreadyRunningError
     if another ``hcam up`` has the same home.
@@ -166,7 +169,7 @@ async def _up(instrument: Instrument, address: Address, *, emulate: bool) -> int
             "Otherwise choose another with --port"
         )
     family = children(instrument, address, emulate=emulate)
-    with suppress(OSError):  # then they run without logs
+    with suppress(OSError):  # without this folder the programs run without logs
         family[0].log.parent.mkdir(parents=True, exist_ok=True)
     running = [asyncio.create_task(child.keep_running()) for child in family]
     news = News(family)
@@ -195,7 +198,7 @@ async def _up(instrument: Instrument, address: Address, *, emulate: bool) -> int
     for task in (showing, *beside):
         task.cancel()
         await asyncio.wait([task])
-    for task in reversed(running):  # the router last, so that the servers can say goodbye
+    for task in reversed(running):  # the router last, so that the servers can report that they end
         task.cancel()
         await asyncio.wait([task])
     if not showing.cancelled():
@@ -204,37 +207,37 @@ async def _up(instrument: Instrument, address: Address, *, emulate: bool) -> int
 
 
 def trouble(family: list[Child]) -> str:
-    """Say which programs had to be started again lately, and what they said last."""
+    """Return a text about the programs that have been restarted lately; empty if there are none."""
     return "  ".join(child.trouble for child in family if child.trouble)
 
 
 def say(text: str) -> None:
-    """Print a line, if somebody reads; what runs must not end or wait because nobody does."""
+    """Print a line if standard output can be written at once; neither wait nor fail otherwise."""
     output.write(1, f"{text}\n")
 
 
 class News:
-    """What people should know besides telemetry. ``clock``: Unix time."""
+    """Events that people should know of besides telemetry. ``clock``: Unix time."""
 
     def __init__(self, family: list[Child], clock: Callable[[], float] = time.time) -> None:
         self.family, self.clock = family, clock
         self.told: list[tuple[float, str]] = []
 
     def tell(self, text: str) -> None:
-        """Note something that has happened now."""
+        """Add an event that has just happened."""
         now = self.clock()
         self.told = [*self.told, (now, f"{time.strftime('%H:%M:%S UTC', time.gmtime(now))} {text}")]
-        self.told = [one for one in self.told if abs(now - one[0]) < TOLD_FOR]
+        self.told = [(when, text) for when, text in self.told if abs(now - when) < NEWS_PERIOD_S]
 
     @property
     def recent(self) -> str:
-        """What has happened lately, and which programs had to be started again."""
+        """The recent events, and the programs that have been restarted lately."""
         now = self.clock()
-        told = [text for when, text in self.told if abs(now - when) < TOLD_FOR]
+        told = [text for when, text in self.told if abs(now - when) < NEWS_PERIOD_S]
         return "  ".join([*told, trouble(self.family)]).strip()
 
     async def say_all(self) -> None:
-        """Print each of it, once, for ever."""
+        """Print each event once, until cancelled."""
         said = {""}
         while True:
             words = [child.last_words for child in self.family]

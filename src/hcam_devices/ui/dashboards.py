@@ -1,12 +1,12 @@
-"""Grafana dashboards, generated from what the devices of an instrument declare.
+"""Grafana dashboards, generated from the declarations of an instrument's devices.
 
-A dashboard is a list of globs over ``device.field`` and ``kind.field``; names, units, limits,
-healthy ranges and words come from the declarations, so a device that is new in the instrument file
-is shown without a change here. Numbers are plotted: the mean of what a pixel stands for, within a
-band from its lowest to its highest; a setpoint is dashed. States, texts and what is true or false
-are timelines, and so are the alarms.
+A dashboard is a list of globs over ``device.field`` and ``kind.field``. Names, units, limits,
+healthy ranges and words come from the declarations, so a device that is added to the instrument
+file is shown without a change here. Numbers are plotted as their mean over the time of a pixel, in
+a band from their minimum to their maximum; setpoints are dashed. States, texts, truth values and
+alarms are timelines.
 
-``write`` makes a folder that Grafana is started with; docs/grafana.md says how.
+``write`` makes a folder with which Grafana is started; docs/grafana.md says how.
 """
 
 import json
@@ -42,14 +42,14 @@ from ..history.stores.line_protocol import name_of
 
 
 class Board(NamedTuple):
-    """A dashboard: its title, and what it shows.
+    """A dashboard: its title, and groups of fields.
 
-    Each text of ``groups`` is some globs; what they find belongs together, and one plot has what is
-    of one unit among it. A field belongs to the first group that finds it. The alarms are those of
-    the devices shown, or of every device.
+    Each text of ``groups`` is one or more globs. The fields that match them belong together, and
+    those with one unit share a plot. A field belongs to the first group that it matches. Alarms are
+    shown of the devices on the dashboard, or of every device.
     """
 
-    title: str  # links to a dashboard hold as long as it stays
+    title: str  # a new title breaks links to the dashboard
     groups: tuple[str, ...]
     every_alarm: bool = False
 
@@ -90,7 +90,7 @@ BOARDS = (
     Board("Recorder", ("recorder.backlog_*", "recorder.*")),
 )
 THE_REST = Board("Other devices", ("*",))
-"""What none of BOARDS shows."""
+"""The fields that no dashboard of BOARDS shows."""
 
 
 class Quantity(NamedTuple):
@@ -117,7 +117,7 @@ QUANTITIES = {
     "pix": Quantity("Position", "suffix:pix"),
     "s": Quantity("Time", units.Seconds),
 }
-"""By the unit of a declaration. Any other unit is its own name, behind the number."""
+"""The quantities by the unit of a declaration. Any other unit is written behind the number."""
 
 PALETTE = (
     *("blue", "orange", "green", "purple", "red", "yellow"),
@@ -128,17 +128,18 @@ COLOURS: dict[str, str] = {
     **{S.INPOS: "green", S.MOVING: "blue", S.HOMING: "purple", S.OUTPOS: "yellow"},
     **{S.STOPPED: "light-orange", S.INIT: "orange", S.DISABLED: "red"},
 }
-"""Of words that mean the same everywhere."""
+"""The colours of words that mean the same everywhere."""
 
 TAG = "hipercam"
 WIDTH = 24
-SHORTEST = 10
-"""Seconds that a pixel stands for, however short the time that is looked at."""
+"""The width of a dashboard in Grafana's units."""
+MIN_INTERVAL_S = 10
+"""The shortest time that a pixel may stand for."""
 
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """A readback of a device, and its name in the store."""
+    """A field of a device, and its name in the store."""
 
     device: Device
     field: Readback
@@ -146,16 +147,16 @@ class Shown:
 
     @property
     def family(self) -> str:
-        """Return the name without the number of the channel."""
+        """The name of the field without the number of its channel."""
         return re.sub(r"\d+$", "", self.field.name)
 
     @property
     def is_number(self) -> bool:
-        """Tell a number from a text, and from what is true or false."""
+        """Whether the field is a number, and neither a text nor a truth value."""
         return self.field.type == "number"
 
     def is_in(self, group: str) -> bool:
-        """Tell whether one of a group's globs finds it."""
+        """Return whether the field matches one of a group's globs."""
         owners = self.device.name, self.device.kind()
         names = [f"{owner}.{self.field.name}" for owner in owners]
         return any(fnmatchcase(name, glob) for glob in group.split() for name in names)
@@ -163,7 +164,7 @@ class Shown:
 
 @dataclass
 class Query(Dataquery, Builder[Dataquery]):
-    """InfluxQL as Grafana's data source for InfluxDB has it; a series is called as its column."""
+    """A query in InfluxQL for Grafana's data source; each series has the name of its column."""
 
     ref: str
     text: str
@@ -171,11 +172,11 @@ class Query(Dataquery, Builder[Dataquery]):
     source: common.DataSourceRef | None = None
 
     def build(self) -> Dataquery:
-        """Return the query."""
+        """Return the query itself, which needs no building."""
         return self
 
     def to_json(self) -> dict[str, object]:
-        """Return it as a dashboard has it."""
+        """Return the JSON of the query in a dashboard."""
         return {
             "refId": self.ref,
             "datasource": self.source,
@@ -187,22 +188,22 @@ class Query(Dataquery, Builder[Dataquery]):
 
 
 Columns: TypeAlias = dict[Device, list[tuple[str, str, str]]]
-"""What to ask of each device: (function, field in the store, name of the series)."""
+"""The columns of each device: (function, field in the store, name of the series)."""
 
 
 def select(device: Device, columns: Iterable[tuple[str, str, str]]) -> Query:
     """Return the query for columns of a device."""
     what = ", ".join(f'{how}("{name_of(field)}") AS "{name}"' for how, field, name in columns)
-    of = f'"{name_of(device.name)}"'
+    table = f'"{name_of(device.name)}"'
     grouped = "WHERE $timeFilter GROUP BY time($__interval) fill(null)"
-    return Query(device.name, " ".join(("SELECT", what, "FROM", of, grouped)))
+    return Query(device.name, " ".join(("SELECT", what, "FROM", table, grouped)))
 
 
 # --- panels ---------------------------------------------------------------------------------
 
 
 def plot(series: Sequence[Shown]) -> Plot:
-    """Return a plot of numbers that have a unit and a healthy range in common."""
+    """Return a plot of numbers with the same unit and the same healthy range."""
     unit = series[0].field.unit
     quantity = QUANTITIES.get(unit, Quantity(unit, f"suffix:{unit}"))
     panel = (
@@ -210,7 +211,7 @@ def plot(series: Sequence[Shown]) -> Plot:
         .title(title(series, quantity.name))
         .description(description(series))
         .unit(quantity.unit)
-        .interval(interval(one.device for one in series))
+        .interval(interval(shown.device for shown in series))
         .legend(
             build.VizLegendOptions()
             .show_legend(True)
@@ -220,24 +221,24 @@ def plot(series: Sequence[Shown]) -> Plot:
         )
         .tooltip(build.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI))
     )
-    logarithmic = any(one.field.scale == "log" for one in series)
+    logarithmic = any(shown.field.scale == "log" for shown in series)
     if logarithmic:
         log10 = build.ScaleDistributionConfig().type(common.ScaleDistribution.LOG).log(10)
         panel.scale_distribution(log10)
-    for healthy in {one.field.healthy for one in series if one.field.healthy}:
+    for healthy in {shown.field.healthy for shown in series if shown.field.healthy}:
         mark(panel, healthy, positive=logarithmic)
     columns: Columns = {}
-    for one, label in zip(series, names(series), strict=True):
-        colour = PALETTE[series.index(aimed(one, series)) % len(PALETTE)]
-        chosen = columns.setdefault(one.device, [])
-        if isinstance(one.field, Setpoint):
-            chosen.append(("last", one.stored, label))
+    for shown, label in zip(series, names(series), strict=True):
+        colour = PALETTE[series.index(aimed(shown, series)) % len(PALETTE)]
+        chosen = columns.setdefault(shown.device, [])
+        if isinstance(shown.field, Setpoint):
+            chosen.append(("last", shown.stored, label))
             dashes = {"fill": "dash", "dash": [10, 10]}
             paint(panel, label, colour, lineStyle=dashes, lineInterpolation="stepAfter")
         else:
             low, high = f"{label} min", f"{label} max"
-            chosen += [("mean", one.stored, label)]
-            chosen += [("min", one.stored, low), ("max", one.stored, high)]
+            chosen += [("mean", shown.stored, label)]
+            chosen += [("min", shown.stored, low), ("max", shown.stored, high)]
             paint(panel, label, colour)
             unseen = {"lineWidth": 0, "hideFrom": {"legend": True, "tooltip": True, "viz": False}}
             paint(panel, low, colour, **unseen)
@@ -247,15 +248,16 @@ def plot(series: Sequence[Shown]) -> Plot:
     return panel
 
 
-def aimed(one: Shown, among: Sequence[Shown]) -> Shown:
+def aimed(shown: Shown, among: Sequence[Shown]) -> Shown:
     """Return the readback that follows a setpoint, if it is shown too; or else itself."""
-    of = {setpoint: readback for readback, setpoint in one.device.pairs.items()}
-    readback = of.get(one.field.name)
-    return next((o for o in among if (o.device, o.field.name) == (one.device, readback)), one)
+    readbacks = {setpoint: readback for readback, setpoint in shown.device.pairs.items()}
+    readback = readbacks.get(shown.field.name)
+    same = (other for other in among if other.device is shown.device)
+    return next((other for other in same if other.field.name == readback), shown)
 
 
 def paint(panel: Plot, label: str, colour: str, **custom: object) -> None:
-    """Say how one series looks."""
+    """Set the colour and other properties of the series ``label``."""
     fixed = {"mode": grafana.FieldColorModeId.FIXED, "fixedColor": colour}
     properties = [grafana.DynamicConfigValue("color", fixed)]
     properties += [grafana.DynamicConfigValue(f"custom.{k}", v) for k, v in custom.items()]
@@ -263,7 +265,10 @@ def paint(panel: Plot, label: str, colour: str, **custom: object) -> None:
 
 
 def mark(panel: Plot, healthy: Range, *, positive: bool) -> None:
-    """Redden what is not healthy, and keep its bounds in sight (``positive``: those above 0)."""
+    """Mark unhealthy values red, and keep the bounds in sight.
+
+    If ``positive``, the axis is logarithmic, and bounds that are not above 0 are left out.
+    """
     low, high = (math.isfinite(bound) and (bound > 0 or not positive) for bound in healthy)
     steps = [grafana.Threshold(None, "red" if low else "transparent")]
     if low:
@@ -278,51 +283,54 @@ def mark(panel: Plot, healthy: Range, *, positive: bool) -> None:
 
 
 def title(series: Sequence[Shown], quantity: str) -> str:
-    """Say what a plot is of: the words that all begin with, or else the quantity; and whose."""
-    words = zip(*(re.split(r"[_.]", one.family) for one in series), strict=False)
-    same = [several[0] for several in takewhile(lambda several: len(set(several)) == 1, words)]
+    """Return the title of a plot: the words with which all fields begin, or else the quantity.
+
+    If the fields belong to one device, its name follows.
+    """
+    words = zip(*(re.split(r"[_.]", shown.family) for shown in series), strict=False)
+    same = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, words)]
     what = " ".join(same).capitalize() or quantity
-    devices = {one.device.name for one in series}
+    devices = {shown.device.name for shown in series}
     return f"{what} ({devices.pop()})" if len(devices) == 1 else what
 
 
 def description(series: Sequence[Shown]) -> str:
-    """Return what the declarations say of the fields, a line each."""
+    """Return the documentation of the fields, a line each; with the limits of setpoints."""
     lines = {}
-    for one in series:
-        lines[one.family] = one.field.doc
-        if isinstance(one.field, Setpoint):
-            low, high = one.field.limits
-            lines[one.family] += f" It may be {low:g} to {high:g} {one.field.unit}."
+    for shown in series:
+        lines[shown.family] = shown.field.doc
+        if isinstance(shown.field, Setpoint):
+            low, high = shown.field.limits
+            lines[shown.family] += f" It may be {low:g} to {high:g} {shown.field.unit}."
     return "\n".join(f"- {name}: {text.strip()}" for name, text in lines.items() if text)
 
 
 def names(series: Sequence[Shown]) -> list[str]:
-    """Return what to call each, as short as tells them apart."""
-    if len({one.device for one in series}) == 1:
-        return [one.field.name for one in series]
-    if len({one.field.name for one in series}) == 1:
-        return [one.device.name for one in series]
-    return [f"{one.device.name} {one.field.name}" for one in series]
+    """Return the names of series, as short as they can be and yet differ."""
+    if len({shown.device for shown in series}) == 1:
+        return [shown.field.name for shown in series]
+    if len({shown.field.name for shown in series}) == 1:
+        return [shown.device.name for shown in series]
+    return [f"{shown.device.name} {shown.field.name}" for shown in series]
 
 
 def interval(devices: Iterable[Device]) -> str:
-    """Return the least time that a pixel stands for: no device leaves it empty while it runs."""
+    """Return the shortest time of a pixel, in which each running device publishes samples."""
     slowest = max(device.poll_every for device in devices)
-    return f"{max(SHORTEST, math.ceil(3 * slowest))}s"
+    return f"{max(MIN_INTERVAL_S, math.ceil(3 * slowest))}s"
 
 
 def states(series: Sequence[Shown], devices: Sequence[Device]) -> Timeline:
-    """Return a timeline of what devices are and do: states, texts, and what is true or false."""
+    """Return a timeline of the states of devices, and of their texts and truth values."""
     columns = {}
     for device in devices:
         rows = [(f"state.{state}", state) for state in device.states()]
-        rows += [(one.stored, one.field.name) for one in series if one.device is device]
+        rows += [(shown.stored, shown.field.name) for shown in series if shown.device is device]
         columns[device] = [("last", stored, f"{device.name} {name}") for stored, name in rows]
-    words = {"0": "no", "1": "yes"}  # as the store has what is true or false
-    for one in series:
-        if isinstance(one.field.kind, Labels):
-            words |= {word: word for word in one.field.kind.values()}
+    words = {"0": "no", "1": "yes"}  # the store keeps truth values as numbers
+    for shown in series:
+        if isinstance(shown.field.kind, Labels):
+            words |= {word: word for word in shown.field.kind.values()}
     colours = dict(zip(words, cycle(PALETTE), strict=False)) | COLOURS
     words |= {word: word for word in COLOURS}
     mapped = {
@@ -363,7 +371,7 @@ def timeline(title: str, columns: Columns, mappings: list[grafana.ValueMapping])
 
 
 def texts() -> Table:
-    """Return a table of the alarms of the device that is chosen above the dashboard."""
+    """Return a table of the alarms of the device that is selected above the dashboard."""
     query = Query(
         "alarms",
         'SELECT last("alarms") AS "alarms" FROM "$device" WHERE "alarms" != \'[]\' '
@@ -379,14 +387,14 @@ def texts() -> Table:
 
 
 def devices_of(instrument: Instrument) -> list[Device]:
-    """Return every device of an instrument, the recorder last; none is connected."""
+    """Return every device of an instrument, none of them running; the recorder is the last."""
     kind = recorder_of(instrument.stores)
     recorder = kind("recorder", replicators=[], journals=Journals({}), folder=Path(), stores={})
     return [*(entry.build() for entry in instrument.entries.values()), recorder]
 
 
 def shown_of(device: Device) -> list[Shown]:
-    """Return the readbacks of a device as the store has them."""
+    """Return the fields of a device with their names in the store."""
     stored = {target: f"{readback}.target" for readback, target in device.nested().items()}
     return [Shown(device, field, stored.get(name, name)) for name, field in device.fields.items()]
 
@@ -394,23 +402,25 @@ def shown_of(device: Device) -> list[Shown]:
 def dashboard(
     board: Board, every: Sequence[Shown], source: common.DataSourceRef
 ) -> grafana.Dashboard | None:
-    """Return a dashboard of what a board finds; None if it finds nothing."""
+    """Return the dashboard of a board, or None if none of the fields match it."""
     left, plots, others = list(every), [], []
     for group in board.groups:
-        found = [one for one in left if one.is_in(group)]
-        left = [one for one in left if one not in found]
+        found = [shown for shown in left if shown.is_in(group)]
+        left = [shown for shown in left if shown not in found]
         alike: dict[tuple[str, Range | None], list[Shown]] = {}
-        for one in found:
-            if one.is_number:
-                healthy = aimed(one, found).field.healthy
-                alike.setdefault((one.field.unit, healthy), []).append(one)
+        for shown in found:
+            if shown.is_number:
+                healthy = aimed(shown, found).field.healthy
+                alike.setdefault((shown.field.unit, healthy), []).append(shown)
             else:
-                others.append(one)
+                others.append(shown)
         plots += [plot(series) for series in alike.values()]
-    devices = list(dict.fromkeys(one.device for one in every if one not in left))
+    devices = list(dict.fromkeys(shown.device for shown in every if shown not in left))
     if not devices:
         return None
-    alarming = list(dict.fromkeys(one.device for one in every)) if board.every_alarm else devices
+    alarming = (
+        list(dict.fromkeys(shown.device for shown in every)) if board.every_alarm else devices
+    )
     rows: list[Sequence[Plot | Timeline | Table]] = [[alarms(alarming)]]
     rows += [plots[n : n + 2] for n in range(0, len(plots), 2)]
     rows += [[states(others, devices)], [texts()]]
@@ -448,7 +458,7 @@ def dashboard(
 def arrange(
     rows: Sequence[Sequence[Plot | Timeline | Table]], source: common.DataSourceRef
 ) -> list[grafana.Panel | grafana.RowPanel]:
-    """Return the panels of rows, each in its place, with a number and the source of its data."""
+    """Return the panels of rows, each with its place, a number and the source of its data."""
     placed: list[grafana.Panel | grafana.RowPanel] = []
     y = 0
     for row in rows:
@@ -460,7 +470,7 @@ def arrange(
             panel.id_val, panel.datasource = len(placed), source
             panel.grid_pos = grafana.GridPos(high, width, n * width, y)
             for target in panel.targets or ():
-                assert isinstance(target, Query)  # noqa: S101  (there are no others here)
+                assert isinstance(target, Query)  # noqa: S101  (for the type checker)
                 target.source = source
         y += high
     return placed
@@ -470,21 +480,21 @@ def arrange(
 
 
 def write(folder: Path, instrument: Instrument, store: str | None = None) -> list[str]:
-    """Write what Grafana needs into a folder; return the titles of the dashboards.
+    """Write all files that Grafana needs into a folder; return the titles of the dashboards.
 
     ``store`` is the name of a store of kind influxdb; it may be left out if there is only one.
     Raises HcamError if there is no such store, or the folder cannot be written.
     """
     name, settings = store_of(instrument, store)
     source = common.DataSourceRef("influxdb", f"hcam-{name}")
-    every = [one for device in devices_of(instrument) for one in shown_of(device)]
-    rest = [one for one in every if not any(one.is_in(g) for b in BOARDS for g in b.groups)]
+    every = [shown for device in devices_of(instrument) for shown in shown_of(device)]
+    rest = [shown for shown in every if not any(shown.is_in(g) for b in BOARDS for g in b.groups)]
     wanted = [*((board, every) for board in BOARDS), (THE_REST, rest)]
-    made = [one for board, among in wanted if (one := dashboard(board, among, source))]
+    made = [d for board, among in wanted if (d := dashboard(board, among, source))]
     files: dict[str, object] = {
         "datasources/hcam.yaml": {"apiVersion": 1, "datasources": [datasource(source, settings)]},
         "dashboards/hcam.yaml": {"apiVersion": 1, "providers": [PROVIDER]},
-        **{f"dashboards/hcam/{one.uid}.json": one for one in made},
+        **{f"dashboards/hcam/{d.uid}.json": d for d in made},
     }
     try:
         for old in (folder / "dashboards" / "hcam").glob("hcam-*.json"):
@@ -495,12 +505,16 @@ def write(folder: Path, instrument: Instrument, store: str | None = None) -> lis
             file.write_text(json.dumps(content, cls=JSONEncoder, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise HcamError(f"{folder} cannot be written: {error}") from None
-    return [str(one.title) for one in made]
+    return [str(d.title) for d in made]
 
 
 def store_of(instrument: Instrument, store: str | None) -> tuple[str, InfluxDB]:
-    """Return the store to be looked at, and its name. HcamError if there is none, or several."""
-    known = {name: one for name, one in instrument.stores.items() if isinstance(one, InfluxDB)}
+    """Return the name and the settings of the InfluxDB to show.
+
+    Raises HcamError if ``store`` is not one, or if it is None and there is not exactly one.
+    """
+    stores = instrument.stores.items()
+    known = {name: settings for name, settings in stores if isinstance(settings, InfluxDB)}
     if store in known:
         return store, known[store]
     if store is None and len(known) == 1:
@@ -510,8 +524,8 @@ def store_of(instrument: Instrument, store: str | None) -> tuple[str, InfluxDB]:
             f"{instrument.path} has no store that Grafana can look at: it needs a table "
             '[stores.NAME] with kind = "influxdb"'
         )
-    said = "several stores are" if store is None else f"{store!r} is not a store"
-    raise HcamError(f"{said} of kind influxdb; --store takes one of {', '.join(known)}")
+    problem = "several stores are" if store is None else f"{store!r} is not a store"
+    raise HcamError(f"{problem} of kind influxdb; --store takes one of {', '.join(known)}")
 
 
 PROVIDER = {
@@ -521,11 +535,11 @@ PROVIDER = {
     "allowUiUpdates": False,
     "options": {"path": "$GF_PATHS_PROVISIONING/dashboards/hcam"},
 }
-"""Grafana puts the value of an environment variable for what begins with $."""
+"""Grafana replaces $NAME by the environment variable NAME."""
 
 
 def datasource(source: common.DataSourceRef, settings: InfluxDB) -> dict[str, object]:
-    """Return the data source; user, password and token are Grafana's environment's."""
+    """Return the data source. Grafana takes user, password and token from its environment."""
     version = settings.version
     database = settings.bucket if version == 2 else settings.database
     options = {"version": "InfluxQL", "httpMode": "POST", "dbName": literal(database or "")}
@@ -550,5 +564,5 @@ def datasource(source: common.DataSourceRef, settings: InfluxDB) -> dict[str, ob
 
 
 def literal(text: str) -> str:
-    """Return a text in which Grafana is not to look for environment variables."""
+    """Return a text with each $ escaped, so that Grafana does not look for a variable."""
     return text.replace("$", "$$")

@@ -70,7 +70,7 @@ def show(
     points: int | None,
     png: Path | None,
 ) -> int:
-    """Show fields on stdout, or in a PNG; return 0, or 1 if there is nothing of one of them.
+    """Show fields on stdout, or in a PNG; return 1 if one of them has no values, 0 otherwise.
 
     ``how`` is ``table`` or ``csv``; by default, fields are plotted in a terminal, and written as
     tables into a pipe. Without fields, the names of all fields are listed. ``points`` is the number
