@@ -46,7 +46,7 @@ class FakeStore:
         self.gone.append(gone)
         self.stored.add(gone.device, gone.epoch, gone.first, gone.last)
 
-    def look(self, device: str) -> tuple[list[Row], SampleRanges]:
+    def rows_of(self, device: str) -> tuple[list[Row], SampleRanges]:
         if self.away:
             raise AwayError(self.away)
         rows = self.has.get(device, [])
@@ -56,7 +56,7 @@ class FakeStore:
             belonging.add(device, epoch, noted[0].first, noted[-1].last)
         return rows, belonging
 
-    def search(self, wanted: SampleRange) -> list[Row]:
+    def find(self, wanted: SampleRange) -> list[Row]:
         numbers = range(wanted.first, wanted.last + 1)
         return [one for one in self.elsewhere if one.epoch == wanted.epoch and one.seq in numbers]
 

@@ -727,6 +727,18 @@ async def test_the_disk_that_is_told_is_the_fullest_of_those_in_use(
     assert await recorder.read(recorder.fields["disk"]) == 3.0
 
 
+async def test_a_disk_that_hangs_is_a_figure_without_a_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: over.wait())
+    monkeypatch.setattr("hcam_devices.history.recorder.DISK_WITHIN", 0.01)
+    recorder, _ = recorder_in(tmp_path)
+    with pytest.raises(ValueError, match="no answer from the disk of /"):
+        await recorder.read(recorder.fields["disk"])
+    over.set()
+
+
 class ScriptedOwners(Owners):
     """Owners as a test says, each time the router is asked."""
 

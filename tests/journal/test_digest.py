@@ -52,7 +52,7 @@ def test_what_the_store_gives_back_has_the_digest_of_what_was_published(
     published = [fields | head | {"seq": n} for n, fields in enumerate(samples, 1)]
     with closing(EmbeddedStore("local", folder)) as store:
         store.write([flatten(one) for one in published])
-        rows, _ = Nights("local", folder, NIGHT).look("ccd1")
+        rows, _ = Nights("local", folder, NIGHT).rows_of("ccd1")
         journal = [json.loads(json.dumps(one)) for one in published]
         assert {row.seq: row.digest for row in rows} == {
             one["seq"]: digest(flatten(one)) for one in journal

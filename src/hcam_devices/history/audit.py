@@ -51,8 +51,7 @@ class StoreReader(Protocol):
 
     name: str
     uncounted: str
-    """Why the rows of the store cannot be counted; ``look`` is then not called. Empty if they can.
-    """
+    """Why the rows cannot be counted: ``rows_of`` is then not called. Empty if they can be."""
     stored: SampleRanges
     """The samples that the store noted as stored, with those that it will never have."""
     gone: list[SampleRange]
@@ -60,13 +59,13 @@ class StoreReader(Protocol):
     troubles: list[str]
     """What could not be read of the store's files so far."""
 
-    def look(self, device: str) -> tuple[list[Row], SampleRanges]:
+    def rows_of(self, device: str) -> tuple[list[Row], SampleRanges]:
         """Return the sound rows of a device in and around the night, and what has to be there.
 
         The latter are the numbers between the last one before the night and the first one after it.
         """
 
-    def search(self, wanted: SampleRange) -> list[Row]:
+    def find(self, wanted: SampleRange) -> list[Row]:
         """Return the rows of some samples, whatever their times."""
 
 
@@ -315,7 +314,7 @@ def _look(reader: StoreReader, store: Audited, device: str) -> Evidence:
         evidence.there = reader.stored - SampleRanges(reader.gone)
     elif not store.unread:
         try:
-            evidence = Evidence(device, *reader.look(device))
+            evidence = Evidence(device, *reader.rows_of(device))
         except AwayError as error:
             store.unread = str(error)
     return evidence
@@ -385,7 +384,7 @@ def _gaps(
     lost = SampleRanges(one for one in found if one.reason == LOST)
     for key in lost.keys:
         some = [*lost.of([key]).ranges()]
-        for row in reader.search(SampleRange(*key, some[0].first, some[-1].last)):
+        for row in reader.find(SampleRange(*key, some[0].first, some[-1].last)):
             evidence.add(row)
     gaps = []
     for one in found:

@@ -1,4 +1,4 @@
-"""What the stores really have of a night, read from outside, whatever they noted."""
+"""Reads the samples of a night that each store really has, whatever it noted on writing."""
 
 import json
 import sqlite3
@@ -37,12 +37,13 @@ from .stores.nights import (
 )
 
 MARGIN = 3_600_000
-"""Samples are looked for so far (ms) outside the night: noon may be between one and its journal."""
+"""Look for samples this far (ms) outside the night: noon may pass between a sample and its entry
+in the journal."""
 ROWS_AT_A_TIME = 10_000
 
 
 class Files:
-    """Reads files of a store, each as far as it can be read; ``troubles`` says why no further."""
+    """Reads files of a store as far as they can be read; ``troubles`` says what could not be."""
 
     def __init__(self) -> None:
         self.troubles: list[str] = []
@@ -50,19 +51,19 @@ class Files:
     def read(
         self, path: Path, tables: Iterable[Table], take: Callable[[sqlite3.Connection], None]
     ) -> None:
-        """Take in what a file has, if there is one."""
+        """Call ``take`` with a file, if it is there."""
         try:
             if path.exists():
                 with closing(reading(path, tables)) as db:
                     take(db)
         except (OSError, sqlite3.OperationalError) as error:
-            self._tell(str(away(path, error)))
+            self._report(str(away(path, error)))
         except sqlite3.Error as error:
             if not is_damage(error):
                 raise
-            self._tell(f"{path} is damaged: {error}")
+            self._report(f"{path} is damaged: {error}")
 
-    def _tell(self, trouble: str) -> None:
+    def _report(self, trouble: str) -> None:
         if trouble not in self.troubles:
             self.troubles.append(trouble)
 
@@ -135,7 +136,7 @@ class Nights:
     def __init__(self, name: str, folder: Path, night: str) -> None:
         self.name, self.folder = name, folder
         self._start, self._end = night_bounds(night)
-        self.night = night_of(self._start)  # whatever form of the date was given
+        self.night = night_of(self._start)  # in the usual form of the date
         self._files = Files()
         self.troubles = self._files.troubles
         self.stored, self.gone = self._files.notes(self._path(MAIN), MAIN_TABLES)
@@ -150,9 +151,9 @@ class Nights:
         span = self._start // HALF_HOUR, self._end // HALF_HOUR
         series = db.execute(SERIES).fetchall()
         if any(db.execute(HALVES, (number, *span)).fetchone() for number, _ in series):
-            self.uncounted = "of that night it has only the minutes left"
+            self.uncounted = "it keeps only minutes of nights as old as that"
 
-    def look(self, device: str) -> tuple[list[Row], SampleRanges]:
+    def rows_of(self, device: str) -> tuple[list[Row], SampleRanges]:
         """See ``StoreReader``."""
         window = self._start - MARGIN, self._end + MARGIN
         found = [row for one in nights(*window) for row in self._rows(one, device, *window)]
@@ -169,7 +170,7 @@ class Nights:
                     here += [(epoch, first), (epoch, last)]
         return found, belonging(device, before, extent(here), after)
 
-    def search(self, wanted: SampleRange) -> list[Row]:
+    def find(self, wanted: SampleRange) -> list[Row]:
         """See ``StoreReader``."""
         samples = SampleRanges([wanted])
         there = [night for night, noted in self._noted.items() if night and noted & samples]
@@ -205,7 +206,7 @@ class Lines:
         if settings.version != 1 or not self._answers():
             self.uncounted = "only an InfluxDB of version 1 can be asked"
 
-    def look(self, device: str) -> tuple[list[Row], SampleRanges]:
+    def rows_of(self, device: str) -> tuple[list[Row], SampleRanges]:
         """See ``StoreReader``."""
         start, end = self._start, self._end
         window = f"time >= {start - MARGIN}ms AND time < {end + MARGIN}ms"
@@ -213,13 +214,13 @@ class Lines:
         here = extent((row.epoch, row.seq) for row in found if start <= row.time < end)
         before = self._one(device, f"time < {start}ms ORDER BY time DESC")
         after = self._one(device, f"time >= {end}ms ORDER BY time")
-        for epoch in here.keys() | before.keys():  # after that night it noted no more of others
+        for epoch in here.keys() | before.keys():  # it noted no other epoch after that night
             after.setdefault(epoch, self.stored.newest(device, epoch) + 1)
-        if not before:  # it has nothing older: it may keep no more
+        if not before:  # its retention may have dropped everything older
             before = {epoch: low - 1 for epoch, (low, _) in here.items()}
         return found, belonging(device, before, here, after)
 
-    def search(self, wanted: SampleRange) -> list[Row]:
+    def find(self, wanted: SampleRange) -> list[Row]:
         """See ``StoreReader``."""
         text = _quoted(wanted.epoch, "'")
         where = f"epoch = {text} AND seq >= {wanted.first} AND seq <= {wanted.last}"
@@ -246,11 +247,11 @@ class Lines:
         ]
 
     def _answers(self) -> bool:
-        """Tell whether it is an InfluxDB; VictoriaMetrics has one answer to every question."""
+        """Return whether it is an InfluxDB: VictoriaMetrics answers every question alike."""
         try:
             found = self._ask("SHOW MEASUREMENTS LIMIT 1")
         except AwayError:
-            return True  # it may be one; that it is away is told when it is asked for rows
+            return True  # it may be one; reading its rows will raise the error
         return all(one["name"] == "measurements" for one in found)
 
     def _ask(self, question: str) -> list[dict[str, Any]]:
@@ -275,7 +276,7 @@ class Lines:
 
 
 def _quoted(text: str, quote: str = '"') -> str:
-    """Return a name as InfluxQL has it, or a text."""
+    """Return a name, or a text, quoted for InfluxQL."""
     return quote + text.replace("\\", "\\\\").replace(quote, f"\\{quote}") + quote
 
 
@@ -285,7 +286,10 @@ def readers(
     night: str,
     noted: Mapping[str, SampleRanges] | None = None,
 ) -> list[StoreReader]:
-    """Return a reader of each store; ``noted`` is what the recorder notes, newer than files."""
+    """Return a reader of each store.
+
+    ``noted`` are the samples that a running recorder notes as stored; its files may be older.
+    """
     found: list[StoreReader] = []
     for name, settings in stores.items():
         folder = place(settings, home)
@@ -302,7 +306,7 @@ def readers(
 def lost_between(
     stores: Mapping[str, StoreSettings], home: Path, start: float, end: float
 ) -> list[Lost]:
-    """Return what is noted beside the stores as lost between two Unix times. Raises OSError."""
+    """Return the losses between two Unix times that are noted beside stores. Raises OSError."""
     found = {
         (one.device, one.since): one
         for settings in stores.values()

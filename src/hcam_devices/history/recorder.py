@@ -56,8 +56,8 @@ REMEMBER_EVERY = 10.0
 """Look this often (s) whether a journal has noted a loss."""
 OPEN_EVERY = 10.0
 """Try this often (s) to open a store that could not be opened."""
-MAX_READERS = 2
-"""Read history for at most this many callers at once: recording must not wait for them."""
+ANSWER_WITHIN = 60.0
+"""Seconds for reading history, with waiting for other callers."""
 DISK_WITHIN = 2.0
 """Seconds for asking how much of a disk is free."""
 
@@ -93,7 +93,6 @@ class Recorder(Device):
         """Why a store could not be opened yet, by its name."""
         self._counted: dict[str, tuple[float, int]] = {}
         self._remembered: set[Lost] = set()
-        self._reader = asyncio.Semaphore(MAX_READERS)
         self._repairing: asyncio.Task[None] | None = None
         super().__init__(name, **settings)
         self.listener = Listener(replicators, journals, self.clock)
@@ -124,20 +123,20 @@ class Recorder(Device):
         return await self._look(lambda archive: archive.fields())
 
     def procedures(self) -> dict[str, Procedure]:
-        """Return what may be called; ``fields`` is what is recorded."""
+        """Return the procedures of a device and ``fields``, which lists what is recorded."""
         return super().procedures() | {"fields": Procedure(self.recorded, read_only=True)}
 
     async def _look(self, how: Callable[[Archive], T]) -> T:
-        """Read history in a thread of its own.
+        """Read history from the files of a store, for one caller at a time.
 
         Raises NotAllowedError if no store keeps it here, OSError if it cannot be read now.
         """
         for replicator in self.replicators:
             if isinstance(replicator.store, EmbeddedStore):
-                store = replicator.store
+                folder = replicator.store.folder
+                archive = Archive(NightFiles(folder))
                 try:
-                    async with self._reader:
-                        return await in_own_thread(how, Archive(NightFiles(store.folder)))
+                    return await ask(f"the folder {folder}", how, archive, within=ANSWER_WITHIN)
                 except AwayError as error:
                     raise ConnectionError(str(error)) from None
         for name, reason in self.unopened.items():
@@ -148,15 +147,18 @@ class Recorder(Device):
     # --- figures and alarms -----------------------------------------------------------------
 
     async def read(self, field: Readback) -> Value | None:
-        """Return one figure. Raises ValueError if its store is not open."""
+        """Return one figure. Raises ValueError if its store or its disk cannot be asked."""
         if field.name == "heard":
             return self._rate("heard", self.listener.heard)
         if field.name == "disk":
-            places = [place(one, self.folder) for one in self.stores.values()]
-            free = [
-                await ask(f"the folder {one}", _free, one, within=DISK_WITHIN)
-                for one in (self.folder, *places)
-            ]
+            folders = {self.folder, *(place(one, self.folder) for one in self.stores.values())}
+            try:
+                free = [
+                    await ask(f"the disk of {folder}", _free, folder, within=DISK_WITHIN)
+                    for folder in folders
+                ]
+            except OSError as error:
+                raise ValueError(str(error)) from None  # a hung disk is no lost connection
             return min(free) / 1e9
         name, _, store = field.name.partition("_")
         if store in self.unopened:
@@ -212,7 +214,7 @@ class Recorder(Device):
                     try:
                         await replicator.repair(replicator.store.replace, samples)
                     except (*NO_ANSWER, AwayError) as error:
-                        log.warning("%s is not repaired, but by the next audit: %s", one, error)
+                        log.warning("%s is left for the next audit to repair: %s", one, error)
 
     async def remember_lost(self) -> None:
         """Note beside each store what the journals say is lost: they will forget it."""
@@ -225,7 +227,7 @@ class Recorder(Device):
             await asyncio.sleep(REMEMBER_EVERY)
 
     async def _until_written(self, published: dict[str, Published]) -> None:
-        """Give the stores time to write what has only just been published."""
+        """Give the stores time to write the newest samples."""
         held = SampleRanges()
         for said in published.values():
             held |= said.held
@@ -287,7 +289,7 @@ def open_store(name: str, settings: StoreSettings, folder: Path) -> Store[Any]:
 def serve(instrument: Instrument, address: Address) -> None:
     """Run the recorder in this process until SIGINT or SIGTERM."""
     folder = home()
-    gc.set_threshold(100_000)  # a page of samples is many objects, and none of them a cycle
+    gc.set_threshold(100_000)  # a page of samples is many objects without cycles
     with ExitStack() as stack:
         stack.enter_context(claim(folder / "locks", "history"))
         journals = Journals({one.name: one.server for one in instrument.entries.values()})
@@ -310,7 +312,7 @@ def serve(instrument: Instrument, address: Address) -> None:
             raise HcamError("\n".join(f"store {name}: {why}" for name, why in unopened.items()))
 
         async def keep(name: str) -> None:
-            """Keep a store complete, as soon as it can be opened."""
+            """Keep a store complete as soon as it can be opened."""
             while name in unopened:
                 await asyncio.sleep(OPEN_EVERY)
                 await in_own_thread(try_open, name)

@@ -1,6 +1,6 @@
 """Keeps a store complete: missing samples are fetched from the servers' journals.
 
-Nothing waits in memory for a store that is away: the journals have it.
+Nothing waits in memory for a store that is unavailable: the journals have it.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ MAX_PAGES = 3
 """Fetched pages to buffer while a write is running."""
 NOT_THERE = "the device's journal does not have it, or it cannot be read"
 FIRST_PAUSE, LAST_PAUSE = 1.0, 30.0
-"""The first and the longest pause (s) before a store that is away is tried again."""
+"""The first and the longest pause (s) before an unavailable store is tried again."""
 STUCK_AFTER = 120.0
 """Alarm on a store that has not answered for this long (s). A roll-up takes about 20 s."""
 
@@ -53,7 +53,7 @@ STUCK_AFTER = 120.0
 class Replicator:
     """Keeps one store complete: live samples at once, missing ones from the journals.
 
-    ``away`` is why the store cannot be used, since ``away_since`` (Unix time); empty if it can be.
+    ``away`` is why the store is unavailable since ``away_since`` (Unix time); empty if it is not.
     ``due`` are devices whose journals have to be asked. The recorder publishes ``written``,
     ``aside``, ``gone``, ``backlog`` (samples) and ``lag`` (s).
     """
@@ -195,14 +195,14 @@ class Replicator:
         if batch:
             self._lag = self._late(batch)
         if self.away:
-            log.warning("store %s is back", self.store.name)
+            log.warning("store %s is available again", self.store.name)
             self.away = ""
 
     def _is_away(self, reason: str) -> None:
         if not self.away:
             self.away_since = self.clock()
         if reason != self.away:
-            log.warning("store %s is away: %s", self.store.name, reason)
+            log.warning("store %s is unavailable: %s", self.store.name, reason)
         self.away = reason
         self._accepts = False
         self._live = []
@@ -228,7 +228,7 @@ class Replicator:
                         *(self.store.name, inventory.server, one.device, error),
                     )
                     if not isinstance(error, (ApplicationError, ValueError)):
-                        return  # its server or the router is away: ask again later
+                        return  # its server or the router is unavailable: ask again later
                     break
 
     async def _fetch(self, samples: SampleRange, inventory: Inventory) -> None:
@@ -251,7 +251,7 @@ class Replicator:
                         first = upto + 1
                         waiting = []
         except NO_ANSWER:
-            await writing  # that the store is away counts more than why no page came
+            await writing  # an unavailable store matters more than why no page came
             raise
         finally:
             await asyncio.gather(writing, return_exceptions=True)
@@ -328,7 +328,7 @@ class Replicator:
 
     @property
     def backlog(self) -> int:
-        """The number of samples, known of or heard of, that the store does not have yet."""
+        """The count of samples, in journals or heard, that the store does not have yet."""
         known = SampleRanges(SampleRange(*key, 1, last) for key, last in self._newest.items())
         queued = SampleRanges(
             SampleRange(*point[:3], point.seq) for point in (*self._live, *self._writing)
@@ -337,7 +337,7 @@ class Replicator:
 
     @property
     def lag(self) -> float:
-        """Return how late (s) the last batch was written, or what waits is already."""
+        """How late (s) the last batch was written, or the oldest queued sample is by now."""
         waiting = self._late([*self._writing, *self._live])
         away = self.clock() - self.away_since if self.away else 0.0
         return max(self._lag, waiting, away)
@@ -346,7 +346,7 @@ class Replicator:
         return self.clock() - min((one.time / 1000 for one in points), default=math.inf)
 
     def notices(self) -> list[Alarm]:
-        """Say what happened in the last day, and whether the store is away."""
+        """Return alarms about losses of the last day, rejected samples and the store itself."""
         now, name = self.clock(), self.store.name
         found = [
             Alarm(f"{field}_{name}", "WARN", f"store {name}: {said}")
@@ -362,7 +362,7 @@ class Replicator:
             found.append(Alarm(f"gone_{name}", "WARN", f"store {name}: {self.store.warning}"))
         if self._busy_since is not None and now - self._busy_since > STUCK_AFTER:
             said = f"store {name} has not answered since {utc(self._busy_since)[:19]}"
-            found.append(Alarm(f"lag_{name}", "ERR", f"{said}: see to its disk or network"))
+            found.append(Alarm(f"lag_{name}", "ERR", f"{said}: check its disk and its network"))
         if self.away:
             covered = self.journals.covered(now)
             since = now - self.away_since
@@ -370,14 +370,14 @@ class Replicator:
                 Alarm(
                     f"rate_{name}",
                     "ERR" if since > covered / 2 else "WARN",
-                    f"store {name} is away since {utc(self.away_since)[:16]}; what it misses waits "
-                    f"in the journals, which keep {covered / DAY:.1f} days: {self.away}",
+                    f"store {name} has been unreachable since {utc(self.away_since)[:16]}; missing "
+                    f"samples are kept in the journals ({covered / DAY:.1f} days): {self.away}",
                 )
             )
         return found
 
     def close(self) -> None:
-        """Wait for what is being written, and close the store."""
+        """Wait for the current write, and close the store."""
         self._thread.submit(self.store.close)
         self._thread.shutdown()
 

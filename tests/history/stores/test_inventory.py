@@ -178,7 +178,7 @@ def test_a_night_that_is_only_there_in_minutes_cannot_be_counted(local: Local) -
 
     def check() -> None:
         result = local.audited(1, 20, now=later)
-        assert result.stores[0].uncounted == "of that night it has only the minutes left"
+        assert result.stores[0].uncounted == "it keeps only minutes of nights as old as that"
         assert not result.complete
 
     assert not (local.folder / f"{NIGHT}.sqlite").exists()

@@ -1,4 +1,4 @@
-"""Stores: where the recorder keeps samples, and what it asks of each."""
+"""What the recorder asks of each store."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeVar
@@ -8,48 +8,48 @@ from ...journal.ranges import SampleRange, SampleRanges
 
 
 class AwayError(Exception):
-    """The store cannot be written to now, but may be later; what it has kept is not known."""
+    """The store is unavailable now; which of the last samples it has kept is not known."""
 
 
 Row = TypeVar("Row", bound=tuple[Any, ...])
 
 
 class Store(Protocol[Row]):
-    """Where points are kept, each as a row that begins with its device, epoch and number.
+    """Keeps samples, each as a row that begins with its device, epoch and number.
 
-    Its methods block, and one thread of its own calls them, in turn; ``rows`` may be called in any.
-    ``stored`` is what it has, read at its opening and brought up to date by ``write`` and
-    ``settle``; a row that is in it already is left out by ``write``.
+    The methods block and are called by one thread, except ``rows``, which any thread may call.
+    ``stored`` are the samples that the store has; ``write`` and ``settle`` keep it up to date, and
+    ``write`` leaves out rows that are in it already.
     """
 
     name: str
     stored: SampleRanges
     warning: str
-    """What people should know of it besides that it is away; empty if nothing."""
+    """A problem of a store that is available, for an alarm; empty if there is none."""
 
     def rows(self, points: Sequence[Point]) -> Sequence[Row]:
         """Return points as ``write`` takes them."""
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Keep rows, and that they are kept, together. Raises AwayError."""
+        """Store rows and note them as stored, in one transaction. Raises AwayError."""
 
     def settle(self, gone: Iterable[SampleRange]) -> bool:
-        """Note that numbers will never come, all together; return whether it did.
+        """Note in one transaction that samples will never come; return whether it did.
 
-        It does not while it cannot know whether it has them. Raises AwayError.
+        It does not as long as it cannot know whether it has them. Raises AwayError.
         """
 
     def gone(self) -> list[SampleRange]:
-        """Return what is gone, and why."""
+        """Return the samples that will never come, with reasons."""
 
     def aside(self) -> int:
-        """Return how many points the store refused; they are set aside."""
+        """Return the count of samples that the store rejected and keeps aside."""
 
     def refusals(self) -> list[str]:
-        """Return sentences about what is set aside: of which device, how many, and why."""
+        """Return a sentence for each device of which samples were rejected: how many, and why."""
 
     def tidy(self) -> None:
-        """Do what is to be done now and then: retention, for instance. Raises AwayError."""
+        """Do regular work such as retention. Raises AwayError."""
 
     def close(self) -> None:
-        """Close it."""
+        """Release the files and connections of the store."""
