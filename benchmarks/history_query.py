@@ -19,7 +19,7 @@ from typing import Any
 
 from hcam_devices.history.stores.embedded import EmbeddedStore
 from hcam_devices.history.stores.nights import NightFiles
-from hcam_devices.journal.points import DAY, Point, night_bounds
+from hcam_devices.journal.points import DAY_MS, Point, night_bounds
 
 DEVICES, FIELDS, EVERY = 27, 8, 2000  # and two texts
 FIRST = night_bounds("2026-11-01")[0]
@@ -30,7 +30,7 @@ UNITS = dict.fromkeys(NAMES, "deg_C")
 def points(count: int) -> Iterator[Point]:
     """Yield what 27 devices say in so many nights."""
     rng = random.Random(1)
-    for seq in range(count * DAY // EVERY):
+    for seq in range(count * DAY_MS // EVERY):
         at = FIRST + seq * EVERY
         slow = 20 * math.sin(seq / 3000)
         for n in range(DEVICES):
@@ -66,7 +66,7 @@ def main() -> None:
 
 def run(folder: Path, count: int) -> None:
     """Do it in a folder."""
-    now = FIRST + count * DAY
+    now = FIRST + count * DAY_MS
     store = EmbeddedStore("embedded", folder, clock=lambda: now / 1000)
     source, rows, writing = points(count), 0, 0.0
     while batch := list(islice(source, 1000)):
@@ -81,25 +81,25 @@ def run(folder: Path, count: int) -> None:
     print(f"most memory so far: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB")
 
     history = NightFiles(folder)
-    middle = FIRST + (count // 2) * DAY + DAY // 3
-    day = ("device13", "temperature3", middle, middle + DAY)
-    state = ("device13", "state.connection", middle, middle + DAY)
+    middle = FIRST + (count // 2) * DAY_MS + DAY_MS // 3
+    day = ("device13", "temperature3", middle, middle + DAY_MS)
+    state = ("device13", "state.connection", middle, middle + DAY_MS)
     measure("24 h of one number, raw", lambda: history.series(*day))
     measure("24 h of one text, raw", lambda: history.series(*state))
     measure("24 h of one number, 1000 points", lambda: history.downsampled(*day, 1000))
     whole = ("device13", "temperature3", FIRST, now)
     measure(f"{count} nights of it, 1000 points", lambda: history.downsampled(*whole, 1000), 3)
-    measure("which fields there are in 24 h", lambda: history.fields(middle, middle + DAY))
+    measure("which fields there are in 24 h", lambda: history.fields(middle, middle + DAY_MS))
     measure("opening", lambda: EmbeddedStore("embedded", folder).close(), 3)
 
-    now += 40 * DAY
+    now += 40 * DAY_MS
     store = EmbeddedStore("embedded", folder, clock=lambda: now / 1000)
     rolled = min(count, 3)
     measure("check a night and roll it up", store.tidy, rolled)
     store.close()
     size = (folder / "history.sqlite").stat().st_size
     print(f"minutes of a night: {size / rolled / 1e6:.1f} MB")
-    day = ("device13", "temperature3", FIRST, FIRST + DAY)
+    day = ("device13", "temperature3", FIRST, FIRST + DAY_MS)
     measure("24 h of one number from minutes, 1000 points", lambda: history.downsampled(*day, 1000))
     print(f"most memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB")
 

@@ -33,13 +33,13 @@ from hcam_devices.history.stores.line_protocol import LineStore
 from hcam_devices.history.stores.lost import LostNotes
 from hcam_devices.history.stores.nights import NightFiles
 from hcam_devices.journal.notebook import Lost
-from hcam_devices.journal.points import Field, Point, milliseconds
+from hcam_devices.journal.points import DAY_MS, Field, Point, milliseconds
 from hcam_devices.ui import plot
 
 from ..helpers import Clock
 
 NOON = milliseconds("2026-11-22T12:00:00Z")
-NOW = NOON + archive.DAY
+NOW = NOON + DAY_MS
 TODAY = Span(NOON, NOW)
 UNITS = {"temperature": "deg_C", "pressure": "mbar"}
 
@@ -212,7 +212,7 @@ def test_of_true_and_false_the_numbers_are_told(written: Written) -> None:
 def test_of_numbers_and_texts_the_numbers_are_told(
     written: Written, field: str, order: int, old: bool
 ) -> None:
-    start = NOON - 20 * archive.DAY * old
+    start = NOON - 20 * DAY_MS * old
     values: list[Field] = [1.0, "n/a", 3.0, "over"]
     values += ["n/a"] * 60
     times = written.write("ccd1", 1000, start, **{field: values[::order]})
@@ -236,7 +236,7 @@ def test_a_text_with_a_unit_is_a_text(written: Written) -> None:
 
 def test_a_field_has_the_unit_that_it_had_at_times(written: Written) -> None:
     written.write("ccd1", 1000, temperature=[1.0])
-    for seq, at in enumerate((NOON, NOON + archive.DAY)):
+    for seq, at in enumerate((NOON, NOON + DAY_MS)):
         point = Point("ccd1", f"b{seq}", 1, at, {"temperature": "n/a"}, {})
         written.store.write([point])
     assert written.archive.fields() == {"ccd1": {"temperature": "deg_C"}}
@@ -269,7 +269,7 @@ def test_more_samples_of_one_time_than_a_page_holds_do_not_stop_the_pages(
 
 
 def test_of_old_nights_there_are_minutes(written: Written) -> None:
-    old = NOON - 20 * archive.DAY + 7_000
+    old = NOON - 20 * DAY_MS + 7_000
     values = [float(n) for n in range(60)]
     words = ["OK"] * 30 + ["WARN"] * 30
     written.write("ccd1", 5000, old, temperature=list(values), state__health=list(words))
@@ -291,7 +291,7 @@ def test_of_old_nights_there_are_minutes(written: Written) -> None:
 def test_that_only_minutes_are_kept_is_said_where_they_are_shown(
     written: Written, capsys: pytest.CaptureFixture[str], how: str | None
 ) -> None:
-    old = NOON - 20 * archive.DAY
+    old = NOON - 20 * DAY_MS
     written.write("ccd1", 5000, old, temperature=[1.0, 2.0])
     written.write("ccd1", 5000, NOON, temperature=[7.0, 8.0])
     written.store.tidy()
@@ -303,7 +303,7 @@ def test_that_only_minutes_are_kept_is_said_where_they_are_shown(
 
 
 def test_a_late_sample_does_not_hide_the_minutes_of_its_night(written: Written) -> None:
-    old = NOON - 20 * archive.DAY
+    old = NOON - 20 * DAY_MS
     written.write("ccd1", 2000, old, temperature=[*map(float, range(3600))])
     written.store.tidy()
     written.write("ccd1", 1, old + 119_500, temperature=[7.5])
@@ -317,7 +317,7 @@ def test_a_late_sample_does_not_hide_the_minutes_of_its_night(written: Written) 
 def test_a_night_that_is_rolled_up_meanwhile_is_not_left_out(
     written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = NOON - 20 * archive.DAY
+    old = NOON - 20 * DAY_MS
     written.write("ccd1", 60_000, old, temperature=[1.0, 2.0])
     before = written.archive.files.nights()
     written.store.tidy()
@@ -377,11 +377,11 @@ def test_where_nothing_was_recorded_the_newest_is_told(written: Written) -> None
 def test_time_in_which_nothing_was_recorded_costs_nothing(
     written: Written, monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:
-    for start in (1000, NOON - 2000 * archive.DAY, NOON):  # a clock that was not set; years
+    for start in (1000, NOON - 2000 * DAY_MS, NOON):  # a clock that was not set; years
         written.write("ccd1", 1000, start, temperature=[1.0, 2.0], state__health=["OK", "WARN"])
         written.store.tidy()
     for days in range(1, 20):
-        written.write("slide", 1000, NOON + days * archive.DAY, position=[1.0])
+        written.write("slide", 1000, NOON + days * DAY_MS, position=[1.0])
     files: list[str] = []
     reading = NightFiles._reading
 
@@ -394,7 +394,7 @@ def test_time_in_which_nothing_was_recorded_costs_nothing(
     assert written.archive.history(field, 0, 10**18)["time"]
     assert len(files) < 150
     files.clear()
-    nothing = written.archive.raw(field, NOON + archive.DAY, 10**18)
+    nothing = written.archive.raw(field, NOON + DAY_MS, 10**18)
     assert (nothing["time"], nothing["newest"]) == ([], NOON)
     assert len(files) < 100
 
@@ -541,7 +541,7 @@ def test_a_spike_of_one_sample_in_a_day_is_drawn_and_told(written: Written) -> N
 
 def test_how_exact_the_times_of_a_long_plot_are_is_told(written: Written) -> None:
     written.write("ccd1", 20_000, temperature=[-90.0, -80.0])
-    long = Span(NOON - 400 * archive.DAY, NOON + 50 * archive.DAY)
+    long = Span(NOON - 400 * DAY_MS, NOON + 50 * DAY_MS)
     (line,) = (one for one in drawn(written, "ccd1.temperature", span=long) if "last" in one)
     assert line.endswith("max -80.0 (2026-11-22 09:36), each within 216 min from then")
 
@@ -585,8 +585,8 @@ def test_any_numbers_fit_into_any_terminal(
     [
         (10 * 1000, "12:00:00", "12:00:02"),
         (archive.HOUR, "12:00", "12:10"),
-        (archive.DAY, "12:00", "16:00"),
-        (14 * archive.DAY, "2026-11-23", "2026-11-25"),
+        (DAY_MS, "12:00", "16:00"),
+        (14 * DAY_MS, "2026-11-23", "2026-11-25"),
     ],
 )
 def test_the_axis_of_time_has_round_marks(length: int, first: str, second: str) -> None:
@@ -708,7 +708,7 @@ def test_a_field_of_which_there_is_nothing_is_told_beside_the_others(
     written: Written, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written.write("ccd1", 1000, temperature=[1.0])
-    written.write("ccd2", 1000, NOON - archive.DAY, temperature=[1.0])
+    written.write("ccd2", 1000, NOON - DAY_MS, temperature=[1.0])
     fields = ("ccd1.temperature", "ccd2.temperature")
     for how in (None, "csv"):
         assert plot.show(written.archive, fields, TODAY, {}, how=how, points=None, png=None) == 1

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from hcam_devices.history.audit import Audit, Published, Row, audit, text
 from hcam_devices.history.stores import AwayError
-from hcam_devices.journal import DAY
+from hcam_devices.journal import DAY_S
 from hcam_devices.journal.notebook import Lost
 from hcam_devices.journal.points import night_bounds
 from hcam_devices.journal.ranges import SampleRange, SampleRanges
@@ -16,7 +16,7 @@ from ..helpers import samples
 NIGHT = "2026-11-22"
 START, END = night_bounds(NIGHT)
 NOW = END / 1000
-LATER = NOW + 15 * DAY
+LATER = NOW + 15 * DAY_S
 DAY_MS = 86_400_000
 SILENT = "hwserver is not running"
 

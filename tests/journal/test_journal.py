@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hcam_devices.journal import DAY, Journal, read_page, upkeep
+from hcam_devices.journal import DAY_S, Journal, read_page, upkeep
 from hcam_devices.journal import journal as module
 from hcam_devices.journal.journal import MAX_REPLY_BYTES
 from hcam_devices.journal.notebook import Lost, Notebook
@@ -177,36 +177,36 @@ def test_what_is_too_old_is_dropped_but_no_number_is_used_twice(path: Path) -> N
     old = "older than 14 days"
     with closing(Journal(path, clock=clock, steady=clock, boot="one")) as journal:
         fill(journal, 1000)
-        clock.now += 15 * DAY
+        clock.now += 15 * DAY_S
         fill(journal, 2)
         assert journal.tidy() == 1000
         assert seqs(journal) == [1001, 1002]
         assert gone(journal) == [(1, 1000, old)]
-        clock.now += 15 * DAY
+        clock.now += 15 * DAY_S
         assert journal.tidy() == 2
         assert (seqs(journal), gone(journal)) == ([], [(1, 1002, old)])
         assert journal.devices() == {"slide"}
     with closing(Journal(path, clock=clock, boot="one")) as journal:
         assert fill(journal, 1) == [1003]
     with closing(Journal(path, clock=clock, steady=clock, boot="two")) as journal:
-        clock.now += 15 * DAY
+        clock.now += 15 * DAY_S
         assert journal.tidy() == 1
         assert gone(journal) == [(1, 1003, old)]
         assert fill(journal, 1) == [1]
 
 
-@pytest.mark.parametrize("before", [1000.0, Clock().now - 20 * DAY], ids=["1970", "20 days"])
+@pytest.mark.parametrize("before", [1000.0, Clock().now - 20 * DAY_S], ids=["1970", "20 days"])
 def test_a_clock_that_is_put_forward_makes_nothing_older(path: Path, before: float) -> None:
     clock, steady = Clock(before), Clock(0.0)
     with closing(Journal(path, clock=clock, steady=steady, boot="one")) as journal:
         fill(journal, 3)
         clock.now = Clock().now
         fill(journal, 1)
-        steady.now += 13 * DAY
-        clock.now += 13 * DAY
+        steady.now += 13 * DAY_S
+        clock.now += 13 * DAY_S
         assert journal.tidy() == 0
-        steady.now += 2 * DAY
-        clock.now += 2 * DAY
+        steady.now += 2 * DAY_S
+        clock.now += 2 * DAY_S
         assert journal.tidy() == 3
 
 
@@ -219,7 +219,7 @@ def test_what_was_gone_is_forgotten_when_nothing_has_been_left_of_its_epoch_for_
     with closing(Journal(path, clock=clock, steady=clock, boot="two")) as journal:
         fill(journal, 3)
         for days, ranges in ((15, 2), (13, 2), (2, 1), (15, 1)):  # the last epoch is this one
-            clock.now += days * DAY
+            clock.now += days * DAY_S
             journal.tidy()
             assert len(gone(journal)) == ranges
         assert fill(journal, 1) == [4]
@@ -275,14 +275,14 @@ def test_of_several_devices_and_epochs_the_oldest_is_dropped_first(path: Path) -
         assert journal.tidy() > 1200
         times = [one["time"] for one in truth(journal, "slide", "flow").values()]
         assert len(times) > 100
-        assert min(times) > clock.now - len(times) / 2 - upkeep.SPAN
+        assert min(times) > clock.now - len(times) / 2 - upkeep.SPAN_S
 
 
 def test_a_clock_that_was_put_back_does_not_hang_the_tidying(path: Path) -> None:
     clock = Clock()
     with closing(Journal(path, clock=clock, boot="one", most=0)) as journal:
         fill(journal, 3)
-        clock.now -= DAY
+        clock.now -= DAY_S
         assert journal.tidy() == 3
         assert fill(journal, 1) == [4]
 
@@ -343,7 +343,7 @@ def test_what_it_holds_is_plain_data_and_complete(journal: Journal) -> None:
     assert said == {
         "device": "slide",
         "epoch": journal.epoch,
-        "keep": 14 * DAY,
+        "keep": 14 * DAY_S,
         "most": 2_000_000_000,
         "oldest": Clock().now,
         "salvaging": False,
@@ -478,7 +478,7 @@ def test_the_room_of_what_was_dropped_is_given_back_a_piece_at_a_time(
     clock = Clock()
     monkeypatch.setattr(module, "MAX_PAGES", 100)
     with closing(large(path, clock)) as journal, closing(sqlite3.connect(path)) as db:
-        clock.now += 15 * DAY
+        clock.now += 15 * DAY_S
         sizes = [db.execute("PRAGMA page_count").fetchone()[0]]
         for _ in range(sizes[0] // 100 + 1):
             journal.tidy()
@@ -725,7 +725,7 @@ def test_no_undamaged_sample_is_lost_and_what_is_gone_is_told(
         Journal(path.with_name("original"), clock=clock, steady=clock, boot="one")
     ) as journal:
         fill(journal, 200)
-        clock.now += 20 * DAY
+        clock.now += 20 * DAY_S
         journal.tidy()  # so that some are gone already
     for boot in ("one", "two"):
         with closing(Journal(path.with_name("original"), clock=clock, boot=boot)) as journal:

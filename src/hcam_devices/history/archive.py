@@ -28,7 +28,15 @@ from typing import Any, NamedTuple, TypeAlias
 from .. import HcamError
 from ..config.stores import Embedded, InfluxDB, StoreSettings, place
 from ..host.home import home
-from ..journal.points import Field, milliseconds, night_bounds, night_named, night_of, timestamp_of
+from ..journal.points import (
+    DAY_MS,
+    Field,
+    milliseconds,
+    night_bounds,
+    night_named,
+    night_of,
+    timestamp_of,
+)
 from ..names import nearest
 from ..wamp import uris
 from ..wamp.utils import (
@@ -44,8 +52,8 @@ Reply: TypeAlias = dict[str, Any]
 Moment: TypeAlias = str | int
 """A time as people write it (see ``moment``), or in ms."""
 
-SECOND, MINUTE, HOUR, DAY = 1000, 60_000, 3_600_000, 86_400_000
-UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
+SECOND, MINUTE, HOUR = 1000, 60_000, 3_600_000
+UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY_MS, "w": 7 * DAY_MS}
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])", re.ASCII)
 MAX_POINTS = 3000
 """In one reply, which stays below 500 kB: the router ends a session that sends a megabyte."""
@@ -53,7 +61,7 @@ MAX_VALUES = 10_000
 MAX_TEXT = 300_000
 WINDOW = 3 * HOUR
 """Raw samples are read so many at a time."""
-OLD_WINDOW = 7 * DAY
+OLD_WINDOW = 7 * DAY_MS
 MAX_LOST = 20
 """Notes of lost samples in one reply."""
 ANSWER_WITHIN = 60.0
@@ -109,7 +117,7 @@ def moment(given: Moment, now: int) -> int:
         try:
             if clock_time:
                 found = milliseconds(f"{utc(now)[:10]}T{text}")
-                found -= DAY if found > now else 0
+                found -= DAY_MS if found > now else 0
             else:
                 found = milliseconds(text)
         except ValueError:
@@ -472,7 +480,7 @@ def timeseries(
         print(ROLLED_UP, file=sys.stderr)
     found = list(rows(streams))
     ms = np.array([at for at, _ in found], dtype=np.int64)
-    times = Time(ms // DAY * 86400.0, ms % DAY / 1000, format="unix", scale="utc")
+    times = Time(ms // DAY_MS * 86400.0, ms % DAY_MS / 1000, format="unix", scale="utc")
     times.format = "isot"
     series = TimeSeries(time=times)
     for field, page in zip(fields, pages, strict=True):

@@ -18,7 +18,7 @@ from autobahn.wamp.types import SubscribeOptions
 
 from ..core.device import utc
 from ..core.part import Alarm
-from ..journal import DAY
+from ..journal import DAY_S
 from ..journal.points import MAX_FIELDS, Point, flatten, milliseconds
 from ..wamp import uris
 from ..wamp.owners import Owners
@@ -288,7 +288,7 @@ class Listener:
     def _not_recorded(self, now: float) -> list[str]:
         """Return what was heard but not recorded, because of the session that published it."""
         found = []
-        recent = {key: one for key, one in self._refused.items() if now - one.until < DAY}
+        recent = {key: one for key, one in self._refused.items() if now - one.until < DAY_S}
         if recent:
             count = sum(one.count for one in recent.values())
             since = min(one.since for one in recent.values())

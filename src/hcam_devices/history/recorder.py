@@ -27,7 +27,7 @@ from ..core.part import Alarm
 from ..core.threads import ask, in_own_thread
 from ..errors import NotAllowedError
 from ..host.home import claim, home
-from ..journal import DAY, Journal
+from ..journal import DAY_S, Journal
 from ..journal.notebook import Lost
 from ..journal.points import night_bounds, night_of
 from ..journal.ranges import SampleRange, SampleRanges
@@ -240,7 +240,7 @@ class Recorder(Device):
     def notices(self) -> list[Alarm]:
         """Return alarms about what is not recorded or not stored, before samples are at risk."""
         found = self.listener.notices()
-        lost = [one for one in self.journals.lost if self.clock() - one.until < DAY]
+        lost = [one for one in self.journals.lost if self.clock() - one.until < DAY_S]
         if lost:
             newest = max(lost, key=attrgetter("until"))
             others = len({one.device for one in lost}) - 1

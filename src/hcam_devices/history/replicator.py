@@ -19,7 +19,7 @@ from autobahn.wamp.exception import ApplicationError
 from ..core.backoff import Backoff
 from ..core.device import Sample, utc
 from ..core.part import Alarm
-from ..journal import DAY
+from ..journal import DAY_S
 from ..journal.points import Point, flatten
 from ..journal.ranges import SampleRange, SampleRanges
 from .journals import NO_ANSWER, Inventory, Journals
@@ -351,7 +351,7 @@ class Replicator:
         found = [
             Alarm(f"{field}_{name}", "WARN", f"store {name}: {said}")
             for field, (when, said) in self._news.items()
-            if now - when < DAY
+            if now - when < DAY_S
         ]
         if self.aside:
             found += [
@@ -371,7 +371,7 @@ class Replicator:
                     f"rate_{name}",
                     "ERR" if since > covered / 2 else "WARN",
                     f"store {name} has been unreachable since {utc(self.away_since)[:16]}; missing "
-                    f"samples are kept in the journals ({covered / DAY:.1f} days): {self.away}",
+                    f"samples are kept in the journals ({covered / DAY_S:.1f} days): {self.away}",
                 )
             )
         return found

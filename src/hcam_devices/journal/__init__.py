@@ -1,6 +1,7 @@
 """Numbered samples on the disk of a server."""
 
-from .journal import DAY, KEEP, Journal
+from .age import DAY_S
+from .journal import KEEP, Journal
 from .tables import read_page
 
-__all__ = ["DAY", "KEEP", "Journal", "read_page"]
+__all__ = ["DAY_S", "KEEP", "Journal", "read_page"]

@@ -1,4 +1,4 @@
-"""SQLite files whose rows prove themselves, so that damage costs what was hit and no more."""
+"""SQLite files with a checksum per row: a damaged file loses only the damaged rows."""
 
 import json
 import logging
@@ -53,13 +53,13 @@ class Table(NamedTuple):
 
 
 def sealed(body: bytes, *key: int) -> bytes:
-    """Return a body with the proof that it belongs to its key."""
+    """Return a body followed by a checksum of its key and itself."""
     start = crc32(struct.pack(f"<{len(key)}q", *key))
     return body + crc32(body, start).to_bytes(4, "little")
 
 
 def sound(body: Any, *key: Any) -> bool:
-    """Tell whether a sealed body belongs to this key, both of any type."""
+    """Return whether a sealed body belongs to this key; both may be of any type."""
     try:
         return crc32(body, crc32(struct.pack(f"<{len(key)}q", *key))) == SOUND
     except (TypeError, struct.error):
@@ -67,13 +67,13 @@ def sound(body: Any, *key: Any) -> bool:
 
 
 def stamp(*values: Any) -> int:
-    """Return the last column of a row, which proves the others."""
+    """Return the checksum of a row, for its last column."""
     return crc32(json.dumps(values, default=repr).encode())
 
 
 @lru_cache(maxsize=512)
 def digest(text: str) -> int:
-    """Return the id of a text: 52 bits of its hash, so that a double holds it, and it proves it."""
+    """Return the id of a text: 52 bits of its hash, so that a double holds it and it is a check."""
     return int.from_bytes(blake2b(text.encode(errors="replace"), digest_size=8).digest()) >> 12
 
 
@@ -83,18 +83,18 @@ def _proves_text(number: Any, text: Any) -> bool:
 
 TEXT = Table("text", "id, text", 1, _proves_text)
 SPARE = TEXT._replace(name="spare")
-"""The texts once more, on other pages: without them nobody knows what the others mean."""
+"""A copy of the texts on other pages: without them the samples could not be read."""
 
 
 def put_texts(db: sqlite3.Connection, texts: dict[int, str]) -> None:
-    """Keep texts by their ids, without what UTF-8 does not have; they have the same ids."""
+    """Store texts under their ids; characters that UTF-8 does not have become ``?``."""
     found = [(number, text.encode(errors="replace").decode()) for number, text in texts.items()]
     for table in (TEXT, SPARE):
         db.executemany(table.insert(), found)
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Tell a damaged file from one that cannot be reached, and from a mistake of ours."""
+    """Return whether an error means a damaged file, not an unreachable one or a bug of ours."""
     code = getattr(error, "sqlite_errorcode", 0)
     return code in BAD_SECTOR or type(error) in (sqlite3.DatabaseError, sqlite3.DataError)
 
@@ -173,15 +173,15 @@ class File:
         self.synchronous, self.clock = synchronous, clock
         self.tables = tuple(tables)
         self.renewed = False
-        """Whether there is less in it than there was; who has seen to that sets it back."""
+        """Whether a rebuilt file may have fewer rows; the caller that has seen to it resets it."""
         self._db: sqlite3.Connection | None = None
         self._opened: tuple[int, int] | None = None
         self._loaded = False
 
     def do(self, action: Callable[[sqlite3.Connection], T]) -> T:
-        """Do something in one transaction; once more if the file turns out to be damaged.
+        """Call ``action`` in one transaction; repeat it if the file turns out to be damaged.
 
-        Raises sqlite3.OperationalError or OSError; whether it was done is then to be read again.
+        Raises sqlite3.OperationalError or OSError; the caller has to read whether it was done.
         """
         try:
             try:
@@ -219,7 +219,7 @@ class File:
         return db
 
     def renew(self, why: str) -> None:
-        """Set the file aside as damaged and put its sound rows into a new one."""
+        """Rename the file as damaged, and put its sound rows into a new one."""
         self.close()
         new = self._build(records(self.path)).rename(self._beside(".new"))
         now = int(self.clock())
@@ -284,7 +284,7 @@ class File:
             self._beside(extra).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close the file; it is opened again when it is needed."""
+        """Close the file; the next ``do`` opens it again."""
         if self._db is not None:
             self._db.close()
             self._db = None

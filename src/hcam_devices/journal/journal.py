@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from .age import AgeClock
+from .age import DAY_S, AgeClock
 from .notebook import Lost, Notebook
 from .salvage import overlooked
 from .tables import MAX_SAMPLE_BYTES, SCHEMA, pairs, transaction, unpack, used
@@ -44,15 +44,14 @@ from .upkeep import (
 log = logging.getLogger(__name__)
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-DAY = 86400.0
-KEEP = 14 * DAY
-"""How long (s) samples are kept, unless there are too many."""
+KEEP = 14 * DAY_S
+"""Keep samples this long (s), unless there are too many."""
 MAX_REPLY_BYTES = 200_000
 MAX_PAGE_BYTES = 750_000
-"""What cannot be compressed is still within the megabyte that the router passes on."""
+"""The limits of a reply: in base64, incompressible samples still fit into the router's megabyte."""
 MAX_REPLY_RANGES = 2000
 MAX_PAGES = 200
-"""Given back to the disk at a time: whoever publishes waits for it, on a slow disk too."""
+"""Pages vacuumed per step. Publishers block meanwhile, so keep it small."""
 
 NEWEST = """
 SELECT max(ifnull((SELECT max(seq) FROM sample WHERE device = :device AND epoch = :number), 0),
@@ -81,17 +80,16 @@ T = TypeVar("T")
 
 
 class Journal:
-    """The samples of one server; bounded by age (seconds) and by size (bytes).
+    """The samples of one server: at most ``keep`` seconds old, in at most ``most`` bytes.
 
-    A ``clock`` that jumps makes nothing older; how long it has been open is told by ``steady``
-    (``age.py``).
+    A ``clock`` that jumps makes nothing older: ``steady`` counts the running time (``age.py``).
 
     A damaged file is put aside as ``<name>.damaged-<Unix time>`` and a new one begins at once. The
     next ``tidy`` copies what can be salvaged, under its old epochs; the file that was put aside
     then stays as ``<name>.salvaged-<Unix time>``.
 
     ``append`` and ``samples`` are quick; methods that take longer are for other threads.
-    ``warning`` is what people should know of the disk, as of the last ``tidy``.
+    ``warning`` is a problem of the disk or the clock, as of the last ``tidy``, for an alarm.
     """
 
     def __init__(
@@ -166,7 +164,7 @@ class Journal:
             return new
 
     def _put_aside(self, error: BaseException) -> None:
-        """Give the file, or only its WAL, another name; who has it open must close it then."""
+        """Rename the file, or only its WAL; the caller closes every connection to it."""
         number = int(self.clock())
         while any(self.path.parent.glob(f"{self.path.name}.*-{number}*")):  # salvaged ones, too
             number += 1
@@ -198,7 +196,7 @@ class Journal:
                     self._open(tries=2)
 
     def _here(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Do something with the connection that is always open; again, if the file is damaged."""
+        """Work with the connection that stays open; again with a new file after damage."""
         with self._lock:
             if self._closed:
                 raise sqlite3.ProgrammingError(f"{self.path.name} is closed")
@@ -211,7 +209,7 @@ class Journal:
             return work(self._db or self._open(tries=2))
 
     def _apart(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Do something that takes longer, in a thread, with a connection of its own."""
+        """Work that takes longer, in a thread, with a connection of its own."""
         for _ in range(3):
             epoch = self.epoch
             try:
@@ -246,7 +244,7 @@ class Journal:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Make all threads leave the file: SQLite's files must not be renamed under anybody."""
+        """Interrupt all threads that use the file: it must not be renamed while it is open."""
         with self._gate:
             self._leave = True
             while self._guests:
@@ -264,7 +262,7 @@ class Journal:
             raise LeaveError("interrupted")
 
     def close(self) -> None:
-        """Close the file; what other threads do with it ends at once."""
+        """Close the file; the work of other threads with it is interrupted."""
         with self._lock, self._alone():
             if self._db:
                 self._note_lost(self._db)
@@ -277,9 +275,9 @@ class Journal:
     def append(self, sample: dict[str, Any], most: int = MAX_SAMPLE_BYTES) -> dict[str, Any]:
         """Keep a sample; return it with its ``seq`` and ``epoch``.
 
-        Raises ValueError if JSON cannot carry it (not a number, thousands of digits) or it would
-        be more than ``most`` bytes, sqlite3.Error if it cannot be written. It takes no number then;
-        what cannot be written is noted as lost, as soon as something can be.
+        Raises ValueError if JSON cannot carry it (NaN, thousands of digits) or it would be more
+        than ``most`` bytes, sqlite3.Error if it cannot be written. No number is used then; a sample
+        that cannot be written is noted as lost as soon as anything can be written.
         """
         try:
             return self._here(lambda db: self._append(db, sample, most))
@@ -305,7 +303,7 @@ class Journal:
         return numbered
 
     def _lose(self, device: str, reason: str) -> None:
-        """Count a sample that is not kept, where there is room for that on a full disk, too."""
+        """Count a sample that could not be kept, in the file that needs no room."""
         now = self.clock()
         open_notes = (one for one in self._lost.values() if one[:2] == (device, self.epoch))
         note = next(open_notes, Lost(device, self.epoch, now, now, 0, reason))
@@ -313,7 +311,7 @@ class Journal:
         self._notebook.write(self._lost.values())
 
     def _note_lost(self, db: sqlite3.Connection) -> None:
-        """Note in the journal what was lost, if that can be written now."""
+        """Move the notes of lost samples into the journal, if it can be written now."""
         if not self._lost:
             return
         try:
@@ -352,7 +350,7 @@ class Journal:
     def samples_compressed(
         self, device: str, after: int, limit: int, epoch: str | None = None
     ) -> str:
-        """Return the same for ``read_page``: more fit, and nobody on the way has to parse them."""
+        """Return more of the same at once, for ``read_page``: nobody on the way parses them."""
         texts = self._texts(device, after, limit, epoch or self.epoch, MAX_PAGE_BYTES)
         # As a text: the router's HTTP interface never answers if it is given bytes.
         return b64encode(zlib.compress(b"[%b]" % b",".join(texts), 1)).decode()
@@ -526,10 +524,10 @@ class Journal:
     # --- upkeep -----------------------------------------------------------------------------
 
     def tidy(self) -> int:
-        """Do what is to be done now and then; returns how many samples were dropped. For a thread.
+        """Do the regular work; return how many samples were dropped. For a thread.
 
-        Drop what is too old or too much, copy what can be salvaged, and check, once after the
-        opening, that everything is there. What cannot be done now is done the next time.
+        Drop samples beyond the bounds, copy what can be salvaged, and check, once after the
+        opening, that every number is there. Work that fails is logged and done the next time.
         """
         try:
             now = self._age.now()
@@ -545,7 +543,7 @@ class Journal:
         return Upkeep(db, self.path, self._epoch, self.epoch, self.clock, self._stay)
 
     def _newest_time(self, db: sqlite3.Connection) -> float | None:
-        """Return when the newest sample was appended, by a clock that was not ahead of this one."""
+        """Return when the newest sample was appended, without times that are in the future."""
         times = [db.execute(NEWEST_TIME, (one.device, one.id)).fetchone()[0] for one in pairs(db)]
         times += [one.stat().st_mtime for one in put_aside(self.path) if one.exists()]
         now = self.clock()
@@ -558,7 +556,7 @@ class Journal:
             self._checked = True
         with self._lock:
             self._note_lost(db)
-        dropped = upkeep.drop(now - self.keep, f"older than {self.keep / DAY:g} days", self.most)
+        dropped = upkeep.drop(now - self.keep, f"older than {self.keep / DAY_S:g} days", self.most)
         db.executescript(f"PRAGMA incremental_vacuum({MAX_PAGES})")  # execute would free one
         db.execute("PRAGMA wal_checkpoint(PASSIVE)")
         if dropped:

@@ -15,8 +15,8 @@ HEADER = frozenset(("device", "seq", "epoch", "timestamp"))
 MAX_FIELDS = 500
 DEEPEST = 8
 MAX_TEXT_LENGTH = 60_000
-"""InfluxDB refuses texts of 64 KiB."""
-DAY = 86_400_000
+"""Cut longer texts: InfluxDB refuses those of 64 KiB."""
+DAY_MS = 86_400_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
 TIMES = range(9_214_646_400_000)
@@ -166,7 +166,7 @@ def night_named(text: str, now: int) -> str:
     Any other text is returned as it is.
     """
     back = {"tonight": 0, "yesterday": 1}.get(text)
-    return text if back is None else night_of(now - back * DAY)
+    return text if back is None else night_of(now - back * DAY_MS)
 
 
 def night_bounds(night: str) -> tuple[int, int]:
@@ -176,14 +176,14 @@ def night_bounds(night: str) -> tuple[int, int]:
     """
     with suppress(ValueError):
         days = (date.fromisoformat(night) - EPOCH.date()).days
-        start = days * DAY + DAY // 2
-        if -DAY < start < TIMES.stop:
-            return start, start + DAY
+        start = days * DAY_MS + DAY_MS // 2
+        if -DAY_MS < start < TIMES.stop:
+            return start, start + DAY_MS
     raise ValueError(f"{night!r} is not a night such as 2026-11-22, tonight or yesterday")
 
 
 def nights(start: int, end: int) -> Iterator[str]:
     """Yield the nights that a span of time (ms) touches."""
-    first = start - (start - DAY // 2) % DAY
-    for begin in range(first, end + 1, DAY):
+    first = start - (start - DAY_MS // 2) % DAY_MS
+    for begin in range(first, end + 1, DAY_MS):
         yield night_of(begin)

@@ -21,14 +21,14 @@ BAD_SECTOR = (
     sqlite3.SQLITE_IOERR_SHORT_READ,
     sqlite3.SQLITE_IOERR_CORRUPTFS,
 )
-"""What SQLite says of a disk that cannot be read: here and there the file may still be."""
+"""SQLite's codes for a disk that cannot be read: other parts of the file may still be sound."""
 SIZES = (4096, 8192, 16384, 32768, 65536, 1024, 2048, 512)
 LEAF_TABLE, LEAF_INDEX, INNER_INDEX = KINDS = b"\x0d\x0a\x02"
 """The first byte of a page: rows WITHOUT ROWID are in the inner pages of their tree, too."""
-LONGEST = 1 << 24
-"""Bytes of the longest record: a damaged length must not fill the memory."""
+MAX_RECORD_BYTES = 1 << 24
+"""A damaged length must not fill the memory."""
 MAX_FRAMES = 100_000
-"""So many pages of the WAL are remembered, for records that continue there."""
+"""Remember at most this many pages of the WAL, for records that continue there."""
 WAL_HEADER, FRAME_HEADER = 32, 24
 INTEGERS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
 
@@ -39,10 +39,10 @@ def records(path: Path) -> Iterator[tuple[Value, ...]]:
     A record of an ordinary table is preceded by its rowid, and its INTEGER PRIMARY KEY is then None
     (that is how SQLite stores it). A record of a WITHOUT ROWID table is in the order in which it is
     stored: first the primary key. The entries of indices, of the schema and of pages no longer used
-    come too, and a record comes once for each page that has a copy: nothing is known of what it
-    means, or whether it is true. Whoever asks has to verify that.
+    come too, and a record comes once for each page that has a copy. The caller has to verify what
+    a record means and whether it is true.
 
-    What cannot be decoded or read is left out. Raises OSError only if a file cannot be opened.
+    Damaged and unreadable records are left out. Raises OSError only if a file cannot be opened.
     """
     with _File(path) as main, _File(path.with_name(path.name + "-wal")) as wal:
         size = _page_size(main, wal)
@@ -56,7 +56,7 @@ def records(path: Path) -> Iterator[tuple[Value, ...]]:
 
 
 def overlooked(wal: Path, accepted: int) -> bool:
-    """Tell whether a WAL has transactions behind the frames that SQLite ``accepted`` at opening.
+    """Return whether a WAL has transactions behind the frames that SQLite ``accepted``.
 
     A process that is killed leaves at most one, cut off, with nothing after it. More of them mean
     that a frame, or the header, is damaged; SQLite ignores what is behind, and overwrites it.
@@ -88,7 +88,7 @@ def _checksum(data: bytes) -> bytes:
 
 
 class _File:
-    """A file, or nothing, of which parts may be unreadable."""
+    """A file that may be absent, and parts of which may be unreadable."""
 
     def __init__(self, path: Path) -> None:
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path.exists() else None
@@ -106,12 +106,12 @@ class _File:
             return b""
         try:
             return os.pread(self.fd, size, offset)
-        except OSError:  # a bad sector: one of the damages that this is for
+        except OSError:  # a bad sector
             return b""
 
 
 def _page_size(main: _File, wal: _File) -> int:
-    """Return what the headers say, else the size with which most records can be decoded."""
+    """Return the page size in the headers, else that with which most records can be decoded."""
     for said in (main.read(16, 2), wal.read(8, 4)):
         size = int.from_bytes(said, "big")
         if size in SIZES or size == 1:
@@ -181,7 +181,7 @@ def _record(page: bytes, at: int, kind: int, size: int, read: Read) -> tuple[Val
         here = here if here <= most else least
     payload = page[at : at + here]
     if length > here:
-        if length > LONGEST:
+        if length > MAX_RECORD_BYTES:
             raise ValueError(f"a record of {length} bytes")
         further = int.from_bytes(page[at + here : at + here + 4], "big")
         payload += _overflow(further, length - here, size, read)

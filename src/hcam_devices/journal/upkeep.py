@@ -1,4 +1,4 @@
-"""The upkeep of a journal's file: its bounds, whether everything is there, salvage after damage."""
+"""The upkeep of a journal's file: bounds, checks, and salvage after damage."""
 
 import logging
 import shutil
@@ -17,11 +17,11 @@ from .tables import GAPS, Pair, gone, pairs, set_gone, transaction, unpack, used
 log = logging.getLogger(__name__)
 
 MIN_FREE_BYTES = 1_000_000_000
-"""Bytes that should be free on the disk of a journal."""
+"""Warn if fewer bytes are free on the disk of a journal."""
 CHUNK = 500
 FOREVER = 2**53
-SPAN = 60.0
-"""Seconds of samples that are dropped at a time when there are too many."""
+SPAN_S = 60.0
+"""When there are too many samples, drop this much of them (s) at a time."""
 DAMAGE = (
     sqlite3.SQLITE_CORRUPT,
     sqlite3.SQLITE_NOTADB,
@@ -49,9 +49,10 @@ class LeaveError(sqlite3.OperationalError):
 
 @dataclass(frozen=True)
 class Upkeep:
-    """What the file at ``path`` needs now and then, through a connection of the thread's own.
+    """The regular work on the file at ``path``, through a connection of the thread's own.
 
-    ``number`` is the id of the present ``epoch``; ``stay`` raises LeaveError if the thread must go.
+    ``number`` is the id of the present ``epoch``; ``stay`` raises LeaveError if the thread must
+    leave the file.
     """
 
     db: sqlite3.Connection
@@ -62,17 +63,20 @@ class Upkeep:
     stay: Callable[[], None]
 
     def drop(self, before: float, too_old: str, most: int) -> int:
-        """Drop what was appended before a Unix time, and the oldest beyond so many bytes."""
+        """Drop samples appended before a Unix time, and the oldest beyond ``most`` bytes.
+
+        Return how many. ``too_old`` is the reason to note for the former.
+        """
         dropped = 0
         for pairs_of_device in _in_order(pairs(self.db)):
             for pair in pairs_of_device:
                 while count := self._drop_first(pair, before, too_old):
                     dropped += count
-                if self._has(pair):  # what came after it is younger, whatever the clock said then
+                if self._has(pair):  # later samples are younger, whatever the clock said then
                     break
         too_much = f"the journal reached {most / 1e9:g} GB"
         while used(self.db) > most and (left := pairs(self.db)):
-            dropped += sum(self._drop(one, left[0].oldest + SPAN, too_much) for one in left)
+            dropped += sum(self._drop(one, left[0].oldest + SPAN_S, too_much) for one in left)
         self.db.execute("DELETE FROM lost WHERE until < ?", (before,))
         held = {one.epoch for one in pairs(self.db)} | {self.epoch}
         for epoch, noticed in self.db.execute(
@@ -86,7 +90,7 @@ class Upkeep:
         return dropped
 
     def _drop_first(self, pair: Pair, until: float, reason: str) -> int:
-        """Drop a few of the first in number, up to one that came after a Unix time."""
+        """Drop the few lowest numbers that were appended until a Unix time; return how many."""
         self.stay()
         found = self.db.execute(
             "SELECT seq, time FROM sample WHERE device = ? AND epoch = ? ORDER BY seq LIMIT ?",
@@ -102,7 +106,7 @@ class Upkeep:
         return self.db.execute(query, (pair.device, pair.id)).fetchone() is not None
 
     def _drop(self, pair: Pair, until: float, reason: str) -> int:
-        """Drop the oldest few, so that whoever publishes never waits long."""
+        """Drop the oldest few, so that publishers never wait long; return how many."""
         self.stay()
         found = self.db.execute(
             "SELECT seq FROM sample WHERE device = ? AND epoch = ? AND time <= ?"
@@ -126,13 +130,13 @@ class Upkeep:
                 set_gone(self.db, device, epoch, [*known, *new], self.clock())
 
     def lose(self, device: str, epoch: str, seqs: list[int]) -> None:
-        """Take away records that are not what was appended."""
+        """Delete damaged records, and note that they are gone."""
         if seqs:
             log.error("%s: records of %s are damaged, and gone: %s", self.path.name, device, seqs)
             self._take_away(device, epoch, seqs, "the record was damaged")
 
     def check(self) -> None:
-        """Look at every record and every number. Raises DamagedError if some are lost."""
+        """Check every record and every number. Raises DamagedError if some are not there."""
         for (said,) in self.db.execute("PRAGMA quick_check(1)"):
             if said != "ok":
                 raise DamagedError(said)
@@ -164,10 +168,10 @@ class Upkeep:
             self.lose(device, epoch, seqs)
 
     def salvage(self, aside: Path, end_epoch: str, ends: dict[str, int]) -> None:
-        """Copy what can be read of a damaged file, note what is gone, and say so.
+        """Copy the readable samples of a damaged file, and note and log which are gone.
 
-        ``ends`` are the newest numbers in the epoch that ended then, if that is known. The epochs
-        are shown when this is done. If it is interrupted it can be done again.
+        ``ends`` are the newest numbers in the epoch that ended then, if they are known. The copied
+        epochs are shown when all is done. An interrupted salvage can be repeated.
         """
         ids: dict[str, int] = dict(self.db.execute("SELECT name, id FROM epoch"))
         known: dict[tuple[str, str], set[SampleRange]] = {}
@@ -220,7 +224,7 @@ class Upkeep:
     ) -> int:
         """Copy the samples that can be read; return how many.
 
-        ``known`` gets what there was of each device and epoch, with what was known to be gone.
+        ``known`` is filled with every device and epoch, and with what was known to be gone.
         """
         rows: list[tuple[str, int, int, float, bytes]] = []
         lost: list[tuple[Any, ...]] = []
@@ -266,7 +270,7 @@ class Upkeep:
         return kept + write()
 
     def _earlier_epoch(self, ids: dict[str, int], epoch: str, number: int) -> None:
-        """Make sure that an epoch of a damaged file is here, before the present one."""
+        """Add an epoch of a damaged file before the present one, if it is not there."""
         if epoch not in ids:
             number = number if 0 < number < self.number else self.number - 1
             while number in ids.values():
@@ -288,7 +292,7 @@ def free(path: Path) -> int:
 
 
 def short_of_disk(path: Path) -> str | None:
-    """Return what people should know of the disk of a file."""
+    """Return a warning if the disk of a file is nearly full, else None."""
     if (left := free(path)) >= MIN_FREE_BYTES:
         return None
     return (
@@ -298,7 +302,7 @@ def short_of_disk(path: Path) -> str | None:
 
 
 def put_aside(path: Path) -> list[Path]:
-    """Return the files that are still to be salvaged; of one there may be only the WAL."""
+    """Return the files that are still to be salvaged; there may be only the WAL of one."""
     start = f"{path.name}.damaged-"
     found = {
         one.name.removesuffix("-wal").removesuffix("-shm")
@@ -309,11 +313,11 @@ def put_aside(path: Path) -> list[Path]:
 
 
 def salvaged(aside: Path) -> Path:
-    """Return how a file that was put aside is called when it has been copied."""
+    """Return the name of a file that was put aside, once it has been salvaged."""
     return aside.with_name(aside.name.replace(".damaged-", ".salvaged-"))
 
 
 def is_damage(error: BaseException) -> bool:
-    """Tell what a new file mends from what is wrong with the disk or the caller."""
+    """Return whether an error means a damaged file, not a fault of the disk or the caller."""
     code = getattr(error, "sqlite_errorcode", 0)
     return code in DAMAGE or code & 0xFF in DAMAGE

@@ -22,7 +22,6 @@ from rich.text import Text
 from .. import HcamError
 from ..core.fields import Readback
 from ..history.archive import (
-    DAY,
     HOUR,
     MAX_POINTS,
     MINUTE,
@@ -38,7 +37,7 @@ from ..history.archive import (
     utc,
 )
 from ..host.installation import install_extra
-from ..journal.points import timestamp_of
+from ..journal.points import DAY_MS, timestamp_of
 
 PNG_COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
 COLOURS = ("cyan", "yellow", "green", "magenta", "red", "blue")
@@ -46,7 +45,7 @@ TIME_STEPS = (
     *(n * SECOND for n in (1, 2, 5, 10, 15, 30)),
     *(n * MINUTE for n in (1, 2, 5, 10, 15, 30)),
     *(n * HOUR for n in (1, 2, 3, 4, 6, 12)),
-    *(n * DAY for n in (1, 2, 5, 10, 20, 50, 100, 200, 500)),
+    *(n * DAY_MS for n in (1, 2, 5, 10, 20, 50, 100, 200, 500)),
 )
 """The possible distances of marks on the axis of time, in ms."""
 DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
@@ -226,7 +225,7 @@ class Times:
 
 def _mark(time: int, step: int) -> str:
     text = utc(time)
-    if step >= DAY or time % DAY == 0:
+    if step >= DAY_MS or time % DAY_MS == 0:
         return text[:10]
     return text[11:16] if step >= MINUTE else text[11:19]
 
@@ -336,7 +335,7 @@ def in_words(reply: Reply, span: Span) -> str:
     least, most = low.index(min(low)), high.index(max(high))
     length = span.end - span.start
     year, day, time = 0, 5, 11
-    begin = year if length > 300 * DAY else day if length > DAY else time
+    begin = year if length > 300 * DAY_MS else day if length > DAY_MS else time
     digits = slice(begin, 16 if length >= HOUR else 19)
     piece = length / MAX_POINTS / MINUTE  # a time is the beginning of a piece
 

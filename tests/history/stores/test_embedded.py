@@ -26,7 +26,7 @@ from hcam_devices.history.stores import AwayError, Store
 from hcam_devices.history.stores.embedded import EmbeddedStore
 from hcam_devices.history.stores.nights import Bucket, NightFiles, rows, streams
 from hcam_devices.journal.checked import File
-from hcam_devices.journal.points import DAY, Field, Point, night_bounds, night_of
+from hcam_devices.journal.points import DAY_MS, Field, Point, night_bounds, night_of
 from hcam_devices.journal.ranges import SampleRange, SampleRanges
 
 from ...helpers import AT_MOST, Clock, samples
@@ -115,7 +115,7 @@ points = st.builds(
     st.sampled_from(NAMES),
     st.sampled_from(["one", "two"]),
     st.integers(0, 2**62),
-    st.integers(START - DAY, END + DAY),
+    st.integers(START - DAY_MS, END + DAY_MS),
     values,
     st.dictionaries(names, names),
 )
@@ -161,7 +161,7 @@ def test_it_is_a_store(store: EmbeddedStore) -> None:
 
 def test_few_files_stay_open(store: EmbeddedStore) -> None:
     for night in range(20):
-        store.write([point(night + 1, time=START + night * DAY)])
+        store.write([point(night + 1, time=START + night * DAY_MS)])
         assert len(list(store.folder.glob("*-wal"))) <= 4
     assert len(all_of(store.folder)) == 20
 
@@ -184,13 +184,13 @@ def test_a_series_is_what_was_recorded_in_order_of_time(
     random.Random(1).shuffle(some_points)
     store.write(some_points)
     mine = sorted((one for one in some_points if one.device == "slide"), key=lambda one: one.time)
-    positions = history.series("slide", "position", START, END + DAY)
+    positions = history.series("slide", "position", START, END + DAY_MS)
     assert sorted((time, value) for time, _, value in positions) == sorted(
         (one.time, one.values["position"]) for one in mine
     )
     assert [time for time, _, _ in positions] == [one.time for one in mine]
     for field, kind in (("synced", bool), ("state.stage", str)):
-        found = history.series("slide", field, START, END + DAY)
+        found = history.series("slide", field, START, END + DAY_MS)
         assert {type(value) for _, _, value in found} == {kind}
         assert len(found) == len(mine)
     first, last = mine[2].time, mine[6].time
@@ -290,7 +290,7 @@ def old_night(store: EmbeddedStore, clock: Clock) -> None:
 
 
 def minutes(history: NightFiles, device: str = "slide", field: str = "position") -> list[Bucket]:
-    return history.downsampled(device, field, START, END, DAY // 60_000)
+    return history.downsampled(device, field, START, END, DAY_MS // 60_000)
 
 
 def close_to(buckets: list[Bucket]) -> list[Any]:
@@ -495,9 +495,9 @@ def test_a_night_that_somebody_removed_is_asked_for_again(store: EmbeddedStore) 
 def week(store: EmbeddedStore, clock: Clock, days: int = 3) -> list[str]:
     """Let old nights come to be, one sample of each device in each; return their names."""
     for day in range(days):
-        store.write(some(day + 1, day + 1, time=START + day * DAY))
-    clock.now = (START + (days + 30) * DAY) / 1000
-    return [night_of(START + day * DAY) for day in range(days)]
+        store.write(some(day + 1, day + 1, time=START + day * DAY_MS))
+    clock.now = (START + (days + 30) * DAY_MS) / 1000
+    return [night_of(START + day * DAY_MS) for day in range(days)]
 
 
 def unreadable(store: EmbeddedStore, night: str, target: str = "") -> None:
@@ -512,8 +512,8 @@ def test_a_bad_sector_is_damage_like_any_other(
 ) -> None:
     first, *others = week(store, clock)
     unreadable(store, first, "/proc/self/mem")  # whose first byte is EIO
-    found = history.series("slide", "position", START, END + DAY)
-    assert [time for time, _, _ in found] == [START + DAY]
+    found = history.series("slide", "position", START, END + DAY_MS)
+    assert [time for time, _, _ in found] == [START + DAY_MS]
     for _ in (first, *others):
         store.tidy()
     assert history.nights() == []
@@ -557,7 +557,7 @@ def test_a_device_whose_clock_stands_still_keeps_no_night_from_its_turn(
     store: EmbeddedStore, history: NightFiles, clock: Clock
 ) -> None:
     nights = week(store, clock)
-    recent = point(1, epoch="later", time=int(clock.now * 1000) - 2 * DAY)
+    recent = point(1, epoch="later", time=int(clock.now * 1000) - 2 * DAY_MS)
     store.write([recent])
     store._nights[night_of(recent.time)].file.close()
     path_of(store, night_of(recent.time)).write_bytes(b"nonsense")
@@ -741,7 +741,7 @@ def test_a_process_killed_at_any_time_loses_and_doubles_nothing(
 
 PAGE = 4096
 MAX_PAGE_ROWS = 80
-OLD = some(1, 200, epoch="old", time=START - 40 * DAY)
+OLD = some(1, 200, epoch="old", time=START - 40 * DAY_MS)
 SOME = [*some(1, 400), *some(1, 100, epoch="later")]
 FILES = {"night": f"{NIGHT}.sqlite", "log": f"{NIGHT}.sqlite-wal", "main": "history.sqlite"}
 
@@ -786,7 +786,7 @@ def nothing_wrong(history: NightFiles) -> None:
         assert {(time, value) for time, _, value in positions} <= set(true)
         history.fields(START, END)
         for field in ("position", "state.stage"):
-            buckets = history.downsampled(device, field, START - 41 * DAY, END, 41 * 1440)
+            buckets = history.downsampled(device, field, START - 41 * DAY_MS, END, 41 * 1440)
             assert sum(bucket.n for bucket in buckets) <= 500 + 200
 
 
@@ -936,12 +936,12 @@ def test_a_damaged_minute_is_left_out(tmp_path: Path, whole: dict[str, Path]) ->
     shutil.copytree(whole["main"], folder)
     path = folder / FILES["main"]
     history = NightFiles(folder)
-    before = history.downsampled("slide", "position", START - 41 * DAY, END, 1)
+    before = history.downsampled("slide", "position", START - 41 * DAY_MS, END, 1)
     with closing(sqlite3.connect(path)) as db:
         bodies = [body for (body,) in db.execute("SELECT body FROM minute")]
     for body in bodies:
         flip(path, path.read_bytes().index(body) + 9)
-    after = history.downsampled("slide", "position", START - 41 * DAY, END, 1)
+    after = history.downsampled("slide", "position", START - 41 * DAY_MS, END, 1)
     assert before[0].n == len([one for one in (*OLD, *SOME) if one.device == "slide"])
     assert after[0].n == len([one for one in SOME if one.device == "slide"])
 

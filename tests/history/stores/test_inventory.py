@@ -24,7 +24,7 @@ from . import databases, scripted
 
 NIGHT = "2026-11-22"
 START, END = night_bounds(NIGHT)
-DAY = 86_400_000
+DAY_MS = 86_400_000
 NOW = END / 1000
 EPOCH = "4f3c0a9be1d2"
 OTHER = 'the slide\'s, "own"'
@@ -143,7 +143,7 @@ def test_files_that_may_not_be_read_are_told(local: Local) -> None:
 
 
 def test_a_night_whose_file_was_removed_is_missed(local: Local) -> None:
-    local.keep([*points(1, 20), *points(21, 40, offset=DAY), *points(41, 60, offset=2 * DAY)])
+    local.keep([*points(1, 20), *points(21, 40, offset=DAY_MS), *points(41, 60, offset=2 * DAY_MS)])
     (local.folder / "2026-11-23.sqlite").unlink()
     assert [one[:2] for one in found(local.audited(night="2026-11-23"))] == [(21, 40)]
 
@@ -151,7 +151,7 @@ def test_a_night_whose_file_was_removed_is_missed(local: Local) -> None:
 @pytest.mark.parametrize("night", [NIGHT, "20261122", "2026-W47-7"])
 def test_a_night_is_the_same_in_each_form_of_its_date(local: Local, night: str) -> None:
     """In order of the alphabet, ``20261122`` comes after every other night."""
-    local.keep([*points(1, 20, offset=-DAY), *points(21, 40), *points(41, 60, offset=DAY)])
+    local.keep([*points(1, 20, offset=-DAY_MS), *points(21, 40), *points(41, 60, offset=DAY_MS)])
     local.damage("DELETE FROM sample WHERE seq IN (21, 40)")
     assert [one[:2] for one in found(local.audited(night=night))] == [(21, 21), (40, 40)]
 
@@ -164,7 +164,7 @@ def test_what_is_gone_is_told_with_its_cause(local: Local) -> None:
 
 
 def test_one_with_a_time_of_another_night_is_there(local: Local) -> None:
-    stray = point(20, time=START + 40 * DAY)
+    stray = point(20, time=START + 40 * DAY_MS)
     local.keep([*points(1, 19), stray, *points(21, 50)])
     assert local.audited(1, 50).complete
 
@@ -174,7 +174,7 @@ def test_a_night_that_is_only_there_in_minutes_cannot_be_counted(local: Local) -
     local.keep([*points(1, 18), point(20)])
     passed = {"time": later, "clock": later, "waited": 0}  # and no clock has jumped
     (local.folder / "nights.clock").write_text(json.dumps(passed))
-    local.keep(points(21, 40, offset=31 * DAY), now=later)
+    local.keep(points(21, 40, offset=31 * DAY_MS), now=later)
 
     def check() -> None:
         result = local.audited(1, 20, now=later)
@@ -228,7 +228,7 @@ def influx(tmp_path: Path, database: databases.InfluxDB) -> Offsite:
 
 
 def test_a_database_that_has_everything_is_believed(influx: Offsite) -> None:
-    some = [*points(1, 50), *points(51, 60, offset=DAY), *points(1, 9, OTHER)]
+    some = [*points(1, 50), *points(51, 60, offset=DAY_MS), *points(1, 9, OTHER)]
     noted = influx.keep(some)
     result = influx.audited(noted, 1, 50)
     assert result.complete, result
@@ -239,7 +239,7 @@ def test_a_database_that_has_everything_is_believed(influx: Offsite) -> None:
 def test_a_database_that_lost_rows_is_found_out(
     influx: Offsite, database: databases.InfluxDB
 ) -> None:
-    noted = influx.keep([*points(1, 50), *points(51, 60, offset=DAY)])
+    noted = influx.keep([*points(1, 50), *points(51, 60, offset=DAY_MS)])
     for first, last in ((20, 22), (45, 50)):
         begin, end = START + 1000 * first, START + 1000 * last + 1
         database.query(f'DELETE FROM "ccd1" WHERE time >= {begin}ms AND time < {end}ms')
@@ -281,7 +281,7 @@ def test_what_is_gone_for_a_database_is_told_with_its_cause(influx: Offsite) -> 
 
 
 def test_a_row_with_a_time_of_another_night_is_in_the_database(influx: Offsite) -> None:
-    stray = point(20, time=START - 40 * DAY)
+    stray = point(20, time=START - 40 * DAY_MS)
     noted = influx.keep([*points(1, 19), stray, *points(21, 50)])
     assert influx.audited(noted, 1, 50).complete
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ...journal.age import AgeClock
 from ...journal.checked import File, digest, put_texts, quick_check, sealed
-from ...journal.points import DAY, Point, night_bounds, night_of
+from ...journal.points import DAY_MS, Point, night_bounds, night_of
 from ...journal.ranges import SampleRange, SampleRanges
 from . import AwayError
 from .ledger import Ledger, kept, load, save
@@ -205,7 +205,7 @@ class EmbeddedStore:
         steady: Callable[[], float] | None = None,
     ) -> None:
         self.name, self.folder, self.clock = name, folder, clock
-        self.keep = raw_days * DAY
+        self.keep = raw_days * DAY_MS
         self.warning = ""
         steady = steady or (time.monotonic if clock is time.time else clock)
         self._nights: dict[str, Night] = {}
@@ -280,7 +280,7 @@ class EmbeddedStore:
                 fresh.setdefault(key, point)
         nights: dict[int, list[Point]] = defaultdict(list)
         for point in fresh.values():
-            nights[(point.time - DAY // 2) // DAY].append(point)  # ``night_of`` takes longer
+            nights[(point.time - DAY_MS // 2) // DAY_MS].append(point)  # ``night_of`` takes longer
         today = night_of(int(self.clock() * 1000))
         for some in nights.values():
             night = self._night(name := night_of(some[0].time))
