@@ -1,1 +1,1 @@
-"""The instrument file."""
+"""The instrument file: devices, stores and the router."""

@@ -1,4 +1,4 @@
-"""The instrument file (TOML): which devices there are, of which kind, and where.
+"""The instrument file (TOML): its devices, their kinds and addresses, and the stores.
 
     title = "HiPERCAM on the GTC"    # by default the name of the file
 
@@ -6,11 +6,11 @@
     kind = "pdr900.VacuumGauge"      # a class of a module in devices/
     host = "192.0.2.10"
     port = 10001
-    aliases = ["Pressure1"]          # other names under which it can be called and set
+    aliases = ["Pressure1"]          # other names by which it can be called and set
 
-The class is the schema: its annotated names, and those of its link, are the settings of the table.
+The class is the schema of the table: its annotated names, and those of its link, are the settings.
 
-    [stores.offsite]                 # where hwlogger keeps history; by default in files
+    [stores.offsite]                 # a store for history; without any, files in HCAM_HOME
     kind = "influxdb"
     url = "http://192.0.2.20:8086"
 """
@@ -40,16 +40,18 @@ NAME = re.compile(r"[a-z][a-z0-9_]*")
 ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 STRICT = ConfigDict(extra="forbid", strict=True)
 LISTENS_ON = ("127.0.0.1", "localhost")
+"""The names of the address on which the router of this package listens."""
 NO_SECRETS = ("api", "raw_days", "timeout")
+"""Settings of stores whose values may be repeated in messages."""
 STORES: dict[str, type[StoreSettings]] = {"embedded": Embedded, "influxdb": InfluxDB}
 
 
 class InstrumentError(HcamError):
-    """Everything that is wrong with an instrument file, a line each."""
+    """The mistakes in an instrument file, a line each, with file and line number."""
 
 
 class Router(BaseModel):
-    """Where the router is; ``[router]`` in the file."""
+    """The address of the router: ``[router]`` in the file."""
 
     model_config = STRICT
 
@@ -58,7 +60,7 @@ class Router(BaseModel):
 
     @property
     def elsewhere(self) -> str:
-        """Why a router of this package is not found there; nothing if it is."""
+        """A warning if the router of this package does not listen at this address, or empty."""
         if self.host in LISTENS_ON:
             return ""
         return (
@@ -78,7 +80,7 @@ class _File(BaseModel):
 
 
 class _Common(BaseModel):
-    """What every device's table may have, whatever its kind."""
+    """The settings of a device's table that do not depend on its kind."""
 
     model_config = STRICT
 
@@ -89,7 +91,7 @@ class _Common(BaseModel):
 
 @dataclass(frozen=True)
 class Entry:
-    """One device of the instrument, as it is declared in the file."""
+    """A device of the instrument, as the file declares it."""
 
     name: str
     cls: type[Device]
@@ -99,22 +101,22 @@ class Entry:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every name it answers to; the first is its own."""
+        """The names of the device on the network; the first is its own, the others are aliases."""
         return self.name, *self.aliases
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The devices it needs beside it; none but for a view."""
+        """The devices that it needs in the same server; only a view needs any."""
         return self.build().sources()
 
     def build(self, **overrides: Any) -> Device:
-        """Return the device; ``overrides`` are settings that replace those of the file."""
+        """Return a new device, not running; ``overrides`` replace settings of the file."""
         return self.cls(self.name, **(self.settings | overrides))
 
 
 @dataclass(frozen=True)
 class Instrument:
-    """The router and the devices, in the order of the file; ``title`` is for people."""
+    """An instrument file: the router, the stores, and the devices in the order of the file."""
 
     path: Path
     title: str
@@ -124,12 +126,12 @@ class Instrument:
 
     @property
     def servers(self) -> list[str]:
-        """The servers that present it."""
+        """The names of the servers, including hwlogger."""
         return sorted({entry.server for entry in self.entries.values()} | {"hwlogger"})
 
     @property
     def names(self) -> list[str]:
-        """Every device, the recorder last."""
+        """The names of all devices, the recorder last."""
         return [*self.entries, "recorder"]
 
     def recorded_fields(self) -> dict[str, Readback]:
@@ -144,7 +146,7 @@ class Instrument:
         return found
 
     def choose(self, server: str, pattern: str = "*") -> list[Entry]:
-        """Return the devices that a server presents, if their name matches a shell pattern."""
+        """Return the devices of a server whose names match a glob."""
         return [
             entry
             for entry in self.entries.values()
@@ -153,14 +155,14 @@ class Instrument:
 
 
 def carried(name: str) -> Path:
-    """Return an instrument file of the package, by its bare name; its addresses are loopback."""
+    """Return the path of an instrument file of the package; its addresses are loopback."""
     return Path(str(files("hcam_devices") / "data" / f"{name}.toml"))
 
 
 def load(path: Path | None = None) -> Instrument:
-    """Read an instrument file; InstrumentError names every mistake, with file and line.
+    """Return the instrument that a file declares; ``hipercam`` and ``wht`` are in the package.
 
-    ``hipercam`` (the default) and ``wht`` are files that the package carries.
+    The default is ``hipercam``. Raises InstrumentError with all mistakes in the file.
     """
     path = path or carried("hipercam")
     if not path.is_file() and (known := carried(str(path))).is_file():
@@ -175,7 +177,7 @@ def load(path: Path | None = None) -> Instrument:
 
 
 def _text(path: Path) -> str:
-    """Return the text of a file: UTF-8 whatever the locale, also with a byte order mark."""
+    """Return the text of a file in UTF-8, with or without a byte order mark."""
     try:
         content = path.read_bytes()
         return content.decode("utf-8-sig")
@@ -187,7 +189,7 @@ def _text(path: Path) -> str:
 
 
 def kinds() -> list[str]:
-    """Return every kind of device that the package has, as the instrument file names them."""
+    """Return the kinds of devices in the package, as the instrument file names them."""
     modules = [one.name for one in pkgutil.iter_modules(devices.__path__, f"{devices.__name__}.")]
     return sorted(
         f"{module.rpartition('.')[2]}.{name}"
@@ -198,12 +200,12 @@ def kinds() -> list[str]:
 
 
 def _is_kind(cls: type, module: str) -> bool:
-    """Return whether a class is a kind of device; without fields it is what several have alike."""
+    """Return whether a class is a kind of device. One without fields is a base of such classes."""
     return issubclass(cls, Device) and cls.__module__ == module and bool(cls.fields)
 
 
 def _tables(content: dict[str, Any], key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the tables in a table; what is none, _File does not let pass."""
+    """Yield the tables in a table. Anything else in it is a mistake that _File reports."""
     tables = content.get(key)
     for name, table in (tables if isinstance(tables, dict) else {}).items():
         if isinstance(table, dict):
@@ -211,7 +213,7 @@ def _tables(content: dict[str, Any], key: str) -> Iterator[tuple[str, dict[str, 
 
 
 class _Reader:
-    """Reads one file, collecting mistakes."""
+    """Reads one file and collects its mistakes."""
 
     def __init__(self, path: Path, text: str) -> None:
         self.path, self.lines = path, text.splitlines()
@@ -332,19 +334,19 @@ class _Reader:
         try:
             return schema.model_validate(content)
         except ValidationError as error:
-            for one in error.errors(include_url=False):
-                loc = (*place, *(str(part) for part in one["loc"]))
-                said = one["msg"].removeprefix("Value error, ")
-                if one["loc"]:
-                    said = f"{loc[-1]}: {said}"
+            for mistake in error.errors(include_url=False):
+                loc = (*place, *(str(part) for part in mistake["loc"]))
+                reason = mistake["msg"].removeprefix("Value error, ")
+                if mistake["loc"]:
+                    reason = f"{loc[-1]}: {reason}"
                     if loc[0] != "stores" or loc[-1] in NO_SECRETS:
-                        said += f", not {shorten(one['input'])}"
+                        reason += f", not {shorten(mistake['input'])}"
                 text = {
                     "missing": f"{loc[-1]} is missing",
                     "extra_forbidden": f"{loc[-1]} is not a setting here; "
                     + f"there are {', '.join(sorted(schema.model_fields))}"
                     + did_you_mean(loc[-1], schema.model_fields),
-                }.get(one["type"], said)
+                }.get(mistake["type"], reason)
                 self._mistake(loc, text)
             return None
 
@@ -361,8 +363,8 @@ class _Reader:
         for entry in entries.values():
             for source in entry.sources:
                 if source not in entries:
-                    said = f"there is no device {source!r}{did_you_mean(source, entries)}"
-                    self._mistake(("devices", entry.name), said)
+                    meant = did_you_mean(source, entries)
+                    self._mistake(("devices", entry.name), f"there is no device {source!r}{meant}")
                 elif entries[source].server != entry.server:
                     self._mistake(("devices", entry.name), f"{source!r} is in another server")
 
@@ -371,7 +373,7 @@ class _Reader:
         self.mistakes.append((self._line(place), where + text))
 
     def _line(self, place: tuple[str, ...]) -> int:
-        """Return the line of a key, or of the table that should have it; 1 if there is none."""
+        """Return the line of a key, or else that of the table that should have it, or else 1."""
         table: tuple[str, ...] = ()
         line = 1
         for number, text in enumerate(self.lines, 1):

@@ -1,11 +1,11 @@
-"""What the instrument file says of an InfluxDB, or of what takes its lines.
+"""The tables of stores in the instrument file: an InfluxDB, or a database that takes its lines.
 
     [stores.offsite]
     kind = "influxdb"
     url = "https://history.example.org:8086"
 
     database = "hipercam"                    # version 1, or VictoriaMetrics
-    user = "hwlogger"                        # if it asks for one
+    user = "hwlogger"                        # if the database needs one
     secret_file = "/etc/hcam/offsite"        # the password
 
     organization = "hipercam"                # version 2; the secret is a token
@@ -14,9 +14,9 @@
     api = 3                                  # version 3; the secret is a token
     database = "hipercam"
 
-``ca`` is a file of certificates to be trusted instead of the system's. The secret is read again for
-each request, so a new one counts at once; ``secret_variable`` names an environment variable instead
-of a file. Where a secret passes other machines, the URL has to begin with ``https``.
+``ca`` is a file of certificates that are trusted instead of the system's. The secret is read again
+for each request, so a new one is used at once; ``secret_variable`` names an environment variable
+instead of a file. If a secret is sent to another machine, the URL has to begin with ``https``.
 """
 
 import base64
@@ -38,9 +38,9 @@ STRICT = ConfigDict(extra="forbid", strict=True)
 
 def _url(text: str) -> str:
     if "@" in text:
-        raise ValueError("a user or password does not belong into a URL; see secret_file")
+        raise ValueError("a user or password does not belong in a URL; see secret_file")
     whole = False
-    with suppress(ValueError):  # it would repeat a part, and that may be a password
+    with suppress(ValueError):  # its message would repeat a part, which may be a password
         parts = urlsplit(text)
         whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     if not whole or parts.query or parts.fragment or not re.fullmatch(r"[!-~]+", text):
@@ -59,11 +59,11 @@ File: TypeAlias = Annotated[Path, Field(strict=False), AfterValidator(_absolute)
 
 
 class SecretError(Exception):
-    """The secret cannot be had; says why, and what to do."""
+    """The secret cannot be read; the text says why, and what to do."""
 
 
 class InfluxDB(BaseModel):
-    """Where an InfluxDB is, of whichever version, and how it is written to; ``timeout`` in s."""
+    """The settings of an InfluxDB of any version; ``timeout`` is in seconds."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -81,26 +81,26 @@ class InfluxDB(BaseModel):
 
     @property
     def version(self) -> int:
-        """Of InfluxDB: 1, 2 or 3."""
+        """The version of InfluxDB: 1, 2 or 3."""
         return self.api or (1 if self.bucket is None else 2)
 
     @property
     def place(self) -> str:
-        """What is written to, for people."""
+        """The name of the database or bucket, for people."""
         if self.version == 2:
             return f"bucket {self.bucket!r} of organization {self.organization!r}"
         return f"database {self.database!r}"
 
     @property
     def secret_from(self) -> str:
-        """Where the secret comes from, for people; empty if there is none."""
+        """The source of the secret, for people; empty if there is none."""
         if self.secret_variable is not None:
             return f"environment variable {self.secret_variable}"
         return str(self.secret_file or "")
 
     @property
     def target(self) -> str:
-        """Where lines are posted to, after the URL."""
+        """The path and query, after the URL, to which lines are posted."""
         if self.version == 2:
             arguments = {"org": self.organization, "bucket": self.bucket, "precision": "ns"}
             return "/api/v2/write?" + urlencode(arguments)
@@ -132,7 +132,10 @@ class InfluxDB(BaseModel):
         return self
 
     def authorization(self) -> tuple[str, str]:
-        """Return the header, and the secret in it; empty if there is none. Raises SecretError."""
+        """Return the header Authorization, and the secret in it; both are empty if there is none.
+
+        Raises SecretError if the secret cannot be read, or is no printable ASCII.
+        """
         if self.secret_file is not None:
             secret = _from_file(self.secret_file).strip()
         elif self.secret_variable is not None:
@@ -158,7 +161,7 @@ def _from_file(path: Path) -> str:
 
 
 class Embedded(BaseModel):
-    """Files on this machine: each sample for ``raw_days`` days, then minutes, for ever."""
+    """Files on this machine: each sample for ``raw_days`` days, and means of minutes for ever."""
 
     model_config = STRICT
 
@@ -171,9 +174,9 @@ StoreSettings: TypeAlias = Embedded | InfluxDB
 
 
 def place(settings: StoreSettings, home: Path) -> Path:
-    """Return the folder in which a store keeps its files: within the home if it is relative.
+    """Return the folder in which a store keeps its files; it is in ``home`` if it is relative.
 
-    ``~`` is the user's own home; HcamError if there is none.
+    ``~`` is the user's home directory; raises HcamError if there is none.
     """
     if isinstance(settings, InfluxDB):
         return home / "stores"
@@ -184,7 +187,7 @@ def place(settings: StoreSettings, home: Path) -> Path:
 
 
 def is_near(url: str) -> bool:
-    """Tell whether a URL leads to this machine itself: compressing would only cost time."""
+    """Return whether a URL leads to this machine itself."""
     host = urlsplit(url).hostname or ""
     try:
         return host == "localhost" or ip_address(host).is_loopback
