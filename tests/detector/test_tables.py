@@ -140,7 +140,7 @@ def test_missing_text_is_empty_and_a_missing_truth_is_refused(run: Path) -> None
     assert fits.getdata(run, 1)["S"].tolist() == ["a", ""]
     assert fits.getdata(run, 1)["E"].tolist() == ["", ""]
     truths = MaskedColumn([True, True], mask=[0, 1])
-    with pytest.raises(ValueError, match="column T lacks truths; send 0 and 1"):
+    with pytest.raises(ValueError, match="column T lacks truth values; send 0 and 1"):
         append(run.parent, 12, ecsv(Table({"T": truths}), run.parent))
 
 

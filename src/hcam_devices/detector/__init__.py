@@ -1,1 +1,1 @@
-"""The detector controller: what it is told, how long it takes, its files, and its simulator."""
+"""The detector controller: setups, the timing of frames, tables in its files, and a simulator."""

@@ -1,9 +1,10 @@
-"""How long a frame takes and how large it is, from the keywords that NGC was given.
+"""The time that a frame takes, and its size, calculated from the keywords of NGC.
 
-All of it is a MODEL, for the simulator and for estimates. The clock periods are the instrument's;
-their sum agrees with its known figures for a full frame (transfer 7.818 ms, line 5.603 ms, readout
-2.869 s, clear 85.8 ms). Windows, binning, overscan and drift follow the same sum and were not
-measured. DET.NSKIPS does not enter: a CCD that skips readouts waits for the others.
+This is a MODEL, for the simulator and for estimates. The clock periods are those of the instrument,
+and their sum agrees with its known figures for a full frame (transfer 7.818 ms, line 5.603 ms,
+readout 2.869 s, clear 85.8 ms). Windows, binning, overscan and drift mode are calculated in the
+same way, but were not measured. DET.NSKIPS has no influence: a CCD that skips readouts waits for
+the others.
 """
 
 import math
@@ -13,26 +14,26 @@ from dataclasses import dataclass
 from ..core.fields import shorten
 
 US = 1e-6
-"""A microsecond in s."""
+"""A microsecond, in s."""
 OUTPUTS = 5 * 4
 BYTES = 2
 COLUMNS, ROWS = 1024, 512
-"""Pixels of an output that see light."""
+"""The pixels of an output that are exposed to light."""
 PRESCAN = 50
-"""Columns before them; always clocked, read with DET.INCPRSCX."""
+"""Columns before the exposed ones. They are always clocked, and read with DET.INCPRSCX."""
 STORAGE = 520
-"""Rows of an output's storage; those beyond the image are read with DET.INCOVSCY."""
+"""Rows of an output's storage. Those beyond the image are read with DET.INCOVSCY."""
 SETUP_READ = 0.9 * US
-"""Before each line."""
+"""The pause before each line, in s."""
 VIDEO = {0: 5.2 * US, 1: 1.9 * US}
-"""Time of a binned pixel by DET.SPEED: slow, fast."""
+"""The time of a binned pixel in s, by DET.SPEED: slow, fast."""
 SINGLE_ENDED = 8.72 * US
-"""Time of a binned pixel without the dummy output (DET.DUMMY 0), at either speed."""
+"""The time of a binned pixel in s without the dummy output (DET.DUMMY 0), at either speed."""
 
 
 @dataclass(frozen=True)
 class _Clocks:
-    """Periods in s: a row of the image, a row of the storage, a column, the dump of a line."""
+    """Clock periods in s: of a row of the image, a row of the storage, a column, a line's dump."""
 
     image: float
     storage: float
@@ -44,39 +45,39 @@ CLOCKS = {
     0: _Clocks(15 * US, 20 * US, 0.24 * US, 18 * US),
     1: _Clocks(13 * US, 13 * US, 0.12 * US, 3.6 * US),
 }
-"""By DET.FASTCLK."""
+"""The clock periods by DET.FASTCLK."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What the model says of a frame."""
+    """The modelled times of a frame in s, and its size."""
 
     cycle: float
-    """s from one frame to the next."""
+    """From the start of a frame to the start of the next one."""
     exposure: float
-    """s of light: the dwell if the CCDs are cleared, else all of the cycle but the transfer."""
+    """The dwell if the CCDs are cleared; otherwise the cycle without the transfer."""
     readout: float
-    """s to read the storage once a frame has been moved there."""
+    """From the end of the transfer until the storage has been read."""
     frame_size: int
-    """Bytes: five CCDs, four outputs each, two bytes a binned pixel; without FITS headers."""
+    """Bytes of five CCDs with four outputs and two bytes a binned pixel, without FITS headers."""
 
 
 def drift_layout(ny: int) -> tuple[int, int]:
-    """Return how many windows of ``ny`` rows the storage holds, and the rows of the pipe shift.
+    """Return the number of windows of ``ny`` rows in the storage, and the rows of the pipe shift.
 
-    In drift mode a window waits in the storage until those before it are read; the pipe shift makes
-    up for the rows that do not fill a window.
+    In drift mode a window stays in the storage until the windows before it have been read. The pipe
+    shift is the number of rows of the storage that do not fill a window.
     """
     windows = int((STORAGE / ny + 1) / 2)
     return windows, STORAGE - (2 * windows - 1) * ny
 
 
 def timing(keywords: Mapping[str, str]) -> Timing:
-    """Return the timing of frames taken with the keywords, which are as NGC has them: text.
+    """Return the timing of frames with the given keywords of NGC, whose values are texts.
 
-    Without a keyword: full frame, slow, unbinned, no overscan, clear or dwell, differential
-    outputs, normal clocks. Raises ``ValueError`` with the keyword and its value if one makes no
-    sense.
+    The defaults are: full frame, slow, unbinned, no overscan, no clear, no dwell, differential
+    outputs, normal clocks. Raises ValueError, with the keyword and its value, if a value is not
+    allowed.
     """
 
     def whole(keyword: str, default: int, low: int, high: int) -> int:
@@ -118,11 +119,11 @@ def timing(keywords: Mapping[str, str]) -> Timing:
             )
             for name in names
         )
-    if mode == 4:  # only the window's rows move, past those below it
+    if mode == 4:  # only the rows of the window, and those below it, move
         ((start, _, ny),) = windows
         transfer = (start + ny) * clocks.image + clocks.dump
         readout = drift_layout(ny)[1] * clocks.storage
-        row = start  # which were left behind
+        row = start  # the rows below the window have been moved already
     for start, nx, ny in windows:
         if start > row:
             readout += (start - row) * clocks.storage + clocks.dump
@@ -141,7 +142,7 @@ def timing(keywords: Mapping[str, str]) -> Timing:
 
 
 def _milliseconds(text: str) -> float:
-    """Return s."""
+    """Return seconds."""
     try:
         value = float(text)
     except ValueError:

@@ -1,12 +1,13 @@
-"""An exposure's setup (JSON, from the observer's program) as command lines for NGC.
+"""Converts the setup of a run (JSON, from the observer's program) to command lines for NGC.
 
     run = read({"appdata": {"app": "Idle"}})
     for line in run.commands():
         ...                             # the arguments of one ngcbCmd
 
-Nothing is returned until everything is checked: a setup with a mistake changes nothing. Keys that
-are not known are ignored, and null is as good as missing. Source: the lines that the predecessor's
-generator gave; it checked nothing. Sizes and starts are in unbinned pixels, counted from 1.
+Everything is checked before any line is returned, so a setup with a mistake changes nothing.
+Unknown keys are ignored, and null is the same as a missing value. The lines are those of the
+predecessor's generator, which checked nothing. Sizes and starts are in unbinned pixels, counted
+from 1.
 """
 
 import json
@@ -33,9 +34,9 @@ from ..telescope import headers
 
 Mode = Literal["FullFrame", "Windows", "Drift", "Idle"]
 CARD = 68
-"""Characters of text in a FITS header, a single quote counted twice."""
+"""The number of characters of a text in a FITS header; a single quote counts twice."""
 LINE = 10
-"""Header keywords in one ``setup``."""
+"""The number of header keywords in one ``setup``."""
 BREAK = "DET.FRAM2.BREAK"
 KEYWORD = re.compile(r"[A-Z0-9_-]{1,8}")
 CALIBRATIONS = {
@@ -43,7 +44,7 @@ CALIBRATIONS = {
     "dark": ("Dark", "Dark"),
     "flat": ("Skyflat", "SkyFlat"),
 }
-"""OBJECT and OBSMODE by the flag of the run; any other is Imaging, of what the observer named."""
+"""OBJECT and OBSMODE by the flag of the run. For any other flag OBSMODE is Imaging."""
 UNKNOWN = -999
 CCDS = range(1, 6)
 SOURCES: dict[str, tuple[str, str, str | int]] = {
@@ -74,8 +75,8 @@ SOURCES: dict[str, tuple[str, str, str | int]] = {
     "COMPOPOA": ("compo", "pickoff_angle", UNKNOWN),
     "COMPOINJ": ("compo", "injection_side", "UNDEF"),
 }
-"""Header keywords in order: the block and key of the setup, and what is sent without them. A number
-is sent for a number, a text for a text; those without a key follow from others."""
+"""Header keywords in order, each with the block and key of the setup, and the default, whose type
+the value must have. The values of keywords without a key follow from other keys."""
 IDLE = {
     "app": "Idle",
     "numexp": 0,
@@ -89,20 +90,20 @@ IDLE = {
     "exptime": 10,
     "dwell": 10,
 }
-"""Idle's own setup. Without ``dummy_out`` it has the single-ended clock file, as it always had."""
+"""The setup of Idle. Without ``dummy_out`` it has the single-ended clock file, as in 1.7."""
 
 
 class SetupError(ValueError):
-    """Every mistake in a setup, a sentence each, with the value and its limits."""
+    """All mistakes in a setup, a sentence each, with the value and its limits."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A setup without mistakes; see ``read``."""
+    """A setup without mistakes, as ``read`` returns it."""
 
     mode: Mode
     numexp: int
-    """Frames after which the run ends by itself; 0 is endless."""
+    """The number of frames after which the run ends by itself; 0 is endless."""
     dithering: bool
     """Whether each frame waits for ``seq trigger``."""
     _cards: Mapping[str, str]
@@ -112,16 +113,17 @@ class Run:
 
     @property
     def header(self) -> frozenset[str]:
-        """Keywords that NGC keeps after this run until they are set again: see ``commands``."""
+        """The keywords that NGC keeps after this run until they are set again."""
         kept = {keyword for keyword, value in self._cards.items() if value}
         return frozenset(kept | ({BREAK} & self._detector.keys()))
 
     def commands(self, sent: Collection[str] = ()) -> list[str]:
-        """Return what ngcbCmd is to send, in order.
+        """Return the command lines for ngcbCmd, in order.
 
-        ``sent`` is the ``header`` of setups before this one. What of it has no value now would stay
-        in the header, so it is set to ``""``; a limit on frames would stay too, and is set to 0.
-        How NGC clears a keyword, and that 0 is no limit, is NOT known (decisions 0050, 0051).
+        ``sent`` is the ``header`` of the setups before this one. Those of its keywords that have no
+        value now would stay in the header, so they are set to ``""``; a limit on frames would stay
+        too, so it is set to 0. It is NOT known how NGC clears a keyword, nor that 0 is no limit
+        (decisions 0050, 0051).
         """
         stale = dict.fromkeys(sorted({*sent} - self._cards.keys() - {BREAK}), "")
         cards = iter({**self._cards, **stale}.items())
@@ -138,9 +140,10 @@ class Run:
 
 
 def read(setup: object) -> Run:
-    """Check a setup, a dict or JSON text, and return what it asks for.
+    """Check a setup, which is a dict or JSON text, and return its run.
 
-    Raises ``SetupError`` with all mistakes at once. Idle takes nothing from the setup but its name.
+    Raises SetupError with all mistakes at once. The setup of Idle is always the same: nothing but
+    the name is read.
     """
     if isinstance(setup, str):
         try:
@@ -224,7 +227,10 @@ def _groups(value: object) -> list[str]:
 
 
 def _after(check: Callable[[Any, dict[str, Any], str], str]) -> AfterValidator:
-    """Let ``check`` find fault with a value beside the fields before it, which may be missing."""
+    """Return a validator that compares a value with the fields before it, some perhaps missing.
+
+    ``check`` gets the value, those fields and the name, and returns a fault, or an empty text.
+    """
 
     def validate(value: Any, info: ValidationInfo) -> Any:
         if fault := check(value, info.data, str(info.field_name)):
@@ -314,7 +320,7 @@ class _Nod(_Block):
 
 
 class _FullFrame(_Block):
-    """What every mode has. Checks look at the fields above their own."""
+    """The settings of every mode. Checks compare a field with those above it."""
 
     curid: ClassVar = 1
     queue: ClassVar = 5
@@ -503,7 +509,7 @@ def _cards(rest: Any) -> dict[str, str]:
 def _checked(
     kind: type[Any], values: dict[str, Any], where: tuple[str, ...], mistakes: list[str]
 ) -> Any:
-    """Return the values as one of its kind; or None, and the mistakes added."""
+    """Return the values as a ``kind``; or add their mistakes to the list, and return None."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:

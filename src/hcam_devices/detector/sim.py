@@ -1,4 +1,4 @@
-r"""The detector controller as its five programs show it: states, setup, exposures, FITS files.
+r"""A simulated detector controller, reached by its five programs: states, setup, runs, FITS files.
 
     $ ngcbCmd "setup DET.SEQ1.DIT 2.5 OBJECT \"HT Cas\""     a whole line as one argument, or
     $ ngcbCmd status DET.FRAM2.NO                            word by word
@@ -8,14 +8,14 @@ r"""The detector controller as its five programs show it: states, setup, exposur
     $ dbRead "<alias>ngcircon_ircam1:system.stateName"
     system.stateName = ONLINE
 
-Runs are ``run0001.fits`` and so on in ``data``, a cube of 16-bit frames of 48 x 30 pixels (much
-smaller than true ones; each pixel is the frame's number) that is valid whenever it is looked at,
-under a primary header with every keyword that was set. ``exposures.jsonl`` beside ``data`` has a
-line for each frame that was written: when its light was collected, in Unix time.
+Runs are ``run0001.fits`` and so on in ``data``: a primary header with every keyword that was set,
+and a cube of 16-bit frames of 48 x 30 pixels (much smaller than real ones; each pixel is the number
+of the frame). The file is valid at any moment. ``exposures.jsonl`` beside ``data`` has a line for
+each frame that was written, with the start and end of its exposure in Unix time.
 
-What is not known of the real controller is decided here: a trigger while no frame waits for one is
-refused; ``stop`` ends a run at once, with the frames that are written; ``abort`` leaves the file;
-``setup`` of a keyword nobody uses is refused.
+Where the real controller is not known, this simulator decides: a trigger is refused while no frame
+waits for one; ``stop`` ends a run at once, and keeps the frames that have been written; ``abort``
+keeps the file; ``setup`` of a keyword that no program uses is refused.
 """
 
 import asyncio
@@ -67,18 +67,18 @@ DEFAULTS = {
 COLUMNS, ROWS = 48, 30  # one block of FITS, so that a file needs no padding
 NAXIS3 = 5 * 80
 LEADS_TO = {"standby": "STANDBY", "off": "LOADED", "exit": "OFF"}
-LOOK_EVERY = 0.1
-"""Seconds within which it is noticed that a clock was put forward."""
+LOOK_PERIOD_S = 0.1
+"""A clock that a test puts forward is noticed within this time."""
 MAX_FRAMES = 100
-"""Frames written at a time, about 10 ms of work: whatever else the server does comes in between."""
+"""The number of frames written at a time, about 10 ms of work, before other tasks of the server."""
 
 
 class _NOK(Exception):
-    """The controller refuses."""
+    """The controller refuses a command; the text is its reason."""
 
 
 def say(text: str, status: int = 0) -> bytes:
-    """Return what a program is to print, and its exit status."""
+    """Return the output of a program, EOT, and its exit status."""
     return text.replace("\x04", "").encode() + b"\n\x04%d\n" % status
 
 
@@ -91,29 +91,29 @@ def words(line: str) -> list[str]:
 
 @dataclass
 class Run:
-    """A run that is going on."""
+    """A run in progress."""
 
     number: int
     file: BinaryIO
     timing: Timing
     triggered: bool
     limit: int
-    """Frames after which it ends; 0 for none."""
+    """The number of frames after which the run ends; 0 is endless."""
     begins: float | None
-    """When the frame begins that is exposed now; None while it waits for a trigger."""
+    """When the current frame began, in simulated time; None while it waits for a trigger."""
     frames: int = 0
 
     @property
     def written_after(self) -> float:
-        """Seconds from the beginning of a frame until it is in the file."""
+        """The time in s from the beginning of a frame until it is in the file."""
         return self.timing.exposure + self.timing.readout
 
 
 class Simulator(Base):
-    """A controller whose server is not running yet; ``speed`` times as fast as time goes by.
+    """A controller whose server is not running yet. Its time runs ``speed`` times as fast.
 
-    It writes up to a thousand frames a second. If more are due none is left out: its time goes by
-    more slowly.
+    It writes up to a thousand frames a second. If more are due, its time runs more slowly instead,
+    so that none is left out.
     """
 
     programs = ("ngcbCmd", "dbRead", "dbWrite", "ngcdcsStartServer", "ngcdcsStopServer")
@@ -142,19 +142,19 @@ class Simulator(Base):
 
     @property
     def link_settings(self) -> dict[str, Any]:  # type: ignore[override]  # its folder is set later
-        """What a device needs beside the programs: where the runs are."""
+        """The settings of the device's link besides the programs: the folder of the runs."""
         return {"data": str(self.data)}
 
     async def live(self) -> None:
-        """Write frames when they are due, without being asked."""
+        """Write frames when they are due, until cancelled."""
         self.data.mkdir(parents=True, exist_ok=True)
-        await asyncio.to_thread(_fits)  # takes half a second, and the first start must not
+        await asyncio.to_thread(_fits)  # half a second, which would delay the first run
         self._news = asyncio.Event()
         try:
             while True:
                 self.advance()
                 self._news.clear()
-                due = LOOK_EVERY if self.run and self.run.begins is not None else None
+                due = LOOK_PERIOD_S if self.run and self.run.begins is not None else None
                 with suppress(TimeoutError):
                     async with asyncio.timeout(due):
                         await self._news.wait()
@@ -164,11 +164,11 @@ class Simulator(Base):
     # --- the programs -----------------------------------------------------------------------
 
     def constant(self, frame: bytes) -> bytes:
-        """Return a command line, however it was quoted."""
+        """Return a command line with uniform quotes."""
         return shlex.join(shlex.split(frame.decode("utf-8", "replace"))).encode()
 
     def reply(self, frame: bytes) -> bytes:
-        """Note which program asks: some faults are of one only."""
+        """Note the program, because some faults concern one program only."""
         self._program = frame.partition(b" ")[0].decode("ascii", "replace")
         return super().reply(frame)
 
@@ -178,7 +178,7 @@ class Simulator(Base):
         try:
             program, *arguments = shlex.split(frame.decode())
             return say(self._do(program, arguments))
-        except (_NOK, ValueError) as error:  # ValueError: no text, or quotes that do not end
+        except (_NOK, ValueError) as error:  # ValueError: not UTF-8, or an open quote
             return say(f"{error} NOK", 1)
         finally:
             if self._news:
@@ -211,7 +211,7 @@ class Simulator(Base):
         raise _NOK(f"usage: {program} ...")
 
     def database(self) -> dict[str, str]:
-        """Return every attribute that may be read."""
+        """Return every attribute that can be read, by name."""
         total, left = self._times()
         return {
             "system.stateName": self.state,
@@ -226,7 +226,7 @@ class Simulator(Base):
         }
 
     def _times(self) -> tuple[float, float]:
-        """Return how long a run takes, or one frame if it is endless; and what is left of that."""
+        """Return the time of the run (of a frame if it is endless), and the time left, in s."""
         if not (run := self.run):
             return 0.0, 0.0
         cycle = run.timing.cycle
@@ -334,7 +334,7 @@ class Simulator(Base):
         self.run.begins = self._now
 
     def advance(self) -> None:
-        """Let time go by: write what is due until now."""
+        """Bring simulated time up to now, and write the frames that are due."""
         tick = self.clock()
         self._now, self._tick = self._now + (tick - self._tick) * self.speed, tick
         for _ in range(MAX_FRAMES):
@@ -347,7 +347,9 @@ class Simulator(Base):
                 return None
             self._write(run, run.begins, self.speed)
             run.begins = None if run.triggered else run.begins + run.timing.cycle
-        if self.run and self.run.begins is not None:  # the next frame is due at once, no others
+        if (
+            self.run and self.run.begins is not None
+        ):  # the next frame is due at once, later ones are not
             self._now = min(self._now, self.run.begins + self.run.written_after)
         return None
 
@@ -381,11 +383,11 @@ class Simulator(Base):
     # --- faults -----------------------------------------------------------------------------
 
     def offers(self) -> dict[str, dict[str, Any]]:
-        """Return every fault, with what may be chosen and its default.
+        """Return every fault with its options and their defaults.
 
-        ``nok`` and ``hang`` are of one ``program``, or of all; a command that hangs was carried
-        out. ``err``: the database says ERR. ``failure`` ends an exposure in the error sub-state,
-        and so does ``disk_full`` when the next frame is to be written.
+        ``nok`` and ``hang`` concern one ``program``, or all; a command that hangs is carried out.
+        With ``err`` the database answers ERR. ``failure`` ends an exposure in the sub-state error,
+        and so does ``disk_full`` when the next frame is written.
         """
         own: dict[str, dict[str, Any]] = {
             "nok": {"program": ""},
@@ -397,7 +399,7 @@ class Simulator(Base):
         return WIRE_FAULTS | own
 
     def own_faults(self, reply: bytes) -> bytes:
-        """Apply to a reply the faults of the programs."""
+        """Return a reply after the faults of the programs."""
         if self._struck("hang"):
             return b""
         if self._struck("nok"):
@@ -410,13 +412,13 @@ class Simulator(Base):
 
 
 def _fits() -> Any:
-    from astropy.io import fits  # noqa: PLC0415  (costs half a second, only for exposures)
+    from astropy.io import fits  # noqa: PLC0415  (half a second, needed for runs only)
 
     return fits
 
 
 def header(keywords: dict[str, str]) -> bytes:
-    """Return a primary header with keywords as the controller writes them, for no frame yet."""
+    """Return the primary header of a run without frames, with the controller's keywords."""
     cards = _fits().Header()
     for name, value in (
         ("SIMPLE", True),
@@ -435,7 +437,7 @@ def header(keywords: dict[str, str]) -> bytes:
 
 
 def _value(text: str) -> bool | int | float | str:
-    """Return a value as FITS has it: T and F are logical, numbers are numbers."""
+    """Return the FITS value of a text: T and F are logical, numbers are numbers."""
     if text in ("T", "F"):
         return text == "T"
     for kind in (int, float):

@@ -1,12 +1,13 @@
-"""Tables of a run, appended to its file in place: what the telescope did, or where it nodded to.
+"""Appends tables, such as the offsets of a dither, to the file of a run, in place.
 
     append(Path("/data"), 12, ecsv)  ->  "20 rows appended to run0012.fits"
 
-A run has gigabytes and cannot be copied. So the file grows by zeros, all of the table but its
-first eight bytes is written, and when that is on the disk, the word ``XTENSION``. Until then there
-are "special records" behind the last HDU, which FITS allows (FITS 4.0, section 3.5; decision 0052).
-Eight bytes at a multiple of eight are in one page of memory and in one sector: all are
-written or none. What an interrupted append has left is free space for the next one.
+A run has gigabytes and cannot be copied. So the file is extended by zeros, the table is written
+without its first eight bytes, and once that is on the disk, they are written: the word
+``XTENSION``. Until then there are "special records" behind the last HDU, which FITS allows (FITS
+4.0, section 3.5; decision 0052). Eight bytes at a multiple of eight are in one page of memory and
+in one sector, so either all of them are written or none. The next append overwrites the rest of an
+interrupted one.
 """
 
 import errno
@@ -24,18 +25,18 @@ from ..core import runs
 WORD = b"XTENSION"
 TABLE = b"= 'BINTABLE'"
 FULL = {errno.ENOSPC, errno.EDQUOT}
-LOOK = 1 << 20
-"""Bytes read at a time."""
+CHUNK_BYTES = 1 << 20
+"""The number of bytes that are read at a time."""
 
 
 def append(folder: Path, run: int, ecsv: str) -> str:
-    """Append a table to ``run0012.fits`` in ``folder`` and return a sentence saying so.
+    """Append a table to the file of a run in ``folder``, and return a sentence that says so.
 
-    ``ecsv`` is a table as text, in astropy's ECSV format. The same table twice is there once.
-    Blocks until the table is on the disk, and while another table is being appended.
+    ``ecsv`` is a table as text, in astropy's ECSV format. A table that the file has already is not
+    appended again. Blocks until the table is on the disk, and while another one is being appended.
 
     Raises ValueError if the table or the run is unsuitable, or the run is not finished; OSError if
-    the file cannot be read or written, or changes meanwhile. The HDUs that it had stay as they are.
+    the file cannot be read or written, or changes meanwhile. The HDUs in the file never change.
     """
     if type(run) is not int or run < 1:
         raise ValueError(f"{run!r} is not the number of a run; give 12 for run0012.fits")
@@ -52,7 +53,7 @@ def append(folder: Path, run: int, ecsv: str) -> str:
         seen = _stamp(os.fstat(file))
         hdus = _hdus(file, path.name)
         if any(_holds(file, start, end, hdu) for start, end in hdus):
-            os.fsync(file)  # whoever wrote it may have died before this
+            os.fsync(file)  # the process that wrote it may have died before this
             return f"{path.name} has this table already"
         end = hdus[-1][1]
         if not _is_free(file, end):
@@ -70,10 +71,10 @@ def append(folder: Path, run: int, ecsv: str) -> str:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """Return the true path of a file in a folder; ValueError if a link leads out of the folder.
+    """Return the path of a file in a folder, with links resolved.
 
-    Whoever may write into the folder must not choose which other file is changed. The folder itself
-    may be a link: the site has named it.
+    Raises ValueError if a link leads out of the folder: a user who may write into the folder must
+    not be able to choose another file to be changed. The folder itself may be a link.
     """
     path = Path(os.path.realpath(folder / name))
     if not path.is_relative_to(os.path.realpath(folder)):
@@ -89,13 +90,13 @@ def _serialized(ecsv: str) -> tuple[int, bytes]:
     from astropy.io import ascii as texts  # noqa: PLC0415  (costs 0.7 s and 35 MiB)
     from astropy.utils import data  # noqa: PLC0415
 
-    data.conf.allow_internet = False  # or it asks there for leap seconds when its own are old
+    data.conf.allow_internet = False  # it would download leap seconds when its own are old
     if not isinstance(ecsv, str):
         raise ValueError(f"a table is text in ECSV format, not {type(ecsv).__name__}")
     try:
-        # Lines, because a text of one line would be taken for the name of a file.
+        # As lines, because a text of one line would be read as the name of a file.
         table = texts.read(ecsv.splitlines(), format="ecsv", guess=False)
-    except Exception as error:  # the YAML in it fails in many ways
+    except Exception as error:  # the parser of the YAML in it raises many kinds
         raise ValueError(f"not a table in ECSV format: {_line(error)}") from error
     if not table.colnames or not len(table):
         raise ValueError("the table has no rows; nothing is appended")
@@ -104,27 +105,27 @@ def _serialized(ecsv: str) -> tuple[int, bytes]:
         for name in table.colnames:
             _prepare(table, name)
         table.write(buffer, format="fits")
-    except Exception as error:  # whatever the columns may be
+    except Exception as error:  # columns may have any type
         raise ValueError(f"FITS cannot hold this table: {_line(error)}") from error
     return len(table), buffer.getvalue()[runs.BLOCK :]
 
 
 def _prepare(table: Any, name: str) -> None:
-    """Let a column keep its missing values, and its small integers, in FITS.
+    """Prepare a column so that FITS keeps its missing values and its integers of one byte.
 
-    What is no plain column (Time, SkyCoord, Quantity) astropy writes as it does itself.
+    Columns of other types (Time, SkyCoord, Quantity) are left to astropy.
     """
     import numpy as np  # noqa: PLC0415
     from astropy.table import Column  # noqa: PLC0415
 
     if not isinstance(table[name], Column):
         return
-    if table[name].dtype == np.int8:  # astropy takes it for a truth
+    if table[name].dtype == np.int8:  # astropy would write truth values
         table[name] = table[name].astype(np.int16)
     column = table[name]
     missing = bool(np.any(getattr(column, "mask", False)))
     if missing and column.dtype.kind == "b":
-        raise ValueError(f"column {name} lacks truths; send 0 and 1 as integers")
+        raise ValueError(f"column {name} lacks truth values; send 0 and 1 as integers")
     if missing and column.dtype.kind in "iu":
         # astropy's own choice, 999999 cut to the type, may be a value of the column.
         taken = set(column.compressed().tolist())
@@ -142,7 +143,10 @@ def _stamp(status: os.stat_result) -> tuple[int, ...]:
 
 
 def _hdus(file: int, name: str) -> list[tuple[int, int]]:
-    """Return the places in the file where its HDUs begin and end."""
+    """Return the first byte of each HDU in a file, and the byte behind it.
+
+    Raises ValueError if the file is not FITS, or shorter than its headers say.
+    """
     size = os.fstat(file).st_size
     if os.pread(file, 10, 0) != b"SIMPLE  = ":
         raise ValueError(f"{name} is not a FITS file; the table is not appended")
@@ -160,7 +164,10 @@ def _hdus(file: int, name: str) -> list[tuple[int, int]]:
 
 
 def _length(file: int, start: int, name: str) -> int:
-    """Return the length in bytes of the HDU that begins at ``start``."""
+    """Return the length in bytes of the HDU that begins at ``start``.
+
+    Raises ValueError if its header is damaged, or if it has no frames yet.
+    """
     from astropy.io import fits  # noqa: PLC0415
 
     os.lseek(file, start, os.SEEK_SET)
@@ -173,7 +180,7 @@ def _length(file: int, start: int, name: str) -> int:
         header = fits.Header.fromstring(text)
         axes = [header[f"NAXIS{n}"] for n in range(1, header["NAXIS"] + 1)]
         data = int(header.data_size_padded)
-    except Exception as error:  # whatever a damaged header may hold
+    except Exception as error:  # a damaged header may raise anything
         raise ValueError(f"{name} has a bad header at byte {start}: {_line(error)}") from error
     if data < 0:
         raise ValueError(f"{name} has a bad header at byte {start}: {data} bytes of data")
@@ -190,13 +197,13 @@ def _holds(file: int, start: int, end: int, hdu: bytes) -> bool:
 
 
 def _is_free(file: int, end: int) -> bool:
-    """Whether there is nothing behind ``end`` but what an interrupted append may have left.
+    """Return whether behind ``end`` there is nothing but the rest of an interrupted append.
 
     That is zeros, or a table without its first eight bytes. Anything else may be frames. The first
-    64 bytes of a block are in one page, so a write that is cut short has them all or none.
+    64 bytes of a block are in one page, so an interrupted write has all of them or none.
     """
     place = end
-    while data := os.pread(file, LOOK, place):
+    while data := os.pread(file, CHUNK_BYTES, place):
         if place == end and data.startswith(bytes(len(WORD)) + TABLE):
             return True
         if data.count(0) != len(data):
@@ -207,7 +214,7 @@ def _is_free(file: int, end: int) -> bool:
 
 def _write(file: int, end: int, hdu: bytes, name: str) -> None:
     try:
-        os.ftruncate(file, end)  # what an interrupted append has left
+        os.ftruncate(file, end)  # removes the rest of an interrupted append
         os.ftruncate(file, end + len(hdu))
         _put(file, hdu[len(WORD) :], end + len(WORD))
         os.fsync(file)
