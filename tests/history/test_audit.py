@@ -52,7 +52,7 @@ class FakeStore:
         rows = self.has.get(device, [])
         belonging = SampleRanges()
         for epoch in {one.epoch for one in rows}:
-            noted = [*self.stored.of([(device, epoch)]).ranges()]
+            noted = [*self.stored.ranges_of((device, epoch))]
             belonging.add(device, epoch, noted[0].first, noted[-1].last)
         return rows, belonging
 

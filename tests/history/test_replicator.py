@@ -116,7 +116,7 @@ class MemoryJournals(Journals):
             epoch=self.present_epoch,
             salvaging=self.salvaging,
             held=[
-                SampleRange(*key, next(held.of([key]).ranges()).first, held.newest(*key))
+                SampleRange(*key, next(held.ranges_of(key)).first, held.newest(*key))
                 for key in sorted(held.keys)
             ],
             gone=[one for name in names for one in self.dropped.get(name, [])],

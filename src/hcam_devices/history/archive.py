@@ -1,4 +1,4 @@
-"""History: what was recorded of each field, from the recorder or straight from its files.
+"""History: the recorded values of each field, from the recorder or straight from its files.
 
     from hcam_devices.history import timeseries
 
@@ -56,19 +56,22 @@ SECOND, MINUTE, HOUR = 1000, 60_000, 3_600_000
 UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY_MS, "w": 7 * DAY_MS}
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])", re.ASCII)
 MAX_POINTS = 3000
-"""In one reply, which stays below 500 kB: the router ends a session that sends a megabyte."""
+"""Return at most this many buckets, less than 500 kB: the router ends a session that sends a MB."""
 MAX_VALUES = 10_000
+"""Return at most this many samples in one reply."""
 MAX_TEXT = 300_000
+"""Return at most this many characters of texts in one reply."""
 WINDOW = 3 * HOUR
-"""Raw samples are read so many at a time."""
+"""Read raw samples of this length (ms) at a time."""
 OLD_WINDOW = 7 * DAY_MS
+"""Read minutes of old nights of this length (ms) at a time."""
 MAX_LOST = 20
-"""Notes of lost samples in one reply."""
+"""Name at most this many losses in one reply."""
 ANSWER_WITHIN = 60.0
 
 
 class HistoryError(HcamError, ValueError):
-    """What was asked for does not exist; the text says what does."""
+    """There is no such field or time; the text says what there is."""
 
 
 class Span(NamedTuple):
@@ -87,12 +90,12 @@ EVER = Span(0, 253_370_764_800_000)
 
 
 def utc(time: int) -> str:
-    """Return a time as people read it: ``2026-11-22 04:44:44``."""
+    """Return a time (ms) as text: ``2026-11-22 04:44:44``."""
     return timestamp_of(time)[:19].replace("T", " ")
 
 
 def duration(text: str) -> int:
-    """Return how long ``90s``, ``15m``, ``24h``, ``7d`` or ``2w`` is; HistoryError if it is not."""
+    """Return the ms in ``90s``, ``15m``, ``24h``, ``7d`` or ``2w``. Raises HistoryError."""
     match = DURATION.fullmatch(str(text).strip())
     length = float(match[1]) * UNITS[match[2]] if match else 0
     if math.isinf(length) or round(length) < 1:
@@ -101,7 +104,7 @@ def duration(text: str) -> int:
 
 
 def moment(given: Moment, now: int) -> int:
-    """Return a time: a date is its midnight, ``21:30`` the last one that there was.
+    """Return a time in ms: a date means its midnight, ``21:30`` the latest one before ``now``.
 
     Raises HistoryError if it is not a time.
     """
@@ -135,10 +138,10 @@ def span(
     end: Moment | None = None,
     night: str | None = None,
 ) -> Span:
-    """Return the span that is meant: two of ``last``, ``start`` and ``end``, or a night.
+    """Return the span given by two of ``last``, ``start`` and ``end``, or by a night.
 
     ``end`` is now by default, and ``last`` 24 hours. A night such as ``2026-11-22`` begins at noon
-    (UTC) of that date; ``tonight`` is the one that goes on, ``yesterday`` the one before. Raises
+    (UTC) of that date; ``tonight`` is the present one, ``yesterday`` the one before. Raises
     HistoryError.
     """
     if night is not None:
@@ -175,17 +178,18 @@ class Archive:
         return self.files.fields(*EVER)
 
     def history(self, field: str, start: int, end: int, points: int = 1000) -> Reply:
-        """Return what a field did, as plain data of less than 500 kB.
+        """Return the history of a field, as plain data of less than 500 kB.
 
-        ``field``, ``unit``, ``time`` (ms) and, as lists of the same length: of numbers what they
-        were in at most ``points`` (1 to 3000) pieces of equal length, of which each has its
-        beginning as its time: ``min``, ``mean``, ``max``, ``last``, and ``n``, how many there were;
-        texts among them are left out. If there are only texts ``value``, their changes: the newest
-        ``points`` of them, with ``until``, the time of the last text that is known, and
-        ``earlier``, how many changes are left out. If there is nothing, ``newest`` is the time of
-        the newest that there is, otherwise null. ``lost`` are sentences about samples of that time
-        that were published but kept nowhere. ``rolled_up`` is whether some of it is so old that
-        only its minutes are kept.
+        The reply has ``field``, ``unit``, and lists of the same length, the first of which is
+        ``time`` (ms). For numbers, these are ``min``, ``mean``, ``max``, ``last`` and ``n`` (the
+        count of samples) in at most ``points`` (1 to 3000) buckets of equal length; ``time`` is the
+        beginning of each. Texts among numbers are left out. If there are only texts, it is
+        ``value``, at each change: the newest ``points`` changes, with ``until``, the time of the
+        last known text, and ``earlier``, the count of changes that are left out.
+
+        ``newest`` is null, or if the span is empty the time of the newest value. ``lost`` are
+        sentences about samples of the span that were published but kept nowhere. ``rolled_up`` is
+        whether only minutes are kept of a part of the span, because it is old.
         """
         if not 1 <= points <= MAX_POINTS:
             raise HistoryError(f"points are 1 to {MAX_POINTS}, not {points}")
@@ -205,10 +209,10 @@ class Archive:
     def raw(self, field: str, start: int, end: int) -> Reply:
         """Return samples as recorded: ``field``, ``unit``, ``time`` (ms), ``seq`` and ``value``.
 
-        ``seq`` is the sample's number, the same for each of its fields, and 0 for minutes. Of
-        nights that are too old for that it is the last sample of each minute. Those after ask
-        for with ``next`` as ``start``; there are none if it is null. ``newest`` and
-        ``lost`` as in ``history``.
+        ``seq`` is the sample's number, the same for each of its fields. Nights of which only
+        minutes are kept have the last value of each minute, and 0 as its number. If ``next`` is not
+        null, there is more: ask again with it as ``start``. ``newest`` and ``lost`` are as in
+        ``history``.
         """
         device, name, reply = self._head(field, Span(start, end))
         times: list[int] = []
@@ -229,9 +233,9 @@ class Archive:
         return self._or_newest(reply | {"time": times, "seq": seqs, "value": values, "next": None})
 
     def _head(self, field: str, span: Span) -> tuple[str, str, Reply]:
-        """Return device and name of a field, and how a reply begins."""
+        """Return device and name of a field, and the beginning of a reply."""
         device, _, name = field.partition(".")
-        units = self.files.fields(*span)  # of all that there is only if need be: it is much
+        units = self.files.fields(*span)  # reading those of all nights takes longer
         if name not in units.get(device, {}):
             units = self.fields()
         if device not in units:
@@ -255,7 +259,7 @@ class Archive:
         )
 
     def _or_newest(self, reply: Reply) -> Reply:
-        """Add, where there is nothing, the newest minute of which there is something."""
+        """Add the time of the newest minute with a value to an empty reply."""
         if reply["time"]:
             return reply
         device, _, name = reply["field"].partition(".")
@@ -265,9 +269,9 @@ class Archive:
         return reply | {"newest": found[-1].time if found else newest}
 
     def _samples(self, device: str, name: str, span: Span) -> Iterator[tuple[int, int, Field]]:
-        """Yield times, numbers and values, reading a few hours at once; of old nights, minutes.
+        """Yield times, numbers and values, reading a few hours at once; minutes of old nights.
 
-        What has nothing of the field is passed over at once, however long it is.
+        A time without values is passed over at once, however long it is.
         """
         rolled_up = cache(partial(self.files.has_minutes, device, name))
         begins = {night_bounds(night)[0] for night in self.files.nights()}
@@ -292,12 +296,12 @@ class Archive:
 
 
 def _size(value: Field) -> int:
-    """Return how long a text is in JSON; numbers are bounded by how many they are."""
+    """Return the length of a text in JSON, and 0 for a number: their count is limited."""
     return len(json.dumps(value)) if isinstance(value, str) else 0
 
 
 def _changes(recorded: Iterable[tuple[int, int, Field]], most: int) -> Reply:
-    """Return the newest changes of a text: at most so many, and no more than fit into a reply."""
+    """Return the newest changes of a text: at most ``most``, as many as fit into a reply."""
     times: list[int] = []
     values: list[str] = []
     until = 0
@@ -316,7 +320,7 @@ def _changes(recorded: Iterable[tuple[int, int, Field]], most: int) -> Reply:
 
 
 class Remote:
-    """The history that the recorder has, through the router; its methods raise WampErrors."""
+    """The history of the recorder, through the router. Its methods raise WampErrors."""
 
     def fields(self) -> dict[str, dict[str, str]]:
         """As ``Archive.fields``."""
@@ -338,10 +342,10 @@ Source: TypeAlias = Archive | Remote
 
 
 def source(instrument: Path | None = None) -> tuple[Source, str]:
-    """Return where history is to be had, and, if that is not the recorder, why.
+    """Return the recorder at WAMP_SERVER, or an archive if it does not answer, and why.
 
-    It is the recorder at WAMP_SERVER; if it does not answer, the files of the instrument's first
-    embedded store in HCAM_HOME. Raises HistoryError if there are none either.
+    The archive are the files of the instrument's first embedded store in HCAM_HOME. Raises
+    HistoryError if there are none either.
     """
     with suppress(RouterError, NoSuchProcedureError, OutcomeUnknownError):
         told = call(uris.rpc("recorder", "describe"), timeout=PRESENT_WITHIN)
@@ -367,7 +371,7 @@ def embedded_folders(stores: Mapping[str, StoreSettings]) -> list[Path]:
 
 
 def elsewhere(stores: Mapping[str, StoreSettings]) -> str:
-    """Say where history is that this cannot read."""
+    """Return a sentence about the databases that keep the history instead of files."""
     places = " and ".join(
         f"{name} ({one.place} at {one.url})"
         for name, one in stores.items()
@@ -384,7 +388,7 @@ Sampled: TypeAlias = tuple[int, int, str, Field]
 
 
 def samples(source: Source, field: str, span: Span) -> tuple[Reply, Iterator[Sampled]]:
-    """Return the first page of a field as it was recorded, and what yields all of it."""
+    """Return the first page of a field as recorded, and an iterator over all of it."""
     first = source.raw(field, *span)
 
     def every() -> Iterator[Sampled]:
@@ -400,7 +404,7 @@ def samples(source: Source, field: str, span: Span) -> tuple[Reply, Iterator[Sam
 
 
 def rows(streams: Iterable[Iterator[Sampled]]) -> Iterator[tuple[int, dict[str, Field]]]:
-    """Yield times, and what fields were then: those of one sample are together."""
+    """Yield times and the values of fields; those of one sample are together."""
     sample = itemgetter(0, 1)
     for (at, _), together in groupby(heapq.merge(*streams, key=sample), sample):
         row: dict[str, Field] = {}
@@ -413,7 +417,7 @@ def rows(streams: Iterable[Iterator[Sampled]]) -> Iterator[tuple[int, dict[str, 
 
 
 def nothing(reply: Reply, span: Span) -> str:
-    """Say that there is nothing in a span, and when there is."""
+    """Return a sentence: a span is empty, and when the newest value is."""
     field, newest = reply["field"], utc(reply["newest"])[:16]
     return (
         f"there is nothing of {field} from {span}; the newest is of minute {newest} UTC; "
@@ -422,7 +426,7 @@ def nothing(reply: Reply, span: Span) -> str:
 
 
 def lost(replies: Iterable[Reply]) -> list[str]:
-    """Return what replies say of samples that were published but kept nowhere, once each."""
+    """Return the sentences of replies about lost samples, each once."""
     return list(dict.fromkeys(said for reply in replies for said in reply["lost"]))
 
 
@@ -430,7 +434,7 @@ ROLLED_UP = (
     "some of this is so old that only minutes are kept of it: min, mean, max and the last sample; "
     "all samples are kept for raw_days of the store, 30 unless the instrument file says otherwise"
 )
-"""What is said of history that is no longer there as it was recorded."""
+"""The note on history that is older than ``raw_days``."""
 
 
 def timeseries(

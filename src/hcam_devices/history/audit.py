@@ -383,7 +383,7 @@ def _gaps(
     found = (whole - evidence.there).explained(causes)
     lost = SampleRanges(one for one in found if one.reason == LOST)
     for key in lost.keys:
-        some = [*lost.of([key]).ranges()]
+        some = [*lost.ranges_of(key)]
         for row in reader.find(SampleRange(*key, some[0].first, some[-1].last)):
             evidence.add(row)
     gaps = []

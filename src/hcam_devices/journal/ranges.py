@@ -70,7 +70,11 @@ class SampleRanges:
 
     def of(self, keys: Iterable[Key]) -> "SampleRanges":
         """Return the samples of some devices and epochs."""
-        return SampleRanges(one for key in keys for one in self._ranges_of(key))
+        found = SampleRanges()
+        for key in keys:
+            if spans := self._spans.get(key):
+                found._spans[key] = [span.copy() for span in spans]
+        return found
 
     def newest(self, device: str, epoch: str) -> int:
         """Return the highest number of a device in an epoch; 0 if there is none."""
@@ -79,7 +83,7 @@ class SampleRanges:
 
     def copy(self) -> "SampleRanges":
         """Return another set with the same samples."""
-        return SampleRanges(self.ranges())
+        return self.of(self._spans)
 
     def explained(self, causes: Iterable[SampleRange]) -> list[SampleRange]:
         """Return these samples with the reason of the first cause that has them, or with none."""
@@ -93,9 +97,10 @@ class SampleRanges:
     def ranges(self) -> Iterator[SampleRange]:
         """Yield the ranges; those of one device and epoch are in order, and apart."""
         for key in self._spans:
-            yield from self._ranges_of(key)
+            yield from self.ranges_of(key)
 
-    def _ranges_of(self, key: Key) -> Iterator[SampleRange]:
+    def ranges_of(self, key: Key) -> Iterator[SampleRange]:
+        """Yield the ranges of one device and epoch, in order."""
         for first, last in self._spans.get(key, ()):
             yield SampleRange(*key, first, last)
 
@@ -119,8 +124,9 @@ class SampleRanges:
     __hash__ = None  # type: ignore[assignment]  # it changes
 
     def __ior__(self, other: "SampleRanges") -> "SampleRanges":
-        for one in other.ranges():
-            self.add(*one[:4])
+        for key, spans in other._spans.items():
+            for first, last in spans:
+                self.add(*key, first, last)
         return self
 
     def __or__(self, other: "SampleRanges") -> "SampleRanges":

@@ -848,7 +848,7 @@ def test_a_flipped_bit_that_sqlite_does_not_see_is_left_out_and_then_mended(
     clock.now += 86400
     store.tidy()
     assert samples("slide", "4f3c", 1, 29) - store.stored == samples("slide", "4f3c", 7, 7)
-    told = r"22.sqlite was damaged \(samples that prove nothing: 1\): .*damaged-\d+.*: 28 sample"
+    told = r"22.sqlite was damaged \(damaged samples: 1\): .*damaged-\d+.*: 28 sample"
     assert re.search(told, caplog.text)
     store.write([point(seq) for seq in range(1, 30)])
     assert in_order(all_of(store.folder)) == [point(seq) for seq in range(1, 30)]

@@ -1,4 +1,4 @@
-"""The store that needs nothing but a folder: a file for each night, and one for what is old."""
+"""The store that needs only a folder: a file for each night, and one for all old nights."""
 
 import fcntl
 import json
@@ -58,7 +58,7 @@ def _stream(
 
 
 def _row(point: Point, texts: dict[int, str]) -> tuple[int, int, int, bytes]:
-    """Return a point as it is kept; the texts that belong to it are put into ``texts``."""
+    """Return the row of a point; the texts that belong to it are added to ``texts``."""
     names, values = tuple(point.values), point.values.values()
     units = tuple(point.units.items())
     stream = _stream(point.device, point.epoch, names, tuple(map(type, values)), units)
@@ -94,13 +94,13 @@ def _numbers(points: Iterable[Point]) -> SampleRanges:
 
 
 class Night:
-    """A night's file. Its methods raise sqlite3.OperationalError and OSError."""
+    """The file of one night. Its methods raise sqlite3.OperationalError and OSError."""
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
         self.file = File(path, NIGHT_TABLES, self._mend, self._load, clock)
         self.stored = SampleRanges()
         self.unread = False
-        """Whether it could not be read at the opening, so that there may be more in it."""
+        """Whether it could not be read at the opening: it may have more than ``stored``."""
         self._checked = False
 
     def _mend(self, db: sqlite3.Connection) -> None:
@@ -117,8 +117,8 @@ class Night:
         self.file.do(lambda _: None)
         self.file.close()
 
-    def write(self, points: Sequence[Point], *, instead: bool = False) -> None:
-        """Store points and note them as stored, in one transaction.
+    def write(self, points: Sequence[Point], *, instead: bool = False) -> SampleRanges:
+        """Store points and note them as stored, in one transaction; return their numbers.
 
         With ``instead``, rows that have their numbers are deleted first.
         """
@@ -133,11 +133,14 @@ class Night:
                 _take_out(db, points)
             put_texts(db, texts)
             db.executemany(SAMPLE.insert(), found)
-            save(db, self.stored.of(new.keys) | new, new.keys)
+            changed = self.stored.of(new.keys)
+            changed |= new
+            save(db, changed, new.keys)
 
         self.file.do(keep)
         self.stored |= new
         self._checked, self.unread = True, False
+        return new
 
     def take_out(self, points: Sequence[Point]) -> None:
         """Delete the rows that have the numbers of some points, and note that."""
@@ -152,13 +155,13 @@ class Night:
         self.stored = self.file.do(remove)
 
     def check(self) -> None:
-        """Read everything; make the file anew if any of it does not prove itself."""
+        """Read every row; rebuild the file if one is damaged."""
 
         def look(db: sqlite3.Connection) -> SampleRanges:
             quick_check(db)
             found, unsound = survey(db)
             if found != load(db):
-                raise sqlite3.DatabaseError(f"samples that prove nothing: {len(unsound)}")
+                raise sqlite3.DatabaseError(f"damaged samples: {len(unsound)}")
             return found
 
         self.stored, self.unread = self.file.do(look), False
@@ -167,7 +170,7 @@ class Night:
 def _minutes_of(
     db: sqlite3.Connection,
 ) -> tuple[dict[int, str], list[tuple[int, int, int, bytes]]]:
-    """Return a night as texts (its series) and rows of minutes."""
+    """Return the texts (series) and the rows of minutes of a night."""
     texts: dict[int, str] = {}
     found = []
     for stream in streams(db):
@@ -187,12 +190,12 @@ def _minutes_of(
 
 
 class EmbeddedStore:
-    """Keeps nights as they were recorded for ``raw_days``, then their minutes for ever.
+    """Keeps all samples of a night for ``raw_days``, then its minutes for ever.
 
-    A ``clock`` that jumps makes no night old: ``steady`` says what time has passed, by default
-    the machine's monotonic clock, or ``clock`` if that is not the machine's.
+    A ``clock`` that jumps makes no night old: ``steady`` counts the running time, by default with
+    the machine's monotonic clock, or with ``clock`` if that is not the machine's.
 
-    Only one may write to a folder. Raises AwayError if the folder cannot be used.
+    Only one program may write to a folder. Raises AwayError if the folder cannot be used.
     """
 
     def __init__(
@@ -235,13 +238,13 @@ class EmbeddedStore:
         self._age = AgeClock(age, self.keep / 1000, clock, steady, self._newest)
 
     def _newest(self) -> float | None:
-        """Return when the newest night ends that a clock not ahead of this one has begun."""
+        """Return when the newest night ends that does not begin in the future."""
         today = night_of(int(self.clock() * 1000))
         names = [name for name in self._nights if name <= today]
         return night_bounds(max(names))[1] / 1000 if names else None
 
     def _night(self, name: str) -> Night:
-        """Return a night; of those that were asked for, a few stay open."""
+        """Return a night. The files of the few that were used last stay open."""
         if name not in self._nights:
             self._nights[name] = Night(self.folder / f"{name}.sqlite", self.clock)
         self._recent = [*(one for one in self._recent if one != name), name]
@@ -268,11 +271,11 @@ class EmbeddedStore:
         self.stored = stored
 
     def rows(self, points: Sequence[Point]) -> Sequence[Point]:
-        """Return the points: a night's file packs them when it keeps them."""
+        """Return the points: a night packs them when it writes them."""
         return points
 
     def write(self, points: Sequence[Point]) -> None:
-        """Keep points, each in its night; those of one night together. Raises AwayError."""
+        """Store points, those of each night in one transaction. Raises AwayError."""
         fresh: dict[tuple[str, str, int], Point] = {}
         for point in points:
             key = point.device, point.epoch, point.seq
@@ -290,16 +293,15 @@ class EmbeddedStore:
             unread = night.unread
             try:
                 with trying(night.file.path):
-                    if self._rolled_up(night):  # and could not be removed
+                    if self._rolled_up(night):  # its file could not be removed then
                         night.file.remove()
-                    night.write(some)
-                self.stored |= _numbers(some)
+                    self.stored |= night.write(some)
             finally:
                 if night.file.renewed or night.unread != unread:
                     self._unite()
 
     def replace(self, points: Sequence[Point]) -> None:
-        """Keep points instead of what there is of their numbers in any night. Raises AwayError."""
+        """Store points in place of the rows with their numbers in any night. Raises AwayError."""
         nights: dict[str, list[Point]] = defaultdict(list)
         for point in points:
             nights[night_of(point.time)].append(point)
@@ -346,25 +348,25 @@ class EmbeddedStore:
             self._unite()
 
     def aside(self) -> int:
-        """Return 0: this store refuses nothing."""
+        """Return 0: this store rejects nothing."""
         return 0
 
     def refusals(self) -> list[str]:
-        """Return nothing, likewise."""
+        """Return no sentences: this store rejects nothing."""
         return []
 
     def tidy(self) -> None:
-        """Roll up a night that is old; read one that is not, and repair it if it is damaged.
+        """Roll up an old night; check another one, and repair it if it is damaged.
 
-        Each has its turn, and those that could not be read always have. What was written before
-        this night is closed, and is then one file. Raises AwayError, having done what it can.
+        Nights take turns; those that could not be read are due every time. All files but that of
+        this night are closed. Raises AwayError at the end if a file could not be used.
         """
         now = int(self.clock() * 1000)
         today = night_of(now)
         for name, night in list(self._nights.items()):
             if name != today:
                 night.file.close()
-            with suppress(OSError):  # otherwise it may be there
+            with suppress(OSError):  # it may be there
                 if not night.file.path.exists():
                     self._forget(name)
         finished = sorted(name for name in self._nights if name < today)
@@ -373,7 +375,7 @@ class EmbeddedStore:
         old = [name for name in finished if night_bounds(name)[1] + self.keep <= aged]
         due = set(self._unread())
         for which, some in enumerate((old, finished[len(old) :])):
-            if some:  # a device whose clock stands still makes the oldest anew each time
+            if some:  # a device whose clock stands still writes the oldest again and again
                 self._turns[which] = next((n for n in some if n > self._turns[which]), some[0])
                 due.add(self._turns[which])
         failed = None
@@ -397,7 +399,7 @@ class EmbeddedStore:
             night.file.close()
 
     def _rolled_up(self, night: Night) -> bool:
-        """Tell whether a night is in the main file, as that is now."""
+        """Return whether a night is in the main file, as it is on the disk."""
         main = self._ledger
         return rolled_up(night.stored, main.stored) and rolled_up(night.stored, main.file.do(kept))
 
@@ -428,7 +430,7 @@ class EmbeddedStore:
         self._recent = [one for one in self._recent if one != name]
 
     def close(self) -> None:
-        """Close everything."""
+        """Close all files, and let another program write to the folder."""
         for night in self._nights.values():
             night.file.close()
         self._opened.close()

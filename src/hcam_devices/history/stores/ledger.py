@@ -58,7 +58,7 @@ def save(db: sqlite3.Connection, stored: SampleRanges, keys: Iterable[Key]) -> N
     """Write the ranges of some devices and epochs, within the caller's transaction."""
     for key in keys:
         db.execute("DELETE FROM stored WHERE device = ? AND epoch = ?", key)
-        for one in stored.of([key]).ranges():
+        for one in stored.ranges_of(key):
             put(db, STORED, *one[:4])
 
 

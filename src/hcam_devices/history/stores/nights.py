@@ -8,9 +8,9 @@ A folder has one file for each night and ``history.sqlite``, where nights go whe
   and the columns of its minutes (compressed JSON), sealed likewise.
 - ``text``, and once more ``spare``: texts by their hash. A stream is the text (JSON) of device,
   epoch and fields, each with its kind and unit; a series that of device, field, kind and unit.
-- ``stored``: the ranges of numbers that are there, or never will be.
-- ``gone`` (``history.sqlite``): those that never will be, and why. ``aside``, for what a store
-  refuses, is empty here.
+- ``stored``: the ranges of samples that are stored, or gone.
+- ``gone`` (``history.sqlite``): samples that will never come, and why. ``aside``, for samples that
+  a store rejects, is empty here.
 """
 
 import heapq
@@ -40,7 +40,7 @@ from .lost import LostNotes
 
 log = logging.getLogger(__name__)
 
-MINUTE, HALF_HOUR = 60_000, 1_800_000  # so much of a noisy field fits into a page
+MINUTE, HALF_HOUR = 60_000, 1_800_000  # half an hour of a noisy field fits into a page
 MAIN = "history"
 NIGHTS = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9].sqlite"
 
@@ -76,7 +76,7 @@ ADVICE = {
 
 
 def away(path: Path, error: Exception) -> AwayError:
-    """Return what to tell whoever can help when a file cannot be read or written."""
+    """Return an error that says which file cannot be read or written, and what to do."""
     code = str(getattr(error, "sqlite_errorname", ""))
     advice = [one for beginning, one in ADVICE.items() if code.startswith(beginning)]
     return AwayError(
@@ -94,14 +94,14 @@ def trying(path: Path) -> Iterator[None]:
     except (OSError, sqlite3.OperationalError) as error:
         raise away(path, error) from error
     except sqlite3.Error as error:
-        if is_damage(error):  # although it has just been made anew
+        if is_damage(error):  # even in the rebuilt file
             raise away(path, error) from error
         raise
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Samples of one device and epoch that have the same fields."""
+    """The samples of one device and epoch with the same fields."""
 
     device: str
     epoch: str
@@ -140,7 +140,7 @@ Decoder = Callable[[float], Field | None]
 
 
 class Bucket(NamedTuple):
-    """What a field did in a span of time that begins at ``time`` (ms).
+    """The values of a field in a span of time that begins at ``time`` (ms).
 
     ``last`` is the value of the last of ``n`` samples. Texts have no min, mean and max; a bool
     counts as 0 or 1.
@@ -155,9 +155,9 @@ class Bucket(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """A bucket to be joined with others; ``when`` and ``seq`` are of its last sample.
+    """A bucket that can be joined with others; ``when`` and ``seq`` are those of its last sample.
 
-    Minutes are kept without ``seq``.
+    Stored minutes have no ``seq``.
     """
 
     n: int
@@ -173,8 +173,8 @@ COLUMNS = Summary._fields[:-1]
 
 
 def joined(some: list[Summary]) -> Summary:
-    """Return what several say together."""
-    numbers = [one for one in some if not isnan(one.mean)] or some  # or nothing but texts
+    """Return one summary of several."""
+    numbers = [one for one in some if not isnan(one.mean)] or some  # all may be texts
     n = sum(one.n for one in numbers)
     low, high = min(one.min for one in numbers), max(one.max for one in numbers)
     mean = min(max(fsum(one.mean * (one.n / n) for one in numbers), low), high)
@@ -189,10 +189,10 @@ def summarize(
     first: int,
     width: int,
 ) -> Iterator[tuple[int, Summary]]:
-    """Yield what happened in each ``width`` (ms) after ``first``, with its index, in order.
+    """Yield the index and the summary of each ``width`` (ms) after ``first``, in order.
 
-    Of samples, ``keys`` are times and numbers; what ``numbers`` stand for is their ``value``. Of
-    texts there is only a last one.
+    ``keys`` are times and numbers of samples, ``value`` decodes ``numbers``. A summary of texts has
+    only the last one.
     """
     start = 0
     while start < len(keys):
@@ -210,7 +210,7 @@ def summarize(
 
 
 def streams(db: sqlite3.Connection) -> list[Stream]:
-    """Return the streams of a night's file that prove themselves."""
+    """Return the sound streams of a night's file."""
     return [Stream.parse(text) for number, text in db.execute(STREAMS) if TEXT.proves(number, text)]
 
 
@@ -233,7 +233,7 @@ def rows(
 
 
 def decoder(db: sqlite3.Connection, kind: str) -> Decoder:
-    """Return what makes a value of a number; None is a text that is damaged."""
+    """Return a function that decodes stored numbers; it returns None for a damaged text."""
 
     @lru_cache(maxsize=4096)
     def text_of(number: float) -> str | None:
@@ -246,12 +246,12 @@ def decoder(db: sqlite3.Connection, kind: str) -> Decoder:
 
 
 def text_ids(db: sqlite3.Connection) -> set[int]:
-    """Return the ids of all texts that prove themselves."""
+    """Return the ids of all sound texts."""
     return {row[0] for row in db.execute("SELECT id, text FROM text") if TEXT.proves(*row)}
 
 
 def survey(db: sqlite3.Connection) -> tuple[SampleRanges, list[tuple[int, int, int]]]:
-    """Read a whole night: which numbers are there, and the keys of the rows that are not sound."""
+    """Read a whole night; return its sound samples and the keys of its damaged rows."""
     found = SampleRanges()
     unsound = []
     texts = text_ids(db)
@@ -277,9 +277,9 @@ def rolled_up(stored: SampleRanges, main: SampleRanges) -> bool:
 class NightFiles:
     """Reads a folder that an EmbeddedStore writes, or has written; from any thread or program.
 
-    Times are UTC in milliseconds since 1970; spans include their start, not their end. What is
-    damaged is left out, with a warning in the log, until the store has made the file anew.
-    Methods raise AwayError if a file cannot be read.
+    Times are UTC in milliseconds since 1970; spans include their start, not their end. Damaged
+    rows are left out, with a warning in the log, until the store has rebuilt the file. Methods
+    raise AwayError if a file cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -287,7 +287,7 @@ class NightFiles:
         self._told: set[Path] = set()
 
     def nights(self) -> list[str]:
-        """Return the nights that are there as they were recorded, oldest first."""
+        """Return the nights with all samples, oldest first."""
         return sorted(path.stem for path in self.folder.glob(NIGHTS))
 
     def series(self, device: str, field: str, start: int, end: int) -> list[tuple[int, int, Field]]:
@@ -304,9 +304,9 @@ class NightFiles:
         return sorted(found, key=itemgetter(0, 1))
 
     def first(self, device: str, field: str, start: int, end: int) -> int:
-        """Return from when on there is something of a field; ``end`` if there is nothing.
+        """Return the time of the first value of a field; ``end`` if there is none.
 
-        Of what has been rolled up it is known by the half-hour.
+        It is that of the half-hour in a night that has been rolled up.
         """
         found = end
         for night in self._between(start, end):
@@ -324,7 +324,7 @@ class NightFiles:
         return found
 
     def newest(self, device: str, field: str) -> int:
-        """Return when the newest is that there is of a field, or its half-hour ends; or 0."""
+        """Return the time of the newest value of a field, or the end of its half-hour; or 0."""
         found = 0
         for night in reversed(self.nights()):
             with self._reading(night, NIGHT_TABLES) as db:
@@ -340,7 +340,7 @@ class NightFiles:
         return found
 
     def lost(self, device: str, start: int, end: int) -> list[Lost]:
-        """Return what is noted of samples of a device that were published but kept nowhere."""
+        """Return the notes about samples of a device that were published but kept nowhere."""
         noted = LostNotes(self.folder)
         with trying(noted.path):
             notes = noted.read()
@@ -351,7 +351,7 @@ class NightFiles:
         ]
 
     def has_minutes(self, device: str, field: str, start: int, end: int) -> bool:
-        """Tell whether some of it has been rolled up; what is still as recorded came late."""
+        """Return whether minutes of a field are kept in a span, because it is old."""
         found = False
         with self._reading(MAIN, MAIN_TABLES) as db:
             found = next(_minutes(db, device, field, start, end), None) is not None
@@ -360,11 +360,11 @@ class NightFiles:
     def downsampled(
         self, device: str, field: str, start: int, end: int, points: int, *, numbers: bool = False
     ) -> list[Bucket]:
-        """Return what a field did in ``points`` spans of the same length, but for empty ones.
+        """Return the buckets of ``points`` spans of equal length, without the empty ones.
 
-        With ``numbers`` it is as if nothing else had been recorded: a text is no sample.
-        It is exact, except that of a night that is old a whole minute counts where it begins.
-        ValueError if there are no points or no time.
+        With ``numbers``, texts do not count as samples. Buckets are exact, except that a minute of
+        an old night counts as a whole where it begins. Raises ValueError if there are no points or
+        no time.
         """
         if points < 1 or end <= start:
             raise ValueError(f"{points} points between {start} and {end}: ask for one at least")
@@ -388,7 +388,7 @@ class NightFiles:
         start = what[2]
         known = SampleRanges()
         with self._reading(MAIN, MAIN_TABLES) as db:
-            db.execute("BEGIN")  # what is known and the minutes are of the same moment
+            db.execute("BEGIN")  # read both at the same moment
             known = kept(db)
             for time, one in _minutes(db, *what, numbers=numbers):
                 found[(time - start) // width].append(one)
@@ -402,9 +402,9 @@ class NightFiles:
         return found
 
     def fields(self, start: int, end: int) -> dict[str, dict[str, str]]:
-        """Return what was recorded: for each device, its fields and their units, or ``""``.
+        """Return the unit of every field that was recorded, or ``""``, by device and name.
 
-        What had a unit only at times has that one.
+        A field that had a unit only at times has that one.
         """
         found: dict[str, dict[str, str]] = defaultdict(dict)
         with self._reading(MAIN, MAIN_TABLES) as db:
@@ -422,7 +422,7 @@ class NightFiles:
         return dict(found)
 
     def samples(self, night: str, start: int = -(2**63), end: int = 2**63 - 1) -> Iterator[Point]:
-        """Yield a night's samples in order of time; none if it is not there as recorded."""
+        """Yield the samples of a night in order of time; none if only its minutes are kept."""
         with self._reading(night, NIGHT_TABLES) as db:
             each = [points_of(db, stream, start, end) for stream in streams(db)]
             yield from heapq.merge(*each, key=attrgetter("time", "seq"))
@@ -433,7 +433,7 @@ class NightFiles:
 
     @contextmanager
     def _reading(self, name: str, tables: tuple[Table, ...]) -> Iterator[sqlite3.Connection]:
-        """Open a file; an empty one if it is not there. The block ends where it is damaged."""
+        """Open a file, or an empty one if it is not there. The block ends at the first damage."""
         path = self.folder / f"{name}.sqlite"
         try:
             db = reading(path, tables)
@@ -517,7 +517,7 @@ def packed(minutes: Iterable[Summary], *key: int) -> bytes:
 
 
 def unpacked(body: bytes, half: int) -> Iterator[Summary]:
-    """Yield what was packed."""
+    """Yield the minutes of a row of a half-hour."""
     columns = json.loads(zlib.decompress(body[:-4]))
     columns["when"] = [half * HALF_HOUR + when for when in columns["when"]]
     return map(Summary, *(columns[name] for name in COLUMNS))
@@ -539,7 +539,7 @@ def points_of(
 
 
 def empty(tables: Iterable[Table]) -> sqlite3.Connection:
-    """Return a file with nothing in it, in memory."""
+    """Return an empty file in memory."""
     db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     for table in tables:
         db.execute(table.schema())
