@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shlex
 import socket
 from collections.abc import Callable
 from datetime import datetime
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hcam_devices.config.instrument import Entry
+from hcam_devices.config.instrument import Entry, carried, load
 from hcam_devices.core import sim
 from hcam_devices.core.device import Device, Sample, settings_of
 from hcam_devices.core.fields import Readback, Setpoint
@@ -436,3 +437,75 @@ async def test_a_device_that_accepts_connections_and_never_answers_is_logged_onc
         await sample_where(toy, offline)
     warned = [record for record in caplog.records if record.levelname == "WARNING"]
     assert len(warned) == 2, "once an outage"
+
+
+ASKED = {
+    "FlowRecorder": ["0401.18c00014", "0401.1980000a"],
+    "TimingCard": ["GR_GetValidity 0 0", "GetSatInfo 0", "HW_GetTime 0"],
+    "CoolingCircuit": ["GET /v2/entities/TemperatureSensor3?metadata=dateModified,* HTTP/1.1"],
+    "WaterChiller": ["[M01G0D******C0"],
+}
+"""What is asked in one poll; the programs of the card run at once, so theirs are sorted."""
+
+
+def asked(kind: str, frame: bytes) -> str:
+    if kind == "FlowRecorder":
+        return f"{frame[7]:02x}{frame[6]:02x}.{frame[8:].hex()}"
+    line = frame.partition(b"\r")[0].decode()
+    return " ".join(shlex.split(line)) if kind == "TimingCard" else line
+
+
+@pytest.mark.parametrize("kind", ASKED)
+async def test_what_comes_with_one_answer_is_asked_once_a_poll(kind: str) -> None:
+    entry = (SIMULATED | {"WaterChiller": load(carried("wht")).entries["chiller"]})[kind]
+    simulator = entry.cls.simulator()
+    frames = counted(simulator)
+    async with presented(entry, simulator) as device:
+        await sample_where(device, complete)
+        for _ in range(3):
+            frames.clear()
+            await sample_where(device, complete)
+            heard = [asked(kind, frame) for frame in frames]
+            assert (sorted(heard) if kind == "TimingCard" else heard) == ASKED[kind]
+
+
+class Tank(Device):
+    """Two fields with one answer, of which one may be set."""
+
+    link_type = Local
+    level = Readback(question="all", ref="level")
+    goal = Setpoint(question="all", ref="goal", limits=(0, 10))
+
+    def __init__(self) -> None:
+        super().__init__("tank")
+        self.truth = {"level": 1.0, "goal": 2.0}
+        self.asked: list[object] = []
+        self.refuses = False
+        self.link.ask = self._ask
+
+    async def _ask(self, codec: Any, ref: Any, value: Any = None) -> Any:
+        self.asked.append(ref if value is None else (ref, value))
+        if self.refuses:
+            raise RefusedError("not today")
+        if value is not None:
+            self.truth[ref] = value
+        return dict(self.truth)
+
+
+async def test_a_setpoint_that_comes_with_others_is_read_back_by_a_question_of_its_own() -> None:
+    tank = Tank()
+    async with living(tank):
+        sample = await sample_where(tank, online)
+        assert (sample["level"], sample["goal"], tank.asked) == (1.0, 2.0, ["all"])
+        assert await tank.set("goal", 3) == 3.0
+        assert tank.asked == ["all", ("goal", 3.0), "all"]
+
+
+async def test_a_refused_question_leaves_each_of_its_fields_null_with_the_reason() -> None:
+    tank = Tank()
+    tank.refuses = True
+    async with living(tank):
+        sample = await sample_where(tank, online)
+        assert tank.asked == ["all"]
+    assert sample["level"] is sample["goal"] is None
+    assert reasons(sample, "level") == reasons(sample, "goal") == "not today"

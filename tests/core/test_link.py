@@ -26,7 +26,7 @@ from hcam_devices.core.modbus import Modbus
 from hcam_devices.core.web import Web
 from hcam_devices.devices import chiller
 from hcam_devices.devices.chiller import Codec as Broker
-from hcam_devices.devices.minitrend import VALUES
+from hcam_devices.devices.minitrend import PENS
 from hcam_devices.devices.minitrend import Simulator as Recorder
 from hcam_devices.errors import ProtocolError, RefusedError
 from hcam_devices.telescope.corba import Corba
@@ -60,7 +60,7 @@ class Echo:
 
 
 ECHO = Echo()
-CHILLER = chiller.Codec("gtc", "/")
+CHILLER = chiller.Codec("gtc", "/", "TemperatureSensor3")
 
 
 @asynccontextmanager
@@ -304,7 +304,7 @@ async def test_a_host_without_an_address_is_named() -> None:
     with pytest.raises(OSError, match=r"no address of nowhere\.invalid: "):
         await Tcp(host="nowhere.invalid", port=23, timeout=AT_MOST).open()
     with pytest.raises(OSError, match=r"no address of nowhere\.invalid: "):
-        await Web(host="nowhere.invalid", timeout=AT_MOST).ask(Broker("gtc", "/"), "entity")
+        await Web(host="nowhere.invalid", timeout=AT_MOST).ask(Broker("gtc", "/", "x"), "entities")
 
 
 async def test_nothing_of_a_doubled_answer_is_taken_for_the_next() -> None:
@@ -462,7 +462,7 @@ async def modbus(simulator: Recorder) -> AsyncIterator[Modbus]:
 
 async def test_modbus_reads_input_registers() -> None:
     async with modbus(Recorder()) as link:
-        (value,) = struct.unpack(">f", struct.pack(">2H", *await link.ask(None, (VALUES, 2))))
+        (value,) = struct.unpack(">f", struct.pack(">2H", *await link.ask(None, (PENS[0], 2))))
         assert value == pytest.approx(1.05, abs=0.1)
 
 
@@ -470,7 +470,7 @@ async def test_a_modbus_exception_is_a_refusal_with_its_meaning() -> None:
     async with modbus(Recorder()) as link:
         with pytest.raises(RefusedError, match=r"exception 2 \(illegal address\)"):
             await link.ask(None, (0x5000, 1))
-        assert len(await link.ask(None, (VALUES, 20))) == 20
+        assert len(await link.ask(None, PENS)) == 20
 
 
 @pytest.mark.parametrize(
@@ -487,16 +487,16 @@ async def test_modbus_without_an_answer_closes_the_link_and_says_why(fault: str,
     async with modbus(simulator) as link:
         simulator.simulate(fault, **({"when": "before"} if fault == "disconnect" else {}))
         with pytest.raises(OSError, match=why):
-            await link.ask(None, (VALUES, 20))
+            await link.ask(None, PENS)
         with pytest.raises(OSError, match=why):
             await link.idle(AT_MOST, asyncio.get_running_loop().create_future())
         with pytest.raises(ConnectionError, match="not connected"):
-            await link.ask(None, (VALUES, 20))
+            await link.ask(None, PENS)
 
 
 async def test_a_modbus_question_cancelled_as_its_answer_arrives_is_cancelled() -> None:
     async with modbus(Recorder()) as link:
-        asking = asyncio.create_task(link.ask(None, (VALUES, 20)))
+        asking = asyncio.create_task(link.ask(None, PENS))
 
         def cancel(sending: bool, pdu: Any) -> Any:
             if not sending:

@@ -31,7 +31,7 @@ from ..helpers import (
 )
 
 ENTRY = ENTRIES["chiller"]
-CODEC = Codec("gtc", "/")
+CODEC = Codec("gtc", "/", "TemperatureSensor3")
 VECTOR = json.loads("""
 {"id":"TemperatureSensor3","type":"TemperatureSensor",
  "temperature1":{"type":"Number","value":12.3,"metadata":{}},
@@ -56,11 +56,15 @@ def values(sample: dict[str, Any]) -> list[Any]:
 
 
 def test_the_request() -> None:
-    assert CODEC.request("TemperatureSensor3") == Get(
+    assert CODEC.request("entities") == Get(
         "/v2/entities/TemperatureSensor3?metadata=dateModified,*",
         {"fiware-service": "gtc", "fiware-servicePath": "/"},
     )
-    assert CODEC.request("a b/?\n").target.startswith("/v2/entities/a%20b%2F%3F%0A?")
+    assert (
+        Codec("gtc", "/", "a b/?\n")
+        .request("entities")
+        .target.startswith("/v2/entities/a%20b%2F%3F%0A?")
+    )
 
 
 async def test_the_published_answer() -> None:
@@ -83,7 +87,7 @@ async def test_the_published_answer() -> None:
 )
 def test_a_refusal_is_told_as_the_broker_told_it(status: int, body: bytes, why: str) -> None:
     with pytest.raises(RefusedError, match=re.escape(why)):
-        CODEC.reply(CODEC.request("x"), Answer(status, body))
+        CODEC.reply(CODEC.request("entities"), Answer(status, body))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +95,7 @@ def test_a_refusal_is_told_as_the_broker_told_it(status: int, body: bytes, why: 
 )
 def test_what_is_not_the_entity_is_no_answer(body: bytes) -> None:
     with pytest.raises(ProtocolError):
-        CODEC.reply(CODEC.request("x"), Answer(200, body))
+        CODEC.reply(CODEC.request("entities"), Answer(200, body))
 
 
 @pytest.mark.parametrize(

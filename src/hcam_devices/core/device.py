@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import is_dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_origin, get_type_hints
@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_origin, get_
 from ..errors import LINK_LOST, OfflineError, RefusedError
 from .backoff import Backoff
 from .fields import Procedure, Readback, Setpoint, Value
-from .link import IT_SAID, Codec, Seconds, Tcp
+from .link import IT_SAID, Seconds, Tcp
 from .part import Alarm, Part, Reading
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,8 @@ class Device:
     """
 
     link_type: ClassVar[Any] = Tcp
+    codec: Any = None
+    """A ``Codec``; None if the link needs none."""
     simulator: ClassVar[Any] = None
     emulated: ClassVar[dict[str, Any]] = {}
     """What ``--emulate`` gives to ``__init__`` where the hardware is this computer itself."""
@@ -109,7 +111,6 @@ class Device:
         self, name: str, *, clock: Callable[[], float] = time.time, **settings: Any
     ) -> None:
         self.name, self.clock = name, clock
-        self.codec: Codec
         own = settings_of(type(self))
         for setting in own.keys() & settings.keys():
             setattr(self, setting, settings.pop(setting))
@@ -119,6 +120,8 @@ class Device:
         self.offline_reason = "the hardware has not answered yet"
         self.read_at = clock()
         self.readings: dict[str, Reading] = {}
+        self.answers: dict[Any, Any] = {}
+        """The answer to each question of this poll, or the RefusedError that came instead."""
         self.disabled: set[str] = set()
         self.refused: dict[str, Alarm] = {}
         self._since: dict[tuple[str, str], str] = {}  # by field and severity
@@ -185,6 +188,7 @@ class Device:
             part.lose()
 
     def _forget(self, reason: str) -> None:
+        self.answers = {}
         self.readings = {name: Reading(None, reason) for name in self.fields}
 
     def _until_next_poll(self) -> float:
@@ -214,11 +218,18 @@ class Device:
         """Ask the hardware; raises as ``Link.ask``."""
         return await self.link.ask(self.codec, ref, value)
 
+    async def _ask_questions(self, questions: Iterable[Any]) -> None:
+        asked = list(questions)
+        answers = await self.link.ask_all(self.codec, asked) if asked else []
+        self.answers |= zip(asked, answers, strict=True)
+
     # --- readings ---------------------------------------------------------------------------
 
     async def poll(self) -> None:
         """Read every readback that is enabled; raises as ``Link.ask`` if the link is lost."""
         self.read_at = self.clock()
+        questions = [field.question for field in self.fields.values() if field.question is not None]
+        await self._ask_questions(dict.fromkeys(questions))
         for field in self.fields.values():
             off = field.machine in self.disabled
             self.readings[field.name] = self._off(field) if off else await self._reading(field)
@@ -245,7 +256,18 @@ class Device:
 
         Raises RefusedError or ValueError, with the reason, if there should be one.
         """
-        return field.kind(await self.ask(field.ref))
+        if field.question is None:
+            return field.kind(await self.ask(field.ref))
+        if field.question not in self.answers:
+            await self._ask_questions([field.question])
+        answer = self.answers[field.question]
+        if isinstance(answer, RefusedError):
+            raise answer
+        return self.value_in(answer, field)
+
+    def value_in(self, answer: Any, field: Readback) -> Value | None:
+        """Return the value of one of the fields that come with one answer, as ``read`` does."""
+        return field.kind(answer[field.ref])
 
     async def write(self, field: Setpoint, value: float) -> None:
         """Send one setpoint, already checked, to the hardware, or to the part that has it."""
@@ -283,6 +305,7 @@ class Device:
                 f"it {field.words[int(number)]} all the same, call set_{name} with confirm=True"
             )
         await self.write(field, number)
+        self.answers.pop(field.question, None)
         self.readings[name] = reading = await self._reading(field)
         if reading.value is None or field.differs(number, reading.value):
             raise RefusedError(

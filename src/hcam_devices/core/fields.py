@@ -49,7 +49,10 @@ class Labels(dict[Any, str]):
 class Readback:
     """A value the hardware reports.
 
-    ``ref`` is what the device's codec calls it; ``kind`` turns the codec's answer into the value;
+    ``ref`` is what the device's codec calls it; ``kind`` turns the codec's answer into the value.
+    Fields that come with one answer name the ``question`` to which it is the answer: it is asked
+    once a poll, and ``ref`` is the index or key of the field in the answer.
+
     ``healthy`` is the range outside which it is an alarm; ``machine`` is the name under which
     clients in use today enable and disable the reading (by default its own); ``name`` is that in
     telemetry, where it cannot be a name in Python (``exposure.time``); ``scale`` is how it is
@@ -60,6 +63,7 @@ class Readback:
     doc: str = ""
     unit: str = ""
     ref: Any = None
+    question: Any = None
     kind: Callable[[Any], Value] = float
     healthy: Range | None = None
     channels: int = 0

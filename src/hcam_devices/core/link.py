@@ -8,7 +8,7 @@ hardware said no (RefusedError): the link is fine. A value cannot be sent (Value
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -196,6 +196,23 @@ class _Traced:
     def _show(self, direction: str, data: bytes, meaning: object) -> None:
         if self.trace:
             self.trace(direction, data, str(meaning))
+
+    async def ask(self, codec: Any, ref: Any, value: Any = None) -> Any:
+        """Return the answer to one request."""
+        raise NotImplementedError
+
+    async def ask_all(self, codec: Any, refs: Iterable[Any]) -> list[Any]:
+        """Return the answers to several requests; a RefusedError stands in place of an answer.
+
+        Raises as ``ask`` if the link is lost.
+        """
+        answers = []
+        for ref in refs:
+            try:
+                answers.append(await self.ask(codec, ref))
+            except RefusedError as error:
+                answers.append(error)
+        return answers
 
 
 @dataclass(kw_only=True)

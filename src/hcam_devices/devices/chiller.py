@@ -33,27 +33,29 @@ from ..core import (
 from ..core import Simulator as Base
 from ..core.web import Answer, Get, Web, is_status, path_of, quoted_segment, response
 
+ENTITIES = "entities"
 NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
 
 
 class Codec:
-    """NGSI v2, as far as reading an entity goes; ``service`` and ``path`` say whose it is."""
+    """NGSI v2, as far as reading one entity goes; ``service`` and ``path`` say whose it is."""
 
-    def __init__(self, service: str, path: str) -> None:
+    def __init__(self, service: str, path: str, entity: str) -> None:
+        self.entity = entity
         self.headers = {"fiware-service": service, "fiware-servicePath": path}
 
     def request(self, ref: str, value: None = None) -> Get:
-        """Ask for an entity by its id."""
-        return Get(f"/v2/entities/{quoted_segment(ref)}?metadata=dateModified,*", self.headers)
+        """Ask for the entity in a collection, which is ``ENTITIES``."""
+        path = f"/v2/{ref}/{quoted_segment(self.entity)}"
+        return Get(f"{path}?metadata=dateModified,*", self.headers)
 
     def reply(self, request: Get, answer: Answer) -> dict[str, Any]:
         """Return the entity; RefusedError if the broker does not give it."""
         if not answer.ok:
             raise RefusedError(f"the broker answered {answer.status}: {self._why(answer.body)}")
         entity = self._object(answer.body)
-        asked = request.target.partition("?")[0].rpartition("/")[2]
-        if quoted_segment(str(entity.get("id"))) != asked:
-            raise ProtocolError(f"{shorten(entity.get('id'))} was answered, {asked} was asked for")
+        if (found := entity.get("id")) != self.entity:
+            raise ProtocolError(f"{shorten(found)} was answered, {self.entity} was asked for")
         return entity
 
     def _why(self, body: bytes) -> str:
@@ -118,18 +120,21 @@ class CoolingCircuit(Device):
 
     ccd_input = Readback(
         unit="deg_C",
+        question=ENTITIES,
         ref="temperature3",
         kind=number,
         doc="Temperature of the coolant on its way to the CCDs.",
     )
     cab_pre_filter = Readback(
         unit="deg_C",
+        question=ENTITIES,
         ref="temperature2",
         kind=number,
         doc="Temperature of the coolant in the cabinet, before the filter.",
     )
     cab_post_filter = Readback(
         unit="deg_C",
+        question=ENTITIES,
         ref="temperature1",
         kind=number,
         doc="Temperature of the coolant in the cabinet, after the filter.",
@@ -137,34 +142,16 @@ class CoolingCircuit(Device):
 
     def __init__(self, name: str, **settings: Any) -> None:
         super().__init__(name, **settings)
-        self._ngsi = Codec(self.service, self.service_path)
-        self._answer: dict[str, Any] | RefusedError = {}
+        self.codec = Codec(self.service, self.service_path, self.entity)
 
-    async def on_connect(self) -> None:
-        """Make sure that a broker answers."""
-        await self._look()
-
-    async def poll(self) -> None:
-        """Ask for the entity, with all its attributes."""
-        await self._look()
-        await super().poll()
-
-    async def _look(self) -> None:
-        try:
-            self._answer = await self.link.ask(self._ngsi, self.entity)
-        except RefusedError as error:
-            self._answer = error
-
-    async def read(self, field: Readback) -> Value:
+    def value_in(self, answer: dict[str, Any], field: Readback) -> Value:
         """Return one attribute of the entity; RefusedError if there is none, or an old one."""
-        if isinstance(self._answer, RefusedError):
-            raise self._answer
-        attribute = self._answer.get(field.ref)
+        attribute = answer.get(field.ref)
         if not isinstance(attribute, dict):
             raise RefusedError(f"{self.entity} has no {field.ref}")
         if attribute.get("value") is None:
             raise RefusedError(f"the broker has no value of {field.ref}")
-        at = measured_at(self._answer, attribute)
+        at = measured_at(answer, attribute)
         if at is not None and self.clock() - at > self.oldest:
             raise RefusedError(
                 f"the broker's value is of {utc(at)}, more than {self.oldest:g} s ago"

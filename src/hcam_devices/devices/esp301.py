@@ -250,6 +250,7 @@ class Arms(Device):
     """
 
     link_type = Line
+    codec = Codec()
 
     homed_at_start: bool = False
 
@@ -274,7 +275,6 @@ class Arms(Device):
 
     def __init__(self, name: str, **settings: Any) -> None:
         super().__init__(name, **settings)
-        self.codec = Codec()
         self.arms = [Arm("pickoff", self, 1), Arm("injection", self, 2)]
         self.parts = [*self.arms]
         for arm in self.arms:

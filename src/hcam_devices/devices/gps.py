@@ -20,7 +20,7 @@ from collections.abc import Callable
 from datetime import date, timedelta
 from typing import Any, ClassVar
 
-from ..core import Alarm, Device, ProtocolError, Readback, RefusedError, Sample, Value
+from ..core import Alarm, Device, ProtocolError, Readback, RefusedError, Sample
 from ..core import Simulator as Base
 from ..core.process import Output, Programs
 
@@ -84,9 +84,12 @@ class Codec:
     def cut(buffer: bytearray) -> bytes | None:
         """Cut nothing: a program has said everything when it ends."""
 
+    def __init__(self, board: int = 0) -> None:
+        self.board = board
+
     def request(self, ref: str, value: None = None) -> bytes:
         """Return the command line of a program, with its arguments."""
-        return ref.encode()
+        return f"{ref} {self.board}{' 0' if ref == VALIDITY else ''}".encode()
 
     def reply(self, request: bytes, frame: bytes) -> dict[str, Any]:
         """Return what a program said.
@@ -103,12 +106,9 @@ class Codec:
             case "GetSatInfo":
                 if not (tracked := TRACKED.search(said)):
                     raise ProtocolError(f"there is no number of satellites in {said[:300]!r}")
-                return {"num_sats": int(tracked[1])}
+                return {"satellites": int(tracked[1])}
             case "GR_GetValidity":
-                return {
-                    "time_valid": flag("time valid", said),
-                    "pps_valid": flag("pps valid", said),
-                }
+                return {"time": flag("time valid", said), "pps": flag("pps valid", said)}
         return {"time": instant(said), "synced": flag("sync", said)}
 
 
@@ -121,52 +121,36 @@ class TimingCard(Device):
     board: int = 0
 
     num_sats = Readback(
-        ref=SATELLITES, kind=int, doc="Number of satellites that the receiver tracks."
+        question=SATELLITES,
+        ref="satellites",
+        kind=int,
+        doc="Number of satellites that the receiver tracks.",
     )
-    time_valid = Readback(ref=VALIDITY, kind=bool, doc="Whether the receiver's time is valid.")
+    time_valid = Readback(
+        question=VALIDITY, ref="time", kind=bool, doc="Whether the receiver's time is valid."
+    )
     pps_valid = Readback(
-        ref=VALIDITY, kind=bool, doc="Whether the receiver's pulse a second is valid."
+        question=VALIDITY,
+        ref="pps",
+        kind=bool,
+        doc="Whether the receiver's pulse a second is valid.",
     )
     synced = Readback(
-        ref=TIME, kind=bool, doc="Whether the card follows its reference; if not, its time drifts."
+        question=TIME,
+        ref="synced",
+        kind=bool,
+        doc="Whether the card follows its reference; if not, its time drifts.",
     )
 
     def __init__(self, name: str, **settings: Any) -> None:
         super().__init__(name, **settings)
-        self.codec = Codec()
-        self._answers: dict[str, Any] = {}
-
-    async def on_connect(self) -> None:
-        """Make sure that there is a card."""
-        await self._look()
-
-    async def poll(self) -> None:
-        """Run the three programs at once."""
-        await self._look()
-        await super().poll()
-
-    async def _look(self) -> None:
-        questions = {
-            SATELLITES: f"{SATELLITES} {self.board}",
-            VALIDITY: f"{VALIDITY} {self.board} 0",
-            TIME: f"{TIME} {self.board}",
-        }
-        answers = await self.link.ask_all(self.codec, questions.values())
-        self._answers = dict(zip(questions, answers, strict=True))
-
-    async def read(self, field: Readback) -> Value:
-        """Return what the programs said last; RefusedError if its program was refused."""
-        answer = self._answers[field.ref]
-        if isinstance(answer, RefusedError):
-            raise answer
-        return field.kind(answer[field.name])
+        self.codec = Codec(self.board)
 
     def snapshot(self) -> Sample:
         """Return the telemetry; its timestamp is the card's time, if the card tells it."""
-        answer = self._answers.get(TIME)
-        if self.connection != "online" or not isinstance(answer, dict):
-            return super().snapshot()
-        return super().snapshot() | {"timestamp": answer["time"]}
+        answer = self.answers.get(TIME)
+        known = {"timestamp": answer["time"]} if isinstance(answer, dict) else {}
+        return super().snapshot() | known
 
     def notices(self) -> list[Alarm]:
         """Say what is wrong with the time."""
@@ -180,7 +164,7 @@ class TimingCard(Device):
             for name, reason in reasons.items()
             if self.readings[name].value is False
         ]
-        if self.connection == "online" and isinstance(self._answers.get(TIME), RefusedError):
+        if isinstance(self.answers.get(TIME), RefusedError):
             found.append(Alarm("timestamp", "WARN", "it is the computer's time, not the card's"))
         return found
 

@@ -11,13 +11,15 @@ manual 43-TV-25-30, appendix J; that the alarms are at 1980 is known from use on
 import struct
 from typing import Any, ClassVar
 
-from ..core import Alarm, Device, Range, Readback, RefusedError, Value
+from ..core import Alarm, Device, Range, Readback, Value
 from ..core import Simulator as Base
 from ..core.modbus import Modbus
 
-PENS = (0, 1, 2, 3, 8, 9)
+RECORDED_AS = (0, 1, 2, 3, 8, 9)
 """The recorder's numbers of our pens 1 to 6: the flows of CCD 1 to 5, and of the NGC."""
-VALUES, ALARMS, RECORDED = 0x18C0, 0x1980, 10
+PENS, ALARMS = (0x18C0, 20), (0x1980, 10)
+"""The first register and their number: ten values, of two registers each, and ten alarms."""
+SIX_BITS = 0x3F
 
 
 class FlowRecorder(Device):
@@ -27,43 +29,25 @@ class FlowRecorder(Device):
 
     pen = Readback(
         unit="l / min",
-        ref="pen",
+        question=PENS,
         channels=6,
         doc="Flow of the coolant that this pen of the recorder measures.",
     )
     alarm = Readback(
-        ref="alarm", kind=bool, channels=6, doc="Whether one of the six alarms of this pen is on."
+        question=ALARMS,
+        kind=bool,
+        channels=6,
+        doc="Whether one of the six alarms of this pen is on.",
     )
 
-    def __init__(self, name: str, **settings: Any) -> None:
-        super().__init__(name, **settings)
-        self._answers: dict[str, list[float] | str] = {}
-
-    async def poll(self) -> None:
-        """Read all pens, then all alarms, in one request each."""
-        self._answers = {"pen": await self._pens(), "alarm": await self._alarms()}
-        await super().poll()
-
-    async def _pens(self) -> list[float] | str:
-        try:
-            registers = await self.link.ask(None, (VALUES, 2 * RECORDED))
-        except RefusedError as error:
-            return str(error)
-        return list(struct.unpack(f">{RECORDED}f", struct.pack(f">{2 * RECORDED}H", *registers)))
-
-    async def _alarms(self) -> list[float] | str:
-        try:
-            return [word & 0x3F for word in await self.link.ask(None, (ALARMS, RECORDED))]
-        except RefusedError as error:
-            return str(error)
-
-    async def read(self, field: Readback) -> Value:
-        """Return what the last requests said of one pen."""
-        which, number = field.ref
-        answer = self._answers[which]
-        if isinstance(answer, str):
-            raise RefusedError(answer)
-        return field.kind(answer[PENS[number - 1]])
+    def value_in(self, answer: list[int], field: Readback) -> Value:
+        """Return what the registers of all pens, or of all alarms, say of one pen."""
+        _, number = field.ref
+        place = RECORDED_AS[number - 1]
+        if field.question == ALARMS:
+            return bool(answer[place] & SIX_BITS)
+        (flow,) = struct.unpack(">f", struct.pack(">2H", *answer[2 * place : 2 * place + 2]))
+        return float(flow)
 
     def notices(self) -> list[Alarm]:
         """Say which pens the recorder itself complains about."""
@@ -113,12 +97,13 @@ class Simulator(Base):
         return frame[:4] + struct.pack(">HB", len(pdu) + 1, frame[6]) + pdu
 
     def _register(self, address: int) -> int:
-        if VALUES <= address < VALUES + 0x40:
+        values, alarms = PENS[0], ALARMS[0]
+        if values <= address < values + 0x40:
             flow = max(self.random.gauss(self.flow, 0.01), 0.0) if self.pump else 0.0
             high, low = struct.unpack(">HH", struct.pack(">f", flow))
-            return int(low if (address - VALUES) % 2 else high)
-        if ALARMS <= address < ALARMS + 0x20:
-            return self.alarms if address - ALARMS in PENS else 0
+            return int(low if (address - values) % 2 else high)
+        if alarms <= address < alarms + 0x20:
+            return self.alarms if address - alarms in RECORDED_AS else 0
         raise KeyError(address)
 
     def constant(self, frame: bytes) -> bytes:

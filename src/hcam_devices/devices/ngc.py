@@ -126,6 +126,7 @@ class Controller(Device):
     """
 
     link_type: ClassVar[Any] = Programs
+    codec = Codec()
     simulator = Simulator
 
     data: str = ""
@@ -175,7 +176,6 @@ class Controller(Device):
 
     def __init__(self, name: str, **settings: Any) -> None:
         super().__init__(name, **settings)
-        self.codec = Codec()
         self._known: dict[str, Known] = {}
         self._asking: set[str] = set()
         self._changed = 0.0

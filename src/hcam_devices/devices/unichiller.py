@@ -35,6 +35,7 @@ from ..core import Simulator as Base
 
 OFF, CIRCULATE, CONTROL = "O", "C", "I"
 MODES = Labels({OFF: "off", CIRCULATE: "circulating", CONTROL: "controlling"})
+STATUS = "G"
 ASK = "******"
 """The data of a question: nothing is to change."""
 ABSENT = "C504"
@@ -77,7 +78,7 @@ class Codec:
         return frame and frame[max(frame.rfind(b"["), 0) :]
 
     def request(self, ref: str, value: str | None = None) -> bytes:
-        """Return a frame: ``V`` asks for the name, ``G`` for the status, or commands."""
+        """Return a frame: ``V`` asks for the name, STATUS for the status, or commands."""
         return seal(f"[M01{ref}", "" if ref == "V" else value or ASK)
 
     def reply(self, request: bytes, frame: bytes) -> str:
@@ -101,20 +102,27 @@ def int_or_none(digits: bytes) -> int | None:
 class WaterChiller(Device):
     """A chiller of the instrument's own, with its pump."""
 
+    codec = Codec()
+
     settle: Seconds = 2.0
     """Seconds for which the coolant circulates before the cooling begins."""
 
     mode = Readback(
+        question=STATUS,
         ref=0,
         kind=MODES,
         doc="What the chiller does: nothing, circulate the coolant, or control it too.",
     )
     alarm = Readback(
-        ref=1, kind=int, doc="Number of the alarm that the chiller shows; 0 if there is none."
+        question=STATUS,
+        ref=1,
+        kind=int,
+        doc="Number of the alarm that the chiller shows; 0 if there is none.",
     )
     setpoint = Setpoint(
         unit="deg_C",
-        ref=2,
+        question=STATUS,
+        ref=slice(2, 6),
         kind=decode,
         limits=(-10, 40),
         tolerance=0.0051,
@@ -122,43 +130,33 @@ class WaterChiller(Device):
         doc="Temperature of the coolant, kept until the power is cut; the limits are uncertain.",
     )
     temperature = Readback(
-        unit="deg_C", ref=3, kind=decode, doc="Temperature of the coolant inside the chiller."
+        unit="deg_C",
+        question=STATUS,
+        ref=slice(6, 10),
+        kind=decode,
+        doc="Temperature of the coolant inside the chiller.",
     )
     external_temperature = Readback(
         unit="deg_C",
-        ref=4,
+        question=STATUS,
+        ref=slice(10, 14),
         kind=decode,
         doc="Temperature at the external sensor of the chiller, if it has one.",
     )
-
-    def __init__(self, name: str, **settings: Any) -> None:
-        super().__init__(name, **settings)
-        self.codec = Codec()
-        self._status: tuple[str, ...] = ()
 
     async def on_connect(self) -> None:
         """Make sure that such a chiller answers."""
         await self.ask("V")
 
-    async def poll(self) -> None:
-        """Read everything, in one question."""
-        await self._command()
-        await super().poll()
-
-    async def _command(self, data: str = ASK) -> tuple[str, ...]:
-        """Send a command; return the status that it has led to."""
-        said = await self.ask("G", data)
-        self._status = (said[0], said[1], said[2:6], said[6:10], said[10:14])
-        return self._status
-
-    async def read(self, field: Readback) -> Value:
-        """Return what the last status says."""
-        return field.kind(self._status[field.ref])
+    def value_in(self, answer: str, field: Readback) -> Value | None:
+        """Return what the status says; None of an external sensor that is not there."""
+        said = answer[field.ref]
+        absent = said == ABSENT and field.name == "external_temperature"
+        return None if absent else field.kind(said)
 
     async def write(self, field: Setpoint, value: float) -> None:
-        """Send the setpoint, and ask what it has become."""
-        await self._command(f"**{encode(value)}")
-        await self._command()
+        """Send the setpoint."""
+        await self.ask(STATUS, f"**{encode(value)}")
 
     @rpc()
     async def pump_on(self) -> None:
@@ -166,7 +164,7 @@ class WaterChiller(Device):
         self.require_online()
         await self._begin(CIRCULATE)
         await self.link.idle(self.settle)
-        self._require(CIRCULATE, await self._command())  # somebody may have stopped it meanwhile
+        self._require(CIRCULATE, await self.ask(STATUS))  # somebody may have stopped it meanwhile
         await self._begin(CONTROL)
         self.hurry()
 
@@ -178,10 +176,10 @@ class WaterChiller(Device):
         self.hurry()
 
     async def _begin(self, mode: str) -> None:
-        self._require(mode, await self._command(f"{mode}*****"))
+        self._require(mode, await self.ask(STATUS, f"{mode}*****"))
 
     @staticmethod
-    def _require(mode: str, status: tuple[str, ...]) -> None:
+    def _require(mode: str, status: str) -> None:
         if status[0] != mode:
             because = f": it reports alarm {status[1]}" if status[1] != "0" else ""
             raise RefusedError(f"the chiller is {MODES[status[0]]}{because}")
@@ -190,8 +188,8 @@ class WaterChiller(Device):
     async def cancel_alarm(self) -> None:
         """Acknowledge the chiller's alarm, which comes again if its cause is still there."""
         self.require_online()
-        await self._command("*1****")
-        alarm = (await self._command())[1]
+        await self.ask(STATUS, "*1****")
+        alarm = (await self.ask(STATUS))[1]
         self.hurry()
         if alarm != "0":
             raise RefusedError(f"the chiller still reports alarm {alarm}")
@@ -205,11 +203,6 @@ class WaterChiller(Device):
         if (mode := self.readings["mode"].value) not in (None, MODES[CONTROL]):
             found.append(Alarm("mode", "WARN", f"the chiller is {mode}: pump_on starts it"))
         return found
-
-    def alarms(self) -> list[Alarm]:
-        """Return everything that is wrong; that there is no external sensor is not."""
-        absent = self._status[4:] == (ABSENT,)
-        return [a for a in super().alarms() if not (absent and a.field == "external_temperature")]
 
 
 class Simulator(Base):
