@@ -1,7 +1,7 @@
 """A recorded night, published again for tools and rehearsal.
 
-It goes to the same topics with the same samples and times, but in a realm of its own: what is said
-there is never taken for what is so now, and nothing here can join the instrument's realm.
+Samples go to the same topics with the same times, but in a realm of its own: nobody can take them
+for present ones, and nothing here can join the instrument's realm.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ CLOCK_TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?")
 SHOW_EVERY = 0.2
 READ_AT_ONCE = 500
 ACKNOWLEDGE_EVERY = 100
-"""The router is waited for now and then, so that nothing piles up on the way to it."""
+"""Wait for the router after this many samples, so that they do not pile up on the way to it."""
 
 
 def folder_of(instrument: Instrument) -> Path:
@@ -45,7 +45,10 @@ def folder_of(instrument: Instrument) -> Path:
 
 
 def moment(night: str, clock_time: str) -> int:
-    """Return when in a night it is, say, ``23:00`` or ``01:30:05`` UTC, in ms; HcamError."""
+    """Return a clock time (UTC) such as ``23:00`` or ``01:30:05`` in a night, in ms.
+
+    Raises HcamError if it is none, or the night is none.
+    """
     try:
         noon, _ = night_bounds(night)
     except ValueError as error:
@@ -61,10 +64,10 @@ def moment(night: str, clock_time: str) -> int:
 async def recorded(
     folder: Path, night: str, pattern: str = "*", begin: str = "12:00", end: str = ""
 ) -> AsyncIterator[Point]:
-    """Yield what a folder of an EmbeddedStore has of a night, in order of time.
+    """Yield the samples of a night in a folder of an EmbeddedStore, in order of time.
 
     ``night`` may be tonight or yesterday. An ``end`` of 12:00 is that of the night. Files are read
-    in a thread. Raises HcamError if there is nothing, or it cannot be read.
+    in a thread. Raises HcamError if there are no samples, or they cannot be read.
     """
     night = night_named(night, round(time.time() * 1000))
     start, stop = moment(night, begin), moment(night, end or "12:00")
@@ -88,7 +91,7 @@ async def recorded(
 
 
 def _nothing(history: NightFiles, night: str, pattern: str) -> str:
-    """Say why there was nothing of a night to replay."""
+    """Return why there are no samples of a night to replay."""
     if night not in (nights := history.nights()):
         there = ", ".join(nights) or "none"
         return f"{history.folder} has no samples of {night}; its nights are: {there}"
@@ -108,9 +111,9 @@ async def paced(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncIterator[Point]:
-    """Yield points in their order, each as long after the first as its time says, over ``speed``.
+    """Yield points with the intervals of their times, divided by ``speed``.
 
-    One that is late comes at once, and does not delay those after it.
+    A late point comes at once, and does not delay those after it.
     """
     begun = first = None
     async for point in points:
@@ -125,9 +128,10 @@ async def paced(
 async def replay(
     points: AsyncIterable[Point], address: Address, say: Callable[[Point, int], None]
 ) -> int:
-    """Publish points as they come, and ``say`` which, and how many so far; return how many.
+    """Publish points as they come; return how many.
 
-    HcamError if there is no router with that realm, or it goes.
+    ``say`` is called with each, and with how many there were so far. Raises HcamError if there is
+    no router with that realm, or the connection to it is lost.
     """
     count = 0
     said = "nothing"
@@ -142,7 +146,7 @@ async def replay(
                 count += 1
                 said = timestamp_of(point.time)
                 say(point, count)
-            await session.call("wamp.session.count")  # the router has read everything before it
+            await session.call("wamp.session.count")  # then the router has read every sample
     except (OSError, WampError) as error:
         raise HcamError(
             f"{unreachable(address, error, JOIN_WITHIN)}; published until then: {said}"
@@ -151,7 +155,7 @@ async def replay(
 
 
 class Progress:
-    """Says where a replay is, and how fast; on a terminal, all the time."""
+    """Shows the time and the speed of a replay; on a terminal, all the time."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self.stream, self.clock = stream, clock
@@ -160,7 +164,7 @@ class Progress:
         self._shown = -math.inf
 
     def __call__(self, point: Point, count: int) -> None:
-        """Take in that a point was published."""
+        """Count a published point, and show the progress on a terminal."""
         now = self.clock()
         begun, first = self._first = self._first or (now, point.time)
         speed = (point.time - first) / 1000 / max(now - begun, 1e-3)
@@ -171,7 +175,7 @@ class Progress:
             self.stream.flush()
 
     def end(self) -> None:
-        """Leave the last of it on a line of its own."""
+        """Write the last progress on a line of its own."""
         start, rest = ("\r", "\x1b[K") if self.stream.isatty() else ("", "")
         if self.line:
             self.stream.write(f"{start}{self.line}{rest}\n")

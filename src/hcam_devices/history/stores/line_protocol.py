@@ -1,25 +1,25 @@
 """A store that is an InfluxDB, of version 1, 2 or 3, or a VictoriaMetrics: line protocol over HTTP.
 
-A sample is one line: the device is the measurement, its values are the fields. Numbers, and what is
-true or false, are floats, so that no field is ever of two kinds; texts are texts. Where a database
-has a field as integers or booleans already, from an earlier logger, it says so when it refuses a
-line, and gets what it has as far as that loses nothing. Two fields
-more are ``seq``, a float like the others, and ``epoch``, a text; there are no tags. The time, in
-nanoseconds, is the sample's, with ``seq % 1_000_000`` after its millisecond: samples of one
-millisecond do not overwrite each other, and one written again changes nothing.
+A sample is one line: the device is the measurement, its values are the fields. Numbers and booleans
+are floats, so that no field ever has two types; texts are texts. If a database refuses a line
+because it has a field as integers or booleans, from an earlier logger, the field is converted, as
+long as that loses nothing. Two more fields are ``seq``, a float like the others, and ``epoch``, a
+text; there are no tags. The time, in nanoseconds, is that of the sample with ``seq % 1_000_000``
+added: samples of one millisecond do not overwrite each other, and a sample that is written again
+changes nothing.
 
 Names: all but ASCII letters, digits and ``_.-~`` is percent-encoded (``urllib.parse.unquote`` gives
-the name back), and so is the first character of ``time`` and of what begins with ``_``, which
-InfluxDB keeps for itself; no name at all is ``%``. In a text, a newline becomes ``␊``, because
-VictoriaMetrics takes what follows for another line, whatever the quotes say.
+the name back), and so is the first character of ``time`` and of names that begin with ``_``, which
+InfluxDB reserves; an empty name is ``%``. A newline in a text becomes ``␊``: for VictoriaMetrics it
+would begin another line, even in quotes.
 
 VictoriaMetrics keeps milliseconds, about 13 digits, and 0 for a text. It has to run with
-``-dedup.minScrapeInterval=1ms``, or what is written again is there twice; and what is older than
-its ``-retentionPeriod`` it drops without a word. It acknowledges what it has in memory only.
-Therefore a number is in the ledger only when another one was acknowledged on the same connection,
-at least ``SURE_AFTER`` after it; until then, when the database is away or has ended the connection,
-it is not held for stored any more, and so is written again. So is, after a start, what was not
-sure.
+``-dedup.minScrapeInterval=1ms``, or samples that are written again are doubled. It drops samples
+older than its ``-retentionPeriod`` without an error, and acknowledges samples that it has only in
+memory. Therefore the ledger notes a sample as stored only after another one was acknowledged on the
+same connection at least ``SURE_AFTER`` later. If the database is unavailable or closes the
+connection before that, the sample counts as missing and is written again; so is, after a start, any
+sample that the ledger does not have.
 """
 
 import gzip
@@ -47,29 +47,31 @@ from .nights import trying
 log = logging.getLogger(__name__)
 
 SURE_AFTER = 60.0
-"""Seconds. VictoriaMetrics, killed, was seen to lose what it had acknowledged 10 s before."""
+"""Seconds. A killed VictoriaMetrics lost samples that it had acknowledged 10 s before."""
 MAX_LINES = 5000
 MAX_BYTES = 4_000_000
+"""The limits of one request."""
 MAX_REST_S = 60.0
-FEW = 10
-"""So many lines of a batch are refused, and none taken, before the fault is sought elsewhere."""
+"""Pause for at most this long when a database asks for it."""
+FIRST_REFUSALS = 10
+"""After this many refusals and no success, blame the server, not the lines."""
 DROPPED = re.compile(r"partial write: .*dropped=(\d+)")
 ABSENT = re.compile(r"database not found|bucket .* not found")
-"""How InfluxDB 1 and 2 say so; a proxy that does not know the way says something else."""
+"""The answers of InfluxDB 1 and 2. That of a proxy with a wrong address is different."""
 CONFLICT = re.compile(
     r'input field \\?"(?P<field>[^"\\]+)\\?" on measurement \\?"(?P<measurement>[^"\\]+)\\?" '
     r"is type (?P<here>\w+), already exists as type (?P<there>\w+)"
 )
-"""How InfluxDB 1 says that a field has another type there."""
+"""The answer of InfluxDB 1 if it has a field with another type."""
 RETRY_EVERY_S = 60.0
-"""Between offers of one of a device's refused lines; if it is taken all of them are offered."""
+"""Offer one rejected line of each device this often; if it is accepted, offer all of them."""
 MAX_REFUSED = 100
-"""After this many refusals in one go the rest of a device's refused lines wait."""
+"""After this many refusals, leave the other rejected lines of a device for the next time."""
 GATEWAY = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
 
 
 class Line(NamedTuple):
-    """One sample as InfluxDB takes it; ``text`` is without its end."""
+    """One sample as InfluxDB takes it; ``text`` has no newline."""
 
     device: str
     epoch: str
@@ -79,7 +81,7 @@ class Line(NamedTuple):
 
 @lru_cache(4096)
 def name_of(text: str) -> str:
-    """Return a device or field as it is written: nothing in it means anything to the protocol."""
+    """Return the name of a device or field without characters that the protocol uses."""
     name = quote(text, safe="", errors="surrogatepass") or "%"
     return f"%{ord(name[0]):X}{name[1:]}" if name == "time" or name[0] == "_" else name
 
@@ -91,13 +93,13 @@ def _text(text: str) -> str:
 
 @lru_cache(1024)
 def _form(device: str, numbers: tuple[str, ...], texts: tuple[str, ...]) -> str:
-    """Return the line of a device, to be filled in: numbers, then texts, then the time."""
+    """Return a template of the line of a device: numbers, then texts, then the time."""
     names = [name_of(name).replace("%", "%%") for name in (device, *numbers, *texts)]
     return f"{names[0]} {','.join(f'{name}=%s' for name in names[1:])} %d"
 
 
 def line_of(point: Point) -> bytes:
-    """Return a sample as a line, without its end."""
+    """Return a sample as a line without its newline."""
     texts: dict[str, str] = {}
     numbers: dict[str, float] = {}
     for name, value in point.values.items():
@@ -113,7 +115,7 @@ def line_of(point: Point) -> bytes:
 
 
 def as_there(text: bytes, fields: Mapping[str, str]) -> bytes | None:
-    """Return a line with some fields as integers or booleans; None if that would lose something."""
+    """Return a line with some fields as integers or booleans; None if that loses information."""
     numbers, texts, rest = text.partition(b'="')  # all numbers come before the first text
     for field, kind in fields.items():
         found = re.search(rb"(?<=[ ,])%b=([^,]+)" % re.escape(field.encode()), numbers)
@@ -131,7 +133,7 @@ def as_there(text: bytes, fields: Mapping[str, str]) -> bytes | None:
 
 
 class _RefusedError(Exception):
-    """The database does not want some of these lines; ``each``: it says, none of them."""
+    """The database rejects some of the lines; ``each`` is whether it says that it rejects all."""
 
     def __init__(self, reason: str, each: bool = False) -> None:
         super().__init__(reason)
@@ -143,9 +145,9 @@ class LineStore:
 
     Raises AwayError if the ledger cannot be used.
 
-    ``write`` has kept its lines if the answer is 204. Otherwise it raises AwayError, and they can
-    be written again, which changes nothing. A line that is refused while others are taken is set
-    aside in the ledger, and offered again now and then: when its cause is gone it is taken.
+    ``write`` has stored its lines if the answer is 204. Otherwise it raises AwayError; writing them
+    again does no harm. A line that is rejected while others are accepted is kept in the ledger, and
+    offered again now and then, until its cause is gone.
     """
 
     warning = ""
@@ -178,10 +180,10 @@ class LineStore:
         return [Line(one.device, one.epoch, one.seq, line_of(one)) for one in points]
 
     def write(self, lines: Sequence[Line]) -> None:
-        """Keep lines, and that they are kept. Raises AwayError."""
+        """Store lines and note them as stored. Raises AwayError."""
         if (rest := self._rest_until - self.clock()) > 0:
             raise self._away(f"it asked for a rest, of {rest:.0f} s more")
-        if self._connection.broken():  # the database may have ended and begun meanwhile
+        if self._connection.broken():  # the database may have been restarted
             self._connection.close()
             self._doubt()
         new = (one for one in lines if one[:3] not in self.stored)
@@ -204,11 +206,11 @@ class LineStore:
             return self.ledger.gone()
 
     def aside(self) -> int:
-        """Return how many points were refused; they are set aside in the ledger."""
+        """Return how many samples were rejected; the ledger keeps them."""
         return sum(count for count, _ in self._refused.values())
 
     def refusals(self) -> list[str]:
-        """Return of each device how many samples are set aside, why, and what to do."""
+        """Return a sentence for each device: how many samples were rejected, why, what to do."""
         return [
             f"{count} samples of {device} are refused, and offered again now and then: "
             f"{explain(why)}"
@@ -216,7 +218,7 @@ class LineStore:
         ]
 
     def tidy(self) -> None:
-        """Do nothing: how long the database keeps what, it has been told by others."""
+        """Do nothing: the site configures the retention of the database."""
 
     def close(self) -> None:
         """Close the connection and the ledger."""
@@ -226,7 +228,7 @@ class LineStore:
     # --- what is stored ---------------------------------------------------------------------
 
     def _doubt(self) -> None:
-        """Hold for stored only what the ledger says."""
+        """Treat only the samples in the ledger as stored."""
         self.stored = self.ledger.stored.copy()
         self._unsure: list[tuple[float, SampleRanges]] = []
         self._taken_at_last = SampleRanges()
@@ -248,19 +250,19 @@ class LineStore:
                 self._refused = self.ledger.refused()
 
     def _retry(self) -> None:
-        """Offer a refused line of each device again, if it is time; all if that one is taken."""
+        """Offer a rejected line of each device that is due; if it is accepted, offer all."""
         for device in list(self._refused):
             if self._retry_at.get(device, 0.0) > self.clock():
                 continue
             self._retry_at[device] = self.clock() + RETRY_EVERY_S
             newest = Line(*self.ledger.newest_refused(device))
-            if newest[:3] in self._taken_at_last:  # and it is not sure yet
+            if newest[:3] in self._taken_at_last:  # accepted, but not for sure yet
                 continue
             self._types.pop(device, None)
             self._hopeless = {one for one in self._hopeless if one[0] != device}
             if self._send([newest], again=True):
                 continue
-            log.info("%s takes what it refused of %s", self.name, device)
+            log.info("%s accepts samples of %s that it rejected before", self.name, device)
             after = "", 0
             while page := self.ledger.refused_lines(device, *after, MAX_LINES):
                 after = page[-1][1:3]
@@ -297,9 +299,9 @@ class LineStore:
             yield batch
 
     def _send(self, batch: list[Line], *, again: bool = False) -> int:
-        """Write lines; set aside those that are refused alone; return how many. Raises AwayError.
+        """Write lines; keep those that are rejected one by one; return how many these are.
 
-        ``again``: they are set aside already.
+        With ``again`` they are in the ledger already. Raises AwayError.
         """
         waiting, refused = [batch], []
         proven = False
@@ -316,7 +318,7 @@ class LineStore:
                     continue
                 refused += [(one, str(error)) for one in lines]
                 proven = proven or error.each
-                if not proven and (len(refused) == FEW or not waiting):
+                if not proven and (len(refused) == FIRST_REFUSALS or not waiting):
                     self._prove(error)
                     proven = True
             else:
@@ -329,7 +331,7 @@ class LineStore:
         return len(refused)
 
     def _learn(self, lines: list[Line], reason: str) -> bool:
-        """Learn the type that a field has there; return whether these lines can be written so."""
+        """Learn the type of a field in the database; return whether lines can be converted."""
         conflict = CONFLICT.search(reason)
         device = lines[0].device
         if conflict is None or (device, conflict["field"]) in self._hopeless:
@@ -351,7 +353,7 @@ class LineStore:
         return (as_there(line.text, types) if types else None) or line.text
 
     def _prove(self, refusal: _RefusedError) -> None:
-        """Raise AwayError unless a line that was taken is taken again: then others are at fault."""
+        """Raise AwayError if the database rejects even a line that it accepted before."""
         try:
             if self._taken is None:
                 raise refusal
@@ -366,7 +368,7 @@ class LineStore:
         body = b"\n".join(map(self._text, lines))
         status, said = self._ask(self.settings.target, body)
         if status == HTTPStatus.NOT_FOUND and ABSENT.search(said):
-            self.ledger.forget()  # whoever dropped it: what was there is not any more
+            self.ledger.forget()  # somebody has dropped it, with all of its samples
             self._doubt()
         if status == HTTPStatus.NOT_FOUND and self.settings.version == 1 and not self._created:
             self._created = True
@@ -384,7 +386,7 @@ class LineStore:
         raise _RefusedError(f"{status}: {one_line(said)}", every)
 
     def _explain(self, status: int, said: str) -> str:
-        """Return what an answer means, and what to do."""
+        """Return the meaning of a status, and what to do."""
         settings = self.settings
         if status == HTTPStatus.UNAUTHORIZED:
             if settings.secret_from:
@@ -402,7 +404,7 @@ class LineStore:
         return f"{status}: {said}"
 
     def _ask(self, target: str, body: bytes) -> tuple[int, str]:
-        """POST; return the status and what was said. Raises AwayError."""
+        """POST; return the status and the text of the answer. Raises AwayError."""
         headers = {"User-Agent": "hcam_devices"}
         if body:
             headers["Content-Type"] = "text/plain; charset=utf-8"
@@ -429,14 +431,14 @@ class LineStore:
 
 
 def _parts(lines: list[Line], error: _RefusedError) -> list[list[Line]]:
-    """Return how refused lines are to be offered again; nothing if all are refused for that."""
+    """Return the parts in which to offer rejected lines again; none to give up on all."""
     if len(lines) == 1:
         return []
     conflict = CONFLICT.search(str(error))
     named = [one for one in lines if conflict and name_of(one.device) == conflict["measurement"]]
     if 0 < len(named) < len(lines):
         return [[one for one in lines if one not in named], named]
-    if error.each:  # but it names a reason of one only
+    if error.each:  # the reason that it names is that of one line only
         devices = dict.fromkeys(one.device for one in lines)
         parts = [[one for one in lines if one.device == device] for device in devices]
         return parts if len(parts) > 1 else []
@@ -445,7 +447,7 @@ def _parts(lines: list[Line], error: _RefusedError) -> list[list[Line]]:
 
 
 def explain(reason: str) -> str:
-    """Return why a line was refused, and what to do about it."""
+    """Return why a line was rejected, and what to do about it."""
     conflict = CONFLICT.search(reason)
     if conflict is None:
         return reason
@@ -462,7 +464,7 @@ def _article(kind: str) -> str:
 
 
 def one_line(said: str) -> str:
-    """Return an answer on one line; a long one repeats a line, then says what is wrong with it."""
+    """Return an answer on one line: its beginning and its end, where the reason is, if long."""
     text = "".join(one if one.isprintable() else " " for one in said)
     text = " ".join(text.split())
     return text if len(text) <= 300 else f"{text[:150]} ... {text[-150:]}"
