@@ -208,13 +208,15 @@ class Recorder(Device):
         for store in stores:
             (replicator,) = (one for one in self.replicators if one.store.name == store.name)
             assert isinstance(replicator.store, EmbeddedStore)  # noqa: S101  (no other is compared)
-            for one in store.findings:
-                if one.cause == ALTERED:
-                    samples = SampleRange(one.device, one.epoch, one.first, one.last)
-                    try:
-                        await replicator.repair(replicator.store.replace, samples)
-                    except (*NO_ANSWER, AwayError) as error:
-                        log.warning("%s is left for the next audit to repair: %s", one, error)
+            altered = SampleRanges(
+                SampleRange(one.device, one.epoch, one.first, one.last)
+                for one in store.findings
+                if one.cause == ALTERED
+            )
+            try:
+                await replicator.repair(replicator.store.replace, altered)
+            except (*NO_ANSWER, AwayError) as error:
+                log.warning("store %s is left for the next audit to repair: %s", store.name, error)
 
     async def remember_lost(self) -> None:
         """Note beside each store what the journals say is lost: they will forget it."""

@@ -283,7 +283,7 @@ class Replicator:
             await asyncio.gather(asked, return_exceptions=True)
 
     async def repair(
-        self, replace: Callable[[Sequence[Point]], None], samples: SampleRange
+        self, replace: Callable[[Sequence[Point]], None], samples: SampleRanges
     ) -> None:
         """Have the store ``replace`` samples by those of the journals.
 
@@ -292,7 +292,7 @@ class Replicator:
         for server, answer in (await self.journals.inventories()).items():
             if not isinstance(answer, Inventory):
                 continue
-            for part in (SampleRanges([samples]) & SampleRanges(answer.held)).ranges():
+            for part in (samples & SampleRanges(answer.held)).ranges():
                 async with aclosing(self._pages(part, server)) as pages:
                     async for _, points in pages:
                         if points:

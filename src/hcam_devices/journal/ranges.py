@@ -89,6 +89,8 @@ class SampleRanges:
         """Return these samples with the reason of the first cause that has them, or with none."""
         found, rest = [], self
         for cause in causes:
+            if not rest:
+                break
             if part := rest & SampleRanges([cause]):
                 found += [one._replace(reason=cause.reason) for one in part.ranges()]
                 rest = rest - part
