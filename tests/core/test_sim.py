@@ -209,7 +209,7 @@ async def test_a_simulator_that_fails_hangs_up_and_says_so(
 
 async def test_nothing_unasked_comes_between_the_pieces_of_a_reply() -> None:
     class Talker(Parrot):
-        def speak(self) -> tuple[bytes, float | None]:
+        def unsolicited(self) -> tuple[bytes, float | None]:
             return b"(knob)\n", 0.001
 
     talker = Talker()
@@ -230,7 +230,7 @@ async def test_who_is_busy_says_nothing_at_all() -> None:
                 heard_it.set()
             return frame
 
-        def speak(self) -> tuple[bytes, float | None]:
+        def unsolicited(self) -> tuple[bytes, float | None]:
             return b"(knob)\n", None
 
     greeter = Greeter()

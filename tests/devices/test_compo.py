@@ -10,7 +10,7 @@ from hcam_devices.core import sim
 from hcam_devices.core.device import Device, Sample
 from hcam_devices.devices.esp301 import Simulator as Controller
 from hcam_devices.devices.views import STALE_AFTER
-from hcam_devices.devices.zaber import LensSimulator
+from hcam_devices.devices.zaber import Simulator as Stage
 from hcam_devices.errors import NotAllowedError, RefusedError
 
 from ..helpers import ENTRIES, FAST, Clock, living, online, reasons, sample_where
@@ -23,7 +23,7 @@ class Compo(NamedTuple):
     arms: Device
     lens: Device
     controller: Controller
-    stage: LensSimulator
+    stage: Stage
     clock: Clock
 
 
@@ -31,7 +31,8 @@ class Compo(NamedTuple):
 async def compo() -> AsyncIterator[Compo]:
     """Run COMPO with simulators whose clock stands still; its arms have not been homed."""
     clock = Clock()
-    controller, stage = Controller(homed=False, clock=clock), LensSimulator(clock=clock)
+    controller = Controller(homed=False, clock=clock)
+    stage = ENTRIES["compo_lens"].cls.simulator(clock=clock)
     async with sim.serve(controller) as port, sim.serve(stage) as place:
         arms = ENTRIES["compo_arms"].build(**(FAST | port))
         lens = ENTRIES["compo_lens"].build(**(FAST | place))

@@ -381,15 +381,15 @@ async def test_what_a_position_cannot_tell_a_person_has_to_say(simulator: Simula
 
 async def test_a_request_carried_out_late_is_made_once_and_seen(simulator: Simulator) -> None:
     async with running(simulator, timeout=0.3) as device:
-        arrives = simulator.takes
+        arrives = simulator.latency
 
         def hang(frame: bytes) -> float:
             if b"requestTelescopeOffset" in frame:
-                simulator.takes = arrives  # type: ignore[method-assign]
+                simulator.latency = arrives  # type: ignore[method-assign]
                 simulator.simulate("hang", seconds=5.0)
             return arrives(frame)
 
-        simulator.takes = hang  # type: ignore[method-assign]
+        simulator.latency = hang  # type: ignore[method-assign]
         with pytest.raises(OutcomeUnknownError, match="the position cannot be read yet"):
             await call(device, "do_offset", 20, 0)
         assert offsets(simulator) == []

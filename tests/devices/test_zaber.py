@@ -12,7 +12,6 @@ from hcam_devices.devices.zaber import (
     Codec,
     COMPOLens,
     FocalPlaneSlide,
-    LensSimulator,
     Simulator,
     frame,
 )
@@ -211,7 +210,7 @@ def test_the_simulator_answers_as_a_stage_does() -> None:
     assert ask(1) == b""
     assert ask(20, 5) == frame(1, 255, 255)
     clock.now += 100
-    assert stage.speak()[0] == frame(1, 1, 0)
+    assert stage.unsolicited()[0] == frame(1, 1, 0)
     assert ask(0) == b""
     assert ask(53, 40) == frame(1, 40, 8)
 
@@ -241,7 +240,7 @@ def test_the_simulator_reports_motions_unasked_as_its_mode_says() -> None:
     stage = Simulator(clock=clock)
 
     def unasked() -> list[int]:
-        said = stage.speak()[0]
+        said = stage.unsolicited()[0]
         return [said[start + 1] for start in range(0, len(said), 6)]
 
     stage.answer(frame(1, 20, 672000))
@@ -286,8 +285,8 @@ class Watched(Simulator):
             self.told.append((command, data))
         return super()._obey(command, data)
 
-    def speak(self) -> tuple[bytes, float | None]:
-        return super().speak()[0], 0.01
+    def unsolicited(self) -> tuple[bytes, float | None]:
+        return super().unsolicited()[0], 0.01
 
 
 async def do(device: Any, command: str, *args: Any) -> Any:
@@ -313,7 +312,7 @@ async def test_block_and_unblock_move_the_slide_and_it_says_so_all_the_way() -> 
 
 async def test_the_lens_moves_in_millimetres_to_the_end_of_its_own_travel() -> None:
     clock = Clock()
-    simulator = LensSimulator(clock=clock)
+    simulator = ENTRIES["compo_lens"].cls.simulator(clock=clock)
     async with presented(ENTRIES["compo_lens"], simulator) as lens:
         assert at(await sample_where(lens, online), 0)
         for target in (25, "4 mm", 0):

@@ -9,10 +9,12 @@ import asyncio
 import dataclasses
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import is_dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_origin, get_type_hints
 
 from ..errors import LINK_LOST, OfflineError, RefusedError
@@ -68,6 +70,19 @@ def utc(seconds: float) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+class _SimulatorOfModule:
+    """The class ``Simulator`` of the module of a device class, or of a class that it extends.
+
+    None if there is no such class. It is made with what the device class names as ``emulated``.
+    """
+
+    def __get__(self, device: "Device | None", cls: "type[Device]") -> Any:
+        for base in cls.__mro__:
+            if found := getattr(sys.modules[base.__module__], "Simulator", None):
+                return partial(found, **cls.emulated)
+        return None
+
+
 class Device:
     """Declarations, the connection, what was read last, and what is wrong.
 
@@ -78,9 +93,9 @@ class Device:
     link_type: ClassVar[Any] = Tcp
     codec: Any = None
     """A ``Codec``; None if the link needs none."""
-    simulator: ClassVar[Any] = None
+    simulator: ClassVar[Any] = _SimulatorOfModule()
     emulated: ClassVar[dict[str, Any]] = {}
-    """What ``--emulate`` gives to ``__init__`` where the hardware is this computer itself."""
+    """What ``--emulate`` passes to the simulator; without a simulator to the device itself."""
     fields: ClassVar[dict[str, Readback]] = {}
     pairs: ClassVar[dict[str, str]] = {}
     """Which setpoint a readback follows: readback -> setpoint."""

@@ -125,8 +125,8 @@ class Simulator:
         """Return the reply to a frame; nothing if the device would not answer."""
         raise NotImplementedError
 
-    def takes(self, frame: bytes) -> float:
-        """Return how many seconds pass before a frame is looked at; others are not held up."""
+    def latency(self, frame: bytes) -> float:
+        """Return the seconds until the frame is answered; other connections do not wait."""
         return 0.0
 
     def constant(self, frame: bytes) -> bytes:
@@ -161,8 +161,8 @@ class Simulator:
         said = replies.pop(0) if len(replies) > 1 else replies[0]
         return self.renumber(said, frame)
 
-    def speak(self) -> tuple[bytes, float | None]:
-        """Return what is to be said unasked now, and in how many seconds to ask again."""
+    def unsolicited(self) -> tuple[bytes, float | None]:
+        """Return unsolicited bytes to send now, and the seconds until the next call, or None."""
         return b"", None
 
     def stands_in(self, procedure: str) -> bool:
@@ -172,8 +172,8 @@ class Simulator:
         """
         return False
 
-    async def live(self) -> None:
-        """Do what happens without being asked, for as long as it is served."""
+    async def background(self) -> None:
+        """Run beside the connections, for as long as the simulator is served."""
 
     def offers(self) -> dict[str, dict[str, Any]]:
         """Return every fault, with what may be chosen and its default."""
@@ -332,7 +332,7 @@ class _Conversation:
 
     async def _speak(self) -> None:
         while True:
-            said, pause = self.sim.speak()
+            said, pause = self.sim.unsolicited()
             if not self.sim.faults.keys() & {"busy", "silence"}:
                 await self._send(said)
             if pause is None:
@@ -347,7 +347,7 @@ class _Conversation:
         when = hang_up["when"] if hang_up else ""
         if when == "before":
             raise ConnectionResetError
-        if pause := sim.takes(frame):
+        if pause := sim.latency(frame):
             await asyncio.sleep(pause)
         reply = sim.reply(frame)
         if reply:
@@ -422,7 +422,7 @@ async def serve(sim: Simulator, port: int = 0) -> AsyncIterator[dict[str, Any]]:
 
 async def _live(sim: Simulator) -> None:
     try:
-        await sim.live()
+        await sim.background()
     except Exception:
         log.exception("the simulator %s does nothing any more", type(sim).__module__)
 

@@ -145,7 +145,7 @@ class Simulator(Base):
         """The settings of the device's link besides the programs: the folder of the runs."""
         return {"data": str(self.data)}
 
-    async def live(self) -> None:
+    async def background(self) -> None:
         """Write frames when they are due, until cancelled."""
         self.data.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(_fits)  # half a second, which would delay the first run

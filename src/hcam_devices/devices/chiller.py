@@ -260,6 +260,3 @@ class Simulator(Base):
         """Have an attribute that was measured long ago (seconds)."""
         at = {"type": "DateTime", "value": utc(self.wall() - age)}
         return self._altered(attribute, metadata={"TimeInstant": at})
-
-
-CoolingCircuit.simulator = Simulator

@@ -696,6 +696,3 @@ class Simulator(Base):
             motor.halt(on=False)
         self._lose_home()
         return b""
-
-
-Arms.simulator = Simulator

@@ -277,6 +277,3 @@ class Simulator(Base):
     def _program(reply: bytes) -> str:
         words = {b"satellites": SATELLITES, b"PPS": VALIDITY, b"Nano": TIME}
         return next((program for word, program in words.items() if word in reply), "")
-
-
-TimingCard.simulator = Simulator

@@ -71,7 +71,6 @@ class Telescope(Device):
     """The GTC, as it is asked and moved by HiPERCAM."""
 
     link_type: ClassVar[Any] = Corba
-    simulator: ClassVar[Any] = Simulator
     peers: ClassVar[dict[str, tuple[str, ...]]] = {
         "ngc": ("summary", "telemetry", "trigger"),
         "autoguider": ("add_relative_dither",),

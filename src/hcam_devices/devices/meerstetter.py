@@ -439,6 +439,3 @@ class Simulator(Base):
     def fault_unsolicited(self, reply: bytes) -> bytes:
         """Say something unasked after each reply."""
         return reply + self._seal(b"!01FFFF00000002")
-
-
-PeltierRack.simulator = Simulator

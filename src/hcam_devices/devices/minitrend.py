@@ -129,6 +129,3 @@ class Simulator(Base):
     def fault_truncated(self, reply: bytes) -> bytes:
         """Send half of each reply."""
         return reply[: len(reply) // 2]
-
-
-FlowRecorder.simulator = Simulator

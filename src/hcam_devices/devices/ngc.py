@@ -38,7 +38,7 @@ from ..core import (
 from ..core.process import Output, Programs
 from ..detector import setup as setups
 from ..detector import tables
-from ..detector.sim import Simulator
+from ..detector.sim import Simulator  # noqa: F401  (Device finds it by its name)
 
 ALIAS = "<alias>ngcircon_ircam1:"
 STATE, SUBSTATE, CLOCKS = "system.stateName", "system.subStateName", "cldc_0.statusName"
@@ -127,7 +127,6 @@ class Controller(Device):
 
     link_type: ClassVar[Any] = Programs
     codec = Codec()
-    simulator = Simulator
 
     data: str = ""
 

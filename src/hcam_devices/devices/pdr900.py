@@ -216,6 +216,3 @@ class Simulator(Base):
     def fault_unsolicited(self, reply: bytes) -> bytes:
         """Say something unasked after each reply."""
         return reply + b"@253ACK9.99E-9;FF"
-
-
-VacuumGauge.simulator = Simulator

@@ -283,6 +283,3 @@ class Simulator(Base):
     def fault_unsolicited(self, reply: bytes) -> bytes:
         """Say something unasked after each reply."""
         return reply + self._status()
-
-
-WaterChiller.simulator = Simulator

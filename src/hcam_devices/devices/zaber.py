@@ -237,6 +237,7 @@ class COMPOLens(LinearStage):
     travel = 1049869
     scale = 2.38125e-5
     zero = 0.0
+    emulated: ClassVar[dict[str, Any]] = {"travel": travel, "begin": 0.0}
 
     position = Readback(
         unit="mm", machine="stage", digits=3, doc="Position at which the lens is, from its home."
@@ -263,14 +264,15 @@ class Simulator(Base):
 
     controls = ("speed", "homed", "stalled", "knob")
     ranges: ClassVar[dict[str, Range]] = {"speed": (1, 1e6)}
-    travel = FocalPlaneSlide.travel
-    begin = 150361.0
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(
+        self, travel: int = FocalPlaneSlide.travel, begin: float = 150361.0, **settings: Any
+    ) -> None:
         super().__init__(**settings)
+        self.longest = self.travel = travel
         self.speed, self.homed, self.stalled, self.knob = 45000.0, True, False, False
         self.mode = 0
-        self.position = self.goal = self.begin
+        self.position = self.goal = begin
         self.status = IDLE
         # What the real stages say is not known.
         self.device_id, self.firmware, self.supply = 2027, 529, 150
@@ -280,7 +282,7 @@ class Simulator(Base):
         self.cut = Impatient(Exactly(6), INTER_BYTE_TIMEOUT_S, self.clock)
 
     def answer(self, message: bytes) -> bytes:
-        """Answer one message; the reply to a motion comes later, from ``speak``."""
+        """Answer one message; the reply to a motion comes later, from ``unsolicited``."""
         device, command, data = struct.unpack("<BBi", message)
         if device not in (0, 1):
             return b""
@@ -314,7 +316,7 @@ class Simulator(Base):
             case 36:
                 if data:
                     return ERROR, 36
-                self.mode, self.travel = 0, type(self).travel
+                self.mode, self.travel = 0, self.longest
                 return 36, 0
             case 40:
                 if not 0 <= data <= 255:
@@ -323,7 +325,7 @@ class Simulator(Base):
                 self.homed = self.homed and bool(data & HOMED)
                 return SET_MODE, data
             case 44:
-                if not 0 <= data <= type(self).travel:
+                if not 0 <= data <= self.longest:
                     return ERROR, 44
                 self.travel = data
                 return 44, data
@@ -356,7 +358,7 @@ class Simulator(Base):
             self._unasked += frame(1, self.status, int(self.position))
             self.status = IDLE
 
-    def speak(self) -> tuple[bytes, float | None]:
+    def unsolicited(self) -> tuple[bytes, float | None]:
         """Report the end of a motion, or where it is, and the knob being turned."""
         self._pass_time()
         if self.status != IDLE and self.mode & MOVE_TRACKING:
@@ -385,14 +387,3 @@ class Simulator(Base):
     def fault_unsolicited(self, reply: bytes) -> bytes:
         """Report the knob being turned before each reply."""
         return frame(1, 10, int(self.position)) + reply
-
-
-class LensSimulator(Simulator):
-    """The lens, homed."""
-
-    travel = COMPOLens.travel
-    begin = 0.0
-
-
-FocalPlaneSlide.simulator = Simulator
-COMPOLens.simulator = LensSimulator

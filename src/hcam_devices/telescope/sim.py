@@ -193,7 +193,7 @@ class Simulator(Base):
 
     # --- the objects ------------------------------------------------------------------------
 
-    def takes(self, frame: bytes) -> float:
+    def latency(self, frame: bytes) -> float:
         """Return how long a request waits: for a server that hangs, and for a transfer to end."""
         return max(self._hangs_until - self.clock(), self.transfer * (TRANSFER.encode() in frame))
 
