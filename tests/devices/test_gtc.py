@@ -277,6 +277,20 @@ async def test_focus_and_pointing_model_are_commanded(simulator: Simulator) -> N
     ]
 
 
+def test_the_limits_of_the_instrument_file_are_described() -> None:
+    procedures = Telescope("gtc", offset_limit=7.0, most_stars=9).procedures()
+
+    def limits(name: str, parameter: str) -> list[float]:
+        schema = procedures[name].describe(name)["parameters"]["properties"][parameter]
+        return [schema["minimum"], schema["maximum"]]
+
+    for name in ("do_offset", "gtc.do_offset"):
+        assert limits(name, "raoff") == limits(name, "decoff") == [-7, 7]
+    assert limits("gtc.do_guide_step", "decoff") == [-10, 10]
+    assert limits("change_focus", "offset") == [-1, 1]
+    assert limits("start_pointing_model", "nstars") == [1, 9]
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "why"),
     [

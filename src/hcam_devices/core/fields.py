@@ -11,7 +11,7 @@ import builtins
 import inspect
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -319,7 +319,8 @@ class Procedure:
     text of a button (by default made from the name). A ``read_only`` procedure changes nothing and
     may be called by those who may only observe. ``audience`` is by default ``observer`` if it is
     read-only, and else ``operator``. ``moves`` names the axis whose motion it begins, ``sets`` the
-    setpoint that its first argument replaces.
+    setpoint that its first argument replaces. ``ranges`` are what the function accepts of numbers,
+    by the names of its parameters, where settings say so and not its annotations.
     """
 
     call: Callable[..., Any]
@@ -329,6 +330,7 @@ class Procedure:
     audience: Audience | None = None
     label: str = ""
     sets: Setpoint | None = None
+    ranges: Mapping[str, Range] = field(default_factory=dict)
 
     def describe(self, name: str) -> dict[str, Any]:
         """Return what a caller should know as plain data; ``name`` is that after ``rpc.``."""
@@ -361,6 +363,8 @@ class Procedure:
                     if self.sets and not positional:
                         schema = self.sets.schema()
                     positional.append(name)
+            if name in self.ranges:
+                schema["minimum"], schema["maximum"] = self.ranges[name]
             if parameter.default is not parameter.empty:
                 schema["default"] = parameter.default
             elif name != rest:

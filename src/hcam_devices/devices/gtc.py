@@ -23,6 +23,7 @@ from ..core import (
     Device,
     NotAllowedError,
     Procedure,
+    Range,
     Readback,
     RefusedError,
     Seconds,
@@ -247,6 +248,17 @@ class Telescope(Device):
     def procedures(self) -> dict[str, Procedure]:
         """Return everything that may be called; events of the chart by their deployed names too."""
         found = super().procedures()
+        offset, step = (
+            (-self.offset_limit, self.offset_limit),
+            (-self.guide_limit, self.guide_limit),
+        )
+        ranges: dict[str, dict[str, Range]] = {
+            "do_offset": {"raoff": offset, "decoff": offset},
+            "do_guide_step": {"raoff": step, "decoff": step},
+            "change_focus": {"offset": (-self.focus_limit, self.focus_limit)},
+            "start_pointing_model": {"nstars": (1, self.most_stars)},
+        }
+        found |= {name: replace(found[name], ranges=some) for name, some in ranges.items()}
         return found | {
             f"gtc.{event}": replace(found[event], audience="program") for event in EVENTS
         }
