@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hcam_devices.journal import DAY_S, Journal, read_page, upkeep
+from hcam_devices.journal import DAY_S, Journal, contents, read_page, upkeep
 from hcam_devices.journal import journal as module
 from hcam_devices.journal.journal import MAX_REPLY_BYTES
 from hcam_devices.journal.notebook import Lost, Notebook
@@ -355,7 +355,7 @@ def test_what_it_holds_is_plain_data_and_complete(journal: Journal) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    [PAIRS, module.EPOCHS, module.HELD, module.HELD_BETWEEN, module.NEWEST],
+    [PAIRS, contents.EPOCHS, contents.HELD, contents.HELD_BETWEEN, module.NEWEST],
 )
 def test_what_is_asked_often_looks_only_at_what_it_needs(journal: Journal, query: str) -> None:
     fill(journal, 3)

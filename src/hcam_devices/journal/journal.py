@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from .age import DAY_S, AgeClock
+from .contents import devices_in, held, lost, newest_gone, oldest
 from .notebook import Lost, Notebook
 from .salvage import overlooked
 from .tables import MAX_SAMPLE_BYTES, SCHEMA, pairs, transaction, unpack, used
@@ -49,7 +50,6 @@ KEEP = 14 * DAY_S
 MAX_REPLY_BYTES = 200_000
 MAX_PAGE_BYTES = 750_000
 """The limits of a reply: in base64, incompressible samples still fit into the router's megabyte."""
-MAX_REPLY_RANGES = 2000
 MAX_PAGES = 200
 """Pages vacuumed per step. Publishers block meanwhile, so keep it small."""
 
@@ -57,24 +57,7 @@ NEWEST = """
 SELECT max(ifnull((SELECT max(seq) FROM sample WHERE device = :device AND epoch = :number), 0),
     ifnull((SELECT max(last) FROM gone WHERE device = :device AND epoch = :name), 0))
 """
-EPOCHS = """
-SELECT id, name, (SELECT min(time) FROM sample WHERE device = :device AND epoch = id) AS low,
-    (SELECT max(time) FROM sample WHERE device = :device AND epoch = id)
-FROM epoch WHERE boot <> 'salvaging' AND low IS NOT NULL ORDER BY id
-"""
-HELD = """
-SELECT first, last, last - first + 1 - (
-    SELECT ifnull(sum(gone.last - gone.first + 1), 0) FROM gone
-    WHERE device = :device AND epoch = :name AND gone.first BETWEEN held.first AND held.last)
-FROM (
-    SELECT (SELECT min(seq) FROM sample WHERE device = :device AND epoch = :number) AS first,
-        (SELECT max(seq) FROM sample WHERE device = :device AND epoch = :number) AS last) AS held
-"""
 NEWEST_TIME = "SELECT max(time) FROM sample WHERE device = ? AND epoch = ?"
-HELD_BETWEEN = """
-SELECT min(seq), max(seq), count(*) FROM sample
-WHERE device = ? AND epoch = ? AND time >= ? AND time < ?
-"""
 encode = json.JSONEncoder(allow_nan=False).encode
 T = TypeVar("T")
 
@@ -403,12 +386,7 @@ class Journal:
 
     def devices(self) -> set[str]:
         """Return the devices of which there are samples, or were. For a thread."""
-        return self._apart(self._devices)
-
-    def _devices(self, db: sqlite3.Connection) -> set[str]:
-        query = "SELECT device FROM gone UNION SELECT device FROM lost"
-        found = {one.device for one in pairs(db)} | {row[0] for row in db.execute(query)}
-        return found | {one.device for one in list(self._lost.values())}
+        return self._apart(lambda db: devices_in(db) | {one.device for one in self._unnoted()})
 
     def inventory(
         self,
@@ -436,24 +414,26 @@ class Journal:
         def look(db: sqlite3.Connection) -> dict[str, Any]:
             db.execute("BEGIN")  # so that everything is of one moment
             found: dict[str, Any] = {"held": [], "gone": [], "lost": [], "next": None}
-            names = self._devices(db) if devices is None else devices
+            unnoted = self._unnoted()
+            names = devices
+            if names is None:
+                names = devices_in(db) | {note.device for note in unnoted}
             size, last = 0, None
             for device in sorted(name for name in set(names) if name > after):
                 if size > MAX_REPLY_BYTES:
                     found["next"] = last
                     break
-                epochs = self._held(db, device, start, end)
                 new = {
-                    "held": [[device, one["epoch"], one["first"], one["last"]] for one in epochs],
-                    "gone": [[device, *one] for one in self._gone(db, device)],
-                    "lost": [list(one) for one in self._lost_of(db, device, start, end)],
+                    "held": [[device, *one[:3]] for one in held(db, device, start, end)],
+                    "gone": [[device, *one] for one in newest_gone(db, device)],
+                    "lost": [list(one) for one in lost(db, unnoted, device, start, end)],
                 }
                 size += len(json.dumps(new))
                 for name, rows in new.items():
                     found[name] += rows
                 last = device
-            oldest = next((pair.oldest for pair in pairs(db)), None)
-            return found | self._bounds(db) | {"oldest": oldest}
+            found["oldest"] = next((pair.oldest for pair in pairs(db)), None)
+            return found | self._bounds(db)
 
         return self._apart(look)
 
@@ -467,19 +447,30 @@ class Journal:
 
         def look(db: sqlite3.Connection) -> dict[str, Any]:
             db.execute("BEGIN")
-            lows = [low for _, _, low, _ in db.execute(EPOCHS, {"device": device})]
-            names = ("epoch", "first", "last", "reason")
+            epochs = [
+                dict(zip(("epoch", "first", "last", "count"), one, strict=True))
+                for one in held(db, device, start, end)
+            ]
+            gone = [
+                dict(zip(("epoch", "first", "last", "reason"), one, strict=True))
+                for one in newest_gone(db, device)
+            ]
+            notes = lost(db, self._unnoted(), device, start, end)
             return {
                 "device": device,
-                "epochs": self._held(db, device, start, end),
-                "gone": [dict(zip(names, one, strict=True)) for one in self._gone(db, device)],
-                "lost": [one._asdict() for one in self._lost_of(db, device, start, end)],
+                "epochs": epochs,
+                "gone": gone,
+                "lost": [note._asdict() for note in notes],
                 "free": free(self.path),
-                "oldest": min(lows, default=None),
+                "oldest": oldest(db, device),
                 **self._bounds(db),
             }
 
         return self._apart(look)
+
+    def _unnoted(self) -> list[Lost]:
+        """Return the losses that are not noted in the journal yet."""
+        return list(self._lost.values())
 
     def _bounds(self, db: sqlite3.Connection) -> dict[str, Any]:
         return {
@@ -489,37 +480,6 @@ class Journal:
             "used": used(db),
             "salvaging": bool(put_aside(self.path)),
         }
-
-    def _held(
-        self, db: sqlite3.Connection, device: str, start: float, end: float
-    ) -> list[dict[str, Any]]:
-        epochs = []
-        for number, name, low, high in db.execute(EPOCHS, {"device": device}):
-            if start <= low and high < end:
-                row = db.execute(HELD, {"device": device, "number": number, "name": name})
-            else:
-                row = db.execute(HELD_BETWEEN, (device, number, start, end))
-            first, last, count = row.fetchone()
-            if count:
-                epochs.append({"epoch": name, "first": first, "last": last, "count": count})
-        return epochs
-
-    def _gone(self, db: sqlite3.Connection, device: str) -> list[tuple[str, int, int, str]]:
-        newest_first = db.execute(
-            "SELECT gone.epoch, first, last, reason FROM gone JOIN epoch ON name = gone.epoch"
-            " WHERE device = ? AND boot <> 'salvaging' ORDER BY id DESC, first DESC LIMIT ?",
-            (device, MAX_REPLY_RANGES),
-        )
-        return newest_first.fetchall()[::-1]
-
-    def _lost_of(self, db: sqlite3.Connection, device: str, start: float, end: float) -> list[Lost]:
-        rows = db.execute("SELECT * FROM lost WHERE device = ? ORDER BY since", (device,))
-        notes = [*(Lost(*row) for row in rows), *list(self._lost.values())]
-        return [
-            note
-            for note in notes
-            if note.device == device and start <= note.until and note.since < end
-        ]
 
     # --- upkeep -----------------------------------------------------------------------------
 
