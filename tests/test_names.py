@@ -2,7 +2,8 @@
 
 import pytest
 
-from hcam_devices.config.instrument import InstrumentError, kinds, load
+from hcam_devices.config.instrument import InstrumentError, load
+from hcam_devices.config.kinds import kinds
 from hcam_devices.core import sim
 from hcam_devices.names import did_you_mean, nearest
 

@@ -3,7 +3,7 @@
     title = "HiPERCAM on the GTC"    # by default the name of the file
 
     [devices.pressure1]
-    kind = "pdr900.VacuumGauge"      # a class of a module in devices/
+    kind = "pdr900.VacuumGauge"      # a module in devices/ and its class (more in kinds.py)
     host = "192.0.2.10"
     port = 10001
     aliases = ["Pressure1"]          # other names by which it can be called and set
@@ -15,9 +15,7 @@ The class is the schema of the table: its annotated names, and those of its link
     url = "http://192.0.2.20:8086"
 """
 
-import importlib
 import os
-import pkgutil
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,10 +27,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from .. import HcamError, devices
+from .. import HcamError
 from ..core.device import Device, settings_of
 from ..core.fields import Readback, shorten
 from ..names import did_you_mean
+from .kinds import KindError, find, is_ours
 from .router import DEFAULT_HOST, DEFAULT_PORT
 from .stores import Embedded, InfluxDB, StoreSettings, is_near, place
 
@@ -188,22 +187,6 @@ def _text(path: Path) -> str:
         raise InstrumentError(f"{path}:{line}: this is not UTF-8: save the file as UTF-8") from None
 
 
-def kinds() -> list[str]:
-    """Return the kinds of devices in the package, as the instrument file names them."""
-    modules = [one.name for one in pkgutil.iter_modules(devices.__path__, f"{devices.__name__}.")]
-    return sorted(
-        f"{module.rpartition('.')[2]}.{name}"
-        for module in (*modules, "hcam_devices.devices.views")
-        for name, cls in vars(importlib.import_module(module)).items()
-        if isinstance(cls, type) and _is_kind(cls, module)
-    )
-
-
-def _is_kind(cls: type, module: str) -> bool:
-    """Return whether a class is a kind of device. One without fields is a base of such classes."""
-    return issubclass(cls, Device) and cls.__module__ == module and bool(cls.fields)
-
-
 def _tables(content: dict[str, Any], key: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the tables in a table. Anything else in it is a mistake that _File reports."""
     tables = content.get(key)
@@ -268,7 +251,17 @@ class _Reader:
         if settings is None:
             return None
         given = settings.model_dump(exclude_unset=True)
-        return Entry(name, cls, common.server, tuple(common.aliases), given)
+        entry = Entry(name, cls, common.server, tuple(common.aliases), given)
+        return entry if is_ours(cls) or self._can_be_built(entry, place) else None
+
+    def _can_be_built(self, entry: Entry, place: tuple[str, ...]) -> bool:
+        try:
+            entry.build().describe()
+        except Exception as error:  # noqa: BLE001  (whatever is wrong with the site's class)
+            reason = f"{entry.cls.__name__} cannot be made: {type(error).__name__}: {error}"
+            self._mistake(place, reason)
+            return False
+        return True
 
     def _store(self, name: str, table: dict[str, Any]) -> StoreSettings | None:
         place = ("stores", name)
@@ -310,25 +303,11 @@ class _Reader:
                 taken[folder] = name
 
     def _kind(self, kind: str, place: tuple[str, ...]) -> type[Device] | None:
-        module, _, name = kind.partition(".")
-        where = f"hcam_devices.devices.{module}"
         try:
-            if not (NAME.fullmatch(module) and name.isidentifier()):
-                raise ModuleNotFoundError(name=where)
-            cls = getattr(importlib.import_module(where), name, None)
-        except ModuleNotFoundError as error:
-            if error.name != where:
-                raise
-            cls = None
-        if isinstance(cls, type) and _is_kind(cls, where):
-            return cls
-        there = kinds()
-        self._mistake(
-            (*place, "kind"),
-            f"there is no kind of device {kind!r}; there are {', '.join(there)}"
-            f"{did_you_mean(kind, there)}",
-        )
-        return None
+            return find(kind, self.path.parent)
+        except KindError as error:
+            self._mistake((*place, "kind"), str(error))
+            return None
 
     def _check(self, schema: type[Any], content: Any, place: tuple[str, ...]) -> Any:
         try:

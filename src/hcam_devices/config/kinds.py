@@ -1,0 +1,161 @@
+"""The kinds of devices that an instrument file may name: of this package, and from outside.
+
+    kind = "pdr900.VacuumGauge"         # a module of hcam_devices.devices, and its class
+    kind = "domethermometer.Dome"       # devices/domethermometer.py beside the instrument file
+    kind = "mysite.dome.Thermometer"    # a module that Python can import, and its class
+    kind = "Thermometer"                # an entry point of a package, group hcam_devices.devices
+
+They are looked for in this order. A kind from outside is imported only if nobody but root and the
+user who runs the program can replace its file.
+"""
+
+import importlib
+import importlib.util
+import os
+import pkgutil
+import stat
+import sys
+from functools import partial
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from zlib import crc32
+
+from .. import HcamError, devices
+from ..core.device import Device, settings_of
+from ..core.sim import Simulator
+from ..names import did_you_mean
+
+GROUP = "hcam_devices.devices"
+FOLDER = "devices"
+
+
+class KindError(HcamError):
+    """A kind of device that cannot be used, and the reason."""
+
+
+def kinds() -> list[str]:
+    """Return the kinds of devices in the package, as the instrument file names them."""
+    return sorted(
+        f"{module}.{name}"
+        for module in _modules()
+        for name, cls in vars(importlib.import_module(f"{devices.__name__}.{module}")).items()
+        if isinstance(cls, type) and _is_kind(cls) and cls.__module__.endswith(f".{module}")
+    )
+
+
+def _modules() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(devices.__path__)]
+
+
+def _is_kind(cls: type) -> bool:
+    """Return whether a class is a kind of device. One without fields is a base of such classes."""
+    return issubclass(cls, Device) and bool(cls.fields)
+
+
+def is_ours(cls: type) -> bool:
+    """Return whether a class is of this package."""
+    return cls.__module__.startswith(f"{devices.__name__}.")
+
+
+def find(kind: str, folder: Path) -> type[Device]:
+    """Return the class of a kind; ``folder`` is that of the instrument file.
+
+    Raises KindError.
+    """
+    module, _, name = kind.rpartition(".")
+    file = folder / FOLDER / f"{module}.py"
+    if module in _modules():
+        if module.isidentifier() and file.exists():
+            raise KindError(
+                f"{file} has the name of a module of hcam_devices: give it another name"
+            )
+        found = getattr(importlib.import_module(f"{devices.__name__}.{module}"), name, None)
+        if isinstance(found, type) and _is_kind(found) and found.__module__.endswith(f".{module}"):
+            return found
+        raise _unknown(kind)
+    points = [*entry_points(group=GROUP, name=kind)]
+    if module.isidentifier() and file.is_file():
+        found, place = getattr(_import_file(file), name, None), str(file)
+    elif points:
+        (module, _, name), place = points[0].value.partition(":"), f"the entry point {kind}"
+        found = getattr(_import_installed(module, kind), name, None)
+    elif module and all(part.isidentifier() for part in kind.split(".")):
+        found, place = getattr(_import_installed(module, kind), name, None), f"module {module}"
+    else:
+        raise _unknown(kind)
+    if not isinstance(found, type):
+        raise KindError(f"there is no class {name} in {place}")
+    _check(found)
+    return found
+
+
+def _unknown(kind: str) -> KindError:
+    there = [*kinds(), *(point.name for point in entry_points(group=GROUP))]
+    return KindError(
+        f"there is no kind of device {kind!r}; there are {', '.join(there)}, and those of files "
+        f"in {FOLDER}/ beside the instrument file{did_you_mean(kind, there)}"
+    )
+
+
+def _import_file(file: Path) -> ModuleType:
+    """Import a file in a package of its own, so that it may import files beside it."""
+    _require_safe(file)
+    package = f"site_devices_{crc32(bytes(file.parent.resolve())):08x}"
+    if package not in sys.modules:
+        sys.modules[package] = parent = ModuleType(package)
+        parent.__path__ = [str(file.parent.resolve())]
+    return _import(f"{package}.{file.stem}", str(file))
+
+
+def _import_installed(module: str, kind: str) -> ModuleType:
+    top = module.partition(".")[0]
+    spec = importlib.util.find_spec(top)  # of the package itself: this imports nothing
+    if spec is None:
+        raise _unknown(kind)
+    places = [spec.origin] if spec.origin else [*(spec.submodule_search_locations or [])]
+    for place in places:
+        if os.path.exists(place):
+            _require_safe(Path(place))
+    return _import(module, f"module {module}")
+
+
+def _import(module: str, place: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # whatever is wrong with the site's file
+        raise KindError(f"{place} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _require_safe(file: Path) -> None:
+    """Raise KindError if other users than root and this one can replace a file."""
+    file = file.resolve()
+    for place in (file, *file.parents):
+        now, above = place.stat(), place.parent.stat()
+        sticky = stat.S_ISDIR(now.st_mode) and now.st_mode & stat.S_ISVTX
+        if now.st_mode & stat.S_IWOTH and not sticky:
+            why = f"everybody may write to {place}: chmod o-w {place}"
+            raise KindError(f"{file} is not imported, because {why}")
+        if above.st_mode & stat.S_IWOTH and now.st_uid not in (0, os.geteuid()):
+            why = f"{place} is of another user, in a folder to which everybody may write"
+            raise KindError(f"{file} is not imported, because {why}")
+
+
+def _check(cls: type) -> None:
+    """Raise KindError unless a class from outside is declared as those of the package are."""
+    if not issubclass(cls, Device):
+        raise KindError(f"{cls.__name__} does not extend Device of hcam_devices.core")
+    if not cls.fields:
+        raise KindError(f"{cls.__name__} declares no field (Readback or Setpoint)")
+    try:
+        for field in cls.fields.values():
+            field.describe()
+        settings_of(cls)
+    except (TypeError, NameError) as error:
+        raise KindError(f"{cls.__name__}: {error}") from None
+    simulator = cls.simulator
+    if isinstance(simulator, partial) and simulator.func is Simulator:
+        raise KindError(
+            f"{cls.__name__}: its module has no class Simulator of its own: import that of "
+            "hcam_devices.core by another name, and call yours Simulator"
+        )
