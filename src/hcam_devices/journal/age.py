@@ -1,10 +1,10 @@
-"""The time by which data become old enough to be deleted, which no clock alone can put forward.
+"""The time by which data become old enough to be deleted; no clock alone can put it forward.
 
-A clock that is set wrongly, by a machine that starts without a battery or a time server, must not
-delete anything. So this time passes as long as programs run, and a pause is believed if it is
-short. After a longer one, or when the clock is set, nothing grows older but by running; only when
-the clock has stood by what it says for as long as data are kept, is it believed. By then whatever
-was there before has been kept as long as was promised.
+A clock that is wrong, on a machine that starts without a battery or a time server, must not delete
+anything. Therefore this time passes while programs run, and a pause counts if it is short. After a
+longer pause, or when the clock is set, data grow older only by running time. The clock is believed
+again once it has run steadily for as long as data are kept: everything that was there before has
+then been kept as long as promised.
 """
 
 import json
@@ -18,14 +18,14 @@ log = logging.getLogger(__name__)
 
 DAY_S = 86400.0
 MAX_PAUSE_S = 2 * DAY_S
-"""A step of the clock, or a pause of the program, up to which the clock is believed."""
+"""Believe the clock after a step, or a pause of the program, of at most this length (s)."""
 
 
 class AgeClock:
-    """The time (Unix) by which ages are reckoned, kept in a small file beside the data.
+    """The Unix time that determines the age of data, kept in a small file beside them.
 
-    ``clock`` may be set, ``steady`` counts seconds of running. ``newest`` is when the newest of the
-    data was written, for the first time; they are kept for ``keep`` seconds.
+    ``clock`` may be set, ``steady`` counts seconds of running. ``newest`` returns when the newest
+    data were written; it is called if there is no file yet. Data are kept for ``keep`` seconds.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class AgeClock:
         self.now()
 
     def _read(self) -> float:
-        """Return the time that was kept; NaN if none was, or it is damaged."""
+        """Return the time in the file; NaN if there is none, or it is damaged."""
         try:
             kept = json.loads(self.path.read_text(encoding="utf-8"))
             self._before, self._waited = float(kept["clock"]), float(kept["waited"])
@@ -61,7 +61,7 @@ class AgeClock:
             return math.nan
 
     def now(self) -> float:
-        """Return the time: never later than the clock, and never far beyond what has passed."""
+        """Return the time: never later than the clock, nor far beyond the running time."""
         wall, at = self.clock(), self.steady()
         passed, step = at - self._at, wall - self._wall - (at - self._at)
         self._wall, self._at = wall, at
@@ -79,7 +79,7 @@ class AgeClock:
         return min(wall, self._time)
 
     def warning(self) -> str:
-        """Return what people should know, and do, if the clock has jumped; empty if not."""
+        """Return a warning if the clock has jumped, with what to do; empty if it has not."""
         ahead = self._wall - self._time
         if abs(ahead) <= MAX_PAUSE_S:
             return ""
@@ -98,7 +98,7 @@ class AgeClock:
         try:
             new.write_text(text, encoding="utf-8")
             new.replace(self.path)
-        except OSError as error:  # then less time has passed, the next time
+        except OSError as error:  # after a restart, less time will have passed
             log.debug("%s cannot be written: %s", self.path, error)
 
 

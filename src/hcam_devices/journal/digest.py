@@ -1,13 +1,14 @@
-"""What a sample says as eight bytes, the same wherever it is kept.
+"""Digests of samples: eight bytes, the same wherever a sample is kept.
 
 The digest of a sample is the first eight bytes of the MD5 of the text
 
     seq US time (US name US value)*
 
 in UTF-8, US being the character 31, the time in milliseconds, names sorted by code point, numbers
-as ``%.17g``, ``true`` and ``false``, and texts as they are; what UTF-8 does not have is ``?``.
-Digests of many samples add up modulo 2^64, as little-endian numbers. (MD5 because databases have
-it: it is to find mistakes and damage. Whoever can write a journal can write anything.)
+as ``%.17g``, ``true`` and ``false``, and texts as they are; characters that UTF-8 does not have
+become ``?``. Digests of many samples add up modulo 2^64, as little-endian numbers. (MD5 because
+databases have it. A digest finds mistakes and damage: a program that can write a journal can write
+anything.)
 """
 
 from hashlib import md5
@@ -20,7 +21,7 @@ NONE = bytes(SIZE)
 
 
 def digest(point: Point) -> bytes:
-    """Return the eight bytes of a sample."""
+    """Return the digest of a sample."""
     parts = [str(point.seq), str(point.time)]
     for name, value in sorted(point.values.items()):
         if isinstance(value, str):

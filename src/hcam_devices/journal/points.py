@@ -13,23 +13,23 @@ Field: TypeAlias = float | bool | str
 
 HEADER = frozenset(("device", "seq", "epoch", "timestamp"))
 MAX_FIELDS = 500
-DEEPEST = 8
+MAX_DEPTH = 8
 MAX_TEXT_LENGTH = 60_000
 """Cut longer texts: InfluxDB refuses those of 64 KiB."""
 DAY_MS = 86_400_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
 TIMES = range(9_214_646_400_000)
-"""From 1970 to 2261, in ms: what every store can hold. InfluxDB counts 64 bits of nanoseconds."""
+"""From 1970 to 2261, in ms, as every store can hold them: InfluxDB has 64 bits of nanoseconds."""
 
 
 class Point(NamedTuple):
     """One sample, flat.
 
     ``time`` is UTC in milliseconds since 1970. A pair of positions is ``position`` (the current
-    one) and ``position.target``; other nested values are paths such as ``state.connection``, and
-    there are fields that have such a name (``exposure.time``);
-    ``alarms`` is the list of them as JSON. Nulls, NaN and infinities are left out.
+    one) and ``position.target``. Other nested values have paths such as ``state.connection``; the
+    name of a field may have a dot as well (``exposure.time``). ``alarms`` is a list as JSON. Nulls,
+    NaN and infinities are left out.
     """
 
     device: str
@@ -41,10 +41,10 @@ class Point(NamedTuple):
 
 
 def milliseconds(timestamp: str) -> int:
-    """Return a time such as ``2026-11-22T04:44:44.196Z`` in ms since 1970; ValueError if it is not.
+    """Return a time such as ``2026-11-22T04:44:44.196Z`` in ms since 1970.
 
-    It has to be one of TIMES. A leap second (``23:59:60.5Z``) is, as in Unix time, the first second
-    of the next day.
+    A leap second (``23:59:60.5Z``) counts, as in Unix time, as the first second of the next day.
+    Raises ValueError if it is not one of TIMES.
     """
     leap = timestamp[17:19] == "60"
     text = f"{timestamp[:17]}59{timestamp[19:]}" if leap else timestamp
@@ -58,13 +58,13 @@ def milliseconds(timestamp: str) -> int:
 
 
 def timestamp_of(time: int) -> str:
-    """Return ms since 1970 as telemetry carries them; ``milliseconds`` gives them back."""
+    """Return ms since 1970 as the text that telemetry carries."""
     moment = EPOCH + timedelta(milliseconds=time)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def flatten(sample: dict[str, Any]) -> Point:
-    """Return a numbered sample as a point; ValueError if it is not one."""
+    """Return a numbered sample as a point. Raises ValueError if it is not one."""
     device, epoch, seq = sample.get("device"), sample.get("epoch"), sample.get("seq")
     if not isinstance(device, str) or not isinstance(epoch, str):
         raise ValueError("it has no device or epoch")
@@ -87,7 +87,7 @@ def flatten(sample: dict[str, Any]) -> Point:
 def _put(
     path: str, inside: dict[str, Any], values: dict[str, Field], units: dict[str, str], depth: int
 ) -> None:
-    """Put in what is inside of ``path``, which ends in a dot unless it is empty."""
+    """Add the values inside of ``path``, which is empty or ends in a dot, and their units."""
     for key, whole in inside.items():
         if len(values) >= MAX_FIELDS:
             return
@@ -98,12 +98,12 @@ def _put(
         while kind is dict and len(value) == 2 and "unit" in value and "value" in value:
             value = value["value"]
             kind = type(value)
-        if (kind is float and isfinite(value)) or kind is bool:  # the most frequent first
+        if (kind is float and isfinite(value)) or kind is bool:  # fast path: most values
             values[name] = value
         elif kind is str:
             values[name] = value[:MAX_TEXT_LENGTH]
         elif kind is dict:
-            if depth < DEEPEST:
+            if depth < MAX_DEPTH:
                 _put(f"{name}.", value, values, units, depth + 1)
         elif kind is int:
             with suppress(OverflowError):
@@ -115,10 +115,10 @@ def _put(
 
 
 def unflatten(point: Point) -> dict[str, Any]:
-    """Return the sample of a point; what was null is not there.
+    """Return the sample of a point, without values that were null.
 
-    Only states and targets are nested again: any other dot is taken for a part of the name. Alarms
-    that were too long to be kept whole are one, with the text that there is of them.
+    Only states and targets are nested again: any other dot is taken as part of the name. Alarms
+    that were too long to be kept become one, with the text that is left of them.
     """
 
     def value(name: str) -> Value | dict[str, Any]:
@@ -161,7 +161,7 @@ def night_of(time: int) -> str:
 
 
 def night_named(text: str, now: int) -> str:
-    """Return the night that is meant at a time (ms): tonight goes on, yesterday is the one before.
+    """Return the date of ``tonight`` or ``yesterday``, the night before it, at a time (ms).
 
     Any other text is returned as it is.
     """
@@ -170,9 +170,9 @@ def night_named(text: str, now: int) -> str:
 
 
 def night_bounds(night: str) -> tuple[int, int]:
-    """Return when a night such as ``2026-11-22`` begins and ends (ms).
+    """Return the beginning and the end (ms) of a night such as ``2026-11-22``.
 
-    ValueError if it is none, or none of TIMES is in it.
+    Raises ValueError if it is no date, or none of TIMES is in it.
     """
     with suppress(ValueError):
         days = (date.fromisoformat(night) - EPOCH.date()).days

@@ -1,4 +1,4 @@
-"""The tables of a journal: what a record says, and which numbers are gone."""
+"""The tables of a journal, its records, and the notes of samples that are gone."""
 
 import json
 import re
@@ -71,7 +71,7 @@ class Pair(NamedTuple):
 
 @contextmanager
 def transaction(db: sqlite3.Connection) -> Iterator[None]:
-    """Write all of it, or nothing."""
+    """Commit at the end of the block, or roll everything back after an error."""
     db.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -86,7 +86,7 @@ _name = lru_cache(1000)(json.loads)
 
 
 def unpack(body: object) -> tuple[Key | None, bytes]:
-    """Return what a record says it is, and its JSON; None if it is not what was written."""
+    """Return device, epoch and number of a record, and its JSON; None if it is damaged."""
     unpacker = zlib.decompressobj()
     try:
         # What a damaged file has instead of bytes is a TypeError, below.
@@ -100,12 +100,12 @@ def unpack(body: object) -> tuple[Key | None, bytes]:
 
 
 def read_page(page: Any) -> list[dict[str, Any]]:
-    """Return the samples of a page; ValueError if it is none."""
+    """Return the samples that are compressed in a page. Raises ValueError if it is none."""
     try:
         text = zlib.decompressobj().decompress(b64decode(page), 2 * MAX_SAMPLE_BYTES)
         try:
             samples = orjson.loads(text)
-        except ValueError:  # it knows no lone surrogates, and no numbers beyond a double
+        except ValueError:  # orjson reads neither lone surrogates nor numbers beyond a double
             samples = json.loads(text)
     except (TypeError, ValueError, zlib.error) as error:
         raise ValueError(f"{shorten(page)} is no page of samples: {error}") from None
