@@ -5,6 +5,7 @@ import re
 import socket
 import struct
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -226,6 +227,24 @@ async def test_an_interrupted_exchange_closes_the_link_for_everybody_and_says_wh
         assert re.search(why, await waiting)
         with pytest.raises(ConnectionError, match=why):
             await link.ask(ECHO, "2")
+
+
+async def test_an_answer_that_came_while_this_process_was_stopped_is_not_late() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        link = Tcp(port=server.getsockname()[1], timeout=0.05)
+        opening = asyncio.create_task(link.open())
+        await asyncio.sleep(0)
+        time.sleep(2 * link.timeout)  # noqa: ASYNC251  (stops the loop)
+        await opening
+        peer, _ = server.accept()
+        with peer:
+            asking = asyncio.create_task(link.ask(ECHO, "1"))
+            await asyncio.sleep(0)
+            assert peer.recv(10) == b"1\n"
+            time.sleep(2 * link.timeout)  # noqa: ASYNC251
+            peer.sendall(b"one\n")
+            assert await asking == "one"
+        link.close()
 
 
 async def test_a_cancelled_exchange_closes_the_link_and_stays_cancelled() -> None:

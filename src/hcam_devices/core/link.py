@@ -8,8 +8,8 @@ hardware said no (RefusedError): the link is fine. A value cannot be sent (Value
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Annotated, Any, Protocol, TypeAlias, TypeVar
@@ -29,6 +29,9 @@ MAX_QUOTE = 100
 """Quote at most this many characters of it in an error."""
 IT_SAID = "; it said "
 UNASKED = object()
+MIN_TURNS = 30
+"""Let the loop turn this many times before a deadline, however late it is. An answer of a simulator
+in this process takes about five turns, a session with the router about twenty."""
 Trace: TypeAlias = Callable[[str, bytes, str], None]
 T = TypeVar("T")
 
@@ -123,6 +126,47 @@ class Exactly:
         return frame
 
 
+class _Deadline:
+    """Calls ``expire`` after some seconds in which this process was able to look at answers.
+
+    The time is waited for in steps, and a step that ends late counts as one. So when a process
+    was stopped, or its loop was busy, the loop still turns MIN_TURNS times before the deadline.
+    """
+
+    def __init__(self, seconds: float, expire: Callable[[], object]) -> None:
+        self._step, self._steps_left, self._expire = seconds / MIN_TURNS, MIN_TURNS, expire
+        self._loop = asyncio.get_running_loop()
+        self.expired = False
+        self._wait()
+
+    def _wait(self) -> None:
+        self._timer = self._loop.call_later(self._step, self._end_step)
+
+    def _end_step(self) -> None:
+        self._steps_left -= 1
+        if self._steps_left:
+            self._wait()
+        else:
+            self.expired = True
+            self._expire()
+
+    def cancel(self) -> None:
+        """Let nothing expire any more."""
+        self._timer.cancel()
+
+
+@asynccontextmanager
+async def patience(seconds: float) -> AsyncIterator[None]:
+    """Do as ``asyncio.timeout``, but wait longer while this process is stopped or its loop late."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as timeout:
+        deadline = _Deadline(seconds, lambda: timeout.reschedule(loop.time()))
+        try:
+            yield
+        finally:
+            deadline.cancel()
+
+
 class _Stream(asyncio.Protocol):
     """What has arrived on one connection, and whether it still stands.
 
@@ -145,14 +189,14 @@ class _Stream(asyncio.Protocol):
         self.unread += data
         if len(self.unread) > MAX_UNREAD:
             del self.unread[:-MAX_UNREAD]
-        self._wake()
+        self.wake()
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.lost.done():
             closed = error is None or isinstance(error, ConnectionError)
             what = f"{self.peer} closed the connection" if closed else f"{self.peer}: {error}"
             self.lost.set_exception(ConnectionResetError(what + self.quote()))
-        self._wake()
+        self.wake()
 
     def clear(self) -> None:
         """Skip all unread bytes."""
@@ -173,14 +217,17 @@ class _Stream(asyncio.Protocol):
             self.lost.set_exception(ConnectionAbortedError(str(reason)))
         self.transport.abort()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """End the wait for more bytes."""
         if self._arrival and not self._arrival.done():
             self._arrival.set_result(None)
 
-    async def more(self) -> None:
-        """Wait for bytes; raises what ended the connection."""
+    async def more(self, deadline: _Deadline | None = None) -> None:
+        """Wait for bytes; raises what ended the connection, or TimeoutError after the deadline."""
         if self.lost.done():
             self.lost.result()
+        if deadline and deadline.expired:
+            raise TimeoutError
         self._arrival = asyncio.get_running_loop().create_future()
         await self._arrival
         if self.lost.done():
@@ -227,7 +274,7 @@ class _Wire(_Traced):
     async def open(self) -> None:
         """Connect; raises OSError or TimeoutError."""
         try:
-            async with asyncio.timeout(self.timeout):
+            async with patience(self.timeout):
                 self._stream = await self._connect()
         except TimeoutError:
             raise TimeoutError(f"no connection to {self} within {self.timeout:g} s") from None
@@ -256,16 +303,16 @@ class _Wire(_Traced):
             request = codec.request(ref, value)  # in its turn: a codec may remember what it asked
             stream = self._require()
             stream.clear()  # late, doubled or unasked: no answer to what comes next
+            deadline = _Deadline(self.timeout, stream.wake)
             try:
-                async with asyncio.timeout(self.timeout):
-                    stream.transport.write(request)
-                    self._show(">", request, ref if value is None else f"{ref} = {value}")
-                    while True:
-                        while (answer := self._answer(codec, request, stream)) is not None:
-                            if answer is not UNASKED:
-                                stream.skipped = b""
-                                return answer
-                        await stream.more()
+                stream.transport.write(request)
+                self._show(">", request, ref if value is None else f"{ref} = {value}")
+                while True:
+                    while (answer := self._answer(codec, request, stream)) is not None:
+                        if answer is not UNASKED:
+                            stream.skipped = b""
+                            return answer
+                    await stream.more(deadline)
             except RefusedError:
                 stream.skipped = b""
                 raise
@@ -283,6 +330,8 @@ class _Wire(_Traced):
             except BaseException as error:
                 self.close(error)
                 raise
+            finally:
+                deadline.cancel()
 
     def _answer(self, codec: Codec, request: bytes, stream: _Stream) -> Any:
         """Return the answer in the next frame; UNASKED if there is none in it, None if no frame."""
