@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from ..core.device import Device, Sample, utc
 from ..core.fields import Procedure, Setpoint, is_number, sentence, shorten
+from ..core.link import patience
 from ..errors import (
     NoSuchProcedureError,
     OfflineError,
@@ -30,7 +31,7 @@ from ..names import did_you_mean, usage
 from . import uris
 from .journal_service import JournalService
 from .owner import NameTakenError, Owner
-from .session import Session, keep_joined
+from .session import RARELY, Session, keep_joined
 from .uris import Address
 
 log = logging.getLogger(__name__)
@@ -90,13 +91,18 @@ class Agent:
         turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> None:
         """Stay on the network, for ever; ``turn`` as ``keep_joined`` says."""
-        await keep_joined(address, self._present, owner=owner, turn=turn)
+        await keep_joined(address, self._present, owner=owner, turn=turn, ping_every=RARELY)
+
+    def ping_router(self) -> None:
+        """Ping the router now: another session of this process was lost."""
+        if self._session:
+            self._session.ping()
 
     async def _present(self, session: Session) -> None:
         name = self.device.name
         settable = [f.name for f in self.device.fields.values() if isinstance(f, Setpoint)]
         session.displaced = self._displaced
-        async with asyncio.timeout(SET_UP_WITHIN):
+        async with patience(SET_UP_WITHIN):
             await self._claim_names(session)
             await asyncio.gather(
                 session.call(

@@ -39,8 +39,9 @@ TIDY_EVERY = 60.0
 RESTART_AFTER = 1.0
 ANSWER_WITHIN = 2.0
 """Start the devices if the router has not said within these seconds whose the name is."""
-MAX_JOINING = 8
-"""At most this many devices join at once: more of them would make each other late."""
+MAX_JOINING = 100
+"""At most this many devices join at once. Each needs about twenty turns of the loop, which are
+long while all devices are polled; a thousand at once would make each other late."""
 FILES_PER_DEVICE = 3
 """A device keeps its lock, its link to the hardware and its session open."""
 FILES_PER_SIMULATOR = 2
@@ -106,7 +107,12 @@ class Server:
                     if self._working is None:
                         self._working = tasks.create_task(self._work(agents, journal))
 
+                def doubt(_: object) -> None:
+                    for agent in agents:
+                        agent.ping_router()
+
                 async def announce(session: Session) -> None:
+                    session.over.add_done_callback(doubt)
                     await self._announce(JournalService(journal), session)
                     work()
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from autobahn.asyncio.wamp import ApplicationSession
 from autobahn.asyncio.websocket import WampWebSocketClientFactory
+from autobahn.exception import Disconnected
 from autobahn.wamp.exception import ApplicationError, TransportLost
 from autobahn.wamp.exception import Error as WampError
 from autobahn.wamp.message import Publish, Unregistered
@@ -20,7 +21,7 @@ from autobahn.wamp.serializer import CBORObjectSerializer, CBORSerializer
 from autobahn.wamp.types import ComponentConfig, RegisterOptions
 
 from ..core.backoff import Backoff
-from ..core.link import addresses_of, first_reached
+from ..core.link import addresses_of, first_reached, patience
 from . import uris
 from .owner import TAKEN_ERRORS, NameTakenError, Owner
 from .uris import Address
@@ -33,6 +34,8 @@ PATIENT = 15.0
 FIRST_PAUSE, LAST_PAUSE = 0.2, 1.0
 PING_EVERY, PING_TIMEOUT = 5.0, 3.0
 """A frozen router is noticed within the sum of these seconds."""
+RARELY = 20.0
+"""Seconds between pings of a session that is pinged as soon as its server's own session is over."""
 CBOR = CBORObjectSerializer()
 CLAIM_AGAIN = 1.0
 """Seconds between attempts to register a name that another session has."""
@@ -144,7 +147,17 @@ class Session(ApplicationSession):
             raise TransportLost
         request = self._request_id_gen.next()
         message = [Publish.MESSAGE_TYPE, request, {"retain": True}, topic, [value]]
-        transport.sendMessage(CBOR.serialize(message), isBinary=True)
+        try:
+            transport.sendMessage(CBOR.serialize(message), isBinary=True)
+        except Disconnected:  # it is being closed
+            raise TransportLost from None
+
+    def ping(self) -> None:
+        """Ping the router now; the session is over if no answer comes within PING_TIMEOUT."""
+        transport: Any = self._transport
+        if transport and transport.autoPingPendingCall:  # else a ping is on its way
+            transport.autoPingPendingCall.cancel()
+            transport._sendAutoPing()
 
     def onJoin(self, details: Any) -> None:
         """Say that it has joined."""
@@ -178,8 +191,9 @@ async def join(
     realm: str = uris.REALM,
     owner: Owner | None = None,
     within: float = JOIN_WITHIN,
+    ping_every: float = PING_EVERY,
 ) -> AsyncIterator[Session]:
-    """Join a realm, and leave it at the end.
+    """Join a realm, and leave it at the end. The router is pinged every so many seconds.
 
     Raises OSError or TimeoutError if there is no connection within ``JOIN_WITHIN`` seconds, or no
     answer ``within`` as many.
@@ -194,7 +208,7 @@ async def join(
     )
     factory.setProtocolOptions(
         openHandshakeTimeout=0,  # ours is below, and says so in one way only
-        autoPingInterval=PING_EVERY,
+        autoPingInterval=ping_every,
         autoPingTimeout=PING_TIMEOUT,
         autoPingSize=12,
         tcpNoDelay=True,
@@ -202,11 +216,11 @@ async def join(
     transport = None
     addresses = await addresses_of(address.host, JOIN_WITHIN)
     try:
-        async with asyncio.timeout(JOIN_WITHIN):
+        async with patience(JOIN_WITHIN):
             transport, protocol = await first_reached(
                 addresses, lambda one: loop.create_connection(factory, one, address.port)
             )
-        async with asyncio.timeout(within):
+        async with patience(within):
             ends: list[asyncio.Future[Any]] = [session.joined, session.over, protocol.is_closed]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if session.over.done() or not session.joined.done():
@@ -254,6 +268,7 @@ async def keep_joined(
     *,
     owner: Owner | None = None,
     turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+    ping_every: float = PING_EVERY,
 ) -> None:
     """Join, call ``on_join``, and join again whenever the session is over, for ever.
 
@@ -264,7 +279,8 @@ async def keep_joined(
         try:
             async with AsyncExitStack() as stack:
                 async with turn():
-                    session = await stack.enter_async_context(join(address, realm, owner, PATIENT))
+                    joining = join(address, realm, owner, PATIENT, ping_every)
+                    session = await stack.enter_async_context(joining)
                     await on_join(session)
                 OUTAGES.end(address, realm)
                 backoff.reset()
