@@ -1,16 +1,21 @@
 """Run the code blocks of the documentation, word for word."""
 
+import json
 import re
 import subprocess
 import sys
 from collections import defaultdict
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from hcam_devices.config.instrument import load
 from hcam_devices.core import sim
+from hcam_devices.journal import Journal
+from hcam_devices.wamp.agent import Agent
 
+from .devices.description import Description, stands_alone
 from .helpers import living, online, sample_where
 
 ROOT = Path(__file__).parent.parent
@@ -66,6 +71,16 @@ async def test_its_table_builds_it_and_it_runs_emulated(written: Path) -> None:
             sample = await sample_where(device, online)
     assert sample["fan"] == "off"
     assert sample["temperature2"] == {"value": 12.75, "unit": "deg_C"}
+
+
+def test_it_describes_itself_in_the_documented_form(written: Path) -> None:
+    (entry,) = load(written / "ours.toml").entries.values()
+    with closing(Journal(written / "journal.sqlite")) as journal:
+        described = Agent(entry.build(), entry.names, journal).describe()
+    Description.model_validate_json(json.dumps(described))
+    for part in (*described["fields"].values(), *described["procedures"].values()):
+        assert stands_alone(part["doc"])
+    assert described["fields"]["fan"]["type"] == "text"
 
 
 def test_it_is_in_style_and_typed(written: Path) -> None:

@@ -281,7 +281,9 @@ def test_the_type_of_a_field_is_what_its_kind_returns(kind: Any, answer: str) ->
 @pytest.mark.parametrize("kind", [dict, {0: "off"}.__getitem__, lambda value: value])
 def test_a_kind_that_does_not_say_what_it_returns_is_a_mistake(kind: Any) -> None:
     with pytest.raises(TypeError, match=r"what: .* does not say that it returns"):
-        Readback(kind=kind, name="what").describe()
+
+        class Vague(Device):
+            what = Readback(kind=kind)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ python -m tests.devices.description > docs/describe.schema.json
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -117,6 +118,16 @@ class Description(Strict):
     fields: dict[str, FieldDescription]
     axes: dict[str, AxisDescription]
     procedures: dict[str, ProcedureDescription]
+
+
+LEANS = re.compile(r"(Of|At|In|On|From|By|It|Its|Where) ")
+"""How a text begins that goes on from the name of its field."""
+
+
+def stands_alone(doc: str) -> bool:
+    """Return whether a text is a sentence, in one line and without marks of a docstring."""
+    sentence = re.fullmatch(r"[A-Z][^`\n]+[.]", doc) and not LEANS.match(doc)
+    return bool(sentence) and len(doc.split()) >= 3
 
 
 def as_text() -> str:

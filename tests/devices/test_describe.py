@@ -23,7 +23,7 @@ from hcam_devices.journal import Journal
 from hcam_devices.wamp.agent import Agent
 
 from ..helpers import ENTRIES
-from .description import FILE, Description, as_text
+from .description import FILE, Description, as_text, stands_alone
 
 KINDS = {entry.cls.__name__: entry.cls for entry in ENTRIES.values()}
 FILES = ("hipercam", "wht")
@@ -74,16 +74,6 @@ def test_what_it_names_is_there(name: str) -> None:
         assert {*procedure["parameters"]["required"]} <= properties
     for what, field in fields.items():
         assert field["settable"] is (f"set_{what}" in procedures)
-
-
-LEANS = re.compile(r"(Of|At|In|On|From|By|It|Its|Where) ")
-"""How a text begins that goes on from the name of its field."""
-
-
-def stands_alone(doc: str) -> bool:
-    """Return whether a text is a sentence, in one line and without marks of a docstring."""
-    sentence = re.fullmatch(r"[A-Z][^`\n]+[.]", doc) and not LEANS.match(doc)
-    return bool(sentence) and len(doc.split()) >= 3
 
 
 @pytest.mark.parametrize("name", DESCRIBED)

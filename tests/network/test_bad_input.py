@@ -89,17 +89,17 @@ async def refusal(session: Client, device: str, attempt: Attempt) -> None:
     assert len(said) < 600, attempt
 
 
-def what_is_set(sample: Sample, setpoints: list[str]) -> list[Any]:
-    """Return what may change only by command."""
-    return [sample["state"].get("stage"), *(setting(sample, name) for name in setpoints)]
+def what_is_set(sample: Sample, paths: list[list[str]]) -> list[Any]:
+    """Return what may change only by command: a state, and the setpoints at some paths."""
+    return [sample["state"].get("stage"), *(setting(sample, path) for path in paths)]
 
 
-def setting(sample: Sample, name: str) -> Any:
-    """Return a setpoint as telemetry has it, also where it is the target of an axis."""
-    if name in sample:
-        return sample[name]
-    pair = sample[name.removeprefix("target_")]
-    return pair and pair["target"]
+def setting(sample: Sample, path: list[str]) -> Any:
+    """Return the value at a path of telemetry; None if a part of the path is null."""
+    value: Any = sample
+    for key in path:
+        value = value and value[key]
+    return value
 
 
 def refused(field: str, said: str) -> Callable[[Sample], bool]:
@@ -117,9 +117,10 @@ async def test_what_makes_no_sense_is_refused_and_changes_nothing(net: Net, devi
     async with client(net.address) as session:
         described = await session.call(f"hipercam.{device}.rpc.describe")
         setpoints = [name for name, field in described["fields"].items() if field["settable"]]
+        paths = [described["fields"][name]["path"] for name in setpoints]
         telemetry = await Follower.of(session, f"hipercam.{device}.telemetry")
         before = what_is_set(
-            await telemetry.until(lambda s: None not in what_is_set(s, setpoints)[1:]), setpoints
+            await telemetry.until(lambda s: None not in what_is_set(s, paths)[1:]), paths
         )
         names = [device, *described["aliases"]]
 
@@ -143,13 +144,13 @@ async def test_what_makes_no_sense_is_refused_and_changes_nothing(net: Net, devi
                 await telemetry.until(lambda s: "one value" in str(s["alarms"]), begin)
 
         newest = telemetry.heard[-1]
-        assert what_is_set(newest, setpoints) == before
-        for setpoint in setpoints:
-            value = setting(newest, setpoint)
+        assert what_is_set(newest, paths) == before
+        for setpoint, path in zip(setpoints, paths, strict=True):
+            value = setting(newest, path)
             good = 3 if value == "HW Enable" else value
             session.publish(f"hipercam.{device}.{setpoint}", good)
         await telemetry.until(
-            lambda s: "refused" not in str(s["alarms"]) and what_is_set(s, setpoints) == before,
+            lambda s: "refused" not in str(s["alarms"]) and what_is_set(s, paths) == before,
             len(telemetry.heard) - 1,
         )
         assert (await session.call(f"hipercam.{device}.rpc.describe")) == described

@@ -114,6 +114,8 @@ class Device:
             for one in member.expand(name)
         ]
         cls.fields = cls.fields | {one.name: one for one in declared}
+        for field in declared:
+            _ = field.type  # raises TypeError now rather than when somebody asks for it
         for name, field in cls.fields.items():
             if isinstance(field, Setpoint):
                 readback = field.readback or name.removeprefix("target_")
