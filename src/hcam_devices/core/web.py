@@ -3,12 +3,13 @@
 import asyncio
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote, unquote
 
 import h11
 
 from ..errors import ProtocolError
+from ..host.http import Answer, Exchange
 from .link import (
     MAX_SKIPPED,
     MAX_UNREAD,
@@ -52,18 +53,6 @@ class Get:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-class Answer(NamedTuple):
-    """The status (200 is well) and the body of an answer."""
-
-    status: int
-    body: bytes
-
-    @property
-    def ok(self) -> bool:
-        """Whether the status is 200."""
-        return self.status == HTTPStatus.OK
-
-
 @dataclass(kw_only=True)
 class Web(Local):
     """HTTP at ``host`` and ``port``; the answer is there within ``timeout`` seconds.
@@ -98,39 +87,34 @@ class Web(Local):
             raise ConnectionResetError(f"{self} closed the connection{quoted(heard)}") from None
         except OSError as error:
             raise ConnectionError(f"{self} cannot be reached: {error}") from None
-        except h11.LocalProtocolError as error:
-            raise ValueError(f"{request} cannot be sent: {error}") from None
-        except h11.RemoteProtocolError as error:
-            why = str(error).partition(": bytearray(")[0]  # what was said is quoted by us
-            raise ProtocolError(f"{self} did not answer in HTTP: {why}{quoted(heard)}") from None
         except ProtocolError as error:
             raise ProtocolError(f"{self}: {error}") from None
 
     async def _get(self, request: Get, addresses: list[str], heard: bytearray) -> Answer:
-        http = h11.Connection(h11.CLIENT)
         headers = {"Host": str(self), "Connection": "close"} | request.headers
-        asked = h11.Request(method="GET", target=request.target, headers=list(headers.items()))
+        exchange = Exchange(
+            h11.Connection(h11.CLIENT), "GET", request.target, headers, max_bytes=MAX_UNREAD
+        )
         reader, writer = await first_reached(
             addresses, lambda address: asyncio.open_connection(address, self.port)
         )
         try:
-            writer.write(sent := (http.send(asked) or b"") + (http.send(h11.EndOfMessage()) or b""))
-            self._show(">", sent, f"GET {request.target}")
-            status, body = 0, bytearray()
-            while True:
-                match http.next_event():
-                    case h11.Response(status_code=status):
-                        pass
-                    case h11.Data(data=data):
-                        body += data
-                        if len(body) > MAX_UNREAD:
-                            raise ProtocolError("it answers without end")
-                    case h11.EndOfMessage():
-                        return Answer(status, bytes(body))
-                    case h11.NEED_DATA:
-                        http.receive_data(data := await reader.read(4096))
-                        heard += data[: MAX_SKIPPED - len(heard)]
-                        self._show("<", data, "")
+            writer.write(exchange.sent)
+            self._show(">", exchange.sent, f"GET {request.target}")
+            answer = None
+            while answer is None:
+                data = await reader.read(4096)
+                heard += data[: MAX_SKIPPED - len(heard)]
+                self._show("<", data, "")
+                try:
+                    answer = exchange.receive(data)
+                except ProtocolError as error:
+                    raise ProtocolError(
+                        f"it did not answer in HTTP: {error}{quoted(heard)}"
+                    ) from None
+            if not answer.whole:
+                raise ProtocolError("it answers without end")
+            return answer
         finally:
             writer.transport.abort()
 

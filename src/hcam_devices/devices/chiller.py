@@ -31,7 +31,8 @@ from ..core import (
     utc,
 )
 from ..core import Simulator as Base
-from ..core.web import Answer, Get, Web, is_status, path_of, quoted_segment, response
+from ..core.web import Get, Web, is_status, path_of, quoted_segment, response
+from ..host.http import Answer
 
 ENTITIES = "entities"
 NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")

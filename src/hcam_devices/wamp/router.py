@@ -5,7 +5,6 @@ ours. Its configuration is generated; ``data/router.json`` is what the default i
 """
 
 import asyncio
-import http.client
 import json
 import logging
 import os
@@ -19,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ..config.instrument import Instrument
-from ..errors import RouterError
+from ..errors import ProtocolError, RouterError
 from ..host import output, rotation
+from ..host.http import Connection
 from ..host.installation import installed_router, this_program
 from ..host.limits import raise_open_files_limit
 from . import uris
@@ -194,11 +194,11 @@ def listening(port: int) -> bool:
 
 def answers(port: int) -> bool:
     """Tell whether the router is complete: it listens some time before it knows its paths."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+    connection = Connection("127.0.0.1", port)
     try:
-        connection.request("POST", "/publish")
-        return connection.getresponse().status not in uris.UNKNOWN_PATH
-    except (OSError, http.client.HTTPException):
+        connection.open(timeout=1)
+        return connection.post("/publish", {}, b"", timeout=1).status not in uris.UNKNOWN_PATH
+    except (OSError, ProtocolError):
         return False
     finally:
         connection.close()

@@ -10,9 +10,7 @@ The router is ``WAMP_SERVER``: a host, or host:port; by default this machine, po
 
 import json
 import os
-import select
 import threading
-from http.client import HTTPConnection, HTTPException
 from typing import Any
 
 from ..errors import (
@@ -22,11 +20,13 @@ from ..errors import (
     NotAuthorizedError,
     OfflineError,
     OutcomeUnknownError,
+    ProtocolError,
     RefusedError,
     RouterError,
     WampError,
     from_uri,
 )
+from ..host.http import Connection
 from .uris import UNKNOWN_PATH, Address, address
 
 __all__ = [
@@ -49,19 +49,6 @@ PRESENT_WITHIN = 5.0
 CONNECT_WITHIN = 3.0
 
 
-class _Connection(HTTPConnection):
-    """A connection that is kept between calls, and closed with the thread that kept it."""
-
-    def dropped(self) -> bool:
-        """Tell whether it has ended: nothing is to be read between two calls."""
-        poll = select.poll()
-        poll.register(self.sock, select.POLLIN)
-        return bool(poll.poll(0))
-
-    def __del__(self) -> None:
-        self.close()
-
-
 _kept = threading.local()
 
 
@@ -80,18 +67,15 @@ def unreachable(where: Address, error: Exception, within: float) -> str:
     )
 
 
-def _connection(where: Address, timeout: float) -> _Connection:
+def _connection(where: Address, timeout: float) -> Connection:
     """Return the connection of this thread (and process: a fork must not share it), open."""
     key = (where, os.getpid())
     if getattr(_kept, "key", None) != key:
-        _kept.key, _kept.connection = key, _Connection(where.host, where.port)
-    connection: _Connection = _kept.connection
-    if connection.sock and connection.dropped():
+        _kept.key, _kept.connection = key, Connection(where.host, where.port)
+    connection: Connection = _kept.connection
+    if connection.ended():
         connection.close()
-    if not connection.sock:
-        connection.timeout = min(timeout, CONNECT_WITHIN)
-        connection.connect()
-    connection.sock.settimeout(timeout)
+    connection.open(min(timeout, CONNECT_WITHIN))
     return connection
 
 
@@ -107,26 +91,22 @@ def _post(path: str, body: dict[str, Any], timeout: float) -> Any:
         within = min(timeout, CONNECT_WITHIN)
         raise RouterError(unreachable(where, error, within)) from None
     try:
-        connection.request("POST", path, content, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        data = response.read()
-    except (OSError, HTTPException) as error:
-        connection.close()
+        status, data, *_ = connection.post(
+            path, {"Content-Type": "application/json"}, content, timeout=timeout
+        )
+    except (OSError, ProtocolError) as error:
         raise OutcomeUnknownError(
             f"no answer from {where} within {timeout:g} s ({type(error).__name__}): "
             "look at the telemetry before you repeat a command",
         ) from None
-    except BaseException:  # Ctrl-C: the answer would be taken for that to the next call
-        connection.close()
-        raise
-    if response.status in UNKNOWN_PATH:
+    if status in UNKNOWN_PATH:
         raise RouterError(
             f"{where} has no {path}: it is not the router, or has only just started",
         )
-    if response.status != 200:
+    if status != 200:
         raise WampError(
-            f"{where} answered {response.status} to {path}: {data[:200]!r}",
-            f"com.hipercam.error.http_{response.status}",
+            f"{where} answered {status} to {path}: {data[:200]!r}",
+            f"com.hipercam.error.http_{status}",
         )
     try:
         answer = json.loads(data)

@@ -1,16 +1,14 @@
-"""POST over a kept connection, with one deadline for each answer, and nothing sent twice."""
+"""The connection to a database: one that is kept, with its credentials."""
 
-import http.client
 import re
-import socket
 import ssl
-import threading
-import time
-from contextlib import suppress
-from typing import Any, NamedTuple
+from http import HTTPStatus
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from ...config.stores import InfluxDB
+from ...errors import ProtocolError
+from ...host import http
 
 MAX_ANSWER_BYTES = 1_000_000
 
@@ -33,30 +31,30 @@ class Connection:
 
     def __init__(self, settings: InfluxDB) -> None:
         self.settings, self.url, self.timeout = settings, urlsplit(settings.url), settings.timeout
-        self._http: Any = None
+        self._http: http.Connection | None = None
         self._hidden: list[str] = []
 
     def open(self) -> None:
         """Connect, if it is not connected."""
-        if self._http:
-            return
-        host, port = str(self.url.hostname), self.url.port
+        self._opened()
+
+    def _opened(self) -> http.Connection:
         try:
-            if self.url.scheme == "https":
-                context = ssl.create_default_context(cafile=self.settings.ca)
-                connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                    host, port or 443, timeout=self.timeout, context=context
+            if self._http is None or not self._http.is_open:  # its certificates may be new
+                secure = self.url.scheme == "https"
+                self._http = http.Connection(
+                    str(self.url.hostname),
+                    self.url.port or (443 if secure else 80),
+                    ssl.create_default_context(cafile=self.settings.ca) if secure else None,
                 )
-            else:
-                connection = http.client.HTTPConnection(host, port or 80, timeout=self.timeout)
-            connection.connect()
+            self._http.open(self.timeout)
         except (OSError, UnicodeError) as error:
             raise OSError(f"it cannot be reached: {error}") from None
-        self._http = connection
+        return self._http
 
     def broken(self) -> bool:
-        """Tell whether the server has ended the connection, without having said that it would."""
-        return self._http is not None and _ended(self._http.sock)
+        """Return whether the server has ended the connection without having announced it."""
+        return self._http is not None and self._http.ended()
 
     def post(self, target: str, headers: dict[str, str], body: bytes) -> Answer:
         """Return the answer; of a very long one, the beginning. Raises SecretError, too."""
@@ -64,34 +62,29 @@ class Connection:
         self._hidden = [authorization.partition(" ")[2], secret] if secret else []
         if authorization:
             headers = {**headers, "Authorization": authorization}
-        self.open()
-        began = time.monotonic()
-        cut = threading.Timer(self.timeout, _cut, [self._http.sock])
-        cut.daemon = True
-        cut.start()
+        connection = self._opened()
         try:
-            with suppress(BrokenPipeError):  # there may be an answer, such as 413
-                self._http.request("POST", self.url.path + target, body, headers)
-            answer = self._http.getresponse()
-            text = answer.read(MAX_ANSWER_BYTES)
-            if answer.length and len(text) < MAX_ANSWER_BYTES:
-                raise http.client.HTTPException("it is cut short")
-            if answer.status == http.HTTPStatus.NO_CONTENT and self._http.sock and self.broken():
-                raise http.client.HTTPException("it may be cut short")
-        except (OSError, http.client.HTTPException) as error:
+            answer = connection.post(
+                self.url.path + target,
+                headers,
+                body,
+                timeout=self.timeout,
+                max_bytes=MAX_ANSWER_BYTES,
+            )
+            if answer.status == HTTPStatus.NO_CONTENT and connection.ended():
+                raise ProtocolError("it may be cut short")
+        except TimeoutError:
+            raise TimeoutError(f"no answer within {self.timeout:g} s") from None
+        except (OSError, ProtocolError) as error:
             self.close()
-            if time.monotonic() - began >= self.timeout:
-                raise TimeoutError(f"no answer within {self.timeout:g} s") from None
             said = self.without_secret(str(error) or repr(error))
             raise OSError(f"no proper answer: {said}") from None
-        finally:
-            cut.cancel()
-        if self._http.sock is None or not answer.isclosed():  # announced, or it was very long
-            self.close()
-            self.open()
-        rest = answer.headers.get("Retry-After", "")
+        self.open()  # again, if it was announced that it ends, or the answer was very long
+        rest = answer.headers.get("retry-after", "")
         return Answer(
-            answer.status, text.decode(errors="replace"), float(rest) if rest.isdecimal() else 0.0
+            answer.status,
+            answer.body.decode(errors="replace"),
+            float(rest) if rest.isdecimal() else 0.0,
         )
 
     def without_secret(self, said: str) -> str:
@@ -103,26 +96,6 @@ class Connection:
         return said
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection; the next request opens it again."""
         if self._http:
             self._http.close()
-        self._http = None
-
-
-def _cut(connection: socket.socket) -> None:
-    with suppress(OSError):
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)  # not TLS's own, which would wait
-
-
-def _ended(connection: socket.socket) -> bool:
-    """Tell whether a connection on which nothing is due has ended."""
-    within = connection.gettimeout()
-    try:
-        connection.settimeout(0)
-        connection.recv(1)
-    except (BlockingIOError, ssl.SSLWantReadError):
-        connection.settimeout(within)
-        return False
-    except OSError:
-        return True
-    return True
