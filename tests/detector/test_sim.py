@@ -28,7 +28,7 @@ class Console:
 
     def run(self, program: str, *arguments: str) -> tuple[str, int]:
         """Return what a program prints, and its exit status."""
-        said = self.simulator.answer(shlex.join([program, *arguments]).encode())
+        said = self.simulator.reply(shlex.join([program, *arguments]).encode())
         text, _, status = said.decode().partition("\x04")
         return text.strip(), int(status)
 
@@ -268,13 +268,13 @@ async def test_a_controller_that_is_far_too_fast_holds_up_nothing(tmp_path: Path
     async with sim.serve(simulator):
         await until(simulator.data.exists)
         simulator.simulate("set", speed=10_000)
-        simulator.answer(b"ngcdcsStartServer IRCAM1 -port 8080")
+        simulator.reply(b"ngcdcsStartServer IRCAM1 -port 8080")
         setup = " ".join(f"DET.{key} {value}" for key, value in SMALLEST.items())
         for line in ("online", "cldc 0 enable", f"setup {setup}", "start"):
-            assert b"OK" in simulator.answer(f"ngcbCmd {line}".encode())
+            assert b"OK" in simulator.reply(f"ngcbCmd {line}".encode())
         await until(lambda: simulator.frames > 3 * MAX_FRAMES)  # the loop goes round meanwhile
         simulator.simulate("set", speed=1)
-        assert b"OK" in simulator.answer(b"ngcbCmd stop")
+        assert b"OK" in simulator.reply(b"ngcbCmd stop")
 
 
 @pytest.mark.parametrize(("fault", "frames"), [("failure", []), ("disk_full", [])])

@@ -145,7 +145,7 @@ def test_the_simulator_answers_as_a_controller_does() -> None:
     controller = Simulator(homed=False, clock=clock)
 
     def ask(line: str) -> str:
-        return controller.answer(line.encode()).decode()
+        return controller.reply(line.encode()).decode()
 
     assert ask("ve?") == "ESP301 Version 3.0.1 6/1/99\r\n"
     assert ask("TB?") == "0, 0, NO ERROR DETECTED\r\n"
@@ -176,8 +176,8 @@ def test_the_simulator_answers_as_a_controller_does() -> None:
 
 def test_the_simulator_keeps_ten_errors() -> None:
     controller = Simulator(clock=Clock())
-    controller.answer(b";".join([b"PA"] * 15))
-    codes = [controller.answer(b"TE?") for _ in range(11)]
+    controller.reply(b";".join([b"PA"] * 15))
+    codes = [controller.reply(b"TE?") for _ in range(11)]
     assert codes == [b"37\r\n"] * 10 + [b"0\r\n"]
 
 
@@ -316,13 +316,13 @@ async def test_an_error_that_nobody_here_caused_is_told_and_gone_after_the_next_
     clock = Clock()
     simulator = Watched(clock=clock)
     async with homed(simulator, clock) as arms:
-        simulator.answer(b"PA5;2PA99")
+        simulator.reply(b"PA5;2PA99")
         told = await sample_where(arms, lambda s: "SOFTWARE" in reasons(s))
         assert "AXIS NUMBER MISSING (error 37)" in reasons(told, "controller")
         assert "POSITIVE SOFTWARE LIMIT DETECTED (error 206, axis 2)" in reasons(told, "injection")
         assert online(told)
         assert arm(told) == "inpos"
-        simulator.answer(b"PA5")
+        simulator.reply(b"PA5")
         await do(arms, "pickoff.move")
         after = await sample_where(arms, lambda s: True)
         assert reasons(after, "controller") == ""
@@ -333,10 +333,10 @@ async def test_a_full_queue_of_errors_is_emptied_in_one_look() -> None:
     clock = Clock()
     simulator = Watched(clock=clock)
     async with presented(ENTRY, simulator) as arms:
-        simulator.answer(b";".join([b"PA", b"1XX"] * 8))
+        simulator.reply(b";".join([b"PA", b"1XX"] * 8))
         told = await sample_where(arms, lambda s: "37" in reasons(s))
         assert "COMMAND DOES NOT EXIST" in reasons(told)
-        assert simulator.answer(b"TE?") == b"0\r\n"
+        assert simulator.reply(b"TE?") == b"0\r\n"
 
 
 async def test_a_motor_that_is_off_is_refused_in_the_words_of_the_controller() -> None:

@@ -68,7 +68,7 @@ def test_the_published_exchanges(sent: str, replied: str, answer: Any) -> None:
 def test_the_simulator_answers_what_the_driver_asks(sent: str) -> None:
     codec = Codec(int(sent[3:7], 16) - 1)
     request = codec.request(*asked(sent))
-    frame = Simulator(clock=Clock()).answer(request[:-1])
+    frame = Simulator(clock=Clock()).reply(request[:-1])
     assert frame[:7] == b"!" + request[1:7]
     assert codec.reply(request, frame[:-1]) is not None
 
@@ -81,7 +81,7 @@ def test_the_simulator_knows_the_parameter_of_the_vendors_example_and_those_of_e
     rack = Simulator(clock=Clock())
 
     def ask(payload: str, address: int = 1) -> str:
-        said = rack.answer(sealed(f"#{address:02X}15AB{payload}".encode()))
+        said = rack.reply(sealed(f"#{address:02X}15AB{payload}".encode()))
         return said[7:-5].decode()
 
     assert ask("?VR006401") == "00000441"
@@ -95,9 +95,9 @@ def test_the_simulator_knows_the_parameter_of_the_vendors_example_and_those_of_e
 
 def test_everybody_in_the_simulated_rack_obeys_address_255_and_nobody_answers() -> None:
     rack = Simulator(clock=Clock())
-    assert rack.answer(sealed(b"#FF0001VS0BB801C2A00000")) == b""
+    assert rack.reply(sealed(b"#FF0001VS0BB801C2A00000")) == b""
     assert {one.target for one in rack.controllers.values()} == {-80.0}
-    assert rack.answer(sealed(b"#FF0002?VR0BB801")) == b""
+    assert rack.reply(sealed(b"#FF0002?VR0BB801")) == b""
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_frames_survive_any_split_and_noise_before_them(sizes: list[int]) -> Non
     ],
 )
 def test_the_simulator_refuses_as_the_protocol_says(payload: bytes, said: bytes) -> None:
-    answer = Simulator(clock=Clock()).answer(sealed(b"#011234" + payload))
+    answer = Simulator(clock=Clock()).reply(sealed(b"#011234" + payload))
     assert answer == sealed(b"!011234" + said) + b"\r"
 
 
@@ -185,7 +185,7 @@ def test_the_simulator_refuses_as_the_protocol_says(payload: bytes, said: bytes)
     "frame", [b"#011235?VR03E801696B", sealed(b"#091235?VR03E801"), sealed(b"#zz1235?IF"), b""]
 )
 def test_the_simulator_does_not_answer_bad_checksums_or_other_addresses(frame: bytes) -> None:
-    assert Simulator(clock=Clock()).answer(frame) == b""
+    assert Simulator(clock=Clock()).reply(frame) == b""
 
 
 # --- the greeting ---------------------------------------------------------------------------

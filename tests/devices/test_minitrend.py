@@ -48,7 +48,7 @@ def test_the_published_exchanges(value: float, sent: str, replied: str) -> None:
     recorder = Exact()
     recorder.shown |= {0: value, 9: value}
     recorder.words = {0x1980: 5}
-    assert recorder.answer(hexed(sent)) == hexed(replied)
+    assert recorder.reply(hexed(sent)) == hexed(replied)
 
 
 @given(st.lists(st.integers(1, 9)))

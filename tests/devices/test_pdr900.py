@@ -125,7 +125,7 @@ def test_what_is_not_a_pressure_of_three_digits_is_none(text: str) -> None:
     ],
 )
 def test_the_simulator_answers_as_a_gauge_does(frame: bytes, said: bytes) -> None:
-    assert Simulator(clock=Clock()).answer(frame) == said
+    assert Simulator(clock=Clock()).reply(frame) == said
 
 
 def test_what_the_simulator_acknowledges_happens() -> None:
@@ -134,7 +134,7 @@ def test_what_the_simulator_acknowledges_happens() -> None:
     def say(text: bytes) -> bytes:
         frame = simulator.cut(bytearray(text))
         assert frame is not None
-        return simulator.answer(frame)
+        return simulator.reply(frame)
 
     assert say(b"@001u!torr;ff") == b"@001ACKTORR;FF"
     assert say(b"@001U?;FF") == b"@001ACKTORR;FF"
@@ -167,7 +167,7 @@ def test_the_simulated_head_is_pumped_down() -> None:
     pressures = []
     for _ in range(10):
         clock.now += 60
-        pressures.append(pressure_number(simulator.answer(b"@001PR1?")[7:-3].decode()))
+        pressures.append(pressure_number(simulator.reply(b"@001PR1?")[7:-3].decode()))
     assert pressures[:3] == sorted(pressures[:3], reverse=True)
     assert pressures[-1] == pytest.approx(1e-5, rel=0.1)
 

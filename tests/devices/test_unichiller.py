@@ -115,7 +115,7 @@ def test_a_sensor_that_is_not_there_has_no_temperature() -> None:
     "frame", [STATUS[:-1] + b"C", b"[M01G0E******C1", b"[M02V07C7", b"[M01L07BC", b"", b"["]
 )
 def test_the_simulator_is_silent_about_mistakes(frame: bytes) -> None:
-    assert Simulator().answer(frame) == b""
+    assert Simulator().reply(frame) == b""
 
 
 def test_the_simulator_forgets_what_is_not_finished_within_a_tenth_of_a_second() -> None:
@@ -127,11 +127,11 @@ def test_the_simulator_forgets_what_is_not_finished_within_a_tenth_of_a_second()
     buffer += b"07C6\r"
     late = simulator.cut(buffer)
     assert late == b"07C6"
-    assert simulator.answer(late) == b""
+    assert simulator.reply(late) == b""
     buffer += b"[M01V07C6\r"
     whole = simulator.cut(buffer)
     assert whole
-    assert simulator.answer(whole) == b"[S01V0EMINI CCAD\r"
+    assert simulator.reply(whole) == b"[S01V0EMINI CCAD\r"
 
 
 def test_the_simulated_coolant_follows_its_setpoint_or_the_room() -> None:
@@ -142,12 +142,12 @@ def test_the_simulated_coolant_follows_its_setpoint_or_the_room() -> None:
     def read(frame: bytes) -> float:
         return decode(frame[13:17].decode())
 
-    simulator.answer(request("G", "**" + encode(10))[:-1])
+    simulator.reply(request("G", "**" + encode(10))[:-1])
     clock.now += 3600
-    assert read(simulator.answer(request("G")[:-1])) == pytest.approx(10, abs=0.1)
-    simulator.answer(request("G", "O*****")[:-1])
+    assert read(simulator.reply(request("G")[:-1])) == pytest.approx(10, abs=0.1)
+    simulator.reply(request("G", "O*****")[:-1])
     clock.now += 3600
-    assert read(simulator.answer(request("G")[:-1])) == pytest.approx(15, abs=0.1)
+    assert read(simulator.reply(request("G")[:-1])) == pytest.approx(15, abs=0.1)
 
 
 def value(sample: dict[str, Any], field: str) -> Any:

@@ -183,7 +183,7 @@ def test_the_simulator_answers_as_a_stage_does() -> None:
     stage = Simulator(clock=clock)
 
     def ask(command: int, data: int = 0) -> bytes:
-        return stage.answer(frame(1, command, data))
+        return stage.reply(frame(1, command, data))
 
     assert ask(55, 7) == frame(1, 55, 7)
     assert ask(53, 40) == frame(1, 40, 128)
@@ -201,7 +201,7 @@ def test_the_simulator_answers_as_a_stage_does() -> None:
     assert ask(20, 672001) == frame(1, 255, 20)
     assert ask(21, -999999) == frame(1, 255, 21)
     assert ask(40, 0b1000 | 128) == frame(1, 40, 136)
-    assert stage.answer(frame(2, 60)) == b""
+    assert stage.reply(frame(2, 60)) == b""
     assert ask(20, 672000) == b""
     clock.now += 1
     assert ask(54) == frame(1, 54, 20)
@@ -210,6 +210,7 @@ def test_the_simulator_answers_as_a_stage_does() -> None:
     assert ask(1) == b""
     assert ask(20, 5) == frame(1, 255, 255)
     clock.now += 100
+    stage.catch_up()
     assert stage.unsolicited()[0] == frame(1, 1, 0)
     assert ask(0) == b""
     assert ask(53, 40) == frame(1, 40, 8)
@@ -240,22 +241,23 @@ def test_the_simulator_reports_motions_unasked_as_its_mode_says() -> None:
     stage = Simulator(clock=clock)
 
     def unasked() -> list[int]:
+        stage.catch_up()
         said = stage.unsolicited()[0]
         return [said[start + 1] for start in range(0, len(said), 6)]
 
-    stage.answer(frame(1, 20, 672000))
+    stage.reply(frame(1, 20, 672000))
     assert unasked() == []
-    stage.answer(frame(1, 40, 16 | 128))
+    stage.reply(frame(1, 40, 16 | 128))
     clock.now += 0.25
     assert unasked() == [8]
     clock.now += 100
     assert unasked() == [20]
     stage.simulate("set", knob=True)
     assert unasked() == [10]
-    stage.answer(frame(1, 40, 8 | 128))
+    stage.reply(frame(1, 40, 8 | 128))
     assert unasked() == [11]
     assert unasked() == []
-    stage.answer(frame(1, 40, 32 | 128))
+    stage.reply(frame(1, 40, 32 | 128))
     before = stage.position = 0.0
     assert unasked() == []
     assert stage.position > before

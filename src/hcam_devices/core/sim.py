@@ -116,6 +116,7 @@ class Simulator:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, seed: int = 0) -> None:
         self.clock = clock
+        self._advanced_to = clock()
         self.random = random.Random(seed)
         self.faults: dict[str, dict[str, Any]] = {}
         self._recorded: dict[bytes, list[bytes]] | None = None
@@ -124,6 +125,15 @@ class Simulator:
     def answer(self, frame: bytes) -> bytes:
         """Return the reply to a frame; nothing if the device would not answer."""
         raise NotImplementedError
+
+    def advance(self, dt: float) -> None:
+        """Change what changes by itself in ``dt`` seconds: a position, a temperature."""
+
+    def catch_up(self) -> None:
+        """Advance to the time of the clock: before each answer, and before a fault is injected."""
+        now = self.clock()
+        dt, self._advanced_to = now - self._advanced_to, now
+        self.advance(dt)
 
     def latency(self, frame: bytes) -> float:
         """Return the seconds until the frame is answered; other connections do not wait."""
@@ -156,6 +166,7 @@ class Simulator:
     def reply(self, frame: bytes) -> bytes:
         """Return the answer to a frame, from the recording that is played if there is one."""
         if self._recorded is None:
+            self.catch_up()
             return self.answer(frame)
         replies = self._recorded.get(self.constant(frame), [b""])
         said = replies.pop(0) if len(replies) > 1 else replies[0]
@@ -193,6 +204,7 @@ class Simulator:
 
         Without a fault: return what may be done. Raises ValueError for what is not offered.
         """
+        self.catch_up()
         offers = self.offers()
         if not isinstance(fault, str):
             raise ValueError(f"{shorten(fault)} is not the name of a fault")
@@ -332,6 +344,7 @@ class _Conversation:
 
     async def _speak(self) -> None:
         while True:
+            self.sim.catch_up()
             said, pause = self.sim.unsolicited()
             if not self.sim.faults.keys() & {"busy", "silence"}:
                 await self._send(said)

@@ -131,7 +131,7 @@ class Simulator(Base):
         self.newest: str | None = None
         self.keywords = dict(DEFAULTS)
         self.run: Run | None = None
-        self._now, self._tick = 0.0, self.clock()
+        self._now = 0.0
         self._program = ""
         self._news: asyncio.Event | None = None
 
@@ -152,7 +152,7 @@ class Simulator(Base):
         self._news = asyncio.Event()
         try:
             while True:
-                self.advance()
+                self.catch_up()
                 self._news.clear()
                 due = LOOK_PERIOD_S if self.run and self.run.begins is not None else None
                 with suppress(TimeoutError):
@@ -174,7 +174,6 @@ class Simulator(Base):
 
     def answer(self, frame: bytes) -> bytes:
         """Return what a program prints, EOT, and its exit status."""
-        self.advance()
         try:
             program, *arguments = shlex.split(frame.decode())
             return say(self._do(program, arguments))
@@ -333,10 +332,9 @@ class Simulator(Base):
             raise _NOK("nothing waits for a trigger")
         self.run.begins = self._now
 
-    def advance(self) -> None:
-        """Bring simulated time up to now, and write the frames that are due."""
-        tick = self.clock()
-        self._now, self._tick = self._now + (tick - self._tick) * self.speed, tick
+    def advance(self, dt: float) -> None:
+        """Write the frames that are due after ``dt`` seconds."""
+        self._now += dt * self.speed
         for _ in range(MAX_FRAMES):
             run = self.run
             if run is None or run.begins is None:

@@ -577,7 +577,7 @@ class Simulator(Base):
         if not homed:
             self._lose_home()
         self._errors: deque[tuple[int, int]] = deque(maxlen=MAX_ERRORS)
-        self._at = self._started = self.clock()
+        self._started = self.clock()
         self._silent_until = -math.inf
 
     @property
@@ -591,7 +591,6 @@ class Simulator(Base):
 
     def answer(self, line: bytes) -> bytes:
         """Answer the commands of one line, in order."""
-        self._pass_time()
         if self.clock() < self._silent_until:
             return b""
         commands = line.decode("ascii", "replace").upper().split(";")
@@ -653,12 +652,12 @@ class Simulator(Base):
         said = AXIS_ERRORS.get(code % 100) if code >= 100 else ERRORS.get(code)
         return f"{code}, {ticks}, {said or 'UNKNOWN ERROR'}"
 
-    def _pass_time(self) -> None:
-        elapsed, self._at = self.clock() - self._at, self.clock()
+    def advance(self, dt: float) -> None:
+        """Move the arms; at the end of a travel one halts, and the controller is silent."""
         for motor in self.motors:
-            if error := motor.travel(elapsed * (motor.velocity or self.speed)):
+            if error := motor.travel(dt * (motor.velocity or self.speed)):
                 self._fail(error)
-                self._silent_until = self._at + self.limit_silence
+                self._silent_until = self.clock() + self.limit_silence
 
     def fault_error(self, reply: bytes, code: int = 7) -> bytes:
         """Refuse everything."""
@@ -690,7 +689,7 @@ class Simulator(Base):
     def fault_power_cycle(self, reply: bytes, seconds: float = 3.0, times: int = 1) -> bytes:
         """Switch it off and on: the motors are off, and positions count from where they are."""
         self._errors.clear()
-        self._started = self._at = self.clock() + seconds
+        self._started = self.clock() + seconds
         self._silent_until = self._started
         for motor in self.motors:
             motor.halt(on=False)

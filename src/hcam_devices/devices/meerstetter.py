@@ -270,10 +270,9 @@ DEVICE_TYPE = 1089
 class _Controller:
     """One simulated TEC: what it is told, and how hot things are."""
 
-    def __init__(self, target: float, now: float) -> None:
+    def __init__(self, target: float) -> None:
         self.target, self.object, self.sink, self.enable = target, target + 0.05, 38.0, HW_ENABLE
         self.error = self.saving_disabled = 0
-        self.at = now
         self.reset_at = -math.inf
 
     def status(self, now: float) -> int:
@@ -282,13 +281,15 @@ class _Controller:
             return 5 if since < 0.2 else 0 if since < 0.7 else 1
         return 3 if self.error else 2
 
-    def pass_time(self, now: float, interlock: str) -> float:
-        """Follow the temperatures; return the current."""
-        elapsed, self.at = now - self.at, now
+    def cools(self, now: float, interlock: str) -> bool:
         allowed = self.enable == STATIC_ON or (self.enable == HW_ENABLE and interlock == "closed")
-        on = allowed and self.status(now) == 2
-        self.object = toward(self.object, self.target if on else AMBIENT, elapsed, 240)
-        self.sink = toward(self.sink, 38.0 if on else AMBIENT, elapsed, 120)
+        return allowed and self.status(now) == 2
+
+    def advance(self, dt: float, *, on: bool) -> None:
+        self.object = toward(self.object, self.target if on else AMBIENT, dt, 240)
+        self.sink = toward(self.sink, 38.0 if on else AMBIENT, dt, 120)
+
+    def current(self, *, on: bool) -> float:
         if not on:
             return 0.0
         return min(
@@ -309,7 +310,12 @@ class Simulator(Base):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.interlock = "closed"
-        self.controllers = {n: _Controller(-90.0, self.clock()) for n in (1, 2, 3)}
+        self.controllers = {n: _Controller(-90.0) for n in (1, 2, 3)}
+
+    def advance(self, dt: float) -> None:
+        """Cool or warm each CCD, with a time constant of 4 minutes."""
+        for controller in self.controllers.values():
+            controller.advance(dt, on=controller.cools(self.clock(), self.interlock))
 
     def answer(self, frame: bytes) -> bytes:
         """Answer a frame with a good checksum and a known address; be silent otherwise."""
@@ -359,7 +365,7 @@ class Simulator(Base):
 
     def _read(self, controller: _Controller, parameter: int) -> str:
         now = self.clock()
-        current = controller.pass_time(now, self.interlock)
+        current = controller.current(on=controller.cools(now, self.interlock))
         values: dict[int, float] = {
             100: DEVICE_TYPE,
             104: controller.status(now),
@@ -383,7 +389,6 @@ class Simulator(Base):
         low, high = self.WRITABLE[parameter]
         if not low <= value <= high:
             return "+07"
-        controller.pass_time(self.clock(), self.interlock)
         if parameter == 3000:
             controller.target = value
         elif parameter == 108:

@@ -132,7 +132,6 @@ class Simulator(Base):
         self.pressure, self.base, self.unit, self.address = 1e-5, 1e-5, "MBAR", 1
         self.locked = False
         self.logging, self.interval = "STOP", "00:00:10"
-        self._at = self.clock()
 
     @staticmethod
     def cut(buffer: bytearray) -> bytes | None:
@@ -167,7 +166,8 @@ class Simulator(Base):
             return f"ACK{known[ref]}"
         if re.fullmatch(r"PR[1-5]", ref):
             digits = 3 if ref == "PR4" else 2
-            shown = f"{self._now() / MBAR.get(self.unit, 1.0):.{digits}E}"
+            noisy = self.pressure * self.random.gauss(1, 0.01)
+            shown = f"{noisy / MBAR.get(self.unit, 1.0):.{digits}E}"
             return f"ACK{shown}".replace("E-0", "E-").replace("+0", "+")
         return NAK_WRONG_SIGN if ref == "DLC" else NAK_UNKNOWN
 
@@ -193,13 +193,10 @@ class Simulator(Base):
     def _say(self, text: str) -> bytes:
         return f"@{self.address:03d}{text};FF".encode()
 
-    def _now(self) -> float:
-        """Pump toward the base pressure: a decade in about a minute, with noise of 1 %."""
-        elapsed, self._at = self.clock() - self._at, self.clock()
+    def advance(self, dt: float) -> None:
+        """Pump toward the base pressure: a decade in about a minute."""
         now, base = (math.log(max(p, 1e-9)) for p in (self.pressure, self.base))
-        logarithm = toward(now, base, elapsed, 60)
-        self.pressure = math.exp(logarithm)
-        return self.pressure * self.random.gauss(1, 0.01)
+        self.pressure = math.exp(toward(now, base, dt, 60))
 
     def fault_error(self, reply: bytes, code: int = 160) -> bytes:
         """Refuse everything."""

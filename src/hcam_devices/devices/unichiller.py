@@ -215,7 +215,6 @@ class Simulator(Base):
         self.mode, self.alarm, self.persists = CONTROL, 0, False
         self.setpoint, self.temperature, self.ambient = 5.0, 5.0, 15.0
         self.external = -151.0
-        self._at = self.clock()
         self.cut = Impatient(Codec.cut, 0.1, self.clock)
 
     def answer(self, frame: bytes) -> bytes:
@@ -227,7 +226,6 @@ class Simulator(Base):
             return seal("[S01V", "MINI CC")
         if text[:5] != b"[M01G" or not re.fullmatch(r"[CIO*][01*]([0-9A-F]{4}|\*{4})", data):
             return b""
-        self._pass_time()
         if data[1] == "1" and not self.persists:
             self.alarm = 0
         if data[0] != "*":
@@ -236,12 +234,12 @@ class Simulator(Base):
             self.setpoint = decode(data[2:])
         return self._status()
 
-    def _pass_time(self) -> None:
-        elapsed, self._at = self.clock() - self._at, self.clock()
+    def advance(self, dt: float) -> None:
+        """Cool or warm the coolant, with a time constant of 5 minutes."""
         if self.alarm:
             self.mode = OFF
         goal = self.setpoint if self.mode == CONTROL else self.ambient
-        self.temperature = toward(self.temperature, goal, elapsed, 300)
+        self.temperature = toward(self.temperature, goal, dt, 300)
 
     def _status(self) -> bytes:
         mode = OFF if self.alarm else self.mode

@@ -278,7 +278,6 @@ class Simulator(Base):
         self.device_id, self.firmware, self.supply = 2027, 529, 150
         self._unasked = b""
         self._turning = False
-        self._at = self.clock()
         self.cut = Impatient(Exactly(6), INTER_BYTE_TIMEOUT_S, self.clock)
 
     def answer(self, message: bytes) -> bytes:
@@ -286,7 +285,6 @@ class Simulator(Base):
         device, command, data = struct.unpack("<BBi", message)
         if device not in (0, 1):
             return b""
-        self._pass_time()
         said = self._obey(command, data)
         return b"" if said is None else frame(1, *said)
 
@@ -346,11 +344,11 @@ class Simulator(Base):
                 return POSITION, int(self.position)
         return ERROR, 64
 
-    def _pass_time(self) -> None:
-        elapsed, self._at = self.clock() - self._at, self.clock()
+    def advance(self, dt: float) -> None:
+        """Move toward the goal, and report the end of the motion."""
         if self.status == IDLE:
             return
-        step = 0.0 if self.stalled else elapsed * self.speed
+        step = 0.0 if self.stalled else dt * self.speed
         distance = self.goal - self.position
         self.position += math.copysign(min(step, abs(distance)), distance)
         if self.stalled or self.position == self.goal:
@@ -360,7 +358,6 @@ class Simulator(Base):
 
     def unsolicited(self) -> tuple[bytes, float | None]:
         """Report the end of a motion, or where it is, and the knob being turned."""
-        self._pass_time()
         if self.status != IDLE and self.mode & MOVE_TRACKING:
             self._unasked += frame(1, 8, int(self.position))
         turning = self.knob and not self.mode & KNOB_OFF
