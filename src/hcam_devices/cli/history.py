@@ -69,10 +69,11 @@ def history(
     place, note = source(file)
     if note:
         click.echo(note, err=True)
-    chosen = tuple(dict.fromkeys(fields))
+    known = load(file).recorded_fields()
+    names, declared = {name: one for name, (one, _) in known.items()}, dict(known.values())
+    chosen = tuple(dict.fromkeys(names.get(field, field) for field in fields))
     how = "csv" if as_csv else "table" if as_table else None
     try:
-        declared = load(file).recorded_fields()
         raise SystemExit(plot.show(place, chosen, asked, declared, how=how, points=points, png=png))
     except AwayError as error:
         raise HcamError(str(error)) from None

@@ -133,15 +133,18 @@ class Instrument:
         """The names of all devices, the recorder last."""
         return [*self.entries, "recorder"]
 
-    def recorded_fields(self) -> dict[str, Readback]:
-        """Return every field by its name in history: ``slide.position``, ``...position.target``."""
-        found: dict[str, Readback] = {}
+    def recorded_fields(self) -> dict[str, tuple[str, Readback]]:
+        """Return each field, and its name in history, by its declared name.
+
+        They differ for the target of an axis: ``slide.target_position`` is recorded as
+        ``slide.position.target``.
+        """
+        found = {}
         for device in (entry.build() for entry in self.entries.values()):
             stored = {target: f"{readback}.target" for readback, target in device.nested().items()}
-            found |= {
-                f"{device.name}.{stored.get(name, name)}": field
-                for name, field in device.fields.items()
-            }
+            for name, field in device.fields.items():
+                recorded = f"{device.name}.{stored.get(name, name)}"
+                found[f"{device.name}.{name}"] = recorded, field
         return found
 
     def choose(self, server: str, pattern: str = "*") -> list[Entry]:
