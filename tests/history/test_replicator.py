@@ -28,7 +28,7 @@ from hcam_devices.journal.notebook import Lost
 from hcam_devices.journal.points import Point, flatten
 from hcam_devices.journal.ranges import SampleRange, SampleRanges
 from hcam_devices.wamp.journal_service import JournalService
-from hcam_devices.wamp.owners import Owners
+from hcam_devices.wamp.owner import Owners
 
 Sample = dict[str, Any]
 

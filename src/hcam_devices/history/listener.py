@@ -21,7 +21,7 @@ from ..core.part import Alarm
 from ..journal import DAY_S
 from ..journal.points import MAX_FIELDS, Point, flatten, milliseconds
 from ..wamp import uris
-from ..wamp.owners import Owners
+from ..wamp.owner import Owners
 from ..wamp.session import Session
 from .journals import NO_ANSWER, Journals
 from .replicator import Replicator

@@ -1,5 +1,11 @@
-"""Who has a name on the network: which server, on which host, in which process, since when."""
+"""Who has a name on the network: which server, on which host, in which process, since when.
 
+Each session of a server carries its owner. The owner of a device's name is the session that has
+registered ``hipercam.<device>.rpc.``; the router discloses who published an event, so that what a
+device publishes can be told from what others publish under its name.
+"""
+
+import asyncio
 import os
 import platform
 import secrets
@@ -8,12 +14,18 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from autobahn.wamp.exception import ApplicationError
+from autobahn.wamp.protocol import ApplicationSession
+from autobahn.wamp.types import SubscribeOptions
 
 from .. import HcamError
+from . import uris
 
 EXTRA = "hcam"
 """The key in a session's authextra under which the router keeps its owner."""
 MAX_TEXT = 100
+ANSWER_WITHIN = 5.0
+MAX_NAMES = 10_000
+"""Forget everything beyond: whoever invents names must not fill the memory."""
 TAKEN_ERRORS = (
     ApplicationError.PROCEDURE_ALREADY_EXISTS,
     ApplicationError.PROCEDURE_EXISTS_INVOCATION_POLICY_CONFLICT,
@@ -64,3 +76,115 @@ class NameTakenError(HcamError):
         number = session.get("session")
         self.holder = str(self.owner or f"another program (session {number} from {peer})")
         super().__init__(f"the name {uri} belongs to {self.holder}")
+
+
+class Owners:
+    """The owners of names, asked of the router once, and again after a registration has changed."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, int | None] = {}
+        """The session that owns a name, None if no session does."""
+        self.strangers: set[tuple[str, int | None]] = set()
+        """Names, and sessions that publish under them without owning them."""
+        self._session: ApplicationSession | None = None
+        self._names: dict[int, str] = {}
+        self._asking: dict[str, asyncio.Task[int | None]] = {}
+        self._servers: dict[int, str] = {}
+
+    async def follow(self, session: ApplicationSession) -> None:
+        """Ask this session's router from now on. Raises autobahn's errors."""
+        self._session = session
+        self._forget_all()
+        options = SubscribeOptions(match="prefix")
+        await session.subscribe(self._changed, uris.REGISTRATIONS, options)
+
+    def _changed(self, _: Any, registration: Any) -> None:
+        """Forget the owner of a name whose registration was made, taken or ended."""
+        if isinstance(registration, dict):
+            self.forget(uris.device_of(str(registration.get("uri"))))
+        elif registration in self._names:
+            self.forget(self._names.pop(registration))
+
+    def forget(self, name: str) -> None:
+        """Ask again for the owner of a name when something is next published under it."""
+        self.known.pop(name, None)
+        self._asking.pop(name, None)
+        self.strangers = {one for one in self.strangers if one[0] != name}
+
+    def _forget_all(self) -> None:
+        for each in (self.known, self._asking, self.strangers, self._names, self._servers):
+            each.clear()
+
+    async def owner(self, name: str) -> int | None:
+        """Return the session that owns a name now, None if no session does.
+
+        Raises OSError, TimeoutError or one of autobahn's errors if the router does not answer.
+        """
+        while True:
+            asking = self._asking.get(name)
+            if asking is None:
+                asking = self._asking[name] = asyncio.create_task(self._ask(name))
+            try:
+                owner = await asyncio.shield(asking)
+            except Exception:
+                if self._asking.get(name) is asking:
+                    del self._asking[name]
+                raise
+            if self._asking.get(name) is asking:
+                del self._asking[name]
+                if len(self.known) >= MAX_NAMES:
+                    self._forget_all()
+                self.known[name] = owner
+            if name in self.known:  # else its registration has changed meanwhile
+                return self.known[name]
+
+    async def _ask(self, name: str) -> int | None:
+        session = self._session
+        if session is None or not session.is_attached():
+            raise ConnectionError("there is no router")
+        async with asyncio.timeout(ANSWER_WITHIN):
+            registration = await session.call(
+                "wamp.registration.lookup", uris.rpc(name), {"match": "prefix"}
+            )
+            if registration is None:
+                return None
+            self._names[registration] = name  # before it can change
+            try:
+                sessions = await session.call("wamp.registration.list_callees", registration)
+            except ApplicationError as error:
+                if error.error == ApplicationError.NO_SUCH_REGISTRATION:
+                    return None
+                raise
+            return next(iter(sessions), None)
+
+    async def server(self, session: int) -> str:
+        """Return the server that a session says it is of; empty if it is no server of ours.
+
+        Raises as ``owner`` does.
+        """
+        if session not in self._servers:
+            if self._session is None or not self._session.is_attached():
+                raise ConnectionError("there is no router")
+            async with asyncio.timeout(ANSWER_WITHIN):
+                details = await self._session.call("wamp.session.get", session)
+            owner = Owner.of(details)
+            if len(self._servers) >= MAX_NAMES:
+                self._servers.clear()
+            self._servers[session] = owner.server if owner else ""
+        return self._servers[session]
+
+    async def describe(self, session: int | None) -> str:
+        """Return who a session is, for people; as much of it as the router tells."""
+        if session is None:
+            return "a session that the router does not disclose"
+        if self._session is None or not self._session.is_attached():
+            return f"session {session}"
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN):
+                told = await self._session.call("wamp.session.get", session)
+            transport = told.get("transport") or told["authextra"].get("transport") or {}
+            where = str(transport.get("peer") or "a place unknown")
+            who = f"{told.get('authid')!s:.50} (role {told.get('authrole')!s:.50})"
+        except (ApplicationError, AttributeError, KeyError, TypeError, OSError):
+            return f"session {session}, which has ended"
+        return f"session {session} of {who} at {where:.100}"
