@@ -18,6 +18,7 @@ from hcam_devices.config.instrument import load
 from hcam_devices.ui import terminal
 from hcam_devices.ui.picture import Picture
 from hcam_devices.wamp import session, utils
+from hcam_devices.wamp.router import CLIENT_TIMEOUT_S
 from hcam_devices.wamp.uris import Address, address
 from hcam_devices.wamp.utils import call, publish
 
@@ -213,6 +214,19 @@ def test_every_call_is_one_post_on_a_connection_that_is_kept(
             publish("hipercam.slide.target_position", n)
         assert server.requests == ["/call", "/publish"] * 10
         assert len(server.connections) == 1
+
+
+def test_a_connection_is_not_used_again_when_the_router_may_be_closing_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert utils.MAX_IDLE_S < CLIENT_TIMEOUT_S
+    now = 0.0
+    monkeypatch.setattr(utils, "monotonic", lambda: now)
+    with counting() as (server, where):
+        monkeypatch.setenv("WAMP_SERVER", str(where))
+        for now in (0.0, utils.MAX_IDLE_S - 1, 2 * utils.MAX_IDLE_S):  # noqa: B007
+            call("hipercam.slide.rpc.describe")
+        assert len(server.connections) == 2
 
 
 def test_a_post_is_never_sent_twice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ The router is ``WAMP_SERVER``: a host, or host:port; by default this machine, po
 import json
 import os
 import threading
+from time import monotonic
 from typing import Any
 
 from ..errors import (
@@ -47,6 +48,9 @@ TIMEOUT = 10.0
 PRESENT_WITHIN = 5.0
 """Seconds in which who is not frozen answers, before a longer answer is waited for."""
 CONNECT_WITHIN = 3.0
+MAX_IDLE_S = 5.0
+"""Call over a new connection after this time. The router closes one that was idle for 10 s, and a
+request that it no longer reads would have an unknown outcome."""
 
 
 _kept = threading.local()
@@ -72,10 +76,12 @@ def _connection(where: Address, timeout: float) -> Connection:
     key = (where, os.getpid())
     if getattr(_kept, "key", None) != key:
         _kept.key, _kept.connection = key, Connection(where.host, where.port)
+        _kept.used_at = 0.0
     connection: Connection = _kept.connection
-    if connection.ended():
+    if connection.ended() or monotonic() - _kept.used_at > MAX_IDLE_S:
         connection.close()
     connection.open(min(timeout, CONNECT_WITHIN))
+    _kept.used_at = monotonic()
     return connection
 
 
