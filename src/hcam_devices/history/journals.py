@@ -5,9 +5,10 @@ import logging
 import sqlite3
 from base64 import b64decode
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from autobahn.wamp.exception import ApplicationError
@@ -20,6 +21,7 @@ from ..core.threads import ask
 from ..journal import KEEP, Journal, read_page
 from ..journal.digest import SIZE
 from ..journal.notebook import Lost
+from ..journal.points import Point, flatten
 from ..journal.ranges import SampleRange, SampleRanges
 from ..wamp import uris
 from ..wamp.journal_service import JournalService
@@ -205,6 +207,29 @@ class Journals:
             return await self.ask_own(self.own.samples, *arguments)
         return read_page(await self._call(uris.journal(server, "samples_compressed"), *arguments))
 
+    async def pages(
+        self, server: str, wanted: SampleRange
+    ) -> AsyncGenerator[tuple[int, list[Point]]]:
+        """Yield samples in order, and the number up to which they are complete.
+
+        The next page is asked for while the caller handles one. Raises one of NO_ANSWER.
+        """
+        device, epoch, first, last, _ = wanted
+        asked = asyncio.ensure_future(self.samples(server, device, first - 1, epoch))
+        try:
+            while first <= last:
+                samples = await asked
+                seqs = (one.get("seq") for one in samples)
+                upto = max((n for n in seqs if type(n) is int and first <= n <= last), default=last)
+                if upto < last:
+                    asked = asyncio.ensure_future(self.samples(server, device, upto, epoch))
+                await asyncio.sleep(0)  # let the question go out and the write begin
+                yield upto, _points(samples, wanted._replace(first=first, last=upto))
+                first = upto + 1
+        finally:
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
+
     async def digests(self, server: str, samples: SampleRange) -> bytes:
         """Return the digest of each sample, zeros where there is none; raises one of NO_ANSWER."""
         found = bytearray()
@@ -311,3 +336,17 @@ def _silence(server: str, answer: Exception | Inventory) -> str:
         return "nobody answers for its journal: is its server running?"
     said = " ".join(map(str, answer.args)) or type(answer).__name__
     return f"no answer from its journal: {said}"
+
+
+def _points(samples: list[Sample], wanted: SampleRange) -> list[Point]:
+    """Return the wanted samples, in order, without those that no store can keep."""
+    found = []
+    for sample in samples:
+        try:
+            point = flatten(sample)
+        except ValueError as error:
+            log.warning("a sample of %s cannot be kept: %s", wanted.device, error)
+            continue
+        if point[:2] == wanted[:2] and wanted.first <= point.seq <= wanted.last:
+            found.append(point)
+    return sorted(found, key=attrgetter("seq"))

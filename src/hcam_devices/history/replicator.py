@@ -7,20 +7,19 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from itertools import chain
-from operator import attrgetter
 from typing import Any, TypeVar
 
 from autobahn.wamp.exception import ApplicationError
 
 from ..core.backoff import Backoff
-from ..core.device import Sample, utc
+from ..core.device import utc
 from ..core.part import Alarm
 from ..journal import DAY_S
-from ..journal.points import Point, flatten
+from ..journal.points import Point
 from ..journal.ranges import SampleRange, SampleRanges
 from .journals import NO_ANSWER, Inventory, Journals
 from .stores import AwayError, Store
@@ -240,7 +239,7 @@ class Replicator:
         waiting: list[Sequence[Any]] = []
         first = samples.first
         try:
-            async with aclosing(self._pages(samples, inventory.server)) as pages:
+            async with aclosing(self.journals.pages(inventory.server, samples)) as pages:
                 async for upto, points in pages:
                     waiting.append(self.store.rows(points))
                     if len(waiting) == MAX_PAGES or writing.done() or upto == samples.last:
@@ -257,31 +256,6 @@ class Replicator:
             await asyncio.gather(writing, return_exceptions=True)
         await writing
 
-    async def _pages(
-        self, wanted: SampleRange, server: str
-    ) -> AsyncGenerator[tuple[int, list[Point]]]:
-        """Yield points, and the number up to which they are complete.
-
-        The next page is asked for while one is read.
-        """
-        device, epoch, first, last, _ = wanted
-        asked = asyncio.ensure_future(self.journals.samples(server, device, first - 1, epoch))
-        try:
-            while first <= last:
-                samples = await asked
-                seqs = (one.get("seq") for one in samples)
-                upto = max((n for n in seqs if type(n) is int and first <= n <= last), default=last)
-                if upto < last:
-                    asked = asyncio.ensure_future(
-                        self.journals.samples(server, device, upto, epoch)
-                    )
-                await asyncio.sleep(0)  # let the question go out and the write begin
-                yield upto, _points(samples, wanted._replace(first=first, last=upto))
-                first = upto + 1
-        finally:
-            asked.cancel()
-            await asyncio.gather(asked, return_exceptions=True)
-
     async def repair(
         self, replace: Callable[[Sequence[Point]], None], samples: SampleRanges
     ) -> None:
@@ -293,7 +267,7 @@ class Replicator:
             if not isinstance(answer, Inventory):
                 continue
             for part in (samples & SampleRanges(answer.held)).ranges():
-                async with aclosing(self._pages(part, server)) as pages:
+                async with aclosing(self.journals.pages(server, part)) as pages:
                     async for _, points in pages:
                         if points:
                             await self._do(replace, points)
@@ -380,17 +354,3 @@ class Replicator:
         """Wait for the current write, and close the store."""
         self._thread.submit(self.store.close)
         self._thread.shutdown()
-
-
-def _points(samples: list[Sample], wanted: SampleRange) -> list[Point]:
-    """Return the wanted samples, in order, without those that no store can keep."""
-    found = []
-    for sample in samples:
-        try:
-            point = flatten(sample)
-        except ValueError as error:
-            log.warning("a sample of %s cannot be kept: %s", wanted.device, error)
-            continue
-        if point[:2] == wanted[:2] and wanted.first <= point.seq <= wanted.last:
-            found.append(point)
-    return sorted(found, key=attrgetter("seq"))
