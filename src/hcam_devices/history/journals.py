@@ -39,14 +39,14 @@ PAGE = 1000
 ANSWER_WITHIN = 20.0
 MAX_PRESENTED = 10_000
 """Remember the servers of at most this many devices that the instrument file does not declare."""
-MAX_PAGES = 1000
-"""Ask for at most this many pages of an inventory."""
+MAX_PARTS = 1000
+"""Ask for at most this many parts of one inventory."""
 NO_ANSWER = (WampError, OSError, ValueError)
 """Raised when a server, or the router, is away or late, or answers nonsense."""
 
 
 class Inventory(BaseModel):
-    """Which samples the journal of a server has, as ``Journal.inventory`` says it."""
+    """Which samples the journal of a server has: the reply of ``Journal.inventory``."""
 
     server: str
     epoch: str
@@ -71,7 +71,7 @@ class Inventory(BaseModel):
         return found | {note.device for note in self.lost}
 
     def restrict(self, devices: Collection[str]) -> None:
-        """Forget every device but these."""
+        """Drop all devices but these."""
         self.held = [one for one in self.held if one.device in devices]
         self.gone = [one for one in self.gone if one.device in devices]
         self.lost = [one for one in self.lost if one.device in devices]
@@ -97,7 +97,7 @@ class Journals:
         self.own: Journal
         self.session: Session | None = None
         self.lost: set[Lost] = set()
-        """What the journals have noted as lost, as far as they were asked."""
+        """The losses that the journals have reported."""
         self.epochs: set[tuple[str, str]] = set()
         """The devices and epochs that a journal has."""
         self._newest: dict[str, Inventory] = {}
@@ -156,11 +156,11 @@ class Journals:
         self, server: str, devices: list[str] | None = None, *period: float
     ) -> Inventory:
         """Return which samples a server has of all devices, or of some; raises one of NO_ANSWER."""
-        found = await self._page(server, devices, "", *period)
-        for _ in range(MAX_PAGES):
+        found = await self._part(server, devices, "", *period)
+        for _ in range(MAX_PARTS):
             if found.next is None:
                 break
-            more = await self._page(server, devices, found.next, *period)
+            more = await self._part(server, devices, found.next, *period)
             if more.epoch != found.epoch:
                 raise ConnectionError(f"the journal of {server} has begun anew")
             found.held += more.held
@@ -174,7 +174,7 @@ class Journals:
         self._learn(found, whole=devices is None and not period)
         return found
 
-    async def _page(
+    async def _part(
         self, server: str, devices: list[str] | None, after: str, *period: float
     ) -> Inventory:
         arguments = devices, after, *period

@@ -1,4 +1,4 @@
-"""Hears telemetry, decides from who published it what it is, and hands it to the replicators.
+"""Hears telemetry, decides by its publisher how to record it, and hands it to the replicators.
 
 A sample of a device is believed if the session that published it has registered the device's name,
 and a journal has its epoch. Telemetry without numbers, under a name that nobody owns (the
@@ -96,7 +96,7 @@ class Listener:
             replicator.poll_now()
 
     def hear(self, *args: Any, _event: Any, **named: Any) -> None:
-        """Take in an event of a topic of telemetry."""
+        """Handle one event of telemetry, whoever has published it."""
         self.heard += 1
         name, publisher = uris.device_of(_event.topic), _event.publisher
         sample, rest = dict(named), list(args)
@@ -105,7 +105,7 @@ class Listener:
         if rest:
             sample.setdefault("value", rest)
         if sample.get("seq", 0) is None and sample.get("timestamp", 0) is None:
-            return  # the testament of a server: it says that nothing is known
+            return  # the testament of a server that has ended: it has no values
         owner = self.owners.known.get(name)
         if publisher is not None and publisher == owner:
             self._hear_device(name, publisher, sample)
@@ -117,13 +117,13 @@ class Listener:
             self._refuse(name, publisher)
 
     def _decide(self, work: Coroutine[Any, Any, None]) -> None:
-        """Ask the router something and act upon it, while more is heard."""
+        """Run work that waits for the router, while more telemetry is heard."""
         asking = asyncio.create_task(work)
         self.deciding.add(asking)
         asking.add_done_callback(self.deciding.discard)
 
     async def _ask_owner(self, name: str, publisher: int | None, sample: dict[Any, Any]) -> None:
-        """Take in a sample when the router has said who owns the name it was published under."""
+        """Handle a sample once the router has named the owner of the name in its topic."""
         try:
             owner = await self.owners.owner(name)
         except NO_ANSWER as error:
@@ -175,7 +175,7 @@ class Listener:
                 replicator.due.add(name)
 
     def _hear_device(self, device: str, publisher: int, sample: dict[Any, Any]) -> None:
-        """Take in a sample that the owner of a name has published under it."""
+        """Handle a sample that the owner of a device's name has published."""
         try:
             point = flatten(sample)
             if point.device != device:
@@ -227,7 +227,7 @@ class Listener:
             said["timestamp"] = utc(self.clock())
         else:
             if said == self._foreign.get(device):
-                return  # repeated when the router had come back
+                return  # the same sample, published again after an outage of the router
         try:
             numbered = self.journals.own.append({"device": device} | said)
         except (sqlite3.Error, ValueError) as error:
