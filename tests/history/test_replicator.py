@@ -587,6 +587,27 @@ async def test_an_inventory_too_large_for_a_message_comes_in_parts(
     assert [one.device for one in some.held] == ["gauge3", "gauge7"]
 
 
+@pytest.mark.parametrize(
+    ("nonsense", "said"),
+    [
+        ({"next": "slide"}, "does not end"),
+        ({"held": [["slide", "a", 3, 2]]}, "has ranges that are none"),
+        ({"held": [["slide", "a", 1, "many"]]}, "valid integer"),
+    ],
+)
+async def test_an_inventory_that_is_nonsense_is_no_answer(
+    tmp_path: Path, nonsense: dict[str, Any], said: str
+) -> None:
+    journals = ServedJournals(tmp_path, {"hwserver": ["slide"]})
+    answer = journals.kept["hwserver"].inventory() | nonsense
+    journals.answers["hipercam.hwserver.journal.inventory"] = lambda *_: answer
+    with pytest.raises(ValueError, match=said):
+        await journals.inventory("hwserver")
+    answers = await journals.inventories()
+    assert isinstance(answers["hwserver"], ValueError)
+    assert isinstance(answers["hwlogger"], Inventory)
+
+
 async def test_a_journal_that_began_anew_has_not_lost_what_it_still_salvages(
     tmp_path: Path,
 ) -> None:

@@ -167,6 +167,8 @@ class Journals:
             found.gone += more.gone
             found.lost += more.lost
             found.next = more.next
+        else:
+            raise ValueError(f"the inventory of {server} does not end")
         if not all(0 < one.first <= one.last < 2**63 for one in (*found.held, *found.gone)):
             raise ValueError(f"the journal of {server} has ranges that are none")
         if server not in {OWN, *self.declared.values()}:
