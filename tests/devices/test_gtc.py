@@ -473,7 +473,7 @@ async def test_a_transfer_that_does_not_end_is_a_failure_and_no_loss(simulator: 
         await call(device, "archive")
         sample = await sample_where(device, lambda one: one["state"]["archive"] == "failed")
     assert online(sample)
-    assert "may be going on: look into the archive" in reasons(sample, "archive")
+    assert "may still be running: look into the archive" in reasons(sample, "archive")
 
 
 def test_the_device_knows_the_folder_of_the_detector(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ async def test_frames_over_a_network_are_seen_late_several_at_once_and_none_is_l
         lambda: append(path, bytes(FRAME + 1)),
     )
     assert await counts(polling(tmp_path, script), 7, 5) == [0, 1, 4, 5]
-    assert script.slept == [frames.LOOK_EVERY] * 7
+    assert script.slept == [frames.LOOK_PERIOD_S] * 7
 
 
 async def test_a_run_that_appears_late_is_found_with_all_its_frames(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ async def test_a_run_that_came_in_the_tick_of_the_last_listing_is_found(tmp_path
     stamp = os.stat(tmp_path).st_mtime_ns
     a_run(tmp_path, 2, 4)
     os.utime(tmp_path, ns=(stamp, stamp))
-    script.clock.now += frames.LIST_EVERY
+    script.clock.now += frames.LIST_PERIOD_S
     assert await watched.look() == Progress(2, 4)
 
 
@@ -215,7 +215,7 @@ async def test_a_folder_that_cannot_be_read_is_said_and_tried_again(tmp_path: Pa
     assert "No such file or directory" in watched.trouble
     assert str(folder) in watched.trouble
     assert await watched.news(None) == Progress(0, 0)
-    assert script.slept == [frames.LOOK_AGAIN] * 3
+    assert script.slept == [frames.RETRY_PERIOD_S] * 3
     assert watched.trouble == ""
     script.things = iter([lambda: a_run(folder, 3, 2), *[lambda: None] * 20])
     assert await watched.news(Progress(0, 0)) == Progress(3, 2)
@@ -297,8 +297,8 @@ async def test_without_a_known_size_what_was_there_at_first_is_not_counted(tmp_p
 async def test_a_disk_of_this_machine_tells_of_a_frame(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frames, "LOOK_AGAIN", 1e6)
-    monkeypatch.setattr(frames, "LIST_EVERY", 0.0)
+    monkeypatch.setattr(frames, "RETRY_PERIOD_S", 1e6)
+    monkeypatch.setattr(frames, "LIST_PERIOD_S", 0.0)
     watched = Frames(tmp_path, filesystem=lambda _folder: "ext4")
 
     async def after(seen: Progress, change: Callable[[], object]) -> Progress:
@@ -338,7 +338,7 @@ async def test_a_disk_of_this_machine_tells_of_a_frame(
 async def test_a_disk_that_does_not_tell_after_all_is_looked_at_now_and_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frames, "LOOK_AGAIN", 0.01)
+    monkeypatch.setattr(frames, "RETRY_PERIOD_S", 0.01)
     monkeypatch.setattr(frames, "CHANGES", Mask.DELETE_SELF)
     path = a_run(tmp_path, 1)
     watched = Frames(tmp_path, filesystem=lambda _folder: "ext4")
@@ -362,7 +362,7 @@ async def test_without_watches_left_the_folder_is_polled(
         tmp_path, clock=script.clock, sleep=script.sleep, filesystem=lambda _folder: "ext4"
     )
     assert await watched.news(Progress(1, 0)) == Progress(1, 1)
-    assert script.slept == [frames.LOOK_EVERY]
+    assert script.slept == [frames.LOOK_PERIOD_S]
 
 
 async def test_a_disk_that_does_not_answer_is_asked_by_one_thread_only(
@@ -377,7 +377,7 @@ async def test_a_disk_that_does_not_answer_is_asked_by_one_thread_only(
         return listdir(path)
 
     monkeypatch.setattr(os, "listdir", hung)
-    monkeypatch.setattr(frames, "ANSWER_WITHIN", 0.01)
+    monkeypatch.setattr(frames, "MAX_LOOK_S", 0.01)
     a_run(tmp_path, 1, 1)
     watched = polling(tmp_path)
     try:
@@ -388,7 +388,7 @@ async def test_a_disk_that_does_not_answer_is_asked_by_one_thread_only(
         assert not asked.acquire(blocking=False)
     finally:
         answer.set()
-    monkeypatch.setattr(frames, "ANSWER_WITHIN", AT_MOST)
+    monkeypatch.setattr(frames, "MAX_LOOK_S", AT_MOST)
     assert await watched.look() == Progress(1, 1)
     assert watched.trouble == ""
 

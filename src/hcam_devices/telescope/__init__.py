@@ -1,1 +1,1 @@
-"""The telescope: its CORBA link, what its header strings mean, and its simulator."""
+"""The telescope: its CORBA link, its header, its motions, dithering, and a simulator."""

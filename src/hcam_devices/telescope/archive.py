@@ -1,4 +1,4 @@
-"""The transfer of a night's data into the GTC's archive: one long call, while all else goes on.
+"""The transfer of a night's data into the GTC's archive: one long call, beside all others.
 
 -> transferObservationDataFromHIPERToGCS     returns when it is done, after up to an hour
 """
@@ -16,7 +16,10 @@ AskApart: TypeAlias = Callable[[str, float], Awaitable[Any]]
 
 
 class Transfer(Part):
-    """The last transfer: when it began and ended (Unix seconds), and how."""
+    """The transfer in progress, or the last one. ``clock`` returns Unix time.
+
+    ``changed`` is called when a transfer has ended.
+    """
 
     def __init__(self, clock: Callable[[], float], changed: Callable[[], None]) -> None:
         self.clock, self.changed = clock, changed
@@ -27,7 +30,10 @@ class Transfer(Part):
         self._task: asyncio.Task[None] | None = None
 
     def start(self, ask_apart: AskApart, within: float) -> None:
-        """Begin a transfer that may take ``within`` seconds; NotAllowedError while one runs."""
+        """Begin a transfer, which fails if it takes longer than ``within`` seconds.
+
+        Raises NotAllowedError while a transfer is running.
+        """
         if self.state == "running":
             raise NotAllowedError("a transfer into the archive is running already")
         self.state, self.began, self.ended, self.reason = "running", self.clock(), None, ""
@@ -38,7 +44,9 @@ class Transfer(Part):
             await ask_apart(OPERATION, within)
             self.state = "finished"
         except TimeoutError as error:
-            self._fail(f"{error}; it may be going on: look into the archive before you begin again")
+            self._fail(
+                f"{error}; it may still be running: look into the archive before you start another"
+            )
         except (*LINK_LOST, RefusedError, ValueError) as error:
             self._fail(f"{error}; nothing is being transferred")
         self.ended = self.clock()
@@ -48,14 +56,14 @@ class Transfer(Part):
         self.state, self.reason = "failed", f"the transfer into the archive failed: {reason}"
 
     def states(self) -> dict[str, str]:
-        """Return whether one runs, and how the last one has ended."""
+        """Return the state: idle (none yet), running, finished or failed."""
         return {"archive": self.state}
 
     def values(self) -> dict[str, Any]:
-        """Return when the last one began and ended."""
+        """Return when the transfer began and ended (UTC), or None."""
         began, ended = self.began, self.ended
         return {"archive": {"began": began and utc(began), "ended": ended and utc(ended)}}
 
     def notices(self) -> list[Alarm]:
-        """Return why the last one has failed."""
+        """Return an alarm with the reason if the last transfer has failed."""
         return [Alarm("archive", "ERR", self.reason)] if self.state == "failed" else []

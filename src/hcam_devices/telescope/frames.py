@@ -1,15 +1,15 @@
-"""How many frames the detector has written: the newest run in its data folder, and its size.
+"""Counts the frames that the detector has written, by the size of the newest run in its folder.
 
     run0012.fits    a header, about 184 kB; then frames of NAXIS1 x NAXIS2 x |BITPIX| / 8 bytes
 
-The size alone counts: a frame that is written in pieces is one frame, several seen at once are
-several, and a late time stamp matters to nobody. Source of the format: the pipeline for HiPERCAM's
-raw files, which finds a frame in this way (NAXIS is 3, the last axis counts frames). In a file of
-another kind a frame is whatever came before a pause in its growth, as the predecessor had it.
+Only the size counts, so it does not matter whether a frame is written in pieces, several frames are
+seen at once, or a time stamp is late. The format is the one that the pipeline for HiPERCAM's raw
+files expects (NAXIS is 3, the last axis counts frames). In a file of another format, a pause in its
+growth ends a frame, as in the predecessor.
 
-The folder may be on another machine. Only a disk of this machine tells of changes (inotify); and
-a network disk answers from its memory, for up to a minute, unless a file or folder is opened
-(nfs(5), close-to-open cache coherence). So a look opens what it looks at.
+The folder may be on another machine. Only a local disk reports changes (inotify), and a network
+disk answers from its cache for up to a minute unless a file or folder is opened (nfs(5),
+close-to-open cache coherence). So each look opens the folder and the file.
 """
 
 import asyncio
@@ -27,31 +27,32 @@ from asyncinotify import Inotify, Mask
 from ..core import runs, threads
 
 LOCAL = {"btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "tmpfs", "xfs", "zfs"}
-"""File systems that tell of every change, because nobody else writes on them."""
+"""File systems that report every change, because no other machine writes to them."""
 CHANGES = Mask.CREATE | Mask.MODIFY | Mask.MOVED_TO
 
-LOOK_EVERY = 0.1
-LOOK_AGAIN = 1.0
-"""Seconds between looks where changes are told, and where the folder cannot be read."""
-ANSWER_WITHIN = 5.0
+LOOK_PERIOD_S = 0.1
+RETRY_PERIOD_S = 1.0
+"""The time between looks where changes are reported, or where the folder cannot be read."""
+MAX_LOOK_S = 5.0
 """Timeout of one look. A look that hangs is awaited, never started twice."""
-PAUSE = 0.02
-"""Seconds after a change until the next look: a frame is written in many pieces."""
-LIST_EVERY = 1.0
+PAUSE_S = 0.02
+"""The time from a reported change to the next look, because a frame is written in many pieces."""
+LIST_PERIOD_S = 1.0
+"""The shortest time between two listings of the folder."""
 
 Sleep = Callable[[float], Awaitable[object]]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The number of the newest run (0: there is none), and how many whole frames it has."""
+    """The number of the newest run (0 if there is none), and the number of its whole frames."""
 
     run: int
     frames: int
 
 
 def run_number(name: str) -> int:
-    """Return the number of the run in a file of this name, or 0 if it is no ``run0012.fits``."""
+    """Return the number of a run by the name of its file, or 0 for any other name."""
     number = runs.number_of(name) or 0
     return number if name == runs.file_name(number) else 0
 
@@ -65,14 +66,14 @@ def filesystem_of(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Layout:
-    """Bytes of a run's header, and of each frame (0: not known)."""
+    """The size of a run's header and of each frame, in bytes; 0 if it is not known."""
 
     header: int = 0
     frame: int = 0
 
 
 def read_layout(file: BinaryIO) -> Layout | None:
-    """Read the layout of a run from the beginning of its file; None while that is incomplete."""
+    """Read the layout of a run from its header; return None while the header is incomplete."""
     try:
         header = runs.read_header(file.read)
     except ValueError:
@@ -95,7 +96,7 @@ def _frame(keys: dict[bytes, bytes]) -> int:
 
 @dataclass
 class _Growth:
-    """A run's file: how it has grown, in bytes, and how often that was followed by a pause."""
+    """The growth of a run's file: its size in bytes, and how often a pause has followed."""
 
     identity: tuple[int, int]
     settled: int
@@ -121,10 +122,11 @@ class _Growth:
 
 
 class Frames:
-    """Counts the frames of the newest run in ``folder``, while somebody waits for one.
+    """Counts the frames of the newest run in ``folder``.
 
-    ``quiet``: s without growth after which a frame counts as written, in a file whose frames have
-    no known size; frames that such a file had when it was seen first are not counted.
+    ``quiet`` is for files whose frames have no known size: a frame counts as written when the file
+    has not grown for this time (s). Frames that such a file had when it was first seen are not
+    counted.
     """
 
     def __init__(
@@ -138,7 +140,7 @@ class Frames:
     ) -> None:
         self.folder, self.quiet = folder, quiet
         self.trouble = ""
-        """Why the folder cannot be read, and that it is tried again; nothing if it can."""
+        """A sentence with the reason why the folder cannot be read; empty if it can."""
         self._clock, self._sleep, self._filesystem = clock, sleep, filesystem
         self._changed: int | None = None
         self._list_again, self._list_at = False, 0.0
@@ -148,10 +150,10 @@ class Frames:
         self._tells = False
 
     async def look(self) -> Progress | None:
-        """Return what is there now; None, with the reason in ``trouble``, if it cannot be read."""
+        """Return the progress now, or None, with the reason in ``trouble``, if it is not known."""
         place = f"the data folder {self.folder}"
         try:
-            found = await threads.ask(place, self._look_or_say, within=ANSWER_WITHIN)
+            found = await threads.ask(place, self._look_or_say, within=MAX_LOOK_S)
         except TimeoutError as error:
             self.trouble = f"{error}, so no frame is seen; it is tried again"
             return None
@@ -163,11 +165,11 @@ class Frames:
         return None
 
     async def news(self, seen: Progress | None) -> Progress:
-        """Return what is there as soon as it is something else than what has been ``seen``."""
+        """Wait until the progress differs from ``seen``, and return it."""
         with ExitStack() as stack:
             changes, watched = None, False
             while (now := await self.look()) is None or now == seen:
-                if self._tells and not watched:  # and then look once more
+                if self._tells and not watched:  # then look again: a file may have come before
                     changes, watched = self._watch(stack), True
                 else:
                     await self._until_next_look(changes)
@@ -177,23 +179,23 @@ class Frames:
         try:
             changes = stack.enter_context(Inotify())
             changes.add_watch(self.folder, CHANGES)
-        except OSError:  # not there yet, or all watches of this machine are taken
+        except OSError:  # the folder is missing, or all watches of this machine are used
             return None
         return changes
 
     async def _until_next_look(self, changes: Inotify | None) -> None:
         if self.trouble:
-            await self._sleep(LOOK_AGAIN)
+            await self._sleep(RETRY_PERIOD_S)
         elif changes is None:
-            await self._sleep(LOOK_EVERY)
+            await self._sleep(LOOK_PERIOD_S)
         else:
             growing = self._growth is not None and self._growth.growing
             try:
-                async with asyncio.timeout(self.quiet if growing else LOOK_AGAIN):
+                async with asyncio.timeout(self.quiet if growing else RETRY_PERIOD_S):
                     await changes.get()
             except TimeoutError:
                 return
-            await self._sleep(PAUSE)
+            await self._sleep(PAUSE_S)
 
     # --- in a thread ------------------------------------------------------------------------
 
@@ -232,8 +234,8 @@ class Frames:
             os.close(folder)
         now = self._clock()
         if (changed != self._changed or self._list_again) and now >= self._list_at:
-            # Once more, because what came in the same tick of the clock has the same time.
+            # List once more, because a later file may have the same time of change.
             self._list_again = changed != self._changed
-            self._changed, self._list_at = changed, now + LIST_EVERY
+            self._changed, self._list_at = changed, now + LIST_PERIOD_S
             self._newest = max(map(run_number, os.listdir(self.folder)), default=0)
         return self._newest

@@ -1,12 +1,12 @@
-"""What CORBA says on the wire, as far as the simulator has to say it: GIOP 1.0 to 1.2 over TCP.
+"""The part of CORBA's protocol that the simulator needs: GIOP 1.0 to 1.2 over TCP.
 
     -> GIOP 1.2 Request 4, key "telescope-0", operation getHumidity
     <- GIOP 1.2 Reply 4, no exception: 4-byte float 31.0
 
 A message is a header of 12 bytes - ``GIOP``, two bytes of version, flags (1: little-endian, 2: more
 fragments follow), type, the size of the rest - and a body, in which a number of n bytes stands at a
-multiple of n counted from the header. Replies use the caller's version and byte order. Source:
-CORBA 3.3 part 2, chapter 9; the client that they are tried with is omniORB.
+multiple of n counted from the header. Replies use the caller's version and byte order. This
+follows CORBA 3.3 part 2, chapter 9, and is tested with omniORB as the client.
 """
 
 import math
@@ -23,20 +23,20 @@ NO_EXCEPTION, USER_EXCEPTION, SYSTEM_EXCEPTION = range(3)
 UNKNOWN_OBJECT, OBJECT_HERE = range(2)
 COMPLETED_NO, COMPLETED_MAYBE = 1, 2
 MAX_FLOAT = 3.4e38
-MOST = 1 << 20
-"""Bytes of a message; a client of the telescope sends fewer than 300."""
+MAX_MESSAGE_BYTES = 1 << 20
+"""A client of the telescope sends messages of fewer than 300 bytes."""
 CLOSE_CONNECTION = struct.pack("<4s4BI", b"GIOP", 1, 2, 1, CLOSE, 0)
 MESSAGE_ERROR = struct.pack("<4s4BI", b"GIOP", 1, 0, 1, ERROR, 0)
 
 
 class Reader:
-    """Takes values out of a message, one after the other; struct.error where it is too short."""
+    """Reads the values of a message one after the other. Raises struct.error at its end."""
 
     def __init__(self, data: bytes, order: Order, at: int = 0) -> None:
         self.data, self.order, self.at = data, order, at
 
     def number(self, code: str) -> Any:
-        """Return the next number; ``code`` as for ``struct``."""
+        """Return the next number; ``code`` is a format character of ``struct``."""
         size = struct.calcsize(code)
         self.at += -self.at % size
         (value,) = struct.unpack_from(self.order + code, self.data, self.at)
@@ -58,13 +58,16 @@ class Reader:
 
 
 class Writer:
-    """Puts values into a body. Bodies begin at a multiple of 8, so they can be made alone."""
+    """Writes values into a body, whose alignment is counted from its own beginning.
+
+    That is right because bodies begin at a multiple of 8.
+    """
 
     def __init__(self, order: Order) -> None:
         self.order, self.data = order, bytearray()
 
     def number(self, code: str, value: float) -> None:
-        """Append a number; what is too large for a float is infinite."""
+        """Append a number. One that is too large for a float becomes infinite."""
         if code == "f" and abs(value) > MAX_FLOAT:
             value = math.copysign(math.inf, value)
         self.data += bytes(-len(self.data) % struct.calcsize(code))
@@ -86,7 +89,7 @@ class Writer:
             self.text(text)
 
     def reference(self, kind: str, host: str, port: int, key: bytes) -> None:
-        """Append an object reference: the repository id, and where the object is."""
+        """Append a reference to an object: its repository id, its address and its key."""
         profile = Writer(self.order)
         profile.data += bytes([self.order == "<", 1, 2])
         profile.text(host)
@@ -101,7 +104,7 @@ class Writer:
 
 @dataclass(frozen=True)
 class Request:
-    """A call of an operation, or the question whether the object is here (LOCATE)."""
+    """A call of an operation, or the question whether an object is here (LOCATE)."""
 
     kind: int
     minor: int
@@ -113,7 +116,7 @@ class Request:
     arguments: Reader
 
     def reply(self, status: int, fill: Callable[[Writer], None] | None = None) -> bytes:
-        """Return the reply, with a body that ``fill`` writes; nothing to a oneway call."""
+        """Return the reply with a body that ``fill`` writes; empty for a oneway call."""
         if self.oneway:
             return b""
         writer = Writer(self.order)
@@ -131,7 +134,7 @@ class Request:
         return start + struct.pack(f"{self.order}I", len(rest)) + rest
 
     def refusal(self, exception: str, completed: int = COMPLETED_NO) -> bytes:
-        """Return the reply that an exception of CORBA itself has been raised."""
+        """Return the reply that raises one of CORBA's own exceptions in the client."""
 
         def fill(writer: Writer) -> None:
             writer.text(f"IDL:omg.org/CORBA/{exception}:1.0")
@@ -142,11 +145,14 @@ class Request:
 
 
 def cut(buffer: bytearray) -> bytes | None:
-    """Remove and return one message; all there is if that is not GIOP."""
+    """Remove one message from a buffer and return it; return all of the buffer if it is not GIOP.
+
+    Returns None while a message is incomplete.
+    """
     if len(buffer) < 12:
         return None
     size = 12 + int.from_bytes(buffer[8:12], "little" if buffer[6] & 1 else "big")
-    if buffer[:4] != b"GIOP" or size > MOST:
+    if buffer[:4] != b"GIOP" or size > MAX_MESSAGE_BYTES:
         size = len(buffer)
     if len(buffer) < size:
         return None
@@ -156,7 +162,10 @@ def cut(buffer: bytearray) -> bytes | None:
 
 
 def parse(frame: bytes) -> Request | None:
-    """Return what a message asks, None if it wants no answer; ValueError if it makes no sense."""
+    """Return the request in a message, or None if the message needs no answer.
+
+    Raises ValueError if the message is damaged, or if a client must not send it.
+    """
     if len(frame) < 12 or frame[:5] != b"GIOP\1" or frame[5] > 2 or frame[6] & 2:
         raise ValueError("not a whole message of GIOP 1.0 to 1.2")
     minor, order, kind = frame[5], ORDERS[not frame[6] & 1], frame[7]

@@ -2,11 +2,11 @@
 
     RADEG   = 17.5541 / RA (degrees);DATE-OBS= '2024/01/02' / date;
 
-An item is a name, the first ``=``, a value, and after `` /`` a comment. A value in quotes may hold
-slashes, and a quote if it is doubled; without quotes it ends at the first `` /``. Everything stays
-text until ``typed``. What has no name or no ``=`` is not an item: the telescope sends such garbage.
-Source: the strings that the predecessor's parser took, without its defects (it split at every ``=``
-and ``/``).
+An item is a name, the first ``=``, a value, and after `` /`` a comment. A value in quotes may
+contain slashes and doubled quotes; without quotes it ends at the first `` /``. All values are texts
+until ``typed``. The telescope also sends garbage without a name or without ``=``, which is ignored.
+The format is that of the strings that the predecessor parsed; it wrongly split them at every ``=``
+and ``/``.
 """
 
 import math
@@ -21,14 +21,14 @@ PLAIN = re.compile(r"(?!/)(.*?)(?:\s/(.*))?", re.DOTALL)
 
 
 class Item(NamedTuple):
-    """The value of a header item, and its comment; either may be empty. ``quoted``: it is text."""
+    """The value of a header item, and its comment; both may be empty. A quoted value is a text."""
 
     value: str
     comment: str
     quoted: bool = False
 
     def typed(self) -> float | str:
-        """Return a number where it is one (and finite), else text."""
+        """Return the value as a number if it is a finite one, otherwise as a text."""
         if not self.quoted and NUMBER.fullmatch(self.value):
             number = float(self.value)
             return number if math.isfinite(number) else self.value
@@ -36,7 +36,7 @@ class Item(NamedTuple):
 
 
 def parse(groups: Iterable[str]) -> dict[str, Item]:
-    """Return the items of all groups by name; of a name that comes twice, the last."""
+    """Return the items of all groups by name. If a name is repeated, its last item counts."""
     items = {}
     for text in ";".join(groups).split(";"):
         name, equals, rest = text.partition("=")
@@ -46,7 +46,7 @@ def parse(groups: Iterable[str]) -> dict[str, Item]:
 
 
 def typed(items: Mapping[str, Item]) -> dict[str, float | str]:
-    """Return a header as plain data: numbers and texts, by those names that can be names."""
+    """Return a header as numbers and texts by name, without malformed names."""
     return {name: item.typed() for name, item in items.items() if NAME.fullmatch(name)}
 
 

@@ -1,6 +1,6 @@
-"""What an object reference (IOR) says: type, make of the ORB, version, addresses, code sets.
+"""Parses object references (IOR): type, make of the ORB, version, addresses, code sets.
 
-Source: CORBA 3.3 part 2, 9.7 (IOR) and 7.10.2.4 (code sets); tags of makes: OMG's list.
+Follows CORBA 3.3 part 2, 9.7 (IOR) and 7.10.2.4 (code sets), and OMG's list of makes.
 """
 
 import struct
@@ -17,13 +17,14 @@ CODE_SETS = {
     0x00010100: "UCS-2",
 }
 IIOP, MADE_BY, SPEAKS, ALSO_AT = 0, 0, 1, 3
-"""Tags: of a profile, and of its components."""
+"""The tag of a profile, and the tags of its components."""
 
 
 def describe(reference: str) -> dict[str, Any]:
-    """Return what an object reference (``IOR:`` and hexadecimal digits) says.
+    """Return the contents of an object reference (``IOR:`` and hexadecimal digits).
 
-    The keys: type, orb, giop, addresses, code sets. Raises ValueError if it is none.
+    The keys are type, orb, giop, addresses and code sets. Raises ValueError if the text is no
+    reference.
     """
     try:
         ior = _encapsulated(bytes.fromhex(reference.removeprefix("IOR:")))
@@ -44,7 +45,7 @@ def describe(reference: str) -> dict[str, Any]:
 
 
 def addresses(reference: str) -> str:
-    """Return where the object of a reference is, as people read it."""
+    """Return the addresses of a reference's object as text for people."""
     try:
         return " or ".join(describe(reference)["addresses"]) or "no address"
     except ValueError:
@@ -59,7 +60,7 @@ def _profile(reader: giop.Reader, found: dict[str, Any]) -> None:
     major, minor = reader.number("B"), reader.number("B")
     found["giop"] = f"{major}.{minor}"
     found["addresses"].append(f"{reader.text()}:{reader.number('H')}")
-    reader.octets()  # its key
+    reader.octets()  # the key of the object
     for _ in range(reader.number("I") if minor else 0):
         tag, inner = reader.number("I"), _encapsulated(reader.octets())
         if tag == MADE_BY:
@@ -74,4 +75,4 @@ def _profile(reader: giop.Reader, found: dict[str, Any]) -> None:
 def _code_sets(reader: giop.Reader) -> str:
     numbers = [reader.number("I")]
     numbers += [reader.number("I") for _ in range(reader.number("I"))]
-    return ", ".join(CODE_SETS.get(one, f"0x{one:08x}") for one in dict.fromkeys(numbers) if one)
+    return ", ".join(CODE_SETS.get(n, f"0x{n:08x}") for n in dict.fromkeys(numbers) if n)

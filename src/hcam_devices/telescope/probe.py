@@ -1,7 +1,7 @@
-"""What a telescope's server is, found out by looking: nothing is moved or set.
+"""Examines a telescope's server without moving or setting anything.
 
-The reference that the name service returns says what ``ior`` reads; the object says whether it is
-alive, and what can be read of it.
+Type, ORB and addresses are in the reference that the name service returns; the object itself is
+asked whether it is alive, and for every value that can be read.
 """
 
 from ..core.fields import shorten
@@ -11,13 +11,13 @@ from .ior import describe
 
 
 async def report(link: Corba) -> list[str]:
-    """Return what is known of a telescope, in lines.
+    """Return lines about a telescope's server: its reference, and its answers.
 
-    Raises as ``Corba.open``, with what the reference says if there is one.
+    Raises what ``Corba.open`` raises; if there is a reference, its contents are in the text.
     """
-    said = describe(await link.reference())
-    said["addresses"] = ", ".join(said["addresses"])
-    lines = [f"{name:<12} {value}" for name, value in said.items()]
+    known = describe(await link.reference())
+    known["addresses"] = ", ".join(known["addresses"])
+    lines = [f"{name:<12} {value}" for name, value in known.items()]
     try:
         await link.open()
     except LINK_LOST as error:
