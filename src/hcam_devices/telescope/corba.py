@@ -1,17 +1,17 @@
-"""A link to the telescope: an object that a CORBA name service knows, called through omniORBpy.
+"""A link to the telescope: a CORBA object, found through a name service, called with omniORBpy.
 
     resolve HIPERTelescopeServer at corbaname::HOST:12008, then call, for instance, getHumidity
 
 omniORBpy is the optional extra ``gtc``, imported when a link is opened. Its calls block, so each is
-made in a thread, one at a time, and ends by the ORB's own deadline. What takes long (``ask_apart``)
-has a reference, a connection and a thread of its own.
+made in a thread, one at a time, and ends by the ORB's own deadline. A long call (``ask_apart``) has
+a reference, a connection and a thread of its own.
 
-A command that may have been carried out, although nobody said so, is an OutcomeUnknownError:
-nothing may send it again before a person has looked.
+If a command may have been carried out, but was not answered, OutcomeUnknownError is raised. Nothing
+may send it again before a person has looked.
 
-Nobody outside the GTC knows the types of the interface. They come from, in this order, the site's
-IDL file (setting ``idl``), the site's compiled stubs on PYTHONPATH (``HIPERTELESCOPESERVER``), or,
-without either, from the size of the answers: then only what is in ``READABLE`` can be called,
+The types of the interface are known at the GTC only. They are taken, in this order, from the site's
+IDL file (setting ``idl``), from the site's compiled stubs on PYTHONPATH (``HIPERTELESCOPESERVER``),
+or else from the size of the answers: then only the operations in ``READABLE`` can be called,
 because an argument of the wrong type may be carried out with a wrong number.
 """
 
@@ -58,13 +58,15 @@ READABLE = {
     "areMACSFollowErrorBelowThreshold": ("boolean",),
     "isM1NoiseBelowThreshold": ("boolean",),
 }
-"""What changes nothing, and what it may return, longest first. Inferred: see data/telescope.idl."""
+"""The operations that change nothing, with the types that they may return, longest first.
+
+Inferred: see data/telescope.idl."""
 OVERHEAR_S = 0.5
 """Listen for this long to a peer that broke the connection."""
 ALIVE = "_non_existent"
 """Every CORBA object answers this operation, which changes nothing."""
 SMALLEST = {"double": 1e-300, "float": 1e-30}
-"""Nothing that is measured is nearer to zero; an integer taken for such a number is."""
+"""No measured value is nearer to zero, but an integer that is read as such a number is."""
 NEEDS_EXTRA = (
     "the telescope speaks CORBA, for which this installation lacks omniORB ({}): "
     + install_extra("gtc")
@@ -88,7 +90,7 @@ WHOLE = {
     24: (0, 2**64 - 1),
 }
 REAL = {6: 3.4028234e38, 7: sys.float_info.max}
-"""Kinds of types (CORBA's TCKind): short, long, both unsigned, octet, long long; float, double."""
+"""Ranges by the kind of a type (CORBA's TCKind): integers; float and double."""
 
 _loading = threading.Lock()
 _loaded: dict[str, Any] = {}
@@ -98,7 +100,7 @@ _loaded: dict[str, Any] = {}
 class Corba(Local):
     """The object ``object_name`` of the name service at ``host`` and ``port``.
 
-    ``timeout``: seconds for each call; ``idl``: path of the site's IDL file.
+    ``timeout`` is the deadline of each call in s, ``idl`` the path of the site's IDL file.
     """
 
     host: str = "127.0.0.1"
@@ -110,30 +112,30 @@ class Corba(Local):
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
 
     async def open(self) -> None:
-        """Look the telescope up and make sure that it answers.
+        """Look the telescope up in the name service, and check that it answers.
 
-        Raises OSError or TimeoutError if it or its name service cannot be reached or omniORB is not
-        installed, ProtocolError if the name is another kind of object's.
+        Raises OSError or TimeoutError if it or its name service cannot be reached, or if omniORB is
+        not installed; ProtocolError if the object has another interface.
         """
-        await addresses_of(self.host, self.timeout)  # the ORB would ask without any deadline
+        await addresses_of(self.host, self.timeout)  # the ORB would resolve it without a deadline
         self._telescope = await self._in_thread(self._find)
         await super().open()
 
     def close(self, reason: BaseException | None = None) -> None:
-        """Forget the telescope; ``open`` looks it up again, because it may have been restarted."""
+        """Close the link; ``open`` looks the telescope up again, as it may have been restarted."""
         super().close(reason)
         self._telescope = None
 
     async def ask(self, codec: Any, ref: str, value: tuple[object, ...] | None = None) -> Any:
-        """Return what the operation ``ref`` returns for the arguments ``value``.
+        """Call the operation ``ref`` with the arguments ``value``, and return its result.
 
         Numbers are converted to the declared types. Raises RefusedError for an exception of the
-        telescope, ValueError if the operation is not known or an argument does not fit (nothing
-        was sent), or OSError or TimeoutError: the link is then closed. Of these OutcomeUnknownError
-        says that a command may have been carried out; after any other it was not.
+        telescope, ValueError if the operation is not known or an argument does not fit (nothing was
+        sent), and OSError or TimeoutError, which close the link. Of these, OutcomeUnknownError
+        means that a command may have been carried out; after any other it was not.
 
-        If the server has closed the idle connection, or was restarted, the telescope is connected
-        again before a command is sent. A command is sent at most once.
+        If the server has closed the idle connection, or was restarted, the link connects again
+        before it sends a command. A command is sent at most once.
         """
         call = self._telescope
         if call is None:
@@ -151,15 +153,15 @@ class Corba(Local):
 
     def _why_closed(self) -> BaseException:
         lost = self._lost.exception() if self._lost and self._lost.done() else None
-        if isinstance(lost, OutcomeUnknownError):  # true of another call, not of this one
+        if isinstance(lost, OutcomeUnknownError):  # that was about an earlier call
             return ConnectionError(f"not connected to {self}: {lost}")
         return lost or ConnectionError(f"not connected to {self}")
 
     async def ask_apart(self, ref: str, within: float) -> Any:
-        """Return what an operation without arguments returns ``within`` that many seconds.
+        """Call an operation without arguments beside all others; return its result.
 
-        It disturbs nothing else, is looked up for itself, and does not keep the process from
-        ending. Raises as ``ask``, but leaves the link alone.
+        It may take ``within`` seconds, has a reference of its own, and does not keep the process
+        from ending. Raises as ``ask`` does, but never closes the link.
         """
         self._show(">", ref.encode(), f"within {within:g} s")
         answer = await in_own_thread(lambda: self._find(within)(ref, ()))
@@ -167,9 +169,9 @@ class Corba(Local):
         return answer
 
     async def reference(self) -> str:
-        """Return the telescope's reference (``IOR:...``) as the name service has it.
+        """Return the telescope's reference (``IOR:...``) in the name service.
 
-        Raises as ``open``.
+        Raises as ``open`` does.
         """
 
         def look_up() -> str:
@@ -187,7 +189,7 @@ class Corba(Local):
             try:
                 return await asyncio.shield(thread)
             except asyncio.CancelledError:
-                # A call cannot be taken back: the next has to wait for its end, which is near.
+                # The call goes on in its thread, and the next one has to wait for its end.
                 await asyncio.wait([thread])
                 thread.exception()
                 raise
@@ -198,9 +200,9 @@ class Corba(Local):
     # --- in the thread ----------------------------------------------------------------------
 
     def _call(self, call: Call, operation: str, arguments: tuple[object, ...]) -> tuple[Any, Call]:
-        """Return the answer, and how to call the telescope from now on.
+        """Return the answer, and the function for the next calls.
 
-        A command is sent once, to a telescope that has just answered something harmless.
+        A command is sent once, after the telescope has answered a harmless question.
         """
         try:
             if reads(operation):
@@ -217,7 +219,7 @@ class Corba(Local):
         return reference
 
     def _resolve(self) -> Any:
-        """Return the reference that the name service has; nobody has asked the telescope yet."""
+        """Return the telescope's reference in the name service, without calling the telescope."""
         omniorb, orb = start_orb()
         naming = importlib.import_module("CosNaming")
         service = f"the name service at {self.host}:{self.port}"
@@ -249,7 +251,7 @@ class Corba(Local):
         telescope = f"the telescope ({self}, at {addresses(orb.object_to_string(found))})"
         try:
             wanted = interface._NP_RepositoryId if interface else REPOSITORY_ID
-            # _is_a is answered from the reference itself if that says so: it need not be alive.
+            # _is_a may be answered from the reference alone, so it does not show whether it lives.
             present(self._bounded(found), telescope)
             if not found._is_a(wanted):
                 raise ProtocolError(f"{telescope} is not a {wanted}; {HOW_TO_TYPE}")
@@ -277,7 +279,7 @@ class Corba(Local):
     def _explain(
         self, error: Exception, what: str, operation: str, within: float | None = None
     ) -> Exception:
-        """Return our exception for one of CORBA's."""
+        """Return this package's exception for one of CORBA's."""
         name = type(error).__name__
         within = within or self.timeout
         said = {
@@ -286,7 +288,7 @@ class Corba(Local):
             "OBJECT_NOT_EXIST": "is not there now; it is looked up again",
             "TIMEOUT": f"did not answer within {within:g} s",
         }.get(name)
-        # Only what the interface declares has no completion: that is an answer.
+        # Exceptions that the interface declares have no completion: they are answers.
         done = str(getattr(error, "completed", "COMPLETED_NO")) != "COMPLETED_NO"
         check = WRONG_IDL.format(idl=self.idl or "none") if name in SUSPECT else ""
         if done and not reads(operation):
@@ -305,14 +307,14 @@ class Corba(Local):
 
 
 def reads(operation: str) -> bool:
-    """Tell what changes nothing from a command."""
+    """Return whether an operation changes nothing, unlike a command."""
     return operation in READABLE or operation in ("resolve", ALIVE)
 
 
 def overheard(host: str, port: int, within: float) -> str:
-    """Return what to add to an error if somebody speaks there who does not speak CORBA.
+    """Return the words of a peer that does not speak CORBA, for an error; or an empty text.
 
-    The ORB keeps what it does not understand to itself, so a connection of our own listens.
+    The ORB does not report such words, so a second connection listens for ``within`` seconds.
     """
     with (
         suppress(OSError),
@@ -324,16 +326,16 @@ def overheard(host: str, port: int, within: float) -> str:
 
 
 def present(reference: Any, what: str) -> None:
-    """Raise ConnectionError if an object is not there any more."""
+    """Raise ConnectionError if an object does not exist any more."""
     if undisturbed(reference._non_existent):
         raise ConnectionError(f"{what} is not there any more")
 
 
 def undisturbed(ask: Callable[[], Any]) -> Any:
-    """Return what ``ask``, which changes nothing, returns.
+    """Return the result of ``ask``, which changes nothing.
 
-    Servers close connections that have been idle, which the ORB notices only when it uses them: it
-    is then asked once more, over a new connection.
+    Servers close idle connections, which the ORB notices only when it uses them. ``ask`` is then
+    called once more, and uses a new connection.
     """
     corba = start_orb()[0].CORBA
     try:
@@ -343,7 +345,7 @@ def undisturbed(ask: Callable[[], Any]) -> Any:
 
 
 async def in_own_thread(work: Callable[[], Any]) -> Any:
-    """Return what work returns; at the end of the process nobody waits for it."""
+    """Return the result of ``work``, for which the end of the process does not wait."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Any] = loop.create_future()
 
@@ -354,7 +356,7 @@ async def in_own_thread(work: Callable[[], Any]) -> Any:
     def run() -> None:
         try:
             told = done.set_result, work()
-        except Exception as error:  # noqa: BLE001  (whatever it is, who waits is told)
+        except Exception as error:  # noqa: BLE001  (the caller gets it)
             told = done.set_exception, error
         with suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(tell, *told)
@@ -370,10 +372,10 @@ async def in_own_thread(work: Callable[[], Any]) -> Any:
 
 
 def _leave(thread: threading.Thread) -> None:
-    """End the process while a call is out, without letting the ORB end first.
+    """End the process while a call is under way, without letting the ORB end first.
 
-    It would wake the call, whose thread then cannot go back to a Python that is ending, and aborts
-    the process.
+    The ORB would end the call, whose thread would then return into a Python that is ending, and
+    abort the process.
     """
     if thread.is_alive():
         sys.stdout.flush()
@@ -382,13 +384,13 @@ def _leave(thread: threading.Thread) -> None:
 
 
 def start_orb() -> tuple[Any, Any]:
-    """Return the module omniORB and the one ORB of this process; ConnectionError without it."""
+    """Return the module omniORB and the ORB of this process. Raises ConnectionError without it."""
     try:
         omniorb = importlib.import_module("omniORB")
         importlib.import_module("omniORB.CORBA")
     except ImportError as error:
         raise ConnectionError(NEEDS_EXTRA.format(error)) from None
-    # Its own log (trace level) would repeat on stderr what the exceptions say.
+    # At a higher trace level the ORB repeats its exceptions on standard error.
     arguments = ["hcam", "-ORBtraceLevel", "0"]
     with _loading:
         return omniorb, omniorb.CORBA.ORB_init(arguments, omniorb.CORBA.ORB_ID)
@@ -403,9 +405,10 @@ def require_corba() -> None:
 
 
 def load_interface(idl: str) -> Any | None:
-    """Return the class of the telescope's interface, or None if nobody says what it is.
+    """Return the class of the telescope's interface, or None if there is neither IDL nor stubs.
 
-    Raises ConnectionError if the IDL file cannot be used. A process can know one interface only.
+    Raises ConnectionError if the IDL file cannot be used, or if this process has already loaded
+    another one.
     """
     with _loading:
         if idl not in _loaded:
@@ -461,7 +464,7 @@ def _compile(idl: str) -> Any:
 
 
 def typed(telescope: Any, interface: Any) -> Call:
-    """Return how to call a reference whose interface is known."""
+    """Return a function that calls operations of a known interface."""
 
     def call(operation: str, arguments: tuple[object, ...]) -> Any:
         described = getattr(interface, f"_d_{operation}", None)
@@ -473,9 +476,9 @@ def typed(telescope: Any, interface: Any) -> Call:
 
 
 def fitted(operation: str, arguments: Sequence[object], kinds: Sequence[Any]) -> list[object]:
-    """Return arguments as the types that an operation declares; ValueError if one does not fit.
+    """Return arguments in the types that an operation declares; ValueError if one does not fit.
 
-    A number is as good as another if nothing is lost: 25.0 is a long, 25 is a double.
+    Numbers are converted if nothing is lost: 25.0 to a long, 25 to a double.
     """
     if len(arguments) != len(kinds):
         raise ValueError(f"{operation} takes {len(kinds)} arguments, not {len(arguments)}")
@@ -502,10 +505,10 @@ def _fitted(operation: str, value: object, kind: Any) -> object:
 
 
 def by_size(telescope: Any, omniorb: Any, orb: Any) -> Call:
-    """Return how to read from a reference whose interface is not known.
+    """Return a function that calls the operations in READABLE of an unknown interface.
 
-    An answer of 8 bytes can only be a double, one of 4 a float or a long; a long taken for a float
-    is so near to zero, or so far from any number, that it is seen.
+    An answer of 8 bytes must be a double, one of 4 bytes a float or a long. A long that is read as
+    a float is noticed, because it is too near to zero, or no number.
     """
     corba = omniorb.CORBA
     codes = {

@@ -1,11 +1,12 @@
-"""The telescope's motions: one at a time, waited for until it is in position, and never sent twice.
+"""The telescope's motions: one at a time, each until it is in position, and none sent twice.
 
     -> requestTelescopeOffset 5.0 0.0                    arcsec, relative
     -> areMACSFollowErrorBelowThreshold, isM1NoiseBelowThreshold    both true: in position
 
-If nobody says whether a request was carried out (OutcomeUnknownError), the position is read,
-and nothing more is sent until a person, told what was read, has acknowledged it. Known from use by
-the predecessor: the operations, and that the flags may need 0.2 s to notice a motion.
+If it is not known whether a request was carried out (OutcomeUnknownError), the position is read,
+and nothing more is sent until a person, who is shown the position, has acknowledged it. The
+operations are those of the predecessor, by whose use it is known that the flags may need 0.2 s to
+notice a motion.
 """
 
 import asyncio
@@ -22,24 +23,27 @@ from ..errors import LINK_LOST, NotAllowedError, OutcomeUnknownError, RefusedErr
 Ask: TypeAlias = Callable[[str, tuple[object, ...]], Awaitable[Any]]
 Position: TypeAlias = Mapping[str, float]
 
-LOOK_EVERY = 0.2
-STEADY_FOR = 0.2
-"""Seconds for which whoever looks must find it in position: follow errors flap."""
-LOOK_AGAIN = 3.0
-"""Seconds that a caller waits for a position after an unknown outcome."""
+LOOK_PERIOD_S = 0.2
+STEADY_S = 0.2
+"""The telescope has settled once it was in position for this long, because follow errors flap."""
+MAX_LOOK_AGAIN_S = 3.0
+"""A caller waits this long for a steady position after an unknown outcome."""
 FLAGS = {
     "areMACSFollowErrorBelowThreshold": "the follow error of the drives is above its threshold",
     "isM1NoiseBelowThreshold": "the noise of M1 is above its threshold",
 }
 KEYS = ("RADEG", "DECDEG", "M2UZ")
-"""Header items that say where it is: deg, deg, and the focus in mm (its unit is inferred)."""
-TELLING = 1.0
-"""An offset in arcsec below which a position with four decimals of a degree cannot tell."""
+"""The header items of the position: deg, deg, and the focus in mm (an inferred unit)."""
+MIN_VISIBLE_ARCSEC = 1.0
+"""A position with four decimals of a degree does not show a smaller offset."""
 
 
 @dataclass(frozen=True)
 class Move:
-    """What is asked of the telescope; ``ra`` and ``dec`` in arcsec if it is an offset."""
+    """A request to the telescope; ``ra`` and ``dec`` are in arcsec if it is an offset.
+
+    ``settles``: whether the telescope is out of position until the move has ended.
+    """
 
     kind: str
     operation: str
@@ -48,7 +52,7 @@ class Move:
     dec: float = 0.0
     settles: bool = False
     in_position: bool = False
-    """Whether the telescope has to be in position before."""
+    """Whether the telescope has to be in position before the request."""
 
     def __str__(self) -> str:
         return f"the {self.kind} ({', '.join(map(str, self.arguments))})"
@@ -56,27 +60,27 @@ class Move:
 
 @dataclass(frozen=True)
 class Unknown:
-    """A move that may have been carried out, and where the telescope was before."""
+    """A move that may have been carried out, and the position before it."""
 
     move: Move
     before: Position
 
     def carried_out(self, now: Position) -> bool | None:
-        """Tell from a position whether it was; None if that cannot be told."""
+        """Return whether the move was carried out, or None if a position does not show that."""
         move = self.move
         asked = math.hypot(move.ra, move.dec)
-        if asked < TELLING or not {"RADEG", "DECDEG"} <= self.before.keys() & now.keys():
+        if asked < MIN_VISIBLE_ARCSEC or not {"RADEG", "DECDEG"} <= self.before.keys() & now.keys():
             return None
         dec = 3600 * (now["DECDEG"] - self.before["DECDEG"])
         ra = 3600 * ((now["RADEG"] - self.before["RADEG"] + 180) % 360 - 180)
-        # Whether its offsets in RA are of the sky or of the coordinate is not known.
+        # It is not known whether offsets in RA are on the sky or in the coordinate.
         on_sky = ra * math.cos(math.radians(now["DECDEG"]))
-        if any(math.hypot(one - move.ra, dec - move.dec) < asked / 4 for one in (ra, on_sky)):
+        if any(math.hypot(moved - move.ra, dec - move.dec) < asked / 4 for moved in (ra, on_sky)):
             return True
         return False if math.hypot(on_sky, dec) < asked / 4 else None
 
     def advice(self, now: Position) -> str:
-        """Say what is known, and what to do."""
+        """Return a text for people: the positions before and ``now``, and what to do."""
         if not now:
             found = "the position cannot be read yet"
         else:
@@ -94,23 +98,24 @@ class Unknown:
 
 
 def shown(position: Position) -> str:
-    """Return a position as people read it."""
+    """Return a position as text for people."""
     return ", ".join(f"{key} {value:.10g}" for key, value in position.items()) or "not read"
 
 
 def position_in(header: Mapping[str, float | str]) -> Position:
-    """Return what a header says of where the telescope is."""
+    """Return the position in a header; items that are missing, or no numbers, are left out."""
     found = {key: header.get(key) for key in KEYS}
     return {key: value for key, value in found.items() if isinstance(value, float)}
 
 
 @dataclass
 class Motion(Part):
-    """What the telescope was told to do, one after the other.
+    """Moves the telescope, one motion after the other.
 
-    ``read_header`` returns the header as it is now, ``last_position`` the position that was read
-    last. ``settle_after`` and ``settle_within`` are seconds: before the flags can be believed, and
-    until not being in position is an alarm.
+    ``ask`` calls an operation, ``read_header`` reads the header, ``last_position`` returns the
+    position that was read last, and ``changed`` is called when the state has changed.
+    ``settle_after`` is the time (s) before the flags are right, and ``settle_within`` the time (s)
+    until it is an alarm not to be in position.
     """
 
     ask: Ask
@@ -120,13 +125,13 @@ class Motion(Part):
     settle_within: float = 60.0
     last_position: Callable[[], Position] = dict
     told: tuple[float, float] = (0.0, 0.0)
-    """The sum of the offsets (not of guide steps) that it was told, arcsec."""
+    """The sum of the accepted offsets (without guide steps), in arcsec."""
     doing: Move | None = None
     unknown: Unknown | None = None
     unsettled: str = ""
-    """Why it is not in position although it should be."""
+    """The reason why the telescope is not in position although it should be; or empty."""
     in_position: bool | None = None
-    """What the flags said last."""
+    """Whether the telescope was in position when it was last asked; None if that is not known."""
     _steady_since: float | None = None
     _last: Move | None = None
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -135,17 +140,17 @@ class Motion(Part):
     fields = ("ra_offset", "dec_offset")
 
     def lose(self) -> None:
-        """Forget whether it is in position; what it was told stays."""
+        """Forget whether the telescope is in position. The sum of the offsets is kept."""
         super().lose()
         self.in_position = None
 
     @property
     def busy(self) -> bool:
-        """Whether it is doing something, until it is in position again."""
+        """Whether a motion is under way: from its request until the telescope is in position."""
         return self.doing is not None
 
     def states(self) -> dict[str, str]:
-        """Return what it does."""
+        """Return the state of the telescope's motions."""
         return {"gtc": self.state}
 
     def reading(self, name: str) -> Reading:
@@ -153,7 +158,7 @@ class Motion(Part):
         return Reading(self.told[self.fields.index(name)])
 
     def notices(self) -> list[Alarm]:
-        """Return what became of the last motion, if that is not known or not well."""
+        """Return alarms about a motion of unknown outcome, and about a missing position."""
         found = []
         if self.unknown:
             found.append(Alarm("gtc", "ERR", self.unknown.advice(self.last_position())))
@@ -168,7 +173,7 @@ class Motion(Part):
 
     @property
     def state(self) -> str:
-        """Return what it does: offsetting, unknown (what it did), offline, inpos, or outpos."""
+        """The state: offsetting, unknown (the outcome), offline, inpos, or outpos."""
         if self.doing and self.doing.settles:
             return "offsetting"
         if self.unknown:
@@ -177,7 +182,7 @@ class Motion(Part):
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Wait for one's turn; while it is held nobody else moves the telescope."""
+        """Wait until nothing else moves the telescope, and keep it so within the context."""
         await self._turn.acquire()
         try:
             yield
@@ -185,7 +190,7 @@ class Motion(Part):
             self._release()
 
     async def request(self, move: Move) -> None:
-        """Request a move, holding the turn; return once it is accepted. Raises as ``begin``."""
+        """Request a move within a turn; return once it is accepted. Raises as ``begin`` does."""
         self._check(move)
         self.doing = move
         self.changed()
@@ -197,9 +202,9 @@ class Motion(Part):
             raise
 
     async def settle(self) -> None:
-        """Return when it is in position after the last request, holding the turn.
+        """Wait, within a turn, until the telescope is in position after the last request.
 
-        Raises TimeoutError if it is not within ``settle_within`` seconds.
+        Raises TimeoutError if that takes longer than ``settle_within`` seconds.
         """
         try:
             await self._settle()
@@ -208,18 +213,19 @@ class Motion(Part):
             self.changed()
 
     async def make(self, move: Move) -> None:
-        """Make a move in its turn, however long it waits; return when it is in position again.
+        """Make a move in a turn of its own; return when the telescope is in position again.
 
-        Raises as ``begin`` and ``settle``.
+        It may wait for its turn for any time. Raises what ``begin`` and ``settle`` raise.
         """
         await asyncio.shield(await self.begin(move))
 
     async def begin(self, move: Move, within: float | None = None) -> asyncio.Task[None]:
-        """Request a move in its turn; return when it is accepted, with what ends in position.
+        """Request a move in a turn of its own; return once it is accepted.
 
-        Raises OutcomeUnknownError if it may have been carried out. Nothing was sent, or nothing
-        done, if it raises NotAllowedError (not in position; not its turn ``within`` that many
-        seconds; an earlier one is unknown), OSError (not reached), ValueError, or RefusedError.
+        The result is a task that ends when the telescope is in position. Raises OutcomeUnknownError
+        if the move may have been carried out. Any other error means that it was not:
+        NotAllowedError (out of position, no turn ``within`` that many seconds, or an earlier move
+        of unknown outcome), OSError (not reached), ValueError, or RefusedError.
         """
         self._check(move)
         try:
@@ -230,7 +236,7 @@ class Motion(Part):
                 f"the telescope is still busy with {self.doing or 'a dithered exposure'}; nothing "
                 "was sent: wait until it is in position, and try again"
             ) from None
-        # From here on a caller that goes away must not leave a motion without its end.
+        # From here on, a caller that is cancelled must not leave the motion without its end.
         accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         making = asyncio.create_task(self._carry_out(move, accepted))
         self._tasks.add(making)
@@ -244,7 +250,7 @@ class Motion(Part):
         self.changed()
 
     async def close(self) -> None:
-        """Give up what is under way: the server ends. Returns when its end has been announced."""
+        """Give up motions under way, because the server ends; return when their callers know."""
         await asyncio.sleep(0)  # a task cancelled before it has begun would keep the turn
         for making in self._tasks:
             making.cancel()
@@ -254,7 +260,7 @@ class Motion(Part):
     def _ended(self, making: asyncio.Task[None]) -> None:
         self._tasks.discard(making)
         if not making.cancelled():
-            making.exception()  # who waits is told, and the alarms say it to everybody
+            making.exception()  # callers get the error, and alarms report it
 
     def _check(self, move: Move) -> None:
         if not math.isfinite(move.ra + move.dec):
@@ -299,7 +305,7 @@ class Motion(Part):
         try:
             await self.ask(move.operation, move.arguments)
         except asyncio.CancelledError:
-            self.unknown = Unknown(move, before)  # what was sent cannot be taken back
+            self.unknown = Unknown(move, before)  # a request that was sent cannot be taken back
             raise
         except OutcomeUnknownError as error:
             self.unknown = Unknown(move, before)
@@ -313,8 +319,8 @@ class Motion(Part):
             self.told = (self.told[0] + move.ra, self.told[1] + move.dec)
 
     async def _look_again(self) -> Position:
-        """Return the position as soon as it stands still; as far as known when patience ends."""
-        end = time.monotonic() + LOOK_AGAIN
+        """Return the position once it is steady, or else the last one within MAX_LOOK_AGAIN_S."""
+        end = time.monotonic() + MAX_LOOK_AGAIN_S
         last: Position = {}
         while time.monotonic() < end:
             try:
@@ -323,12 +329,12 @@ class Motion(Part):
                     return now
                 last = now
             except (*LINK_LOST, RefusedError):
-                pass  # it is being looked up again
-            await asyncio.sleep(LOOK_EVERY)
+                pass  # the link is being opened again
+            await asyncio.sleep(LOOK_PERIOD_S)
         return last
 
     async def out_of_position(self) -> str:
-        """Return why it is not in position; nothing if it is. Raises as ``ask``."""
+        """Return why the telescope is not in position; empty if it is. Raises as ``ask`` does."""
         since, self.in_position, self._steady_since = self._steady_since, None, None
         reasons = [why for flag, why in FLAGS.items() if not await self.ask(flag, ())]
         self.in_position = not reasons
@@ -339,7 +345,7 @@ class Motion(Part):
 
     def _is_steady(self) -> bool:
         since = self._steady_since
-        return since is not None and time.monotonic() - since >= STEADY_FOR
+        return since is not None and time.monotonic() - since >= STEADY_S
 
     async def _settle(self) -> None:
         end = time.monotonic() + self.settle_within
@@ -355,7 +361,7 @@ class Motion(Part):
                 return
             if why and time.monotonic() >= end:
                 break
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(LOOK_PERIOD_S)
         self.unsettled = (
             f"not in position {self.settle_within:g} s after {self._last}, which the telescope has "
             f"accepted ({why}). Ask the telescope's operator; do not send the offset again"
@@ -363,10 +369,10 @@ class Motion(Part):
         raise TimeoutError(self.unsettled)
 
     def acknowledge(self, now: Position, *, moved: bool | None) -> bool:
-        """Allow motions again after an unknown outcome; return whether it counts as carried out.
+        """Allow motions again after an unknown outcome; return whether the move counts as made.
 
-        Raises NotAllowedError if there is none, ValueError if the position does not tell and the
-        caller does not say.
+        ``moved`` says whether it was carried out; if None, the position ``now`` decides. Raises
+        NotAllowedError if there is no such move, ValueError if neither says so.
         """
         if self.unknown is None:
             raise NotAllowedError("there is no motion of unknown outcome to acknowledge")

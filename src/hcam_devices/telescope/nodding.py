@@ -1,12 +1,12 @@
-"""Dithering: an exposure at each place of a pattern, and a motion between two exposures.
+"""Dithering: an exposure at each position of a pattern, and a motion between two exposures.
 
     pattern              (0, 0)  (5, 0)  (5, 5)  (0, 5)       arcsec from where it started, for ever
     requests, relative   (0, 0)  (5, 0)  (0, 5)  (-5, 0)  (0, -5)  (5, 0) ...
     for each frame       request, in position, trigger, frame written
 
-A suspended coroutine remembers where it is, so there is no chart. What cannot be done, or is not
-known to have been done, pauses it, with the reason in ``notices``; a person looks, and resumes or
-stops it.
+The state is the position of a suspended coroutine, so there is no chart. A step that fails, or
+whose outcome is not known, pauses it, with the reason in ``notices``. Then a person has a look, and
+resumes or stops it.
 """
 
 import asyncio
@@ -33,38 +33,38 @@ FAILED = (*LINK_LOST, WampError, ValueError)
 
 
 class Telescope(Protocol):
-    """What moves the telescope: one motion at a time, whoever asks for it."""
+    """Moves the telescope, one motion at a time: see ``motion.Motion``."""
 
     def turn(self) -> AbstractAsyncContextManager[object]:
-        """Wait for one's turn; while it is held nobody else moves the telescope."""
+        """Wait until nothing else moves the telescope, and keep it so within the context."""
 
     async def request(self, dra: float, ddec: float) -> None:
-        """Request an offset (arcsec, relative), holding the turn; return once it is accepted.
+        """Request a relative offset (arcsec) within a turn; return once it is accepted.
 
-        Raises TimeoutError if it may have been carried out; any other exception: it was not.
+        Raises TimeoutError if it may have been carried out. After any other error it was not.
         """
 
     async def settle(self) -> None:
-        """Return when it is in position, holding the turn; raises TimeoutError if it never is."""
+        """Wait, within a turn, until the telescope is in position; TimeoutError if it is not."""
 
 
 class FrameCounter(Protocol):
-    """What sees frames being written: ``frames.Frames``."""
+    """Counts the frames of a run: see ``frames.Frames``."""
 
     @property
     def trouble(self) -> str:
-        """Why it sees nothing, or nothing."""
+        """The reason why frames cannot be counted; empty if they can."""
 
     async def look(self) -> Progress | None:
-        """Return what is there now; None if that cannot be seen."""
+        """Return the progress of the newest run, or None if it is not known."""
 
     async def news(self, seen: Progress | None) -> Progress:
-        """Return what is there as soon as it is something else than ``seen``."""
+        """Wait until the progress differs from ``seen``, and return it."""
 
 
 @dataclass(frozen=True)
 class Exposure:
-    """Where a frame was exposed (arcsec from the start), and when (Unix times)."""
+    """The place of an exposure (arcsec from the start), and its times (Unix)."""
 
     ra: float
     dec: float
@@ -73,20 +73,21 @@ class Exposure:
 
 
 class _PausedError(Exception):
-    """Why dithering does not go on until somebody has looked."""
+    """Pauses dithering until a person resumes it; the text is the reason."""
 
 
 class _OverError(Exception):
-    """Why there is nothing more to dither."""
+    """Ends dithering; the text is the reason."""
 
 
 class Nodding(Part):
     """Dithers the telescope, one run after the other, never two at once.
 
-    ``trigger`` starts one exposure; it raises TimeoutError if it may have started, any other
-    exception if not. ``guide`` tells the autoguider of an offset (arcsec). ``limit`` is the largest
-    offset, and the largest step, in each coordinate (arcsec). ``frame_within`` returns in how many
-    seconds after its trigger a frame has to be written. ``changed`` is called when ``state`` is.
+    ``trigger`` starts one exposure; it raises TimeoutError if the exposure may have started, and
+    any other error if it has not. ``guide`` reports an offset (arcsec) to the autoguider. ``limit``
+    is the largest offset, and the largest step, in each coordinate (arcsec). ``frame_within``
+    returns the time (s) from a trigger within which a frame has to be written. ``changed`` is
+    called after each change of ``state``.
     """
 
     def __init__(
@@ -105,13 +106,13 @@ class Nodding(Part):
         self.limit = limit
         self.pattern: list[Offset] = []
         self.state: State = "disabled"
-        """``idle`` is before a motion or a trigger, ``waiting`` is for a frame."""
+        """idle is before a motion or a trigger; waiting is for a frame to be written."""
         self.reason = ""
-        """Why it is paused, or has ended otherwise than by ``stop`` or with the run."""
+        """The reason for a pause, or for an end that is neither by ``stop`` nor with the run."""
         self.told: Offset = (0.0, 0.0)
-        """The sum of the offsets that the telescope has accepted since the start, arcsec."""
+        """The sum of the offsets that the telescope has accepted since the start, in arcsec."""
         self.exposures: dict[int, Exposure] = {}
-        """By the number of the frame in its run, from 1."""
+        """The exposures by the number of the frame in its run, from 1."""
         self._trigger, self._guide, self._frame_within = trigger, guide, frame_within
         self._changed, self._clock = changed, clock
         self._guide_notice = ""
@@ -119,23 +120,24 @@ class Nodding(Part):
         self._task: asyncio.Task[None] | None = None
         self._ending = False
         self._resumed: asyncio.Future[None] | None = None
-        self._step = 0  # exposures since the start
+        self._step = 0  # the number of exposures since the start
         self._in_position = 0.0
-        self._unknown: Offset | None = None  # a request that may have been carried out
-        self._begun: Exposure | None = None  # one that may be under way, or its frame unseen
+        self._unknown: Offset | None = None  # a step that may have been carried out
+        self._begun: Exposure | None = None  # an exposure without a frame so far
         self._told_written: asyncio.Future[int] | None = None
-        self._after = 0  # only runs above this number are of interest
+        self._after = 0  # the run has a number above this one
         self._run: int | None = None
-        self._frames = 0  # of the run that are accounted for
+        self._frames = 0  # the number of frames of the run that are accounted for
         self._blind = False
         self._seen: Progress | None = None
 
-    # --- what an observer asks for ----------------------------------------------------------
+    # --- commands ---------------------------------------------------------------------------
 
     def load(self, ra: Sequence[float], dec: Sequence[float]) -> None:
-        """Take a pattern: offsets from the start in arcsec, repeated for ever.
+        """Load a pattern: offsets from the start in arcsec, which are repeated for ever.
 
-        Raises ValueError if it is not acceptable, NotAllowedError while dithering.
+        Raises ValueError if an offset or a step is too large, or if the lists do not have the same
+        length; NotAllowedError while dithering.
         """
         if self.state != "disabled":
             raise NotAllowedError("the pattern is in use: stop dithering, then load another")
@@ -157,10 +159,10 @@ class Nodding(Part):
         self.pattern = pattern
 
     def start(self, run: int | None = None) -> None:
-        """Begin to dither from where the telescope is, at the first place of the pattern.
+        """Begin to dither around the present position, at the first offset of the pattern.
 
         ``run`` is the number of the run to be dithered, if the detector knows it; otherwise it is
-        the newest one, or a newer one that begins before the first frame is written. Raises
+        the newest run, or a newer one that begins before the first frame is written. Raises
         NotAllowedError while dithering, and without a pattern.
         """
         if self.state != "disabled":
@@ -178,7 +180,7 @@ class Nodding(Part):
         self._task = asyncio.create_task(self._live())
 
     async def stop(self) -> None:
-        """Stop dithering: at once, or when a motion under way has ended."""
+        """Stop dithering: at once, or after a motion that is under way."""
         if self.state == "paused":
             self.reason = ""
         self._end()
@@ -186,13 +188,13 @@ class Nodding(Part):
             await asyncio.wait([self._task])
 
     def run_ended(self) -> None:
-        """Learn that the detector's run has ended: dithering does, too."""
+        """End dithering, because the detector's run has ended."""
         if self.state != "disabled":
             log.info("dithering ends with its run, after %d exposures", self._step)
             self._end()
 
     async def close(self) -> None:
-        """End at once, even in mid-motion: the server ends. Returns when its end is announced."""
+        """End at once, even during a motion, because the server ends; return when it has ended."""
         if self._task:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -203,7 +205,7 @@ class Nodding(Part):
             self._task.cancel()
 
     async def track_new_run(self) -> None:
-        """Take no run for the one to be dithered that has frames now."""
+        """Expect a new run: none that has frames now is the one to be dithered."""
         seen = await self.frames.look()
         if seen is not None:
             self._after = seen.run if seen.frames else seen.run - 1
@@ -211,12 +213,12 @@ class Nodding(Part):
             self.exposures = {}
 
     def frame_written(self) -> None:
-        """Learn from elsewhere that the frame has been written; nothing if none is awaited."""
+        """Count the awaited frame as written, if there is one."""
         if self._told_written and not self._told_written.done():
             self._told_written.set_result(1)
 
     def acknowledge(self, *, moved: bool) -> None:
-        """Learn whether a nod of unknown outcome was carried out; nothing if there is none."""
+        """Decide whether a nod of unknown outcome was carried out, if there is one."""
         if self._unknown:
             if moved:
                 self._accept(self._unknown)
@@ -226,11 +228,12 @@ class Nodding(Part):
             self._changed()
 
     async def resume(self, exposed: bool | None = None) -> None:
-        """Go on after a pause, from the place where it was.
+        """Continue after a pause, with the step that was not completed.
 
-        ``exposed`` says whether a frame that was not seen has been exposed nevertheless: if not, it
-        is triggered again. Raises NotAllowedError if nothing is paused, or the outcome of a motion
-        has to be acknowledged before, ValueError if ``exposed`` is needed, or makes no sense.
+        ``exposed`` says whether a frame that was not seen has been exposed nevertheless. If not, it
+        is triggered again. Raises NotAllowedError if nothing is paused, or if the outcome of a
+        motion has to be acknowledged first; ValueError if ``exposed`` is needed, or is given
+        without need.
         """
         self._paused()
         if self._unknown:
@@ -243,7 +246,7 @@ class Nodding(Part):
         seen = await self.frames.look() if self._begun else None
         resumed = self._paused()
         if self._begun:
-            with suppress(_OverError):  # the next look before a trigger ends it
+            with suppress(_OverError):  # the look before the next trigger ends it
                 exposed = True if self._new(seen) > 0 else exposed
             if exposed is None:
                 raise ValueError(
@@ -261,10 +264,10 @@ class Nodding(Part):
             raise NotAllowedError(f"dithering is not paused, it is {self.state}")
         return self._resumed
 
-    # --- what others are told ---------------------------------------------------------------
+    # --- reports ----------------------------------------------------------------------------
 
     def notices(self) -> list[Alarm]:
-        """Return why it is paused or has ended, and who sees or hears nothing."""
+        """Return alarms: why dithering is paused or has ended, and which helpers fail."""
         found = []
         if self.reason:
             found.append(Alarm("dither", "ERR", self.reason))
@@ -275,10 +278,10 @@ class Nodding(Part):
         return found
 
     async def as_ecsv(self) -> str:
-        """Return the nod table of the run, as ECSV: a row for each of its frames.
+        """Return the nod table of the run as ECSV, with a row for each frame.
 
         RAOFF and DECOFF are the offsets from the start (arcsec, NaN for a frame that was not
-        dithered); FRAME counts from 1; TRIGGER and INPOS are UTC. Without sight of the run's file
+        dithered); FRAME counts from 1; TRIGGER and INPOS are UTC. If the run's file cannot be read,
         the rows end with the last frame that was seen.
         """
         seen = await self.frames.look()
@@ -362,7 +365,7 @@ class Nodding(Part):
         self._guided = self.told
         try:
             await self._guide(*step)
-        except Exception as error:  # noqa: BLE001  (whatever it is, the run goes on)
+        except Exception as error:  # noqa: BLE001  (no fault of the autoguider may end the run)
             self._guide_notice = (
                 f"the autoguider was not told of the nod by ({step[0]:g}, {step[1]:g}) arcsec: "
                 f"{error or type(error).__name__}"
@@ -392,7 +395,7 @@ class Nodding(Part):
         self._reject(extra)
 
     async def _written(self, unanswered: str) -> int:
-        """Wait for the frame; return how many more were written."""
+        """Wait until the frame has been written; return the number of further frames."""
         assert self._told_written  # noqa: S101  (type checker)
         within = self._frame_within()
         watching: asyncio.Future[int] = asyncio.create_task(self._watch())
@@ -427,10 +430,10 @@ class Nodding(Part):
                 "go on"
             )
 
-    # --- frames of the right run ------------------------------------------------------------
+    # --- counting the frames of the right run -----------------------------------------------
 
     async def _look_before(self) -> None:
-        """Account for what has been written before the next trigger."""
+        """Count the frames before the next trigger; raise _PausedError if there are too many."""
         run, self._seen = self._run, await self.frames.look()
         self._blind = self._seen is None
         frames = self._frames_of(self._seen)
@@ -439,23 +442,26 @@ class Nodding(Part):
         self._reject(frames - self._frames)
 
     async def _watch(self) -> int:
-        """Return how many frames have been written since the trigger, as soon as there is one."""
+        """Wait for a frame; return the number of frames that were written since the trigger."""
         while True:
             self._seen = await self.frames.news(self._seen)
             if (new := self._new(self._seen)) > 0:
                 return new
 
     def _new(self, seen: Progress | None) -> int:
-        """Return how many frames have been written since the trigger."""
+        """Return the number of frames that were written since the trigger."""
         run, frames = self._run, self._frames_of(seen)
         if self._run != run and self._step == 0:
-            # What was there when nothing could be seen may be from before the trigger.
+            # If nothing could be seen, these frames may be from before the trigger.
             self._frames = frames if self._blind else 0
         self._blind = self._blind and seen is None
         return frames - self._frames
 
     def _frames_of(self, seen: Progress | None) -> int:
-        """Return how many frames the run has; it is the first one above ``_after`` to be seen."""
+        """Return the number of frames of the run, which is the first one seen above ``_after``.
+
+        Raises _OverError if a newer run has begun.
+        """
         if seen is None or seen.run <= self._after or (self._run and seen.run < self._run):
             return self._frames
         if self._run is None or (seen.run > self._run and self._step == 0):
@@ -472,7 +478,7 @@ def _ecsv(exposures: Mapping[int, Exposure], last: int, run: int | None) -> str:
     rows = [exposures.get(frame, none) for frame in range(1, last + 1)]
 
     def times(seconds: list[float]) -> list[str]:
-        return ["" if math.isnan(one) else utc(one) for one in seconds]
+        return ["" if math.isnan(moment) else utc(moment) for moment in seconds]
 
     table = Table(
         [

@@ -1,12 +1,12 @@
-"""The telescope as it answers over CORBA, together with its name service.
+"""A simulated telescope that answers over CORBA, together with its name service.
 
 Both are objects at the same port: the name service has the key ``NameService``, and returns a
-reference to the telescope, whose key is new each time its server is restarted. What it is like is
-inferred (``data/telescope.idl``). It tracks; an offset takes ``motion`` seconds and then
-``settling`` more until it is in position; its focus moves at ``focus_speed``, in mm / s. A motion
-is a line of ``motions.jsonl`` in its folder, from which a telescope also knows where it was left.
-An autoguider that nobody presents is simulated, too, unless ``autoguider`` is false.
-Its faults beside those of the wire:
+reference to the telescope, whose key is new each time its server is restarted. The interface is
+inferred (``data/telescope.idl``). The telescope tracks; an offset takes ``motion`` seconds and then
+``settling`` seconds until it is in position; the focus moves at ``focus_speed`` (mm / s). Each
+motion is a line of ``motions.jsonl`` in its folder, from which a new simulator reads its position.
+An autoguider, if there is no other, is simulated, too, unless ``autoguider`` is false.
+Its faults besides those of the wire:
 
     error exception=UNKNOWN  the telescope raises an exception of CORBA
     unnamed                  the name service does not know the telescope
@@ -47,7 +47,7 @@ NOT_FOUND = "IDL:omg.org/CosNaming/NamingContext/NotFound:1.0"
 IDL = str(files("hcam_devices") / "data" / "telescope.idl")
 JUNK = ["", "JUNK", "T_TUBE = warm;;= 5 / nameless;DEWPOINT= n/a / [C]", "\xff\xfe / = ;"]
 LATITUDE, LONGITUDE = 28.7567, -17.8917
-"""Of the GTC, deg; east is positive."""
+"""The latitude and longitude of the GTC in deg; east is positive."""
 COMMANDS = {
     "requestTelescopeOffset": "dd",
     "requestFocusOffset": "d",
@@ -58,10 +58,10 @@ COMMANDS = {
     "changePointing": "",
     "_set_m1NoiseMaxValue": "f",
 }
-"""What changes something, and the types of the arguments."""
+"""The operations that change something, and the types of their arguments."""
 TRANSFER = "transferObservationDataFromHIPERToGCS"
 FOCUS_SCALE = 0.01
-"""mm for each unit of requestFocusOffset: a caller's value is sent as 100 times as much."""
+"""mm for each unit of requestFocusOffset: a caller's value in mm is sent times 100."""
 
 
 class Simulator(Base):
@@ -97,11 +97,11 @@ class Simulator(Base):
 
     @property
     def key(self) -> bytes:
-        """What the telescope object is called by this incarnation of its server."""
+        """The key of the telescope object, which changes when its server is restarted."""
         return b"telescope-%d" % self.restarts
 
     def simulate(self, fault: str = "", **chosen: Any) -> dict[str, Any]:
-        """As every simulator; but a server that breaks its connections was restarted."""
+        """Inject a fault, as in every simulator. After ``disconnect`` the server is restarted."""
         shown = super().simulate(fault, **chosen)
         if fault == "disconnect":
             self.restarts += 1
@@ -115,10 +115,10 @@ class Simulator(Base):
         return shown
 
     def stands_in(self, procedure: str) -> bool:
-        """Return whether it answers for the autoguider, which is another program."""
+        """Return whether the simulator answers a procedure of the autoguider, another program."""
         return self.autoguider and procedure == "autoguider.add_relative_dither"
 
-    # --- where it is ------------------------------------------------------------------------
+    # --- position ---------------------------------------------------------------------------
 
     def now(self) -> float:
         """Return the Unix time of its clock."""
@@ -126,10 +126,11 @@ class Simulator(Base):
 
     @property
     def motions(self) -> list[dict[str, Any]]:
-        """Return every motion there was: {kind, begin, end, dra, ddec, ra, dec, focus}.
+        """All motions: {kind, begin, end, dra, ddec, ra, dec, focus}.
 
-        ``begin`` and ``end`` are Unix times, between which it is not in position; ``dra`` and
-        ``ddec`` the offset in arcsec; the rest where it comes to, in deg and mm.
+        ``begin`` and ``end`` are Unix times, between which the telescope is out of position.
+        ``dra`` and ``ddec`` are the offset in arcsec; ``ra``, ``dec`` (deg) and ``focus`` (mm) are
+        the position at the end.
         """
         if self._motions is None:
             file = self._file()
@@ -167,7 +168,7 @@ class Simulator(Base):
                 lines.write(json.dumps(record) + "\n")
 
     def position(self) -> tuple[float, float, float]:
-        """Return where it is now: RA and Dec in deg, focus in mm."""
+        """Return the present position: RA and Dec in deg, focus in mm."""
         at = self.now()
         last = self._last()
         before = self.motions[-2] if len(self.motions) > 1 else self._start()
@@ -188,13 +189,13 @@ class Simulator(Base):
         return {"ra": ra, "dec": dec, "focus": -1.25}
 
     def in_position(self) -> bool:
-        """Tell whether it has come to rest."""
+        """Return whether the telescope has settled."""
         return self.now() >= self._last()["end"] and "unsettled" not in self.faults
 
     # --- the objects ------------------------------------------------------------------------
 
     def latency(self, frame: bytes) -> float:
-        """Return how long a request waits: for a server that hangs, and for a transfer to end."""
+        """Return the delay of a request in s: while the server hangs, or a transfer takes."""
         return max(self._hangs_until - self.clock(), self.transfer * (TRANSFER.encode() in frame))
 
     def answer(self, frame: bytes) -> bytes:
@@ -301,7 +302,7 @@ class Simulator(Base):
         return request.reply(giop.NO_EXCEPTION)
 
     def commands(self) -> list[str]:
-        """Return what it was told, the oldest first."""
+        """Return the commands that were received, the oldest first."""
         return [operation for operation in self.heard if operation in COMMANDS]
 
     def _carry_out(self, operation: str, arguments: list[Any]) -> None:
@@ -349,7 +350,7 @@ class Simulator(Base):
     # --- faults -----------------------------------------------------------------------------
 
     def offers(self) -> dict[str, dict[str, Any]]:
-        """Return every fault, with what may be chosen and its default."""
+        """Return every fault with its options and their defaults."""
         own: dict[str, dict[str, Any]] = {
             "error": {"exception": "UNKNOWN"},
             "unnamed": {},
@@ -369,14 +370,14 @@ class Simulator(Base):
         return WIRE_FAULTS | own
 
     def own_faults(self, reply: bytes) -> bytes:
-        """Leave a reply alone: these faults are in what it says, not in how."""
+        """Return a reply unchanged: the telescope's faults are in its content already."""
         return reply
 
 
 def horizontal(hour_angle: float, dec: float) -> tuple[float, float, float]:
-    """Return elevation, azimuth (from north through east) and parallactic angle, deg.
+    """Return elevation, azimuth (from north through east) and parallactic angle at the GTC, in deg.
 
-    Of an hour angle and a declination in radians, at the GTC.
+    Hour angle and declination are in radians.
     """
     latitude = math.radians(LATITUDE)
     sin, cos = math.sin, math.cos
@@ -392,7 +393,7 @@ def horizontal(hour_angle: float, dec: float) -> tuple[float, float, float]:
 
 
 def clock_of(hours: float) -> str:
-    """Return hours as 01:10:12.99."""
+    """Return hours as text, such as 01:10:12.99."""
     hundredths = round(360_000 * hours) % 8_640_000
     minutes, rest = divmod(hundredths, 6000)
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 100:02d}.{rest % 100:02d}"
