@@ -378,13 +378,13 @@ async def test_a_listener_that_fails_harms_neither_the_device_nor_the_other_list
     assert "disk full" in caplog.text
 
 
-async def test_to_hurry_in_the_middle_of_a_poll_is_to_poll_again_at_once() -> None:
+async def test_poll_now_during_a_poll_polls_again_at_once() -> None:
     toy = Toy(poll_every=3600.0)
     toy.gate.clear()
     async with living(toy):
         while not toy.polls:  # noqa: ASYNC110  (no time passes)
             await asyncio.sleep(0)
-        toy.hurry()
+        toy.poll_now()
         toy.gate.set()
         await sample_where(toy, lambda sample: True)
         await sample_where(toy, lambda sample: toy.polls == 2)

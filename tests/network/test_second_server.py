@@ -202,7 +202,7 @@ async def test_a_device_that_another_server_presents_is_refused_by_name(
             ask = partial(session.call, "hipercam.otherserver.journal.samples", "shared1")
             kept, read = await ask(), list[Sample]()
             second.devices["shared1"].listeners.append(read.append)
-            second.devices["shared1"].hurry()
+            second.devices["shared1"].poll_now()
             await soon(lambda: anything(read))
             assert await ask() == kept
             await first.aclose()

@@ -292,7 +292,7 @@ class Axis(Part):
             async def command() -> None:
                 device.require_online()
                 await call()
-                device.hurry()
+                device.poll_now()
 
             return command
 

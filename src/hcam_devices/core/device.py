@@ -216,8 +216,8 @@ class Device:
         self._wake = asyncio.get_running_loop().create_future()
         return self._wake
 
-    def hurry(self) -> None:
-        """Poll, or try to connect, now rather than at the next time."""
+    def poll_now(self) -> None:
+        """Poll, or try to connect, at once instead of after the rest of the period or pause."""
         if self._wake and not self._wake.done():
             self._wake.set_result(None)
 
@@ -488,7 +488,7 @@ class Device:
 
     async def connect(self) -> None:
         """Try to connect to the hardware now rather than after the pause."""
-        self.hurry()
+        self.poll_now()
 
     async def disconnect(self) -> None:
         """Drop the connection to the hardware; the device makes it again by itself."""

@@ -431,7 +431,7 @@ class Arms(Device):
         if not was_on:
             arm.doubt()
         arm.on = True
-        self.hurry()
+        self.poll_now()
 
     @rpc(label="Power motor off")
     async def power_off_axis(self, i: int) -> None:
@@ -440,7 +440,7 @@ class Arms(Device):
         self.require_online()
         await self._command(arm, "MF")
         arm.on = False
-        self.hurry()
+        self.poll_now()
 
 
 ACCELERATION = 40.0

@@ -193,7 +193,7 @@ class Telescope(Device):
                 if name not in self.disabled:
                     self.readings[name] = self.motion.reading(name)
         self.emit()
-        self.hurry()
+        self.poll_now()
 
     async def read(self, field: Readback) -> Value:
         """Return one value; RefusedError says why there is none."""

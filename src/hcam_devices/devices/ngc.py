@@ -386,7 +386,7 @@ class Controller(Device):
     def _read_all(self) -> None:
         """Read everything again, now."""
         self._changed = self.clock()
-        self.hurry()
+        self.poll_now()
 
     async def _reply(self, *arguments: str, confirm: bool | None = None) -> list[Any]:
         """Give a command; return the reply and whether it was carried out."""

@@ -166,14 +166,14 @@ class WaterChiller(Device):
         await self.link.idle(self.settle)
         self._require(CIRCULATE, await self.ask(STATUS))  # somebody may have stopped it meanwhile
         await self._begin(CONTROL)
-        self.hurry()
+        self.poll_now()
 
     @rpc()
     async def pump_off(self) -> None:
         """Stop the cooling and the circulation of the coolant."""
         self.require_online()
         await self._begin(OFF)
-        self.hurry()
+        self.poll_now()
 
     async def _begin(self, mode: str) -> None:
         self._require(mode, await self.ask(STATUS, f"{mode}*****"))
@@ -190,7 +190,7 @@ class WaterChiller(Device):
         self.require_online()
         await self.ask(STATUS, "*1****")
         alarm = (await self.ask(STATUS))[1]
-        self.hurry()
+        self.poll_now()
         if alarm != "0":
             raise RefusedError(f"the chiller still reports alarm {alarm}")
 

@@ -218,7 +218,7 @@ class FocalPlaneSlide(LinearStage):
     async def _go(self, position: float) -> None:
         await self.set("target_position", position)
         await self.stage.move()
-        self.hurry()
+        self.poll_now()
 
     @rpc(moves="stage")
     async def block(self) -> None:

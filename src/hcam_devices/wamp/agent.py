@@ -138,7 +138,7 @@ class Agent:
             raise
         if self.taken:
             self.taken = ""
-            self.device.hurry()
+            self.device.poll_now()
         self._displaced("")
 
     def _displaced(self, reason: str) -> None:
@@ -151,7 +151,7 @@ class Agent:
             self.displaced = ""
         else:
             return
-        self.device.hurry()
+        self.device.poll_now()
 
     def publish(self, sample: Sample) -> None:
         """Keep a sample, and publish it if there is a router; also if it cannot be kept.
