@@ -13,7 +13,7 @@ from ..config.instrument import Instrument
 from ..core.backoff import Backoff
 from ..errors import RouterError
 from ..host import output, rotation, surroundings
-from ..host.home import claim, home
+from ..host.home import exclusive, home
 from ..host.installation import program, this_program
 from ..ui import terminal
 from ..wamp.router import crossbar, listening, with_parent_death_signal
@@ -158,7 +158,7 @@ async def up(instrument: Instrument, address: Address, *, emulate: bool) -> int:
     if another ``hcam up`` has the same home.
     """
     crossbar()
-    with claim(home() / "locks", "hcam up"):
+    with exclusive(home() / "locks", "hcam up"):
         return await _up(instrument, address, emulate=emulate)
 
 

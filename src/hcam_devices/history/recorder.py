@@ -26,7 +26,7 @@ from ..core.link import Local
 from ..core.part import Alarm
 from ..core.threads import ask, in_own_thread
 from ..errors import NotAllowedError
-from ..host.home import claim, home
+from ..host.home import exclusive, home
 from ..journal import DAY_S, Journal
 from ..journal.notebook import Lost
 from ..journal.points import night_bounds, night_of
@@ -293,7 +293,7 @@ def serve(instrument: Instrument, address: Address) -> None:
     folder = home()
     gc.set_threshold(100_000)  # a page of samples is many objects without cycles
     with ExitStack() as stack:
-        stack.enter_context(claim(folder / "locks", "history"))
+        stack.enter_context(exclusive(folder / "locks", "history"))
         journals = Journals({one.name: one.server for one in instrument.entries.values()})
         replicators: list[Replicator] = []
         unopened: dict[str, str] = {}

@@ -26,7 +26,7 @@ def home() -> Path:
 
 
 class AlreadyRunningError(HcamError):
-    """Another process with the same home has claimed what only one process may have."""
+    """Another process with the same home holds a lock that this one needs."""
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def writable_or_explain(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def claim(folder: Path, what: str) -> Iterator[None]:
+def exclusive(folder: Path, what: str) -> Iterator[None]:
     """Hold the lock ``what`` in a folder of locks: for a device, a journal, or the history.
 
     Raises AlreadyRunningError if another process holds it, HcamError if its file cannot be written.

@@ -22,7 +22,7 @@ from ..core import capture, sim
 from ..core.device import Device, utc
 from ..core.fields import Procedure
 from ..host import surroundings
-from ..host.home import claim, home, writable_or_explain
+from ..host.home import exclusive, home, writable_or_explain
 from ..host.limits import NO_MORE_FILES, raise_open_files_limit
 from ..journal import Journal
 from ..names import did_you_mean
@@ -90,7 +90,7 @@ class Server:
         """
         async with AsyncExitStack() as stack:
             for what in (*(entry.name for entry in self.entries), f"{self.name}.sqlite"):
-                stack.enter_context(claim(self.folder / "locks", what))
+                stack.enter_context(exclusive(self.folder / "locks", what))
             path = self.folder / "journal" / f"{self.name}.sqlite"
             with writable_or_explain(path):
                 journal = Journal(path)
