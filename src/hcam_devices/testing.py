@@ -38,8 +38,8 @@ HARMLESS: dict[str, dict[str, Any]] = {
 
 WIRE: dict[str, dict[str, Any]] = {
     "silence": {},
-    "late": {"seconds": 0.2, "times": 1},
-    "late for ever": {"seconds": 0.2, "times": 1000},
+    "late": {"seconds": 1.0, "times": 1},  # longer than a busy machine stops this process
+    "late for ever": {"seconds": 1.0, "times": 1000},
     "garbage": {},
     "drop": {},
     "drop the first": {"index": 0},

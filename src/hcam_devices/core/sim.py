@@ -16,8 +16,10 @@ loopback port and applies the faults that people inject:
     taken text=             a terminal server refuses each connection in words, and closes it
     refuse                  connections are refused (a serial device is unplugged)
 
-and those that only the device can do (``checksum``, ``error``, ``identity``, ``unsolicited`` ...):
-its methods ``fault_*``. A fault lasts for ``times`` replies, or until it is cleared.
+and those that only the device can do: its methods ``fault_NAME``, whose keywords are the options of
+the fault. A method with a parameter ``reply`` returns the reply with the fault. Any other is called
+when the fault is injected, and the simulator looks for the fault (``self.fault(NAME)``) where it
+matters. A fault lasts for ``times`` replies, or until it is cleared.
 
 Hardware that is reached by running ``programs`` is simulated by programs of those names: each hands
 its arguments to the simulator on that port, and prints what comes back.
@@ -228,6 +230,8 @@ class Simulator:
             if options.get("when", "after") not in DISCONNECT_WHEN:
                 raise ValueError(f"when is one of {', '.join(DISCONNECT_WHEN)}")
             self.faults[fault] = options
+            if fault not in WIRE_FAULTS and not self._changes_replies(fault):
+                getattr(self, f"fault_{fault}")(**_without_times(options))
             if fault in ("busy", "taken", "refuse"):
                 self.hang_up()
         elif fault:
@@ -275,10 +279,18 @@ class Simulator:
     def own_faults(self, reply: bytes) -> bytes:
         """Apply to a reply the faults that only this device can do."""
         for name in list(self.faults):
-            if name not in WIRE_FAULTS and (options := self.fault(name)):
-                chosen = {key: value for key, value in options.items() if key != "times"}
-                reply = getattr(self, f"fault_{name}")(reply, **chosen)
+            if name in WIRE_FAULTS or not self._changes_replies(name):
+                continue
+            if options := self.fault(name):
+                reply = getattr(self, f"fault_{name}")(reply, **_without_times(options))
         return reply
+
+    def _changes_replies(self, fault: str) -> bool:
+        return "reply" in inspect.signature(getattr(self, f"fault_{fault}")).parameters
+
+
+def _without_times(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key != "times"}
 
 
 def _is_number(value: object, like: float) -> bool:

@@ -33,7 +33,6 @@ from typing import Any, BinaryIO, ClassVar
 from ..core import runs
 from ..core.fields import Range
 from ..core.link import Until
-from ..core.sim import WIRE_FAULTS
 from ..core.sim import Simulator as Base
 from .readout import Timing, timing
 
@@ -380,21 +379,20 @@ class Simulator(Base):
 
     # --- faults -----------------------------------------------------------------------------
 
-    def offers(self) -> dict[str, dict[str, Any]]:
-        """Return every fault with its options and their defaults.
+    def fault_nok(self, program: str = "") -> None:
+        """Refuse the commands of one program, or of all."""
 
-        ``nok`` and ``hang`` concern one ``program``, or all; a command that hangs is carried out.
-        With ``err`` the database answers ERR. ``failure`` ends an exposure in the sub-state error,
-        and so does ``disk_full`` when the next frame is written.
-        """
-        own: dict[str, dict[str, Any]] = {
-            "nok": {"program": ""},
-            "hang": {"program": ""},
-            "err": {},
-            "failure": {},
-            "disk_full": {},
-        }
-        return WIRE_FAULTS | own
+    def fault_hang(self, program: str = "") -> None:
+        """Carry out what one program, or any, is told, and never end."""
+
+    def fault_err(self) -> None:
+        """Answer ERR from the database."""
+
+    def fault_failure(self) -> None:
+        """End the exposure in the sub-state error."""
+
+    def fault_disk_full(self) -> None:
+        """End the exposure in the sub-state error when the next frame is written."""
 
     def own_faults(self, reply: bytes) -> bytes:
         """Return a reply after the faults of the programs."""

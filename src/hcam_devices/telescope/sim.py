@@ -6,22 +6,6 @@ inferred (``data/telescope.idl``). The telescope tracks; an offset takes ``motio
 ``settling`` seconds until it is in position; the focus moves at ``focus_speed`` (mm / s). Each
 motion is a line of ``motions.jsonl`` in its folder, from which a new simulator reads its position.
 An autoguider, if there is no other, is simulated, too, unless ``autoguider`` is false.
-Its faults besides those of the wire:
-
-    error exception=UNKNOWN  the telescope raises an exception of CORBA
-    unnamed                  the name service does not know the telescope
-    nan                      numbers are not numbers
-    junk                     garbage between the header items; T_TUBE and DEWPOINT are not numbers
-    empty                    no header groups at all
-    refused exception=NO_PERMISSION    a command is not carried out, but answered by an exception
-    unheard                  a command is neither carried out nor answered
-    unanswered               a command is carried out and not answered
-    broken                   a command is carried out, and the connection breaks
-    failed                   a command is carried out, and an exception is raised
-    closed                   its connections are closed, once, as servers do with idle ones
-    hang seconds=30          for a while nothing is looked at; then everything that waits
-    unsettled                it never comes into position
-    flapping                 the follow error comes and goes
 
 After ``disconnect`` the server is another one: references to the old one are dead.
 """
@@ -36,7 +20,6 @@ from importlib.resources import files
 from typing import Any, ClassVar
 
 from ..core.fields import Range
-from ..core.sim import WIRE_FAULTS
 from ..core.sim import Simulator as Base
 from . import giop
 
@@ -105,11 +88,6 @@ class Simulator(Base):
         shown = super().simulate(fault, **chosen)
         if fault == "disconnect":
             self.restarts += 1
-        if fault == "closed":
-            del self.faults["closed"]
-            self.hang_up(giop.CLOSE_CONNECTION)
-        if fault == "hang":
-            self._hangs_until = self.clock() + self.faults.pop("hang")["seconds"]
         if fault == "clear":
             self._hangs_until = -math.inf
         return shown
@@ -349,29 +327,51 @@ class Simulator(Base):
 
     # --- faults -----------------------------------------------------------------------------
 
-    def offers(self) -> dict[str, dict[str, Any]]:
-        """Return every fault with its options and their defaults."""
-        own: dict[str, dict[str, Any]] = {
-            "error": {"exception": "UNKNOWN"},
-            "unnamed": {},
-            "nan": {},
-            "junk": {},
-            "empty": {},
-            "refused": {"exception": "NO_PERMISSION"},
-            "unheard": {"times": 1},
-            "unanswered": {"times": 1},
-            "broken": {"times": 1},
-            "failed": {"times": 1},
-            "closed": {},
-            "hang": {"seconds": 30.0},
-            "unsettled": {},
-            "flapping": {},
-        }
-        return WIRE_FAULTS | own
+    def fault_error(self, exception: str = "UNKNOWN") -> None:
+        """Raise an exception of CORBA."""
 
-    def own_faults(self, reply: bytes) -> bytes:
-        """Return a reply unchanged: the telescope's faults are in its content already."""
-        return reply
+    def fault_unnamed(self) -> None:
+        """Do not know the telescope in the name service."""
+
+    def fault_nan(self) -> None:
+        """Answer NaN instead of numbers."""
+
+    def fault_junk(self) -> None:
+        """Send garbage between the header items; T_TUBE and DEWPOINT are not numbers."""
+
+    def fault_empty(self) -> None:
+        """Send no header groups at all."""
+
+    def fault_refused(self, exception: str = "NO_PERMISSION") -> None:
+        """Answer a command by an exception, and do not carry it out."""
+
+    def fault_unheard(self, times: int = 1) -> None:
+        """Neither carry out nor answer a command."""
+
+    def fault_unanswered(self, times: int = 1) -> None:
+        """Carry a command out and do not answer."""
+
+    def fault_broken(self, times: int = 1) -> None:
+        """Carry a command out and break the connection."""
+
+    def fault_failed(self, times: int = 1) -> None:
+        """Carry a command out and raise an exception."""
+
+    def fault_closed(self) -> None:
+        """Close all connections once, as servers do with idle ones."""
+        del self.faults["closed"]
+        self.hang_up(giop.CLOSE_CONNECTION)
+
+    def fault_hang(self, seconds: float = 30.0) -> None:
+        """Answer nothing for a while, then everything that waits."""
+        del self.faults["hang"]
+        self._hangs_until = self.clock() + seconds
+
+    def fault_unsettled(self) -> None:
+        """Never come into position."""
+
+    def fault_flapping(self) -> None:
+        """Let the follow error come and go."""
 
 
 def horizontal(hour_angle: float, dec: float) -> tuple[float, float, float]:
