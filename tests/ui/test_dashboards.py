@@ -45,10 +45,10 @@ class Invented(Device):
     """A device that answers from memory."""
 
     link_type = Local
-    answers: dict[str, Value]
+    remembered: dict[str, Value]
 
     async def read(self, field: Readback) -> Value:
-        return field.kind(self.answers[field.name])
+        return field.kind(self.remembered[field.name])
 
 
 class Controller(Invented):
@@ -90,8 +90,8 @@ WHT = load(Path("wht"))
 EXTENDED = instrument_with(
     {"local": Embedded(), "offsite": store()},
     replace(WHT.entries["chiller"], name="water"),
-    Entry("ngc", Controller, "hserver", (), {"answers": DETECTOR}),
-    Entry("gtc", Telescope, "gtcserver", (), {"answers": GTC}),
+    Entry("ngc", Controller, "hserver", (), {"remembered": DETECTOR}),
+    Entry("gtc", Telescope, "gtcserver", (), {"remembered": GTC}),
     replace(load().entries["gtc"], name="telescope"),
 )
 DEFAULT = instrument_with({"offsite": store()})
