@@ -8,7 +8,7 @@ import pytest
 
 from hcam_devices.core import Device, ProtocolError, Readback, Until
 from hcam_devices.core import Simulator as Base
-from hcam_devices.testing import Fault, check_fault, faults_of
+from hcam_devices.testing import Fault, check_fault, complete, faults_of, lies
 
 
 class Codec:
@@ -77,6 +77,18 @@ async def test_a_lie_is_found(tmp_path: Path) -> None:
 async def test_a_fault_that_is_not_noticed_is_found(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="off: the device did not report the fault"):
         await check_fault(Honest, Fault("off"), tmp_path)
+
+
+def test_a_position_that_is_null_beside_its_target_has_to_have_a_reason() -> None:
+    pix = {"value": 1.0, "unit": "pix"}
+    truth = {"state": {"connection": "online"}, "alarms": [], "x": {"current": pix, "target": pix}}
+    null = truth | {"x": {"current": None, "target": pix}}
+    assert lies(truth, truth) == []
+    assert lies(null, truth) == ["x is null without a reason"]
+    told = null | {"alarms": [{"field": "x", "reason": "not homed"}]}
+    assert lies(told, truth) == []
+    assert complete(null)
+    assert not complete(told)
 
 
 def test_a_fault_of_the_hardware_is_offered_as_one_of_its_replies_is() -> None:

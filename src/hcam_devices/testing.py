@@ -171,7 +171,7 @@ def lies(sample: Sample, truth: Sample) -> list[str]:
     if offline(sample) and "connection" not in explained:
         found.append("offline without a reason")
     for name in sorted(fields):
-        value, true = sample[name], truth[name]
+        value, true = _current(sample[name]), _current(truth[name])
         if value is None:
             if online(sample) and name not in explained and true is not None:
                 found.append(f"{name} is null without a reason")
@@ -182,9 +182,12 @@ def lies(sample: Sample, truth: Sample) -> list[str]:
     return found
 
 
+def _current(value: Any) -> Any:
+    """Return the value of a field; of a position with its target, the position."""
+    return value["current"] if isinstance(value, dict) and "current" in value else value
+
+
 def _close(value: Any, true: Any) -> bool:
-    if isinstance(true, dict) and "current" in true:
-        return _close(value["current"], true["current"])
     if not isinstance(true, dict):
         return bool(value == true)
     far = abs(value["value"] - true["value"])
@@ -195,7 +198,7 @@ def complete(sample: Sample) -> bool:
     """Return whether every value could be read; a null without an alarm is allowed."""
     missed = {alarm["field"] for alarm in sample["alarms"]}
     return online(sample) and not any(
-        value is None and name in missed for name, value in sample.items()
+        _current(value) is None and name in missed for name, value in sample.items()
     )
 
 

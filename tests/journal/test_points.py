@@ -65,6 +65,14 @@ def test_a_target_may_come_before_what_is_current() -> None:
     assert unflatten(flatten(sample)) == SLIDE
 
 
+def test_a_target_without_a_current_value_is_kept() -> None:
+    sample = SLIDE | {"position": SLIDE["position"] | {"current": None}}
+    point = flatten(sample)
+    assert "position" not in point.values
+    assert point.values["position.target"] == 1100.0
+    assert unflatten(point) == sample
+
+
 def test_alarms_that_were_too_long_are_one() -> None:
     point = flatten(SLIDE | {"alarms": [{"reason": "r" * 70_000}]})
     alarm = {"field": "alarms", "severity": "ERR", "reason": point.values["alarms"]}
