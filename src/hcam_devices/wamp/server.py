@@ -5,6 +5,7 @@ there; nothing else differs.
 """
 
 import asyncio
+import gc
 import logging
 import resource
 import signal
@@ -265,6 +266,7 @@ def serve(
                 f"{entry.name} is a view of {', '.join(sorted(missing))}: "
                 f"{pattern!r} must not leave that out"
             )
+    gc.set_threshold(50_000)  # samples are many objects without cycles
     server = Server(name, entries, address, home(), emulate=emulate, replay=replay)
     log.info("%s presents %s%s", name, ", ".join(chosen), ", emulated" if emulate else "")
     asyncio.run(until_told(server))
