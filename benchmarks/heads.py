@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hcam_devices.config.instrument import Entry
-from hcam_devices.core.device import Device, utc
+from hcam_devices.core.device import Device, iso_from_s
 from hcam_devices.core.link import Local
 from hcam_devices.host.home import home
 from hcam_devices.journal import Journal
@@ -32,7 +32,7 @@ def samples(count: int) -> Iterator[dict[str, Any]]:
     begin = time.time() - 0.002 * count
     for n, name in zip(range(count), itertools.cycle(HEADS), strict=False):
         numbers = {key: {"value": value, "unit": unit} for key, (value, unit) in head(n).items()}
-        said = {"device": name, "timestamp": utc(begin + 0.002 * n), "alarms": []}
+        said = {"device": name, "timestamp": iso_from_s(begin + 0.002 * n), "alarms": []}
         yield said | {"state": {"connection": "online", "health": "OK"}} | numbers | WORDS
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcam_devices.core.device import utc
+from hcam_devices.core.device import iso_from_s
 from hcam_devices.core.link import MAX_UNREAD
 from hcam_devices.core.web import Get, Web
 from hcam_devices.devices.chiller import Codec, CoolingCircuit, Simulator, measured_at, number
@@ -141,7 +141,7 @@ async def test_an_attribute_that_is_not_there(bad: object) -> None:
 @pytest.mark.parametrize("name", ["TimeInstant", "dateModified"])
 async def test_an_old_value_is_unknown(name: str) -> None:
     clock = Clock()
-    metadata = {name: {"type": "DateTime", "value": utc(clock.now)}}
+    metadata = {name: {"type": "DateTime", "value": iso_from_s(clock.now)}}
     content = VECTOR | {"temperature3": {"value": 5.0, "metadata": metadata}}
     async with telling(content, clock=clock, oldest=60.0) as device:
         assert values(await sample_where(device, online)) == [12.3, 12.9, 5.0]

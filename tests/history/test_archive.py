@@ -24,7 +24,15 @@ from hcam_devices.config.stores import Embedded, InfluxDB, place
 from hcam_devices.core.fields import Readback
 from hcam_devices.errors import NotAllowedError
 from hcam_devices.history import archive
-from hcam_devices.history.archive import Archive, HistoryError, Span, duration, samples, span, utc
+from hcam_devices.history.archive import (
+    Archive,
+    HistoryError,
+    Span,
+    duration,
+    samples,
+    span,
+    text_from_ms,
+)
 from hcam_devices.history.journals import Journals
 from hcam_devices.history.recorder import Recorder, recorder_of
 from hcam_devices.history.replicator import Replicator
@@ -101,7 +109,7 @@ def written(tmp_path: Path) -> Iterator[Written]:
 )
 def test_a_span_is_what_was_meant(asked: dict[str, Any], start: str, end: str) -> None:
     found = span(NOW, **asked)
-    assert (utc(found.start), utc(found.end)) == (start, end)
+    assert (text_from_ms(found.start), text_from_ms(found.end)) == (start, end)
 
 
 @pytest.mark.parametrize(
@@ -355,7 +363,7 @@ def test_samples_of_one_time_are_not_mixed_up(written: Written) -> None:
 
 
 def test_where_nothing_was_recorded_the_newest_is_told(written: Written) -> None:
-    minute = utc(written.write("ccd1", 1000, temperature=[1.0] * 3700)[-1])[:16]
+    minute = text_from_ms(written.write("ccd1", 1000, temperature=[1.0] * 3700)[-1])[:16]
     written.write("slide", 1000, NOON + 5 * archive.HOUR, position=[1.0])
     later = Span(NOON + 2 * archive.HOUR, NOW)
     for reply in (
@@ -363,14 +371,14 @@ def test_where_nothing_was_recorded_the_newest_is_told(written: Written) -> None
         written.archive.raw("ccd1.temperature", *later),
     ):
         assert reply["time"] == []
-        assert utc(reply["newest"])[:16] == minute
+        assert text_from_ms(reply["newest"])[:16] == minute
         assert f"the newest is of minute {minute} UTC" in archive.nothing(reply, later)
     written.clock.now += 30 * 86400
     for _ in range(3):
         written.store.tidy()
     assert NightFiles(written.store.folder).nights() == []
     reply = written.archive.history("ccd1.temperature", *later)
-    assert utc(reply["newest"])[:16] == minute
+    assert text_from_ms(reply["newest"])[:16] == minute
 
 
 @pytest.mark.parametrize("field", ["ccd1.temperature", "ccd1.state.health"])
@@ -593,7 +601,8 @@ def test_the_axis_of_time_has_round_marks(length: int, first: str, second: str) 
     marks = plot.Times(Span(NOON, NOON + length), 80).marks(7)
     assert list(marks.values())[:2] == [first, second]
     assert all(
-        utc(at)[11:].startswith(text) or utc(at).startswith(text) for at, text in marks.items()
+        text_from_ms(at)[11:].startswith(text) or text_from_ms(at).startswith(text)
+        for at, text in marks.items()
     )
 
 
@@ -627,9 +636,9 @@ def test_fields_of_one_unit_share_a_plot_and_texts_are_tables(written: Written) 
     assert lines[0].startswith("ccd1.temperature, ccd2.temperature  deg_C")
     assert lines[-4:] == [
         "time (UTC)           ccd1.state.health",
-        f"{utc(times[0])}  OK",
-        f"{utc(times[1])}  WARN",
-        f"{utc(times[1])}  still WARN",
+        f"{text_from_ms(times[0])}  OK",
+        f"{text_from_ms(times[1])}  WARN",
+        f"{text_from_ms(times[1])}  still WARN",
     ]
 
 

@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from hcam_devices.core.device import utc
+from hcam_devices.core.device import iso_from_s
 from hcam_devices.journal import Journal
 from hcam_devices.wamp.utils import call, publish
 
@@ -94,6 +94,6 @@ def fill(net: Net, count: int) -> None:
     begin = time.time() - 2 * count
     for number in range(count):
         fields = {f"count{n}": {"value": float(number), "unit": "deg_C"} for n in range(1, 9)}
-        said = {"device": f"load{number % 5 + 1}", "timestamp": utc(begin + 2 * number)}
+        said = {"device": f"load{number % 5 + 1}", "timestamp": iso_from_s(begin + 2 * number)}
         journal.append(said | {"state": {"connection": "online"}, "alarms": []} | fields)
     journal.close()

@@ -2,7 +2,7 @@
 
 from ..errors import LINK_LOST, NotAllowedError, ProtocolError, RefusedError
 from .axis import Axis, Drive
-from .device import Device, Sample, utc
+from .device import Device, Sample, iso_from_s
 from .fields import Labels, Procedure, Range, Readback, Setpoint, Value, is_number, rpc, shorten
 from .link import (
     Exactly,
@@ -42,8 +42,8 @@ __all__ = [
     "Until",
     "Value",
     "is_number",
+    "iso_from_s",
     "rpc",
     "shorten",
     "toward",
-    "utc",
 ]

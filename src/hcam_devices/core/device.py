@@ -64,7 +64,7 @@ def settings_of(cls: type) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def utc(seconds: float) -> str:
+def iso_from_s(seconds: float) -> str:
     """Return a Unix time as telemetry carries it, e.g. ``2026-11-22T04:44:44.196Z``."""
     moment = datetime.fromtimestamp(seconds, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -365,7 +365,7 @@ class Device:
 
     def snapshot(self) -> Sample:
         """Return what is known now: the telemetry, but for its number."""
-        timestamp = utc(self.read_at if self.connection == "online" else self.clock())
+        timestamp = iso_from_s(self.read_at if self.connection == "online" else self.clock())
         return {
             "device": self.name,
             "timestamp": timestamp,

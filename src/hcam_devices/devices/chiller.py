@@ -27,8 +27,8 @@ from ..core import (
     Seconds,
     Value,
     is_number,
+    iso_from_s,
     shorten,
-    utc,
 )
 from ..core import Simulator as Base
 from ..core.web import Get, Web, is_status, path_of, quoted_segment, response
@@ -155,7 +155,7 @@ class CoolingCircuit(Device):
         at = measured_at(answer, attribute)
         if at is not None and self.clock() - at > self.oldest:
             raise RefusedError(
-                f"the broker's value is of {utc(at)}, more than {self.oldest:g} s ago"
+                f"the broker's value is of {iso_from_s(at)}, more than {self.oldest:g} s ago"
             )
         return field.kind(attribute["value"])
 
@@ -215,7 +215,7 @@ class Simulator(Base):
                     "type": "Number",
                     "value": round(value, 2),
                     "metadata": {
-                        "dateModified": {"type": "DateTime", "value": utc(self.wall() - 2)}
+                        "dateModified": {"type": "DateTime", "value": iso_from_s(self.wall() - 2)}
                     },
                 }
                 for n, value in enumerate(values, 1)
@@ -259,5 +259,5 @@ class Simulator(Base):
         self, reply: bytes, age: float = 86400.0, attribute: str = "temperature1"
     ) -> bytes:
         """Have an attribute that was measured long ago (seconds)."""
-        at = {"type": "DateTime", "value": utc(self.wall() - age)}
+        at = {"type": "DateTime", "value": iso_from_s(self.wall() - age)}
         return self._altered(attribute, metadata={"TimeInstant": at})

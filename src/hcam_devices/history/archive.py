@@ -82,14 +82,14 @@ class Span(NamedTuple):
 
     def __str__(self) -> str:
         digits = 16 if self.end - self.start >= HOUR else 19
-        return f"{utc(self.start)[:digits]} to {utc(self.end)[:digits]} UTC"
+        return f"{text_from_ms(self.start)[:digits]} to {text_from_ms(self.end)[:digits]} UTC"
 
 
 EVER = Span(0, 253_370_764_800_000)
 """To the year 9999."""
 
 
-def utc(time: int) -> str:
+def text_from_ms(time: int) -> str:
     """Return a time (ms) as text: ``2026-11-22 04:44:44``."""
     return timestamp_of(time)[:19].replace("T", " ")
 
@@ -119,7 +119,7 @@ def moment(given: Moment, now: int) -> int:
             )
         try:
             if clock_time:
-                found = milliseconds(f"{utc(now)[:10]}T{text}")
+                found = milliseconds(f"{text_from_ms(now)[:10]}T{text}")
                 found -= DAY_MS if found > now else 0
             else:
                 found = milliseconds(text)
@@ -159,7 +159,9 @@ def span(
     if start is not None and last is not None:
         until = min(since + length, EVER.end)
     if until <= since:
-        raise HistoryError(f"it begins at {utc(since)} and so cannot end at {utc(until)} (UTC)")
+        raise HistoryError(
+            f"it begins at {text_from_ms(since)} and so cannot end at {text_from_ms(until)} (UTC)"
+        )
     return Span(since, until)
 
 
@@ -418,7 +420,7 @@ def rows(streams: Iterable[Iterator[Sampled]]) -> Iterator[tuple[int, dict[str, 
 
 def nothing(reply: Reply, span: Span) -> str:
     """Return a sentence: a span is empty, and when the newest value is."""
-    field, newest = reply["field"], utc(reply["newest"])[:16]
+    field, newest = reply["field"], text_from_ms(reply["newest"])[:16]
     return (
         f"there is nothing of {field} from {span}; the newest is of minute {newest} UTC; "
         f"if it could not be read, {field.partition('.')[0]}.alarms has the reason"

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from pydantic import BaseModel
 
-from ..core.device import utc
+from ..core.device import iso_from_s
 from ..journal import KEEP
 from ..journal.digest import NONE, SIZE
 from ..journal.notebook import Lost
@@ -219,7 +219,7 @@ class Evidence:
         rows = self._rows.get(epoch, [])
         before, after = bisect_left(rows, (first,)), bisect_left(rows, (last + 1,))
         sides = (*rows[:before][-1:], *rows[after:][:1])
-        when = " to ".join(utc(time / 1000)[11:19] for _, time, _ in sides)
+        when = " to ".join(iso_from_s(time / 1000)[11:19] for _, time, _ in sides)
         if len(sides) == 1:
             when = f"{'after' if before else 'before'} {when}"
         return Finding(device=device, epoch=epoch, first=first, last=last, when=when, cause=cause)
@@ -237,9 +237,8 @@ def audit(
     start, end = night_bounds(night)
     if now < start / 1000:
         tonight = night_of(round(now * 1000))
-        raise ValueError(
-            f"night {night} begins at {utc(start / 1000)[:16]} UTC; the one going on is {tonight}"
-        )
+        begin = iso_from_s(start / 1000)[:16]
+        raise ValueError(f"night {night} begins at {begin} UTC; the one going on is {tonight}")
     stores = [Audited(name=reader.name, uncounted=reader.uncounted) for reader in readers]
     silent: dict[str, list[str]] = defaultdict(list)
     noted = {device for reader in readers for device, _ in reader.stored.keys}
@@ -268,7 +267,7 @@ def audit(
     complete, head = _headline(stores, certain=not unproven)
     return Audit(
         night=night_of(start),
-        at=utc(min(now, end / 1000)),
+        at=iso_from_s(min(now, end / 1000)),
         stores=stores,
         unproven=unproven,
         complete=complete,

@@ -16,7 +16,7 @@ from typing import Any
 
 from autobahn.wamp.types import SubscribeOptions
 
-from ..core.device import utc
+from ..core.device import iso_from_s
 from ..core.part import Alarm
 from ..journal import DAY_S
 from ..journal.points import MAX_FIELDS, Point, flatten, milliseconds
@@ -224,7 +224,7 @@ class Listener:
         except (KeyError, TypeError, ValueError):
             if (own := said.pop("timestamp", None)) is not None:
                 said["said.timestamp"] = own
-            said["timestamp"] = utc(self.clock())
+            said["timestamp"] = iso_from_s(self.clock())
         else:
             if said == self._foreign.get(device):
                 return  # the same sample, published again after an outage of the router
@@ -276,7 +276,7 @@ class Listener:
             said.append(
                 f"the times of {some(sorted(recent))} are up to {abs(furthest):.0f} s "
                 f"{'ahead of' if furthest > 0 else 'behind'} this machine's clock, which says "
-                f"{utc(now)[:19]} UTC: set the clock that is wrong, theirs or this one"
+                f"{iso_from_s(now)[:19]} UTC: set the clock that is wrong, theirs or this one"
             )
         return found + [Alarm("heard", "WARN", reason) for reason in said]
 
@@ -295,9 +295,9 @@ class Listener:
             names = list(dict.fromkeys(name for name, _ in recent))
             who = list(dict.fromkeys(one.who for one in recent.values()))
             found.append(
-                f"{count} samples under the names of {some(names)} since {utc(since)[:19]} are not "
-                f"recorded: they were published by {some(who, 3)}, not by the devices' servers; "
-                "end that program, or give it a name of its own"
+                f"{count} samples under the names of {some(names)} since {iso_from_s(since)[:19]} "
+                f"are not recorded: they were published by {some(who, 3)}, not by the devices' "
+                "servers; end that program, or give it a name of its own"
             )
         if self._nameless:
             found.append(

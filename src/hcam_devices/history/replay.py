@@ -25,7 +25,7 @@ from ..wamp import uris
 from ..wamp.session import JOIN_WITHIN, join
 from ..wamp.uris import Address
 from ..wamp.utils import unreachable
-from .archive import embedded_folders, utc
+from .archive import embedded_folders, text_from_ms
 from .stores import AwayError
 from .stores.nights import NightFiles
 
@@ -168,7 +168,7 @@ class Progress:
         now = self.clock()
         begun, first = self._first = self._first or (now, point.time)
         speed = (point.time - first) / 1000 / max(now - begun, 1e-3)
-        self.line = f"{utc(point.time)} UTC   {speed:.3g} times as fast   {count} samples"
+        self.line = f"{text_from_ms(point.time)} UTC   {speed:.3g} times as fast   {count} samples"
         if now - self._shown >= SHOW_EVERY and self.stream.isatty():
             self._shown = now
             self.stream.write(f"\r{self.line}\x1b[K")

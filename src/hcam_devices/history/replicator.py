@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from autobahn.wamp.exception import ApplicationError
 
 from ..core.backoff import Backoff
-from ..core.device import utc
+from ..core.device import iso_from_s
 from ..core.part import Alarm
 from ..journal import DAY_S
 from ..journal.points import Point
@@ -335,7 +335,7 @@ class Replicator:
         if self.store.warning:
             found.append(Alarm(f"gone_{name}", "WARN", f"store {name}: {self.store.warning}"))
         if self._busy_since is not None and now - self._busy_since > STUCK_AFTER:
-            said = f"store {name} has not answered since {utc(self._busy_since)[:19]}"
+            said = f"store {name} has not answered since {iso_from_s(self._busy_since)[:19]}"
             found.append(Alarm(f"lag_{name}", "ERR", f"{said}: check its disk and its network"))
         if self.away:
             covered = self.journals.covered(now)
@@ -344,8 +344,9 @@ class Replicator:
                 Alarm(
                     f"rate_{name}",
                     "ERR" if since > covered / 2 else "WARN",
-                    f"store {name} has been unreachable since {utc(self.away_since)[:16]}; missing "
-                    f"samples are kept in the journals ({covered / DAY_S:.1f} days): {self.away}",
+                    f"store {name} has been unreachable since {iso_from_s(self.away_since)[:16]}; "
+                    f"missing samples are kept in the journals ({covered / DAY_S:.1f} days): "
+                    f"{self.away}",
                 )
             )
         return found

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeAlias
 
-from ..core.device import utc
+from ..core.device import iso_from_s
 from ..core.part import Alarm, Part
 from ..errors import LINK_LOST, NotAllowedError, RefusedError
 
@@ -62,7 +62,9 @@ class Transfer(Part):
     def values(self) -> dict[str, Any]:
         """Return when the transfer began and ended (UTC), or None."""
         began, ended = self.began, self.ended
-        return {"archive": {"began": began and utc(began), "ended": ended and utc(ended)}}
+        return {
+            "archive": {"began": began and iso_from_s(began), "ended": ended and iso_from_s(ended)}
+        }
 
     def notices(self) -> list[Alarm]:
         """Return an alarm with the reason if the last transfer has failed."""

@@ -19,7 +19,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
-from ..core.device import utc
+from ..core.device import iso_from_s
 from ..core.part import Alarm, Part
 from ..errors import LINK_LOST, NotAllowedError, WampError
 from .frames import Progress
@@ -478,7 +478,7 @@ def _ecsv(exposures: Mapping[int, Exposure], last: int, run: int | None) -> str:
     rows = [exposures.get(frame, none) for frame in range(1, last + 1)]
 
     def times(seconds: list[float]) -> list[str]:
-        return ["" if math.isnan(moment) else utc(moment) for moment in seconds]
+        return ["" if math.isnan(moment) else iso_from_s(moment) for moment in seconds]
 
     table = Table(
         [

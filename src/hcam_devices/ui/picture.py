@@ -11,7 +11,7 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from ..config.instrument import Instrument
-from ..core.device import utc
+from ..core.device import iso_from_s
 from ..names import did_you_mean
 from ..wamp import uris
 from ..wamp.uris import Address
@@ -70,7 +70,7 @@ class Picture:
         if is_telemetry(sample) and fnmatchcase(name := sample["device"], self.pattern):
             self.samples[name] = sample
             self.heard[name] = time.monotonic()
-            self.causes.hear(sample, utc(time.time()))
+            self.causes.hear(sample, iso_from_s(time.time()))
             self._note_complete()
 
     def hear_status(self, status: Any) -> None:

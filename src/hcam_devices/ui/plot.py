@@ -34,7 +34,7 @@ from ..history.archive import (
     nothing,
     rows,
     samples,
-    utc,
+    text_from_ms,
 )
 from ..host.installation import install_extra
 from ..journal.points import DAY_MS, timestamp_of
@@ -224,7 +224,7 @@ class Times:
 
 
 def _mark(time: int, step: int) -> str:
-    text = utc(time)
+    text = text_from_ms(time)
     if step >= DAY_MS or time % DAY_MS == 0:
         return text[:10]
     return text[11:16] if step >= MINUTE else text[11:19]
@@ -340,7 +340,7 @@ def in_words(reply: Reply, span: Span) -> str:
     piece = length / MAX_POINTS / MINUTE  # a time is the beginning of a piece
 
     def when(index: int) -> str:
-        return f"({utc(times[index])[digits]})"
+        return f"({text_from_ms(times[index])[digits]})"
 
     return (
         f"{reply['field']}: last {written(reply['last'][-1])} {when(-1)}, "
@@ -376,8 +376,8 @@ def _table(reply: Reply) -> Iterator[str]:
         if reply["earlier"]:
             yield f"({reply['earlier']} changes before)"
         for time, value in zip(reply["time"], reply["value"], strict=True):
-            yield f"{utc(time)}  {value}"
-        yield f"{utc(reply['until'])}  still {reply['value'][-1]}"
+            yield f"{text_from_ms(time)}  {value}"
+        yield f"{text_from_ms(reply['until'])}  still {reply['value'][-1]}"
         return
     columns = ("min", "mean", "max", "last")
     written = writer(reply)
@@ -385,7 +385,7 @@ def _table(reply: Reply) -> Iterator[str]:
     widths = [max(map(len, [name, *some])) for name, some in zip(columns, cells, strict=True)]
     yield f"{reply['field']}{unit}"
     lines = [columns, *zip(*cells, strict=True)]
-    firsts = ["time (UTC)", *map(utc, reply["time"])]
+    firsts = ["time (UTC)", *map(text_from_ms, reply["time"])]
     for first, line, n in zip(firsts, lines, ["n", *reply["n"]], strict=True):
         numbers = "  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True))
         yield f"{first:<19}  {numbers}  {n:>5}"

@@ -15,7 +15,7 @@ from typing import Any
 from autobahn.wamp.exception import ApplicationError, Error, TransportLost
 from pydantic import ValidationError
 
-from ..core.device import Device, Sample, utc
+from ..core.device import Device, Sample, iso_from_s
 from ..core.fields import Procedure, Setpoint, is_number, sentence, shorten
 from ..core.link import patience
 from ..errors import (
@@ -143,7 +143,7 @@ class Agent:
 
     def _displaced(self, reason: str) -> None:
         if reason and not self.displaced:
-            since = utc(self.device.clock())
+            since = iso_from_s(self.device.clock())
             self.displaced = f"commands have not arrived here since {since}: {reason}; end it"
             log.error("%s: %s", self.device.name, self.displaced)
         elif not reason and self.displaced:
@@ -329,7 +329,7 @@ class Agent:
         if self._session and self._session.is_attached():
             event = {
                 "device": self.device.name,
-                "time": utc(self.device.clock()),
+                "time": iso_from_s(self.device.clock()),
                 "direction": direction,
                 "hex": data.hex(" "),
                 "text": data.decode("ascii", "backslashreplace"),

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from ..core.device import Sample, utc
+from ..core.device import Sample, iso_from_s
 from ..core.fields import is_number, shorten
 from ..errors import InvalidArgumentError
 from ..journal import Journal
@@ -114,7 +114,7 @@ class JournalService:
     ) -> dict[str, Any]:
         """Return which samples of one device there are, for people: see ``Journal.holds``."""
         found = await asyncio.to_thread(self.journal.holds, device, *_period(start, end))
-        return found | {"oldest": None if found["oldest"] is None else utc(found["oldest"])}
+        return found | {"oldest": None if found["oldest"] is None else iso_from_s(found["oldest"])}
 
 
 def _period(start: float | None, end: float | None) -> tuple[float, float]:

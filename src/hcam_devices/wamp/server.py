@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 from .. import HcamError
 from ..config.instrument import Entry, Instrument
 from ..core import capture, sim
-from ..core.device import Device, utc
+from ..core.device import Device, iso_from_s
 from ..core.fields import Procedure
 from ..host import surroundings
 from ..host.home import exclusive, home, writable_or_explain
@@ -76,7 +76,7 @@ class Server:
         self.folder, self.emulate, self.replay = folder, emulate, replay or {}
         self.beside = beside
         self.restarts = 0
-        self.owner = Owner(name, utc(time.time()))
+        self.owner = Owner(name, iso_from_s(time.time()))
         self.devices: dict[str, Device] = {}
         self._named = asyncio.Event()
         self._joining = asyncio.Semaphore(MAX_JOINING)
