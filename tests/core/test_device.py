@@ -185,11 +185,11 @@ async def test_it_lets_itself_be_disconnected_and_read_selectively(entry: Entry)
         for name, field in device.fields.items():
             if name in {*device.nested(), *device.nested().values()}:
                 continue
-            await device.procedures()[f"{field.machine}.disable"].call()
+            await device.procedures()[f"{field.deployed_name}.disable"].call()
             off = await sample_where(device, lambda sample, name=name: sample[name] is None)  # type: ignore[misc]
-            assert f"{field.machine}.enable" in reasons(off, name)
+            assert f"{field.deployed_name}.enable" in reasons(off, name)
             assert {alarm["severity"] for alarm in off["alarms"]} == {"WARN"}
-            await device.procedures()[f"{field.machine}.enable"].call()
+            await device.procedures()[f"{field.deployed_name}.enable"].call()
             assert lies(await sample_where(device, complete), truth) == []
         await device.procedures()["connection.disconnect"].call()
         assert "by request" in reasons(await sample_where(device, offline))

@@ -133,9 +133,9 @@ def test_settings_have_a_type_and_no_declaration_is_a_setting(cls: Any) -> None:
 
 
 def test_channels_are_spelled_out_from_1() -> None:
-    one, two = Readback(unit="K", ref=7, channels=2, machine="sensor").expand("heat")
-    assert (one.name, one.ref, one.machine) == ("heat1", (7, 1), "sensor1")
-    assert (two.name, two.ref, two.machine) == ("heat2", (7, 2), "sensor2")
+    one, two = Readback(unit="K", ref=7, channels=2, deployed_name="sensor").expand("heat")
+    assert (one.name, one.ref, one.deployed_name) == ("heat1", (7, 1), "sensor1")
+    assert (two.name, two.ref, two.deployed_name) == ("heat2", (7, 2), "sensor2")
 
 
 @pytest.mark.parametrize(

@@ -248,11 +248,13 @@ class Device:
         questions = [field.question for field in self.fields.values() if field.question is not None]
         await self._ask_questions(dict.fromkeys(questions))
         for field in self.fields.values():
-            off = field.machine in self.disabled
+            off = field.deployed_name in self.disabled
             self.readings[field.name] = self._off(field) if off else await self._reading(field)
 
     def _off(self, field: Readback) -> Reading:
-        return Reading(None, f"reading it was disabled ({field.machine}.enable reads it again)")
+        return Reading(
+            None, f"reading it was disabled ({field.deployed_name}.enable reads it again)"
+        )
 
     def _part_with(self, name: str) -> Part | None:
         return next((part for part in self.parts if name in part.fields), None)
@@ -426,7 +428,7 @@ class Device:
                 if reading.value is None:
                     if not reading.reason:
                         continue
-                    off = field.machine in self.disabled
+                    off = field.deployed_name in self.disabled
                     found.append(Alarm(name, "WARN" if off else "ERR", reading.reason))
                 elif reason := field.unhealthy(reading.value):
                     found.append(Alarm(name, "ERR", reason))
@@ -448,12 +450,12 @@ class Device:
                 found[name] = Procedure(command, **command.rpc)
         for name, field in self.fields.items():
             for event, on in (("enable", True), ("disable", False)):
-                switch = self._switch(field.machine, on=on)
-                found[f"{field.machine}.{event}"] = Procedure(switch, audience="program")
+                switch = self._switch(field.deployed_name, on=on)
+                found[f"{field.deployed_name}.{event}"] = Procedure(switch, audience="program")
             if isinstance(field, Setpoint):
                 found[f"set_{name}"] = Procedure(self._setter(name), sets=field)
                 if not self._part_with(name):
-                    found[f"{field.machine}.targetSet"] = Procedure(
+                    found[f"{field.deployed_name}.targetSet"] = Procedure(
                         self._target_setter(name), audience="program", sets=field
                     )
         for part in self.parts:
@@ -478,12 +480,12 @@ class Device:
 
         return target_set
 
-    def _switch(self, machine: str, *, on: bool) -> Callable[..., Any]:
+    def _switch(self, name: str, *, on: bool) -> Callable[..., Any]:
         async def switch() -> None:
-            (self.disabled.discard if on else self.disabled.add)(machine)
+            (self.disabled.discard if on else self.disabled.add)(name)
 
         how = "again after disable" if on else "no more: its value becomes null until enable"
-        switch.__doc__ = f"Read {machine} {how}."
+        switch.__doc__ = f"Read {name} {how}."
         return switch
 
     async def connect(self) -> None:

@@ -53,8 +53,8 @@ class Readback:
     Fields that come with one answer name the ``question`` to which it is the answer: it is asked
     once a poll, and ``ref`` is the index or key of the field in the answer.
 
-    ``healthy`` is the range outside which it is an alarm; ``machine`` is the name under which
-    clients in use today enable and disable the reading (by default its own); ``name`` is that in
+    ``healthy`` is the range outside which it is an alarm; ``deployed_name`` is the name under which
+    deployed clients enable and disable the reading (by default its own); ``name`` is that in
     telemetry, where it cannot be a name in Python (``exposure.time``); ``scale`` is how it is
     plotted; people are shown ``digits`` decimals (on a ``log`` scale those of the mantissa).
     """
@@ -67,7 +67,7 @@ class Readback:
     kind: Callable[[Any], Value] = float
     healthy: Range | None = None
     channels: int = 0
-    machine: str = ""
+    deployed_name: str = ""
     scale: Literal["linear", "log"] = "linear"
     digits: int = 2
 
@@ -91,12 +91,12 @@ class Readback:
         """Return one readback per channel, named and numbered from 1."""
         name = self.name or name
         if not self.channels:
-            return [replace(self, name=name, machine=self.machine or name)]
+            return [replace(self, name=name, deployed_name=self.deployed_name or name)]
         return [
             replace(
                 self,
                 name=f"{name}{n}",
-                machine=f"{self.machine or name}{n}",
+                deployed_name=f"{self.deployed_name or name}{n}",
                 ref=(self.ref, n),
                 channels=0,
             )

@@ -255,20 +255,20 @@ class Arms(Device):
     homed_at_start: bool = False
 
     pickoff_angle = Readback(
-        unit="deg", machine="pickoff", doc="Angle at which the pickoff arm is."
+        unit="deg", deployed_name="pickoff", doc="Angle at which the pickoff arm is."
     )
     target_pickoff_angle = Setpoint(
         unit="deg",
-        machine="pickoff",
+        deployed_name="pickoff",
         limits=(-67, 67),
         doc="Angle to which the pickoff arm goes at the next move.",
     )
     injection_angle = Readback(
-        unit="deg", machine="injection", doc="Angle at which the injection arm is."
+        unit="deg", deployed_name="injection", doc="Angle at which the injection arm is."
     )
     target_injection_angle = Setpoint(
         unit="deg",
-        machine="injection",
+        deployed_name="injection",
         limits=(-67, 67),
         doc="Angle to which the injection arm goes at the next move.",
     )

@@ -147,7 +147,7 @@ class PeltierRack(Device):
         unit="deg_C",
         ref=3000,
         channels=3,
-        machine="temperature",
+        deployed_name="temperature",
         limits=(-100, 25),
         tolerance=1e-3,
         doc="Temperature at which this channel keeps its CCD.",
@@ -209,7 +209,7 @@ class PeltierRack(Device):
 
     async def _safeguard(self, name: str) -> None:
         field = self.settable(name)
-        unread = field.machine in self.disabled  # which must not switch the safeguard off
+        unread = field.deployed_name in self.disabled  # which must not switch the safeguard off
         now = (await self._reading(field) if unread else self.readings[name]).value
         overdue = self.clock() - self._asserted_at.get(name, -math.inf) >= REASSERT_EVERY
         if now in (None, STAGE_ENABLE[HW_ENABLE]) or name in self._off_on_purpose:

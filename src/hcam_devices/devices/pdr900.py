@@ -78,7 +78,7 @@ class VacuumGauge(Device):
         ref="PR1",
         kind=pressure_number,
         healthy=(0, 8e-3),
-        machine="gauge",
+        deployed_name="gauge",
         scale="log",
         digits=1,
         doc="Pressure inside the CCD head.",

@@ -47,7 +47,7 @@ class View(Device):
 
     def _judge(self) -> None:
         for field in self.fields.values():
-            if field.machine in self.disabled:
+            if field.deployed_name in self.disabled:
                 self.readings[field.name] = self._off(field)
                 continue
             try:

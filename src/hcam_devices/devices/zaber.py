@@ -204,12 +204,12 @@ class FocalPlaneSlide(LinearStage):
 
     position = Readback(
         unit="pix",
-        machine="stage",
+        deployed_name="stage",
         doc="Position at which the slide is, in pixels of the detector.",
     )
     target_position = Setpoint(
         unit="pix",
-        machine="stage",
+        deployed_name="stage",
         limits=(-125.0606, 1453.1212),
         tolerance=5 * abs(scale),
         doc="Position to which the slide goes at the next move.",
@@ -240,11 +240,14 @@ class COMPOLens(LinearStage):
     emulated: ClassVar[dict[str, Any]] = {"travel": travel, "begin": 0.0}
 
     position = Readback(
-        unit="mm", machine="stage", digits=3, doc="Position at which the lens is, from its home."
+        unit="mm",
+        deployed_name="stage",
+        digits=3,
+        doc="Position at which the lens is, from its home.",
     )
     target_position = Setpoint(
         unit="mm",
-        machine="stage",
+        deployed_name="stage",
         limits=(0, travel * scale),
         tolerance=5 * scale,
         digits=3,
