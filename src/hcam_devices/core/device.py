@@ -318,9 +318,10 @@ class Device:
     async def _set(self, field: Setpoint, number: float, *, confirm: bool) -> Value:
         name = field.name
         self.require_online()
-        if field.guarded and field.words[int(number)] not in field.guarded and confirm is not True:
+        protects = field.needs_confirm_to_leave
+        if protects and field.words[int(number)] not in protects and confirm is not True:
             raise ValueError(
-                f"{name} protects the detector while it is {' or '.join(field.guarded)}; to make "
+                f"{name} protects the detector while it is {' or '.join(protects)}; to make "
                 f"it {field.words[int(number)]} all the same, call set_{name} with confirm=True"
             )
         await self.write(field, number)
@@ -463,13 +464,14 @@ class Device:
         return found
 
     def _setter(self, name: str) -> Callable[..., Any]:
-        async def guarded(value: object, *, confirm: bool = False) -> Value:
+        async def with_confirm(value: object, *, confirm: bool = False) -> Value:
             return await self.set(name, value, confirm=confirm)
 
-        async def plain(value: object) -> Value:
+        async def without_confirm(value: object) -> Value:
             return await self.set(name, value)
 
-        setter = guarded if self.settable(name).guarded else plain
+        needs_confirm = self.settable(name).needs_confirm_to_leave
+        setter = with_confirm if needs_confirm else without_confirm
         setter.__doc__ = f"Set {name}, and return the value that the hardware then reports."
         return setter
 

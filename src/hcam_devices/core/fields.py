@@ -151,14 +151,15 @@ class Readback:
 class Setpoint(Readback):
     """A value that may be set, within ``limits`` or to one of ``words``.
 
-    A value in ``guarded`` protects something: replacing it by another needs ``confirm=True``.
+    A value in ``needs_confirm_to_leave`` protects something: replacing it by another needs
+    ``confirm=True``.
     ``tolerance`` is how far what is read back may be from what was asked. ``readback`` names the
     field that follows it: by default ``X`` of ``target_X``, if there is one.
     """
 
     limits: Range = (-math.inf, math.inf)
     words: Labels = field(default_factory=Labels)
-    guarded: tuple[str, ...] = ()
+    needs_confirm_to_leave: tuple[str, ...] = ()
     tolerance: float = 1e-4
     readback: str = ""
 
@@ -251,7 +252,7 @@ class Setpoint(Readback):
             "settable": True,
             "words": _words(self.words),
             "limits": None if self.words else _plain(self.limits),
-            "guarded": list(self.guarded),
+            "guarded": list(self.needs_confirm_to_leave),
         }
 
 

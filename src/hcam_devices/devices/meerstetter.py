@@ -169,7 +169,7 @@ class PeltierRack(Device):
         kind=STAGE_ENABLE,
         channels=3,
         words=Labels({OFF: STAGE_ENABLE[OFF], HW_ENABLE: STAGE_ENABLE[HW_ENABLE]}),
-        guarded=(STAGE_ENABLE[HW_ENABLE],),
+        needs_confirm_to_leave=(STAGE_ENABLE[HW_ENABLE],),
         doc="Whether the peltier may run: HW Enable lets the coolant interlock stop it.",
     )
 
