@@ -1,4 +1,4 @@
-"""What people type: the programs, and the commands of ``hcam``, one module for each group of them.
+"""The programs, and the commands of ``hcam`` with one module for each group of them.
 
 This file runs before any library is imported, so it keeps out what they would import in vain.
 """

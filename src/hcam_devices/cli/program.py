@@ -1,4 +1,4 @@
-"""What every program and command has: common options, its log, and errors told in a sentence."""
+"""The common part of all programs and commands: options, the log, and errors as sentences."""
 
 import importlib
 import math

@@ -85,7 +85,7 @@ class Child:
             return Path(os.devnull).open("ab")
 
     def note_end(self, status: int | str | None) -> None:
-        """Note that the program has ended: when, its exit status or an error, and its last line."""
+        """Record the end of the program: its time, the exit status or an error, the last line."""
         self.restarts += 1
         self.ended = self.clock()
         self.last_words = (

@@ -1,1 +1,1 @@
-"""What a program needs of the machine on which it runs. Nothing here knows of the instrument."""
+"""Services of the machine to every program. Nothing here knows of the instrument."""

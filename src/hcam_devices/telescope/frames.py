@@ -59,7 +59,8 @@ def run_number(name: str) -> int:
 
 def filesystem_of(folder: Path) -> str:
     """Return the type of the file system that a folder is on, such as ``ext4`` or ``nfs4``."""
-    mounted = {Path(one.mountpoint): one.fstype for one in psutil.disk_partitions(all=True)}
+    partitions = psutil.disk_partitions(all=True)
+    mounted = {Path(disk.mountpoint): disk.fstype for disk in partitions}
     path = folder.resolve()
     return next((mounted[place] for place in (path, *path.parents) if place in mounted), "")
 

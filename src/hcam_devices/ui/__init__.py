@@ -1,1 +1,1 @@
-"""What people look at."""
+"""Everything that people look at: terminal views, plots, dashboards, and the answers to calls."""
