@@ -21,6 +21,8 @@ from .link import (
     quoted,
 )
 
+__all__ = ["Answer", "Get", "Web", "is_status", "path_of", "quoted_segment", "response"]
+
 
 def quoted_segment(text: str) -> str:
     """Return a text as one segment of a path."""

@@ -31,8 +31,7 @@ from ..core import (
     shorten,
 )
 from ..core import Simulator as Base
-from ..core.web import Get, Web, is_status, path_of, quoted_segment, response
-from ..host.http import Answer
+from ..core.web import Answer, Get, Web, is_status, path_of, quoted_segment, response
 
 ENTITIES = "entities"
 NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
