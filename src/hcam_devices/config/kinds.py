@@ -123,7 +123,7 @@ def _import_installed(module: str, kind: str) -> ModuleType:
 def _import(module: str, place: str) -> ModuleType:
     try:
         return importlib.import_module(module)
-    except Exception as error:  # whatever is wrong with the site's file
+    except Exception as error:  # the site's file may raise any error
         raise KindError(f"{place} cannot be imported: {type(error).__name__}: {error}") from error
 
 

@@ -153,7 +153,7 @@ class Axis(Part):
             ) from None
 
     def advice(self) -> str:
-        """Say what the axis is doing, and what to do about it."""
+        """Return what the axis is doing and what to do about it, for an error message."""
         if self.short:
             return f"it stopped at {self.position:g}, short of its target {self.target:g}"
         return ADVICE.get(self.state, f"it is {self.state}")

@@ -194,7 +194,7 @@ class Device:
 
     def _disconnected(self, error: BaseException) -> None:
         reason = str(error) or type(error).__name__
-        cause = reason.partition(IT_SAID)[0]  # what a noisy line says is another text each time
+        cause = reason.partition(IT_SAID)[0]  # the bytes of a noisy line differ each time
         if cause not in self._logged and len(self._logged) < MAX_LOGGED_REASONS:
             self._logged.add(cause)
             log.warning("%s: %s", self.name, reason)

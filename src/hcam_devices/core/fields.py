@@ -119,7 +119,7 @@ class Readback:
         return "?" if value is None else str(value)
 
     def unhealthy(self, value: Value) -> str | None:
-        """Say why a value is an alarm, or None if it is healthy."""
+        """Return why a value is an alarm, or None if it is healthy."""
         if self.healthy is None or isinstance(value, str):
             return None
         low, high = self.healthy
@@ -241,7 +241,7 @@ class Setpoint(Readback):
         return {"anyOf": [number, with_unit, {"type": "string", "maxLength": MAX_TEXT_LENGTH}]}
 
     def differs(self, asked: float, value: Value | None) -> bool:
-        """Tell whether what was read back is not what was asked for."""
+        """Return whether a value read back differs from the value asked for."""
         if self.words:
             return value != self.words[int(asked)]
         return not is_number(value) or not abs(value - asked) <= self.tolerance
@@ -306,7 +306,7 @@ def rpc(
 
     def mark(function: F) -> F:
         checked = validate_call(config=ConfigDict(strict=True, allow_inf_nan=False))(function)
-        checked.rpc = declared  # type: ignore[attr-defined]  # how procedures() finds it
+        checked.rpc = declared  # type: ignore[attr-defined]  # procedures() looks for this attribute
         return checked
 
     return mark
@@ -395,7 +395,7 @@ def label_of(name: str) -> str:
 
 
 def sentence(error: ValidationError, what: str, parameters: list[str]) -> str:
-    """Say what was wrong with some arguments, all mistakes in one line."""
+    """Return one line with every mistake in the arguments of a call."""
     mistakes = []
     for mistake in error.errors(include_url=False):
         first = mistake["loc"][0]  # the position (after self) or the name of an argument

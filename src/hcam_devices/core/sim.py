@@ -482,7 +482,7 @@ class _Terminal:
         self.reader.feed_data(os.read(self._near, 4096))
 
     def write(self, data: bytes) -> None:
-        """Say something; ConnectionResetError if it was unplugged meanwhile."""
+        """Write bytes to the device; raise ConnectionResetError if the cable was unplugged."""
         if self._near < 0:
             raise ConnectionResetError
         with suppress(BlockingIOError):

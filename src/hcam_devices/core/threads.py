@@ -32,7 +32,7 @@ _waiting: dict[str, _Question] = {}
 
 def _begin(work: Callable[..., T], args: tuple[Any, ...]) -> Future[T]:
     answer: Future[T] = Future()
-    answer.set_running_or_notify_cancel()  # who stops waiting does not end the work
+    answer.set_running_or_notify_cancel()  # a caller that stops waiting does not end the work
 
     def run() -> None:
         try:

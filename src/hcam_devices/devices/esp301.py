@@ -204,7 +204,7 @@ class Arm(Axis):
         self.trouble = ""
 
     def advice(self) -> str:
-        """Say what it is doing, and what to do about it."""
+        """Return what the arm is doing and what to do about it, for an error message."""
         return self.trouble or super().advice()
 
     def doubt(self) -> None:
@@ -286,7 +286,7 @@ class Arms(Device):
 
     async def on_connect(self) -> None:
         """Make sure that it is an ESP301 whose arms are in degrees."""
-        await self.link.drain(0.05)  # what it says late, after it was silent at a travel limit
+        await self.link.drain(0.05)  # a late reply, after silence at a travel limit
         version = await self.ask("VE?")
         if "ESP301" not in version.upper():
             raise ProtocolError(f"{self.link}: this is not an ESP301: it says {version!r}")
@@ -670,7 +670,7 @@ class Simulator(Base):
         return reply.replace(b"ESP301", b"ESP300")
 
     def fault_unsolicited(self, reply: bytes) -> bytes:
-        """Say something unasked before each reply."""
+        """Send an unsolicited line before each reply."""
         return b"POWER UP\r\n" + reply
 
     def fault_limit(self, reply: bytes, axis: int = 1, times: int = 1) -> bytes:

@@ -153,7 +153,7 @@ class TimingCard(Device):
         return super().snapshot() | known
 
     def notices(self) -> list[Alarm]:
-        """Say what is wrong with the time."""
+        """Return an alarm for each reason not to trust the time."""
         reasons = {
             "time_valid": "the receiver says that its time is not valid",
             "pps_valid": "the receiver says that its pulse a second is not valid",
@@ -264,7 +264,7 @@ class Simulator(Base):
         second: int = 59,
         nanosecond: int = 999_999_900,
     ) -> bytes:
-        """Tell a certain time: the end of a year, to a tenth of a microsecond."""
+        """Report a given time; by default the end of a year, to 0.1 us."""
         if self._program(reply) != TIME:
             return reply
         return self._time(year, day, hour, minute, second, nanosecond)

@@ -187,7 +187,7 @@ class Telescope(Device):
         self.groups, self.header, self.header_reason = None, {}, f"{self.name} is offline"
 
     def _changed(self) -> None:
-        """Say at once what a motion has changed, and look."""
+        """Publish the fields of the motion at once, then poll."""
         if self.connection == "online":
             for name in self.motion.fields:
                 if name not in self.disabled:
@@ -356,7 +356,7 @@ class Telescope(Device):
         await self.tell_autoguider(raoff, decoff)
 
     async def tell_autoguider(self, dra: float, ddec: float) -> None:
-        """Tell the autoguider of an offset, arcsec; if it cannot be told, that is a notice."""
+        """Send an offset (arcsec) to the autoguider; a failure becomes a notice."""
         try:
             await self._guide(dra, ddec)
         except WampError as error:

@@ -209,7 +209,9 @@ class PeltierRack(Device):
 
     async def _safeguard(self, name: str) -> None:
         field = self.settable(name)
-        unread = field.deployed_name in self.disabled  # which must not switch the safeguard off
+        unread = (
+            field.deployed_name in self.disabled
+        )  # a disabled reading must not switch the safeguard off
         now = (await self._reading(field) if unread else self.readings[name]).value
         overdue = self.clock() - self._asserted_at.get(name, -math.inf) >= REASSERT_EVERY
         if now in (None, STAGE_ENABLE[HW_ENABLE]) or name in self._off_on_purpose:
@@ -249,7 +251,7 @@ class PeltierRack(Device):
         await self.ask(("RS", address))
 
     def notices(self) -> list[Alarm]:
-        """Say which controllers are in error, and where the interlock is not in force."""
+        """Return alarms for controllers in error and for stages without the interlock."""
         found = [Alarm(name, "ERR", reason) for name, reason in self._errors.items()]
         for name in (f"stage_enable{channel}" for channel in (1, 2, 3)):
             now = self.readings[name].value
@@ -442,5 +444,5 @@ class Simulator(Base):
         return reply
 
     def fault_unsolicited(self, reply: bytes) -> bytes:
-        """Say something unasked after each reply."""
+        """Send an unsolicited frame after each reply."""
         return reply + self._seal(b"!01FFFF00000002")

@@ -50,7 +50,7 @@ class FlowRecorder(Device):
         return float(flow)
 
     def notices(self) -> list[Alarm]:
-        """Say which pens the recorder itself complains about."""
+        """Return an alarm for each pen of which the recorder reports one."""
         return [
             Alarm(f"alarm{n}", "ERR", f"the recorder reports an alarm of pen {n}")
             for n in range(1, 7)

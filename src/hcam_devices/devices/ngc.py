@@ -183,7 +183,7 @@ class Controller(Device):
         self._triggered = False  # whether frames wait for triggers, as far as it was set here
         self._triggers = 0  # given since the start of the run
         self._frame_at = 0.0  # when a frame, a trigger or the start was seen last
-        self._header: set[str] = set()  # what stays in it until it is set again
+        self._header: set[str] = set()  # keywords now in the header
 
     # --- telemetry --------------------------------------------------------------------------
 
@@ -215,7 +215,7 @@ class Controller(Device):
         }
 
     def _due(self, name: str) -> bool:
-        """Tell whether it is to be read now, although that costs the start of a program."""
+        """Return whether to start a program now to read this name again."""
         known = self._known.get(name)
         if known is None or known.at <= self._changed:
             return True
@@ -276,7 +276,7 @@ class Controller(Device):
             folder = self._folder()
             file = None
             if self.active:
-                with suppress(RefusedError):  # of which the field run says why
+                with suppress(RefusedError):  # the field ``run`` has the reason
                     file = folder / runs.file_name(self._run())
             answer = await self.link.in_thread(
                 runs.place_of(folder), runs.look, folder, file, within=self.link.timeout
@@ -347,7 +347,7 @@ class Controller(Device):
         return runs.folder_of(folder)
 
     def notices(self) -> list[Alarm]:
-        """Say that the controller reports an error, or that a run waits for a trigger."""
+        """Return alarms for an error of the controller and for a run without its trigger."""
         if self.connection == "online" and self._said(SUBSTATE) == "error":
             reason = "the controller reports an error; see its log, then call reset"
             return [Alarm(SUBSTATE, "ERR", reason)]
@@ -651,7 +651,7 @@ class Controller(Device):
         return [True, f"All OK; {LIMIT} was set to 0: see whether the run goes on without a limit"]
 
     async def _limited(self) -> bool:
-        """Tell whether an earlier run has left a limit of frames; False if that is not known."""
+        """Return whether an earlier run has left a limit of frames; False if unknown."""
         try:
             return value_of(LIMIT, await self._ask_server("status", LIMIT)) not in ("", "0")
         except (RefusedError, *LINK_LOST):

@@ -211,5 +211,5 @@ class Simulator(Base):
         return self._say(f"ACK{text}")
 
     def fault_unsolicited(self, reply: bytes) -> bytes:
-        """Say something unasked after each reply."""
+        """Send an unsolicited line after each reply."""
         return reply + b"@253ACK9.99E-9;FF"

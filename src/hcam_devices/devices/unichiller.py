@@ -195,7 +195,7 @@ class WaterChiller(Device):
             raise RefusedError(f"the chiller still reports alarm {alarm}")
 
     def notices(self) -> list[Alarm]:
-        """Say what the chiller complains about, and that nothing flows."""
+        """Return an alarm for each fault that the chiller reports, and for coolant that stands."""
         found = []
         if number := self.readings["alarm"].value:
             reason = f"the chiller reports alarm {number}: see its display"
@@ -279,5 +279,5 @@ class Simulator(Base):
         return seal("[S01G", f"{reply[7:9].decode()}{encode(20)}{reply[13:-3].decode()}")
 
     def fault_unsolicited(self, reply: bytes) -> bytes:
-        """Say something unasked after each reply."""
+        """Send an unsolicited frame after each reply."""
         return reply + self._status()

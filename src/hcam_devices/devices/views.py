@@ -157,7 +157,7 @@ class CCDHead(View):
         return getattr(self, role), f"{name}{number}"
 
     def notices(self) -> list[Alarm]:
-        """Say when the peltier does not run, or not yet cools to where it should."""
+        """Return alarms for a peltier that does not run or is not yet at its setpoint."""
         found = []
         status = self.readings["peltier_status"].value
         if status not in (None, "run"):

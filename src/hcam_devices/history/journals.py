@@ -187,7 +187,7 @@ class Journals:
         return Inventory.model_validate({**answer, "server": server})
 
     def _learn(self, found: Inventory, *, whole: bool) -> None:
-        if found.server == OWN:  # what a server lost, it has noted itself
+        if found.server == OWN:  # a server notes its own losses
             found.lost = [note for note in found.lost if not self.knows(note.device)]
         else:
             declared = (name for name, server in self.declared.items() if server == found.server)

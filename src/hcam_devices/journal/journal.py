@@ -153,7 +153,7 @@ class Journal:
             number += 1
         aside = self._named(f".damaged-{number}")
         try:
-            if self._named("-wal").exists():  # which SQLite deletes when it closes the file
+            if self._named("-wal").exists():  # SQLite deletes it when it closes the file
                 os.link(self._named("-wal"), aside.with_name(f"{aside.name}-wal"))
             if not isinstance(error, OverlookedError):
                 self.path.rename(aside)

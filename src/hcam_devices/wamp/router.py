@@ -186,14 +186,14 @@ def require_loopback(host: str) -> None:
 
 
 def listening(port: int) -> bool:
-    """Tell whether something accepts connections on a loopback port."""
+    """Return whether a program accepts connections on a loopback port."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def answers(port: int) -> bool:
-    """Tell whether the router is complete: it listens some time before it knows its paths."""
+    """Return whether the router serves its paths; it accepts connections some time before."""
     connection = Connection("127.0.0.1", port)
     try:
         connection.open(timeout=1)

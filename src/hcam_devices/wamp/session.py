@@ -160,18 +160,18 @@ class Session(ApplicationSession):
             transport._sendAutoPing()
 
     def onJoin(self, details: Any) -> None:
-        """Say that it has joined."""
+        """Resolve ``joined``."""
         self.joined.set_result(None)
 
     def onLeave(self, details: Any) -> None:
-        """Say that it is over, and why; also to those who wait for an answer."""
+        """End the session with the reason of the router, and fail every call in progress."""
         self._end(f"{details.reason} {details.message or ''}".strip())
         lost = ApplicationError(details.reason, details.message)
         self._errback_outstanding_requests(lost)  # type: ignore[no-untyped-call]
         self.disconnect()
 
     def onDisconnect(self) -> None:
-        """Say that it is over."""
+        """End the session: the connection was lost."""
         self._end("the connection was lost")
 
     def onUserError(self, fail: Any, msg: str) -> None:

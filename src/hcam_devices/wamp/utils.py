@@ -57,7 +57,7 @@ _kept = threading.local()
 
 
 def unreachable(where: Address, error: Exception, within: float) -> str:
-    """Say why the router cannot be reached, and what to do."""
+    """Return why the router cannot be reached, and what to do next."""
     if isinstance(error, TimeoutError):
         return (
             f"the router at {where} does not answer within {within:g} s: it hangs, or is out of "
