@@ -81,7 +81,7 @@ class OutcomeUnknownError(WampError, TimeoutError):
 
 
 _CLASSES: dict[str, type[WampError]] = {
-    **{one.uri: one for one in WampError.__subclasses__()},
+    **{error.uri: error for error in WampError.__subclasses__()},
     "wamp.error.no_such_procedure": NoSuchProcedureError,  # the router's own word for it
     "wamp.error.canceled": OutcomeUnknownError,  # the callee left before it answered
 }

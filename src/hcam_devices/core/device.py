@@ -55,7 +55,9 @@ async def _alone(device: str, procedure: str, *_: Any, **__: Any) -> Any:
 def settings_of(cls: type) -> dict[str, tuple[Any, Any]]:
     """Return what a class takes from the instrument file: name -> (type, default or ...)."""
     kept = (
-        {one.name for one in dataclasses.fields(cls) if not one.init} if is_dataclass(cls) else ()
+        {field.name for field in dataclasses.fields(cls) if not field.init}
+        if is_dataclass(cls)
+        else ()
     )
     return {
         name: (hint, getattr(cls, name, ...))
@@ -108,12 +110,12 @@ class Device:
     def __init_subclass__(cls) -> None:
         """Collect the declarations of the class body, with a family of channels spelled out."""
         declared = [
-            one
+            field
             for name, member in vars(cls).items()
             if isinstance(member, Readback)
-            for one in member.expand(name)
+            for field in member.expand(name)
         ]
-        cls.fields = cls.fields | {one.name: one for one in declared}
+        cls.fields = cls.fields | {field.name: field for field in declared}
         for field in declared:
             _ = field.type  # raises TypeError now rather than when somebody asks for it
         for name, field in cls.fields.items():
@@ -411,7 +413,9 @@ class Device:
 
     def nested(self) -> dict[str, str]:
         """Return the pairs that are one value of the telemetry: readback -> setpoint."""
-        return {one: target for part in self.parts for one, target in part.nested().items()}
+        return {
+            readback: target for part in self.parts for readback, target in part.nested().items()
+        }
 
     def alarms(self) -> list[Alarm]:
         """Return everything that is wrong, worst first."""

@@ -44,7 +44,7 @@ def response(status: int, body: str, kind: str = "application/json") -> bytes:
 
 def is_status(status: int) -> bool:
     """Return whether HTTP has such a status."""
-    return status in {one.value for one in HTTPStatus}
+    return status in {known.value for known in HTTPStatus}
 
 
 @dataclass(frozen=True)

@@ -170,21 +170,29 @@ class GuardedRouterController(RouterController):  # type: ignore[misc]
 
     def _too_late(self) -> Iterator[tuple[Any, str]]:
         now = self._reactor.seconds()
-        waiting = {one for one in self._reactor.getReaders() if _lacks_session(one)}
-        self.without_session = {one: self.without_session.get(one, now) for one in waiting}
-        for one, since in self.without_session.items():
+        waiting = {
+            connection for connection in self._reactor.getReaders() if _lacks_session(connection)
+        }
+        self.without_session = {
+            connection: self.without_session.get(connection, now) for connection in waiting
+        }
+        for connection, since in self.without_session.items():
             if now - since > MAX_JOIN_S:
-                yield one, f"no session within {MAX_JOIN_S:g} s"
+                yield connection, f"no session within {MAX_JOIN_S:g} s"
 
     def _too_slow(self) -> Iterator[tuple[Any, str]]:
         writers = self._reactor.getWriters()
-        unsent = {one: _unsent(one) for one in writers if isinstance(one, tcp.Server)}
+        unsent = {
+            connection: _unsent(connection)
+            for connection in writers
+            if isinstance(connection, tcp.Server)
+        }
         total = sum(unsent.values())
-        for one in sorted(unsent, key=unsent.__getitem__, reverse=True):
+        for connection in sorted(unsent, key=unsent.__getitem__, reverse=True):
             if total <= MAX_UNSENT_TOTAL:
                 return
-            yield one, f"all clients together have left {total / 2**20:.0f} MiB unread"
-            total -= unsent[one]
+            yield connection, f"all clients together have left {total / 2**20:.0f} MiB unread"
+            total -= unsent[connection]
 
 
 def _close(connection: Any, reason: str) -> None:

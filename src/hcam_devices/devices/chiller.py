@@ -95,12 +95,12 @@ def measured_at(entity: dict[str, Any], attribute: dict[str, Any]) -> float | No
     """
     metadata = attribute.get("metadata")
     said = metadata if isinstance(metadata, dict) else {}
-    for one in (said.get("TimeInstant"), entity.get("TimeInstant"), said.get("dateModified")):
-        if isinstance(one, dict):
+    for stamp in (said.get("TimeInstant"), entity.get("TimeInstant"), said.get("dateModified")):
+        if isinstance(stamp, dict):
             try:
-                moment = datetime.fromisoformat(one["value"])
+                moment = datetime.fromisoformat(stamp["value"])
             except (KeyError, TypeError, ValueError):
-                raise ValueError(f"the broker's time is {shorten(one)}") from None
+                raise ValueError(f"the broker's time is {shorten(stamp)}") from None
             return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     return None
 

@@ -374,23 +374,23 @@ def _gaps(
     """Return what a store does not have of the published samples, with causes. Raises AwayError."""
     device = evidence.device
     causes = [  # the most certain first
-        *(one for one in reader.gone if one.device == device),
-        *(one._replace(reason=LOST) for one in (reader.stored & whole).ranges()),
+        *(samples for samples in reader.gone if samples.device == device),
+        *(samples._replace(reason=LOST) for samples in (reader.stored & whole).ranges()),
         *said.gone,
-        *(one._replace(reason=COMING) for one in said.held.ranges()),
+        *(samples._replace(reason=COMING) for samples in said.held.ranges()),
     ]
     found = (whole - evidence.there).explained(causes)
-    lost = SampleRanges(one for one in found if one.reason == LOST)
+    lost = SampleRanges(samples for samples in found if samples.reason == LOST)
     for key in lost.keys:
         some = [*lost.ranges_of(key)]
         for row in reader.find(SampleRange(*key, some[0].first, some[-1].last)):
             evidence.add(row)
     gaps = []
-    for one in found:
-        for part in (SampleRanges([one]) - evidence.there).ranges():
+    for samples in found:
+        for part in (SampleRanges([samples]) - evidence.there).ranges():
             newer = said.silent and part.first > reader.stored.newest(device, part.epoch)
             cause = COMING if newer else UNASKED if said.silent else NEVER
-            gaps.append(part._replace(reason=one.reason or cause))
+            gaps.append(part._replace(reason=samples.reason or cause))
     return gaps
 
 

@@ -141,9 +141,9 @@ class Nights:
         self.troubles = self._files.troubles
         self.stored, self.gone = self._files.notes(self._path(MAIN), MAIN_TABLES)
         self._noted = {"": self.stored - SampleRanges(self.gone)}
-        for one in NightFiles(folder).nights():
-            self._noted[one] = self._files.stored(self._path(one), NIGHT_TABLES)
-            self.stored |= self._noted[one]
+        for date in NightFiles(folder).nights():
+            self._noted[date] = self._files.stored(self._path(date), NIGHT_TABLES)
+            self.stored |= self._noted[date]
         self.uncounted = ""
         self._files.read(self._path(MAIN), MAIN_TABLES, self._count)
 
@@ -241,8 +241,8 @@ class Lines:
         question = f"SELECT seq, epoch FROM {series} WHERE {where}"  # noqa: S608  (it is quoted)
         return [
             (time, Row(str(epoch), int(seq), time // 1_000_000))
-            for one in self._ask(question)
-            for time, seq, epoch in one["values"]
+            for series in self._ask(question)
+            for time, seq, epoch in series["values"]
             if seq is not None
         ]
 
@@ -252,7 +252,7 @@ class Lines:
             found = self._ask("SHOW MEASUREMENTS LIMIT 1")
         except AwayError:
             return True  # it may be one; reading its rows will raise the error
-        return all(one["name"] == "measurements" for one in found)
+        return all(series["name"] == "measurements" for series in found)
 
     def _ask(self, question: str) -> list[dict[str, Any]]:
         """Return the series of an answer. Raises AwayError."""
@@ -312,4 +312,4 @@ def lost_between(
         for settings in stores.values()
         for one in LostNotes(place(settings, home)).read()
     }
-    return [one for one in found.values() if start <= one.until and one.since < end]
+    return [note for note in found.values() if start <= note.until and note.since < end]

@@ -67,14 +67,14 @@ class Inventory(BaseModel):
     @property
     def devices(self) -> set[str]:
         """The devices of which there are samples, or were."""
-        found = {one.device for one in (*self.held, *self.gone)}
+        found = {samples.device for samples in (*self.held, *self.gone)}
         return found | {note.device for note in self.lost}
 
     def restrict(self, devices: Collection[str]) -> None:
         """Drop all devices but these."""
-        self.held = [one for one in self.held if one.device in devices]
-        self.gone = [one for one in self.gone if one.device in devices]
-        self.lost = [one for one in self.lost if one.device in devices]
+        self.held = [samples for samples in self.held if samples.device in devices]
+        self.gone = [samples for samples in self.gone if samples.device in devices]
+        self.lost = [note for note in self.lost if note.device in devices]
 
     def covers(self, now: float) -> float:
         """Return how far back (s) the journal reaches, or will when it is full."""
@@ -257,11 +257,13 @@ class Journals:
         for server in servers:
             self._add(found, epochs, server, ever[server], then[server])
         for server in servers:
-            for one in () if isinstance(answer := then[server], Exception) else answer.held:
-                if (said := found[one.device]).silent:
+            for samples in () if isinstance(answer := then[server], Exception) else answer.held:
+                if (said := found[samples.device]).silent:
                     continue
                 try:
-                    said.digests.append((one.epoch, one.first, await self.digests(server, one)))
+                    said.digests.append(
+                        (samples.epoch, samples.first, await self.digests(server, samples))
+                    )
                 except NO_ANSWER as error:
                     said.silent = _silence(server, error)
         for device in found.keys() | epochs.keys():
@@ -287,12 +289,12 @@ class Journals:
             return
         for device in {*known.get(server, ()), *ever.devices, *then.devices}:
             epochs[device] |= {ever.epoch, then.epoch}
-        for one in (*ever.held, *ever.gone, *then.held):
-            epochs[one.device].add(one.epoch)
-        for one in then.held:
-            found[one.device].held |= SampleRanges([one])
-        for one in then.gone:
-            found[one.device].gone.append(one)
+        for samples in (*ever.held, *ever.gone, *then.held):
+            epochs[samples.device].add(samples.epoch)
+        for samples in then.held:
+            found[samples.device].held |= SampleRanges([samples])
+        for samples in then.gone:
+            found[samples.device].gone.append(samples)
         for note in then.lost:
             found[note.device].lost.append(note)
 

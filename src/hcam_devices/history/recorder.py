@@ -198,7 +198,7 @@ class Recorder(Device):
             return audit(night, published, found, self.clock())
 
         result = await in_own_thread(compare)
-        altered = [one for one in result.stores if one.total("altered")]
+        altered = [store for store in result.stores if store.total("altered")]
         if altered and (self._repairing is None or self._repairing.done()):
             self._repairing = asyncio.create_task(self._repair(altered))
         return result.model_dump()
@@ -209,9 +209,9 @@ class Recorder(Device):
             (replicator,) = (one for one in self.replicators if one.store.name == store.name)
             assert isinstance(replicator.store, EmbeddedStore)  # noqa: S101  (no other is compared)
             altered = SampleRanges(
-                SampleRange(one.device, one.epoch, one.first, one.last)
-                for one in store.findings
-                if one.cause == ALTERED
+                SampleRange(finding.device, finding.epoch, finding.first, finding.last)
+                for finding in store.findings
+                if finding.cause == ALTERED
             )
             try:
                 await replicator.repair(replicator.store.replace, altered)
@@ -242,10 +242,10 @@ class Recorder(Device):
     def notices(self) -> list[Alarm]:
         """Return alarms about what is not recorded or not stored, before samples are at risk."""
         found = self.listener.notices()
-        lost = [one for one in self.journals.lost if self.clock() - one.until < DAY_S]
+        lost = [note for note in self.journals.lost if self.clock() - note.until < DAY_S]
         if lost:
             newest = max(lost, key=attrgetter("until"))
-            others = len({one.device for one in lost}) - 1
+            others = len({note.device for note in lost}) - 1
             more = f"; and of {others} other devices: see hcam audit" if others else ""
             found.append(Alarm("disk", "ERR", f"{newest}{more}"))
         for replicator in self.replicators:
@@ -294,7 +294,7 @@ def serve(instrument: Instrument, address: Address) -> None:
     gc.set_threshold(100_000)  # a page of samples is many objects without cycles
     with ExitStack() as stack:
         stack.enter_context(exclusive(folder / "locks", "history"))
-        journals = Journals({one.name: one.server for one in instrument.entries.values()})
+        journals = Journals({entry.name: entry.server for entry in instrument.entries.values()})
         replicators: list[Replicator] = []
         unopened: dict[str, str] = {}
 

@@ -208,23 +208,23 @@ class Replicator:
 
     def _know(self, inventory: Inventory) -> None:
         """Take the newest numbers from a journal, unless live samples are a little ahead of it."""
-        for one in inventory.held:
-            key = one.device, one.epoch
-            if not one.last <= self._newest.get(key, 0) <= one.last + MAX_JUMP:
-                self._newest[key] = one.last
+        for samples in inventory.held:
+            key = samples.device, samples.epoch
+            if not samples.last <= self._newest.get(key, 0) <= samples.last + MAX_JUMP:
+                self._newest[key] = samples.last
 
     async def _complete(self, inventory: Inventory) -> None:
         """Fetch the samples of a journal that the store does not have. Raises AwayError."""
         await self._settle(inventory.gone)
-        for one in inventory.held:
-            known = SampleRanges([one._replace(first=1)])
+        for samples in inventory.held:
+            known = SampleRanges([samples._replace(first=1)])
             for part in (known - self.store.stored).ranges():
                 try:
                     await self._fetch(part, inventory)
                 except NO_ANSWER as error:
                     log.debug(
                         "%s: %s does not give samples of %s: %r",
-                        *(self.store.name, inventory.server, one.device, error),
+                        *(self.store.name, inventory.server, samples.device, error),
                     )
                     if not isinstance(error, (ApplicationError, ValueError)):
                         return  # its server or the router is unavailable: ask again later

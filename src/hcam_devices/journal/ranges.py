@@ -36,8 +36,8 @@ class SampleRanges:
 
     def __init__(self, ranges: Iterable[SampleRange] = ()) -> None:
         self._spans: dict[Key, list[list[int]]] = {}
-        for one in ranges:
-            self.add(*one[:4])
+        for samples in ranges:
+            self.add(*samples[:4])
 
     def add(self, device: str, epoch: str, first: int, last: int) -> None:
         """Include the numbers from ``first`` to ``last``, both included."""

@@ -145,9 +145,9 @@ def _records_of_wal(wal: _File, size: int, main: Read) -> Iterator[tuple[Value, 
         if len(newest) > MAX_FRAMES:
             del newest[next(iter(newest))]
         if commit or frame + step >= wal.size:
-            for one in range(begin, frame + 1, step):
-                number = int.from_bytes(wal.read(one, 4), "big")
-                yield from _cells(wal.read(one + FRAME_HEADER, size), number, size, page)
+            for start in range(begin, frame + 1, step):
+                number = int.from_bytes(wal.read(start, 4), "big")
+                yield from _cells(wal.read(start + FRAME_HEADER, size), number, size, page)
             begin = frame + step
 
 

@@ -136,14 +136,15 @@ def set_gone(
     Neighbouring ranges with the same reason become one.
     """
     joined: list[SampleRange] = []
-    for one in sorted(ranges):
-        if joined and (joined[-1].last + 1, joined[-1].reason) == (one.first, one.reason):
-            joined[-1] = joined[-1]._replace(last=one.last)
+    for samples in sorted(ranges):
+        if joined and (joined[-1].last + 1, joined[-1].reason) == (samples.first, samples.reason):
+            joined[-1] = joined[-1]._replace(last=samples.last)
         else:
-            joined.append(one)
+            joined.append(samples)
     db.execute("DELETE FROM gone WHERE device = ? AND epoch = ?", (device, epoch))
     db.executemany(
-        "INSERT OR REPLACE INTO gone VALUES (?, ?, ?, ?, ?, ?)", [(*one, now) for one in joined]
+        "INSERT OR REPLACE INTO gone VALUES (?, ?, ?, ?, ?, ?)",
+        [(*samples, now) for samples in joined],
     )
 
 

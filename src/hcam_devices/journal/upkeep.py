@@ -208,7 +208,9 @@ class Upkeep:
         for end in ("-wal", "-shm", ""):
             if (part := aside.with_name(aside.name + end)).exists():
                 part.rename(salvaged(part))
-        some = ", ".join(f"{one.device} {one.first}-{one.last}" for one in lost[:10])
+        some = ", ".join(
+            f"{samples.device} {samples.first}-{samples.last}" for samples in lost[:10]
+        )
         some += ", ..." * (len(lost) > 10)
         log.warning(
             "%s: %d samples are copied from it, and %d are gone%s%s",
@@ -305,9 +307,9 @@ def put_aside(path: Path) -> list[Path]:
     """Return the files that are still to be salvaged; there may be only the WAL of one."""
     start = f"{path.name}.damaged-"
     found = {
-        one.name.removesuffix("-wal").removesuffix("-shm")
-        for one in path.parent.iterdir()
-        if one.name.startswith(start)
+        file.name.removesuffix("-wal").removesuffix("-shm")
+        for file in path.parent.iterdir()
+        if file.name.startswith(start)
     }
     return sorted(path.with_name(name) for name in found)
 

@@ -109,7 +109,7 @@ class Owners:
         """Ask again for the owner of a name when something is next published under it."""
         self.known.pop(name, None)
         self._asking.pop(name, None)
-        self.strangers = {one for one in self.strangers if one[0] != name}
+        self.strangers = {stranger for stranger in self.strangers if stranger[0] != name}
 
     def _forget_all(self) -> None:
         for each in (self.known, self._asking, self.strangers, self._names, self._servers):

@@ -61,7 +61,8 @@ CLIENT_TIMEOUT_S = 10
 def overview(instrument: Instrument) -> dict[str, Any]:
     """Return the instrument as ``GET /instrument`` answers: title, servers, devices."""
     devices = [
-        (one.name, one.cls.kind(), one.server, one.aliases) for one in instrument.entries.values()
+        (entry.name, entry.cls.kind(), entry.server, entry.aliases)
+        for entry in instrument.entries.values()
     ]
     devices.append(("recorder", "recorder.Recorder", "hwlogger", ()))
     keys = "name", "kind", "server", "aliases"
@@ -71,7 +72,7 @@ def overview(instrument: Instrument) -> dict[str, Any]:
         "realm": uris.REALM,
         "websocket": "/ws",
         "servers": instrument.servers,
-        "devices": [dict(zip(keys, one, strict=True)) for one in devices],
+        "devices": [dict(zip(keys, device, strict=True)) for device in devices],
     }
 
 
@@ -80,8 +81,8 @@ def page(instrument: Instrument) -> str:
     told = overview(instrument)
     title, where = escape(told["title"]), told["websocket"]
     rows = "\n".join(
-        f"<tr><td>{escape(one['name'])}<td>{escape(one['kind'])}<td>{escape(one['server'])}"
-        for one in told["devices"]
+        f"<tr><td>{escape(device['name'])}<td>{escape(device['kind'])}<td>{escape(device['server'])}"
+        for device in told["devices"]
     )
     return f"""<!doctype html>
 <html lang="en">

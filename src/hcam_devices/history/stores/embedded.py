@@ -264,8 +264,8 @@ class EmbeddedStore:
         stored, nights = SampleRanges(), self._nights.values()
         if not self._unread():
             self._assumed = SampleRanges()
-        for one in (self._ledger.stored, self._assumed, *(night.stored for night in nights)):
-            stored |= one
+        for samples in (self._ledger.stored, self._assumed, *(night.stored for night in nights)):
+            stored |= samples
         for night in nights:
             night.file.renewed = False
         self.stored = stored
@@ -327,9 +327,9 @@ class EmbeddedStore:
         """
         lost = []
         try:
-            for one in gone:
-                missing = SampleRanges([one]) - self.stored
-                lost += [part._replace(reason=one.reason) for part in missing.ranges()]
+            for samples in gone:
+                missing = SampleRanges([samples]) - self.stored
+                lost += [part._replace(reason=samples.reason) for part in missing.ranges()]
                 self._assume(missing)
             if self._unread():
                 return False

@@ -58,8 +58,8 @@ def save(db: sqlite3.Connection, stored: SampleRanges, keys: Iterable[Key]) -> N
     """Write the ranges of some devices and epochs, within the caller's transaction."""
     for key in keys:
         db.execute("DELETE FROM stored WHERE device = ? AND epoch = ?", key)
-        for one in stored.ranges_of(key):
-            put(db, STORED, *one[:4])
+        for samples in stored.ranges_of(key):
+            put(db, STORED, *samples[:4])
 
 
 class Ledger:
@@ -135,8 +135,8 @@ class Ledger:
 
         def note(db: sqlite3.Connection) -> SampleRanges:
             stored = self.stored | new
-            for one in gone:
-                put(db, GONE, self.clock(), *one)
+            for samples in gone:
+                put(db, GONE, self.clock(), *samples)
             for row in aside:
                 put(db, ASIDE, *row, self.clock())
             save(db, stored, new.keys)

@@ -345,9 +345,9 @@ class NightFiles:
         with trying(noted.path):
             notes = noted.read()
         return [
-            one
-            for one in notes
-            if one.device == device and start <= one.until * 1000 and one.since * 1000 < end
+            note
+            for note in notes
+            if note.device == device and start <= note.until * 1000 and note.since * 1000 < end
         ]
 
     def has_minutes(self, device: str, field: str, start: int, end: int) -> bool:
@@ -503,9 +503,9 @@ def _minutes(
         for half, part, body in db.execute(HALVES, halves):
             if sound(body, series, half, part) and (half, part) > before:
                 before = half, part
-                for one in unpacked(body, half):
-                    if start <= (time := one.when // MINUTE * MINUTE) < end:
-                        yield time, one
+                for minute in unpacked(body, half):
+                    if start <= (time := minute.when // MINUTE * MINUTE) < end:
+                        yield time, minute
 
 
 def packed(minutes: Iterable[Summary], *key: int) -> bytes:
