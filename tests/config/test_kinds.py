@@ -134,6 +134,7 @@ async def test_a_package_by_its_module_and_by_its_entry_point(
             DOME.replace("    sensors", "    def __init__(self, name): 1 / 0\n    sensors"),
             "Dome cannot be made: TypeError",
         ),
+        (DOME.replace("sensors: int", "refused: int"), "refused cannot be a setting"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_a_mistake_with_its_line(

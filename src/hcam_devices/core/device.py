@@ -131,8 +131,7 @@ class Device:
     ) -> None:
         self.name, self.clock = name, clock
         own = settings_of(type(self))
-        for setting in own.keys() & settings.keys():
-            setattr(self, setting, settings.pop(setting))
+        chosen = {name: settings.pop(name) for name in own.keys() & settings.keys()}
         self.link = self.link_type(**settings)
         self.parts: list[Part] = []
         self.connection: Literal["offline", "online"] = "offline"
@@ -150,6 +149,12 @@ class Device:
         self._wake: asyncio.Future[None] | None = None
         self._setting = asyncio.Lock()  # so that each setpoint is read back before the next
         self._forget(self.offline_reason)
+        if taken := own.keys() & vars(self).keys():
+            raise TypeError(
+                f"{type(self).__name__}: {', '.join(sorted(taken))} cannot be a setting, because "
+                "every device has something of that name"
+            )
+        vars(self).update(chosen)
 
     # --- the connection ---------------------------------------------------------------------
 
