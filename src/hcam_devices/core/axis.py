@@ -1,8 +1,8 @@
 """The chart of a motor axis, as a table, and the Axis that obeys it.
 
 Outsiders command an axis, so what is legal must be data: this table refuses a command, greys out a
-button, draws the diagram and feeds the tests. What the hardware reports are events too (``homed``,
-``arrived``), so after a reconnection the state comes from the hardware and not from memory.
+button, draws the diagram and feeds the tests. Reports of the hardware (``homed``, ``arrived``) are
+events too, so after a reconnection the state comes from the hardware and not from memory.
 """
 
 from collections.abc import Awaitable, Callable
@@ -19,7 +19,7 @@ from ..errors import NotAllowedError
 
 
 class S(StrEnum):
-    """What an axis can be doing."""
+    """The states of an axis."""
 
     DISABLED = "disabled"
     INIT = "init"
@@ -31,7 +31,7 @@ class S(StrEnum):
 
 
 class E(StrEnum):
-    """What can happen to an axis: commands (named as clients know them), then reports."""
+    """The events of an axis: commands (named as clients know them), then reports."""
 
     ENABLE = "enable"
     DISABLE = "disable"
@@ -110,7 +110,7 @@ ADVICE = {
 
 
 class Drive(Protocol):
-    """What an axis needs of the hardware. Each raises as ``Link.ask`` does."""
+    """The methods that an axis calls to drive its motor. Each raises as ``Link.ask`` does."""
 
     async def drive_home(self, axis: "Axis") -> None:
         """Begin to look for the home position."""
@@ -119,7 +119,7 @@ class Drive(Protocol):
         """Begin to move to the axis's target."""
 
     async def drive_stop(self, axis: "Axis") -> None:
-        """Stop."""
+        """Stop the motion."""
 
 
 class Axis(Part):
@@ -140,7 +140,7 @@ class Axis(Part):
         self.commands_given = 0
         self.position: float | None = None
         self.target: float | None = None
-        self._goal: float | None = None  # of the motion; the target may be another by now
+        self._goal: float | None = None  # of the current motion; ``target`` may have changed
 
     def after(self, event: E) -> S:
         """Return the state that follows; NotAllowedError if the chart has no such arrow."""
@@ -193,7 +193,7 @@ class Axis(Part):
     async def _command(self, event: E, drive: Callable[["Axis"], Awaitable[None]]) -> None:
         following = self.after(event)
         self.commands_given += 1
-        await drive(self)  # if this fails, the next report says what became of it
+        await drive(self)  # if this fails, the state comes from the next report
         self.commands_given += 1
         self.state, self.short = following, False
 
@@ -222,10 +222,10 @@ class Axis(Part):
         moving: bool,
         asked_at: int | None = None,
     ) -> None:
-        """Follow what the hardware says.
+        """Take a report of the hardware.
 
-        ``asked_at`` is how many commands had been given when it was asked: if one was given
-        meanwhile, what it said of its motion is no longer true.
+        ``asked_at`` is ``commands_given`` at the time of the question. If a command was given
+        since, only the position is taken: the report of the motion is out of date.
         """
         self.position = position
         if self.state is S.DISABLED or asked_at not in (None, self.commands_given):
@@ -254,7 +254,7 @@ class Axis(Part):
 
     @property
     def busy(self) -> bool:
-        """Whether it is moving as far as is known."""
+        """Whether the axis is homing or moving, as far as is known."""
         return self.state in BUSY
 
     def states(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Recordings of what passed on a wire.
+"""Recordings of the traffic on a wire.
 
 A recording is what ``hcam wire DEVICE --record FILE`` writes, a JSON object a line:
 
@@ -15,7 +15,7 @@ from .. import HcamError
 
 
 def read(path: Path) -> list[tuple[str, bytes]]:
-    """Return the directions and bytes of a recording; HcamError names a line that is none."""
+    """Return the directions and bytes of a recording. Raises HcamError, with the bad line."""
     passed = []
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

@@ -53,7 +53,7 @@ async def _alone(device: str, procedure: str, *_: Any, **__: Any) -> Any:
 
 
 def settings_of(cls: type) -> dict[str, tuple[Any, Any]]:
-    """Return what a class takes from the instrument file: name -> (type, default or ...)."""
+    """Return the settings of a class in the instrument file: name -> (type, default or ...)."""
     kept = (
         {field.name for field in dataclasses.fields(cls) if not field.init}
         if is_dataclass(cls)
@@ -86,7 +86,7 @@ class _SimulatorOfModule:
 
 
 class Device:
-    """Declarations, the connection, what was read last, and what is wrong.
+    """Base class of devices: declared fields, the connection, the last readings, and alarms.
 
     A subclass declares readbacks, setpoints, commands and settings (annotated names), and gives
     ``codec``. It may extend ``on_connect``, ``poll``, ``read``, ``write`` and ``notices``.
@@ -344,12 +344,12 @@ class Device:
         return reading.value
 
     async def set_unacknowledged(self, name: str, *args: object, **kwargs: object) -> None:
-        """Set what arrived by topic: nobody hears of an error, so it becomes an alarm."""
+        """Set a value that arrived by topic. An error becomes an alarm: nobody else gets it."""
         try:
             if len(args) != 1 or kwargs:
                 raise ValueError(f"one value is expected, not {len(args)} and {len(kwargs)} named")
             await self.set(name, args[0])
-        except Exception as error:  # noqa: BLE001  (whatever it is, it must be seen and not kill)
+        except Exception as error:  # noqa: BLE001  (any error becomes an alarm)
             reason = f"{name} refused: {error or type(error).__name__}"
             log.warning("%s: %s", self.name, reason)
             self.refused[name] = Alarm(name, "WARN", reason)
@@ -370,11 +370,11 @@ class Device:
         for listener in self.listeners:
             try:
                 listener(sample)
-            except Exception:  # a fault of who listens is none of the hardware's
+            except Exception:  # a listener's bug must not take the device offline
                 log.exception("%s: a sample was not taken", self.name)
 
     def snapshot(self) -> Sample:
-        """Return what is known now: the telemetry, but for its number."""
+        """Return the telemetry as it is now, without ``seq`` and ``epoch``."""
         timestamp = iso_from_s(self.read_at if self.connection == "online" else self.clock())
         return {
             "device": self.name,
@@ -445,7 +445,7 @@ class Device:
         return sorted(found, key=lambda alarm: alarm.severity)
 
     def notices(self) -> list[Alarm]:
-        """Return what a device has to say beyond its readings."""
+        """Return alarms beyond those of the readings."""
         return []
 
     def procedures(self) -> dict[str, Procedure]:

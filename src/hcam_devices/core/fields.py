@@ -49,14 +49,14 @@ class Labels(dict[Any, str]):
 class Readback:
     """A value the hardware reports.
 
-    ``ref`` is what the device's codec calls it; ``kind`` turns the codec's answer into the value.
-    Fields that come with one answer name the ``question`` to which it is the answer: it is asked
-    once a poll, and ``ref`` is the index or key of the field in the answer.
+    ``ref`` is the codec's name of the value; ``kind`` converts the codec's answer to the value.
+    Fields that share an answer name the same ``question``, which is asked once a poll; ``ref`` is
+    then the index or key of the field in the answer.
 
-    ``healthy`` is the range outside which it is an alarm; ``deployed_name`` is the name under which
-    deployed clients enable and disable the reading (by default its own); ``name`` is that in
-    telemetry, where it cannot be a name in Python (``exposure.time``); ``scale`` is how it is
-    plotted; people are shown ``digits`` decimals (on a ``log`` scale those of the mantissa).
+    A value outside the range ``healthy`` is an alarm. ``deployed_name`` is the name under which
+    deployed clients enable and disable the reading (default: ``name``). ``name`` is the name in
+    telemetry; give it where it is not a name in Python (``exposure.time``). ``scale`` is the scale
+    of plots. People see ``digits`` decimals (on a ``log`` scale, of the mantissa).
     """
 
     name: str = ""
@@ -73,7 +73,7 @@ class Readback:
 
     @property
     def type(self) -> Literal["number", "bool", "text"]:
-        """What ``kind`` returns. Raises TypeError if its annotations do not say."""
+        """The type that ``kind`` returns. Raises TypeError if its annotations do not say."""
         answer = self._python_type()
         return "bool" if answer is bool else "text" if answer is str else "number"
 
@@ -109,7 +109,7 @@ class Readback:
 
     @property
     def decimals(self) -> int:
-        """How many decimals people are shown: none of a whole number, else ``digits``."""
+        """The number of decimals that people see: 0 for a whole number, else ``digits``."""
         return 0 if self._python_type() is int else self.digits
 
     def as_text(self, value: Value | None) -> str:
@@ -151,10 +151,10 @@ class Readback:
 class Setpoint(Readback):
     """A value that may be set, within ``limits`` or to one of ``words``.
 
-    A value in ``needs_confirm_to_leave`` protects something: replacing it by another needs
-    ``confirm=True``.
-    ``tolerance`` is how far what is read back may be from what was asked. ``readback`` names the
-    field that follows it: by default ``X`` of ``target_X``, if there is one.
+    To replace a value in ``needs_confirm_to_leave``, which protects something, a caller has to pass
+    ``confirm=True``. ``tolerance`` is the largest difference between the value set and the value
+    read back. ``readback`` names the field that follows the setpoint (default: ``X`` of
+    ``target_X``, if there is one).
     """
 
     limits: Range = (-math.inf, math.inf)
@@ -168,7 +168,7 @@ class Setpoint(Readback):
         named = super().expand(name)
         if not (self.channels and self.readback):
             return named
-        return [replace(one, readback=f"{self.readback}{n}") for n, one in enumerate(named, 1)]  # type: ignore[call-arg]
+        return [replace(each, readback=f"{self.readback}{n}") for n, each in enumerate(named, 1)]  # type: ignore[call-arg]
 
     async def accept(self, value: object) -> float:
         """Return the number to send, in the declared unit.
@@ -225,7 +225,7 @@ class Setpoint(Readback):
         return f"{low:g} to {high:g} {self.unit}"
 
     def schema(self) -> dict[str, Any]:
-        """Return what it accepts as JSON Schema."""
+        """Return the accepted values as JSON Schema."""
         if self.words:
             return {"enum": [*self.words, *self.words.values()]}
         low, high = self.limits
@@ -279,7 +279,7 @@ def _convert(number: float, unit: str, to: str) -> float:
 
 
 def shorten(value: object) -> str:
-    """Return the repr of what somebody sent, short enough for a sentence."""
+    """Return the repr of a value, cut to 60 characters, to be quoted in an error."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # an integer of thousands of digits; nested too deeply
@@ -288,7 +288,7 @@ def shorten(value: object) -> str:
 
 
 Audience: TypeAlias = Literal["observer", "operator", "engineer", "program"]
-"""For whom a procedure is: people of one of three roles, or programs (not a button)."""
+"""Who uses a procedure: people in one of three roles, or only programs (it gets no button)."""
 
 
 def rpc(
@@ -314,14 +314,14 @@ def rpc(
 
 @dataclass(frozen=True)
 class Procedure:
-    """Something that may be called: its function, and what a caller should know of it.
+    """A procedure of a device: its function, and its description for callers.
 
     ``doc`` is a sentence (by default the first line of the function's documentation), ``label`` the
     text of a button (by default made from the name). A ``read_only`` procedure changes nothing and
     may be called by those who may only observe. ``audience`` is by default ``observer`` if it is
     read-only, and else ``operator``. ``moves`` names the axis whose motion it begins, ``sets`` the
-    setpoint that its first argument replaces. ``ranges`` are what the function accepts of numbers,
-    by the names of its parameters, where settings say so and not its annotations.
+    setpoint that its first argument replaces. ``ranges`` has the limits of numbers, by the name
+    of the parameter, where they come from settings and not from annotations.
     """
 
     call: Callable[..., Any]
@@ -334,7 +334,7 @@ class Procedure:
     ranges: Mapping[str, Range] = field(default_factory=dict)
 
     def describe(self, name: str) -> dict[str, Any]:
-        """Return what a caller should know as plain data; ``name`` is that after ``rpc.``."""
+        """Return the description as plain data; ``name`` is the part of the URI after ``rpc.``."""
         doc = inspect.cleandoc(self.doc or self.call.__doc__ or "").split("\n")[0]
         return {
             "label": self.label or label_of(name.rpartition(".")[2]),
@@ -347,7 +347,7 @@ class Procedure:
         }
 
     def _parameters(self) -> dict[str, Any]:
-        """Return the parameters as JSON Schema, which are positional, and which takes any more."""
+        """Return the parameters as JSON Schema, the positional ones, and the one for the rest."""
         properties: dict[str, Any] = {}
         required: list[str] = []
         positional: list[str] = []

@@ -1,9 +1,10 @@
-"""The only sockets of the device side: one question at a time, each with a deadline.
+"""Links from devices to their hardware: one request at a time, each with a deadline.
 
-Failure has three kinds. The link is lost (``LINK_LOST``: OSError, timeout, ProtocolError): the
-exchange was interrupted or made no sense, so the link is closed, because a late reply would be
-taken for the answer to the next question; the error quotes what the other side said instead. The
-hardware said no (RefusedError): the link is fine. A value cannot be sent (ValueError): nothing was.
+A request fails in one of three ways. The link is lost (``LINK_LOST``: OSError, timeout,
+ProtocolError): the exchange was interrupted or made no sense. The link is then closed, because a
+late reply would be taken for the answer to the next request; the error quotes the bytes that came
+instead. The hardware refused (RefusedError): the link stays open. The value cannot be sent
+(ValueError): nothing was sent.
 """
 
 import asyncio
@@ -24,9 +25,9 @@ Seconds: TypeAlias = Annotated[float, Field(gt=0, le=86400, json_schema_extra={"
 
 MAX_UNREAD = 65536
 MAX_SKIPPED = 200
-"""Keep this many bytes of what was not an answer."""
+"""Keep at most this many bytes that were not an answer."""
 MAX_QUOTE = 100
-"""Quote at most this many characters of it in an error."""
+"""Quote at most this many characters of them in an error."""
 IT_SAID = "; it said "
 UNASKED = object()
 MIN_TURNS = 30
@@ -65,7 +66,7 @@ async def first_reached(addresses: list[str], attempt: Callable[[str], Awaitable
 
 
 class Codec(Protocol):
-    """A hardware's language, without any I/O."""
+    """The protocol of some hardware, without I/O."""
 
     def request(self, ref: Any, value: Any = None) -> bytes:
         """Return the bytes that read ``ref``, or write ``value`` to it."""
@@ -97,13 +98,13 @@ def quoted(said: bytes | bytearray) -> str:
 
 
 class Until:
-    """A ``cut`` for frames that end with certain bytes; the frame comes without them."""
+    """A ``cut`` for frames that end with given bytes, which are removed from the frame."""
 
     def __init__(self, end: bytes) -> None:
         self.end = end
 
     def __call__(self, buffer: bytearray) -> bytes | None:
-        """Cut one frame; white space before it is dropped."""
+        """Remove and return one frame, without leading white space; None if there is none."""
         frame, end, rest = buffer.partition(self.end)
         if not end:
             return None
@@ -127,7 +128,7 @@ class Exactly:
 
 
 class _Deadline:
-    """Calls ``expire`` after some seconds in which this process was able to look at answers.
+    """Calls ``expire`` after some seconds in which this process was able to read answers.
 
     The time is waited for in steps, and a step that ends late counts as one. So when a process
     was stopped, or its loop was busy, the loop still turns MIN_TURNS times before the deadline.
@@ -151,13 +152,13 @@ class _Deadline:
             self._expire()
 
     def cancel(self) -> None:
-        """Let nothing expire any more."""
+        """Stop the timer, so that ``expire`` is not called."""
         self._timer.cancel()
 
 
 @asynccontextmanager
 async def patience(seconds: float) -> AsyncIterator[None]:
-    """Do as ``asyncio.timeout``, but wait longer while this process is stopped or its loop late."""
+    """Act as ``asyncio.timeout``, but allow more time while this process is stopped or busy."""
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(None) as timeout:
         deadline = _Deadline(seconds, lambda: timeout.reschedule(loop.time()))
@@ -168,16 +169,17 @@ async def patience(seconds: float) -> AsyncIterator[None]:
 
 
 class _Stream(asyncio.Protocol):
-    """What has arrived on one connection, and whether it still stands.
+    """The unread bytes of one connection, and ``lost``, which raises the reason for its end.
 
-    ``skipped`` is the end of what was read since the last answer and was not an answer.
+    ``skipped`` has the last bytes that were read since the last answer and were not an answer.
     """
 
     def __init__(self, peer: str) -> None:
         self.peer = peer
         self.unread, self.skipped = bytearray(), b""
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.lost.add_done_callback(lambda lost: lost.exception())  # nobody has to ask
+        # asyncio would log an error that nobody retrieves
+        self.lost.add_done_callback(lambda lost: lost.exception())
         self._arrival: asyncio.Future[None] | None = None
         self.transport: asyncio.Transport
 
@@ -212,7 +214,7 @@ class _Stream(asyncio.Protocol):
         return quoted(self.skipped + bytes(self.unread[:MAX_SKIPPED]))
 
     def end(self, reason: BaseException) -> None:
-        """Drop the connection, for a reason that those who wait on it are told."""
+        """Drop the connection; waiting callers get the reason as a ConnectionAbortedError."""
         if not self.lost.done():
             self.lost.set_exception(ConnectionAbortedError(str(reason)))
         self.transport.abort()
@@ -223,7 +225,7 @@ class _Stream(asyncio.Protocol):
             self._arrival.set_result(None)
 
     async def more(self, deadline: _Deadline | None = None) -> None:
-        """Wait for bytes; raises what ended the connection, or TimeoutError after the deadline."""
+        """Wait for bytes. Raises the reason if the connection ends; TimeoutError if too late."""
         if self.lost.done():
             self.lost.result()
         if deadline and deadline.expired:
@@ -236,7 +238,7 @@ class _Stream(asyncio.Protocol):
 
 @dataclass(kw_only=True)
 class _Traced:
-    """What passes can be shown to somebody: direction (``>`` out, ``<`` in), bytes, meaning."""
+    """A link that calls ``trace`` with its traffic: direction (``>`` or ``<``), bytes, meaning."""
 
     trace: Trace | None = field(default=None, init=False, repr=False)
 
@@ -286,7 +288,7 @@ class _Wire(_Traced):
         return _Stream(str(self))
 
     def close(self, reason: BaseException | None = None) -> None:
-        """Drop the connection, with whatever was still unread."""
+        """Drop the connection and all unread bytes."""
         if self._stream:
             reason = reason or ConnectionAbortedError("closed from here")
             self._why = str(reason) or type(reason).__name__
@@ -300,9 +302,9 @@ class _Wire(_Traced):
         after a RefusedError or ValueError.
         """
         async with self._turn:
-            request = codec.request(ref, value)  # in its turn: a codec may remember what it asked
+            request = codec.request(ref, value)  # in its turn: codecs may remember a request
             stream = self._require()
-            stream.clear()  # late, doubled or unasked: no answer to what comes next
+            stream.clear()  # late, doubled or unsolicited bytes
             deadline = _Deadline(self.timeout, stream.wake)
             try:
                 stream.transport.write(request)
@@ -334,7 +336,7 @@ class _Wire(_Traced):
                 deadline.cancel()
 
     def _answer(self, codec: Codec, request: bytes, stream: _Stream) -> Any:
-        """Return the answer in the next frame; UNASKED if there is none in it, None if no frame."""
+        """Return the answer in the next frame; UNASKED if it has none, None without a frame."""
         before = bytes(stream.unread)
         if (frame := codec.cut(stream.unread)) is None:
             return None
@@ -349,7 +351,7 @@ class _Wire(_Traced):
         return UNASKED if answer is None else answer
 
     async def exchange(self, data: bytes, seconds: float) -> bytes:
-        """Send raw bytes and return whatever comes within ``seconds``; raises OSError."""
+        """Send raw bytes and return all bytes that arrive within ``seconds``. Raises OSError."""
         async with self._turn:
             stream = self._require()
             stream.clear()
@@ -371,7 +373,10 @@ class _Wire(_Traced):
             self._show(">", request, ref if value is None else f"{ref} = {value}")
 
     async def drain(self, quiet: float) -> None:
-        """Discard what arrives, such as a greeting, until nothing has for ``quiet`` seconds."""
+        """Discard bytes, such as a greeting, until none has arrived for ``quiet`` seconds.
+
+        Raises ProtocolError if that has not happened within ``timeout`` + ``quiet`` seconds.
+        """
         async with self._turn:
             stream = self._require()
             try:
@@ -387,7 +392,7 @@ class _Wire(_Traced):
             stream.clear()
 
     async def idle(self, seconds: float, wake: asyncio.Future[None] | None = None) -> None:
-        """Let time pass, or until woken; raises at once, with the reason, if the link is lost."""
+        """Wait ``seconds``, or until ``wake`` is done. Raises the reason if the link is lost."""
         stream = self._require()
         ends = [stream.lost, wake] if wake else [stream.lost]
         await asyncio.wait(ends, timeout=seconds, return_when="FIRST_COMPLETED")
@@ -446,8 +451,8 @@ class Serial(_Wire):
     async def _connect(self) -> _Stream:
         serialx = await asyncio.to_thread(_serialx)
         if self._closing:
-            # It takes a while, and until then the port is locked. Shielded, because a cancelled
-            # wait would count as closed.
+            # Closing takes a while, and the port is locked until then. Shielded, because a
+            # cancelled wait would count as closed.
             await asyncio.shield(self._closing.wait_closed())
         try:
             transport, stream = await serialx.create_serial_connection(
@@ -463,13 +468,13 @@ class Serial(_Wire):
             raise ConnectionError(f"{self} cannot be opened: {why}") from None
         self._closing = transport
         with suppress(OSError):
-            transport.serial.reset_read_buffer()  # said to somebody else
+            transport.serial.reset_read_buffer()  # replies to another program
         return stream  # type: ignore[no-any-return]
 
     def close(self, reason: BaseException | None = None) -> None:
-        """Drop the connection, with whatever was still unread or unsent."""
+        """Drop the connection and all unread or unsent bytes."""
         if self._stream and not self._stream.transport.is_closing():
-            # The system would keep the port open until the other side has taken all of it.
+            # The system would keep the port open until the hardware has taken all unsent bytes.
             with suppress(OSError):
                 self._stream.transport.get_extra_info("serial").reset_write_buffer()
         super().close(reason)
@@ -486,12 +491,12 @@ def _serialx() -> Any:
 
 @dataclass(kw_only=True)
 class Local(_Traced):
-    """No wire: the hardware is the machine itself. It is there until somebody closes it."""
+    """A link that lasts until it is closed: to this machine itself, or to be extended."""
 
     _lost: asyncio.Future[None] | None = field(default=None, init=False, repr=False)
 
     async def open(self) -> None:
-        """Begin."""
+        """Make ``idle`` wait; nothing is opened."""
         self._lost = asyncio.get_running_loop().create_future()
 
     def close(self, reason: BaseException | None = None) -> None:
@@ -501,7 +506,7 @@ class Local(_Traced):
             self._lost.exception()
 
     async def idle(self, seconds: float, wake: asyncio.Future[None]) -> None:
-        """Let time pass, or until woken or closed."""
+        """Wait ``seconds``, or until ``wake`` is done. Raises the reason if the link is closed."""
         assert self._lost  # noqa: S101  (open comes first)
         await asyncio.wait([self._lost, wake], timeout=seconds, return_when="FIRST_COMPLETED")
         if self._lost.done():

@@ -19,7 +19,7 @@ Severity: TypeAlias = Literal["WARN", "ERR"]
 
 @dataclass(frozen=True)
 class Alarm:
-    """Something that people should know, in a sentence."""
+    """A problem that people should know of; ``reason`` is a sentence."""
 
     field: str
     severity: Severity
@@ -28,14 +28,14 @@ class Alarm:
 
 @dataclass(frozen=True)
 class Reading:
-    """A value, or None and the reason why there is none; without a reason it is not missed."""
+    """A value, or None with the reason; an empty reason means that no value is expected."""
 
     value: Value | None
     reason: str = ""
 
 
 class Part:
-    """Something with a state of its own that a device has. A subclass extends what it needs."""
+    """A component of a device with a state of its own. A subclass extends what it needs."""
 
     fields: Sequence[str] = ()
     """The names of the device's fields whose values the part knows: the device does not ask its
@@ -44,7 +44,7 @@ class Part:
     """Whether the device is connected to its hardware."""
 
     def connect(self) -> None:
-        """Begin: the hardware has answered."""
+        """Note that the device is connected to its hardware."""
         self.online = True
 
     def lose(self) -> None:
@@ -52,11 +52,11 @@ class Part:
         self.online = False
 
     async def close(self) -> None:
-        """End what is under way: the device is not run any more."""
+        """End all tasks of the part: the device is not run any more."""
 
     @property
     def busy(self) -> bool:
-        """Whether something is going on, so that the device has to poll more often."""
+        """Whether the device has to poll more often, because something is in progress."""
         return False
 
     def states(self) -> dict[str, str]:
@@ -72,22 +72,22 @@ class Part:
         raise NotImplementedError
 
     def write(self, name: str, value: float) -> None:
-        """Take the value, already checked, of one of its fields that may be set.
+        """Set one of its fields to a value that was already checked.
 
         Raises NotAllowedError if it cannot be set now.
         """
         raise NotImplementedError
 
     def values(self) -> dict[str, Any]:
-        """Return what telemetry contains of it beyond fields and states, as plain data."""
+        """Return its telemetry beyond fields and states, as plain data."""
         return {}
 
     def notices(self) -> list[Alarm]:
-        """Return what is wrong with it."""
+        """Return its alarms."""
         return []
 
     def procedures(self, device: "Device") -> dict[str, Procedure]:
-        """Return what may be called, by the name after ``rpc.``."""
+        """Return its procedures, by the name after ``rpc.``."""
         return {}
 
     def describe(self) -> dict[str, dict[str, Any]]:

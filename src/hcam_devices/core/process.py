@@ -17,27 +17,27 @@ T = TypeVar("T")
 
 
 class Output(bytes):
-    """What a program printed; beside it what went to standard error, and the exit status."""
+    """The standard output of a program, with its standard error and exit status."""
 
     errors: bytes = b""
     status: int = 0
 
     @classmethod
     def of(cls, said: bytes, errors: bytes, status: int) -> "Output":
-        """Return what was said, with what came with it."""
+        """Return the output, error output and status of a program as one object."""
         output = cls(said)
         output.errors, output.status = errors, status
         return output
 
 
 class _Run:
-    """One run of a program; ``over`` when it has ended, and its output too.
+    """One run of a program; ``over`` is done when the program and its output have ended.
 
     Everything is done in callbacks of the event loop: no task, and no thread that waits.
     """
 
     def __init__(self, path: str, arguments: list[str], within: float) -> None:
-        """Start it; OSError if it cannot be run, ValueError if the arguments cannot be passed."""
+        """Start the program. Raises OSError if it cannot be run, ValueError for bad arguments."""
         self.loop = asyncio.get_running_loop()
         self.over: asyncio.Future[Output] = self.loop.create_future()
         self.ended: asyncio.Future[int] = self.loop.create_future()
@@ -54,7 +54,8 @@ class _Run:
                     *((os.POSIX_SPAWN_DUP2, end, n) for n, (_, end) in enumerate(ends, 1)),
                 ],
                 setsid=True,
-                setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),  # which Python ignores,
+                # Python ignores these signals; a child would inherit that
+                setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
             )
             self._ended_fd = os.pidfd_open(self.pid)
         except BaseException:
@@ -83,7 +84,7 @@ class _Run:
         if not data:
             self._close(pipe)
             self._finish()
-        elif len(said) > MAX_UNREAD:  # it then waits to be read until its time is over
+        elif len(said) > MAX_UNREAD:  # the program then blocks until its timeout
             self.loop.remove_reader(pipe)
 
     def _end(self) -> None:
@@ -103,7 +104,7 @@ class _Run:
         self._open.discard(pipe)
 
     def kill(self, reason: Exception | None = None) -> None:
-        """End the program, and whatever it has started; ``over`` raises the reason."""
+        """Kill the program and its children; ``over`` raises the reason."""
         if self._open or not self.ended.done():
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
@@ -118,9 +119,9 @@ class _Run:
 class Programs(Local):
     """Programs in ``folder`` (if empty, on the PATH); each run ends within ``timeout`` seconds.
 
-    At most ``most`` of one name answer questions at once. Commands are given one after the other:
-    never two at once, but beside questions. So one that hangs holds up nothing else. There is no
-    shell, and nothing to read on standard input.
+    At most ``most`` runs of one program answer questions at once. Commands run one at a time, but
+    beside questions. So a program that hangs holds up nothing else. There is no shell, and standard
+    input is empty.
     """
 
     folder: str = ""
@@ -146,7 +147,7 @@ class Programs(Local):
             return await self._answer(codec, request, within or self.timeout)
 
     async def ask_all(self, codec: Codec, refs: Iterable[Any]) -> list[Any]:
-        """Ask several at once; a refusal stands in the list in place of an answer.
+        """Ask several questions at once; a RefusedError stands in place of an answer.
 
         Raises as ``ask``, when all have ended.
         """
@@ -159,7 +160,7 @@ class Programs(Local):
         return answers
 
     async def command(self, codec: Codec, ref: Any, within: float) -> Any:
-        """Give a command, in its turn; raises as ``ask``. ``within`` seconds, once it is begun."""
+        """Run a command after all earlier ones, ``within`` seconds. Raises as ``ask``."""
         async with self._commanding:
             return await self._answer(codec, codec.request(ref), within)
 
@@ -168,7 +169,7 @@ class Programs(Local):
     ) -> None:
         """Ask without waiting: ``then`` is called with the answer, or with the exception.
 
-        Not if the link is closed before. Raises OSError if the program cannot be run.
+        It is not called if the link is closed first. Raises OSError if the program cannot be run.
         """
         request = codec.request(ref)
         run = self._start(request, within)
@@ -179,7 +180,7 @@ class Programs(Local):
                 return
             try:
                 answer = self._understood(codec, request, done, within)
-            except Exception as error:  # noqa: BLE001  (for whom it concerns)
+            except Exception as error:  # noqa: BLE001  (``then`` gets any error)
                 answer = error
             then(answer)
 
@@ -187,7 +188,7 @@ class Programs(Local):
         run.over.add_done_callback(over)
 
     async def pause(self, seconds: float) -> None:
-        """Let the hardware come to rest."""
+        """Wait for the hardware to come to rest."""
         await asyncio.sleep(seconds)
 
     @staticmethod
@@ -200,7 +201,7 @@ class Programs(Local):
         return await threads.ask(place, work, *args, within=within)
 
     def close(self, reason: BaseException | None = None) -> None:
-        """End what is still being asked beside; ``idle`` raises the reason."""
+        """Kill the programs of ``ask_beside``; ``idle`` raises the reason."""
         for run in list(self._beside):
             run.kill()
         super().close(reason)

@@ -10,7 +10,7 @@ Folder: TypeAlias = Path
 
 BLOCK, CARD = 2880, 80
 MAX_HEADER_BYTES = 1000 * BLOCK
-"""That of a HiPERCAM run has about 184 kB."""
+"""The header of a HiPERCAM run has about 184 kB."""
 END = b"END".ljust(CARD)
 
 

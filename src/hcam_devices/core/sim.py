@@ -59,7 +59,7 @@ WIRE_FAULTS: dict[str, dict[str, Any]] = {
     "taken": {"text": "Port already in use"},
     "refuse": {},
 }
-"""The faults of the wire, with what may be chosen and its default."""
+"""The faults of the wire, with their options and defaults."""
 
 USUAL_RANGE = (-1e6, 1e6)
 DISCONNECT_WHEN = ("before", "during", "after")
@@ -100,7 +100,7 @@ exit "${{status:-1}}"
 
 
 class Simulator:
-    """What every simulator can do: faults by name, and values that may be set (``controls``)."""
+    """Base class of simulators: faults by name, and values that may be set (``controls``)."""
 
     controls: ClassVar[tuple[str, ...]] = ()
     ranges: ClassVar[dict[str, Range]] = {}
@@ -108,7 +108,7 @@ class Simulator:
     programs: ClassVar[tuple[str, ...]] = ()
     serial: ClassVar[bool] = False
     link_settings: ClassVar[dict[str, Any]] = {}
-    """What a link to it needs beside host and port."""
+    """Settings of a link to it, beside host and port."""
     port = 0
     """Where it is served."""
     folder: Path
@@ -129,7 +129,7 @@ class Simulator:
         raise NotImplementedError
 
     def advance(self, dt: float) -> None:
-        """Change what changes by itself in ``dt`` seconds: a position, a temperature."""
+        """Advance positions, temperatures and other simulated quantities by ``dt`` seconds."""
 
     def catch_up(self) -> None:
         """Advance to the time of the clock: before each answer, and before a fault is injected."""
@@ -152,7 +152,7 @@ class Simulator:
     def play(self, passed: Iterable[tuple[str, bytes]]) -> None:
         """Answer each request as in a recording (direction and bytes), in order.
 
-        The last answer to a request stays; what was not answered, or never asked, is not answered.
+        The last answer to a request is repeated; a request without a recorded answer gets none.
         """
         self._recorded = {}
         asked = b""
@@ -179,9 +179,9 @@ class Simulator:
         return b"", None
 
     def stands_in(self, procedure: str) -> bool:
-        """Return whether it answers, with None, for a device of others that nobody presents.
+        """Return whether to answer, with None, for another device that no server presents.
 
-        ``procedure`` is what its own device calls there: ``autoguider.add_relative_dither``.
+        ``procedure`` is the one that its device calls: ``autoguider.add_relative_dither``.
         """
         return False
 
@@ -189,7 +189,7 @@ class Simulator:
         """Run beside the connections, for as long as the simulator is served."""
 
     def offers(self) -> dict[str, dict[str, Any]]:
-        """Return every fault, with what may be chosen and its default."""
+        """Return every fault with its options and their defaults."""
         own = {
             name.removeprefix("fault_"): {
                 key: parameter.default
@@ -263,12 +263,12 @@ class Simulator:
             setattr(self, key, type(getattr(self, key))(value))
 
     def hang_up(self, last_words: bytes = b"") -> None:
-        """Drop every connection, after some last words."""
+        """Drop every connection after sending ``last_words``."""
         for drop in list(self._hang_up):
             drop(last_words)
 
     def fault(self, name: str) -> dict[str, Any] | None:
-        """Return the options of a fault that applies now, and count it."""
+        """Return the options of an active fault, or None, and count one use of it."""
         options = self.faults.get(name)
         if options:
             options["times"] -= 1
@@ -277,7 +277,7 @@ class Simulator:
         return options
 
     def own_faults(self, reply: bytes) -> bytes:
-        """Apply to a reply the faults that only this device can do."""
+        """Apply the faults of this kind of device to a reply."""
         for name in list(self.faults):
             if name in WIRE_FAULTS or not self._changes_replies(name):
                 continue
@@ -398,7 +398,7 @@ class _Conversation:
 
     async def _send(self, data: bytes, split: dict[str, Any] | None = None) -> None:
         size = max(int(split["size"]), 1) if split else len(data)
-        async with self._turn:  # no device says two things at once
+        async with self._turn:  # a device never mixes two messages
             for start in range(0, len(data), size or 1):
                 self.writer.write(data[start : start + size])
                 if split:
@@ -464,9 +464,9 @@ LOOK_EVERY = 0.02
 
 
 class _Terminal:
-    """A pseudo-terminal under the name ``path``: the reader and writer of who simulates.
+    """A pseudo-terminal under the name ``path``: the reader and writer of a simulator.
 
-    It is raw, and as on a serial line what nobody reads is lost once 4 KiB wait.
+    It is raw. As on a serial line, bytes that nobody reads are lost beyond 4 KiB.
     """
 
     def __init__(self, path: Path) -> None:
@@ -489,10 +489,10 @@ class _Terminal:
             os.write(self._near, data)
 
     async def drain(self) -> None:
-        """Do nothing: ``write`` has already said it."""
+        """Do nothing: ``write`` does not buffer."""
 
     def abort(self) -> None:
-        """Unplug it: who has it open hears EOF, and the name is gone."""
+        """Unplug it: its reader gets EOF, and the path is removed."""
         if self._near >= 0:
             asyncio.get_running_loop().remove_reader(self._near)
             self.path.unlink(missing_ok=True)

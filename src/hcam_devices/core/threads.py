@@ -57,8 +57,8 @@ async def in_own_thread(work: Callable[..., T], *args: Any) -> T:
 async def ask(resource: str, work: Callable[..., T], *args: Any, within: float) -> T:
     """Return what ``work`` returns, or raise what it raises; a resource does one work at a time.
 
-    ``resource`` is what may hang, as errors name it: ``the folder /data``. While it hangs, nothing
-    else is begun there, and a caller with the same work and arguments gets the answer to the first.
+    ``resource`` names in errors what may hang: ``the folder /data``. While it hangs, nothing else
+    is begun there, and a caller with the same work and arguments gets the answer to the first.
 
     Raises TimeoutError, with the resource and since when, if there is no answer ``within`` that
     many seconds. Work that was begun goes on; work that had to wait for other work was not begun.
@@ -69,7 +69,7 @@ async def ask(resource: str, work: Callable[..., T], *args: Any, within: float) 
             while (question := _waiting.get(resource)) and not question.is_the_same(work, args):
                 try:
                     await asyncio.wrap_future(question.answer)
-                except Exception:  # noqa: BLE001, S112  (whoever asked that is told)
+                except Exception:  # noqa: BLE001, S112  (its own caller gets the error)
                     continue
             if question is None:
                 since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -81,4 +81,4 @@ async def ask(resource: str, work: Callable[..., T], *args: Any, within: float) 
     except TimeoutError:
         if question and deadline.expired():
             raise TimeoutError(f"no answer from {resource} since {question.since}") from None
-        raise  # the work itself says so
+        raise  # the work itself raised it
