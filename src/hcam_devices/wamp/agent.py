@@ -37,13 +37,13 @@ from .uris import Address
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 500_000
-"""Of a sample, as JSON. In CBOR it is at most 9/5 of that (``0.5, `` is 5 bytes, and 9 there), and
-in a page 9/8: the router drops who sends more than a megabyte."""
+"""The largest sample, as JSON. The router drops a client that sends more than a megabyte. In CBOR a
+sample has at most 9/5 of these bytes (``0.5, `` has 5 as JSON and 9 as CBOR), in a page 9/8."""
 SET_UP_WITHIN = 15.0
 MAX_WIRE_S = 86_400.0
 MAX_EXCHANGE_S = 10.0
 MAX_REASON_LENGTH = 4000
-"""The router drops who sends more than a megabyte, and a reason may quote what was sent."""
+"""A reason may quote an argument, and the router drops a client that sends more than a megabyte."""
 
 
 class Agent:
@@ -69,7 +69,7 @@ class Agent:
             **(more or {}),
         }
         self._signatures = {
-            name: inspect.signature(one.call) for name, one in self.procedures.items()
+            name: inspect.signature(procedure.call) for name, procedure in self.procedures.items()
         }
         self.warning: str | None = None
         self._since: dict[tuple[str, str], str] = {}
@@ -154,11 +154,11 @@ class Agent:
         self.device.poll_now()
 
     def publish(self, sample: Sample) -> None:
-        """Keep a sample, and publish it if there is a router; also if it cannot be kept.
+        """Append a sample to the journal and publish it, even if the journal fails.
 
-        A ``warning`` about the journal is one more of its alarms. Of a sample that is too large for
-        the router an alarm is all that is said. While another server presents the device, nothing
-        is kept or published.
+        A ``warning`` about the journal becomes an alarm of the sample. A sample that is too large
+        for the router is replaced by one with an alarm and no values. While another server presents
+        the device, nothing is kept or published.
         """
         if self.taken:
             return
@@ -205,7 +205,7 @@ class Agent:
             self._send(self._newest)
 
     def _testament(self) -> Sample:
-        """Return what the router says if this server dies: nothing is known any more."""
+        """Return the sample that the router publishes if this server dies: no value is known."""
         reason = "its server has gone"
         return {
             "device": self.device.name,
@@ -227,18 +227,18 @@ class Agent:
         name = _call.procedure.split(".rpc.", 1)[1]
         try:
             result = self.call(name, *args, **kwargs)
-        except Exception as error:  # noqa: BLE001  (whatever it is, the caller is told)
+        except Exception as error:  # noqa: BLE001  (the caller gets any error)
             raise self._explained(name, error) from None
         return self._finish(name, result) if inspect.isawaitable(result) else result
 
     async def _finish(self, name: str, result: Awaitable[Any]) -> Any:
         try:
             return await result
-        except Exception as error:  # noqa: BLE001  (whatever it is, the caller is told)
+        except Exception as error:  # noqa: BLE001  (the caller gets any error)
             raise self._explained(name, error) from None
 
     def _explained(self, name: str, error: Exception) -> ApplicationError:
-        """Return what the caller is told."""
+        """Return the error for the caller."""
         if isinstance(error, ApplicationError):
             return error
         uri, text = uri_of(error), str(error)
@@ -250,7 +250,7 @@ class Agent:
         return ApplicationError(uri, text[:MAX_REASON_LENGTH])
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Call one of the procedures, by the name after ``rpc.``; return its result, or await."""
+        """Call a procedure by the name after ``rpc.``; return its result, or an awaitable of it."""
         procedure = self.procedures.get(name)
         if procedure is None:
             there = ", ".join(sorted(self.procedures))
@@ -300,7 +300,8 @@ class Agent:
         return self.device.describe() | {
             "aliases": list(self.names[1:]),
             "procedures": {
-                name: one.describe(name) for name, one in sorted(self.procedures.items())
+                name: procedure.describe(name)
+                for name, procedure in sorted(self.procedures.items())
             },
         }
 

@@ -1,7 +1,7 @@
-"""Serves the journal of a server over WAMP, with all devices that it has.
+"""Serves one server's journal over WAMP, including devices that no longer have an agent.
 
-Among them may be devices that were renamed, removed or moved to another server: they have no agent
-any more, and their samples have to come home all the same.
+Such devices were renamed, removed or moved to another server; their samples still have to reach
+the recorder.
 """
 
 import asyncio
@@ -88,7 +88,7 @@ class JournalService:
         last = min(last, first + MAX_SAMPLES - 1)
         blocks = range(first // BLOCK, last // BLOCK + 1)
         found = [await asyncio.to_thread(self._block, device, epoch, block) for block in blocks]
-        start, end = (one - blocks.start * BLOCK for one in (first, last + 1))
+        start, end = (seq - blocks.start * BLOCK for seq in (first, last + 1))
         return b64encode(b"".join(found)[start * SIZE : end * SIZE]).decode()
 
     def _block(self, device: str, epoch: str, block: int) -> bytes:
@@ -100,7 +100,7 @@ class JournalService:
         for seq, text in self.journal.records(device, first, first + BLOCK - 1, epoch):
             try:
                 found[seq - first] = digest(flatten(_sample(text)))
-            except ValueError:  # no store keeps it either
+            except ValueError:  # no store keeps such a sample either
                 continue
         packed = b"".join(found)
         if NONE not in found[not block :]:  # numbers begin with 1

@@ -1,4 +1,4 @@
-"""Who has a name on the network: which server, on which host, in which process, since when.
+"""The owners of names on the network: a server, its host and process, and its start.
 
 Each session of a server carries its owner. The owner of a device's name is the session that has
 registered ``hipercam.<device>.rpc.``; the router discloses who published an event, so that what a
@@ -25,7 +25,7 @@ EXTRA = "hcam"
 MAX_TEXT = 100
 ANSWER_WITHIN = 5.0
 MAX_NAMES = 10_000
-"""Forget everything beyond: whoever invents names must not fill the memory."""
+"""Keep at most this many names: a client that invents names must not fill the memory."""
 TAKEN_ERRORS = (
     ApplicationError.PROCEDURE_ALREADY_EXISTS,
     ApplicationError.PROCEDURE_EXISTS_INVOCATION_POLICY_CONFLICT,
@@ -41,10 +41,10 @@ class Owner:
     host: str = field(default_factory=platform.node)
     pid: int = field(default_factory=os.getpid)
     key: str = field(default_factory=lambda: secrets.token_hex(8))
-    """Tells apart two containers whose host names and process numbers are the same."""
+    """Distinguishes two containers with the same host name and process number."""
 
     def as_extra(self) -> dict[str, Any]:
-        """Return what a session says of itself when it joins."""
+        """Return the ``authextra`` with which a session joins."""
         return {EXTRA: asdict(self)}
 
     @classmethod
@@ -67,7 +67,7 @@ class Owner:
 class NameTakenError(HcamError):
     """Another session has the name.
 
-    ``owner`` is its server, None if it is no server of ours; ``holder`` is what to call it.
+    ``owner`` is its server, None if it is no server of ours; ``holder`` names it for people.
     """
 
     def __init__(self, uri: str, session: Mapping[str, Any]) -> None:
@@ -79,13 +79,13 @@ class NameTakenError(HcamError):
 
 
 class Owners:
-    """The owners of names, asked of the router once, and again after a registration has changed."""
+    """A cache of the owners of names; the router is asked again after a registration changes."""
 
     def __init__(self) -> None:
         self.known: dict[str, int | None] = {}
         """The session that owns a name, None if no session does."""
         self.strangers: set[tuple[str, int | None]] = set()
-        """Names, and sessions that publish under them without owning them."""
+        """Pairs of a name and a session that publishes under it without owning it."""
         self._session: ApplicationSession | None = None
         self._names: dict[int, str] = {}
         self._asking: dict[str, asyncio.Task[int | None]] = {}
@@ -174,7 +174,7 @@ class Owners:
         return self._servers[session]
 
     async def describe(self, session: int | None) -> str:
-        """Return who a session is, for people; as much of it as the router tells."""
+        """Return a description of a session for people, as far as the router has one."""
         if session is None:
             return "a session that the router does not disclose"
         if self._session is None or not self._session.is_attached():

@@ -42,18 +42,18 @@ ROLES = [
         ],
     }
 ]
-"""Who may do what. The router listens on loopback only, and lets every local program in."""
+"""The permissions of clients. The router listens on loopback only; any local program may join."""
 
 STARTS_WITHIN = 60.0
 STOPS_WITHIN = 8.0
 MAX_MESSAGE_BYTES = 1_048_576
 MAX_CONNECTIONS = 8192
 SPARE_FILES = 100
-"""Open files of the router that are no connections."""
+"""Open files of the router other than connections."""
 USUAL_OPEN_FILES = 1024
 """Debian's soft limit, under which a plain Crossbar runs that is started with the shipped file."""
 PAGES = "pages"
-"""The folder of what browsers are shown, in the router's own folder."""
+"""The folder of the pages for browsers, in the router's own folder."""
 CLIENT_TIMEOUT_S = 10
 """A connection without a request, or with a part of one only, is closed after this time."""
 
@@ -77,7 +77,7 @@ def overview(instrument: Instrument) -> dict[str, Any]:
 
 
 def page(instrument: Instrument) -> str:
-    """Return what a person sees at ``/``: the devices, and how to go on."""
+    """Return the web page at ``/``: the devices, and where to look further."""
     told = overview(instrument)
     title, where = escape(told["title"]), told["websocket"]
     rows = "\n".join(
@@ -147,7 +147,7 @@ def configuration(
 
 
 def as_text(instrument: Instrument, port: int, open_files: int = USUAL_OPEN_FILES) -> str:
-    """Return the configuration as it is written."""
+    """Return the configuration as the text of its file."""
     return json.dumps(configuration(instrument, port, open_files), indent=2) + "\n"
 
 
@@ -168,12 +168,12 @@ def crossbar() -> Path:
 
 
 def with_parent_death_signal(command: list[str]) -> list[str]:
-    """Return a command that is told to end when its parent dies, however that dies."""
+    """Return a command that gets SIGTERM when its parent dies, even if that was killed."""
     return ["setpriv", "--pdeathsig", "TERM", "--", *command]
 
 
 def require_loopback(host: str) -> None:
-    """Raise RouterError unless who looks for the router at a host finds it: it is on 127.0.0.1."""
+    """Raise RouterError unless a host is 127.0.0.1, where the router listens."""
     try:
         found = {str(info[4][0]) for info in socket.getaddrinfo(host, None, socket.AF_INET)}
     except OSError:
@@ -231,7 +231,7 @@ async def run(instrument: Instrument, port: int, folder: Path) -> int:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=file,
             stderr=file,
-            env=os.environ | {"TZ": "UTC"},  # of the times in its log
+            env=os.environ | {"TZ": "UTC"},  # for the times in its log
             start_new_session=True,
         )
     told = asyncio.Event()

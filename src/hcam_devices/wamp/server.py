@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 TIDY_EVERY = 60.0
 RESTART_AFTER = 1.0
 ANSWER_WITHIN = 2.0
-"""Start the devices if the router has not said within these seconds whose the name is."""
+"""Start the devices if the router has not said within this time whether the name is taken."""
 MAX_JOINING = 100
 """At most this many devices join at once. Each needs about twenty turns of the loop, which are
 long while all devices are polled; a thousand at once would make each other late."""
@@ -58,7 +58,7 @@ class Server:
     """The devices of one server; ``run`` presents them until it is cancelled.
 
     While another process has the server's name on the network, nothing runs: no device touches its
-    hardware. ``beside`` gives what else is to be kept running, by name.
+    hardware. ``beside`` returns further tasks to keep running, by name.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class Server:
         return agent
 
     async def _keep(self, what: str, run: Callable[..., Awaitable[None]], *args: Any) -> None:
-        """Run something that never ends; if it dies all the same, say so and begin again."""
+        """Run a task that should never end; log any error, and run it again after a pause."""
         while True:
             try:
                 await run(*args)
@@ -170,7 +170,7 @@ class Server:
             await asyncio.sleep(RESTART_AFTER)
 
     async def _announce(self, service: JournalService, session: Session) -> None:
-        """Take the name of the server, as soon as nobody else has it, and say that it runs."""
+        """Register the server's name as soon as it is free, and publish that the server runs."""
         session.over.add_done_callback(self._lost)
         session.displaced = self._displaced
         while True:
@@ -182,8 +182,8 @@ class Server:
         self._waits_for = ""
         log.info("%s is on the network at %s", self.name, self.address)
         topic = uris.status(self.name)
-        one = self.owner
-        process = {"server": self.name, "host": one.host, "pid": one.pid, "since": one.since}
+        owner = self.owner
+        process = {"server": self.name, "host": owner.host, "pid": owner.pid, "since": owner.since}
         gone = process | {"state": "gone"}
         await session.call(
             "wamp.session.add_testament", topic, [gone], {}, publish_options={"retain": True}
@@ -196,7 +196,7 @@ class Server:
         }
 
         def say(event: Any = gone) -> None:
-            """Also when the testament of a process says that a server of this name has gone."""
+            """Publish it again after a testament that says that a server of this name has gone."""
             if isinstance(event, dict) and event.get("state") == "gone":
                 session.publish_retained(topic, here)
 
@@ -205,7 +205,7 @@ class Server:
         self._named.set()
 
     async def _wait_for(self, holder: str) -> None:
-        """Stop everything, because another process has the name; then wait a moment."""
+        """Stop all devices because another process has the name; then wait a moment."""
         self._named.clear()
         if holder != self._waits_for:
             self._waits_for = holder
@@ -235,7 +235,7 @@ class Server:
             log.info("the session is over (%s); samples go to the journal", over.result())
 
     async def _tidy(self, journal: Journal, agent: Agent) -> None:
-        """Tidy the journal now and then; what people should know of it is one device's alarm."""
+        """Tidy the journal every TIDY_EVERY seconds; its warning becomes an alarm of one device."""
         while True:
             await asyncio.to_thread(journal.tidy)
             agent.warning = journal.warning
@@ -273,7 +273,7 @@ def serve(
 
 
 def too_few_files(what: str) -> str:
-    """Return what to say when a process may not open as many files as it needs."""
+    """Return an error text for a process that may not open as many files as it needs."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     return (
         f"{what}, and this process may open {limit} files: "
@@ -308,7 +308,7 @@ async def until_told(server: Server) -> None:
 
 
 def _explainer() -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
-    """Return what reports errors that no task reports; too few files in a sentence, once."""
+    """Return an exception handler for a loop: a lack of open files is one sentence, said once."""
     told = False
 
     def explain(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

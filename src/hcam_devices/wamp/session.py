@@ -30,19 +30,19 @@ log = logging.getLogger(__name__)
 
 JOIN_WITHIN = 3.0
 PATIENT = 15.0
-"""A program that tries for ever waits longer: a busy machine needs its time."""
+"""Join within this time if it is tried again for ever: a busy machine may be slow."""
 FIRST_PAUSE, LAST_PAUSE = 0.2, 1.0
 PING_EVERY, PING_TIMEOUT = 5.0, 3.0
 """A frozen router is noticed within the sum of these seconds."""
 RARELY = 20.0
-"""Seconds between pings of a session that is pinged as soon as its server's own session is over."""
+"""Seconds between pings of a device's session. It is pinged at once when its server's ends."""
 CBOR = CBORObjectSerializer()
 CLAIM_AGAIN = 1.0
 """Seconds between attempts to register a name that another session has."""
 
 
 class Session(ApplicationSession):
-    """A session that says when it has joined, and when and why it is over.
+    """A session; ``joined`` is done when it has joined, ``over`` has the reason for its end.
 
     ``displaced`` is called with the reason when another program has taken a claimed name by force,
     and with an empty text once the name is back.
@@ -59,8 +59,8 @@ class Session(ApplicationSession):
         self._taking_back: set[asyncio.Task[None]] = set()
 
     def onConnect(self) -> None:
-        """Join, and let the router know whose session this is."""
-        if self._transport:  # it was given up meanwhile otherwise
+        """Join the realm, with the owner of this session for the router."""
+        if self._transport:  # None if the connection was given up meanwhile
             self.join(self.config.realm, authextra=self.owner and self.owner.as_extra())
 
     async def claim(
@@ -92,7 +92,7 @@ class Session(ApplicationSession):
             force = True if holder else None
 
     async def _holder(self, uri: str, match: str) -> NameTakenError | None:
-        """Return who has registered a procedure; None if nobody has it any more."""
+        """Return an error that names the holder of a procedure; None if nobody has it any more."""
         try:
             registration = await self.call("wamp.registration.lookup", uri, {"match": match})
             if registration is None:
@@ -175,7 +175,7 @@ class Session(ApplicationSession):
         self._end("the connection was lost")
 
     def onUserError(self, fail: Any, msg: str) -> None:
-        """Leave it to the caller to report an error: the caller has been told."""
+        """Do not log the error of a procedure: its caller gets it."""
         log.debug("%s", msg)
 
     def _end(self, reason: str) -> None:
@@ -207,7 +207,7 @@ async def join(
         loop=loop,
     )
     factory.setProtocolOptions(
-        openHandshakeTimeout=0,  # ours is below, and says so in one way only
+        openHandshakeTimeout=0,  # the timeout below covers it
         autoPingInterval=ping_every,
         autoPingTimeout=PING_TIMEOUT,
         autoPingSize=12,
@@ -218,7 +218,7 @@ async def join(
     try:
         async with patience(JOIN_WITHIN):
             transport, protocol = await first_reached(
-                addresses, lambda one: loop.create_connection(factory, one, address.port)
+                addresses, lambda host: loop.create_connection(factory, host, address.port)
             )
         async with patience(within):
             ends: list[asyncio.Future[Any]] = [session.joined, session.over, protocol.is_closed]
@@ -242,7 +242,7 @@ class Outages:
         self.since: dict[tuple[Address, str], float] = {}
 
     def begin(self, address: Address, realm: str, error: Exception) -> None:
-        """Note that a session cannot be had."""
+        """Log that a session was lost, or could not be made."""
         first = (address, realm) not in self.since
         self.since.setdefault((address, realm), time.monotonic())
         wamp = isinstance(error, WampError)
@@ -252,7 +252,7 @@ class Outages:
         log.log(level, f"{what}, trying again (%s)", address, reason or type(error).__name__)
 
     def end(self, address: Address, realm: str) -> None:
-        """Note that there is a session again."""
+        """Log that there is a session again, and how long there was none."""
         if since := self.since.pop((address, realm), None):
             seconds = time.monotonic() - since
             log.info("the router at %s is there again, after %.1f s", address, seconds)

@@ -19,7 +19,7 @@ ALL_TELEMETRY = f"{PREFIX}..telemetry"
 """The wildcard subscription that hears every device."""
 
 ALL_STATUS = f"{PREFIX}..status"
-"""And the one that hears every server."""
+"""The wildcard subscription that hears every server."""
 
 REGISTRATIONS = "wamp.registration."
 """The prefix of the router's own events about who registers which procedures."""

@@ -46,7 +46,7 @@ __all__ = [
 
 TIMEOUT = 10.0
 PRESENT_WITHIN = 5.0
-"""Seconds in which who is not frozen answers, before a longer answer is waited for."""
+"""A program that is not frozen answers a first, short question within this time."""
 CONNECT_WITHIN = 3.0
 MAX_IDLE_S = 5.0
 """Call over a new connection after this time. The router closes one that was idle for 10 s, and a
