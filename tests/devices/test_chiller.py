@@ -107,13 +107,13 @@ def test_a_number_or_a_text_that_is_one(said: object, value: float) -> None:
 
 
 @pytest.mark.parametrize("said", ["NaN", "inf", "", "1_0", "12,9", "warm", True, [], {}, 10**400])
-def test_what_is_not_a_number(said: object) -> None:
+def test_a_value_that_is_not_a_number_is_rejected(said: object) -> None:
     with pytest.raises(ValueError, match="the broker's value is"):
         number(said)
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists, max_leaves=5))
-def test_nothing_else_comes_of_a_value(said: object) -> None:
+def test_a_value_becomes_a_float_or_a_value_error(said: object) -> None:
     try:
         assert isinstance(number(said), float)
     except ValueError:
@@ -182,7 +182,9 @@ def test_requests_survive_any_split(sizes: list[int]) -> None:
         ({"service_path": "gtc"}, "400: BadRequest"),
     ],
 )
-async def test_who_asks_wrongly_is_told(settings: dict[str, Any], why: str) -> None:
+async def test_a_wrong_setting_shows_the_error_of_the_broker(
+    settings: dict[str, Any], why: str
+) -> None:
     async with presented(ENTRY, Simulator(), **settings) as device:
         sample = await sample_where(device, online)
         assert values(sample) == [None, None, None]
@@ -252,7 +254,7 @@ async def test_a_broker_that_cannot_be_heard_is_offline_until_it_can(
     ("fault", "chosen"),
     [("split", {"size": 50, "gap": 0.001}), ("double", {}), ("delay", {"seconds": 0.02})],
 )
-async def test_what_does_no_harm(fault: str, chosen: dict[str, Any]) -> None:
+async def test_slow_split_and_doubled_answers_are_read(fault: str, chosen: dict[str, Any]) -> None:
     simulator = Simulator()
     simulator.simulate(fault, **chosen)
     async with presented(ENTRY, simulator, timeout=AT_MOST) as device:

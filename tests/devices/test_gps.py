@@ -49,7 +49,9 @@ def said(*numbers: int) -> str:
         ),
     ],
 )
-def test_what_the_programs_print(program: str, printed: bytes, answer: dict[str, Any]) -> None:
+def test_the_output_of_the_programs_is_parsed(
+    program: str, printed: bytes, answer: dict[str, Any]
+) -> None:
     assert Codec().reply(Codec().request(program), printed) == answer
 
 
@@ -66,7 +68,9 @@ def test_what_the_programs_print(program: str, printed: bytes, answer: dict[str,
         (b"Year: 2026\nTime Valid: maybe\nNumber of satellites tracked: many\n", ProtocolError),
     ],
 )
-def test_what_is_no_answer(program: str, printed: bytes, error: type[Exception]) -> None:
+def test_output_without_an_answer_is_an_error(
+    program: str, printed: bytes, error: type[Exception]
+) -> None:
     with pytest.raises(error):
         Codec().reply(Codec().request(program), printed)
 
@@ -101,7 +105,7 @@ def test_the_time_is_made_of_whole_numbers(numbers: tuple[int, ...], time: str) 
         (2026, 1, 0, 0, 0, 10**9),
     ],
 )
-def test_what_is_no_time_is_not_taken_for_one(numbers: tuple[int, ...]) -> None:
+def test_an_impossible_time_is_rejected(numbers: tuple[int, ...]) -> None:
     with pytest.raises(ProtocolError, match="no time"):
         instant(said(*numbers))
 
@@ -188,7 +192,9 @@ async def test_a_card_that_cannot_be_heard_is_offline_until_it_can(
         ("disconnect", {"when": "after"}),
     ],
 )
-async def test_what_does_no_harm(fault: str, chosen: dict[str, Any]) -> None:
+async def test_harmless_faults_of_the_programs_leave_the_time_good(
+    fault: str, chosen: dict[str, Any]
+) -> None:
     simulator = Simulator()
     simulator.simulate(fault, **chosen)
     async with presented(ENTRY, simulator, timeout=AT_MOST) as card:

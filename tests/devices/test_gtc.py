@@ -427,7 +427,9 @@ async def test_a_telescope_that_is_restarted_in_mid_motion_is_waited_for(
     assert offsets(simulator) == [(5, 0)]
 
 
-async def test_one_that_never_settles_is_an_alarm_that_ends_by_itself(simulator: Simulator) -> None:
+async def test_a_telescope_that_never_settles_is_an_alarm_until_it_does(
+    simulator: Simulator,
+) -> None:
     async with running(simulator, settle_within=0.3) as device:
         simulator.simulate("unsettled")
         with pytest.raises(TimeoutError, match=r"not in position 0.3 s after the offset \(5, 0"):

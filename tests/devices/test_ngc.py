@@ -305,7 +305,7 @@ async def test_what_the_database_does_not_say_is_null_and_why(desk: Desk, bad: A
 
 
 @pytest.mark.parametrize("bad", ["soon", "nan", "1,5", "inf"])
-async def test_what_is_no_number_is_none(desk: Desk, bad: str) -> None:
+async def test_a_bad_number_is_none_with_a_reason(desk: Desk, bad: str) -> None:
     desk.fake.told(frame=f"{FRAME} {bad}")
     sample = await desk.sample({TIME: bad})
     for field in (TIME, "frames_done", "exposure.frame"):

@@ -316,7 +316,9 @@ async def test_a_chiller_that_cannot_be_understood_is_offline_until_it_can(
         ("delay", {"seconds": 0.02}),
     ],
 )
-async def test_what_does_no_harm(fault: str, chosen: dict[str, Any]) -> None:
+async def test_slow_split_doubled_and_unsolicited_frames_do_not_disturb(
+    fault: str, chosen: dict[str, Any]
+) -> None:
     simulator = Simulator(clock=Clock())
     simulator.simulate(fault, **chosen)
     async with presented(ENTRY, simulator, timeout=10.0) as chiller:

@@ -77,7 +77,7 @@ def test_without_the_recorder_its_files_alone_are_looked_at(own: Net) -> None:
 
 
 @pytest.mark.parametrize("router", [True, False])
-def test_who_does_not_answer_is_not_waited_for(
+def test_an_audit_does_not_wait_for_a_hung_router_or_recorder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, router: bool
 ) -> None:
     waited: list[float] = []
@@ -98,7 +98,7 @@ def test_who_does_not_answer_is_not_waited_for(
     assert sum(waited) <= 10
 
 
-def test_what_is_no_night_is_told(own: Net) -> None:
+def test_an_audit_of_no_night_is_an_error(own: Net) -> None:
     assert "'tonite' is not a night such as 2026-11-22, tonight" in own.hcam(
         "audit", "tonite", code=1
     )

@@ -113,7 +113,7 @@ def refused(field: str, said: str) -> Callable[[Sample], bool]:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-async def test_what_makes_no_sense_is_refused_and_changes_nothing(net: Net, device: str) -> None:
+async def test_bad_arguments_are_refused_and_change_nothing(net: Net, device: str) -> None:
     async with client(net.address) as session:
         described = await session.call(f"hipercam.{device}.rpc.describe")
         setpoints = [name for name, field in described["fields"].items() if field["settable"]]
@@ -156,7 +156,7 @@ async def test_what_makes_no_sense_is_refused_and_changes_nothing(net: Net, devi
         assert (await session.call(f"hipercam.{device}.rpc.describe")) == described
 
 
-async def test_a_guarded_value_needs_a_clear_yes(net: Net) -> None:
+async def test_leaving_a_protected_value_needs_confirm_true(net: Net) -> None:
     async with client(net.address) as session:
         for attempt in (
             Attempt("set_stage_enable1", (0,), {}, "confirm=True"),
@@ -188,7 +188,7 @@ def post(net: Net, body: str) -> Any:
         return json.loads(http.getresponse().read())
 
 
-async def test_the_same_over_http(net: Net) -> None:
+async def test_bad_arguments_over_http_are_refused(net: Net) -> None:
     for text, said in HTTP:
         body = f'{{"procedure": "hipercam.slide.rpc.set_target_position", "args": [{text}]}}'
         answer = post(net, body)

@@ -159,7 +159,7 @@ def test_a_motion_of_unknown_outcome_is_not_repeated_and_the_observer_is_told(
     assert telescope.offsets == [*before, (20, 0)]
 
 
-def test_a_telescope_that_hangs_is_said_to_and_nothing_is_sent_twice(
+def test_a_telescope_that_hangs_is_an_alarm_and_gets_no_offset(
     telescope: Observatory,
 ) -> None:
     before = telescope.offsets
@@ -173,7 +173,7 @@ def test_a_telescope_that_hangs_is_said_to_and_nothing_is_sent_twice(
     assert telescope.offsets == [*before, (1, 0)]
 
 
-def test_one_that_never_settles_is_said_to(telescope: Observatory) -> None:
+def test_a_telescope_that_never_settles_is_an_alarm(telescope: Observatory) -> None:
     before = telescope.offsets
     simulate("unsettled")
     call("hipercam.gtc.rpc.do_offset", raoff=2, decoff=0)

@@ -96,7 +96,7 @@ def idle(run: int, frames: int) -> Sample:
     return wait_for(**{"system.subStateName": "idle", "run": run, "frames_done": frames})
 
 
-def test_a_night(detector: Net) -> None:
+def test_the_detector_server_takes_the_runs_of_a_night(detector: Net) -> None:
     assert refused("online")  # there is no server yet
     assert ngc("start_ngc_server") is True
     assert ngc("setup_ngc_server") is True

@@ -106,7 +106,7 @@ async def test_points_come_as_their_times_say_divided_by_the_speed() -> None:
     assert came == pytest.approx({0: 0.0, 1: 1 / 60, 61: 61 / 60, 3661: 3661 / 60})
 
 
-async def test_one_that_is_late_does_not_delay_those_after_it() -> None:
+async def test_a_late_sample_does_not_delay_those_after_it() -> None:
     clock = Clock()
     slept: list[float] = []
     points = [Point("a", "e", n, 1000 * n, {}, {}) for n in range(4)]

@@ -113,7 +113,9 @@ def test_a_server_started_before_the_router_finds_it_by_itself(own: Net) -> None
         ),
     ],
 )
-def test_no_sample_is_missing_after(own: Net, outage: Callable[[Net], None]) -> None:
+def test_no_sample_is_missing_after_an_outage_of_the_router(
+    own: Net, outage: Callable[[Net], None]
+) -> None:
     everything_up(own)
     assert own.server
     before = {name: own.last(name) for name in DEVICES}

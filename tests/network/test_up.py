@@ -108,7 +108,7 @@ def server_of(net: Net) -> psutil.Process | None:
     return found[0] if found else None
 
 
-def test_it_shows_everything_survives_mischief_and_ends_with_control_c(
+def test_hcam_up_shows_everything_survives_mischief_and_ends_with_control_c(
     terminal: Terminal,
 ) -> None:
     net = terminal.net
@@ -158,7 +158,7 @@ def test_it_shows_everything_survives_mischief_and_ends_with_control_c(
     assert "\x1b[?1049l" in terminal.output.decode(errors="replace"), "the screen is given back"
 
 
-def test_killing_it_leaves_nothing_behind(terminal: Terminal) -> None:
+def test_a_killed_hcam_up_leaves_no_process_behind(terminal: Terminal) -> None:
     net = terminal.net
     until(lambda: server_of(net) and len(living(net.home)) >= 5)
     terminal.process.kill()

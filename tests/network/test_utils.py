@@ -101,7 +101,7 @@ def test_a_router_that_hangs_is_told_from_one_that_is_not_there(
     assert re.search(said.format(where, where.port), str(error.value))
 
 
-def test_no_router(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_absent_router_raises_router_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for where in (f"127.0.0.1:{free_port()}", "no-such-host.invalid"):
         monkeypatch.setenv("WAMP_SERVER", where)
         with pytest.raises(utils.RouterError, match=rf"no router at {where}.*hcam up"):
@@ -136,7 +136,7 @@ def test_something_else_on_the_router_s_port(
             call("hipercam.slide.rpc.describe")
 
 
-def test_who_is_not_there_and_what_makes_no_sense(net: Net) -> None:
+def test_unknown_procedures_and_bad_arguments_raise_their_errors(net: Net) -> None:
     with pytest.raises(utils.NoSuchProcedureError):
         call("hipercam.nobody.rpc.describe")
     with pytest.raises(utils.NoSuchProcedureError, match=r"slide has no 'dance'; it has block,"):
@@ -154,7 +154,7 @@ def test_who_is_not_there_and_what_makes_no_sense(net: Net) -> None:
             publish("hipercam.slide.target_position", value)
 
 
-def test_not_now(net: Net) -> None:
+def test_a_move_of_a_disabled_axis_is_not_allowed(net: Net) -> None:
     call("hipercam.slide.rpc.stage.disable")
     try:
         with pytest.raises(utils.NotAllowedError, match=r"disabled .*it allows enable"):
@@ -163,7 +163,7 @@ def test_not_now(net: Net) -> None:
         call("hipercam.slide.rpc.stage.enable")
 
 
-def test_the_hardware_says_no(net: Net) -> None:
+def test_a_refusal_of_the_hardware_raises_refused_error(net: Net) -> None:
     call("hipercam.meerstetter1.rpc.simulate", "error", code=7)
     try:
         with pytest.raises(utils.RefusedError, match="out of range"):
@@ -172,7 +172,7 @@ def test_the_hardware_says_no(net: Net) -> None:
         call("hipercam.meerstetter1.rpc.simulate", "clear")
 
 
-def test_the_hardware_is_not_there(net: Net) -> None:
+def test_an_offline_device_raises_offline_error(net: Net) -> None:
     call("hipercam.meerstetter2.rpc.simulate", "refuse")
     try:
         until(lambda: net.newest("meerstetter2")["state"]["connection"] == "offline")
@@ -184,7 +184,7 @@ def test_the_hardware_is_not_there(net: Net) -> None:
     until(lambda: net.newest("meerstetter2")["state"]["connection"] == "online")
 
 
-async def test_no_answer_in_time_or_ever(net: Net) -> None:
+async def test_a_call_without_an_answer_has_an_unknown_outcome(net: Net) -> None:
     async with client(net.address) as session:
         called = asyncio.Event()
 
