@@ -90,13 +90,15 @@ class GuardedBroker(Broker):  # type: ignore[misc]
             # Crossbar collects events that are only for some: there is no bound to these.
             publish.retain = not publish.eligible and not publish.exclude
         result = super().processPublish(session, publish)
-        if publish.retain and any(one.publish is publish for one in self._events(publish.topic)):
+        if publish.retain and any(
+            event.publish is publish for event in self._events(publish.topic)
+        ):
             self._note(session, publish)
         return result
 
     def _note(self, session: Any, publish: Any) -> None:
-        left = [one for scope in session._testaments.values() for one in scope]
-        if self._router.realm == REPLAY or any(publish is one for one in left):
+        left = [testament for scope in session._testaments.values() for testament in scope]
+        if self._router.realm == REPLAY or any(publish is testament for testament in left):
             owner = self.kept
         else:
             owner = self.retained.setdefault(session, Retained())

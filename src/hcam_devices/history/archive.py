@@ -465,7 +465,7 @@ def timeseries(
     from astropy.units import Unit  # noqa: PLC0415
     from astropy.utils.masked import Masked  # noqa: PLC0415
 
-    if not fields or not all(isinstance(one, str) for one in fields):
+    if not fields or not all(isinstance(field, str) for field in fields):
         raise HistoryError(
             "name at least one field, such as 'ccd1.temperature', 'ccd2.temperature'"
         )

@@ -184,7 +184,7 @@ class Evidence:
             seqs = [seq for seq, *_ in found]
             self.there.add_numbers(device, epoch, seqs)
             self.again += [
-                (device, epoch, one) for one, next_one in pairwise(seqs) if one == next_one
+                (device, epoch, seq) for seq, next_seq in pairwise(seqs) if seq == next_seq
             ]
 
     def add(self, row: Row) -> None:
@@ -357,7 +357,7 @@ def _judge(
     )
     twice = SampleRanges(SampleRange(*sample, sample[2]) for sample in again)
     named = ((altered, ALTERED), (unknown, UNKNOWN), (twice, TWICE))
-    found = [one._replace(reason=cause) for samples, cause in named for one in samples.ranges()]
+    found = [part._replace(reason=cause) for samples, cause in named for part in samples.ranges()]
     found += [gap for gap in gaps if gap.reason != COMING]
     room = MAX_FINDINGS - len(store.findings)
     store.findings += map(evidence.finding, found[:room])

@@ -95,7 +95,7 @@ class Files:
         stored = self.stored(path, tables)
         self.read(path, tables, take)
         for reason, some in rejected.items():
-            gone += [one._replace(reason=reason) for one in some.ranges()]
+            gone += [samples._replace(reason=reason) for samples in some.ranges()]
         return stored, gone
 
 

@@ -169,7 +169,9 @@ class Journals:
             found.next = more.next
         else:
             raise ValueError(f"the inventory of {server} does not end")
-        if not all(0 < one.first <= one.last < 2**63 for one in (*found.held, *found.gone)):
+        if not all(
+            0 < samples.first <= samples.last < 2**63 for samples in (*found.held, *found.gone)
+        ):
             raise ValueError(f"the journal of {server} has ranges that are none")
         if server not in {OWN, *self.declared.values()}:
             found.restrict({device for device, name in self.presented.items() if name == server})
@@ -192,7 +194,7 @@ class Journals:
         else:
             declared = (name for name, server in self.declared.items() if server == found.server)
             self.epochs.update((device, found.epoch) for device in declared)
-        self.epochs.update((one.device, one.epoch) for one in found.held)
+        self.epochs.update((samples.device, samples.epoch) for samples in found.held)
         self.lost.update(found.lost)
         if whole:
             self._newest[found.server] = found
@@ -200,7 +202,7 @@ class Journals:
 
     def covered(self, now: float) -> float:
         """Return how far back (s) every journal reaches."""
-        return min((one.covers(now) for one in self._newest.values()), default=KEEP)
+        return min((inventory.covers(now) for inventory in self._newest.values()), default=KEEP)
 
     async def samples(self, server: str, device: str, after: int, epoch: str) -> list[Sample]:
         """Return some of the samples with numbers above ``after``; raises one of NO_ANSWER."""
@@ -221,7 +223,7 @@ class Journals:
         try:
             while first <= last:
                 samples = await asked
-                seqs = (one.get("seq") for one in samples)
+                seqs = (sample.get("seq") for sample in samples)
                 upto = max((n for n in seqs if type(n) is int and first <= n <= last), default=last)
                 if upto < last:
                     asked = asyncio.ensure_future(self.samples(server, device, upto, epoch))
@@ -304,7 +306,7 @@ class Journals:
             return False
         period = lost.since - 1, lost.until + 1
         held = await self.ask_own(self.own.holds, lost.device, *period)
-        return bool(sum(one["count"] for one in held["epochs"]) >= lost.samples)
+        return bool(sum(epoch["count"] for epoch in held["epochs"]) >= lost.samples)
 
     async def ask_own(self, work: Callable[..., T], *arguments: Any) -> T:
         """Ask the recorder's own journal something in a thread; raises one of NO_ANSWER."""

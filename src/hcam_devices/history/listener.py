@@ -288,12 +288,14 @@ class Listener:
     def _not_recorded(self, now: float) -> list[str]:
         """Return what was heard but not recorded, because of the session that published it."""
         found = []
-        recent = {key: one for key, one in self._refused.items() if now - one.until < DAY_S}
+        recent = {
+            key: refused for key, refused in self._refused.items() if now - refused.until < DAY_S
+        }
         if recent:
-            count = sum(one.count for one in recent.values())
-            since = min(one.since for one in recent.values())
+            count = sum(refused.count for refused in recent.values())
+            since = min(refused.since for refused in recent.values())
             names = list(dict.fromkeys(name for name, _ in recent))
-            who = list(dict.fromkeys(one.who for one in recent.values()))
+            who = list(dict.fromkeys(refused.who for refused in recent.values()))
             found.append(
                 f"{count} samples under the names of {some(names)} since {iso_from_s(since)[:19]} "
                 f"are not recorded: they were published by {some(who, 3)}, not by the devices' "
@@ -317,9 +319,9 @@ def some(names: list[str], most: int = 5) -> str:
 def _plain(value: Any, depth: int = 0) -> Any:
     """Return what JSON can carry of a value."""
     if isinstance(value, dict) and depth < 8:
-        return {str(key): _plain(one, depth + 1) for key, one in value.items()}
+        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list) and depth < 8:
-        return [_plain(one, depth + 1) for one in value]
+        return [_plain(item, depth + 1) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, int) and value.bit_length() > MAX_BITS:

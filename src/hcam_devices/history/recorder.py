@@ -151,7 +151,10 @@ class Recorder(Device):
         if field.name == "heard":
             return self._rate("heard", self.listener.heard)
         if field.name == "disk":
-            folders = {self.folder, *(place(one, self.folder) for one in self.stores.values())}
+            folders = {
+                self.folder,
+                *(place(settings, self.folder) for settings in self.stores.values()),
+            }
             try:
                 free = [
                     await ask(f"the disk of {folder}", _free, folder, within=DISK_WITHIN)
@@ -165,7 +168,7 @@ class Recorder(Device):
             if name == "rate":
                 raise ValueError(f"store {store} is tried again: {self.unopened[store]}")
             return None
-        replicator = next(one for one in self.replicators if one.store.name == store)
+        replicator = next(each for each in self.replicators if each.store.name == store)
         if name == "rate":
             return self._rate(store, replicator.written)
         return float(getattr(replicator, name))  # lag, backlog, aside or gone, see ``recorder_of``
@@ -206,7 +209,7 @@ class Recorder(Device):
     async def _repair(self, stores: list[Audited]) -> None:
         """Fetch again the samples that an audit has found to differ from the journals."""
         for store in stores:
-            (replicator,) = (one for one in self.replicators if one.store.name == store.name)
+            (replicator,) = (each for each in self.replicators if each.store.name == store.name)
             assert isinstance(replicator.store, EmbeddedStore)  # noqa: S101  (no other is compared)
             altered = SampleRanges(
                 SampleRange(finding.device, finding.epoch, finding.first, finding.last)
@@ -318,7 +321,7 @@ def serve(instrument: Instrument, address: Address) -> None:
             while name in unopened:
                 await asyncio.sleep(OPEN_EVERY)
                 await in_own_thread(try_open, name)
-            (replicator,) = (one for one in replicators if one.store.name == name)
+            (replicator,) = (each for each in replicators if each.store.name == name)
             replicator.poll_now()
             await replicator.run()
 

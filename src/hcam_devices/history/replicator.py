@@ -64,7 +64,7 @@ class Replicator:
         self.due: set[str] = set()
         self.written = 0
         self.aside = store.aside()
-        self.gone = sum(one.samples for one in store.gone())
+        self.gone = sum(samples.samples for samples in store.gone())
         self.away = ""
         self.away_since = 0.0
         self._lag = 0.0
@@ -139,7 +139,7 @@ class Replicator:
         for inventory in found:  # all of them before anything is fetched, which may take long
             self._know(inventory)
         if devices is None and len(found) == len(answers):  # forget what no journal has any more
-            held = {one[:2] for inventory in found for one in inventory.held}
+            held = {samples[:2] for inventory in found for samples in inventory.held}
             self._newest = {key: last for key, last in self._newest.items() if key in held}
         await self._write([])
         for inventory in found:
@@ -176,7 +176,7 @@ class Replicator:
     async def _write(self, rows: list[Any]) -> None:
         batch, self._live = self._live, []
         self._wake.clear()
-        unique = {one[:3]: one for one in (*self.store.rows(batch), *rows)}
+        unique = {row[:3]: row for row in (*self.store.rows(batch), *rows)}
         if not unique:
             return
 
@@ -317,7 +317,7 @@ class Replicator:
         return max(self._lag, waiting, away)
 
     def _late(self, points: list[Point]) -> float:
-        return self.clock() - min((one.time / 1000 for one in points), default=math.inf)
+        return self.clock() - min((point.time / 1000 for point in points), default=math.inf)
 
     def notices(self) -> list[Alarm]:
         """Return alarms about losses of the last day, rejected samples and the store itself."""

@@ -31,7 +31,7 @@ WHERE device = ? AND epoch = ? AND time >= ? AND time < ?
 def devices_in(db: sqlite3.Connection) -> set[str]:
     """Return the devices of which there are samples, or were."""
     query = "SELECT device FROM gone UNION SELECT device FROM lost"
-    return {one.device for one in pairs(db)} | {row[0] for row in db.execute(query)}
+    return {pair.device for pair in pairs(db)} | {row[0] for row in db.execute(query)}
 
 
 def oldest(db: sqlite3.Connection, device: str) -> float | None:

@@ -98,7 +98,7 @@ class Journal:
         self._guests: set[sqlite3.Connection] = set()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._notebook = Notebook(path.with_suffix(".lost"))
-        self._lost = {(one.device, one.since): one for one in self._notebook.read()}
+        self._lost = {(note.device, note.since): note for note in self._notebook.read()}
         self._note_lost(self._open())
         age = path.with_suffix(".clock")
         self._age = AgeClock(age, keep, clock, steady, lambda: self._here(self._newest_time))
@@ -288,7 +288,7 @@ class Journal:
     def _lose(self, device: str, reason: str) -> None:
         """Count a sample that could not be kept, in the file that needs no room."""
         now = self.clock()
-        open_notes = (one for one in self._lost.values() if one[:2] == (device, self.epoch))
+        open_notes = (note for note in self._lost.values() if note[:2] == (device, self.epoch))
         note = next(open_notes, Lost(device, self.epoch, now, now, 0, reason))
         self._lost[device, note.since] = note._replace(until=now, samples=note.samples + 1)
         self._notebook.write(self._lost.values())
@@ -386,7 +386,7 @@ class Journal:
 
     def devices(self) -> set[str]:
         """Return the devices of which there are samples, or were. For a thread."""
-        return self._apart(lambda db: devices_in(db) | {one.device for one in self._unnoted()})
+        return self._apart(lambda db: devices_in(db) | {note.device for note in self._unnoted()})
 
     def inventory(
         self,
@@ -424,9 +424,9 @@ class Journal:
                     found["next"] = last
                     break
                 new = {
-                    "held": [[device, *one[:3]] for one in held(db, device, start, end)],
-                    "gone": [[device, *one] for one in newest_gone(db, device)],
-                    "lost": [list(one) for one in lost(db, unnoted, device, start, end)],
+                    "held": [[device, *samples[:3]] for samples in held(db, device, start, end)],
+                    "gone": [[device, *samples] for samples in newest_gone(db, device)],
+                    "lost": [list(note) for note in lost(db, unnoted, device, start, end)],
                 }
                 size += len(json.dumps(new))
                 for name, rows in new.items():
@@ -448,12 +448,12 @@ class Journal:
         def look(db: sqlite3.Connection) -> dict[str, Any]:
             db.execute("BEGIN")
             epochs = [
-                dict(zip(("epoch", "first", "last", "count"), one, strict=True))
-                for one in held(db, device, start, end)
+                dict(zip(("epoch", "first", "last", "count"), samples, strict=True))
+                for samples in held(db, device, start, end)
             ]
             gone = [
-                dict(zip(("epoch", "first", "last", "reason"), one, strict=True))
-                for one in newest_gone(db, device)
+                dict(zip(("epoch", "first", "last", "reason"), samples, strict=True))
+                for samples in newest_gone(db, device)
             ]
             notes = lost(db, self._unnoted(), device, start, end)
             return {
@@ -504,10 +504,12 @@ class Journal:
 
     def _newest_time(self, db: sqlite3.Connection) -> float | None:
         """Return when the newest sample was appended, without times that are in the future."""
-        times = [db.execute(NEWEST_TIME, (one.device, one.id)).fetchone()[0] for one in pairs(db)]
-        times += [one.stat().st_mtime for one in put_aside(self.path) if one.exists()]
+        times = [
+            db.execute(NEWEST_TIME, (pair.device, pair.id)).fetchone()[0] for pair in pairs(db)
+        ]
+        times += [file.stat().st_mtime for file in put_aside(self.path) if file.exists()]
         now = self.clock()
-        return max((one for one in times if one <= now), default=None)
+        return max((moment for moment in times if moment <= now), default=None)
 
     def _tidy(self, db: sqlite3.Connection, now: float) -> int:
         upkeep = self._upkeep(db)

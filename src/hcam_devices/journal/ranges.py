@@ -92,7 +92,7 @@ class SampleRanges:
             if not rest:
                 break
             if part := rest & SampleRanges([cause]):
-                found += [one._replace(reason=cause.reason) for one in part.ranges()]
+                found += [samples._replace(reason=cause.reason) for samples in part.ranges()]
                 rest = rest - part
         return [*found, *rest.ranges()]
 

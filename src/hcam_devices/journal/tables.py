@@ -109,7 +109,7 @@ def read_page(page: Any) -> list[dict[str, Any]]:
             samples = json.loads(text)
     except (TypeError, ValueError, zlib.error) as error:
         raise ValueError(f"{shorten(page)} is no page of samples: {error}") from None
-    if not (isinstance(samples, list) and all(isinstance(one, dict) for one in samples)):
+    if not (isinstance(samples, list) and all(isinstance(sample, dict) for sample in samples)):
         raise ValueError(f"{shorten(samples)} is not samples")
     return samples
 

@@ -76,9 +76,9 @@ class Upkeep:
                     break
         too_much = f"the journal reached {most / 1e9:g} GB"
         while used(self.db) > most and (left := pairs(self.db)):
-            dropped += sum(self._drop(one, left[0].oldest + SPAN_S, too_much) for one in left)
+            dropped += sum(self._drop(pair, left[0].oldest + SPAN_S, too_much) for pair in left)
         self.db.execute("DELETE FROM lost WHERE until < ?", (before,))
-        held = {one.epoch for one in pairs(self.db)} | {self.epoch}
+        held = {pair.epoch for pair in pairs(self.db)} | {self.epoch}
         for epoch, noticed in self.db.execute(
             "SELECT name, max(noticed) FROM epoch LEFT JOIN gone ON gone.epoch = name"
             " WHERE boot <> 'salvaging' GROUP BY name"
@@ -193,14 +193,17 @@ class Upkeep:
             if epoch == end_epoch and ends.get(device, 0) > top:
                 gaps.add(device, epoch, top + 1, ends[device])
                 top = ends[device]
-            likely = {one for one in said if one.last <= top or not top}
+            likely = {samples for samples in said if samples.last <= top or not top}
             reasons = sorted(likely.union(gone(self.db, device, epoch)))
             later = SampleRanges([SampleRange(device, epoch, top + 1, FOREVER)])
             found[device, epoch] = [
-                *(one._replace(reason=one.reason or reason) for one in gaps.explained(reasons)),
-                *(one for one in later.explained(reasons) if one.reason),
+                *(
+                    samples._replace(reason=samples.reason or reason)
+                    for samples in gaps.explained(reasons)
+                ),
+                *(samples for samples in later.explained(reasons) if samples.reason),
             ]
-            lost += [one for one in found[device, epoch] if one.reason == reason]
+            lost += [samples for samples in found[device, epoch] if samples.reason == reason]
         with transaction(self.db):
             for (device, epoch), ranges in found.items():
                 set_gone(self.db, device, epoch, ranges, self.clock())
@@ -216,7 +219,7 @@ class Upkeep:
             "%s: %d samples are copied from it, and %d are gone%s%s",
             salvaged(aside).name,
             kept,
-            sum(one.samples for one in lost),
+            sum(gap.samples for gap in lost),
             f" ({some})" * bool(lost),
             "" if ends else "; what came after the last of each epoch cannot be known",
         )

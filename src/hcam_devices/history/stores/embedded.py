@@ -247,7 +247,7 @@ class EmbeddedStore:
         """Return a night. The files of the few that were used last stay open."""
         if name not in self._nights:
             self._nights[name] = Night(self.folder / f"{name}.sqlite", self.clock)
-        self._recent = [*(one for one in self._recent if one != name), name]
+        self._recent = [*(night for night in self._recent if night != name), name]
         while len(self._recent) > MAX_OPEN:
             self._nights[self._recent.pop(0)].file.close()
         return self._nights[name]
@@ -308,7 +308,9 @@ class EmbeddedStore:
         try:
             for name, night in list(self._nights.items()):
                 strayed = [
-                    one for one in points if one[:3] in night.stored and night_of(one.time) != name
+                    point
+                    for point in points
+                    if point[:3] in night.stored and night_of(point.time) != name
                 ]
                 if strayed:
                     with trying(night.file.path):
@@ -427,7 +429,7 @@ class EmbeddedStore:
 
     def _forget(self, name: str) -> None:
         self._nights.pop(name).file.close()
-        self._recent = [one for one in self._recent if one != name]
+        self._recent = [night for night in self._recent if night != name]
 
     def close(self) -> None:
         """Close all files, and let another program write to the folder."""

@@ -116,7 +116,7 @@ class Ledger:
 
     def readmit(self, accepted: Iterable[SampleRange]) -> None:
         """Note that samples are not rejected any more: they are stored like any others."""
-        ranges = [one[:4] for one in accepted]
+        ranges = [samples[:4] for samples in accepted]
         query = "DELETE FROM aside WHERE device = ? AND epoch = ? AND seq BETWEEN ? AND ?"
         self.file.do(lambda db: db.executemany(query, ranges))
 

@@ -177,7 +177,7 @@ class LineStore:
 
     def rows(self, points: Sequence[Point]) -> list[Line]:
         """Return points as lines."""
-        return [Line(one.device, one.epoch, one.seq, line_of(one)) for one in points]
+        return [Line(point.device, point.epoch, point.seq, line_of(point)) for point in points]
 
     def write(self, lines: Sequence[Line]) -> None:
         """Store lines and note them as stored. Raises AwayError."""
@@ -186,7 +186,7 @@ class LineStore:
         if self._connection.broken():  # the database may have been restarted
             self._connection.close()
             self._doubt()
-        new = (one for one in lines if one[:3] not in self.stored)
+        new = (line for line in lines if line[:3] not in self.stored)
         with trying(self._path):
             for batch in self._batches(new):
                 self._send(batch)
@@ -235,14 +235,15 @@ class LineStore:
 
     def _acknowledged(self, lines: list[Line]) -> None:
         numbers = SampleRanges()
-        for (device, epoch), some in groupby(lines, lambda one: one[:2]):
-            numbers.add_numbers(device, epoch, (one.seq for one in some))
+        for (device, epoch), some in groupby(lines, lambda line: line[:2]):
+            numbers.add_numbers(device, epoch, (line.seq for line in some))
         self.stored |= numbers
         self._taken = lines[-1]
         now = self.clock()
         self._unsure.append((now, numbers))
         old = [some for when, some in self._unsure if now - when >= SURE_AFTER]
-        if sure := SampleRanges(chain.from_iterable(one.ranges() for one in old)):  # it lived on
+        sure = SampleRanges(chain.from_iterable(part.ranges() for part in old))
+        if sure:  # the database has not restarted since
             self.ledger.enter(sure)
             del self._unsure[: len(old)]
             if accepted := sure & self._taken_at_last:
@@ -316,7 +317,7 @@ class LineStore:
                 if self._learn(lines, str(error)):
                     waiting.append(lines)
                     continue
-                refused += [(one, str(error)) for one in lines]
+                refused += [(line, str(error)) for line in lines]
                 proven = proven or error.each
                 if not proven and (len(refused) == FIRST_REFUSALS or not waiting):
                     self._prove(error)
@@ -435,12 +436,12 @@ def _parts(lines: list[Line], error: _RefusedError) -> list[list[Line]]:
     if len(lines) == 1:
         return []
     conflict = CONFLICT.search(str(error))
-    named = [one for one in lines if conflict and name_of(one.device) == conflict["measurement"]]
+    named = [line for line in lines if conflict and name_of(line.device) == conflict["measurement"]]
     if 0 < len(named) < len(lines):
-        return [[one for one in lines if one not in named], named]
+        return [[line for line in lines if line not in named], named]
     if error.each:  # the reason that it names is that of one line only
-        devices = dict.fromkeys(one.device for one in lines)
-        parts = [[one for one in lines if one.device == device] for device in devices]
+        devices = dict.fromkeys(line.device for line in lines)
+        parts = [[line for line in lines if line.device == device] for device in devices]
         return parts if len(parts) > 1 else []
     half = len(lines) // 2
     return [lines[half:], lines[:half]]

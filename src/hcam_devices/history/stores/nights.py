@@ -174,12 +174,12 @@ COLUMNS = Summary._fields[:-1]
 
 def joined(some: list[Summary]) -> Summary:
     """Return one summary of several."""
-    numbers = [one for one in some if not isnan(one.mean)] or some  # all may be texts
-    n = sum(one.n for one in numbers)
-    low, high = min(one.min for one in numbers), max(one.max for one in numbers)
-    mean = min(max(fsum(one.mean * (one.n / n) for one in numbers), low), high)
+    numbers = [summary for summary in some if not isnan(summary.mean)] or some  # all may be texts
+    n = sum(summary.n for summary in numbers)
+    low, high = min(summary.min for summary in numbers), max(summary.max for summary in numbers)
+    mean = min(max(fsum(summary.mean * (summary.n / n) for summary in numbers), low), high)
     newest = max(some, key=attrgetter("when", "seq"))
-    return newest._replace(n=sum(one.n for one in some), min=low, mean=mean, max=high)
+    return newest._replace(n=sum(summary.n for summary in some), min=low, mean=mean, max=high)
 
 
 def summarize(
@@ -204,7 +204,7 @@ def summarize(
             yield index, Summary(n, when, nan, nan, nan, last, seq)
         elif last is not None:
             low, high = min(some), max(some)
-            mean = min(max(fsum([one / n for one in some]), low), high)
+            mean = min(max(fsum([number / n for number in some]), low), high)
             yield index, Summary(n, when, low, mean, high, last, seq)
         start = end
 
