@@ -12,7 +12,7 @@ import pytest
 
 from hcam_devices.config.instrument import Entry, carried, load
 from hcam_devices.core import sim
-from hcam_devices.core.device import POLL_GRID_S, Device, Sample, settings_of
+from hcam_devices.core.device import Device, Sample, settings_of
 from hcam_devices.core.fields import Readback, Setpoint
 from hcam_devices.core.link import Local, Serial, quoted
 from hcam_devices.core.part import Alarm, Reading
@@ -388,17 +388,6 @@ async def test_poll_now_during_a_poll_polls_again_at_once() -> None:
         toy.gate.set()
         await sample_where(toy, lambda sample: True)
         await sample_where(toy, lambda sample: toy.polls == 2)
-
-
-@pytest.mark.parametrize("now", [5.0, 5.03, 5.99])
-async def test_polls_that_end_at_different_times_are_followed_by_polls_at_one_time(
-    monkeypatch: pytest.MonkeyPatch, now: float
-) -> None:
-    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
-    pause = Toy(poll_every=2.0)._until_next_poll()
-    monkeypatch.undo()
-    assert 1.9 < pause <= 2.0
-    assert (now + pause) / POLL_GRID_S == pytest.approx(round((now + pause) / POLL_GRID_S))
 
 
 async def test_a_readback_cannot_be_set() -> None:

@@ -30,8 +30,6 @@ Sample: TypeAlias = dict[str, Any]
 FIRST_PAUSE = 0.1
 BUSY_POLL_S = 0.5
 """Seconds between polls while a part is busy."""
-POLL_GRID_S = 0.1
-"""Polls begin at multiples of this time, so that the loop wakes once for many devices."""
 MAX_LOGGED_REASONS = 10
 """Log at most this many different reasons of one outage: some quote what the hardware answered."""
 
@@ -219,9 +217,7 @@ class Device:
 
     def _until_next_poll(self) -> float:
         busy = any(part.busy for part in self.parts)
-        period = min(self.poll_every, BUSY_POLL_S) if busy else self.poll_every
-        due = asyncio.get_running_loop().time() + period
-        return period - due % min(POLL_GRID_S, period / 4)
+        return min(self.poll_every, BUSY_POLL_S) if busy else self.poll_every
 
     def _new_wake(self) -> asyncio.Future[None]:
         self._wake = asyncio.get_running_loop().create_future()

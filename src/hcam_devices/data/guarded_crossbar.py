@@ -28,6 +28,8 @@ from twisted.protocols.basic import LineReceiver  # noqa: E402
 from twisted.web.http import HTTPChannel, Request  # noqa: E402
 from txaio import make_logger  # type: ignore[attr-defined]  # noqa: E402
 
+import door  # noqa: E402
+
 log = make_logger()
 
 MAX_RECURSION = 1000
@@ -97,7 +99,9 @@ class GuardedBroker(Broker):  # type: ignore[misc]
         return result
 
     def _note(self, session: Any, publish: Any) -> None:
-        left = [testament for scope in session._testaments.values() for testament in scope]
+        # The sessions of HTTP have no testaments.
+        testaments = getattr(session, "_testaments", {})
+        left = [testament for scope in testaments.values() for testament in scope]
         if self._router.realm == REPLAY or any(publish is testament for testament in left):
             owner = self.kept
         else:
@@ -158,6 +162,7 @@ class GuardedRouterController(RouterController):  # type: ignore[misc]
         click.style = lambda text, **_: text
         crossbar_router.pformat = repr
         self.without_session: dict[Any, float] = {}
+        door.guests.controller = self
         LoopingCall(self.look).start(LOOK_PERIOD_S)
 
     def look(self) -> None:

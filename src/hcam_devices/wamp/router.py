@@ -146,9 +146,28 @@ def configuration(
     }
 
 
-def as_text(instrument: Instrument, port: int, open_files: int = USUAL_OPEN_FILES) -> str:
-    """Return the configuration as the text of its file."""
-    return json.dumps(configuration(instrument, port, open_files), indent=2) + "\n"
+def with_door(configuration: dict[str, Any], hosts: list[str]) -> dict[str, Any]:
+    """Return a configuration with ``data/door.py`` in place of Crossbar's bridge.
+
+    ``hosts`` are names of the router; those of loopback need not be given. A plain Crossbar cannot
+    use the configuration.
+    """
+    extra = {
+        "realm": uris.REALM,
+        "anonymous": ROLES[0]["name"],
+        "hosts": hosts,
+        "max_body": MAX_MESSAGE_BYTES,
+    }
+    door = {"type": "resource", "classname": "door.Door", "extra": extra}
+    for worker in configuration["workers"]:
+        for transport in worker["transports"]:
+            transport["paths"] |= {"call": door, "publish": door}
+    return configuration
+
+
+def as_text(instrument: Instrument, port: int) -> str:
+    """Return the configuration for a plain Crossbar, as the package carries it."""
+    return json.dumps(configuration(instrument, port), indent=2) + "\n"
 
 
 def shipped() -> Path:
@@ -218,7 +237,8 @@ async def run(instrument: Instrument, port: int, folder: Path) -> int:
     node = folder / "router" / str(port)
     (node / PAGES).mkdir(parents=True, exist_ok=True)
     (node / PAGES / "index.html").write_text(page(instrument), encoding="utf-8")
-    text = as_text(instrument, port, raise_open_files_limit())
+    plain = configuration(instrument, port, raise_open_files_limit())
+    text = json.dumps(with_door(plain, [instrument.router.host, uris.address().host]), indent=2)
     (node / "config.json").write_text(text, encoding="utf-8")
     (node / "node.pid").unlink(missing_ok=True)  # Crossbar trips over the number of a zombie
     guarded = shipped().with_name("guarded_crossbar.py")
