@@ -94,5 +94,5 @@ def scaled(pytestconfig: pytest.Config) -> Scaled:
 @pytest.fixture(autouse=True)
 def _nothing_of_the_site(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget where this machine's own router, home and instrument are."""
-    for name in ("WAMP_SERVER", "HCAM_HOME", "HCAM_INSTRUMENT"):
+    for name in ("WAMP_SERVER", "HCAM_HOME", "HCAM_KEY", "HCAM_INSTRUMENT"):
         monkeypatch.delenv(name, raising=False)

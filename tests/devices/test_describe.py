@@ -16,9 +16,7 @@ import pytest
 from hcam_devices.config.instrument import load
 from hcam_devices.core.axis import CHART, COMMANDS, Axis, S
 from hcam_devices.core.device import Device
-from hcam_devices.core.fields import Procedure
-from hcam_devices.history.journals import Journals
-from hcam_devices.history.recorder import recorder_of
+from hcam_devices.history.recorder import entry_of
 from hcam_devices.journal import Journal
 from hcam_devices.wamp.agent import Agent
 
@@ -34,13 +32,9 @@ def described() -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield what each device of each carried instrument says, with its agent and its simulator."""
     for file in FILES:
         instrument = load(Path(file))
-        kind = recorder_of(instrument.stores)
-        recorder = kind("recorder", replicators=[], journals=Journals({}), folder=Path(), stores={})
-        devices = [*((e.build(), e.names) for e in instrument.entries.values())]
-        for device, names in (*devices, (recorder, ("recorder",))):
-            more = {}
-            if device.simulator:
-                more["simulate"] = Procedure(device.simulator().simulate, audience="engineer")
+        for entry in (*instrument.entries.values(), entry_of(instrument)):
+            device, names = entry.build(), entry.names
+            more = {"simulate": device.simulator().simulate} if device.simulator else {}
             with TemporaryDirectory() as folder, closing(Journal(Path(folder) / "j")) as journal:
                 yield f"{file}:{device.name}", Agent(device, names, journal, more).describe()
 

@@ -29,8 +29,8 @@ INSTRUMENT = click.option(
 )
 URL = click.option(
     "--url",
-    help="The router, as host or host:port (default: WAMP_SERVER, else [router] of the file given "
-    "with --instrument or HCAM_INSTRUMENT).",
+    help="The router, as host or host:port (default: WAMP_SERVER, else that of the key file "
+    "at HCAM_KEY, else [router] of the file given with --instrument or HCAM_INSTRUMENT).",
 )
 EMULATE = click.option(
     "-e", "--emulate", is_flag=True, help="Simulate the hardware, in its real protocols."
@@ -74,14 +74,14 @@ def given(*wanted: str, url: bool = True) -> Callable[[Callable[..., Any]], Call
 
 
 def router_address(url: str | None, file: Path | None) -> Address:
-    """Return where the router is: as given, or by WAMP_SERVER, or by the instrument file.
+    """Return where the router is: as given, or by WAMP_SERVER, HCAM_KEY or the instrument file.
 
     ``wamp.utils.call`` and ``publish`` find it there from now on, too. Raises HcamError if what
     says so has a mistake.
     """
     if url:
         address = Address.parse(url)
-    elif os.environ.get("WAMP_SERVER") or not file:
+    elif os.environ.get("WAMP_SERVER") or os.environ.get("HCAM_KEY") or not file:
         address = uris.address()
     else:
         address = Address(*router_of(file))

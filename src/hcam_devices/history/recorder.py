@@ -272,6 +272,12 @@ def recorder_of(stores: Iterable[str]) -> type[Recorder]:
     )
 
 
+def entry_of(instrument: Instrument, **parts: Any) -> Entry:
+    """Return the recorder as a device of an instrument; without its ``parts``, it is idle."""
+    idle = {"replicators": [], "journals": Journals({}), "folder": Path(), "stores": {}}
+    return Entry("recorder", recorder_of(instrument.stores), "hwlogger", (), idle | parts)
+
+
 def _free(folder: Path) -> float:
     """Return how many bytes are free on the disk of a folder; infinity if it is not there."""
     try:
@@ -331,7 +337,7 @@ def serve(instrument: Instrument, address: Address) -> None:
             "folder": folder,
             "stores": instrument.stores,
         }
-        entry = Entry("recorder", recorder_of(instrument.stores), "hwlogger", (), parts)
+        entry = entry_of(instrument, **parts)
 
         def beside(server: Server, journal: Journal) -> dict[str, Task]:
             recorder = server.devices["recorder"]
@@ -340,7 +346,9 @@ def serve(instrument: Instrument, address: Address) -> None:
             journals.own = journal
             recorder.listener.remember_names(journal.devices())
             return {
-                "telemetry": lambda: keep_joined(address, recorder.listener.follow),
+                "telemetry": lambda: keep_joined(
+                    address, recorder.listener.follow, owner=server.owner
+                ),
                 "lost samples": recorder.remember_lost,
                 **{f"store {name}": partial(keep, name) for name in instrument.stores},
             }

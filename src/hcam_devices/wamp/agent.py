@@ -45,6 +45,17 @@ MAX_EXCHANGE_S = 10.0
 MAX_REASON_LENGTH = 4000
 """A reason may quote an argument, and the router drops a client that sends more than a megabyte."""
 
+OWN_PROCEDURES: dict[str, dict[str, Any]] = {
+    "describe": {"read_only": True, "audience": "program"},
+    "telemetry": {"read_only": True, "audience": "program"},
+    "samples": {"read_only": True, "audience": "program"},
+    "journal": {"read_only": True, "audience": "program"},
+    "wire": {"audience": "engineer"},
+    "exchange": {"audience": "engineer"},
+    "simulate": {"audience": "engineer"},
+}
+"""How an agent declares the procedures that it adds to those of its device."""
+
 
 class Agent:
     """One device on the network, under its name and its aliases."""
@@ -54,19 +65,22 @@ class Agent:
         device: Device,
         names: tuple[str, ...],
         journal: Journal,
-        more: Mapping[str, Procedure] | None = None,
+        more: Mapping[str, Callable[..., Any]] | None = None,
     ) -> None:
         self.device, self.names, self.journal = device, names, journal
         self._service = JournalService(journal)
+        own: dict[str, Callable[..., Any]] = {
+            "describe": self.describe,
+            "telemetry": self.telemetry,
+            "samples": self.samples,
+            "journal": self.held,
+            "wire": self.wire,
+            "exchange": self.exchange,
+            **(more or {}),
+        }
         self.procedures = {
             **device.procedures(),
-            "describe": Procedure(self.describe, read_only=True, audience="program"),
-            "telemetry": Procedure(self.telemetry, read_only=True, audience="program"),
-            "samples": Procedure(self.samples, read_only=True, audience="program"),
-            "journal": Procedure(self.held, read_only=True, audience="program"),
-            "wire": Procedure(self.wire, audience="engineer"),
-            "exchange": Procedure(self.exchange, audience="engineer"),
-            **(more or {}),
+            **{name: Procedure(call, **OWN_PROCEDURES[name]) for name, call in own.items()},
         }
         self._signatures = {
             name: inspect.signature(procedure.call) for name, procedure in self.procedures.items()

@@ -21,7 +21,6 @@ from .. import HcamError
 from ..config.instrument import Entry, Instrument
 from ..core import capture, sim
 from ..core.device import Device, iso_from_s
-from ..core.fields import Procedure
 from ..host import surroundings
 from ..host.home import exclusive, home, writable_or_explain
 from ..host.limits import NO_MORE_FILES, raise_open_files_limit
@@ -144,7 +143,7 @@ class Server:
 
     async def _agent(self, entry: Entry, journal: Journal, stack: AsyncExitStack) -> Agent:
         overrides: dict[str, Any] = entry.cls.emulated if self.emulate else {}
-        more: dict[str, Procedure] = {}
+        more: dict[str, Callable[..., Any]] = {}
         simulator = None
         if self.emulate and entry.cls.simulator:
             simulator = entry.cls.simulator(seed=zlib.crc32(entry.name.encode()))
@@ -152,7 +151,7 @@ class Server:
             if entry.name in self.replay:
                 simulator.play(capture.read(self.replay[entry.name]))
             overrides = await stack.enter_async_context(sim.serve(simulator))
-            more["simulate"] = Procedure(simulator.simulate, audience="engineer")
+            more["simulate"] = simulator.simulate
         device = self.devices[entry.name] = entry.build(**overrides)
         agent = Agent(device, entry.names, journal, more)
         if simulator:

@@ -22,7 +22,9 @@ from autobahn.wamp.types import ComponentConfig, RegisterOptions
 
 from ..core.backoff import Backoff
 from ..core.link import addresses_of, first_reached, patience
+from ..errors import NotAuthorizedError
 from . import uris
+from .access import LOCAL, AccessError, Key, own_key
 from .owner import TAKEN_ERRORS, NameTakenError, Owner
 from .uris import Address
 
@@ -37,6 +39,16 @@ PING_EVERY, PING_TIMEOUT = 5.0, 3.0
 RARELY = 20.0
 """Seconds between pings of a device's session. It is pinged at once when its server's ends."""
 CBOR = CBORObjectSerializer()
+REFUSALS = (
+    "wamp.error.not_authorized",
+    "wamp.error.authentication_failed",
+    "wamp.error.no_auth_method",
+    "wamp.error.no_such_principal",
+    "wamp.error.no_such_role",
+)
+"""The errors of a router that works, and does not allow what was asked."""
+REFUSED_PAUSE_S = 30.0
+"""Ask again after this time what the router has refused: somebody may have allowed it."""
 CLAIM_AGAIN = 1.0
 """Seconds between attempts to register a name that another session has."""
 
@@ -48,20 +60,36 @@ class Session(ApplicationSession):
     and with an empty text once the name is back.
     """
 
-    def __init__(self, realm: str, owner: Owner | None = None) -> None:
+    def __init__(self, realm: str, owner: Owner | None = None, key: Key | None = None) -> None:
         super().__init__(ComponentConfig(realm))
         loop = asyncio.get_running_loop()
         self.joined: asyncio.Future[None] = loop.create_future()
         self.over: asyncio.Future[str] = loop.create_future()
-        self.owner = owner
+        self.owner, self.key = owner, key
+        self.refusal = ""
+        """Why the router does not let it in."""
         self.displaced: Callable[[str], None] = lambda _: None
         self._claims: dict[int, tuple[Callable[..., Any], str, str, str | None]] = {}
         self._taking_back: set[asyncio.Task[None]] = set()
 
     def onConnect(self) -> None:
-        """Join the realm, with the owner of this session for the router."""
-        if self._transport:  # None if the connection was given up meanwhile
-            self.join(self.config.realm, authextra=self.owner and self.owner.as_extra())
+        """Join the realm, with the owner and the key of this session."""
+        if not self._transport:  # None if the connection was given up meanwhile
+            return
+        extra = self.owner.as_extra() if self.owner else {}
+        if self.key:
+            extra["pubkey"] = self.key.public
+            # A router without keys, such as Crossbar with the shipped file, lets everybody in.
+            methods = ["cryptosign", "anonymous"]
+            self.join(self.config.realm, methods, self.key.name, authextra=extra)
+        else:
+            self.join(self.config.realm, authextra=extra or None)
+
+    def onChallenge(self, challenge: Any) -> str:
+        """Return the signed challenge, which proves who it is."""
+        assert self.key  # noqa: S101  (only who has a key is challenged)
+        message = bytes.fromhex(challenge.extra["challenge"])
+        return self.key.sign(message).hex() + message.hex()
 
     async def claim(
         self,
@@ -165,6 +193,8 @@ class Session(ApplicationSession):
 
     def onLeave(self, details: Any) -> None:
         """End the session with the reason of the router, and fail every call in progress."""
+        if details.reason in REFUSALS and not self.joined.done():
+            self.refusal = details.message or details.reason
         self._end(f"{details.reason} {details.message or ''}".strip())
         lost = ApplicationError(details.reason, details.message)
         self._errback_outstanding_requests(lost)  # type: ignore[no-untyped-call]
@@ -195,10 +225,11 @@ async def join(
 ) -> AsyncIterator[Session]:
     """Join a realm, and leave it at the end. The router is pinged every so many seconds.
 
-    Raises OSError or TimeoutError if there is no connection within ``JOIN_WITHIN`` seconds, or no
-    answer ``within`` as many.
+    The key is that of the owner's server, or else ``hcam``'s own. Raises OSError or TimeoutError if
+    there is no connection within ``JOIN_WITHIN`` seconds, or no answer ``within`` as many;
+    NotAuthorizedError if the router refuses, AccessError if the key file cannot be used.
     """
-    session = Session(realm, owner)
+    session = Session(realm, owner, own_key(owner.server if owner else LOCAL))
     loop = asyncio.get_running_loop()
     factory = WampWebSocketClientFactory(
         lambda: session,
@@ -223,6 +254,8 @@ async def join(
         async with patience(within):
             ends: list[asyncio.Future[Any]] = [session.joined, session.over, protocol.is_closed]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if session.refusal:
+            raise NotAuthorizedError(refused(address, session, session.refusal))
         if session.over.done() or not session.joined.done():
             why = session.over.result() if session.over.done() else "the connection was lost"
             raise ConnectionError(f"{address} did not let us in: {why}")
@@ -233,6 +266,22 @@ async def join(
     finally:
         if transport:
             transport.abort()
+
+
+def refused(address: Address, session: Session, reason: str) -> str:
+    """Return a sentence that a router does not allow something to a session, and what to do."""
+    program = session.owner.server if session.owner else LOCAL
+    if session.key:
+        return (
+            f"the router at {address} refuses {session.key.name!r} (the name of the key of "
+            f"{program}; role {session.key.role}): {reason}; on its machine, hcam access list "
+            "prints who may join"
+        )
+    return (
+        f"the router at {address} refuses {program}, which has no key: {reason}; there is no "
+        f"HCAM_HOME/access/keys/{program}.key, and HCAM_KEY is not set; on the router's machine, "
+        "hcam access add makes a key"
+    )
 
 
 class Outages:
@@ -272,21 +321,42 @@ async def keep_joined(
 ) -> None:
     """Join, call ``on_join``, and join again whenever the session is over, for ever.
 
-    Joining and ``on_join`` happen within a ``turn``: their deadlines count from its beginning.
+    Joining and ``on_join`` happen within a ``turn``: their deadlines count from its beginning. What
+    the router refuses is logged once, and tried again after a long pause.
     """
     backoff = Backoff(FIRST_PAUSE, LAST_PAUSE)
+    told = False
     while True:
         try:
             async with AsyncExitStack() as stack:
                 async with turn():
                     joining = join(address, realm, owner, PATIENT, ping_every)
                     session = await stack.enter_async_context(joining)
-                    await on_join(session)
+                    await _set_up(session, address, on_join)
                 OUTAGES.end(address, realm)
                 backoff.reset()
+                told = False
                 log.debug("session with %s is over: %s", address, await session.over)
         except NameTakenError as error:
             log.debug("%s", error)
+        except (NotAuthorizedError, AccessError) as error:
+            level = logging.DEBUG if told else logging.ERROR
+            log.log(level, "%s; trying again every %g s", error, REFUSED_PAUSE_S)
+            told = True
+            await asyncio.sleep(REFUSED_PAUSE_S)
+            continue
         except (OSError, TimeoutError, WampError) as error:
             OUTAGES.begin(address, realm, error)
         await asyncio.sleep(backoff.next())
+
+
+async def _set_up(
+    session: Session, address: Address, on_join: Callable[[Session], Awaitable[None]]
+) -> None:
+    """Call ``on_join``; raise NotAuthorizedError if the router does not allow what it asks."""
+    try:
+        await on_join(session)
+    except ApplicationError as error:
+        if error.error in REFUSALS:
+            raise NotAuthorizedError(refused(address, session, error.error_message())) from None
+        raise

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from .. import HcamError
 from ..config.router import DEFAULT_HOST, DEFAULT_PORT
+from .access import own_key
 
 REALM = "hipercam"
 REPLAY = "replay"
@@ -90,8 +91,14 @@ class Address(NamedTuple):
 
 
 def address() -> Address:
-    """Return where ``WAMP_SERVER`` says that the router is."""
-    return Address.parse(os.environ.get("WAMP_SERVER") or str(Address()))
+    """Return where the router is: as WAMP_SERVER says, else the key file at HCAM_KEY.
+
+    Raises HcamError if what says so has a mistake.
+    """
+    if given := os.environ.get("WAMP_SERVER"):
+        return Address.parse(given)
+    key = own_key() if os.environ.get("HCAM_KEY") else None
+    return Address.parse(key.router) if key else Address()
 
 
 def expand(short: str) -> str:

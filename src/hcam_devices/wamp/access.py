@@ -1,0 +1,284 @@
+"""Who may join the router: a list of people and programs, and the key file that each of them has.
+
+The router reads ``HCAM_HOME/access/people.json`` whenever somebody joins, so a change takes effect
+at once. It has public keys and hashes of tokens only. A key file has the secrets: its owner alone
+may read it. Programs of this machine find theirs in ``HCAM_HOME/access/keys``.
+"""
+
+import fcntl
+import json
+import os
+import re
+import secrets
+import stat
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from .. import HcamError
+from ..host.home import home, writable_or_explain
+
+LOCAL = "local"
+"""The name of the key of ``hcam`` and of scripts on the machine of the router."""
+ANONYMOUS = "anonymous"
+"""The name of whoever joins without a key: nobody else can have it."""
+PEOPLE = "people.json"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}", re.ASCII)
+HEX_KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+class AccessError(HcamError):
+    """A key file or the list of people cannot be used, with what to do about it."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """The content of a key file.
+
+    ``router`` is host:port, ``key`` an Ed25519 seed in hexadecimal, ``token`` the secret for HTTP,
+    ``ca`` the certificate in PEM by which a router with TLS is known (empty without TLS).
+    """
+
+    name: str
+    role: str
+    router: str
+    key: str
+    token: str
+    ca: str = ""
+
+    @classmethod
+    def new(cls, name: str, role: str, router: str) -> "Key":
+        """Return a key with new secrets."""
+        return cls(name, role, router, secrets.token_hex(32), secrets.token_urlsafe(32))
+
+    @property
+    def public(self) -> str:
+        """The public key, in hexadecimal."""
+        return str(self._private().public_key().public_bytes_raw().hex())
+
+    @property
+    def token_hash(self) -> str:
+        """The SHA-256 of the token, in hexadecimal."""
+        return sha256(self.token.encode()).hexdigest()
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the Ed25519 signature of a message."""
+        return bytes(self._private().sign(message))
+
+    def _private(self) -> Any:
+        # Not above, because hcam call signs nothing with it: 20 ms.
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415
+            Ed25519PrivateKey,
+        )
+
+        return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(self.key))
+
+    def as_text(self) -> str:
+        """Return the key as TOML."""
+        lines = (f"{name} = {json.dumps(value)}" for name, value in asdict(self).items() if value)
+        return "\n".join(
+            ["# Secret. Whoever can read this file can do what its role may.", *lines, ""]
+        )
+
+
+@dataclass(frozen=True)
+class Person:
+    """Who may join: a person or a program, with public keys and the hash of the token for HTTP."""
+
+    role: str
+    keys: tuple[str, ...]
+    token: str | None = None
+
+
+# --- key files ------------------------------------------------------------------------------
+
+
+def read_key(path: Path) -> Key:
+    """Return the key in a file. Raises AccessError if others can read it, or it is no key file."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = file.read()
+    except OSError as error:
+        raise AccessError(f"the key file {path} cannot be read: {error.strerror}") from None
+    if mode & OTHERS:
+        raise AccessError(f"others can read the key file {path}: chmod 600 {path}")
+    try:
+        key = Key(**tomllib.loads(content.decode()))
+        if not all(isinstance(value, str) for value in asdict(key).values()):
+            raise TypeError("its values are texts")
+        if not HEX_KEY.fullmatch(key.key):
+            raise ValueError("key is no Ed25519 seed of 64 hexadecimal digits")
+    except (ValueError, TypeError) as error:
+        raise AccessError(f"{path} is no key file: {error}") from None
+    return key
+
+
+def own_key(program: str = LOCAL) -> Key | None:
+    """Return the key of a program: that at HCAM_KEY, else its own in HCAM_HOME; None without any.
+
+    Raises AccessError if the file cannot be used.
+    """
+    if given := os.environ.get("HCAM_KEY"):
+        return read_key(Path(given))
+    try:
+        path = keys_folder(folder()) / f"{program}.key"
+        path.stat()
+    except (OSError, HcamError):  # no such key, a home of another user, or no home at all
+        return None
+    return read_key(path)
+
+
+def folder() -> Path:
+    """Return the folder of the list of people and of the keys, in HCAM_HOME."""
+    return home() / "access"
+
+
+def keys_folder(folder: Path) -> Path:
+    """Return where the programs of this machine find their keys."""
+    return folder / "keys"
+
+
+def name_of_router(folder: Path, address: str) -> str:
+    """Return the address of the router in the keys of this machine; ``address`` without any.
+
+    Requests over HTTP are signed for this name, whatever port the router has now.
+    """
+    path = keys_folder(folder) / f"{LOCAL}.key"
+    return read_key(path).router if path.exists() else address
+
+
+# --- the list of people ---------------------------------------------------------------------
+
+
+def people(folder: Path) -> dict[str, Person]:
+    """Return who may join, by name. Raises AccessError if the list cannot be used."""
+    path = folder / PEOPLE
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise AccessError(f"{path} cannot be read: {error.strerror}") from None
+    if path.stat().st_mode & OTHERS:
+        raise AccessError(f"others can read {path}: chmod 600 {path}")
+    try:
+        return {
+            name: Person(one["role"], tuple(one["keys"]), one["token"])
+            for name, one in json.loads(content).items()
+        }
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise AccessError(
+            f"{path} is damaged ({type(error).__name__}: {error}): repair it, or remove it and "
+            "start the router again, which lets in the programs of this machine only"
+        ) from None
+
+
+def add(folder: Path, name: str, role: str, router: str, path: Path | None = None) -> Path:
+    """Let somebody in; return the path of the new key file, in the folder if none is given.
+
+    Raises AccessError if the name is taken, or is none, or the file exists.
+    """
+    with _changed(folder) as known:
+        _require_new(name, known)
+        path = path or keys_folder(folder) / f"{name}.key"
+        if path.exists():
+            raise AccessError(f"{path} exists already: remove it, or choose another with --out")
+        key = Key.new(name, role, router)
+        write_secret(path, key.as_text())
+        known[name] = Person(role, (key.public,), key.token_hash)
+    return path
+
+
+def add_public(folder: Path, name: str, role: str, public: str) -> None:
+    """Let somebody in whose key was made elsewhere; or give somebody a further key.
+
+    Raises AccessError if the name is taken by another role, or is none, or the key is none.
+    """
+    public = public.lower()
+    if not HEX_KEY.fullmatch(public):
+        raise AccessError("a public key is 64 hexadecimal digits")
+    with _changed(folder) as known:
+        before = known.get(name)
+        if before is None or before.role != role:
+            _require_new(name, known)
+            known[name] = Person(role, (public,))
+        elif public not in before.keys:
+            known[name] = replace(before, keys=(*before.keys, public))
+
+
+def remove(folder: Path, name: str) -> None:
+    """Shut somebody out, and remove the key file in the folder. Raises AccessError if unknown."""
+    with _changed(folder) as known:
+        if known.pop(name, None) is None:
+            raise AccessError(
+                f"there is no {name!r}; there are {', '.join(sorted(known)) or 'none'}"
+            )
+        (keys_folder(folder) / f"{name}.key").unlink(missing_ok=True)
+
+
+def make_missing(folder: Path, roles: Mapping[str, str], router: str) -> None:
+    """Make the keys that programs of this machine lack (their roles by name), and let them in.
+
+    A key that was copied to another machine keeps its right to join. New keys say that
+    the router is at ``router``.
+    """
+    with _changed(folder) as known:
+        for name, role in roles.items():
+            path = keys_folder(folder) / f"{name}.key"
+            if path.exists():
+                key = read_key(path)
+            else:
+                key = Key.new(name, role, router)
+                write_secret(path, key.as_text())
+            before = known.get(name, Person(role, ()))
+            if before.role != role or key.public not in before.keys:
+                known[name] = Person(role, (*before.keys, key.public), key.token_hash)
+
+
+def _require_new(name: str, known: Mapping[str, Person]) -> None:
+    if not NAME.fullmatch(name) or name == ANONYMOUS:
+        raise AccessError(f"{name!r} is not a name (letters, digits, and any of _ . @ -)")
+    if name in known:
+        raise AccessError(
+            f"{name} is already there, with the role {known[name].role}: remove it first "
+            f"(hcam access remove {name}), or choose another name"
+        )
+
+
+@contextmanager
+def _changed(folder: Path) -> Iterator[dict[str, Person]]:
+    """Give the list of people to be changed, and write it afterwards if it has changed."""
+    path = folder / PEOPLE
+    with writable_or_explain(path):
+        for each in (folder, keys_folder(folder)):
+            each.mkdir(mode=0o700, parents=True, exist_ok=True)
+            each.chmod(0o700)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with os.fdopen(lock, "r+"):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known = people(folder)
+        before = dict(known)
+        yield known
+        if known != before or not path.exists():
+            content = {name: asdict(person) for name, person in sorted(known.items())}
+            write_secret(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_secret(path: Path, text: str) -> None:
+    """Write a file that its owner alone can read, as a whole or not at all. Raises HcamError."""
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with writable_or_explain(path):
+        try:
+            with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(path)
+        finally:
+            fresh.unlink(missing_ok=True)

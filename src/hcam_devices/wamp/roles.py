@@ -1,0 +1,207 @@
+"""Who may do what on the router: roles of Crossbar, made from the declarations of the devices.
+
+People are observers, operators or engineers; each server has a role of its own, so that none can
+take the names of another. What no rule allows is refused.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from ..config.instrument import Entry
+from ..core.fields import Setpoint
+from . import uris
+from .access import LOCAL
+from .agent import OWN_PROCEDURES
+
+Action: TypeAlias = Literal["call", "register", "publish", "subscribe"]
+ACTIONS: tuple[Action, ...] = ("call", "register", "publish", "subscribe")
+
+OBSERVER, OPERATOR, ENGINEER, RECORDER = "observer", "operator", "engineer", "recorder"
+LOGGER = "hwlogger"
+"""The server whose role is that of the recorder."""
+ADD_TESTAMENT = "wamp.session.add_testament"
+DISCLOSED = {"caller": True, "publisher": True}
+LOOK_UP = (
+    *(
+        f"wamp.{what}.{how}"
+        for what in ("registration", "subscription")
+        for how in ("lookup", "match", "list", "get")
+    ),
+    "wamp.session.count",
+)
+"""What people may ask the router: ``hcam call`` and ``hcam publish`` do."""
+WHOSE_NAME = ("wamp.registration.lookup", "wamp.registration.list_callees", "wamp.session.get")
+"""What a server asks when another has its name, and the recorder of each name."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is allowed at a URI, or, if it is empty or ends in a dot, wherever one begins so."""
+
+    uri: str
+    allow: frozenset[Action]
+
+    @property
+    def is_prefix(self) -> bool:
+        """Whether it holds for every URI that begins with it."""
+        return not self.uri or self.uri.endswith(".")
+
+    def covers(self, uri: str) -> bool:
+        """Return whether it holds for a URI."""
+        return uri.startswith(self.uri) if self.is_prefix else uri == self.uri
+
+
+def merged(rules: Iterable[Rule]) -> list[Rule]:
+    """Return rules, one for each URI, of which the longest alone decides as all together do.
+
+    That is how Crossbar decides; rules do not add up there. Where a URI goes on after that of an
+    exact rule, it allows nothing.
+    """
+    given = set(rules)
+    return [
+        Rule(uri, frozenset[Action]().union(*(one.allow for one in given if one.covers(uri))))
+        for uri in sorted({one.uri for one in given})
+    ]
+
+
+def role_of(server: str) -> str:
+    """Return the role of a server."""
+    return RECORDER if server == LOGGER else f"device-{server}"
+
+
+def servers(entries: Iterable[Entry]) -> list[str]:
+    """Return the servers that have a role of their own, also those that are none of ours."""
+    declared = _Declarations(entries)
+    return sorted([*declared.servers, *declared.strangers()])
+
+
+def programs(entries: Iterable[Entry]) -> dict[str, str]:
+    """Return the roles of the programs on the router's machine, by the names of their keys."""
+    servers = {entry.server for entry in entries} | {LOGGER}
+    return {LOCAL: ENGINEER} | {server: role_of(server) for server in sorted(servers)}
+
+
+def roles(entries: Iterable[Entry]) -> list[dict[str, Any]]:
+    """Return Crossbar's roles in the realm of an instrument with these devices."""
+    return [_role(name, rules) for name, rules in _Declarations(entries).rules().items()]
+
+
+def replay_roles(entries: Iterable[Entry]) -> list[dict[str, Any]]:
+    """Return Crossbar's roles in the realm in which recorded nights are published again."""
+    watch = _rules("subscribe", [f"{uris.PREFIX}."])
+    replay = [
+        *watch,
+        *_rules("publish", [f"{uris.PREFIX}."]),
+        *_rules("call", ["wamp.session.count"]),
+    ]
+    rules = {OBSERVER: watch, OPERATOR: replay, ENGINEER: replay}
+    return [_role(name, rules.get(name, [])) for name in _Declarations(entries).rules()]
+
+
+def least_role(*, read_only: bool = False, audience: str | None = None) -> str:
+    """Return the least of the roles of people that may call a procedure declared so."""
+    if audience is None or audience == "program":
+        return OBSERVER if read_only else OPERATOR
+    return audience
+
+
+class _Declarations:
+    """The names of devices on the network, with what may be called and set there."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self.entries = list(entries)
+        self.devices = {entry.name: entry.build() for entry in self.entries}
+        self.servers = sorted({entry.server for entry in self.entries} | {LOGGER})
+
+    def rules(self) -> dict[str, list[Rule]]:
+        """Return what each role allows."""
+        observer = [
+            *_rules("subscribe", [f"{uris.PREFIX}."]),
+            *_rules("call", [*LOOK_UP, *self.procedures(OBSERVER)]),
+        ]
+        operator = [
+            *observer,
+            *_rules("call", self.procedures(OPERATOR)),
+            *_rules("publish", [one for entry in self.entries for one in self.setpoints(entry)]),
+        ]
+        engineer = [*operator, *_rules("call", [f"{uris.PREFIX}."])]
+        return {
+            OBSERVER: observer,
+            OPERATOR: operator,
+            ENGINEER: engineer,
+            **{role_of(server): self.server(server) for server in self.servers},
+            **{role_of(name): [*operator, *self.stranger(name)] for name in self.strangers()},
+        }
+
+    def procedures(self, role: str) -> Iterator[str]:
+        """Yield what people need at least a role to call."""
+        for entry in self.entries:
+            needed = {name: least_role(**rights) for name, rights in OWN_PROCEDURES.items()}
+            for name, one in self.devices[entry.name].procedures().items():
+                needed[name] = least_role(read_only=one.read_only, audience=one.audience)
+            for alias in entry.names:
+                yield from (uris.rpc(alias, name) for name in needed if needed[name] == role)
+
+    def setpoints(self, entry: Entry) -> Iterator[str]:
+        """Yield the topics on which the setpoints of a device are published."""
+        for name, field in self.devices[entry.name].fields.items():
+            if isinstance(field, Setpoint):
+                yield from (uris.setpoint(alias, name) for alias in entry.names)
+
+    def server(self, server: str) -> list[Rule]:
+        """Return what a server may do: present its devices, and call their peers."""
+        entries = [entry for entry in self.entries if entry.server == server]
+        names = [name for entry in entries for name in entry.names]
+        topics = [uris.status(server), *(uris.telemetry(entry.name) for entry in entries)]
+        setpoints = [one for entry in entries for one in self.setpoints(entry)]
+        peers = [
+            uris.rpc(peer, procedure)
+            for entry in entries
+            for peer, called in self.devices[entry.name].peers.items()
+            for procedure in called
+        ]
+        rules = [
+            *_rules("register", [uris.journal(server, ""), *map(uris.rpc, names)]),
+            *_rules("publish", [*topics, *(uris.wire(entry.name) for entry in entries)]),
+            *_rules("subscribe", [*topics, *setpoints]),
+            *_rules("call", [ADD_TESTAMENT, *WHOSE_NAME, *peers]),
+        ]
+        if server == LOGGER:
+            samples = [uris.rpc(entry.name, "samples") for entry in self.entries]
+            journals = [uris.journal(one, "") for one in self.servers]
+            rules += _rules("subscribe", [f"{uris.PREFIX}.", uris.REGISTRATIONS])
+            rules += _rules("call", [*journals, *samples])
+        return rules
+
+    def strangers(self) -> set[str]:
+        """Return the peers of devices that are none of the devices, such as the autoguider."""
+        peers = {peer for device in self.devices.values() for peer in device.peers}
+        return peers - {name for entry in self.entries for name in entry.names}
+
+    def stranger(self, name: str) -> list[Rule]:
+        """Return what a program that is no server of ours may do under its name."""
+        return [
+            *_rules("register", [uris.rpc(name)]),
+            *_rules("publish", [uris.telemetry(name)]),
+            *_rules("call", [ADD_TESTAMENT]),
+        ]
+
+
+def _rules(action: Action, found: Iterable[str]) -> list[Rule]:
+    return [Rule(uri, frozenset({action})) for uri in found]
+
+
+def _role(name: str, rules: Iterable[Rule]) -> dict[str, Any]:
+    nothing = Rule("", frozenset())
+    return {"name": name, "permissions": [_permission(one) for one in merged([nothing, *rules])]}
+
+
+def _permission(rule: Rule) -> dict[str, Any]:
+    return {
+        "uri": rule.uri,
+        "match": "prefix" if rule.is_prefix else "exact",
+        "allow": {action: action in rule.allow for action in ACTIONS},
+        "disclose": DISCLOSED,
+        "cache": not rule.is_prefix,  # whoever invents names must not fill the memory
+    }

@@ -1,0 +1,182 @@
+"""What the roles allow: of any rules, and of the instrument files of the package."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hcam_devices.config.instrument import load
+from hcam_devices.history.recorder import entry_of
+from hcam_devices.wamp import roles
+from hcam_devices.wamp.roles import ACTIONS, Action, Rule, merged
+
+from .rights import INSTRUMENTS, Right, allowed, rights
+
+SEGMENTS = st.sampled_from(["a", "b", "ab", "c"])
+EXACT = st.lists(SEGMENTS, min_size=1, max_size=4).map(".".join)
+PREFIX = st.lists(SEGMENTS, max_size=3).map(lambda parts: "".join(f"{part}." for part in parts))
+RULES = st.lists(
+    st.builds(Rule, EXACT | PREFIX, st.frozensets(st.sampled_from(ACTIONS))), max_size=8
+)
+
+
+def decision(rules: Iterable[Rule], uri: str, action: Action) -> bool:
+    """Return what Crossbar decides: the longest rule alone does."""
+    return decided({rule.uri: rule for rule in rules}, uri, action)
+
+
+def decided(rules: Mapping[str, Rule], uri: str, action: Action) -> bool:
+    """Do what ``decision`` does, with the rules by URI."""
+    for length in range(len(uri), -1, -1):
+        if rule := rules.get(uri[:length]):
+            return rule.covers(uri) and action in rule.allow
+    return False
+
+
+@given(RULES, EXACT, st.sampled_from(ACTIONS))
+def test_merged_rules_decide_as_if_any_rule_that_matches_may_allow(
+    rules: list[Rule], uri: str, action: Action
+) -> None:
+    wanted = any(rule.covers(uri) and action in rule.allow for rule in rules)
+    if any(uri.startswith(rule.uri) and not rule.is_prefix and rule.uri != uri for rule in rules):
+        assert decision(merged(rules), uri, action) <= wanted  # beside an exact rule: nothing
+    else:
+        assert decision(merged(rules), uri, action) == wanted
+
+
+@given(RULES)
+def test_merged_rules_are_one_for_each_uri(rules: list[Rule]) -> None:
+    found = [rule.uri for rule in merged(rules)]
+    assert sorted(found) == sorted({rule.uri for rule in rules})
+    assert merged(merged(rules)) == merged(rules)
+
+
+def test_each_role_begins_with_a_rule_that_allows_nothing() -> None:
+    for instrument in INSTRUMENTS.values():
+        for make in (roles.roles, roles.replay_roles):
+            for role in make([*instrument.entries.values(), entry_of(instrument)]):
+                assert role["permissions"][0] == {
+                    "uri": "",
+                    "match": "prefix",
+                    "allow": dict.fromkeys(ACTIONS, False),
+                    "disclose": {"caller": True, "publisher": True},
+                    "cache": False,
+                }
+
+
+def generated(name: str) -> dict[str, list[Rule]]:
+    """Return the rules of each role, as they are in Crossbar's configuration."""
+    instrument = load(Path(name))
+    return {
+        role["name"]: [
+            Rule(one["uri"], frozenset(action for action in ACTIONS if one["allow"][action]))
+            for one in role["permissions"]
+        ]
+        for role in roles.roles([*instrument.entries.values(), entry_of(instrument)])
+    }
+
+
+def wrong(rules: Mapping[str, list[Rule]], wanted: Iterable[Right]) -> list[str]:
+    """Return where roles decide otherwise than they should."""
+    known = {role: {rule.uri: rule for rule in found} for role, found in rules.items()}
+    return [
+        f"{role}: {action} {uri} {'refused' if should else 'allowed'}"
+        for role, action, uri, should in wanted
+        if decided(known[role], uri, action) != should
+    ]
+
+
+@pytest.mark.parametrize("name", INSTRUMENTS)
+def test_every_role_may_do_what_it_should_and_nothing_else(name: str) -> None:
+    rules = generated(name)
+    wanted = list(rights(INSTRUMENTS[name]))
+    assert wrong(rules, wanted) == []
+    assert {right.role for right in wanted} == rules.keys()
+
+
+def test_the_names_of_the_published_system_are_for_operators_and_not_for_observers() -> None:
+    rules = generated("hipercam")
+    commands: dict[str, Action] = {
+        "hipercam.FocalPlaneSlide.target_position": "publish",
+        "hipercam.slide.rpc.stage.move": "call",
+        "hipercam.GTC.rpc.do_offset": "call",
+        "hipercam.gtc.rpc.gtc.do_offset": "call",
+    }
+    for uri, action in commands.items():
+        assert decision(rules["operator"], uri, action)
+        assert not decision(rules["observer"], uri, action)
+    assert decision(rules["observer"], "hipercam.NGC.rpc.summary", "call")
+
+
+def _engineer_for_operators(patch: pytest.MonkeyPatch) -> None:
+    real = roles.least_role
+
+    def wide(**declared: Any) -> str:
+        return real(**declared).replace("engineer", "operator")
+
+    patch.setattr(roles, "least_role", wide)
+
+
+def _commands_for_observers(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(roles, "least_role", lambda **_: "observer")
+
+
+def _rules_that_are_not_merged(patch: pytest.MonkeyPatch) -> None:
+    def last(rules: Iterable[Rule]) -> list[Rule]:
+        return list({rule.uri: rule for rule in rules}.values())
+
+    patch.setattr(roles, "merged", last)
+
+
+def _one_role_for_all_servers(patch: pytest.MonkeyPatch) -> None:
+    real = roles._Declarations.server
+
+    def wide(self: roles._Declarations, server: str) -> list[Rule]:
+        return [rule for one in self.servers for rule in real(self, one)]
+
+    patch.setattr(roles._Declarations, "server", wide)
+
+
+def _no_aliases(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("hcam_devices.config.instrument.Entry.names", property(lambda self: (self.name,)))
+
+
+def _nothing_to_watch(patch: pytest.MonkeyPatch) -> None:
+    real = roles._rules
+
+    def blind(action: Action, found: Iterable[str]) -> list[Rule]:
+        return [] if action == "subscribe" else real(action, found)
+
+    patch.setattr(roles, "_rules", blind)
+
+
+def _peers_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("hcam_devices.devices.gtc.Telescope.peers", {})
+
+
+@pytest.mark.parametrize(
+    "mutate",
+    [
+        _engineer_for_operators,
+        _commands_for_observers,
+        _rules_that_are_not_merged,
+        _one_role_for_all_servers,
+        _no_aliases,
+        _nothing_to_watch,
+    ],
+)
+def test_a_fault_of_the_generator_is_found(mutate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = list(rights(INSTRUMENTS["hipercam"]))
+    mutate(monkeypatch)
+    assert wrong(generated("hipercam"), wanted)
+
+
+def test_a_peer_that_is_not_declared_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    trigger: tuple[str, Action] = ("hipercam.ngc.rpc.trigger", "call")
+    assert allowed(INSTRUMENTS["hipercam"], "device-gtcserver", *trigger)
+    assert decision(generated("hipercam")["device-gtcserver"], *trigger)
+    _peers_are_forgotten(monkeypatch)
+    assert not decision(generated("hipercam")["device-gtcserver"], *trigger)
