@@ -16,6 +16,7 @@ import crossbar
 crossbar._import_serializers_quietly()
 
 import click  # noqa: E402
+import door  # noqa: E402
 from autobahn.twisted.websocket import WebSocketServerProtocol  # noqa: E402
 from crossbar import personality  # noqa: E402
 from crossbar.router import router as crossbar_router  # noqa: E402
@@ -27,8 +28,6 @@ from twisted.internet.task import LoopingCall  # noqa: E402
 from twisted.protocols.basic import LineReceiver  # noqa: E402
 from twisted.web.http import HTTPChannel, Request  # noqa: E402
 from txaio import make_logger  # type: ignore[attr-defined]  # noqa: E402
-
-import door  # noqa: E402
 
 log = make_logger()
 
