@@ -231,10 +231,13 @@ class Client(ApplicationSession):
 
 @asynccontextmanager
 async def client(
-    address: Address, serializer: str = "cbor", realm: str = "hipercam"
+    address: Address,
+    serializer: str = "cbor",
+    realm: str = "hipercam",
+    session: Client | None = None,
 ) -> AsyncIterator[Client]:
     """Join a realm over WebSocket."""
-    session = Client(realm)
+    session = session or Client(realm)
     serializers = {"cbor": CBORSerializer, "json": JsonSerializer}
     factory = WampWebSocketClientFactory(
         lambda: session,

@@ -1,17 +1,26 @@
 """The router's door: HTTP with names, in place of Crossbar's bridge.
 
-Imported by ``guarded_crossbar`` in the router's worker, which has Crossbar but not this package.
-``Door`` answers ``POST /call`` and ``POST /publish`` with the bodies of Crossbar's bridge.
+Imported in the router's worker, which has Crossbar but not this package. ``Door`` answers
+``POST /call`` and ``POST /publish`` with the bodies of Crossbar's bridge.
 """
 
+import base64
+import hashlib
+import hmac
 import json
+import math
+import re
+import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 from autobahn.twisted.wamp import ApplicationSession
 from autobahn.wamp.exception import ApplicationError, InvalidUriError
 from autobahn.wamp.types import CallResult, ComponentConfig, PublishOptions
+from people import NOT_AUTHORIZED, people
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
@@ -19,7 +28,6 @@ from txaio import make_logger  # type: ignore[attr-defined]
 
 log = make_logger()
 
-NOT_AUTHORIZED = "wamp.error.not_authorized"
 RUNTIME_ERROR = "wamp.error.runtime_error"
 ANONYMOUS = "anonymous"
 """The name of callers without credentials."""
@@ -29,6 +37,8 @@ OPTIONS = (
     *("eligible_authid", "eligible_authrole", "eligible"),
 )
 """The options of a publication that a request may give."""
+WINDOW_S = 30.0
+"""A signature is valid for this time before and after the time in it."""
 
 
 class RefusedError(Exception):
@@ -48,33 +58,117 @@ class Caller:
     role: str
 
 
+@dataclass
+class Guest:
+    """A session in the router for a caller of HTTP, and its requests without an answer yet."""
+
+    session: Any
+    waiting: int = 0
+
+    def wait_for(self, answer: Any) -> Any:
+        """Count a Deferred as waiting until it has fired; return it."""
+        self.waiting += 1
+        return answer.addBoth(self._answered)
+
+    def _answered(self, result: Any) -> Any:
+        self.waiting -= 1
+        return result
+
+
 class Guests:
-    """Sessions in the router for the callers of HTTP: one for each realm, name and role."""
+    """Sessions in the router: for the callers of HTTP, one for each realm, name and role."""
 
     def __init__(self) -> None:
         self.controller: Any = None
-        self._sessions: dict[tuple[str, Caller], Any] = {}
+        self._guests: dict[tuple[str, Caller], Guest] = {}
 
-    def session(self, realm: str, caller: Caller) -> Any:
-        """Return the caller's session, which is attached to the router of the realm."""
+    def guest(self, realm: str, caller: Caller) -> Guest:
+        """Return the caller's guest, whose session is attached to the router of the realm."""
         router = self.controller.router_factory.get(realm)
-        session = self._sessions.get((realm, caller))
-        if session is None or not router.is_attached(session):  # it may have been killed
-            session = self._sessions[realm, caller] = ApplicationSession(ComponentConfig(realm))
+        guest = self._guests.get((realm, caller))
+        if guest is None or not router.is_attached(guest.session):  # it may have been killed
+            session = ApplicationSession(ComponentConfig(realm))
+            guest = self._guests[realm, caller] = Guest(session)
             self.controller.router_session_factory.add(
                 session, router, authid=caller.name, authrole=caller.role
             )
-        return session
+        return guest
+
+    def look(self, controller: Any) -> None:
+        """End the sessions of people who were removed or have another role now."""
+        known = people.known()
+        for (realm, caller), guest in [*self._guests.items()]:
+            person = known.get(caller.name)
+            same = caller.name == ANONYMOUS or (person and person.role == caller.role)
+            if not same and not guest.waiting:
+                del self._guests[realm, caller]
+                controller.router_session_factory.remove(guest.session)
 
 
 guests = Guests()
 
 
+class Signatures:
+    """Checks signatures of requests to the router of a name; each is valid once."""
+
+    def __init__(self, router: str) -> None:
+        self.router = router
+        self._began = time.monotonic()
+        self._used: dict[str, float] = {}
+
+    def signer(self, request: Any, body: bytes, given: str) -> str:
+        """Return the name of the person who has signed a request.
+
+        It has to be signed for ``router``, or for the name in its Host and the port it came to.
+        """
+        fields = dict(part.strip().partition("=")[::2] for part in given.split(","))
+        if fields.keys() != {"name", "time", "nonce", "mac"}:
+            raise RefusedError(401, NOT_AUTHORIZED, "Hcam needs name, time, nonce and mac")
+        name, signed_at = fields["name"], fields["time"]
+        person = people.known().get(name)
+        path, hashed = request.path.decode("latin-1"), hashlib.sha256(body).hexdigest()
+        secret = (person and person.token) or secrets.token_bytes(32)
+        for router in (
+            self.router,
+            *(f"{host}:{request.getHost().port}" for host in _hosts(request)),
+        ):
+            lines = ("hcam1", "POST", path, router, signed_at, fields["nonce"], hashed)
+            mac = hmac.digest(secret, "\n".join(lines).encode(), "sha256").hex()
+            if hmac.compare_digest(mac.encode(), fields["mac"].encode()):
+                break
+        else:
+            text = f"this is not signed with the token of {name!r} for the router {router}"
+            raise RefusedError(401, NOT_AUTHORIZED, text)
+        self._require_new(mac, signed_at)
+        return name
+
+    def _require_new(self, mac: str, signed_at: str) -> None:
+        now, clock = time.monotonic(), time.time()
+        # What the router answered before it was started again it has forgotten.
+        most = min(WINDOW_S, now - self._began)
+        if not -WINDOW_S <= clock - _number(signed_at) <= most:
+            text = f"it was signed at {signed_at}; the router's clock says {clock:.3f}"
+            raise RefusedError(401, NOT_AUTHORIZED, text)
+        while self._used and self._used[first := next(iter(self._used))] < now - 2 * WINDOW_S:
+            del self._used[first]
+        if mac in self._used:
+            raise RefusedError(401, NOT_AUTHORIZED, "this request was sent already")
+        self._used[mac] = now
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 class Door(Resource):  # type: ignore[misc]
     """What ``POST /call`` or ``POST /publish`` does; the path says which.
 
-    ``extra`` contains: ``realm``; ``anonymous``, the role of callers; ``hosts``, names of the
-    router besides those of loopback; ``max_body``, bytes.
+    ``extra`` contains: ``realm``; ``anonymous``, the role of callers without credentials, or None;
+    ``people``, the file of the others, or None; ``router``, the name for which requests are signed;
+    ``hosts``, names of the router besides those of loopback; ``max_body``, bytes.
     """
 
     isLeaf = True
@@ -85,6 +179,9 @@ class Door(Resource):  # type: ignore[misc]
             extra[key] for key in ("realm", "anonymous", "max_body")
         )
         self.hosts = LOOPBACK | {host.lower() for host in extra["hosts"]}
+        self.signatures = Signatures(extra["router"])
+        if extra["people"]:
+            people.watch(extra["people"])
 
     def render(self, request: Any) -> Any:
         """Answer a request: at once if it is refused, else when the call has returned."""
@@ -94,6 +191,8 @@ class Door(Resource):  # type: ignore[misc]
             answer = self._begin(request)
         except RefusedError as error:
             request.setResponseCode(error.status)
+            if error.status == 401:
+                request.setHeader(b"www-authenticate", b'Basic realm="hipercam"')
             return _dump(error.answer)
         gone: list[Failure] = []
         request.notifyFinish().addErrback(gone.append)
@@ -119,33 +218,74 @@ class Door(Resource):  # type: ignore[misc]
             raise RefusedError(413, text)
         wanted = _parse(request, body)
         self._require_own_host(request)
-        caller = self._caller(request)
+        caller = self._caller(request, body)
         begin, key = BEGIN[request.prepath[-1]]
         uri, args, kwargs = wanted.get(key), wanted.get("args") or [], wanted.get("kwargs") or {}
         if not isinstance(uri, str) or type(args) is not list or type(kwargs) is not dict:
             text = f"the request needs {key}, a text; it may have args, a list, and kwargs, a dict"
             raise RefusedError(400, text)
-        session = guests.session(self.realm, caller)
+        guest = guests.guest(self.realm, caller)
         try:
-            return begin(session, uri, args, kwargs, wanted.get("options") or {})
+            answer = begin(guest.session, uri, args, kwargs, wanted.get("options") or {})
         except InvalidUriError as error:
             raise RefusedError(400, ApplicationError.INVALID_URI, str(error)) from None
         except Exception as error:  # noqa: BLE001  (so Autobahn tells of unsuitable arguments)
             raise RefusedError(400, f"this cannot be sent: {error}") from None
+        return guest.wait_for(answer)
 
-    def _caller(self, request: Any) -> Caller:
-        return Caller(ANONYMOUS, self.anonymous)
+    def _caller(self, request: Any, body: bytes) -> Caller:
+        """Return who has sent a request, by its header Authorization."""
+        headers = request.requestHeaders.getRawHeaders(b"authorization", [])
+        if not headers and self.anonymous:
+            return Caller(ANONYMOUS, self.anonymous)
+        if len(headers) != 1:
+            raise RefusedError(401, NOT_AUTHORIZED, "this router has to know who calls")
+        scheme, _, given = headers[0].decode("latin-1").partition(" ")
+        if scheme.lower() == "hcam":
+            name = self.signatures.signer(request, body, given.strip())
+        else:
+            _require_private(request)
+            name = _owner(scheme.lower(), given.strip())
+        return Caller(name, people.known()[name].role)
 
     def _require_own_host(self, request: Any) -> None:
         """Refuse requests to another name: a web page's name may be pointed to this machine."""
         own = request.getHost().host
-        for header in request.requestHeaders.getRawHeaders(b"host", []):
-            host = header.decode("latin-1").lower()
-            name, colon, port = host.rpartition(":")
-            name = name if colon and port.isdigit() else host
+        for name in _hosts(request):
             if name not in self.hosts and name not in (own, f"[{own}]"):
                 text = f"this router is not {name}: use its address, or name it in [router]"
                 raise RefusedError(421, NOT_AUTHORIZED, text)
+
+
+def _hosts(request: Any) -> list[str]:
+    """Return the names to which a request is addressed, in lower case and without their ports."""
+    headers = request.requestHeaders.getRawHeaders(b"host", [])
+    return [re.sub(r":[0-9]*$", "", header.decode("latin-1").lower()) for header in headers]
+
+
+def _require_private(request: Any) -> None:
+    """Refuse a token that others could read on its way."""
+    host = getattr(request.getClientAddress(), "host", None)
+    if not request.isSecure() and host and not ip_address(host).is_loopback:
+        text = "a token may not cross a network without TLS: use https, and make a new token"
+        raise RefusedError(403, NOT_AUTHORIZED, text)
+
+
+def _owner(scheme: str, given: str) -> str:
+    """Return the name to which the token of a header belongs."""
+    claimed, token = None, given
+    if scheme == "basic":
+        try:
+            claimed, _, token = base64.b64decode(given, validate=True).decode().partition(":")
+        except ValueError:
+            token = ""
+    if scheme in ("basic", "bearer") and token:
+        hashed = hashlib.sha256(token.encode()).digest()
+        for name, person in people.known().items():
+            same = person.token is not None and hmac.compare_digest(person.token, hashed)
+            if same and claimed in (None, name):
+                return str(name)
+    raise RefusedError(401, NOT_AUTHORIZED, "this router knows no such name and token")
 
 
 def _require_no_browser(request: Any) -> None:

@@ -17,6 +17,7 @@ crossbar._import_serializers_quietly()
 
 import click  # noqa: E402
 import door  # noqa: E402
+import people  # noqa: E402
 from autobahn.twisted.websocket import WebSocketServerProtocol  # noqa: E402
 from crossbar import personality  # noqa: E402
 from crossbar.router import router as crossbar_router  # noqa: E402
@@ -166,12 +167,14 @@ class GuardedRouterController(RouterController):  # type: ignore[misc]
 
     def look(self) -> None:
         """Close what has to be closed. Raises nothing: an error would end the looking."""
-        try:
-            closed = [*self._too_late(), *self._too_slow()]
-        except Exception:  # noqa: BLE001  (said in the log; the next look may succeed)
-            log.failure("connections cannot be looked at")
-            return
-        for connection, reason in closed:
+        for look in (self._close_excess, people.look, door.guests.look):
+            try:
+                look(self)
+            except Exception:  # noqa: BLE001  (it is in the log; the next look may succeed)
+                log.failure("connections cannot be looked at")
+
+    def _close_excess(self, _: object) -> None:
+        for connection, reason in [*self._too_late(), *self._too_slow()]:
             _close(connection, reason)
 
     def _too_late(self) -> Iterator[tuple[Any, str]]:

@@ -155,6 +155,8 @@ def with_door(configuration: dict[str, Any], hosts: list[str]) -> dict[str, Any]
     extra = {
         "realm": uris.REALM,
         "anonymous": ROLES[0]["name"],
+        "people": None,
+        "router": "",
         "hosts": hosts,
         "max_body": MAX_MESSAGE_BYTES,
     }

@@ -1,0 +1,138 @@
+"""Who may come in: the list of people, Crossbar's authenticator of keys, and who is shown out.
+
+Imported in the router's worker, which has Crossbar but not this package.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from autobahn.wamp.exception import ApplicationError
+from txaio import make_logger  # type: ignore[attr-defined]
+
+log = make_logger()
+
+NOT_AUTHORIZED = "wamp.error.not_authorized"
+ACCESS_CHANGED = "wamp.close.access_changed"
+
+
+@dataclass(frozen=True)
+class Person:
+    """A role, the public keys and the hash of the token that belong to a name."""
+
+    role: str
+    keys: tuple[str, ...]
+    token: bytes | None
+
+    @classmethod
+    def read(cls, entry: Any) -> "Person":
+        """Return the person of an entry of the file. Raises an error if it has mistakes."""
+        role, keys, token = entry["role"], entry["keys"], entry["token"]
+        if not isinstance(role, str):
+            raise TypeError(f"the role {role!r} is not a text")
+        return cls(
+            role,
+            tuple(_hash(key).hex() for key in keys),
+            None if token is None else _hash(token),
+        )
+
+
+def _hash(text: str) -> bytes:
+    """Return the 32 bytes that a text of the file means."""
+    found = bytes.fromhex(text)
+    if len(found) != 32:
+        raise ValueError(f"{text!r} is not 64 hexadecimal digits")
+    return found
+
+
+class People:
+    """The people of one file, read again when it has changed.
+
+    A file that is missing or has mistakes changes nothing: the people last read stay.
+    """
+
+    def __init__(self) -> None:
+        self.file: str | None = None
+        self._known: dict[str, Person] = {}
+        self._seen: tuple[int, ...] | None = None
+
+    def watch(self, file: str) -> None:
+        """Read people from this file from now on. Raises ValueError if there is another one."""
+        if self.file not in (None, file):
+            raise ValueError(f"people are read from {self.file} already, not from {file}")
+        self.file = file
+
+    def known(self) -> dict[str, Person]:
+        """Return the people by their names."""
+        if self.file is None:
+            return {}
+        seen: tuple[int, ...] = ()
+        try:
+            stat = os.stat(self.file)
+            seen = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+        except OSError as error:
+            log.debug("{error}", error=error)
+        if seen != self._seen:
+            self._seen = seen
+            self._read(self.file)
+        return self._known
+
+    def _read(self, file: str) -> None:
+        try:
+            with open(file, encoding="utf-8") as opened:
+                entries = json.load(opened).items()
+            self._known = {name: Person.read(entry) for name, entry in entries}
+        except Exception as error:  # noqa: BLE001  (any mistake in the file)
+            text = "{file} cannot be read, so the people known before stay: {error!r}"
+            log.error(text, file=file, error=error)
+
+
+people = People()
+
+
+def create(config: dict[str, Any], controller: Any) -> Callable[..., dict[str, Any]]:
+    """Return Crossbar's authenticator of keys; ``config`` contains ``people``, a file."""
+    people.watch(config["people"])
+
+    def cryptosign(realm: str, authid: str, details: dict[str, Any]) -> dict[str, Any]:
+        key = (details["authextra"] or {}).get("pubkey")
+        person = people.known().get(authid)
+        if person is None or key not in person.keys:
+            text = f"this router knows no such key of {authid!r}: see hcam access list"
+            raise ApplicationError(NOT_AUTHORIZED, text)
+        extra = {"pubkey": key}
+        return {**extra, "realm": realm, "authid": authid, "role": person.role, "extra": extra}
+
+    return cryptosign
+
+
+def look(controller: Any) -> None:
+    """Show out of the router who was removed, has lost a key or has another role now."""
+    known = people.known()
+    for realm in controller.realms.values():
+        for sessions in [*realm.router._authid_to_sessions.values()]:
+            for session in [*sessions]:
+                if session.authmethod != "cryptosign":
+                    continue
+                try:
+                    _show_out_unless(known.get(session.authid), session)
+                except Exception:  # noqa: BLE001  (the others have to be looked at)
+                    log.failure("a session cannot be shown out")
+
+
+def _show_out_unless(person: Person | None, session: Any) -> None:
+    if person is None:
+        reason = f"{session.authid!r} was removed"
+    elif person.role != session.authrole:
+        reason = f"{session.authid!r} has the role {person.role} now"
+    elif session.authextra["pubkey"] not in person.keys:
+        reason = f"this key of {session.authid!r} was removed"
+    else:
+        return
+    if session._goodbye_sent:  # it has not gone since the last look
+        session._transport.dropConnection(abort=True)
+    else:
+        log.warn("showing out session {id}: {reason}", id=session._session_id, reason=reason)
+        session.leave(ACCESS_CHANGED, reason)
