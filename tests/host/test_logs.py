@@ -90,3 +90,52 @@ def test_an_outage_of_the_router_is_logged_once_however_many_sessions_it_ends(
         ("INFO", "the router at 127.0.0.1:1 is there again, after"[:40]),
     ]
     assert said == 2 * once
+
+
+TO_THE_JOURNAL = """
+import logging, os, sys
+found = os.fstat(2)
+os.environ["JOURNAL_STREAM"] = f"{found.st_dev}:{found.st_ino + int(sys.argv[1])}"
+from hcam_devices.host import logs
+logs.set_up("debug")
+logging.debug("a")
+logging.info("b")
+logging.warning("c")
+try:
+    1 / 0
+except ZeroDivisionError:
+    logging.exception("d")
+"""
+
+
+@pytest.mark.parametrize("another", [0, 1])
+def test_lines_for_the_journal_begin_with_their_priority(another: int) -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", TO_THE_JOURNAL, str(another)],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stderr.splitlines()
+    first = [line[:3] for line in said]
+    assert len(said) > 5, "a traceback has lines of its own"
+    if another:
+        assert not any(line.startswith("<") for line in said), "it is not the journal's stream"
+    else:
+        assert first == ["<7>", "<6>", "<4>", *["<3>"] * (len(said) - 3)]
+
+
+FAILS = """
+import os
+found = os.fstat(2)
+os.environ["JOURNAL_STREAM"] = f"{found.st_dev}:{found.st_ino}"
+from hcam_devices.cli.main import main
+main(["config", "check", "--instrument", "/nosuch.toml"])
+"""
+
+
+def test_the_error_that_ends_a_program_is_one_in_the_journal() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FAILS], stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("<3>Error: /nosuch.toml: cannot be read")

@@ -76,6 +76,8 @@ class Declared:
         for server in self.servers:
             status = f"hipercam.{server}.status"
             self.owner[status] = self.heard[status] = server
+            about = f"hipercam.{server}.rpc.about"
+            self.owner[about], self.procedures[about] = server, "observer"
             for name in ("", *OF_JOURNALS):
                 self.owner[f"hipercam.{server}.journal.{name}"] = server
 

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import logging
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -124,3 +125,22 @@ async def test_connections_that_find_no_open_file_are_one_sentence(
     assert [one for one in said if "files" in one] == [one for one in said if "accepted" in one]
     assert len([one for one in said if "accepted" in one]) == 1
     assert any("a true surprise" in one for one in said)
+
+
+async def test_systemd_is_told_that_a_server_is_ready_although_there_is_no_router(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "100000")
+        running = asyncio.create_task(server("hwserver", "pressure1", tmp_path).run())
+        heard: set[bytes] = set()
+        try:
+            async with asyncio.timeout(AT_MOST):
+                while heard != {b"READY=1", b"WATCHDOG=1"}:
+                    heard.add(await asyncio.get_running_loop().sock_recv(manager, 100))
+        finally:
+            running.cancel()
+            await asyncio.wait([running])

@@ -137,6 +137,14 @@ LOG_LEVEL = click.Option(
 )
 
 
+class Failure(click.ClickException):
+    """An error as a sentence, and exit status 1; an error, too, in systemd's journal."""
+
+    def show(self, file: Any = None) -> None:
+        """Print the sentence to standard error."""
+        click.echo(logs.with_priority(f"Error: {self.format_message()}", "ERROR"), err=True)
+
+
 class Command(click.Command):
     """A command with a log, whose errors are a sentence and exit status 1; after Ctrl-C it is 130.
 
@@ -178,7 +186,7 @@ class Command(click.Command):
         except KeyboardInterrupt:
             raise SystemExit(130) from None
         except HcamError as error:
-            raise click.ClickException(str(error)) from None
+            raise Failure(str(error)) from None
         finally:
             if sys.stdout:
                 sys.stdout.flush()  # an error of the flush at the end of a program would be none

@@ -27,6 +27,8 @@ LOCK = Path(__file__).parent.parent / "data" / "router.lock"
 STAMP = "hcam-stamp"
 """The file that is written last into the router's environment, with the versions in it."""
 
+GIT_WITHIN_S = 2.0
+
 UV_VARIABLES = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE", "proxy": "ALL_PROXY"}
 """The settings of pip that uv does not read, and the variables that uv has for them."""
 
@@ -68,6 +70,25 @@ def this_program() -> str:
 def install_extra(name: str) -> str:
     """Return the command that adds an optional extra to this installation."""
     return f"{sys.executable} -m pip install 'hcam_devices[{name}]'"
+
+
+def commit() -> str:
+    """Return the commit of the checkout from which this package runs; ``-dirty`` if it was changed.
+
+    It is empty if the package does not run from a checkout, or git does not tell within 2 s.
+    """
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists():
+        return ""
+    command = ["git", "--no-optional-locks", "-C", str(root), "describe"]
+    command += ["--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(  # noqa: S603
+            command, capture_output=True, encoding="ascii", timeout=GIT_WITHIN_S, check=False
+        )
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
 
 
 def router_folders() -> list[Path]:

@@ -1,6 +1,7 @@
 """How programs log: to standard error, in UTC, and without endless repetition."""
 
 import logging
+import os
 import re
 import time
 from collections import OrderedDict
@@ -13,6 +14,8 @@ LEVELS = ("debug", "info", "warning", "error")
 PACKAGE = str(Path(__file__).parent.parent)
 """The folder of this package, by which its own messages are known."""
 REPEAT_AFTER_S = 3600.0
+PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
+"""The priority of each level in systemd's journal (syslog(3))."""
 MAX_CAUSES = 256
 """The number of causes that are remembered. The one that was logged longest ago is forgotten."""
 
@@ -37,6 +40,25 @@ def set_up(level: str) -> None:
     logging.captureWarnings(True)
 
 
+def goes_to_journal() -> bool:
+    """Return whether systemd's journal takes what this process writes to standard error."""
+    try:
+        found = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def with_priority(text: str, level: str) -> str:
+    """Return lines as the journal takes them, which begin with the priority of a level.
+
+    Where standard error does not go to the journal, the text is returned as it is.
+    """
+    if not goes_to_journal():
+        return text
+    return "".join(f"<{PRIORITIES[level]}>{line}" for line in text.splitlines(keepends=True))
+
+
 class _Handler(logging.Handler):
     """Writes to standard error. Messages that cannot be written at once are dropped and counted."""
 
@@ -48,7 +70,8 @@ class _Handler(logging.Handler):
         text = self.format(record) + "\n"
         if self.lost:
             text = f"({self.lost} messages could not be written here)\n{text}"
-        self.lost = 0 if output.write(2, text) else self.lost + 1
+        written = output.write(2, with_priority(text, record.levelname))
+        self.lost = 0 if written else self.lost + 1
 
 
 class Repeats(logging.Filter):

@@ -136,6 +136,8 @@ class _Declarations:
 
     def procedures(self, role: str) -> Iterator[str]:
         """Yield what people need at least a role to call."""
+        if role == OBSERVER:
+            yield from (uris.rpc(server, "about") for server in self.servers)
         for entry in self.entries:
             needed = {name: least_role(**rights) for name, rights in OWN_PROCEDURES.items()}
             for name, one in self.devices[entry.name].procedures().items():
@@ -162,7 +164,8 @@ class _Declarations:
             for procedure in called
         ]
         rules = [
-            *_rules("register", [uris.journal(server, ""), *map(uris.rpc, names)]),
+            *_rules("register", [uris.journal(server, ""), uris.rpc(server, "about")]),
+            *_rules("register", map(uris.rpc, names)),
             *_rules("publish", [*topics, *(uris.wire(entry.name) for entry in entries)]),
             *_rules("subscribe", [*topics, *setpoints]),
             *_rules("call", [ADD_TESTAMENT, *WHOSE_NAME, *peers]),

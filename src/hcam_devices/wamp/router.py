@@ -19,7 +19,7 @@ from typing import Any
 
 from ..config.instrument import Instrument
 from ..errors import ProtocolError, RouterError
-from ..host import output, rotation
+from ..host import output, rotation, systemd
 from ..host.http import Connection
 from ..host.installation import installed_router, this_program
 from ..host.limits import raise_open_files_limit
@@ -253,7 +253,8 @@ async def run(instrument: Instrument, port: int, folder: Path) -> int:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=file,
             stderr=file,
-            env=os.environ | {"TZ": "UTC"},  # for the times in its log
+            # UTC for the times in its log. Crossbar would tell systemd too early that it is ready.
+            env=os.environ | {"TZ": "UTC", "NOTIFY_SOCKET": ""},
             start_new_session=True,
         )
     told = asyncio.Event()
@@ -267,9 +268,12 @@ async def run(instrument: Instrument, port: int, folder: Path) -> int:
     try:
         await _wait_until_up(process, port, node / "router.log")
         output.write(1, f"router at ws://127.0.0.1:{port}/ws, realm {uris.REALM}\n")
+        systemd.notify(systemd.READY)
         small = asyncio.create_task(rotation.keep_small(node / "router.log"))
+        fed = asyncio.create_task(systemd.feed_watchdog(lambda: asyncio.to_thread(answers, port)))
         status = await process.wait()
         small.cancel()
+        fed.cancel()
     except RouterError:
         if not told.is_set():
             raise

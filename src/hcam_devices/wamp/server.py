@@ -21,12 +21,14 @@ from .. import HcamError
 from ..config.instrument import Entry, Instrument
 from ..core import capture, sim
 from ..core.device import Device, iso_from_s
-from ..host import surroundings
+from ..host import surroundings, systemd
 from ..host.home import exclusive, home, writable_or_explain
+from ..host.installation import commit
 from ..host.limits import NO_MORE_FILES, raise_open_files_limit
 from ..journal import Journal
 from ..names import did_you_mean
 from . import uris
+from .about import about
 from .agent import Agent
 from .journal_service import JournalService
 from .owner import NameTakenError, Owner
@@ -39,6 +41,8 @@ TIDY_EVERY = 60.0
 RESTART_AFTER = 1.0
 ANSWER_WITHIN = 2.0
 """Start the devices if the router has not said within this time whether the name is taken."""
+PRESENTED_WITHIN = 30.0
+"""Tell systemd after these seconds that the server is ready, also if a device is not presented."""
 MAX_JOINING = 100
 """At most this many devices join at once. Each needs about twenty turns of the loop, which are
 long while all devices are polled; a thousand at once would make each other late."""
@@ -81,6 +85,9 @@ class Server:
         self._joining = asyncio.Semaphore(MAX_JOINING)
         self._waits_for = ""
         self._working: asyncio.Task[None] | None = None
+        self._presented: set[str] = set()
+        self._all_presented = asyncio.Event()
+        self._commit = ""
 
     async def run(self) -> None:
         """Present the devices. Raises AlreadyRunningError if another process has one, or the name.
@@ -95,6 +102,8 @@ class Server:
             with writable_or_explain(path):
                 journal = Journal(path)
             stack.callback(journal.close)
+            noting = asyncio.create_task(self._note_commit())
+            stack.callback(noting.cancel)
             agents = [await self._agent(entry, journal, stack) for entry in self.entries]
             for agent in agents:
                 # A call that ends after its device has ended makes no sample any more.
@@ -121,25 +130,35 @@ class Server:
                 tasks.create_task(self._keep(self.name, self._tidy, journal, agents[0]))
                 watch = partial(surroundings.watch, log.warning, self.folder, path.parent)
                 tasks.create_task(self._keep(self.name, watch))
-                await asyncio.wait([tasks.create_task(self._named.wait())], timeout=ANSWER_WITHIN)
+                tasks.create_task(systemd.feed_watchdog())
+                named = tasks.create_task(self._named.wait())
+                await asyncio.wait([named], timeout=ANSWER_WITHIN)
                 if not self._waits_for:
                     work()
+                if named.done():
+                    presented = tasks.create_task(self._all_presented.wait())
+                    await asyncio.wait([presented], timeout=PRESENTED_WITHIN)
+                systemd.notify(systemd.READY)
 
     async def _work(self, agents: list[Agent], journal: Journal) -> None:
         async with asyncio.TaskGroup() as tasks:
             for agent in agents:
                 tasks.create_task(self._keep(agent.device.name, agent.device.run))
-                join = partial(agent.run, self.address, self.owner, self._turn)
+                turn = partial(self._turn, agent.device.name)
+                join = partial(agent.run, self.address, self.owner, turn)
                 tasks.create_task(self._keep(agent.device.name, join))
             for what, task in self.beside(self, journal).items():
                 tasks.create_task(self._keep(what, task))
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """Wait until the server has its name, and few other devices are joining."""
+    async def _turn(self, device: str) -> AsyncIterator[None]:
+        """Wait until the server has its name, and few others than this device are joining."""
         await self._named.wait()
         async with self._joining:
             yield
+        self._presented.add(device)
+        if self._presented >= self.devices.keys():
+            self._all_presented.set()
 
     async def _agent(self, entry: Entry, journal: Journal, stack: AsyncExitStack) -> Agent:
         overrides: dict[str, Any] = entry.cls.emulated if self.emulate else {}
@@ -175,6 +194,7 @@ class Server:
         while True:
             try:
                 await service.register(session, self.name)
+                await session.claim(self._about, uris.rpc(self.name, "about"))
                 break
             except NameTakenError as error:
                 await self._wait_for(error.holder)
@@ -202,6 +222,13 @@ class Server:
         await session.subscribe(say, topic)
         say()
         self._named.set()
+
+    def _about(self) -> dict[str, Any]:
+        """Return the server's version, process, machine and clock: see ``About``."""
+        return about(self.owner, self._commit, emulated=self.emulate).model_dump()
+
+    async def _note_commit(self) -> None:
+        self._commit = await asyncio.to_thread(commit)
 
     async def _wait_for(self, holder: str) -> None:
         """Stop all devices because another process has the name; then wait a moment."""

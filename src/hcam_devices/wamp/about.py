@@ -1,0 +1,49 @@
+"""What a server says of itself: the answer of ``hipercam.<server>.rpc.about()``."""
+
+import platform
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+
+from pydantic import BaseModel
+
+from ..host.clock import clock_is_disciplined
+from .owner import Owner
+
+
+class About(BaseModel):
+    """A server's version, process, machine and clock."""
+
+    server: str
+    version: str
+    commit: str | None
+    """The commit from which it was started, with ``-dirty`` if files were changed since. None if
+    it does not run from a checkout, or git did not tell."""
+    python: str
+    host: str
+    pid: int
+    since: str
+    """When it was started (UTC, ISO 8601)."""
+    emulated: bool
+    time: float
+    """Unix time on its machine, in s, when it answered."""
+    clock_disciplined: bool | None
+    """Whether a time service keeps the clock of its machine right. None if it cannot tell."""
+
+
+def about(
+    owner: Owner, commit: str, *, emulated: bool, clock: Callable[[], float] = time.time
+) -> About:
+    """Return what a server of this process says of itself now."""
+    return About(
+        server=owner.server,
+        version=version("hcam_devices"),
+        commit=commit or None,
+        python=platform.python_version(),
+        host=owner.host,
+        pid=owner.pid,
+        since=owner.since,
+        emulated=emulated,
+        clock_disciplined=clock_is_disciplined(),
+        time=clock(),
+    )
