@@ -9,6 +9,7 @@ SECTIONS = {
         "up": ("up", "Run the router and the servers, and show the devices until Ctrl-C."),
         "router": ("router", "Run the router alone; or install it."),
         "config": ("config", "Check the instrument file."),
+        "systemd": ("systemd", "Write units for systemd, which starts everything at boot."),
     },
     "See and command it": {
         "watch": ("watch", "Show the devices live."),

@@ -1,0 +1,33 @@
+"""``hcam systemd``: units for a machine that starts the instrument at boot."""
+
+from pathlib import Path
+
+import click
+
+from ..config import units
+from ..config.instrument import Instrument
+from .program import Command, example, given
+
+
+@click.command(cls=Command, epilog=example("hcam systemd --instrument /etc/hcam/ours.toml"))
+@click.option("--user", default="hcam", help="The user that runs the instrument (default: hcam).")
+@click.option(
+    "--home",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=units.STATE / "hcam_devices",
+    help="Its HCAM_HOME (default: /var/lib/hcam_devices).",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("systemd"),
+    help="The folder to write the units into (default: systemd, in this one).",
+)
+@given("instrument")
+def systemd(instrument: Instrument, *, user: str, home: Path, out: Path) -> None:
+    """Write systemd units for the router and each server of the instrument file.
+
+    Nothing is installed or started. docs/running-a-site.md says how to go on.
+    """
+    for path in units.write(instrument, units.Installation(user, home), out):
+        click.echo(path)
