@@ -9,17 +9,20 @@ from typing import Protocol
 
 import hypothesis
 import pytest
+import txaio
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 logging.getLogger("asyncio").setLevel(logging.WARNING)
+# Before a test imports autobahn's serializers, which would not find it later.
+txaio.use_asyncio()  # type: ignore[no-untyped-call]
 # No test depends on the speed of the machine.
 hypothesis.settings.register_profile("untimed", hypothesis.settings(), deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 TOGETHER = {
     "commands": ("test_cli", "test_replay"),
-    "contract": ("test_agent", "test_router_config"),
+    "contract": ("test_agent", "test_router_config", "test_doctor"),
     "mistakes": ("test_bad_input", "test_utils", "test_connection_cuts"),
     "router": ("test_router_outages",),
     "recorder": ("test_recorder_outages", "test_audit"),

@@ -24,6 +24,7 @@ SECTIONS = {
         "dashboards": ("dashboards", "Write dashboards for Grafana."),
     },
     "Find faults": {
+        "doctor": ("doctor", "Look for what is wrong with the installation, and how to cure it."),
         "wire": ("watch", "Show the bytes between a device and its hardware."),
         "simulate": ("calls", "Give a simulated device a fault or other values."),
         "gtc": ("gtc", "Report what the telescope's server is."),

@@ -352,19 +352,25 @@ class _Reader:
 
     def _mistake(self, place: tuple[str, ...], text: str) -> None:
         where = f"[{'.'.join(place[:2])}] " if len(place) > 1 else ""
-        self.mistakes.append((self._line(place), where + text))
+        self.mistakes.append((_line(self.lines, place), where + text))
 
-    def _line(self, place: tuple[str, ...]) -> int:
-        """Return the line of a key, or else that of the table that should have it, or else 1."""
-        table: tuple[str, ...] = ()
-        line = 1
-        for number, text in enumerate(self.lines, 1):
-            if header := re.match(r"\s*\[([^\[\]]+)\]", text):
-                table = tuple(part.strip().strip("\"'") for part in header[1].split("."))
-                if table and table == place[: len(table)]:
-                    line = number
-            elif (key := re.match(r"\s*([\w-]+)\s*=", text)) and (*table, key[1]) == place[
-                : len(table) + 1
-            ]:
-                return number
-        return line
+
+def line_of(path: Path, *place: str) -> int:
+    """Return the line of a table or key of an instrument file, such as ``devices``, ``slide``."""
+    return _line(_text(path).splitlines(), place)
+
+
+def _line(lines: list[str], place: tuple[str, ...]) -> int:
+    """Return the line of a key, or else that of the table that should have it, or else 1."""
+    table: tuple[str, ...] = ()
+    line = 1
+    for number, text in enumerate(lines, 1):
+        if header := re.match(r"\s*\[([^\[\]]+)\]", text):
+            table = tuple(part.strip().strip("\"'") for part in header[1].split("."))
+            if table and table == place[: len(table)]:
+                line = number
+        elif (key := re.match(r"\s*([\w-]+)\s*=", text)) and (*table, key[1]) == place[
+            : len(table) + 1
+        ]:
+            return number
+    return line

@@ -1,0 +1,426 @@
+"""Each row of ``hcam doctor`` finds its fault, and says how to cure it."""
+
+import asyncio
+import json
+import re
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hcam_devices import HcamError
+from hcam_devices.config.instrument import load
+from hcam_devices.core.device import iso_from_s
+from hcam_devices.ui import doctor
+from hcam_devices.ui.doctor import HERE, Finding, Heard, Site
+from hcam_devices.wamp.about import About
+from hcam_devices.wamp.about import about as about_now
+from hcam_devices.wamp.owner import Owner
+from hcam_devices.wamp.uris import Address
+
+FILE = """\
+title = "Ours"
+
+[devices.gauge]
+kind = "pdr900.VacuumGauge"
+host = "127.0.0.1"
+port = {port}
+
+[devices.arms]
+kind = "esp301.Arms"
+path = "/dev/no-such-port"
+"""
+
+
+def heard(server: str, offset: float = 0.0, uncertainty: float = 0.01, **more: Any) -> Heard:
+    """Return the answer of a server; ``more`` replaces what it says of itself."""
+    said = about_now(Owner(server, "2026-11-30T00:00:00.000Z"), "", emulated=False)
+    known: dict[str, Any] = {"clock_disciplined": True, "pid": 2**30} | more
+    return Heard(said.model_copy(update=known), offset, uncertainty)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """A site without a fault, of a gauge that is online."""
+    monkeypatch.setattr(doctor, "clock_is_disciplined", lambda: True)
+    home = tmp_path / "home"
+    (home / "journal").mkdir(parents=True)
+    (tmp_path / "ours.toml").write_text(FILE.format(port=1))
+    online = {"state": {"connection": "online"}, "alarms": []}
+    now = iso_from_s(time.time())
+    stored = {"lag_local": {"value": 0.5, "unit": "s"}, "disk": {"value": 90.0, "unit": "GB"}}
+    return Site(
+        Address("127.0.0.1", 1),
+        home,
+        load(tmp_path / "ours.toml"),
+        servers={name: heard(name) for name in ("hwserver", "hwlogger")},
+        samples={
+            "gauge": online,
+            "arms": online,
+            "recorder": online | stored | {"timestamp": now},
+        },
+        statuses={
+            name: {"state": "running", "host": HERE, "emulated": False}
+            for name in ("hwserver", "hwlogger")
+        },
+    )
+
+
+def only(found: Any, level: str, text: str) -> Finding:
+    """Return the one finding, of a level and with a text; it names a place and a command."""
+    (one,) = found
+    assert isinstance(one, Finding)
+    assert one.level == level, one
+    assert re.search(text, one.text), one
+    assert one.where
+    assert (one.cure != "") == (level != "OK"), one
+    return one
+
+
+@pytest.mark.parametrize("name", ["packages", "instrument file", "hardware", "listeners", "files",
+                                  "clocks", "servers", "versions", "recorder"])  # fmt: skip
+async def test_a_row_without_a_fault_says_so(site: Site, name: str) -> None:
+    site.servers = {name: heard(name, host="elsewhere") for name in site.servers}
+    only(await doctor.ROWS[name](site), "OK", "")
+
+
+async def test_a_package_that_does_not_fit(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"autobahn": "27.1", "h11": "0.16.0"}
+    monkeypatch.setattr(doctor, "version", lambda name: versions.get(name, "999"))
+    monkeypatch.setattr(
+        doctor,
+        "_requirements",
+        lambda: [("autobahn", "<27,>=26.10", "27.1"), ("h11", ">=0.16", "")],
+    )
+    first, second = await doctor.packages(site)
+    assert first.level == second.level == "ERR"
+    assert "autobahn 27.1, and <27,>=26.10 is needed" in first.text
+    assert first.cure.endswith("-m pip install 'autobahn<27,>=26.10'")
+    assert "h11 is missing" in second.text
+
+
+@pytest.mark.parametrize(
+    ("found", "fits"),
+    [("26.10", True), ("26.10.2", True), ("26.9", False), ("27.0", False), ("26.100", True)],
+)
+def test_versions_are_compared_as_numbers(found: str, fits: bool) -> None:
+    assert doctor._satisfies(found, "<27,>=26.10") is fits
+
+
+def test_the_requirements_of_this_package_are_all_looked_at() -> None:
+    names = {name for name, *_ in doctor._requirements()}
+    assert {"autobahn", "h11", "pydantic", "uv"} <= names
+    assert "matplotlib" not in names, "it is optional"
+
+
+async def test_a_router_that_is_neither_installed_nor_there(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "installed_router", lambda: None)
+    site.no_router = "no router at 127.0.0.1:1"
+    absent, silent = await doctor.router(site)
+    assert (absent.level, silent.level) == ("WARN", "ERR")
+    assert absent.cure.endswith("router install")
+    assert silent.cure.endswith(f"router --instrument {site.file}")
+
+
+async def test_each_mistake_in_the_instrument_file_has_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "wrong.toml"
+    file.write_text("title = 1\n\n[devices.gauge]\nkind = 'nothing.Nothing'\n")
+
+    def fail() -> Address:
+        raise HcamError("no address")
+
+    found = await doctor.examine(file, fail)
+    wrong = [one for row, one in found if row == "instrument file"]
+    assert [one.where for one in wrong] == [f"{file}:1", f"{file}:4"]
+    assert all(one.cure.endswith(f"config check --instrument {file}") for one in wrong)
+    assert any("no address" in one.text for row, one in found if row == "router")
+    assert doctor.exit_status(found) == 2
+
+
+async def test_hardware_that_refuses_is_named_with_its_line(site: Site) -> None:
+    site.samples = {"gauge": {"state": {"connection": "offline"}, "alarms": []}}
+    one = only(await doctor.hardware(site), "ERR", "gauge .port 1. at 127.0.0.1 .* refused")
+    assert one.where == f"{site.file}:3"
+    assert one.cure == "ping -c 3 127.0.0.1"
+
+
+async def test_nothing_is_sent_to_hardware_that_is_not_online(tmp_path: Path, site: Site) -> None:
+    received: list[bytes] = []
+    asked = asyncio.Event()
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.append(await reader.read())
+        writer.close()
+        asked.set()
+
+    async with await asyncio.start_server(take, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        site.file.write_text(FILE.format(port=port))
+        site.instrument = load(site.file)
+        found = await doctor.hardware(site)
+        assert not received, "a device that is online is left alone"
+        site.samples = {}
+        found = await doctor.hardware(site)
+        await asyncio.wait_for(asked.wait(), 60)
+    only(found, "OK", "0 devices are online, the hardware of 1 others answers")
+    assert received == [b""]
+
+
+async def test_the_addresses_of_emulated_devices_are_not_tried(site: Site) -> None:
+    site.samples = {}
+    site.statuses = {"hwserver": {"state": "running", "emulated": True}}
+    only(await doctor.hardware(site), "OK", "0 others")
+
+
+async def test_a_serial_port_that_is_missing(site: Site) -> None:
+    one = only(await doctor.serial_ports(site), "ERR", "arms: there is no serial port /dev/no-such")
+    assert one.where == f"{site.file}:8"
+    site.servers["hwserver"] = heard("hwserver", host="elsewhere")
+    assert not await doctor.serial_ports(site), "it may be there"
+
+
+async def test_a_port_open_to_other_machines(site: Site) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as listening:
+        site.address = Address("127.0.0.1", listening.getsockname()[1])
+        one = only(await doctor.listeners(site), "ERR", "listens to other machines, on 0.0.0.0")
+    assert one.where == HERE
+
+
+async def test_a_home_that_others_may_write(site: Site) -> None:
+    journal = site.home / "journal"
+    journal.chmod(0o777)
+    one = only(await doctor.files(site), "ERR", "others may write there")
+    assert one.cure == f"chmod go-w {journal}"
+    journal.chmod(0o700)
+    only(await doctor.files(site), "OK", "")
+
+
+async def test_a_key_that_others_can_read(site: Site) -> None:
+    keys = site.home / "access" / "keys"
+    keys.mkdir(parents=True)
+    for folder in (keys.parent, keys):
+        folder.chmod(0o700)
+    (keys / "local.key").write_text("secret")
+    (keys / "local.key").chmod(0o640)
+    one = only(await doctor.files(site), "ERR", "others may use the keys there")
+    assert one.cure == f"chmod go= {keys / 'local.key'}"
+    (keys / "local.key").chmod(0o600)
+    only(await doctor.files(site), "OK", "")
+
+
+async def test_a_key_file_that_cannot_be_used(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HCAM_HOME", str(tmp_path))
+    monkeypatch.setenv("HCAM_KEY", str(tmp_path / "nosuch.key"))
+    learned = await doctor.learn(site.file, lambda: Address("127.0.0.1", 1))
+    assert "the key file" in learned.no_router
+    assert "nosuch.key cannot be read" in learned.no_router
+
+
+async def test_a_secret_that_everybody_can_read(site: Site, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("token")
+    store = (
+        f'[stores.off]\nkind = "influxdb"\nurl = "https://192.0.2.9"\norganization = "o"\n'
+        f'bucket = "b"\nsecret_file = "{secret}"\n'
+    )
+    site.file.write_text(FILE.format(port=1) + store)
+    site.instrument = load(site.file)
+    secret.chmod(0o644)
+    one = only(await doctor.files(site), "ERR", "the secret of store off is open to everybody")
+    assert one.cure == f"chmod o= {secret}"
+    secret.chmod(0o640)
+    only(await doctor.files(site), "OK", "")
+
+
+@pytest.mark.parametrize(
+    ("offset", "uncertainty", "level"),
+    [(0.05, 0.0, "OK"), (0.3, 0.25, "OK"), (-0.3, 0.1, "WARN"), (2.5, 1.0, "WARN"), (9, 1, "ERR")],
+)
+async def test_clocks_that_differ(
+    site: Site, offset: float, uncertainty: float, level: str
+) -> None:
+    site.servers["hwserver"] = heard("hwserver", offset, uncertainty, host="there")
+    one = only(await doctor.clocks(site), level, "")
+    if level != "OK":
+        assert one.where == "there"
+        way = "ahead of" if offset > 0 else "behind"
+        assert f"the clock of hwserver is {abs(offset):.1f} s {way} that of {HERE}" in one.text
+
+
+async def test_a_clock_that_nothing_keeps_right(site: Site) -> None:
+    site.servers["hwserver"] = heard("hwserver", host="there", clock_disciplined=False)
+    assert only(await doctor.clocks(site), "WARN", "no time service").where == "there"
+    site.servers["hwserver"] = heard("hwserver", host="there", clock_disciplined=None)
+    only(await doctor.clocks(site), "OK", "")
+
+
+async def test_a_server_that_does_not_run(site: Site) -> None:
+    del site.servers["hwserver"]
+    gone = {"state": "gone", "host": "there"}
+    site.statuses = {**site.statuses, "hwserver": gone}
+    one = only(await doctor.servers(site), "ERR", "hwserver does not run")
+    assert one.where == "there"
+    assert one.cure.startswith(f"hwserver --instrument {site.file}, or systemctl restart")
+    site.statuses = {**site.statuses, "hwserver": gone | {"state": "running"}}
+    only(await doctor.servers(site), "WARN", "hwserver does not say what it is")
+
+
+async def test_a_server_of_another_version(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "commit", lambda: "0123abcd")
+    site.servers["hwserver"] = heard("hwserver", version="1.9.9", host="there")
+    one = only(await doctor.versions(site), "WARN", "hwserver is 1.9.9, and this hcam is 2")
+    assert one.where == "there"
+    site.servers["hwserver"] = heard("hwserver", commit="ffff0000")
+    only(await doctor.versions(site), "WARN", r"\(ffff0000\), and this hcam is .* \(0123abcd\)")
+    site.servers["hwserver"] = heard("hwserver", commit="0123abcd")
+    only(await doctor.versions(site), "OK", "")
+
+
+@pytest.mark.parametrize(
+    ("changed", "level", "text"),
+    [
+        ({"lag_local": {"value": 600.0, "unit": "s"}}, "WARN", "local has samples 600 s after"),
+        ({"timestamp": "2026-11-22T04:44:44.196Z"}, "ERR", "last sample is .* s old"),
+        (
+            {"alarms": [{"field": "disk", "severity": "ERR", "reason": "1 GB is below 2 GB"}]},
+            "ERR",
+            "recorder.disk: 1 GB is below 2 GB",
+        ),
+        ({"lag_local": None}, "OK", "^90 GB of the disk are free"),
+    ],
+)
+async def test_what_the_recorder_says(
+    site: Site, changed: dict[str, Any], level: str, text: str
+) -> None:
+    site.samples = {**site.samples, "recorder": {**site.samples["recorder"], **changed}}
+    only(await doctor.recorder(site), level, text)
+
+
+async def test_a_journal_that_is_full_and_a_recorder_that_is_missing(site: Site) -> None:
+    alarm = {"field": "journal", "severity": "WARN", "reason": "it is full"}
+    other = alarm | {"field": "pressure"}
+    gauge = {**site.samples["gauge"], "alarms": [alarm, other]}
+    site.samples = {**site.samples, "gauge": gauge}
+    only(await doctor.recorder(site), "WARN", "gauge.journal: it is full")
+    site.samples = {}
+    only(await doctor.recorder(site), "ERR", "nothing is recorded")
+
+
+Answer = Callable[[str], int]
+
+
+async def answering(status: Answer, check: Callable[[Address], Awaitable[Any]]) -> Any:
+    """Return what a check returns that asks a web server; ``status`` answers its requests."""
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        server = "Server: Crossbar/1.2.3\r\nContent-Length: 0\r\n\r\n"
+        writer.write(f"HTTP/1.1 {status(head)} Whatever\r\n{server}".encode())
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(take, "127.0.0.1", 0) as server:
+        return await check(Address("127.0.0.1", server.sockets[0].getsockname()[1]))
+
+
+@pytest.mark.parametrize(
+    ("open_to", "text"),
+    [
+        ("origin: http://x", "a call of a web page is let in .it answers 200."),
+        ("host: x", "a call by another name of this host is let in"),
+        ("origin: null", "a WebSocket of a web page is let in .it answers 101."),
+        ("nothing", "no web page is let in"),
+    ],
+)
+async def test_a_door_that_is_open_to_web_pages(site: Site, open_to: str, text: str) -> None:
+    def status(head: str) -> int:
+        lines = head.lower().split("\r\n")
+        if open_to not in lines:
+            return 403
+        return 101 if "upgrade: websocket" in lines else 200
+
+    def look(address: Address) -> Awaitable[Any]:
+        return doctor.web_door(replace(site, address=address))
+
+    only(await answering(status, look), "OK" if open_to == "nothing" else "ERR", text)
+
+
+async def test_a_router_of_another_version(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "installed_router", Path)
+
+    def look(address: Address) -> Awaitable[Any]:
+        return doctor.router(replace(site, address=address))
+
+    found = await answering(lambda _: 400, look)
+    only(found, "WARN", r"Crossbar 1\.2\.3 runs, and this version needs \d+\.")
+
+
+async def test_what_hangs_or_breaks_costs_its_own_row_only(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(_: Site) -> list[Finding]:
+        await asyncio.Event().wait()
+        return []
+
+    async def break_(_: Site) -> list[Finding]:
+        raise KeyError("surprise")
+
+    async def learn(*_: object) -> Site:
+        return site
+
+    monkeypatch.setattr(doctor, "learn", learn)
+    monkeypatch.setattr(doctor, "ROW_WITHIN_S", 0.05)
+    rows = {"hangs": hang, "breaks": break_, "files": doctor.files}
+    monkeypatch.setattr(doctor, "ROWS", rows)
+    found = await doctor.examine(None, Address)
+    assert [(row, one.level) for row, one in found] == [
+        ("hangs", "ERR"),
+        ("breaks", "ERR"),
+        ("files", "OK"),
+    ]
+    assert "no answer within 0.05 s" in found[0][1].text
+    assert "KeyError: 'surprise'" in found[1][1].text
+
+
+async def test_a_router_that_hangs_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Site
+) -> None:
+    monkeypatch.setenv("HCAM_HOME", str(tmp_path))
+    monkeypatch.setattr(doctor, "ROUTER_WITHIN_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = Address("127.0.0.1", silent.getsockname()[1])
+        learned = await doctor.learn(site.file, lambda: address)
+    assert "does not answer within 0.1 s" in learned.no_router
+
+
+def test_the_exit_status_is_that_of_the_worst() -> None:
+    found = [("row", Finding(level, "here", "text", "cure")) for level in doctor.LEVELS]
+    assert [doctor.exit_status(found[:n]) for n in range(4)] == [0, 0, 1, 2]
+
+
+def test_findings_as_text_and_as_json() -> None:
+    found = [
+        ("files", Finding("ERR", "/a", "b\x1b[31m", "chmod")),
+        ("web", Finding("OK", "c", "d")),
+    ]
+    text = doctor.as_text(found)
+    assert re.search(r"^ERR  files +/a: b\?\[31m\n +cure: chmod\nOK   web +c: d\n1 errors", text)
+    told = json.loads(doctor.as_json(found))
+    assert told["exit"] == 2
+    wanted = {"row": "files", "level": "ERR", "where": "/a", "text": "b\x1b[31m", "cure": "chmod"}
+    assert told["findings"][0] == wanted
+
+
+def test_an_answer_of_a_server_is_checked() -> None:
+    said = heard("hwserver").about.model_dump()
+    assert About.model_validate(said).server == "hwserver"
+    with pytest.raises(ValueError, match="time"):
+        About.model_validate(said | {"time": "noon"})
