@@ -28,7 +28,7 @@ TOGETHER = {
     "recorder": ("test_recorder_outages", "test_audit"),
     "guests": ("test_recorder_killed", "test_recorder", "test_renamed", "test_history"),
     "observatory": ("test_hserver", "test_gtcserver", "test_dither"),
-    "up": ("test_up",),
+    "up": ("test_up", "test_running_a_site"),
 }
 """Files of ``network/`` that share a router, for one worker; what takes longest comes first."""
 GROUP = {f"network/{name}.py": group for group, names in TOGETHER.items() for name in names}
