@@ -21,6 +21,8 @@ from autobahn.wamp.types import CallDetails, RegisterOptions
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hcam_devices.config.instrument import load
+from hcam_devices.wamp import utils
+from hcam_devices.wamp.access import AccessError, Key, write_secret
 from hcam_devices.wamp.router import configuration, shipped, with_door
 
 from .test_door import call, log, send, start
@@ -264,6 +266,69 @@ async def test_without_a_role_for_the_nameless_all_must_give_a_name(
     assert await ask(net, LOOK, path="/closed/call") == (401, NOT_AUTHORIZED)
     assert await ask(net, LOOK, anna.bearer(), path="/closed/call") == (200, None)
     assert called == [("look", "anna", "operator")]
+
+
+@pytest.fixture
+def key_file(net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Person], Path]:
+    """Make a key file and let ``call`` and ``publish`` use it."""
+    path = tmp_path / "anna.key"
+    monkeypatch.setenv("WAMP_SERVER", str(net.address))
+    monkeypatch.setenv("HCAM_KEY", str(path))
+
+    def write(person: Person) -> Path:
+        seed = person.key.private_bytes_raw().hex()
+        key = Key(person.name, person.role, str(net.address), seed, person.token)
+        write_secret(path, key.as_text())
+        return path
+
+    return write
+
+
+async def test_a_script_calls_and_publishes_with_the_name_in_its_key_file(
+    net: Net,
+    access: Access,
+    called: Called,
+    key_file: Callable[[Person], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    key_file(access.add("anna", "operator"))
+    for host in ("127.0.0.1", "LocalHost"):
+        monkeypatch.setenv("WAMP_SERVER", f"{host}:{net.port}")
+        await asyncio.to_thread(utils.call, "hipercam.move", 1)
+    await asyncio.to_thread(utils.publish, "hipercam.topic", 1)
+    assert called == 2 * [("move", "anna", "operator")]
+
+
+async def test_a_script_without_a_key_file_only_observes(
+    net: Net, called: Called, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WAMP_SERVER", str(net.address))
+    monkeypatch.setenv("HCAM_HOME", str(tmp_path))
+    await asyncio.to_thread(utils.call, "hipercam.look")
+    with pytest.raises(utils.NotAuthorizedError):
+        await asyncio.to_thread(utils.call, "hipercam.move", 1)
+    assert called == [("look", "anonymous", "observer")]
+
+
+async def test_a_script_reads_its_key_file_again_when_it_was_refused(
+    net: Net, access: Access, called: Called, key_file: Callable[[Person], Path]
+) -> None:
+    key_file(access.add("anna", "operator"))
+    await asyncio.to_thread(utils.call, "hipercam.move", 1)
+    key_file(access.add("anna", "operator"))
+    with pytest.raises(utils.NotAuthorizedError, match="not signed with the token of 'anna'"):
+        await asyncio.to_thread(utils.call, "hipercam.move", 2)
+    await asyncio.to_thread(utils.call, "hipercam.move", 3)
+    assert len(called) == 2
+
+
+async def test_a_script_sends_nothing_with_a_key_file_that_others_can_read(
+    net: Net, access: Access, called: Called, key_file: Callable[[Person], Path]
+) -> None:
+    key_file(access.add("anna", "operator")).chmod(0o644)
+    with pytest.raises(AccessError, match="chmod 600"):
+        await asyncio.to_thread(utils.call, "hipercam.move", 1)
+    assert not called
 
 
 async def test_a_signed_request_is_carried_out_once(

@@ -45,6 +45,7 @@ class Counting(BaseHTTPRequestHandler):
     connections: ClassVar[list[Any]] = []
     requests: ClassVar[list[str]] = []
     answer: ClassVar[bytes | None] = b'{"args": [1]}'
+    status: ClassVar[int] = 200
 
     def setup(self) -> None:
         self.connections.append(self.client_address)
@@ -56,7 +57,7 @@ class Counting(BaseHTTPRequestHandler):
         if self.answer is None:
             self.close_connection = True
             return
-        self.send_response(200)
+        self.send_response(self.status)
         self.send_header("Content-Length", str(len(self.answer)))
         self.end_headers()
         self.wfile.write(self.answer)
@@ -134,6 +135,18 @@ def test_something_else_on_the_router_s_port(
         monkeypatch.setenv("WAMP_SERVER", str(where))
         with pytest.raises(utils.RouterError, match="is not the router"):
             call("hipercam.slide.rpc.describe")
+
+
+@pytest.mark.parametrize("status", [401, 403, 421, 500])
+def test_a_status_that_refuses_is_an_error_whatever_the_answer(
+    monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    with counting() as (server, where):
+        server.status = status
+        monkeypatch.setenv("WAMP_SERVER", str(where))
+        with pytest.raises(utils.WampError) as caught:
+            call("hipercam.slide.rpc.describe")
+    assert caught.value.uri == f"com.hipercam.error.http_{status}"
 
 
 def test_unknown_procedures_and_bad_arguments_raise_their_errors(net: Net) -> None:

@@ -5,13 +5,17 @@
     publish("hipercam.FocalPlaneSlide.target_position", -50)
     call("hipercam.slide.rpc.stage.move")
 
-The router is ``WAMP_SERVER``: a host, or host:port; by default this machine, port 8080.
+The router is ``WAMP_SERVER``: a host, or host:port; by default this machine, port 8080. Requests
+are signed with the token in the key file at ``HCAM_KEY``, else in that of this machine's ``hcam``.
 """
 
+import hmac
 import json
 import os
+import secrets
 import threading
-from time import monotonic
+from hashlib import sha256
+from time import monotonic, time
 from typing import Any
 
 from ..errors import (
@@ -28,6 +32,7 @@ from ..errors import (
     from_uri,
 )
 from ..host.http import Connection
+from .access import Key, own_key
 from .uris import UNKNOWN_PATH, Address, address
 
 __all__ = [
@@ -51,9 +56,12 @@ CONNECT_WITHIN = 3.0
 MAX_IDLE_S = 5.0
 """Call over a new connection after this time. The router closes one that was idle for 10 s, and a
 request that it no longer reads would have an unknown outcome."""
-
+NOT_FOR_THIS_CALLER = 401, 403, 421
+"""How the router answers wrong credentials, web pages, and requests to another router."""
 
 _kept = threading.local()
+_keys: dict[tuple[str | None, ...], Key] = {}
+"""The keys that were read, for each place where they are looked for."""
 
 
 def unreachable(where: Address, error: Exception, within: float) -> str:
@@ -85,21 +93,39 @@ def _connection(where: Address, timeout: float) -> Connection:
     return connection
 
 
+def _key() -> Key | None:
+    place = os.environ.get("HCAM_KEY"), os.environ.get("HCAM_HOME")
+    if place not in _keys and (key := own_key()):  # there may be one later, if there is none
+        _keys[place] = key
+    return _keys.get(place)
+
+
+def _signature(where: Address, path: str, content: bytes) -> dict[str, str]:
+    """Return the header that names the caller (decision 0135); it is missing without a key."""
+    key = _key()
+    if key is None or not key.token:
+        return {}
+    now, nonce = f"{time():.6f}", secrets.token_hex(16)
+    lines = ("hcam1", "POST", path, str(where).lower(), now, nonce, sha256(content).hexdigest())
+    secret = sha256(key.token.encode()).digest()
+    mac = hmac.digest(secret, "\n".join(lines).encode(), "sha256").hex()
+    return {"Authorization": f"Hcam name={key.name},time={now},nonce={nonce},mac={mac}"}
+
+
 def _post(path: str, body: dict[str, Any], timeout: float) -> Any:
     where = address()
     try:
         content = json.dumps(body, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError) as error:
         raise InvalidArgumentError(f"cannot be sent: {error}") from None
+    headers = {"Content-Type": "application/json"} | _signature(where, path, content)
     try:
         connection = _connection(where, timeout)
     except (OSError, ValueError) as error:
         within = min(timeout, CONNECT_WITHIN)
         raise RouterError(unreachable(where, error, within)) from None
     try:
-        status, data, *_ = connection.post(
-            path, {"Content-Type": "application/json"}, content, timeout=timeout
-        )
+        status, data, *_ = connection.post(path, headers, content, timeout=timeout)
     except (OSError, ProtocolError) as error:
         raise OutcomeUnknownError(
             f"no answer from {where} within {timeout:g} s ({type(error).__name__}): "
@@ -109,11 +135,11 @@ def _post(path: str, body: dict[str, Any], timeout: float) -> Any:
         raise RouterError(
             f"{where} has no {path}: it is not the router, or has only just started",
         )
-    if status != 200:
-        raise WampError(
-            f"{where} answered {status} to {path}: {data[:200]!r}",
-            f"com.hipercam.error.http_{status}",
-        )
+    uri = f"com.hipercam.error.http_{status}"
+    if status in NOT_FOR_THIS_CALLER:
+        _keys.clear()  # the key file may have changed
+    elif status != 200:
+        raise WampError(f"{where} answered {status} to {path}: {data[:200]!r}", uri)
     try:
         answer = json.loads(data)
     except ValueError:
@@ -122,9 +148,9 @@ def _post(path: str, body: dict[str, Any], timeout: float) -> Any:
         raise RouterError(
             f"{where} is not the router: it answered {data[:60]!r} to {path}",
         )
-    if "error" in answer:
+    if status != 200 or "error" in answer:
         text = " ".join(str(part) for part in answer.get("args") or ())
-        raise from_uri(answer["error"], text)
+        raise from_uri(answer.get("error", uri), text)
     return answer
 
 
