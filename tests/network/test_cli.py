@@ -21,7 +21,7 @@ from .conftest import DEVICES, OTHERS
 from .tools import BIN, PATIENCE, Net, free_port, living, until
 
 COMMANDS = ["up", "router", "watch", "status", "call", "publish", "simulate", "config check"]
-COMMANDS += ["audit", "replay"]
+COMMANDS += ["audit", "replay", "doctor", "systemd"]
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from hcam_devices.config.instrument import load
 from hcam_devices.core.device import iso_from_s
 from hcam_devices.ui import doctor
 from hcam_devices.ui.doctor import HERE, Finding, Heard, Site
+from hcam_devices.wamp import access
 from hcam_devices.wamp.about import About
 from hcam_devices.wamp.about import about as about_now
 from hcam_devices.wamp.owner import Owner
@@ -214,6 +215,32 @@ async def test_a_key_that_others_can_read(site: Site) -> None:
     only(await doctor.files(site), "OK", "")
 
 
+async def test_keys_that_are_known_and_keys_that_are_not(site: Site) -> None:
+    assert not await doctor.keys(site), "there is no list of people here"
+    folder = site.home / "access"
+    access.make_missing(folder, {"local": "engineer", "hwserver": "device-hwserver"}, "h:1")
+    access.add(folder, "ann", "observer", "h:1")
+    only(await doctor.keys(site), "OK", "3 may join")
+
+    access.add(folder, "gone", "device-oldserver", "h:1")
+    one = only(await doctor.keys(site), "WARN", "gone has the role device-oldserver, which this")
+    assert one.cure.endswith("access remove gone")
+    access.remove(folder, "gone")
+
+    path = access.keys_folder(folder) / "hwserver.key"
+    path.unlink()
+    access.write_secret(path, access.Key.new("hwserver", "device-hwserver", "h:1").as_text())
+    one = only(await doctor.keys(site), "ERR", "the router does not know this key of hwserver")
+    assert one.where == str(path)
+    path.chmod(0o644)
+    only(await doctor.keys(site), "ERR", "others can read the key file")
+    path.unlink()
+
+    (folder / "people.json").chmod(0o644)
+    one = only(await doctor.keys(site), "ERR", "others can read .*people.json")
+    assert one.cure == f"chmod 600 {folder / 'people.json'}"
+
+
 async def test_a_key_file_that_cannot_be_used(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,14 +405,21 @@ async def test_what_hangs_or_breaks_costs_its_own_row_only(
 
     monkeypatch.setattr(doctor, "learn", learn)
     monkeypatch.setattr(doctor, "ROW_WITHIN_S", 0.05)
-    rows = {"hangs": hang, "breaks": break_, "files": doctor.files}
+
+    async def hide(_: Site) -> list[Finding]:
+        raise PermissionError(13, "Permission denied", "/secret")
+
+    rows = {"hangs": hang, "breaks": break_, "hides": hide, "files": doctor.files}
     monkeypatch.setattr(doctor, "ROWS", rows)
     found = await doctor.examine(None, Address)
     assert [(row, one.level) for row, one in found] == [
         ("hangs", "ERR"),
         ("breaks", "ERR"),
+        ("hides", "WARN"),
         ("files", "OK"),
     ]
+    assert found[2][1].text == "this user may not look at /secret"
+    assert found[2][1].cure == f"run it as the owner of {site.home}"
     assert "no answer within 0.05 s" in found[0][1].text
     assert "KeyError: 'surprise'" in found[1][1].text
 

@@ -34,9 +34,8 @@ from ..core.threads import ask, in_own_thread
 from ..host.clock import clock_is_disciplined
 from ..host.home import home
 from ..host.installation import LOCK, commit, installed_router, router_folders, this_program
-from ..wamp import uris
+from ..wamp import access, roles, uris
 from ..wamp.about import About
-from ..wamp.access import OTHERS
 from ..wamp.session import Session, join
 from ..wamp.uris import Address
 from ..wamp.utils import unreachable
@@ -348,7 +347,7 @@ async def files(site: Site) -> list[Finding]:
 
 def _open_files(site: Site) -> Iterator[Finding]:
     for path in (site.home / "access", *sorted((site.home / "access").rglob("*"))):
-        if path.exists() and path.stat().st_mode & OTHERS:
+        if path.exists() and path.stat().st_mode & access.OTHERS:
             yield Finding("ERR", str(path), "others may use the keys there", f"chmod go= {path}")
     if site.home.exists():
         for path in (site.home, *sorted(site.home.iterdir())):
@@ -360,6 +359,51 @@ def _open_files(site: Site) -> Iterator[Finding]:
         if secret and secret.exists() and secret.stat().st_mode & stat.S_IRWXO:
             text = f"the secret of store {name} is open to everybody"
             yield Finding("ERR", str(secret), text, f"chmod o= {secret}")
+
+
+async def keys(site: Site) -> list[Finding]:
+    """Check that the router knows the keys of this machine, and the instrument everybody's role."""
+    return await in_own_thread(lambda: list(_keys(site)))
+
+
+def _keys(site: Site) -> Iterator[Finding]:
+    folder = site.home / "access"
+    if not (folder / access.PEOPLE).exists():
+        return  # this machine is not the router's, or has not been yet
+    try:
+        people = access.people(folder)
+    except access.AccessError as error:
+        yield Finding("ERR", str(folder), str(error), f"chmod 600 {folder / access.PEOPLE}")
+        return
+    faults = list(_unknown_keys(folder, people))
+    for name, person in people.items():
+        if site.instrument and person.role not in _roles_of(site.instrument):
+            text = f"{name} has the role {person.role}, which this instrument does not have"
+            cure = f"{this_program()} access remove {name}"
+            faults.append(Finding("WARN", str(folder / access.PEOPLE), text, cure))
+    yield from faults
+    if not faults:
+        yield Finding("OK", str(folder), f"{len(people)} may join")
+
+
+def _unknown_keys(folder: Path, people: Mapping[str, access.Person]) -> Iterator[Finding]:
+    """Yield the key files of this machine with which the router would let nobody in."""
+    for path in sorted(access.keys_folder(folder).glob("*.key")):
+        again = f"rm {path}, then start the router again, which makes a new key"
+        try:
+            key = access.read_key(path)
+        except access.AccessError as error:
+            yield Finding("ERR", str(path), str(error), again)
+            continue
+        person = people.get(key.name)
+        if person is None or key.public not in person.keys:
+            text = f"the router does not know this key of {key.name}"
+            yield Finding("ERR", str(path), text, again)
+
+
+def _roles_of(instrument: Instrument) -> set[str]:
+    servers = roles.servers(instrument.entries.values())
+    return {roles.OBSERVER, roles.OPERATOR, roles.ENGINEER, *map(roles.role_of, servers)}
 
 
 async def clocks(site: Site) -> list[Finding]:
@@ -523,6 +567,7 @@ ROWS: Mapping[str, Row] = {
     "serial ports": serial_ports,
     "listeners": listeners,
     "files": files,
+    "keys": keys,
     "clocks": clocks,
     "servers": servers,
     "versions": versions,
@@ -550,6 +595,9 @@ async def _look(name: str, row: Row, site: Site) -> list[tuple[str, Finding]]:
             return [(name, finding) for finding in await row(site)]
     except TimeoutError:
         text = f"no answer within {ROW_WITHIN_S:g} s"
+    except PermissionError as error:
+        text = f"this user may not look at {error.filename}"
+        return [(name, Finding("WARN", HERE, text, f"run it as the owner of {site.home}"))]
     except Exception as error:  # noqa: BLE001  (a fault of one row must not hide the others)
         text = f"it cannot be looked at: {type(error).__name__}: {error}"
     return [(name, Finding("ERR", HERE, text, f"{this_program()} doctor, again"))]
