@@ -67,7 +67,7 @@ def test_without_a_router_it_says_what_to_start(tmp_path: Path) -> None:
     alone = Net(tmp_path)
     rows = examined(alone, 2)
     assert f"no router at {alone.address}" in rows["router"][0]["text"]
-    assert rows["router"][0]["cure"].endswith(f"router --instrument {load().path}")
+    assert f"router --instrument {load().path}, or" in rows["router"][0]["cure"]
     assert "servers" not in rows
     said = alone.hcam("doctor", code=2)
     assert f"ERR  router          {alone.address}: no router" in said

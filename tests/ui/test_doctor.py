@@ -126,7 +126,7 @@ async def test_a_router_that_is_neither_installed_nor_there(
     absent, silent = await doctor.router(site)
     assert (absent.level, silent.level) == ("WARN", "ERR")
     assert absent.cure.endswith("router install")
-    assert silent.cure.endswith(f"router --instrument {site.file}")
+    assert f"router --instrument {site.file}, or systemctl restart" in silent.cure
 
 
 async def test_each_mistake_in_the_instrument_file_has_its_line(tmp_path: Path) -> None:
@@ -148,6 +148,18 @@ async def test_hardware_that_refuses_is_named_with_its_line(site: Site) -> None:
     site.samples = {"gauge": {"state": {"connection": "offline"}, "alarms": []}}
     one = only(await doctor.hardware(site), "ERR", "gauge .port 1. at 127.0.0.1 .* refused")
     assert one.where == f"{site.file}:3"
+    assert one.cure == "nc -vz 127.0.0.1 1"
+
+
+async def test_a_host_that_has_no_address_is_named(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unknown(host: str, within: float) -> list[str]:
+        raise socket.gaierror(-2, f"no address of {host}")
+
+    monkeypatch.setattr(doctor, "addresses_of", unknown)
+    site.samples = {}
+    one = only(await doctor.hardware(site), "ERR", "gauge .* no address of 127.0.0.1")
     assert one.cure == "ping -c 3 127.0.0.1"
 
 
@@ -176,7 +188,7 @@ async def test_nothing_is_sent_to_hardware_that_is_not_online(tmp_path: Path, si
 async def test_the_addresses_of_emulated_devices_are_not_tried(site: Site) -> None:
     site.samples = {}
     site.statuses = {"hwserver": {"state": "running", "emulated": True}}
-    only(await doctor.hardware(site), "OK", "0 others")
+    only(await doctor.hardware(site), "OK", "0 others answers, 2 are simulated")
 
 
 async def test_a_serial_port_that_is_missing(site: Site) -> None:

@@ -56,6 +56,7 @@ MAX_OFFSETS_S: Mapping[Level, float] = {"ERR": 2.0, "WARN": 0.1}
 MAX_LAG_S = 60.0
 MAX_SAMPLE_AGE_S = 60.0
 HERE = platform.node()
+REFUSED = "the connection is refused"
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,7 @@ async def router(site: Site) -> list[Finding]:
         text = f"the router that this version needs (Crossbar {wanted}) is not in {looked}"
         found.append(Finding("WARN", HERE, text, f"{this_program()} router install"))
     if site.no_router:
-        start = f"{this_program()} router{site.option()}"
+        start = f"{this_program()} router{site.option()}, or systemctl restart hcam-router"
         return [*found, Finding("ERR", str(site.address), site.no_router, start)]
     _, headers = await _request(site.address, "POST", "/call", {}, b"")
     runs = headers.get("server", "?").removeprefix("Crossbar/")
@@ -257,7 +258,7 @@ async def hardware(site: Site) -> list[Finding]:
     if site.instrument is None:
         return []
     unreached: dict[tuple[str, str], list[Entry]] = defaultdict(list)
-    online, answering = 0, 0
+    online, answering, simulated = 0, 0, 0
 
     async def reach(entry: Entry) -> None:
         nonlocal answering
@@ -275,6 +276,7 @@ async def hardware(site: Site) -> list[Finding]:
     for entry in site.instrument.entries.values():
         status = site.statuses.get(entry.server, {})
         if status.get("state") == "running" and status.get("emulated"):
+            simulated += 1
             continue
         sample = site.samples.get(entry.name) or {}
         if site.runs(entry.server) and sample.get("state", {}).get("connection") == "online":
@@ -287,9 +289,11 @@ async def hardware(site: Site) -> list[Finding]:
         line = line_of(site.file, "devices", entries[0].name)
         names = some([f"{entry.name} (port {entry.build().link.port})" for entry in entries])
         text = f"{names} at {host} cannot be reached: {reason}"
-        found.append(Finding("ERR", f"{site.file}:{line}", text, f"ping -c 3 {host}"))
+        port = entries[0].build().link.port
+        try_it = f"nc -vz {host} {port}" if reason == REFUSED else f"ping -c 3 {host}"
+        found.append(Finding("ERR", f"{site.file}:{line}", text, try_it))
     text = f"{online} devices are online, the hardware of {answering} others answers"
-    return found or [Finding("OK", HERE, text)]
+    return found or [Finding("OK", HERE, f"{text}, {simulated} are simulated")]
 
 
 async def _connect(host: str, port: int) -> None:
@@ -303,7 +307,7 @@ async def _connect(host: str, port: int) -> None:
 def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {ANSWER_WITHIN_S:g} s"
-    return "the connection is refused" if isinstance(error, ConnectionRefusedError) else str(error)
+    return REFUSED if isinstance(error, ConnectionRefusedError) else str(error)
 
 
 async def serial_ports(site: Site) -> list[Finding]:
