@@ -104,3 +104,11 @@ def from_uri(uri: str, text: str) -> WampError:
     if uri.startswith("wamp.close."):  # the caller's own connection ended under the call
         return OutcomeUnknownError(text, uri)
     return _CLASSES.get(uri, WampError)(text, uri)
+
+
+def refusal(answer: object) -> str | None:
+    """Return the reason if an answer is a refusal in the form of the detector controller."""
+    match answer:  # deployed programs expect it
+        case [str(reason), False] | [False, str(reason)]:
+            return reason
+    return None

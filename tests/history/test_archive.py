@@ -86,6 +86,30 @@ def written(tmp_path: Path) -> Iterator[Written]:
 # --- when -----------------------------------------------------------------------------------------
 
 
+def test_commands_come_page_by_page_and_mark_a_plot(
+    written: Written, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(archive, "MAX_COMMANDS", 7)
+    written.write("slide", 1000, position=[float(n) for n in range(60)])
+    for device in ("slide", "flow", "pressure1"):  # three commands at each time
+        name = [f"{device} {n}" for n in range(20)]
+        written.write(f"{device}.command", 2000, what=["stage.home"] * 20, why=name)
+    every = list(archive.commands(written.archive, None, TODAY))
+    assert [event["time"] for event in every] == sorted(event["time"] for event in every)
+    assert len(every) == len({event["why"] for event in every}) == 60
+    some = list(archive.commands(written.archive, "slide", Span(NOON, NOON + 10_000)))
+    assert [event["why"] for event in some] == [f"slide {n}" for n in range(5)]
+    assert list(archive.commands(written.archive, "slide", Span(NOON + 1, NOON + 2000))) == []
+    with pytest.raises(HistoryError, match="there is no history of 'nobody'; there is of slide"):
+        written.archive.commands("nobody", *TODAY)
+    shown = Span(NOON, NOON + 60_000)
+    kwargs: dict[str, Any] = {"points": None, "png": None}
+    assert plot.show(written.archive, ("slide.position",), shown, {}, how="plot", **kwargs) == 0
+    said = capsys.readouterr().out
+    assert "▲ 20 commands" in said
+    assert said.count("▲") == 1 + 20
+
+
 @pytest.mark.parametrize(
     ("asked", "start", "end"),
     [

@@ -28,9 +28,16 @@ from .program import NEGATIVE, Command, Number, example, given
     is_flag=True,
     help="Wait until the motion has ended; exit with status 1 if it has failed.",
 )
+@click.option("--why", default="", help="Why, for hcam history --commands.")
 @given("address")
 def call(
-    procedure: str, args: tuple[str, ...], *, timeout: float, wait: bool, address: Address
+    procedure: str,
+    args: tuple[str, ...],
+    *,
+    timeout: float,
+    wait: bool,
+    why: str,
+    address: Address,
 ) -> None:
     """Call PROCEDURE with ARGS (numbers, texts, name=value, JSON, @FILE) and print the answer.
 
@@ -38,7 +45,7 @@ def call(
     a file, and @@ stands for an @. A command that could do harm says so, and is carried out with
     confirm=true only. Ctrl-C ends the waiting for a motion, not the motion.
     """
-    click.echo(calling.call(procedure, args, timeout, wait=wait))
+    click.echo(calling.call(procedure, args, timeout, wait=wait, why=why))
 
 
 @click.command(
@@ -48,13 +55,14 @@ def call(
 )
 @click.argument("topic")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
+@click.option("--why", default="", help="Why, for hcam history --commands.")
 @given("address")
-def publish(topic: str, args: tuple[str, ...], *, address: Address) -> None:
+def publish(topic: str, args: tuple[str, ...], *, why: str, address: Address) -> None:
     """Publish ARGS to TOPIC, which sets a value without an answer.
 
     If the device refuses the value, the reason is in its alarms.
     """
-    calling.publish(topic, args)
+    calling.publish(topic, args, why)
 
 
 @click.command(

@@ -1,15 +1,18 @@
-"""``hcam history``: recorded values as a plot, a table, or CSV."""
+"""``hcam history``: recorded values as a plot, a table, or CSV; and who did what."""
 
 import time
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 
 import click
 
 from .. import HcamError
 from ..config.instrument import load
-from ..history.archive import source, span
+from ..history.archive import commands, source, span
 from ..history.stores import AwayError
 from ..ui import plot
+from ..ui.commands import table
 from ..wamp.uris import Address
 from .program import Command, example, given
 
@@ -18,7 +21,8 @@ from .program import Command, example, given
     cls=Command,
     epilog=example(
         "hcam history ccd1.temperature ccd2.temperature --last 7d   or   "
-        "hcam history rack.dewpoint --night 2026-11-22 --csv > dewpoint.csv"
+        "hcam history rack.dewpoint --night 2026-11-22 --csv > dewpoint.csv   or   "
+        "hcam history --commands slide --night tonight"
     ),
 )
 @click.argument("fields", nargs=-1)
@@ -28,6 +32,10 @@ from .program import Command, example, given
 @click.option(
     "--night", metavar="DATE", help="From noon of this date to the next; or tonight, or yesterday."
 )
+@click.option(
+    "--commands", "as_commands", is_flag=True, help="List who did what to the devices FIELDS."
+)
+@click.option("--plot", "as_plot", is_flag=True, help="Plot, also into a pipe.")
 @click.option("--table", "as_table", is_flag=True, help="Print a table instead of a plot.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print every value as it was recorded.")
 @click.option(
@@ -44,6 +52,8 @@ def history(
     start: str | None,
     end: str | None,
     night: str | None,
+    as_commands: bool,
+    as_plot: bool,
     as_table: bool,
     as_csv: bool,
     png: Path | None,
@@ -53,15 +63,20 @@ def history(
 ) -> None:
     """Show the recorded values of FIELDS such as ccd1.temperature; without any, list the fields.
 
-    In a terminal this is a plot. Times are in UTC.
+    In a terminal this is a plot, in which commands are marked. Times are in UTC. With --commands,
+    FIELDS are devices, all of them by default.
     """
-    if as_table + as_csv + bool(png) > 1 or (points and (png or as_csv)):
-        raise click.UsageError("choose one of --table (with --points), --csv and --png")
+    if as_commands + as_plot + as_table + as_csv + bool(png) > 1 or (
+        points and (as_commands or as_plot or png or as_csv)
+    ):
+        raise click.UsageError(
+            "choose one of --plot, --table (with --points), --csv, --png and --commands"
+        )
     if png and png.suffix.lower() != ".png":
         raise click.UsageError(f"{png} would be a PNG: give it a name that ends with .png")
     if globs := [field for field in fields if {*"*?["} & {*field}]:
         raise click.UsageError(f"{globs[0]!r} is a pattern: name each field in full")
-    if (as_csv or png) and not fields:
+    if (as_plot or as_csv or png) and not fields:
         raise click.UsageError(
             "name a field, such as ccd1.temperature; hcam history alone lists the fields"
         )
@@ -69,10 +84,20 @@ def history(
     place, note = source(file)
     if note:
         click.echo(note, err=True)
+    if as_commands:
+        try:
+            lists = [commands(place, device, asked) for device in fields or (None,)]
+            events = sorted(chain(*lists), key=itemgetter("time"))
+        except AwayError as error:
+            raise HcamError(str(error)) from None
+        for line in table(events):
+            click.echo(line)
+        return
     known = load(file).recorded_fields()
     names, declared = {name: one for name, (one, _) in known.items()}, dict(known.values())
     chosen = tuple(dict.fromkeys(names.get(field, field) for field in fields))
-    how = "csv" if as_csv else "table" if as_table else None
+    ways = {"csv": as_csv, "table": as_table, "plot": as_plot}
+    how = next((name for name, wanted in ways.items() if wanted), None)
     try:
         raise SystemExit(plot.show(place, chosen, asked, declared, how=how, points=points, png=png))
     except AwayError as error:

@@ -343,8 +343,11 @@ class Device:
         self.emit()
         return reading.value
 
-    async def set_unacknowledged(self, name: str, *args: object, **kwargs: object) -> None:
-        """Set a value that arrived by topic. An error becomes an alarm: nobody else gets it."""
+    async def set_unacknowledged(self, name: str, *args: object, **kwargs: object) -> str | None:
+        """Set a value that arrived by topic; return None, or the reason why it was refused.
+
+        An error becomes an alarm: the publisher does not get it.
+        """
         try:
             if len(args) != 1 or kwargs:
                 raise ValueError(f"one value is expected, not {len(args)} and {len(kwargs)} named")
@@ -354,6 +357,8 @@ class Device:
             log.warning("%s: %s", self.name, reason)
             self.refused[name] = Alarm(name, "WARN", reason)
             self.emit()
+            return str(error) or type(error).__name__
+        return None
 
     def require_online(self) -> None:
         """Raise ConnectionError, with the reason, unless the hardware can be reached."""

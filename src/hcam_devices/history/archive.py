@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, TypeAlias
 from .. import HcamError
 from ..config.stores import Embedded, InfluxDB, StoreSettings, place
 from ..host.home import home
+from ..journal.commands import event_of
 from ..journal.points import (
     DAY_MS,
     Field,
@@ -59,6 +60,8 @@ MAX_POINTS = 3000
 """Return at most this many buckets, less than 500 kB: the router ends a session that sends a MB."""
 MAX_VALUES = 10_000
 """Return at most this many samples in one reply."""
+MAX_COMMANDS = 1000
+"""Return at most this many commands in one reply."""
 MAX_TEXT = 300_000
 """Return at most this many characters of texts in one reply."""
 WINDOW = 3 * HOUR
@@ -234,6 +237,31 @@ class Archive:
             values.append(value)
         return self._or_newest(reply | {"time": times, "seq": seqs, "value": values, "next": None})
 
+    def commands(self, device: str | None, start: int, end: int) -> Reply:
+        """Return who commanded a device, or any, to do what, in order of time.
+
+        ``commands`` are the events ``hipercam.<device>.command``. If ``next`` is not null, there
+        are more: ask again with it as ``start``.
+        """
+        points = self.files.commands(device, start, end)
+        if not points and device is not None and device not in (known := self.fields()):
+            there = nearest(device, list(known)) or "nothing yet"
+            raise HistoryError(f"there is no history of {device!r}; there is of {there}")
+        found: list[dict[str, Any]] = []
+        room = MAX_TEXT
+        for point in points:
+            event = event_of(point)
+            room -= len(json.dumps(event))
+            if found and (len(found) >= MAX_COMMANDS or room < 0):
+                # Commands of the same time stay together, unless there is nothing else.
+                first, upto = found[0]["time"], event["time"]
+                if upto == first:
+                    return {"commands": found, "next": point.time + 1}
+                kept = [one for one in found if one["time"] != upto]
+                return {"commands": kept, "next": point.time}
+            found.append(event)
+        return {"commands": found, "next": None}
+
     def _head(self, field: str, span: Span) -> tuple[str, str, Reply]:
         """Return device and name of a field, and the beginning of a reply."""
         device, _, name = field.partition(".")
@@ -336,6 +364,10 @@ class Remote:
         """As ``Archive.raw``."""
         return dict(self._ask("raw", field, start, end))
 
+    def commands(self, device: str | None, start: int, end: int) -> Reply:
+        """As ``Archive.commands``."""
+        return dict(self._ask("commands", device, start=start, end=end))
+
     def _ask(self, what: str, *args: Any, **kwargs: Any) -> Any:
         return call(uris.rpc("recorder", what), *args, timeout=ANSWER_WITHIN, **kwargs)
 
@@ -403,6 +435,15 @@ def samples(source: Source, field: str, span: Span) -> tuple[Reply, Iterator[Sam
             page = source.raw(field, page["next"], span.end)
 
     return first, every()
+
+
+def commands(source: Source, device: str | None, span: Span) -> Iterator[dict[str, Any]]:
+    """Yield the events of the commands to a device, or to all, in order of time."""
+    start: int | None = span.start
+    while start is not None and start < span.end:
+        page = source.commands(device, start, span.end)
+        yield from page["commands"]
+        start = page["next"]
 
 
 def rows(streams: Iterable[Iterator[Sampled]]) -> Iterator[tuple[int, dict[str, Field]]]:

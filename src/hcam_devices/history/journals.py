@@ -19,6 +19,7 @@ from ..core.device import Sample
 from ..core.fields import shorten
 from ..core.threads import ask
 from ..journal import KEEP, Journal, read_page
+from ..journal.commands import commands_of, device_of
 from ..journal.digest import SIZE
 from ..journal.notebook import Lost
 from ..journal.points import Point, flatten
@@ -121,10 +122,11 @@ class Journals:
             self.presented[device] = server
 
     def by_server(self, devices: Iterable[str]) -> dict[str, list[str]]:
-        """Return the devices that each server presents."""
+        """Return the devices, and streams of commands, of each server that presents them."""
         found: dict[str, list[str]] = defaultdict(list)
         for device in sorted(devices):
-            server = self.presented.get(device) or self.declared.get(device, OWN)
+            name = device_of(device)
+            server = self.presented.get(name) or self.declared.get(name, OWN)
             found[server].append(device)
         return found
 
@@ -174,7 +176,8 @@ class Journals:
         ):
             raise ValueError(f"the journal of {server} has ranges that are none")
         if server not in {OWN, *self.declared.values()}:
-            found.restrict({device for device, name in self.presented.items() if name == server})
+            theirs = {device for device, name in self.presented.items() if name == server}
+            found.restrict(theirs | set(map(commands_of, theirs)))
         self._learn(found, whole=devices is None and not period)
         return found
 

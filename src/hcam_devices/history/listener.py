@@ -19,6 +19,7 @@ from autobahn.wamp.types import SubscribeOptions
 from ..core.device import iso_from_s
 from ..core.part import Alarm
 from ..journal import DAY_S
+from ..journal.commands import commands_of, is_commands
 from ..journal.points import MAX_FIELDS, Point, flatten, milliseconds
 from ..wamp import uris
 from ..wamp.owner import Owners
@@ -86,6 +87,11 @@ class Listener:
             uris.ALL_TELEMETRY,
             SubscribeOptions(match="wildcard", details_arg="_event"),
         )
+        await session.subscribe(
+            self.hear_command,
+            uris.ALL_COMMANDS,
+            SubscribeOptions(match="wildcard", details_arg="_event"),
+        )
         self.journals.session = session
         await session.subscribe(self._ask_all, uris.ALL_STATUS, SubscribeOptions(match="wildcard"))
         self._ask_all()
@@ -115,6 +121,28 @@ class Listener:
             self._decide(self._ask_owner(name, publisher, sample))
         else:
             self._refuse(name, publisher)
+
+    def hear_command(self, *_: Any, _event: Any, **__: Any) -> None:
+        """Have the commands of a device fetched from the journal, which alone is believed."""
+        name, publisher = uris.device_of(_event.topic), _event.publisher
+        if name not in self.owners.known and len(self.deciding) < MAX_UNDECIDED:
+            self._decide(self._ask_commanded(name, publisher))
+        elif publisher is not None and publisher == self.owners.known.get(name):
+            self._fetch_commands(name)
+
+    async def _ask_commanded(self, name: str, publisher: int | None) -> None:
+        """Have commands fetched if the router says that their publisher owns the name."""
+        try:
+            owner = await self.owners.owner(name)
+        except NO_ANSWER as error:
+            log.debug("commands of %s wait for the next check: %r", name, error)
+            return
+        if publisher is not None and publisher == owner:
+            self._fetch_commands(name)
+
+    def _fetch_commands(self, name: str) -> None:
+        for replicator in self.replicators:
+            replicator.due.add(commands_of(name))
 
     def _decide(self, work: Coroutine[Any, Any, None]) -> None:
         """Run work that waits for the router, while more telemetry is heard."""
@@ -206,7 +234,9 @@ class Listener:
 
     def remember_names(self, recorded: Iterable[str]) -> None:
         """Count the names in the recorder's own journal among those that are recorded."""
-        self._names.update(name for name in recorded if not self.journals.knows(name))
+        self._names.update(
+            name for name in recorded if not (is_commands(name) or self.journals.knows(name))
+        )
 
     def hear_foreign(self, device: str, sample: dict[Any, Any]) -> None:
         """Record a sample of another program, or of a device whose journal is full, with a number.

@@ -118,6 +118,18 @@ class Recorder(Device):
         asked = span(round(self.clock() * 1000), None, start, end)
         return await self._look(lambda archive: archive.raw(field, *asked))
 
+    @rpc(read_only=True, label="Commands")
+    async def commands(
+        self,
+        device: str | None = None,
+        last: str | None = None,
+        start: Moment | None = None,
+        end: Moment | None = None,
+    ) -> Reply:
+        """Return who commanded a device, or any, to do what, and where those after begin."""
+        asked = span(round(self.clock() * 1000), last, start, end)
+        return await self._look(lambda archive: archive.commands(device, *asked))
+
     async def recorded(self) -> dict[str, dict[str, str]]:
         """Return the unit of every field of which there is history, by device and name."""
         return await self._look(lambda archive: archive.fields())

@@ -19,6 +19,7 @@ from autobahn.wamp.types import PublishOptions
 
 from .. import HcamError
 from ..config.instrument import Instrument
+from ..journal.commands import is_commands
 from ..journal.points import Point, night_bounds, night_named, night_of, timestamp_of, unflatten
 from ..names import did_you_mean
 from ..wamp import uris
@@ -77,7 +78,11 @@ async def recorded(
         raise HcamError(f"{end} is not after {begin} in a night, from 12:00 to 12:00 UTC")
     history = NightFiles(folder)
     points = history.samples(night_of(start), start, stop)
-    chosen = (point for point in points if fnmatchcase(point.device, pattern))
+    chosen = (
+        point
+        for point in points
+        if fnmatchcase(point.device, pattern) and not is_commands(point.device)
+    )
     nothing = True
     try:
         while some := await asyncio.to_thread(lambda: list(islice(chosen, READ_AT_ONCE))):

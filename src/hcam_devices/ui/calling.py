@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import HcamError
+from ..errors import refusal
 from ..names import did_you_mean, usage
 from ..wamp import uris, utils
 
@@ -77,12 +78,14 @@ def arguments(texts: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
 # --- a call ---------------------------------------------------------------------------------
 
 
-def call(procedure: str, texts: Sequence[str], timeout: float, *, wait: bool = False) -> str:
+def call(
+    procedure: str, texts: Sequence[str], timeout: float, *, wait: bool = False, why: str = ""
+) -> str:
     """Call a procedure by its short or full name, and return the text to print.
 
     For a device without a procedure (``ngc``) and arguments, return the listing of the device. With
-    ``wait``, return when the motion that the procedure begins has ended. Raises HcamError if the
-    call is refused, or the motion did not arrive.
+    ``wait``, return when the motion that the procedure begins has ended. ``why`` is kept with the
+    command. Raises HcamError if the call is refused, or the motion did not arrive.
     """
     full = uris.expand_procedure(procedure)
     prefix, _, name = full.partition(".rpc.")
@@ -100,10 +103,10 @@ def call(procedure: str, texts: Sequence[str], timeout: float, *, wait: bool = F
     positional, named = arguments(texts)
     if "confirm" not in named and "confirm" in _parameters(known):
         named["confirm"] = False  # a program that leaves it out need not confirm
+    named |= {"_why": why} if why else {}
     answer = ask(full, *positional, timeout=timeout, **named)
-    match answer:  # deployed programs expect such refusals of the detector controller
-        case [str(reason), False] | [False, str(reason)]:
-            raise HcamError(reason)
+    if reason := refusal(answer):
+        raise HcamError(reason)
     if wait:
         return f"{short}: {_wait(prefix, short, axis, described)}"
     if answer is None and known and not known["read_only"]:
@@ -125,12 +128,14 @@ def ask(procedure: str, *args: Any, **kwargs: Any) -> Any:
         raise
 
 
-def publish(topic: str, texts: Sequence[str]) -> None:
+def publish(topic: str, texts: Sequence[str], why: str = "") -> None:
     """Publish to a topic by its short or full name, as ``1 "-80 deg_C" raoff=0.05`` say.
 
-    Raises HcamError, with the topics that could be meant, if nobody listens.
+    ``why`` is kept with the setpoint. Raises HcamError, with the topics that could be meant, if
+    nobody listens.
     """
     positional, named = arguments(texts)
+    named |= {"_why": why} if why else {}
     full = uris.expand(topic)
     if not utils.call("wamp.subscription.match", full):
         raise HcamError(what_can_be_set(full))

@@ -30,6 +30,7 @@ from ..history.archive import (
     Reply,
     Source,
     Span,
+    commands,
     lost,
     nothing,
     rows,
@@ -38,6 +39,7 @@ from ..history.archive import (
 )
 from ..host.installation import install_extra
 from ..journal.points import DAY_MS, timestamp_of
+from .commands import moments, printable
 
 PNG_COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
 COLOURS = ("cyan", "yellow", "green", "magenta", "red", "blue")
@@ -55,6 +57,7 @@ GAP_FACTOR = 4
 MAX_WORD_LENGTH, MAX_WORDS = 40, 12
 """Limits of texts in a PNG. Longer texts are cut; the oldest ones of more are called OTHERS."""
 OTHERS = "(others)"
+MARK = "▲"
 MAX_DRAWN = 1e200
 """Larger numbers are drawn here, because their differences would overflow."""
 
@@ -71,10 +74,10 @@ def show(
 ) -> int:
     """Show fields on stdout, or in a PNG; return 1 if one of them has no values, 0 otherwise.
 
-    ``how`` is ``table`` or ``csv``; by default, fields are plotted in a terminal, and written as
-    tables into a pipe. Without fields, the names of all fields are listed. ``points`` is the number
-    of lines of a table. ``declared`` are the declarations of fields, which have the digits and the
-    scale of numbers.
+    ``how`` is ``plot``, ``table`` or ``csv``; by default, fields are plotted in a terminal, and
+    written as tables into a pipe. Plots mark when the devices were commanded. Without fields, the
+    names of all fields are listed. ``points`` is the number of lines of a table. ``declared`` are
+    the declarations of fields, which have the digits and the scale of numbers.
     """
     if not fields:
         known = source.fields()
@@ -86,7 +89,8 @@ def show(
     def asked(field: str, pieces: int) -> Reply:
         return source.history(field, *span, pieces) | {"declared": declared.get(field)}
 
-    terminal = shutil.get_terminal_size() if sys.stdout.isatty() else None
+    shown = how == "plot" or sys.stdout.isatty()
+    terminal = shutil.get_terminal_size() if shown else None
     if how == "csv":
         replies = write_csv(source, fields, span, sys.stdout)
     elif how == "table" or not (png or terminal):
@@ -102,11 +106,13 @@ def show(
                 print("\n".join(table(reply)))
     else:
         replies = [asked(field, MAX_POINTS) for field in fields]
+        devices = sorted({field.partition(".")[0] for field in fields})
+        events = [event for device in devices for event in commands(source, device, span)]
         if png:
-            write_png(replies, span, png)
+            write_png(replies, span, png, moments(events))
         elif terminal:
-            console = Console(highlight=False)
-            for line in charts(replies, span, *terminal):
+            console = Console(highlight=False, width=terminal.columns)
+            for line in charts(replies, span, *terminal, moments(events)):
                 console.print(line)
     return _note(replies, span)
 
@@ -259,8 +265,13 @@ class Canvas:
         ]
 
 
-def chart(replies: list[Reply], span: Span, width: int, height: int) -> Iterator[Text]:
-    """Yield the lines of a plot of values with one unit: ``height`` lines, and two for the time."""
+def chart(
+    replies: list[Reply], span: Span, width: int, height: int, marked: Sequence[int] = ()
+) -> Iterator[Text]:
+    """Yield the lines of a plot of values with one unit: ``height`` lines, and two for the time.
+
+    ``marked`` are times (ms) to be marked on the axis of time.
+    """
     axis = Axis(replies, 4 * height)
     written = "{:.0e}" if axis.logarithmic else "{:.10g}"
     marks = axis.marks(max(height // 3, 3))
@@ -282,6 +293,8 @@ def chart(replies: list[Reply], span: Span, width: int, height: int) -> Iterator
         if start >= free:
             text[start : start + len(label)] = label
             free = start + len(label) + 2
+    for time in marked:
+        ruler[times.column(time) // 2] = MARK
     yield Text(" " * (gutter + 1) + "└" + "".join(ruler), "dim")
     yield Text("".join(text).rstrip(), "dim")
 
@@ -298,8 +311,13 @@ def _draw(reply: Reply, canvas: Canvas, times: Times, axis: Axis, colour: str) -
             x, y = column, axis.dot(reply["last"][index])
 
 
-def charts(replies: list[Reply], span: Span, width: int, height: int) -> Iterator[Text]:
-    """Yield a plot for each unit, with its extremes in words, and a table for each text."""
+def charts(
+    replies: list[Reply], span: Span, width: int, height: int, marked: Sequence[int] = ()
+) -> Iterator[Text]:
+    """Yield a plot for each unit, with its extremes in words, and a table for each text.
+
+    ``marked`` are the times (ms) of commands.
+    """
     plots = list(by_unit(replies))
     words = {
         reply["field"]: printable(f" {in_words(reply, span)}")
@@ -314,11 +332,13 @@ def charts(replies: list[Reply], span: Span, width: int, height: int) -> Iterato
         scale = ", logarithmic" if logarithmic(group) else ""
         title = ", ".join(reply["field"] for reply in group)
         yield Text(printable(f"{title}  {unit}{scale}  {span}"), "bold")
-        yield from chart(group, span, width, min(each, 20))
+        yield from chart(group, span, width, min(each, 20), marked)
         for reply, colour in zip(group, COLOURS * len(group), strict=False):
             yield Text("━━", colour).append(words[reply["field"]], "default")
     for reply in texts:
         yield from map(Text, table(cut(reply, each)))
+    if marked:
+        yield Text(f"{MARK} {len(marked)} commands: hcam history --commands lists them", "dim")
 
 
 def by_unit(replies: list[Reply]) -> Iterator[tuple[str, list[Reply]]]:
@@ -354,14 +374,6 @@ def cut(reply: Reply, most: int) -> Reply:
     more = max(len(reply["time"]) - most, 0)
     newest = {key: reply[key][more:] for key in ("time", "value")}
     return reply | newest | {"earlier": reply["earlier"] + more}
-
-
-def printable(text: str) -> str:
-    r"""Return a text with its control characters escaped, such as ``\x1b``."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in text
-    )
 
 
 def table(reply: Reply) -> Iterator[str]:
@@ -402,8 +414,10 @@ def write_csv(source: Source, fields: tuple[str, ...], span: Span, out: TextIO) 
     return list(pages)
 
 
-def write_png(replies: list[Reply], span: Span, file: Path) -> None:
+def write_png(replies: list[Reply], span: Span, file: Path, marked: Sequence[int] = ()) -> None:
     """Draw a plot for each unit, and one for each text, into a file, and print its name.
+
+    ``marked`` are the times (ms) of commands, each a dotted line.
 
     Raises HcamError if matplotlib is not installed, or the file cannot be written.
     """
@@ -441,6 +455,10 @@ def write_png(replies: list[Reply], span: Span, file: Path) -> None:
                     panel.fill_between(moments, low, high, color=colour, alpha=0.4, lw=0.8)
                     panel.plot(moments, mean, color=colour, lw=1)
             panel.plot([], [], color=colour, label=printable(reply["field"]))
+        for moment in _moments(marked):
+            panel.axvline(moment, color="black", lw=0.6, ls=":")
+        if marked:
+            panel.plot([], [], color="black", lw=0.6, ls=":", label="commands")
         if unit and logarithmic(group):
             panel.set_yscale("log")
         panel.set_ylabel(printable(unit), parse_math=False)

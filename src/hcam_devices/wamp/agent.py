@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from autobahn.wamp.exception import ApplicationError, Error, TransportLost
+from autobahn.wamp.types import SubscribeOptions
 from pydantic import ValidationError
 
 from ..core.device import Device, Sample, iso_from_s
@@ -24,11 +25,13 @@ from ..errors import (
     OutcomeUnknownError,
     WampError,
     from_uri,
+    refusal,
     uri_of,
 )
 from ..journal import Journal
 from ..names import did_you_mean, usage
 from . import uris
+from .commands import Command, CommandLog
 from .journal_service import JournalService
 from .owner import NameTakenError, Owner
 from .session import RARELY, Session, keep_joined
@@ -42,6 +45,7 @@ sample has at most 9/5 of these bytes (``0.5, `` has 5 as JSON and 9 as CBOR), i
 SET_UP_WITHIN = 15.0
 MAX_WIRE_S = 86_400.0
 MAX_EXCHANGE_S = 10.0
+CANCELED = "it was canceled before it was answered: its outcome is unknown"
 MAX_REASON_LENGTH = 4000
 """A reason may quote an argument, and the router drops a client that sends more than a megabyte."""
 
@@ -95,6 +99,7 @@ class Agent:
         self._untrace: asyncio.TimerHandle | None = None
         self._session: Session | None = None
         self._newest: Sample | None = None
+        self.commands = CommandLog(device, journal, self.telemetry, self._publish_command)
         device.listeners.append(self.publish)
         device.call_peer = self.call_peer
 
@@ -127,7 +132,11 @@ class Agent:
                     publish_options={"retain": True},
                 ),
                 *(
-                    session.subscribe(self._setter(field), uris.setpoint(alias, field))
+                    session.subscribe(
+                        self._setter(field),
+                        uris.setpoint(alias, field),
+                        SubscribeOptions(details_arg="_event"),
+                    )
                     for alias in self.names
                     for field in settable
                 ),
@@ -232,24 +241,55 @@ class Agent:
         }
 
     def _setter(self, field: str) -> Any:
-        async def receive(*args: object, **kwargs: object) -> None:
-            await self.device.set_unacknowledged(field, *args, **kwargs)
+        procedure = self.procedures[f"set_{field}"]
+
+        async def receive(*args: Any, _event: Any, _why: Any = None, **kwargs: Any) -> None:
+            publisher = _event.publisher_authid, _event.publisher_authrole
+            command = self.commands.begin(publisher, field, procedure, args, kwargs, why=_why)
+            reason: str | None = CANCELED
+            try:
+                reason = await self.device.set_unacknowledged(field, *args, **kwargs)
+            finally:
+                self.commands.end(command, reason)
 
         return receive
 
-    def _serve(self, *args: Any, _call: Any, **kwargs: Any) -> Any:
+    def _serve(self, *args: Any, _call: Any, _why: Any = None, **kwargs: Any) -> Any:
         name = _call.procedure.split(".rpc.", 1)[1]
+        procedure = self.procedures.get(name)
+        command = None
+        if procedure is None or not procedure.read_only:
+            caller = _call.caller_authid, _call.caller_authrole
+            command = self.commands.begin(caller, name, procedure, args, kwargs, why=_why)
         try:
             result = self.call(name, *args, **kwargs)
         except Exception as error:  # noqa: BLE001  (the caller gets any error)
-            raise self._explained(name, error) from None
-        return self._finish(name, result) if inspect.isawaitable(result) else result
+            raise self._failed(name, error, command) from None
+        if inspect.isawaitable(result):
+            return self._finish(name, result, command)
+        if command:
+            self.commands.end(command, refusal(result))
+        return result
 
-    async def _finish(self, name: str, result: Awaitable[Any]) -> Any:
+    async def _finish(self, name: str, result: Awaitable[Any], command: Command | None) -> Any:
         try:
-            return await result
+            answer = await result
         except Exception as error:  # noqa: BLE001  (the caller gets any error)
-            raise self._explained(name, error) from None
+            raise self._failed(name, error, command) from None
+        except BaseException:
+            if command:
+                self.commands.end(command, CANCELED)
+            raise
+        if command:
+            self.commands.end(command, refusal(answer))
+        return answer
+
+    def _failed(self, name: str, error: Exception, command: Command | None) -> ApplicationError:
+        """Return what the caller is told, and note it with the command."""
+        told = self._explained(name, error)
+        if command:
+            self.commands.end(command, " ".join(map(str, told.args)) or told.error)
+        return told
 
     def _explained(self, name: str, error: Exception) -> ApplicationError:
         """Return the error for the caller."""
@@ -352,6 +392,11 @@ class Agent:
             }
             with suppress(TransportLost):
                 self._session.publish(uris.wire(self.device.name), event)
+
+    def _publish_command(self, event: dict[str, Any]) -> None:
+        if self._session and self._session.is_attached():
+            with suppress(TransportLost):
+                self._session.publish(uris.command(self.device.name), event)
 
     async def exchange(self, hex: str, seconds: float = 1.0, *, confirm: bool = False) -> str:
         """Send raw bytes to the hardware and return what comes back, both in hexadecimal.

@@ -166,7 +166,9 @@ class _Declarations:
         rules = [
             *_rules("register", [uris.journal(server, ""), uris.rpc(server, "about")]),
             *_rules("register", map(uris.rpc, names)),
-            *_rules("publish", [*topics, *(uris.wire(entry.name) for entry in entries)]),
+            *_rules("publish", topics),
+            *_rules("publish", (uris.wire(entry.name) for entry in entries)),
+            *_rules("publish", (uris.command(entry.name) for entry in entries)),
             *_rules("subscribe", [*topics, *setpoints]),
             *_rules("call", [ADD_TESTAMENT, *WHOSE_NAME, *peers]),
         ]

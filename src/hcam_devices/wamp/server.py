@@ -108,6 +108,7 @@ class Server:
             for agent in agents:
                 # A call that ends after its device has ended makes no sample any more.
                 stack.callback(agent.device.listeners.clear)
+                stack.callback(agent.commands.close)
             for device in self.devices.values():
                 device.attach(self.devices)
             async with asyncio.TaskGroup() as tasks:

@@ -22,6 +22,9 @@ ALL_TELEMETRY = f"{PREFIX}..telemetry"
 ALL_STATUS = f"{PREFIX}..status"
 """The wildcard subscription that hears every server."""
 
+ALL_COMMANDS = f"{PREFIX}..command"
+"""And the one that hears who commands what."""
+
 REGISTRATIONS = "wamp.registration."
 """The prefix of the router's own events about who registers which procedures."""
 
@@ -48,6 +51,11 @@ def rpc(device: str, name: str = "") -> str:
 def wire(device: str) -> str:
     """Return the topic of the bytes that pass between a device and its hardware."""
     return f"{PREFIX}.{device}.wire"
+
+
+def command(device: str) -> str:
+    """Return the topic of who commands a device to do what."""
+    return f"{PREFIX}.{device}.command"
 
 
 def status(server: str) -> str:

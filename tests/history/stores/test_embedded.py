@@ -326,6 +326,33 @@ def test_an_old_night_becomes_minutes_that_say_the_same(
         assert numbers(again.stored) == known
 
 
+def test_each_command_is_kept_when_a_night_becomes_minutes(
+    store: EmbeddedStore, history: NightFiles, clock: Clock
+) -> None:
+    store.write(some(1, 10))
+    texts: dict[str, Field] = {"what": "stage.home", "sample": 7.0}
+    store.write([
+        point(n, f"{device}.command", time=START + 7 * n, units={}, values=values)
+        for device in ("slide", "flow")
+        for n in range(1, 101)
+        for values in (texts | {"why": f"{device} {n}"} if n % 3 else texts,)
+    ])  # fmt: skip
+    before = history.commands(None, START, END)
+    assert len(before) == 200
+    assert set(history.fields(START, END)) == set(NAMES)
+    old_night(store, clock)
+    store.tidy()
+    assert history.nights() == []
+    assert set(history.fields(START, END)) == set(NAMES)
+    for device in (None, "slide"):
+        kept = [one for one in before if device is None or one.device == "slide.command"]
+        found = history.commands(device, START, END)
+        assert [(one.device, one.time, one.values) for one in found] == [
+            (one.device, one.time, one.values) for one in kept
+        ]
+    assert len(history.commands("slide", START + 70, START + 140)) == 10
+
+
 def test_what_comes_late_counts_as_much_as_what_was_there(
     store: EmbeddedStore, history: NightFiles, clock: Clock
 ) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ...journal.age import AgeClock
 from ...journal.checked import File, digest, put_texts, quick_check, sealed
+from ...journal.commands import is_commands
 from ...journal.points import DAY_MS, Point, night_bounds, night_of
 from ...journal.ranges import SampleRange, SampleRanges
 from . import AwayError
@@ -175,6 +176,7 @@ def _minutes_of(
     found = []
     for stream in streams(db):
         series = [json.dumps([stream.device, *field]) for field in stream.fields]
+        width = 1 if is_commands(stream.device) else MINUTE
         values = [decoder(db, kind) for _, kind, _ in stream.fields]
         texts |= {digest(text): text for text in series}
         for half, group in groupby(rows(db, stream), lambda row: row[0] // HALF_HOUR):
@@ -182,7 +184,7 @@ def _minutes_of(
             part, keys = digest(f"{stream.epoch} {seqs[0]}"), [*zip(times, seqs, strict=True)]
             columns = zip(*map(stream.body.unpack_from, bodies), strict=True)
             for text, value, column in zip(series, values, columns, strict=True):
-                minutes = [one for _, one in summarize(keys, column, value, 0, MINUTE)]
+                minutes = [one for _, one in summarize(keys, column, value, 0, width)]
                 if minutes:
                     key = digest(text), half, part
                     found.append((*key, packed(minutes, *key)))

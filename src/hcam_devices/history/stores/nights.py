@@ -5,7 +5,7 @@ A folder has one file for each night and ``history.sqlite``, where nights go whe
 - ``sample`` (nights): a stream's number, time (ms), number of the sample, and a double for each
   field of the stream (a text's is the id of the text, a bool's 0 or 1), sealed with a CRC-32.
 - ``minute`` (``history.sqlite``): a series' number, the half-hour (since 1970), which part of it,
-  and the columns of its minutes (compressed JSON), sealed likewise.
+  and the columns of its minutes (compressed JSON), sealed likewise. Of commands, each is kept.
 - ``text``, and once more ``spare``: texts by their hash. A stream is the text (JSON) of device,
   epoch and fields, each with its kind and unit; a series that of device, field, kind and unit.
 - ``stored``: the ranges of samples that are stored, or gone.
@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...journal.checked import SOUND, SPARE, TEXT, Table, digest, is_damage, reading, sealed, sound
+from ...journal.commands import commands_of, is_commands
 from ...journal.notebook import Lost
 from ...journal.points import TIMES, Field, Point, night_of
 from ...journal.ranges import SampleRanges
@@ -412,14 +413,44 @@ class NightFiles:
                 span = (number, start // HALF_HOUR, -(-end // HALF_HOUR))
                 if TEXT.proves(number, text) and db.execute(HALVES, span).fetchone():
                     device, field, _, unit = json.loads(text)
+                    if is_commands(device):
+                        continue
                     found[device][field] = unit or found[device].get(field, "")
         for night in self._between(start, end):
             with self._reading(night, NIGHT_TABLES) as db:
                 for stream in streams(db):
+                    if is_commands(stream.device):
+                        continue
                     if next(rows(db, stream, start, end), None):
                         units = found[stream.device]
                         units.update((n, unit or units.get(n, "")) for n, _, unit in stream.fields)
         return dict(found)
+
+    def commands(self, device: str | None, start: int, end: int) -> list[Point]:
+        """Return the commands to a device, or to all, in order of time, as records.
+
+        Their numbers and epochs are not kept in nights that have been rolled up.
+        """
+        wanted = device and commands_of(device)
+        found: dict[tuple[str, int], Point] = {}
+
+        def want(stream: str) -> bool:
+            return is_commands(stream) and wanted in (None, stream)
+
+        for night in self._between(start, end):
+            with self._reading(night, NIGHT_TABLES) as db:
+                for stream in filter(lambda one: want(one.device), streams(db)):
+                    points = points_of(db, stream, start, end)
+                    found |= {(point.device, point.time): point for point in points}
+        with self._reading(MAIN, MAIN_TABLES) as db:  # after the nights: they go there
+            for series, text in db.execute(SERIES).fetchall():
+                name, field, *_ = json.loads(text) if TEXT.proves(series, text) else ("", "")
+                if want(name):
+                    for one in _exact(db, series, start, end):
+                        empty_point = Point(name, "", 0, one.when, {}, {})
+                        point = found.setdefault((name, one.when), empty_point)
+                        point.values[field] = one.last
+        return sorted(found.values(), key=attrgetter("time", "device"))
 
     def samples(self, night: str, start: int = -(2**63), end: int = 2**63 - 1) -> Iterator[Point]:
         """Yield the samples of a night in order of time; none if only its minutes are kept."""
@@ -506,6 +537,13 @@ def _minutes(
                 for minute in unpacked(body, half):
                     if start <= (time := minute.when // MINUTE * MINUTE) < end:
                         yield time, minute
+
+
+def _exact(db: sqlite3.Connection, series: int, start: int, end: int) -> Iterator[Summary]:
+    """Yield the summaries of a series whose last samples are in a span."""
+    for half, part, body in db.execute(HALVES, (series, start // HALF_HOUR, -(-end // HALF_HOUR))):
+        if sound(body, series, half, part):
+            yield from (one for one in unpacked(body, half) if start <= one.when < end)
 
 
 def packed(minutes: Iterable[Summary], *key: int) -> bytes:

@@ -1,0 +1,51 @@
+"""Commands for people: a table of who did what, and the marks of a plot."""
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ..journal.points import milliseconds
+
+COLUMNS = ("time (UTC)", "device", "who", "command", "outcome", "why")
+
+
+def printable(text: str) -> str:
+    r"""Return a text with its control characters escaped, such as ``\x1b``."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
+def table(events: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Yield the lines of a table of commands, with its head; only the head if there are none."""
+    rows = [COLUMNS, *map(row, events)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for cells in rows:
+        padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        yield "  ".join(padded).rstrip()
+
+
+def row(event: dict[str, Any]) -> tuple[str, ...]:
+    """Return the cells of one command, without control characters."""
+    who = event["who"] or "?"
+    if event["role"] and event["role"] != who:
+        who += f" ({event['role']})"
+    done = "done" if event["error"] is None else f"error: {event['error']}"
+    time = event["time"][:19].replace("T", " ")
+    cells = time, event["device"], who, typed(event), done, event["why"] or ""
+    return tuple(printable(cell) for cell in cells)
+
+
+def typed(event: dict[str, Any]) -> str:
+    """Return a command as it is written in Python: ``set_target_position(-50)``."""
+    given = [json.dumps(one, ensure_ascii=False) for one in event["args"]]
+    given += [
+        f"{name}={json.dumps(one, ensure_ascii=False)}" for name, one in event["kwargs"].items()
+    ]
+    return f"{event['what']}({', '.join(given)})"
+
+
+def moments(events: Iterable[dict[str, Any]]) -> list[int]:
+    """Return when commands arrived, in ms."""
+    return [milliseconds(event["time"]) for event in events]

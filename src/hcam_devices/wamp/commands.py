@@ -1,0 +1,305 @@
+"""Who did what: each command that an agent receives is noted, with its outcome.
+
+A note is published as the event ``hipercam.<device>.command`` and appended to the journal. Nothing
+waits for it: a command is noted when it has been answered.
+"""
+
+import asyncio
+import json
+import logging
+import math
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..core.device import Device, Sample, iso_from_s
+from ..core.fields import Procedure, shorten
+from ..journal import Journal
+from ..journal.commands import record_of
+
+log = logging.getLogger(__name__)
+
+MAX_REFUSED = 20
+"""Note at most this many refused commands of a device at once, and REFUSED_PER_S after them."""
+REFUSED_PER_S = 1.0
+"""About as many as a device has samples, so that refused commands cannot fill the journal."""
+COUNT_EVERY_S = 10.0
+"""Note this often how many refused commands were not noted one by one."""
+MAX_TEXT = 200
+"""Cut texts, such as arguments and reasons, after this many characters."""
+MAX_ERROR = 500
+MAX_ITEMS = 10
+"""Show at most this many arguments, and items of a list or object."""
+MAX_DEPTH = 2
+"""Show lists and objects within arguments as deep as this."""
+MAX_JSON = 2000
+"""Show arguments in full if they are at most this many characters of JSON."""
+MAX_SCANNED = 4000
+"""Look for secrets in this many characters of a text; nothing after them is shown."""
+
+HIDDEN = "***"
+SECRET_NAME = re.compile(
+    r"pass(word|wd|phrase|code)|pwd|secret|token|credential|cookie|auth(?!or)|(^|[_-]|api)key$",
+    re.IGNORECASE,
+)
+SECRETS = (
+    re.compile(r"-----BEGIN.*", re.DOTALL),
+    re.compile(r"(?<=://)[^/\s@]+(?=@)"),
+    re.compile(r"(?<=\bbearer )\s*\S+|(?<=\bbasic )\s*\S+|(?<=\bhcam )\s*\S+=\S+", re.IGNORECASE),
+    re.compile(
+        r"((?:pass(?:word|wd|phrase|code)|pwd|secret|token|api_?key)[\"']?\s*[:=]\s*[\"']?)"
+        r"[^\s,;\"'}]+",
+        re.IGNORECASE,
+    ),
+    re.compile(r"\b[0-9A-Fa-f]{32,}\b"),
+)
+LONG_WORD = re.compile(r"[A-Za-z0-9+_-]{40,}={0,2}")
+
+
+@dataclass(eq=False)
+class Command:
+    """A command that has arrived: ``seen`` is the device's newest sample at that time."""
+
+    time: str
+    who: str | None
+    role: str | None
+    what: str
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    why: object
+    before: dict[str, Any]
+    seen: Sample | None
+
+
+class CommandLog:
+    """Notes the commands of one device.
+
+    ``newest`` returns the newest sample of the device, ``publish`` publishes an event if there is a
+    router, ``steady`` counts seconds.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        journal: Journal,
+        newest: Callable[[], Sample | None],
+        publish: Callable[[dict[str, Any]], None],
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.device, self.journal = device, journal
+        self._newest, self._publish, self._steady = newest, publish, steady
+        self._running: set[Command] = set()
+        self._last_ms = 0
+        self._allowed, self._allowed_at = float(MAX_REFUSED), steady()
+        self._unnoted = 0
+        self._unnoted_since = ""
+        self._unnoted_of: set[str] = set()
+        self._counting: asyncio.TimerHandle | None = None
+
+    def begin(
+        self,
+        caller: tuple[str | None, str | None],
+        what: str,
+        procedure: Procedure | None,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        why: object,
+    ) -> Command:
+        """Return a command that has just arrived; ``caller`` is who sent it, and the role."""
+        seen = self._newest()
+        keys, machine = concerned(self.device, what, procedure)
+        before = {key: seen[key] for key in keys if key in seen} if seen else {}
+        if seen and procedure and (machine or not before):
+            states = seen.get("state") or {}
+            before["state"] = {machine: states.get(machine)} if machine else states
+        command = Command(self._time(), *caller, what, args, kwargs, why, before, seen)
+        self._running.add(command)
+        return command
+
+    def _time(self) -> str:
+        """Return the time, which no other command of the last second has: it is their key."""
+        now = round(self.device.clock() * 1000)
+        if self._last_ms - 1000 < now <= self._last_ms:
+            now = self._last_ms + 1
+        self._last_ms = now
+        return iso_from_s(now / 1000)
+
+    def end(self, command: Command, error: str | None) -> None:
+        """Note a command that has been answered; ``error`` is why it failed, or None."""
+        if command not in self._running:  # the server has ended meanwhile
+            return
+        self._running.discard(command)
+        if error is not None and not self._allow():
+            self._count(command)
+            return
+        try:
+            self._note(self._event(command, error))
+        except Exception:  # the command itself has been carried out, and is answered
+            log.exception("%s: %s could not be noted", self.device.name, cut(command.what))
+
+    def _event(self, command: Command, error: str | None) -> dict[str, Any]:
+        secrets: list[str] = []
+        why = command.why
+        why = why if why is None or isinstance(why, str) else shorten(why)
+        args, kwargs = shown(command.args, secrets), shown(command.kwargs, secrets)
+        return {
+            "device": self.device.name,
+            "time": command.time,
+            "who": command.who and cut(command.who),
+            "role": command.role and cut(command.role),
+            "what": cut(without_secrets(command.what)),
+            "args": args if len(json.dumps(args)) <= MAX_JSON else [_text(args)],
+            "kwargs": kwargs if len(json.dumps(kwargs)) <= MAX_JSON else {"...": _text(kwargs)},
+            "why": why if why is None else cut(without_secrets(why)),
+            "before": shown(command.before, []),
+            "error": None if error is None else cut(without_secrets(error, secrets), MAX_ERROR),
+            "seq": _number_after(command.seen, self._newest()),
+        }
+
+    def close(self) -> None:
+        """Note what is under way, and how many refused commands were not noted."""
+        for command in list(self._running):
+            self.end(command, "its server ended before it was answered: its outcome is unknown")
+        if self._counting:
+            self._counting.cancel()
+        self.note_count()
+
+    def note_count(self) -> None:
+        """Note how many refused commands were not noted one by one, if there were any."""
+        self._counting = None
+        if not self._unnoted:
+            return
+        more = (
+            f"{self._unnoted} more were refused since {self._unnoted_since}, too many to note: "
+            f"those of {', '.join(sorted(self._unnoted_of))}"
+        )
+        log.warning("%s: of its commands, %s", self.device.name, more)
+        self._unnoted = 0
+        self._unnoted_of.clear()
+        nobody = dict.fromkeys(("who", "role", "why", "seq"))
+        nothing = {"what": "(refused commands)", "args": [], "kwargs": {}, "before": {}}
+        header = {"device": self.device.name, "time": self._time()}
+        self._note(header | nobody | nothing | {"error": more})
+
+    def _allow(self) -> bool:
+        """Return whether one more refused command may be noted now."""
+        now = self._steady()
+        allowed = self._allowed + (now - self._allowed_at) * REFUSED_PER_S
+        self._allowed, self._allowed_at = min(allowed, MAX_REFUSED), now
+        if self._allowed < 1:
+            return False
+        self._allowed -= 1
+        return True
+
+    def _count(self, command: Command) -> None:
+        self._unnoted += 1
+        if len(self._unnoted_of) < MAX_ITEMS:
+            self._unnoted_of.add(cut(command.who or "unknown callers"))
+        if self._unnoted == 1:
+            self._unnoted_since = command.time
+            loop = asyncio.get_running_loop()
+            self._counting = loop.call_later(COUNT_EVERY_S, self.note_count)
+
+    def _note(self, event: dict[str, Any]) -> None:
+        try:
+            self.journal.append(record_of(event))
+        except (sqlite3.Error, ValueError) as error:
+            log.error("%s: a command is not kept: %s: %s", self.device.name, event, error)
+        self._publish(event)
+
+
+def concerned(
+    device: Device, what: str, procedure: Procedure | None
+) -> tuple[tuple[str, ...], str]:
+    """Return the names in telemetry of the values that a command concerns, and of the axis."""
+    if procedure is None:
+        return (), ""
+    machine = procedure.moves or what.rpartition(".")[0]
+    fields: list[str] = []
+    if procedure.sets:
+        readbacks = [one for one, target in device.pairs.items() if target == procedure.sets.name]
+        fields = [procedure.sets.name, *readbacks]
+        machine = ""
+    elif machine:
+        fields = [one.name for one in device.fields.values() if one.deployed_name == machine]
+        axes = {name: axis for part in device.parts for name, axis in part.describe().items()}
+        axis = axes.get(machine)
+        machine = machine if axis else ""
+        fields += [axis[one] for one in ("readback", "setpoint") if axis[one]] if axis else []
+    nested = {setpoint: readback for readback, setpoint in device.nested().items()}
+    return tuple(dict.fromkeys(nested.get(name, name) for name in fields)), machine
+
+
+def _number_after(seen: Sample | None, newest: Sample | None) -> int | None:
+    """Return the number of the newest sample if it is a new one, otherwise of the next."""
+    if newest is None or newest.get("seq") is None:
+        return None
+    number = int(newest["seq"])
+    return number + 1 if newest is seen else number
+
+
+# --- what is shown of arguments -------------------------------------------------------------
+
+
+def cut(text: str, most: int = MAX_TEXT) -> str:
+    """Return a text, or its first ``most`` characters."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def without_secrets(text: str, known: Sequence[str] = ()) -> str:
+    """Return the beginning of a text, with everything hidden that looks like a secret.
+
+    ``known`` are secrets that may be in it.
+    """
+    text = text[:MAX_SCANNED]
+    for secret in known:
+        for part in (secret, secret[:50]):  # an error quotes the beginning of a long one
+            text = text.replace(part, HIDDEN) if len(part) > 2 else text
+    for pattern in SECRETS:
+        text = pattern.sub(lambda found: (found.groups("") or ("",))[0] + HIDDEN, text)
+    return LONG_WORD.sub(_hidden, text)
+
+
+def _hidden(word: re.Match[str]) -> str:
+    """Hide a long word with letters and digits, as keys and tokens are."""
+    text = word[0]
+    mixed = any(map(str.isdigit, text)) and any(map(str.isalpha, text))
+    return HIDDEN if mixed else text
+
+
+def shown(value: Any, secrets: list[str], depth: int = 0) -> Any:
+    """Return what is shown of an argument, as short plain data; add hidden texts to ``secrets``."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int) and value.bit_length() < 64:
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, str):
+        return cut(without_secrets(value))
+    if isinstance(value, (list, tuple)):
+        if depth > MAX_DEPTH:
+            return f"[{len(value)} items]"
+        some = [shown(one, secrets, depth + 1) for one in value[:MAX_ITEMS]]
+        return some + [f"and {len(value) - MAX_ITEMS} more"] * (len(value) > MAX_ITEMS)
+    if isinstance(value, Mapping):
+        if depth > MAX_DEPTH:
+            return f"{{{len(value)} items}}"
+        found: dict[str, Any] = {}
+        for key, one in list(value.items())[:MAX_ITEMS]:
+            name = cut(without_secrets(str(key)))
+            if SECRET_NAME.search(str(key)[:MAX_SCANNED]):
+                secrets.append(one[:MAX_SCANNED] if isinstance(one, str) else shorten(one))
+                found[name] = HIDDEN
+            else:
+                found[name] = shown(one, secrets, depth + 1)
+        return found | ({"...": f"{len(value) - MAX_ITEMS} more"} if len(value) > MAX_ITEMS else {})
+    return f"({type(value).__name__})"
+
+
+def _text(value: Any) -> str:
+    return cut(json.dumps(value), MAX_JSON // 2)

@@ -1,0 +1,218 @@
+"""Who did what, through a real router, into a real recorder: each command once, whoever sent it."""
+
+import asyncio
+import json
+import re
+import signal
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from autobahn.wamp.exception import ApplicationError
+from autobahn.wamp.types import PublishOptions
+
+from hcam_devices.history.archive import EVER
+from hcam_devices.history.stores.nights import NightFiles
+from hcam_devices.journal.commands import event_of
+from hcam_devices.wamp.commands import MAX_ERROR, cut
+from hcam_devices.wamp.utils import WampError, call, publish
+
+from .recorded import published, stored
+from .tools import BIN, Client, Follower, Net, client, living, soon, until
+
+SITE = """
+[devices.meerstetter1]
+kind = "meerstetter.PeltierRack"
+port = 50001
+server = "hwserver"
+
+[devices.slide]
+kind = "zaber.FocalPlaneSlide"
+port = 10001
+aliases = ["FocalPlaneSlide"]
+server = "hwserver"
+
+[stores.local]
+kind = "embedded"
+"""
+KEYS = {
+    "device", "time", "who", "role", "what", "args", "kwargs", "why", "before", "error", "seq",
+}  # fmt: skip
+RACK = "hipercam.meerstetter1"
+REFUSED = (
+    ("set_target_temperature1", (9999,)),
+    ("set_target_temperature1", ("-80 parsec",)),
+    ("set_target_temperature1", ()),
+    ("nonsense", (1,)),
+    ("exchange", ("01",)),
+)
+
+
+@pytest.fixture
+def site(own: Net) -> Net:
+    """A rack and a slide, in their server, and a recorder: as the tests before have left them."""
+    file = own.home / "site.toml"
+    if not file.exists():
+        file.write_text(SITE)
+        own.start_router()
+        own.server = own.start(
+            BIN / "hwserver", "--emulate", "--instrument", file, log="hwserver.out"
+        )
+        start_recorder(own)
+    own.wait_for_devices("meerstetter1", "slide", "recorder")
+    return own
+
+
+def start_recorder(net: Net) -> None:
+    net.start_recorder("--instrument", net.home / "site.toml")
+
+
+def kept(net: Net) -> list[dict[str, Any]]:
+    """Return the commands that the store has, in order of time."""
+    points = NightFiles(net.home / "history").commands(None, *EVER)
+    return [event_of(point) for point in points]
+
+
+def all_home(net: Net) -> None:
+    """Wait until the store has each command of the journal, and fail if one is doubled."""
+    wanted = {one for one in published(net, "hwserver") if one[0].endswith(".command")}
+    until(lambda: wanted <= stored(net).keys())
+    doubled = {number: count for number, count in stored(net).items() if count > 1}
+    assert doubled == {}
+
+
+def with_value(key: str, value: str) -> Callable[[Any], bool]:
+    return lambda event: bool(event[key] == value)
+
+
+async def refused(work: Any) -> str:
+    with pytest.raises((ApplicationError, WampError)) as caught:
+        await work
+    return str(caught.value.args[0])
+
+
+async def test_each_command_is_told_and_comes_home_once(site: Net) -> None:
+    async with client(site.address) as session:
+        follower = await Follower.of(session, f"{RACK}.command")
+        for n, how in enumerate(("call", "http", "topic", "http topic")):
+            await command(session, how, -60 - n)
+            event = await follower.until(with_value("why", how))
+            assert event.keys() == KEYS
+            assert event["args"] == [-60 - n]
+            assert event["error"] is None
+            assert isinstance(event["who"], str) or "http" in how  # where callers have no names
+            assert event["role"]
+            (after,) = call(f"{RACK}.rpc.samples", event["seq"] - 1, 1)
+            assert after["seq"] == event["seq"]
+            assert after["target_temperature1"]["value"] == -60 - n
+            assert event["before"]["target_temperature1"]["value"] != -60 - n
+        for name, args in REFUSED:
+            reason = await refused(session.call(f"{RACK}.rpc.{name}", *args, _why="refused"))
+            event = await follower.until(with_value("error", cut(reason, MAX_ERROR)))
+            assert (event["what"], event["args"], event["why"]) == (name, [*args], "refused")
+            again = await refused(asyncio.to_thread(call, f"{RACK}.rpc.{name}", *args))
+            assert again == reason
+        await session.call(f"{RACK}.rpc.describe", _why="nothing is changed")
+        options = PublishOptions(acknowledge=True)
+        topic = f"{RACK}.target_temperature1"
+        await session.publish(topic, "cold", _why="bad input", options=options)
+        event = await follower.until(with_value("why", "bad input"))
+        assert "'cold' is not a number" in event["error"]
+        heard = list(follower.heard)
+    assert len(heard) == 4 + 2 * len(REFUSED) + 1
+    until(lambda: len([one for one in kept(site) if one["device"] == "meerstetter1"]) == len(heard))
+    assert [one for one in kept(site) if one["device"] == "meerstetter1"] == sorted(
+        heard, key=lambda event: str(event["time"])
+    )
+    asked = call("hipercam.recorder.rpc.commands", "meerstetter1", last="1h")
+    assert asked == {"commands": kept(site), "next": None}
+    all_home(site)
+
+
+async def command(session: Client, how: str, value: float) -> None:
+    """Set the temperature in one of four ways, which is also why."""
+    setpoint, topic = f"{RACK}.rpc.set_target_temperature1", f"{RACK}.target_temperature1"
+    if how == "call":
+        await session.call(setpoint, value, _why=how)
+    elif how == "http":
+        await asyncio.to_thread(call, setpoint, value, _why=how)
+    elif how == "topic":
+        options = PublishOptions(acknowledge=True)
+        await session.publish(topic, value, _why=how, options=options)
+    else:
+        await asyncio.to_thread(publish, topic, value, _why=how)
+
+
+def test_an_alias_is_the_device_and_a_motion_has_its_axis(site: Net) -> None:
+    site.hcam("call", "FocalPlaneSlide.stage.home", "--why", "after a power cut")
+    until(lambda: any(one["device"] == "slide" for one in kept(site)))
+    (event,) = (one for one in kept(site) if one["device"] == "slide")
+    assert (event["what"], event["why"]) == ("stage.home", "after a power cut")
+    assert event["before"].keys() == {"position", "state"}
+    site.hcam("publish", "slide.target_position", "1e9", "--why", "too far")
+    until(lambda: any(one["why"] == "too far" for one in kept(site)))
+
+
+def test_what_people_see(site: Net) -> None:
+    said = site.hcam("history", "--commands", "meerstetter1", "--last", "1h")
+    head, *lines = said.splitlines()
+    assert re.split(r"  +", head) == ["time (UTC)", "device", "who", "command", "outcome", "why"]
+    assert any(re.search(r"set_target_temperature1\(-60\) +done +call$", one) for one in lines)
+    assert any("nonsense(1)" in line and "has no 'nonsense'" in line for line in lines)
+    assert not any("stage.home" in line for line in lines)
+    assert "stage.home()" in site.hcam("history", "--commands")
+    assert "there is no history of 'nobody'" in site.hcam("history", "--commands", "nobody", code=1)
+    plot = site.hcam("history", "meerstetter1.target_temperature1", "--last", "1h", "--plot")
+    assert "▲" in plot
+    for seen in (("history",), ("status",)):
+        said = site.run(BIN / "hcam", *seen, "--instrument", site.home / "site.toml", code=None)
+        assert ".command" not in said
+
+
+async def test_commands_while_the_recorder_is_killed_come_home_once(site: Net) -> None:
+    (recorder,) = living(site.home, "hwlogger")
+    recorder.send_signal(signal.SIGKILL)
+    recorder.wait()
+    before = len(kept(site))
+    for n in range(5):
+        call(f"{RACK}.rpc.set_target_temperature2", -50 - n, _why="nobody records")
+    start_recorder(site)
+    until(lambda: len(kept(site)) == before + 5)
+    all_home(site)
+    assert Counter(one["why"] for one in kept(site))["nobody records"] == 5
+
+
+async def test_what_another_session_says_was_commanded_is_not_believed(site: Net) -> None:
+    before = kept(site)
+    async with client(site.address) as session:
+        for device in ("meerstetter1", "ghost"):
+            forged = before[-1] | {"device": device, "who": "mallory", "seq": 1, "epoch": "f" * 12}
+            options = PublishOptions(acknowledge=True)
+            await session.publish(f"hipercam.{device}.command", forged, options=options)
+            sample = forged | {"device": f"{device}.command", "timestamp": forged["time"]}
+            await session.publish(f"hipercam.{device}.command.telemetry", sample, options=options)
+    call(f"{RACK}.rpc.set_target_temperature2", -40, _why="after them")
+
+    async def home() -> bool:
+        return any(one["why"] == "after them" for one in kept(site))
+
+    await soon(home)
+    assert len(kept(site)) == len(before) + 1
+    assert "mallory" not in json.dumps(kept(site))
+    assert not {name for name, *_ in stored(site)} & {"ghost", "ghost.command"}
+
+
+def test_the_audit_counts_commands_like_samples(site: Net) -> None:
+    def audited() -> Any:
+        said = site.run(
+            BIN / "hcam", "audit", "--json", "--instrument", site.home / "site.toml", code=None
+        )
+        return json.loads(said)
+
+    until(lambda: audited()["complete"])
+    (store,) = audited()["stores"]
+    lines = {line["device"]: line for line in store["lines"]}
+    assert lines["meerstetter1.command"]["verdict"] == "complete"
+    count = sum(one["device"] == "meerstetter1" for one in kept(site))
+    assert lines["meerstetter1.command"]["published"] == count
