@@ -18,7 +18,9 @@ from hcam_devices.journal.commands import event_of
 from hcam_devices.wamp.commands import MAX_ERROR, cut
 from hcam_devices.wamp.utils import WampError, call, publish
 
+from ..history.stores.databases import influxdb
 from .recorded import published, stored
+from .test_recorder import in_influxdb
 from .tools import BIN, Client, Follower, Net, client, living, soon, until
 
 SITE = """
@@ -35,6 +37,13 @@ server = "hwserver"
 
 [stores.local]
 kind = "embedded"
+"""
+OFFSITE = """
+[stores.offsite]
+kind = "influxdb"
+url = "{url}"
+database = "hipercam"
+timeout = 3
 """
 KEYS = {
     "device", "time", "who", "role", "what", "args", "kwargs", "why", "before", "error", "seq",
@@ -216,3 +225,22 @@ def test_the_audit_counts_commands_like_samples(site: Net) -> None:
     assert lines["meerstetter1.command"]["verdict"] == "complete"
     count = sum(one["device"] == "meerstetter1" for one in kept(site))
     assert lines["meerstetter1.command"]["published"] == count
+
+
+def test_a_database_has_commands_too(site: Net) -> None:
+    file = site.home / "site.toml"
+    with influxdb(site.home) as database:
+        (recorder,) = living(site.home, "hwlogger")
+        recorder.terminate()
+        recorder.wait()
+        file.write_text(SITE + OFFSITE.format(url=database.url))
+        start_recorder(site)
+        wanted = {one for one in published(site, "hwserver") if one[0].endswith(".command")}
+        until(lambda: wanted <= in_influxdb(database).keys())
+        found = database.query('SELECT what, why, args FROM "meerstetter1.command"')
+        (rows,) = found.values()
+        row = next(row for row in rows if row["why"] == "http")
+        assert (row["what"], row["args"]) == ("set_target_temperature1", "[-61]")
+        until(lambda: site.run(BIN / "hcam", "audit", "--instrument", file, code=None).count(
+            "Everything published is stored once"
+        ))  # fmt: skip
