@@ -108,6 +108,7 @@ REQUESTS = [
     ("call", call("hipercam.echo", "\x00", 2**53, b="b"), (JSON,)),
     ("call", call("hipercam.echo"), (("Content-Type", "Application/JSON; Charset=utf-8"),)),
     ("call", b'{"procedure": "hipercam.echo"}', ()),
+    ("call", b'{"procedure": "hipercam.echo", "args": ["\\ud83d\\ude00"]}', ()),
     ("call", b'{"procedure": "hipercam.echo", "args": null, "kwargs": null, "more": 1}', ()),
     ("call", b'{"procedure": "hipercam.echo", "args": [NaN]}', ()),
     ("call", call("hipercam.echo") + b"\n", (("X-Other", "x"),)),
@@ -164,6 +165,8 @@ def test_a_request_is_refused_as_by_crossbars_bridge(
     "body",
     [
         b'{"procedure": "not a uri"}',
+        b'{"procedure": "hipercam.echo", "args": ["\\uD800"]}',
+        b'{"topic": "hipercam.topic", "args": [{"\\ude00": 1}]}',
         b'{"procedure": 1}',
         b'{"procedure": "hipercam.echo", "args": 1}',
         b'{"procedure": "hipercam.echo", "args": "abc"}',

@@ -372,13 +372,17 @@ async def test_a_request_is_not_signed_for_a_router_at_another_port(
     assert not called
 
 
-AGES = """
+IMPORTS = """
 import json, sys
+from types import SimpleNamespace
 sys.path.insert(0, sys.argv[1])
 import crossbar
 crossbar._import_serializers_quietly()
 import door
+"""
+"""The beginning of a program in the router's environment."""
 
+AGES = """
 class Clock:
     now = 1000.0
     def time(self): return self.now
@@ -411,12 +415,33 @@ print(json.dumps([young, old, again, len(signatures._used)]))
 def test_a_signature_is_valid_for_a_while_and_not_from_before_the_router_s_start(
     tmp_path: Path,
 ) -> None:
-    said = Net(tmp_path).run(ROUTER_PYTHON, "-c", AGES, shipped().parent)
+    said = Net(tmp_path).run(ROUTER_PYTHON, "-c", IMPORTS + AGES, shipped().parent)
     young, old, again, kept = json.loads(said)
     assert young == [False, True, True, True, False]
     assert old == [False, True, True, True, False]
     assert again == [False, False, False, False]
     assert kept == 1
+
+
+TOKEN_FROM = """
+def accepts(host, secure):
+    request = SimpleNamespace(
+        getClientAddress=lambda: SimpleNamespace(host=host), isSecure=lambda: secure
+    )
+    try:
+        door._require_private(request)
+    except door.RefusedError as error:
+        return error.status
+    return True
+
+hosts = ("127.0.0.1", "127.1.2.3", "::1", "10.77.0.2", "fe80::1")
+print(json.dumps([[accepts(host, secure) for host in hosts] for secure in (False, True)]))
+"""
+
+
+def test_a_token_is_not_taken_over_a_network_without_tls(tmp_path: Path) -> None:
+    said = Net(tmp_path).run(ROUTER_PYTHON, "-c", IMPORTS + TOKEN_FROM, shipped().parent)
+    assert json.loads(said) == [[True, True, True, 403, 403], [True] * 5]
 
 
 FORGED: dict[str, Callable[[Person], tuple[str, str]]] = {
