@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from hcam_devices import HcamError
+from hcam_devices.cli import supervisor
 from hcam_devices.cli.supervisor import (
     FIRST_PAUSE_S,
     LAST_PAUSE_S,
@@ -17,9 +19,10 @@ from hcam_devices.cli.supervisor import (
     STEADY_AFTER_S,
     Child,
     children,
+    runs_here,
     trouble,
 )
-from hcam_devices.config.instrument import load
+from hcam_devices.config.instrument import Instrument, load
 from hcam_devices.wamp.uris import Address
 
 from ..helpers import Clock
@@ -140,7 +143,8 @@ def test_one_that_is_stopped_in_a_pause_is_not_begun_again(stage: Stage) -> None
 @pytest.mark.parametrize("emulate", [True, False])
 def test_the_router_is_the_first_of_those_that_run(stage: Stage, emulate: bool) -> None:
     instrument, address = load(), Address("127.0.0.1", 9000)
-    first, *servers = children(instrument, address, emulate=emulate)
+    names = runs_here(instrument)
+    first, *servers = children(instrument, address, names, emulate=emulate)
     assert first.name == "router"
     assert first.command[1:4] == ["router", "--port", "9000"]
     assert [child.name for child in servers] == list(instrument.servers)
@@ -150,6 +154,87 @@ def test_the_router_is_the_first_of_those_that_run(stage: Stage, emulate: bool) 
     for child in (first, *servers):
         assert child.command[-2:] == ["--instrument", str(instrument.path)]
         assert child.environment["WAMP_SERVER"] == str(address)
+
+
+SITE = """
+[router]
+host = "192.0.2.1"
+
+[servers.hwserver]
+host = "192.0.2.2"
+
+[servers.hwserver-dome]
+host = "192.0.2.3"
+
+[devices.gauge1]
+kind = "pdr900.VacuumGauge"
+port = 1
+
+[devices.gauge2]
+kind = "pdr900.VacuumGauge"
+server = "hwserver-dome"
+port = 2
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Instrument:
+    """An instrument on three hosts: of the router and hwlogger, and of two servers."""
+    file = tmp_path / "site.toml"
+    file.write_text(SITE)
+    return load(file)
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Set the only host that is this machine."""
+
+    def be(own: str) -> None:
+        def why_elsewhere(host: str) -> str:
+            return "" if host == own else f"{host} is elsewhere"
+
+        monkeypatch.setattr(supervisor, "why_elsewhere", why_elsewhere)
+
+    return be
+
+
+@pytest.mark.parametrize(
+    ("own", "names"),
+    [
+        ("192.0.2.1", ["router", "hwlogger"]),
+        ("192.0.2.2", ["hwserver"]),
+        ("192.0.2.3", ["hwserver-dome"]),
+    ],
+)
+def test_a_machine_runs_what_the_file_gives_to_it(
+    site: Instrument, here: Callable[[str], None], own: str, names: list[str]
+) -> None:
+    here(own)
+    assert runs_here(site) == names
+    assert runs_here(site, names[-1:]) == names[-1:]
+
+
+def test_a_machine_refuses_to_run_what_belongs_elsewhere(
+    site: Instrument, here: Callable[[str], None]
+) -> None:
+    here("192.0.2.2")
+    with pytest.raises(HcamError, match=r"hwserver-dome: 192.0.2.3 is elsewhere"):
+        runs_here(site, ["hwserver", "hwserver-dome"])
+    with pytest.raises(HcamError, match=r"no server 'hwserver-dmoe'; .* mean hwserver-dome"):
+        runs_here(site, ["hwserver-dmoe"])
+    here("192.0.2.4")
+    with pytest.raises(HcamError, match=r"router: 192.0.2.1 is elsewhere; .*/site.toml"):
+        runs_here(site)
+
+
+def test_a_further_server_is_run_by_the_program_before_the_dash(
+    stage: Stage, site: Instrument
+) -> None:
+    (child,) = children(site, Address("192.0.2.1"), ["hwserver-dome"], emulate=True)
+    assert Path(child.command[0]).name == "hwserver"
+    assert child.command[1:4] == ["--name", "hwserver-dome", "--emulate"]
+    assert child.log.name == "hwserver-dome.log"
+    assert child.environment["WAMP_SERVER"] == "192.0.2.1:8080"
 
 
 @pytest.mark.parametrize(

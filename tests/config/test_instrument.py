@@ -62,9 +62,11 @@ def test_settings_reach_the_device_and_its_link(tmp_path: Path) -> None:
         [router]
         host = "192.0.2.1"
         port = 8081
+        [servers.hwserver-vacuum]
+        host = "192.0.2.2"
         [devices.gauge]
         kind = "pdr900.VacuumGauge"
-        server = "vacuum"
+        server = "hwserver-vacuum"
         aliases = ["Gauge"]
         host = "192.0.2.10"
         port = 10001
@@ -80,8 +82,10 @@ def test_settings_reach_the_device_and_its_link(tmp_path: Path) -> None:
     assert (gauge.address, gauge.poll_every, gauge.link.timeout) == (7, 0.5, 3.0)
     assert str(gauge.link) == "192.0.2.10:10001"
     assert str(entry.build(host="127.0.0.1", port=5).link) == "127.0.0.1:5"
-    assert (entry.server, entry.names) == ("vacuum", ("gauge", "Gauge"))
+    assert (entry.server, entry.names) == ("hwserver-vacuum", ("gauge", "Gauge"))
     assert (instrument.router.host, instrument.router.port) == ("192.0.2.1", 8081)
+    assert instrument.host_of("hwserver-vacuum") == "192.0.2.2"
+    assert instrument.host_of("hwlogger") == "192.0.2.1"
 
 
 GAUGE = 'kind = "pdr900.VacuumGauge"'
@@ -216,11 +220,55 @@ pen = 1
         "5: [devices.two] port",
         "6: [devices.two] timeout",
         "11: [devices.four] 'four' is already a name of three",
+        "13: [devices.four] server: there is no server 'elsewhere'",
         "19: [devices.head] channel",
         "22: [devices.other] 'four' is in another server",
         "22: [devices.other] there is no device 'nowhere'",
     ]
     assert [one[: len(start)] for one, start in zip(found, starts, strict=True)] == starts
+
+
+GAUGE = """
+[devices.gauge]
+kind = "pdr900.VacuumGauge"
+server = "{server}"
+port = 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("server", "tables", "mistake"),
+    [
+        ("hwserver", "", ""),
+        ("hwserver", "[servers.hwserver]", ""),
+        ("hwserver", "[servers.hwlogger]\nhost = 'fd00::2'", ""),
+        ("hwserver-dome", "[servers.hwserver-dome]\nhost = 'dome.example'", ""),
+        ("hwserver-dome", "", r":4: .*there is no table \[servers.hwserver-dome\]"),
+        (
+            "hwserver-dmoe",
+            "[servers.hwserver-dome]",
+            r"did you mean hwserver-dome.*\n.* \[servers.hwserver-dome\] no device has server = ",
+        ),
+        ("hwsrever", "", ":4: .*there is no server 'hwsrever'; .*did you mean hwserver"),
+        ("hwlogger", "", ":4: .*there is no server 'hwlogger'"),
+        ("hwserver", "[servers.hwlogger-2]", ":7: .*there is no server 'hwlogger-2'"),
+        ("hwserver", "[servers.hwsrever]", ":7: .*there is no server 'hwsrever'; .*did you mean"),
+        ("hwserver", "[servers.gtcserver]", ':7: .*no device has server = "gtcserver"'),
+        ("hwserver", "[servers.hwserver]\n[servers.hwserver]", ":8: Cannot declare .* twice"),
+        ("hwserver", "[servers.hwserver]\nhost = 'a b'", r":8: \[servers.hwserver\] host: .*'a b'"),
+        ("hwserver", "[servers.hwserver]\nhosts = 'a'", ":8: .*did you mean host"),
+        ("hwserver", "[servers]\nhwserver = 'a'", ":8: "),
+    ],
+)
+def test_mistakes_in_servers_are_named(
+    tmp_path: Path, server: str, tables: str, mistake: str
+) -> None:
+    file = write(tmp_path, f"{GAUGE.format(server=server)}\n{tables}\n")
+    if mistake:
+        with pytest.raises(InstrumentError, match=mistake):
+            load(file)
+    else:
+        assert load(file).servers == sorted({server, "hwlogger"})
 
 
 @pytest.mark.parametrize("kind", ["missing", "a folder"])

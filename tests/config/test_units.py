@@ -189,9 +189,18 @@ def test_a_home_has_to_be_a_whole_path(tmp_path: Path) -> None:
 
 
 def test_a_server_that_is_no_program_is_told(tmp_path: Path) -> None:
-    ours = instrument(tmp_path, GAUGE + 'server = "../evil"\n')
-    with pytest.raises(HcamError, match=r"the program \.\./evil .* is missing"):
-        units.units(ours, Installation())
+    with pytest.raises(HcamError, match=r"there is no server '\.\./evil'"):
+        instrument(tmp_path, GAUGE + 'server = "../evil"\n')
+
+
+def test_a_further_server_is_named_to_its_program(tmp_path: Path) -> None:
+    far = f'[servers.hwserver-far]\n{GAUGE}server = "hwserver-far"\n'
+    ours = instrument(tmp_path, far)
+    (command,) = (line for line in unit(ours, "hwserver-far") if line.startswith("ExecStart="))
+    assert "/hwserver --name hwserver-far --instrument" in command
+    found = units.units(ours, Installation(), ["hwlogger"])
+    assert found.keys() == {"hcam.target", "hcam-hwlogger.service"}
+    assert "hwserver-far" not in found["hcam.target"]
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def start_flood(
     net: Net,
     rate: float = 100,
     devices: Iterable[str] = LOADS,
-    server: str = "flood",
+    server: str = "hwserver-flood",
 ) -> None:
     net.server = net.start(sys.executable, FLOOD, str(rate), server, *devices, log="flood.out")
 
@@ -30,7 +30,7 @@ def joined(net: Net) -> int:
     return log.read_text().count("on the network") if log.exists() else 0
 
 
-def published(net: Net, server: str = "flood") -> set[Number]:
+def published(net: Net, server: str = "hwserver-flood") -> set[Number]:
     """Return the numbers of every sample that the journal on disk has."""
     file = net.home / "journal" / f"{server}.sqlite"
     db = sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=PATIENCE)

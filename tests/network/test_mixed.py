@@ -45,8 +45,11 @@ class Disk(Net):
         self.data = home / "data"
         self.data.mkdir()
         self.site = home / "site.toml"
-        tables = (f'[devices.{name}]\nkind = "rackpc.RackPC"\nserver = "flood"\n' for name in LOADS)
-        self.site.write_text("\n".join(tables))
+        tables = (
+            f'[devices.{name}]\nkind = "rackpc.RackPC"\nserver = "hwserver-flood"\n'
+            for name in LOADS
+        )
+        self.site.write_text("\n".join(("[servers.hwserver-flood]", *tables)))
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
@@ -56,7 +59,7 @@ class Disk(Net):
     def revive(self) -> None:
         """Start what has ended."""
         commands = {
-            "flood": (sys.executable, FLOOD, str(RATE), "flood", *LOADS),
+            "flood": (sys.executable, FLOOD, str(RATE), "hwserver-flood", *LOADS),
             "hwlogger": (BIN / "hwlogger", "--instrument", self.site),
         }
         for name, command in commands.items():
@@ -198,7 +201,7 @@ def settled(disk: Disk, witness: Witness) -> dict[str, dict[str, Any]]:
     disk.running["flood"].terminate()
     disk.running["flood"].wait()
     disk.running["flood"] = disk.start(
-        sys.executable, FLOOD, "0.01", "flood", *LOADS, log="flood.out"
+        sys.executable, FLOOD, "0.01", "hwserver-flood", *LOADS, log="flood.out"
     )
     for name in LOADS:
         until(lambda name=name: answers(name))  # type: ignore[misc]

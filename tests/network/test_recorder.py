@@ -16,7 +16,9 @@ from .tools import Net, until
 SITE = """
 [devices.rackpc]
 kind = "rackpc.RackPC"
-server = "flood"
+server = "hwserver-flood"
+
+[servers.hwserver-flood]
 
 [stores.local]
 kind = "embedded"
@@ -90,7 +92,7 @@ def newest(device: str) -> Any:
 
 def fill(net: Net, count: int) -> None:
     """Write a journal that a server has left behind."""
-    journal = Journal(net.home / "journal" / "flood.sqlite")
+    journal = Journal(net.home / "journal" / "hwserver-flood.sqlite")
     begin = time.time() - 2 * count
     for number in range(count):
         fields = {f"count{n}": {"value": float(number), "unit": "deg_C"} for n in range(1, 9)}

@@ -11,7 +11,9 @@ from .tools import Net, living, until
 TWO_STORES = """
 [devices.rackpc]
 kind = "rackpc.RackPC"
-server = "flood"
+server = "hwserver-flood"
+
+[servers.hwserver-flood]
 
 [stores.local]
 

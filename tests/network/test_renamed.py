@@ -25,8 +25,8 @@ DEVICE = """
 kind = "rackpc.RackPC"
 server = "{server}"
 """
-BEFORE = {"flood": ["kept", "rackpc", "removed", "moved"], "other": ["quiet"]}
-AFTER = {"flood": ["kept", "rackcomputer=rackpc"], "other": ["quiet", "moved"]}
+BEFORE = {"hwserver-flood": ["kept", "rackpc", "removed", "moved"], "hwserver-other": ["quiet"]}
+AFTER = {"hwserver-flood": ["kept", "rackcomputer=rackpc"], "hwserver-other": ["quiet", "moved"]}
 
 
 def test_what_was_published_under_former_names_comes_home(guest: Net) -> None:
@@ -55,16 +55,17 @@ def test_a_journal_that_is_asked_in_a_wrong_way_says_so(guest: Net) -> None:
     }
     for name, arguments in wrong.items():
         with pytest.raises(InvalidArgumentError, match="is a"):
-            call(f"hipercam.flood.journal.{name}", *arguments)
+            call(f"hipercam.hwserver-flood.journal.{name}", *arguments)
     with pytest.raises(InvalidArgumentError, match="devices is a list of names, not 'rackpc'"):
-        call("hipercam.flood.journal.inventory", "rackpc")
-    assert call("hipercam.flood.journal.samples", "rackpc", 0, 1)[0]["device"] == "rackpc"
+        call("hipercam.hwserver-flood.journal.inventory", "rackpc")
+    assert call("hipercam.hwserver-flood.journal.samples", "rackpc", 0, 1)[0]["device"] == "rackpc"
 
 
 def begin(net: Net, servers: dict[str, list[str]], store: str) -> None:
     """Start everything with an instrument; wait until each device has published in its server."""
     own = {server: [names.split("=")[0] for names in some] for server, some in servers.items()}
     tables = [DEVICE.format(name=one, server=server) for server in own for one in own[server]]
+    tables += [f"[servers.{server}]\n" for server in own]
     (net.home / "site.toml").write_text(store + "".join(tables))
     old = appended(net)
     for server, devices in servers.items():

@@ -1,17 +1,21 @@
 """The servers, which present devices on the network, and ``hwlogger``, which records them."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from .. import HcamError
-from ..config.instrument import Instrument
+from ..config.instrument import Instrument, program_of
 from ..history import recorder
+from ..host.machine import why_elsewhere
 from ..telescope.corba import require_corba
 from ..wamp import server
 from ..wamp.uris import Address
 from .program import DEVICES, EMULATE, Command, example, given
+
+log = logging.getLogger(__name__)
 
 
 def _server(
@@ -32,21 +36,34 @@ def _server(
         help="Let the simulator of a device answer as in a recording of hcam wire (with "
         "--emulate).",
     )
+    @click.option(
+        "--name",
+        "named",
+        default=name,
+        metavar="SERVER",
+        help=f"The server of the instrument file: {name} (the default), or {name}-PLACE.",
+    )
     @given("instrument", "address")
     def program(
         instrument: Instrument,
         address: Address,
         *,
+        named: str,
         emulate: bool,
         pattern: str,
         replay: tuple[str, ...],
     ) -> None:
         if replay and not emulate:
             raise HcamError("--replay is for simulators: add --emulate")
+        if program_of(named) != name:
+            raise HcamError(f"{named} is no server of {name}: its name would begin with {name}-")
         needs()
+        host = instrument.hosts.get(named)
+        if host and not emulate and (reason := why_elsewhere(host)):
+            log.warning("%s belongs on another machine: %s", named, reason)
         parts = (text.partition("=") for text in replay)
         files = {device: Path(file) for device, _, file in parts}
-        server.serve(name, instrument, pattern, address, emulate=emulate, replay=files)
+        server.serve(named, instrument, pattern, address, emulate=emulate, replay=files)
 
     return program
 

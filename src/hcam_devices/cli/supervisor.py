@@ -2,19 +2,23 @@
 
 import asyncio
 import os
+import platform
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from ..config.instrument import Instrument
+from .. import HcamError
+from ..config.instrument import LOGGER, Instrument, command_of
 from ..core.backoff import Backoff
 from ..errors import RouterError
 from ..host import output, rotation, surroundings
 from ..host.home import exclusive, home
 from ..host.installation import program, this_program
+from ..host.machine import why_elsewhere
+from ..names import did_you_mean
 from ..ui import terminal
 from ..wamp.router import crossbar, listening, with_parent_death_signal
 from ..wamp.uris import Address
@@ -25,6 +29,8 @@ STEADY_AFTER_S = 60.0
 """A program that ran for this long is restarted after the first pause again."""
 MAX_STOP_S = 12.0
 """A program that has not ended this long after SIGTERM is killed."""
+ROUTER = "router"
+"""The name of the router among those of the servers."""
 NEWS_PERIOD_S = 300.0
 """News, such as the restart of a program, are shown for this long."""
 
@@ -119,24 +125,51 @@ def last_line(log: Path) -> str:
     return next((line for line in reversed(lines) if line.strip()), "")
 
 
-def children(instrument: Instrument, address: Address, *, emulate: bool) -> list[Child]:
-    """Return the router, and then the servers of an instrument, none of them started."""
+def runs_here(instrument: Instrument, only: Collection[str] = ()) -> list[str]:
+    """Return what runs on this machine: ``router`` first if it does, and servers.
+
+    With ``only``, return these alone. Raises HcamError if one of them does not exist, or runs on
+    another machine, or if nothing runs here.
+    """
+    hosts = {
+        ROUTER: instrument.router.host,
+        **{server: instrument.host_of(server) for server in instrument.servers},
+    }
+    for name in only:
+        if name not in hosts:
+            raise HcamError(
+                f"there is no server {name!r}; there are {', '.join(hosts)}"
+                f"{did_you_mean(name, hosts)}"
+            )
+    reasons = {host: why_elsewhere(host) for host in {*hosts.values()}}
+    wanted = [name for name in hosts if name in (only or hosts)]
+    away = {name: reasons[hosts[name]] for name in wanted if reasons[hosts[name]]}
+    if away.keys() & {*only} or len(away) == len(wanted):
+        told = "; ".join(f"{name}: {reason}" for name, reason in away.items())
+        raise HcamError(
+            f"this machine, {platform.node()}, does not run what is asked of it ({told}): correct "
+            f"host in [router] or [servers.NAME] of {instrument.path}, or run this on that machine"
+        )
+    return [name for name in wanted if name not in away]
+
+
+def children(
+    instrument: Instrument, address: Address, names: Iterable[str], *, emulate: bool
+) -> list[Child]:
+    """Return the router and the servers that ``names`` lists, in that order, none started."""
     environment = os.environ | {"WAMP_SERVER": str(address), "HCAM_HOME": str(home())}
     file = ["--instrument", str(instrument.path)]
-    arguments = {
-        name: ["--emulate"] if emulate and name != "hwlogger" else [] for name in instrument.servers
-    }
-    return [
-        Child(
-            "router",
-            [str(program("hcam")), "router", "--port", str(address.port), *file],
-            environment,
-        ),
-        *(
-            Child(name, [str(program(name)), *flags, *file], environment)
-            for name, flags in arguments.items()
-        ),
-    ]
+    found = []
+    for name in names:
+        if name == ROUTER:
+            command = [str(program("hcam")), "router", "--port", str(address.port)]
+        else:
+            own, *options = command_of(name)
+            command = [str(program(own)), *options]
+            if emulate and name != LOGGER:
+                command += ["--emulate"]
+        found.append(Child(name, [*command, *file], environment))
+    return found
 
 
 def hints(address: Address, *, emulate: bool) -> str:
@@ -151,24 +184,31 @@ def hints(address: Address, *, emulate: bool) -> str:
     )
 
 
-async def up(instrument: Instrument, address: Address, *, emulate: bool) -> int:
-    """Run everything and show it until SIGINT, SIGTERM or SIGHUP; return the exit status.
+async def up(
+    instrument: Instrument, address: Address, names: Sequence[str], *, emulate: bool
+) -> int:
+    """Run programs, show the instrument until SIGINT, SIGTERM or SIGHUP; return the exit status.
+
+    ``names`` are those of the router and of servers, as ``runs_here`` returns them.
 
     Raises RouterError if the router is not installed or its port is taken, and AlreadyRunningError
     if another ``hcam up`` has the same home.
     """
-    crossbar()
+    if ROUTER in names:
+        crossbar()
     with exclusive(home() / "locks", "hcam up"):
-        return await _up(instrument, address, emulate=emulate)
+        return await _up(instrument, address, names, emulate=emulate)
 
 
-async def _up(instrument: Instrument, address: Address, *, emulate: bool) -> int:
-    if listening(address.port):
+async def _up(
+    instrument: Instrument, address: Address, names: Sequence[str], *, emulate: bool
+) -> int:
+    if ROUTER in names and listening(address.port):
         raise RouterError(
             f"port {address.port} is taken: is everything running already (hcam watch)? "
             "Otherwise choose another with --port"
         )
-    family = children(instrument, address, emulate=emulate)
+    family = children(instrument, address, names, emulate=emulate)
     with suppress(OSError):  # without this folder the programs run without logs
         family[0].log.parent.mkdir(parents=True, exist_ok=True)
     running = [asyncio.create_task(child.keep_running()) for child in family]
@@ -191,6 +231,8 @@ async def _up(instrument: Instrument, address: Address, *, emulate: bool) -> int
         )
     else:
         say(f"router {address}, logs in {home() / 'log'}; Ctrl-C stops everything")
+        if missing := [name for name in instrument.servers if name not in names]:
+            say(f"not started here: {', '.join(missing)}")
         showing = asyncio.create_task(news.say_all())
     await asyncio.wait(
         [showing, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED

@@ -7,6 +7,7 @@ import click
 from ..config import units
 from ..config.instrument import Instrument
 from .program import Command, example, given
+from .supervisor import runs_here
 
 
 @click.command(cls=Command, epilog=example("hcam systemd --instrument /etc/hcam/ours.toml"))
@@ -25,9 +26,10 @@ from .program import Command, example, given
 )
 @given("instrument")
 def systemd(instrument: Instrument, *, user: str, home: Path, out: Path) -> None:
-    """Write systemd units for the router and each server of the instrument file.
+    """Write systemd units for the router and each server that belongs on this machine.
 
     Nothing is installed or started. docs/running-a-site.md says how to go on.
     """
-    for path in units.write(instrument, units.Installation(user, home), out):
+    names = runs_here(instrument) if instrument.hosts else ()
+    for path in units.write(instrument, units.Installation(user, home), out, names):
         click.echo(path)

@@ -14,12 +14,30 @@ from .program import EMULATE, PORT, Command, example, given
 @click.command(cls=Command, epilog=example("hcam up --emulate"))
 @EMULATE
 @PORT
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="NAME",
+    help="Run only this server, or the router; may be given several times.",
+)
 @given("instrument", "address", url=False)
-def up(instrument: Instrument, address: Address, *, emulate: bool, port: int | None) -> None:
-    """Run the router and the servers, and show the devices until Ctrl-C.
+def up(
+    instrument: Instrument,
+    address: Address,
+    *,
+    emulate: bool,
+    port: int | None,
+    only: tuple[str, ...],
+) -> None:
+    """Run what belongs on this machine, and show the devices until Ctrl-C.
 
-    What the router and the servers print goes to files in HCAM_HOME/log.
+    The router and servers belong where host in [router] and [servers.NAME] of the instrument file
+    says: on this machine by default. What they print goes to files in HCAM_HOME/log.
     """
-    require_loopback(address.host)
-    own = Address("127.0.0.1", port or address.port)
-    raise SystemExit(asyncio.run(supervisor.up(instrument, own, emulate=emulate)))
+    names = supervisor.runs_here(instrument, only)
+    host = address.host
+    if supervisor.ROUTER in names:
+        require_loopback(host)
+        host = "127.0.0.1"
+    found = Address(host, port or address.port)
+    raise SystemExit(asyncio.run(supervisor.up(instrument, found, names, emulate=emulate)))

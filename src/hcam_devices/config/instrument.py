@@ -10,6 +10,12 @@
 
 The class is the schema of the table: its annotated names, and those of its link, are the settings.
 
+    [servers.hwserver]               # where a server runs; by default on the router's host
+    host = "192.0.2.30"              # name or address of that machine
+
+    [servers.hwserver-dome]          # a second hwserver, for devices with server = "hwserver-dome"
+    host = "192.0.2.31"
+
     [stores.offsite]                 # a store for history; without any, files in HCAM_HOME
     kind = "influxdb"
     url = "http://192.0.2.20:8086"
@@ -18,7 +24,7 @@ The class is the schema of the table: its annotated names, and those of its link
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.resources import files
@@ -42,7 +48,23 @@ LISTENS_ON = ("127.0.0.1", "localhost")
 """The names of the address on which the router of this package listens."""
 NO_SECRETS = ("api", "raw_days", "timeout")
 """Settings of stores whose values may be repeated in messages."""
+PROGRAMS = "hwserver", "hserver", "gtcserver"
+"""The programs that present devices. Each is the name of a server, too."""
+LOGGER = "hwlogger"
+"""The server, and its program, that presents the recorder; there is one."""
+SERVER = re.compile(rf"(?:{'|'.join(PROGRAMS)})(?:-[a-z0-9_]+)?|{LOGGER}")
 STORES: dict[str, type[StoreSettings]] = {"embedded": Embedded, "influxdb": InfluxDB}
+
+
+def program_of(server: str) -> str:
+    """Return the program that runs a server: what is before the dash of its name."""
+    return server.partition("-")[0]
+
+
+def command_of(server: str) -> list[str]:
+    """Return the program that runs a server, and the option that it needs to know which."""
+    program = program_of(server)
+    return [program] if server == program else [program, "--name", server]
 
 
 class InstrumentError(HcamError):
@@ -69,11 +91,20 @@ class Router(BaseModel):
         )
 
 
+class _Server(BaseModel):
+    """Where a server runs: ``[servers.NAME]`` in the file."""
+
+    model_config = STRICT
+
+    host: str = Field(default="", pattern=r"^[\w.:-]+$", max_length=253)
+
+
 class _File(BaseModel):
     model_config = STRICT
 
     title: str = Field(default="", max_length=100)
     router: Router = Router()
+    servers: dict[str, dict[str, Any]] = {}
     devices: dict[str, dict[str, Any]]
     stores: dict[str, dict[str, Any]] = {}
 
@@ -122,11 +153,17 @@ class Instrument:
     router: Router
     entries: dict[str, Entry]
     stores: Mapping[str, StoreSettings]
+    hosts: Mapping[str, str]
+    """The host of each server that has one of its own."""
 
     @property
     def servers(self) -> list[str]:
         """The names of the servers, including hwlogger."""
-        return sorted({entry.server for entry in self.entries.values()} | {"hwlogger"})
+        return sorted({entry.server for entry in self.entries.values()} | {LOGGER})
+
+    def host_of(self, server: str) -> str:
+        """Return the host on which a server runs: its own, or else that of the router."""
+        return self.hosts.get(server, self.router.host)
 
     @property
     def names(self) -> list[str]:
@@ -198,6 +235,13 @@ def _tables(content: dict[str, Any], key: str) -> Iterator[tuple[str, dict[str, 
             yield name, table
 
 
+def _no_such_server(name: str, known: Collection[str]) -> str:
+    return (
+        f"there is no server {shorten(name)}; there are {', '.join(known)}, and further ones with "
+        f"a dash, such as {PROGRAMS[0]}-dome{did_you_mean(name, known)}"
+    )
+
+
 class _Reader:
     """Reads one file and collects its mistakes."""
 
@@ -214,6 +258,7 @@ class _Reader:
                 entries[name] = entry
         self._check_names(entries.values())
         self._check_sources(entries)
+        hosts = self._hosts(content, entries.values())
         stores = {}
         for name, table in _tables({"stores": {"local": {}}} | content, "stores"):
             if store := self._store(name, table):
@@ -229,7 +274,9 @@ class _Reader:
             raise InstrumentError(
                 "\n".join(f"{self.path}:{line}: {text}" for line, text in sorted(self.mistakes))
             )
-        return Instrument(self.path, file.title or self.path.stem, file.router, entries, stores)
+        return Instrument(
+            self.path, file.title or self.path.stem, file.router, entries, stores, hosts
+        )
 
     def _entry(self, name: str, table: dict[str, Any]) -> Entry | None:
         place = ("devices", name)
@@ -349,6 +396,32 @@ class _Reader:
                     self._mistake(("devices", entry.name), f"there is no device {source!r}{meant}")
                 elif entries[source].server != entry.server:
                     self._mistake(("devices", entry.name), f"{source!r} is in another server")
+
+    def _hosts(self, content: dict[str, Any], entries: Iterable[Entry]) -> dict[str, str]:
+        """Return the host of each server that has one, and check the servers of the devices."""
+        tables = dict(_tables(content, "servers"))
+        known = {*PROGRAMS, *tables} - {LOGGER}
+        for entry in entries:
+            place = ("devices", entry.name, "server")
+            if not SERVER.fullmatch(entry.server) or entry.server == LOGGER:
+                self._mistake(place, f"server: {_no_such_server(entry.server, PROGRAMS)}")
+            elif entry.server not in known:
+                self._mistake(
+                    place,
+                    f"server: there is no table [servers.{entry.server}]; a server whose name has "
+                    f"a dash needs one{did_you_mean(entry.server, known)}",
+                )
+        used = [table.get("server", PROGRAMS[0]) for _, table in _tables(content, "devices")]
+        found = {}
+        for name, table in tables.items():
+            settings = self._check(_Server, table, ("servers", name))
+            if not SERVER.fullmatch(name):
+                self._mistake(("servers", name), _no_such_server(name, (*PROGRAMS, LOGGER)))
+            elif name not in (*used, LOGGER):
+                self._mistake(("servers", name), f'no device has server = "{name}"')
+            elif settings and settings.host:
+                found[name] = settings.host
+        return found
 
     def _mistake(self, place: tuple[str, ...], text: str) -> None:
         where = f"[{'.'.join(place[:2])}] " if len(place) > 1 else ""

@@ -18,7 +18,7 @@ from ..core.link import Serial
 from ..core.process import Programs
 from ..host.installation import program
 from ..telescope.corba import Corba
-from .instrument import Entry, Instrument
+from .instrument import LOGGER, Entry, Instrument, command_of
 from .stores import Embedded, InfluxDB, place
 
 TARGET = "hcam.target"
@@ -83,21 +83,24 @@ class Installation:
             raise HcamError(f"the home {str(self.home)!r} has to be a whole path")
 
 
-def units(instrument: Instrument, where: Installation) -> dict[str, str]:
+def units(instrument: Instrument, where: Installation, names: Iterable[str] = ()) -> dict[str, str]:
     """Return the text of each unit by its file name: the target, the router, a unit a server.
 
-    Raises HcamError if a server of the file is no program of this installation.
+    With ``names``, only those of the router and the servers that are among them. Raises HcamError
+    if a program is not in this installation.
     """
-    texts = {"hcam-router.service": _Unit(instrument, where, "router", []).text()}
-    for server in instrument.servers:
-        unit = _Unit(instrument, where, server, instrument.choose(server))
-        texts[f"hcam-{server}.service"] = unit.text()
+    texts = {}
+    for name in names or ("router", *instrument.servers):
+        unit = _Unit(instrument, where, name, instrument.choose(name))
+        texts[f"hcam-{name}.service"] = unit.text()
     return {TARGET: _target(instrument, texts)} | texts
 
 
-def write(instrument: Instrument, where: Installation, folder: Path) -> list[Path]:
-    """Write the units into a folder, which is made, and return their paths. Raises HcamError."""
-    texts = units(instrument, where)
+def write(
+    instrument: Instrument, where: Installation, folder: Path, names: Iterable[str] = ()
+) -> list[Path]:
+    """Write the units into a folder, which is made, and return their paths; raises as ``units``."""
+    texts = units(instrument, where, names)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
@@ -131,7 +134,7 @@ class _Unit:
         self.corba = [name for name, link in links.items() if isinstance(link, Corba)]
         self.serial = [name for name, link in links.items() if isinstance(link, Serial)]
         hosts = [str(link.host) for link in links.values() if hasattr(link, "host")]
-        if name == "hwlogger":
+        if name == LOGGER:
             stores = instrument.stores.values()
             hosts += [urlsplit(s.url).hostname or "" for s in stores if isinstance(s, InfluxDB)]
         self.hosts = list(dict.fromkeys([instrument.router.host, *hosts]))
@@ -153,7 +156,7 @@ StartLimitIntervalSec=0
 """
 
     def _service(self) -> str:
-        command = ["hcam", "router"] if self.name == "router" else [self.name]
+        command = ["hcam", "router"] if self.name == "router" else command_of(self.name)
         words = [str(program(command[0])), *command[1:]]
         words += ["--instrument", str(self.instrument.path.absolute())]
         groups = "SupplementaryGroups=dialout\n" if self.serial else ""
@@ -181,7 +184,7 @@ MemoryMax=1G
             text = f"StateDirectory={_quoted(home.name)}\nStateDirectoryMode=0700\n"
         else:
             text = f"ReadWritePaths={_quoted(str(home))}\n"
-        if self.name == "hwlogger":
+        if self.name == LOGGER:
             stores = self.instrument.stores.values()
             folders = {place(one, home) for one in stores if isinstance(one, Embedded)}
             for folder in sorted(folders):

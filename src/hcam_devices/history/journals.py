@@ -15,6 +15,7 @@ from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.exception import Error as WampError
 from pydantic import BaseModel, Field
 
+from ..config.instrument import LOGGER
 from ..core.device import Sample
 from ..core.fields import shorten
 from ..core.threads import ask
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-OWN = "hwlogger"
+OWN = LOGGER
 """The server of the recorder itself, whose journal is in this process."""
 PAGE = 1000
 """Ask for this many samples at a time."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .. import HcamError
-from ..config.instrument import Entry, Instrument
+from ..config.instrument import LOGGER, Entry, Instrument
 from ..config.stores import Embedded, InfluxDB, StoreSettings, place
 from ..core.device import Device
 from ..core.fields import Procedure, Readback, Value, rpc
@@ -287,7 +287,7 @@ def recorder_of(stores: Iterable[str]) -> type[Recorder]:
 def entry_of(instrument: Instrument, **parts: Any) -> Entry:
     """Return the recorder as a device of an instrument; without its ``parts``, it is idle."""
     idle = {"replicators": [], "journals": Journals({}), "folder": Path(), "stores": {}}
-    return Entry("recorder", recorder_of(instrument.stores), "hwlogger", (), idle | parts)
+    return Entry("recorder", recorder_of(instrument.stores), LOGGER, (), idle | parts)
 
 
 def _free(folder: Path) -> float:
@@ -365,6 +365,6 @@ def serve(instrument: Instrument, address: Address) -> None:
                 **{f"store {name}": partial(keep, name) for name in instrument.stores},
             }
 
-        server = Server("hwlogger", [entry], address, folder, emulate=False, beside=beside)
-        log.info("hwlogger records into %s", ", ".join(instrument.stores))
+        server = Server(LOGGER, [entry], address, folder, emulate=False, beside=beside)
+        log.info("%s records into %s", LOGGER, ", ".join(instrument.stores))
         asyncio.run(until_told(server))

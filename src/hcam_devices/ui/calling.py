@@ -180,7 +180,7 @@ def what_there_is(name: str) -> str:
     registered = utils.call("wamp.registration.list")["prefix"]
     prefixes = [utils.call("wamp.registration.get", number)["uri"] for number in registered]
     devices = sorted({uris.device_of(prefix) for prefix in prefixes} - {""})
-    there = ", ".join(devices) or "none: is hwserver running?"
+    there = ", ".join(devices) or "none: is no server running?"
     meant = did_you_mean(uris.device_of(name), devices)
     return f"nobody offers {name.removesuffix('.rpc.')}; the devices are: {there}{meant}"
 

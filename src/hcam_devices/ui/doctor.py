@@ -27,7 +27,7 @@ from autobahn.wamp.exception import Error as WampError
 from pydantic import ValidationError
 
 from .. import HcamError
-from ..config.instrument import Entry, Instrument, line_of, load
+from ..config.instrument import Entry, Instrument, command_of, line_of, load
 from ..config.stores import InfluxDB
 from ..core.link import Serial, addresses_of
 from ..core.threads import ask, in_own_thread
@@ -110,7 +110,8 @@ class Site:
 
     def start(self, server: str) -> str:
         """Return the command that starts a server again."""
-        return f"{server}{self.option()}, or systemctl restart hcam-{server}"
+        command = " ".join(command_of(server))
+        return f"{command}{self.option()}, or systemctl restart hcam-{server}"
 
 
 # --- what is learned first ------------------------------------------------------------------

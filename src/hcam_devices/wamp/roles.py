@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from ..config.instrument import Entry
+from ..config.instrument import LOGGER, Entry
 from ..core.fields import Setpoint
 from . import uris
 from .access import LOCAL
@@ -18,8 +18,6 @@ Action: TypeAlias = Literal["call", "register", "publish", "subscribe"]
 ACTIONS: tuple[Action, ...] = ("call", "register", "publish", "subscribe")
 
 OBSERVER, OPERATOR, ENGINEER, RECORDER = "observer", "operator", "engineer", "recorder"
-LOGGER = "hwlogger"
-"""The server whose role is that of the recorder."""
 ADD_TESTAMENT = "wamp.session.add_testament"
 DISCLOSED = {"caller": True, "publisher": True}
 LOOK_UP = (

@@ -17,7 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..config.instrument import Instrument
+from ..config.instrument import LOGGER, Instrument
 from ..errors import ProtocolError, RouterError
 from ..host import output, rotation, systemd
 from ..host.http import Connection
@@ -64,7 +64,7 @@ def overview(instrument: Instrument) -> dict[str, Any]:
         (entry.name, entry.cls.kind(), entry.server, entry.aliases)
         for entry in instrument.entries.values()
     ]
-    devices.append(("recorder", "recorder.Recorder", "hwlogger", ()))
+    devices.append(("recorder", "recorder.Recorder", LOGGER, ()))
     keys = "name", "kind", "server", "aliases"
     return {
         "title": instrument.title,

@@ -1,0 +1,45 @@
+"""Whether a host of the instrument file is this machine."""
+
+import ipaddress
+import platform
+import socket
+
+import psutil
+
+
+def why_elsewhere(host: str) -> str:
+    """Return why a host name or an address is not this machine; empty if it is.
+
+    It is this machine if it is the machine's own name (with or without its domain), a loopback
+    address, or an address of a network interface; or a name with such an address. Behind a NAT a
+    machine does not know the address by which others reach it.
+    """
+    if is_own_name(host):
+        return ""
+    try:
+        addresses = addresses_of(host)
+    except OSError as error:
+        return f"no address is known for {host} ({error.strerror or error})"
+    if any(ipaddress.ip_address(address).is_loopback for address in addresses):
+        return ""
+    interfaces = psutil.net_if_addrs().values()
+    own = {part.address.partition("%")[0] for interface in interfaces for part in interface}
+    return "" if own & addresses else f"{host} is no address of this machine"
+
+
+def addresses_of(host: str) -> set[str]:
+    """Return the IP addresses of a host name. Raises OSError if none is known."""
+    infos = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
+    return {str(info[4][0]).partition("%")[0] for info in infos}
+
+
+def is_own_name(host: str) -> bool:
+    """Return whether a host is given by the name of this machine, with or without its domain."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        given, own = host.lower().rstrip("."), platform.node().lower()
+        if "." in given and "." in own:
+            return given == own
+        return given.partition(".")[0] == own.partition(".")[0] != ""
+    return False
