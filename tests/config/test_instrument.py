@@ -222,7 +222,6 @@ pen = 1
         "11: [devices.four] 'four' is already a name of three",
         "13: [devices.four] server: there is no server 'elsewhere'",
         "19: [devices.head] channel",
-        "22: [devices.other] 'four' is in another server",
         "22: [devices.other] there is no device 'nowhere'",
     ]
     assert [one[: len(start)] for one, start in zip(found, starts, strict=True)] == starts
@@ -269,6 +268,17 @@ def test_mistakes_in_servers_are_named(
             load(file)
     else:
         assert load(file).servers == sorted({server, "hwlogger"})
+
+
+def test_the_sources_of_a_view_may_be_in_other_servers(tmp_path: Path) -> None:
+    text = load().path.read_text()
+    for name in ("meerstetter1", "flow"):
+        text = text.replace(f"[devices.{name}]", f'[devices.{name}]\nserver = "hwserver-rack"')
+    instrument = load(write(tmp_path, f"{text}\n[servers.hwserver-rack]\n"))
+    found = [entry.name for entry in instrument.sources_elsewhere("hwserver")]
+    assert sorted(found) == ["flow", "meerstetter1"]
+    assert instrument.sources_elsewhere("hwserver-rack") == []
+    assert load().sources_elsewhere("hwserver") == []
 
 
 @pytest.mark.parametrize("kind", ["missing", "a folder"])

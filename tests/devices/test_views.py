@@ -237,6 +237,40 @@ async def test_a_source_of_another_kind_is_an_error_and_does_it_no_harm() -> Non
     assert "gauge has no pressure: it is of another kind" in head.view.snapshot()["state_reason"]
 
 
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"value": 1e-5, "unit": "Pa"}, "gauge has pressure in 'Pa', not in mbar"),
+        ({"value": "low", "unit": "mbar"}, "for pressure: it is no value"),
+        ({"value": math.nan, "unit": "mbar"}, "gauge has nan for pressure"),
+        ({"unit": "mbar"}, "for pressure: it is no value"),
+        (7, "gauge has 7 for pressure: it is no value"),
+    ],
+)
+async def test_what_a_source_of_another_version_says_is_null_unless_it_fits(
+    said: Any, why: str
+) -> None:
+    head = Head()
+    sample = await head.say()
+    gauge = head.sources["gauge"].snapshot() | {"pressure": said}
+    for listener in head.sources["gauge"].listeners:
+        listener(gauge)
+    sample = head.view.snapshot()
+    assert sample["pressure"] is None
+    assert why in reasons(sample, "pressure")
+
+
+async def test_the_testament_of_a_source_is_told() -> None:
+    head = Head()
+    await head.say()
+    gone = {"device": "gauge", "seq": None, "timestamp": None, "state": {"connection": "offline"}}
+    for listener in head.sources["gauge"].listeners:
+        listener(gone | {"alarms": [], "pressure": None})
+    sample = head.view.snapshot()
+    assert sample["pressure"] is None
+    assert reasons(sample, "pressure") == "gauge is offline: its server has gone"
+
+
 async def test_a_setpoint_goes_through_to_the_rack_and_is_read_back() -> None:
     head = Head()
     await head.say()

@@ -1,5 +1,6 @@
 """What each role should be allowed, from what devices say of themselves and not from the rules."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,15 @@ OF_SERVERS = {
     "wamp.registration.list_callees",
     "wamp.session.get",
 }
+OF_VIEWS = {
+    "views.CCDHead": [("rack", "target_temperature")],
+    "views.COMPO": [
+        ("arms", "target_pickoff_angle"),
+        ("arms", "target_injection_angle"),
+        ("lens", "target_position"),
+    ],
+}
+"""Which setpoints of which source a view sets; those of a CCD head are numbered."""
 CLOSED = {
     "wamp.session.list",
     "wamp.session.kill",
@@ -69,6 +79,8 @@ class Declared:
         self.heard: dict[str, str] = {}
         """The server that subscribes to a topic."""
         self.peers: set[tuple[str, str]] = set()
+        self.shown: dict[str, set[str]] = defaultdict(set)
+        """The topics of other servers' devices that the views of a server show."""
         self.strangers: set[str] = set()
         known = {name for entry in self.entries for name in entry.names}
         for entry in self.entries:
@@ -100,6 +112,15 @@ class Declared:
         for topic in ("telemetry", "wire"):
             self.owner[f"hipercam.{entry.name}.{topic}"] = entry.server
         self.heard[f"hipercam.{entry.name}.telemetry"] = entry.server
+        servers = {one.name: one.server for one in self.entries}
+        for source in device.sources():
+            if servers[source] != entry.server:
+                self.shown[entry.server].add(f"hipercam.{source}.telemetry")
+                self.peers.add((entry.server, f"hipercam.{source}.rpc.telemetry"))
+        for role, name in OF_VIEWS.get(device.kind(), ()):
+            source, number = getattr(device, role), getattr(device, "channel", "")
+            if servers[source] != entry.server:
+                self.peers.add((entry.server, f"hipercam.{source}.rpc.set_{name}{number}"))
         for peer, names in device.peers.items():
             if peer not in known:
                 self.strangers.add(peer)
@@ -140,7 +161,8 @@ class Declared:
         if action == "subscribe":
             if level >= 0 or server == "hwlogger":
                 return ours or (server == "hwlogger" and uri.startswith("wamp.registration."))
-            return self.heard.get(uri) == server
+            asks_whose = server in self.shown and uri.startswith("wamp.registration.")
+            return self.heard.get(uri) == server or asks_whose or uri in self.shown.get(server, ())
         return self._may_call(server, uri, level)
 
     def _may_call(self, server: str, uri: str, level: int) -> bool:

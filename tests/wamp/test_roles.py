@@ -67,7 +67,7 @@ def test_each_role_begins_with_a_rule_that_allows_nothing() -> None:
                 }
 
 
-def generated(name: str) -> dict[str, list[Rule]]:
+def generated(name: str | Path) -> dict[str, list[Rule]]:
     """Return the rules of each role, as they are in Crossbar's configuration."""
     instrument = load(Path(name))
     return {
@@ -95,6 +95,20 @@ def test_every_role_may_do_what_it_should_and_nothing_else(name: str) -> None:
     wanted = list(rights(INSTRUMENTS[name]))
     assert wrong(rules, wanted) == []
     assert {right.role for right in wanted} == rules.keys()
+
+
+def test_a_server_may_hear_and_set_what_its_views_show_of_other_servers(tmp_path: Path) -> None:
+    text = load().path.read_text()
+    for name in ("meerstetter1", "compo_lens", "pressure1"):
+        text = text.replace(f"[devices.{name}]", f'[devices.{name}]\nserver = "hwserver-far"')
+    (tmp_path / "site.toml").write_text(f"{text}\n[servers.hwserver-far]\n")
+    instrument = load(tmp_path / "site.toml")
+    assert {"device-hwserver-far", "device-hwserver"} <= generated(instrument.path).keys()
+    assert wrong(generated(instrument.path), rights(instrument)) == []
+    set_rack = "hipercam.meerstetter1.rpc.set_target_temperature1"
+    assert allowed(instrument, "device-hwserver", set_rack, "call")
+    assert not allowed(instrument, "device-hwserver", f"{set_rack[:-1]}4", "call")
+    assert not allowed(instrument, "device-hwserver-far", "hipercam.flow.telemetry", "subscribe")
 
 
 def test_the_names_of_the_published_system_are_for_operators_and_not_for_observers() -> None:

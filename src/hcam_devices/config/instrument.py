@@ -136,7 +136,7 @@ class Entry:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The devices that it needs in the same server; only a view needs any."""
+        """The devices that it shows, of its server or of others; only a view shows any."""
         return self.build().sources()
 
     def build(self, **overrides: Any) -> Device:
@@ -164,6 +164,15 @@ class Instrument:
     def host_of(self, server: str) -> str:
         """Return the host on which a server runs: its own, or else that of the router."""
         return self.hosts.get(server, self.router.host)
+
+    def sources_elsewhere(self, server: str) -> list[Entry]:
+        """Return the devices of other servers that the views of a server show."""
+        shown = {source for entry in self.choose(server) for source in entry.sources}
+        return [
+            entry
+            for entry in self.entries.values()
+            if entry.name in shown and entry.server != server
+        ]
 
     @property
     def names(self) -> list[str]:
@@ -394,8 +403,6 @@ class _Reader:
                 if source not in entries:
                     meant = did_you_mean(source, entries)
                     self._mistake(("devices", entry.name), f"there is no device {source!r}{meant}")
-                elif entries[source].server != entry.server:
-                    self._mistake(("devices", entry.name), f"{source!r} is in another server")
 
     def _hosts(self, content: dict[str, Any], entries: Iterable[Entry]) -> dict[str, str]:
         """Return the host of each server that has one, and check the servers of the devices."""

@@ -2,7 +2,7 @@
 
 from ..errors import LINK_LOST, NotAllowedError, ProtocolError, RefusedError
 from .axis import Axis, Drive
-from .device import Device, Sample, iso_from_s
+from .device import Device, Sample, Source, iso_from_s
 from .fields import Labels, Procedure, Range, Readback, Setpoint, Value, is_number, rpc, shorten
 from .link import (
     Exactly,
@@ -38,6 +38,7 @@ __all__ = [
     "Serial",
     "Setpoint",
     "Simulator",
+    "Source",
     "Tcp",
     "Until",
     "Value",

@@ -48,6 +48,18 @@ class CallPeer(Protocol):
         """Return what the procedure returns."""
 
 
+class Source(Protocol):
+    """What a view needs of a device that it shows, in this process or in another."""
+
+    listeners: list[Callable[[Sample], None]]
+
+    def nested(self) -> dict[str, str]:
+        """Return the pairs that are one value of the telemetry: readback -> setpoint."""
+
+    async def set(self, name: str, value: object) -> Value:
+        """Set a setpoint and return what the hardware says it is now; raises as ``Device.set``."""
+
+
 async def _alone(device: str, procedure: str, *_: Any, **__: Any) -> Any:
     raise OfflineError(f"{device}.{procedure} cannot be called: there is no network here")
 
@@ -232,7 +244,11 @@ class Device:
         """Return the names of the devices it is a view of; none if it has hardware of its own."""
         return ()
 
-    def attach(self, devices: Mapping[str, "Device"]) -> None:
+    def passes_on(self) -> set[tuple[str, str]]:
+        """Return the setpoints of its sources that it sets, each with the source's name first."""
+        return set()
+
+    def attach(self, devices: Mapping[str, Source]) -> None:
         """Listen to the sources; KeyError if one is not there."""
 
     async def on_connect(self) -> None:

@@ -1,14 +1,26 @@
-"""Views: devices whose hardware is what other devices of the same process have read.
+"""Views: devices whose hardware is what other devices have read.
 
-A view hears its sources directly, so a router outage does not blind it, and judges them on a timer,
-so that silence is noticed too.
+A view hears sources of its own process directly, so a router outage does not blind it, and those of
+other servers through the router. It judges them on a timer, so that silence is noticed too.
 """
 
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from ..core import Alarm, Device, Local, Readback, Reading, RefusedError, Sample, Setpoint, Value
+from ..core import (
+    Alarm,
+    Device,
+    Local,
+    Readback,
+    Reading,
+    RefusedError,
+    Sample,
+    Setpoint,
+    Source,
+    Value,
+    shorten,
+)
 
 STALE_AFTER = 60.0
 NEAR_SETPOINT = 2.0
@@ -22,14 +34,18 @@ class View(Device):
     def __init__(self, name: str, **settings: Any) -> None:
         super().__init__(name, **settings)
         self._heard: dict[str, tuple[float, Sample]] = {}
-        self._devices: Mapping[str, Device] = {}
+        self._devices: Mapping[str, Source] = {}
         self._emitted: object = None
 
     def origin(self, field: Readback) -> tuple[str, str]:
         """Return the device that has a field, and its name there."""
         raise NotImplementedError
 
-    def attach(self, devices: Mapping[str, Device]) -> None:
+    def passes_on(self) -> set[tuple[str, str]]:
+        """Return the setpoints of its sources that it sets, each with the source's name first."""
+        return {self.origin(field) for field in self.fields.values() if isinstance(field, Setpoint)}
+
+    def attach(self, devices: Mapping[str, Source]) -> None:
         """Listen to the sources; KeyError if one is not there."""
         self._devices = {name: devices[name] for name in self.sources()}
         for device in self._devices.values():
@@ -64,26 +80,33 @@ class View(Device):
         at, sample = self._heard[source]
         if (age := self.clock() - at) > STALE_AFTER:
             raise RefusedError(f"nothing heard from {source} for {age:.0f} s")
+        if sample["timestamp"] is None:
+            raise RefusedError(f"{source} is offline: its server has gone")
         if sample["state"]["connection"] != "online":
             raise RefusedError(f"{source} is offline")
         return sample
 
+    def _path(self, source: str, name: str) -> tuple[str, ...]:
+        """Return where telemetry of a source has a field."""
+        for readback, setpoint in self._devices[source].nested().items():
+            if name in (readback, setpoint):
+                return readback, "current" if name == readback else "target"
+        return (name,)
+
     def _look(self, field: Readback) -> Value:
         source, name = self.origin(field)
         sample = self.heard(source)
-        for readback, setpoint in self._devices[source].nested().items():
-            if name in (readback, setpoint):
-                pair = sample[readback]
-                said = pair and pair["current" if name == readback else "target"]
+        said: Any = sample
+        for key in self._path(source, name):
+            if said is None:
                 break
-        else:
-            if name not in sample:
+            if not isinstance(said, dict) or key not in said:
                 raise RefusedError(f"{source} has no {name}: it is of another kind")
-            said = sample[name]
+            said = said[key]
         if said is None:
             why = (alarm["reason"] for alarm in sample["alarms"] if alarm["field"] == name)
             raise RefusedError(f"{source}: {next(why, 'not read')}")
-        return field.kind(said["value"] if field.unit else said)
+        return _value(source, name, field, said)
 
     async def read(self, field: Readback) -> Value:
         """Return what the source says now."""
@@ -98,6 +121,20 @@ class View(Device):
         """Hand a sample to every listener."""
         self._emitted = self.states(), self.alarms()
         super().emit()
+
+
+def _value(source: str, name: str, field: Readback, said: Any) -> Value:
+    """Return a value from a source's telemetry; RefusedError if it is none for the field."""
+    try:
+        value = field.kind(said["value"] if field.unit else said)
+        unit = said["unit"] if field.unit else field.unit
+    except (KeyError, TypeError, ValueError):
+        raise RefusedError(f"{source} has {shorten(said)} for {name}: it is no value") from None
+    if unit != field.unit:
+        raise RefusedError(f"{source} has {name} in {shorten(unit)}, not in {field.unit}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RefusedError(f"{source} has {value} for {name}")
+    return value
 
 
 class CCDHead(View):

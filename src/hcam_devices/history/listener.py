@@ -24,6 +24,7 @@ from ..journal.points import MAX_FIELDS, Point, flatten, milliseconds
 from ..wamp import uris
 from ..wamp.owner import Owners
 from ..wamp.session import Session
+from ..wamp.sources import is_testament
 from .journals import NO_ANSWER, Journals
 from .replicator import Replicator
 
@@ -110,8 +111,8 @@ class Listener:
             sample = rest.pop(0) | sample
         if rest:
             sample.setdefault("value", rest)
-        if sample.get("seq", 0) is None and sample.get("timestamp", 0) is None:
-            return  # the testament of a server that has ended: it has no values
+        if is_testament(sample):
+            return  # it has no values
         owner = self.owners.known.get(name)
         if publisher is not None and publisher == owner:
             self._hear_device(name, publisher, sample)

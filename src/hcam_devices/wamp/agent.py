@@ -12,28 +12,21 @@ from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from functools import cached_property
 from typing import Any
 
-from autobahn.wamp.exception import ApplicationError, Error, TransportLost
+from autobahn.wamp.exception import ApplicationError, TransportLost
 from autobahn.wamp.types import SubscribeOptions
 from pydantic import ValidationError
 
 from ..core.device import Device, Sample, iso_from_s
 from ..core.fields import Procedure, Setpoint, is_number, sentence, shorten
 from ..core.link import patience
-from ..errors import (
-    NoSuchProcedureError,
-    OfflineError,
-    OutcomeUnknownError,
-    WampError,
-    from_uri,
-    refusal,
-    uri_of,
-)
+from ..errors import NoSuchProcedureError, WampError, refusal, uri_of
 from ..journal import Journal
 from ..names import did_you_mean, usage
 from . import uris
 from .commands import Command, CommandLog
 from .journal_service import JournalService
 from .owner import NameTakenError, Owner
+from .peers import NobodyOffersError, call_device
 from .session import RARELY, Session, keep_joined
 from .uris import Address
 
@@ -326,24 +319,14 @@ class Agent:
         what = f"{device}.{procedure}"
         if procedure not in self.device.peers.get(device, ()):
             raise LookupError(f"{type(self.device).__name__} does not declare that it calls {what}")
-        if self._session is None or not self._session.is_attached():
-            raise OfflineError(f"{what} cannot be called: there is no router")
         try:
-            async with asyncio.timeout(within):
-                return await self._session.call(uris.rpc(device, procedure), *args, **kwargs)
-        except TimeoutError:
-            raise OutcomeUnknownError(
-                f"{what} did not answer within {within:g} s; it may have been carried out"
-            ) from None
-        except ApplicationError as error:
-            if error.error == ApplicationError.NO_SUCH_PROCEDURE:
-                if self.stands_in(what):
-                    return None
-                raise OfflineError(f"nobody offers {what}: is its server running?") from None
-            reason = " ".join(map(str, error.args)) or error.error
-            raise from_uri(error.error, f"{what}: {reason}") from None
-        except Error as error:
-            raise OfflineError(f"{what}: {error or type(error).__name__}") from None
+            return await call_device(
+                self._session, device, procedure, *args, within=within, **kwargs
+            )
+        except NobodyOffersError:
+            if self.stands_in(what):
+                return None
+            raise
 
     def describe(self) -> dict[str, Any]:
         """Return what this device is: its fields, setpoints and procedures, as plain data."""

@@ -150,7 +150,7 @@ class _Declarations:
                 yield from (uris.setpoint(alias, name) for alias in entry.names)
 
     def server(self, server: str) -> list[Rule]:
-        """Return what a server may do: present its devices, and call their peers."""
+        """Return what a server may do: present its devices, call their peers, and show sources."""
         entries = [entry for entry in self.entries if entry.server == server]
         names = [name for entry in entries for name in entry.names]
         topics = [uris.status(server), *(uris.telemetry(entry.name) for entry in entries)]
@@ -170,6 +170,13 @@ class _Declarations:
             *_rules("subscribe", [*topics, *setpoints]),
             *_rules("call", [ADD_TESTAMENT, *WHOSE_NAME, *peers]),
         ]
+        own = {entry.name for entry in entries}
+        if shown := {source for entry in entries for source in entry.sources} - own:
+            passed = {one for entry in entries for one in self.devices[entry.name].passes_on()}
+            heard = [uris.telemetry(source) for source in sorted(shown)]
+            sets = [uris.rpc(source, f"set_{name}") for source, name in passed if source in shown]
+            rules += _rules("subscribe", [*heard, uris.REGISTRATIONS])
+            rules += _rules("call", [*(uris.rpc(one, "telemetry") for one in shown), *sets])
         if server == LOGGER:
             samples = [uris.rpc(entry.name, "samples") for entry in self.entries]
             journals = [uris.journal(one, "") for one in self.servers]

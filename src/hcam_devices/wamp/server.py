@@ -11,7 +11,7 @@ import resource
 import signal
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from .agent import Agent
 from .journal_service import JournalService
 from .owner import NameTakenError, Owner
 from .session import CLAIM_AGAIN, Session, keep_joined
+from .sources import RemoteSources
 from .uris import Address
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,8 @@ class Server:
     """The devices of one server; ``run`` presents them until it is cancelled.
 
     While another process has the server's name on the network, nothing runs: no device touches its
-    hardware. ``beside`` returns further tasks to keep running, by name.
+    hardware. ``elsewhere`` are the devices of other servers that its views show. ``beside`` returns
+    further tasks to keep running, by name.
     """
 
     def __init__(
@@ -73,10 +75,12 @@ class Server:
         *,
         emulate: bool,
         replay: Mapping[str, Path] | None = None,
+        elsewhere: Iterable[Entry] = (),
         beside: Callable[["Server", Journal], Mapping[str, Task]] = lambda *_: {},
     ) -> None:
         self.name, self.entries, self.address = name, entries, address
         self.folder, self.emulate, self.replay = folder, emulate, replay or {}
+        self.remote = RemoteSources(elsewhere)
         self.beside = beside
         self.restarts = 0
         self.owner = Owner(name, iso_from_s(time.time()))
@@ -110,7 +114,7 @@ class Server:
                 stack.callback(agent.device.listeners.clear)
                 stack.callback(agent.commands.close)
             for device in self.devices.values():
-                device.attach(self.devices)
+                device.attach({**self.devices, **self.remote.devices})
             async with asyncio.TaskGroup() as tasks:
 
                 def work() -> None:
@@ -125,6 +129,7 @@ class Server:
                     session.over.add_done_callback(doubt)
                     await self._announce(JournalService(journal), session)
                     work()
+                    await self.remote.follow(session)
 
                 join = partial(keep_joined, self.address, announce, owner=self.owner)
                 tasks.create_task(self._keep(self.name, join))
@@ -287,14 +292,18 @@ def serve(
             f"there are {', '.join(there) or 'none'}{did_you_mean(pattern, there)}"
         )
     chosen = [entry.name for entry in entries]
+    elsewhere = instrument.sources_elsewhere(name)
+    heard = {*chosen, *(entry.name for entry in elsewhere)}
     for entry in entries:
-        if missing := set(entry.sources) - set(chosen):
+        if missing := set(entry.sources) - heard:
             raise HcamError(
                 f"{entry.name} is a view of {', '.join(sorted(missing))}: "
                 f"{pattern!r} must not leave that out"
             )
     gc.set_threshold(50_000)  # samples are many objects without cycles
-    server = Server(name, entries, address, home(), emulate=emulate, replay=replay)
+    server = Server(
+        name, entries, address, home(), emulate=emulate, replay=replay, elsewhere=elsewhere
+    )
     log.info("%s presents %s%s", name, ", ".join(chosen), ", emulated" if emulate else "")
     asyncio.run(until_told(server))
 
