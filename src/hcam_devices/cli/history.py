@@ -70,7 +70,7 @@ def history(
         points and (as_commands or as_plot or png or as_csv)
     ):
         raise click.UsageError(
-            "choose one of --plot, --table (with --points), --csv, --png and --commands"
+            "choose one of --table (with --points), --csv, --png, --plot and --commands"
         )
     if png and png.suffix.lower() != ".png":
         raise click.UsageError(f"{png} would be a PNG: give it a name that ends with .png")
