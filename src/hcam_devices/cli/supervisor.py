@@ -108,7 +108,8 @@ class Child:
         if process.returncode is None:
             process.terminate()
             try:
-                await asyncio.wait_for(process.wait(), MAX_STOP_S)
+                async with asyncio.timeout(MAX_STOP_S):
+                    await process.wait()
             except TimeoutError:
                 process.kill()
                 await process.wait()

@@ -157,7 +157,8 @@ async def _ask_router(site: Site, session: Session) -> None:
     async def look() -> None:
         await follow(picture, session)
         with suppress(TimeoutError):
-            await asyncio.wait_for(picture.complete.wait(), MAX_LOOK_S)
+            async with asyncio.timeout(MAX_LOOK_S):
+                await picture.complete.wait()
 
     async def hear(server: str) -> None:
         try:

@@ -90,7 +90,8 @@ async def look(picture: Picture, address: Address) -> None:
         async with join(address, picture.realm) as session:
             await follow(picture, session)
             with suppress(TimeoutError):
-                await asyncio.wait_for(picture.complete.wait(), MAX_LOOK_S)
+                async with asyncio.timeout(MAX_LOOK_S):
+                    await picture.complete.wait()
     except (OSError, WampError) as error:
         raise HcamError(unreachable(address, error, JOIN_WITHIN)) from None
 
@@ -114,7 +115,8 @@ async def _keep_drawn(
             text = "\n".join(filter(None, (hints(), browser.hint())))
             live.update(draw(picture, address, size, text, browser), refresh=True)
             with suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), REDRAW_PERIOD_S)
+                async with asyncio.timeout(REDRAW_PERIOD_S):
+                    await changed.wait()
             changed.clear()
 
 
