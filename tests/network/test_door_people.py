@@ -179,7 +179,7 @@ class Member(Client):
 
     def __init__(self, person: Person, key: Ed25519PrivateKey | None = None) -> None:
         super().__init__("hipercam")
-        self.person, self.key = person, key or person.key
+        self.person, self.signs_with = person, key or person.key
         self.ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.deaf = False
 
@@ -189,7 +189,7 @@ class Member(Client):
 
     def onChallenge(self, challenge: Any) -> str:
         data = bytes.fromhex(challenge.extra["challenge"])
-        return self.key.sign(data).hex() + data.hex()
+        return self.signs_with.sign(data).hex() + data.hex()
 
     def onMessage(self, message: Any) -> None:
         if not (self.deaf and isinstance(message, Goodbye)):

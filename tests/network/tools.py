@@ -12,16 +12,18 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import psutil
 from autobahn.asyncio.wamp import ApplicationSession
 from autobahn.asyncio.websocket import WampWebSocketClientFactory
+from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.serializer import CBORSerializer, JsonSerializer
 from autobahn.wamp.types import ComponentConfig, SubscribeOptions
 
 from hcam_devices.config.instrument import load
 from hcam_devices.wamp import utils
+from hcam_devices.wamp.access import Key, own_key
 from hcam_devices.wamp.router import answers, with_parent_death_signal
 from hcam_devices.wamp.uris import Address
 
@@ -132,9 +134,9 @@ class Net:
     def hcam(self, *arguments: str, code: int = 0) -> str:
         return self.run(BIN / "hcam", *arguments, code=code)
 
-    def start_router(self) -> None:
+    def start_router(self, *arguments: str | Path) -> None:
         router = self.router = self.start(
-            BIN / "hcam", "router", "--port", str(self.port), log="router.out"
+            *(BIN / "hcam", "router", "--port", str(self.port), *arguments), log="router.out"
         )
         until(lambda: answers(self.port) or router.poll() is not None)
         assert router.poll() is None, (self.home / "router.out").read_text()
@@ -216,14 +218,34 @@ class Net:
 class Client(ApplicationSession):
     """A WAMP session of somebody else's making."""
 
-    def __init__(self, realm: str) -> None:
+    def __init__(self, realm: str, key: Key | None = None) -> None:
         super().__init__(ComponentConfig(realm))
+        self.key = key
         self.joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.cut: Callable[[], None]
         self.pause: Callable[[], None]
 
+    def onConnect(self) -> None:
+        if self.key is None:
+            super().onConnect()
+        else:
+            extra = {"pubkey": self.key.public}
+            methods = ["cryptosign", "anonymous"]  # the latter for an open router
+            self.join(self.config.realm, methods, self.key.name, authextra=extra)
+
+    def onChallenge(self, challenge: Any) -> str:
+        assert self.key
+        message = bytes.fromhex(challenge.extra["challenge"])
+        return self.key.sign(message).hex() + message.hex()
+
     def onJoin(self, details: Any) -> None:
+        self.role = details.authrole
         self.joined.set_result(None)
+
+    def onLeave(self, details: Any) -> None:
+        if not self.joined.done():
+            self.joined.set_exception(ApplicationError(details.reason, details.message))
+        super().onLeave(details)
 
     def onUserError(self, fail: Any, msg: str) -> None:
         raise AssertionError(msg)
@@ -235,9 +257,12 @@ async def client(
     serializer: str = "cbor",
     realm: str = "hipercam",
     session: Client | None = None,
+    key: Key | Literal["own"] | None = "own",
 ) -> AsyncIterator[Client]:
-    """Join a realm over WebSocket."""
-    session = session or Client(realm)
+    """Join a realm over WebSocket; by default with the key of ``hcam`` in the network's home."""
+    if key == "own":
+        key = own_key() if "HCAM_HOME" in os.environ else None
+    session = session or Client(realm, key)
     serializers = {"cbor": CBORSerializer, "json": JsonSerializer}
     factory = WampWebSocketClientFactory(
         lambda: session,

@@ -10,6 +10,7 @@ SECTIONS = {
         "router": ("router", "Run the router alone; or install it."),
         "config": ("config", "Check the instrument file."),
         "systemd": ("systemd", "Write units for systemd, which starts everything at boot."),
+        "access": ("access", "Let people and programs join the router, or shut them out."),
     },
     "See and command it": {
         "watch": ("watch", "Show the devices live."),

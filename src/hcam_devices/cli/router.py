@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from ..config.instrument import load
+from ..history.recorder import entry_of
 from ..host.home import home
 from ..host.installation import install_router, installed_router, router_folders
 from ..wamp.router import require_loopback, run
@@ -23,7 +24,8 @@ def router(context: click.Context, port: int | None, file: Path | None) -> None:
     instrument = load(file)
     address = router_address(None, file)
     require_loopback(address.host)
-    raise SystemExit(asyncio.run(run(instrument, port or address.port, home())))
+    entries = [*instrument.entries.values(), entry_of(instrument)]
+    raise SystemExit(asyncio.run(run(instrument, entries, port or address.port, home())))
 
 
 @router.command(epilog=example("hcam router install"))

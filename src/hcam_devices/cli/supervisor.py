@@ -20,6 +20,8 @@ from ..host.installation import program, this_program
 from ..host.machine import why_elsewhere
 from ..names import did_you_mean
 from ..ui import terminal
+from ..wamp import access
+from ..wamp.roles import programs
 from ..wamp.router import crossbar, listening, with_parent_death_signal
 from ..wamp.uris import Address
 
@@ -159,6 +161,9 @@ def children(
 ) -> list[Child]:
     """Return the router and the servers that ``names`` lists, in that order, none started."""
     environment = os.environ | {"WAMP_SERVER": str(address), "HCAM_HOME": str(home())}
+    names = list(names)
+    if ROUTER in names:
+        environment.pop("HCAM_KEY", None)  # each program has a key of its own
     file = ["--instrument", str(instrument.path)]
     found = []
     for name in names:
@@ -209,6 +214,9 @@ async def _up(
             f"port {address.port} is taken: is everything running already (hcam watch)? "
             "Otherwise choose another with --port"
         )
+    if ROUTER in names and instrument.router.roles:
+        # a program that started before its key was made would join without one
+        access.make_missing(access.folder(), programs(instrument.entries.values()), str(address))
     family = children(instrument, address, names, emulate=emulate)
     with suppress(OSError):  # without this folder the programs run without logs
         family[0].log.parent.mkdir(parents=True, exist_ok=True)

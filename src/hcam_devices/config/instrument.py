@@ -72,12 +72,17 @@ class InstrumentError(HcamError):
 
 
 class Router(BaseModel):
-    """The address of the router: ``[router]`` in the file."""
+    """The router: ``[router]`` in the file.
+
+    ``roles``: whether everybody needs a key to do more than observe; otherwise every program of
+    this machine may do everything.
+    """
 
     model_config = STRICT
 
     host: str = DEFAULT_HOST
     port: int = Field(default=DEFAULT_PORT, ge=1, le=65535)
+    roles: bool = False
 
     @property
     def elsewhere(self) -> str:

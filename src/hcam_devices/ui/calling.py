@@ -167,10 +167,10 @@ def exchange(device: str, sent: str, *, confirm: bool) -> str:
 
 
 def _describe(prefix: str) -> dict[str, Any]:
-    """Return the self-description of a device; empty if there is none by that name."""
+    """Return the self-description of a device; empty if none has that name, or it is refused."""
     try:
         described = utils.call(f"{prefix}.rpc.describe")
-    except utils.NoSuchProcedureError:
+    except (utils.NoSuchProcedureError, utils.NotAuthorizedError):
         return {}
     return described if isinstance(described, dict) and "procedures" in described else {}
 

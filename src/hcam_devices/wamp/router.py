@@ -11,19 +11,20 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Iterable
 from html import escape
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..config.instrument import LOGGER, Instrument
+from ..config.instrument import LOGGER, Entry, Instrument
 from ..errors import ProtocolError, RouterError
 from ..host import output, rotation, systemd
 from ..host.http import Connection
 from ..host.installation import installed_router, this_program
 from ..host.limits import raise_open_files_limit
-from . import uris
+from . import access, roles, uris
 
 log = logging.getLogger(__name__)
 
@@ -167,6 +168,31 @@ def with_door(configuration: dict[str, Any], hosts: list[str]) -> dict[str, Any]
     return configuration
 
 
+def with_access(
+    configuration: dict[str, Any], entries: Iterable[Entry], people: Path, router: str
+) -> dict[str, Any]:
+    """Return a configuration with a door in which everybody has a role, and nobody else comes in.
+
+    ``entries`` are the devices that may be presented, with the recorder; ``people`` is the list of
+    those who may join; ``router`` is the name for which their requests over HTTP are signed.
+    """
+    devices = [*entries]
+    realms = {uris.REALM: roles.roles(devices), uris.REPLAY: roles.replay_roles(devices)}
+    known = {"people": str(people)}
+    for worker in configuration["workers"]:
+        worker["realms"] = [{"name": name, "roles": made} for name, made in realms.items()]
+        for transport in worker["transports"]:
+            paths = transport["paths"]
+            paths["ws"]["auth"] = {
+                "cryptosign": {"type": "function", "create": "people.create", "config": known},
+                "anonymous": {"type": "static", "role": roles.OBSERVER},
+            }
+            for name in ("call", "publish"):
+                extra = {"anonymous": roles.OBSERVER, "router": router, **known}
+                paths[name] |= {"extra": paths[name]["extra"] | extra}
+    return configuration
+
+
 def as_text(instrument: Instrument, port: int) -> str:
     """Return the configuration for a plain Crossbar, as the package carries it."""
     return json.dumps(configuration(instrument, port), indent=2) + "\n"
@@ -226,8 +252,11 @@ def answers(port: int) -> bool:
         connection.close()
 
 
-async def run(instrument: Instrument, port: int, folder: Path) -> int:
+async def run(instrument: Instrument, entries: list[Entry], port: int, folder: Path) -> int:
     """Run the router of an instrument until SIGINT or SIGTERM; returns its exit status.
+
+    ``entries`` are the devices that may be presented. Where there are roles, the keys of this
+    machine are made before anybody can join.
 
     Raises RouterError if it is not installed, the port is taken or it does not start.
     """
@@ -240,7 +269,14 @@ async def run(instrument: Instrument, port: int, folder: Path) -> int:
     (node / PAGES).mkdir(parents=True, exist_ok=True)
     (node / PAGES / "index.html").write_text(page(instrument), encoding="utf-8")
     plain = configuration(instrument, port, raise_open_files_limit())
-    text = json.dumps(with_door(plain, [instrument.router.host, uris.address().host]), indent=2)
+    with_names = with_door(plain, [instrument.router.host, uris.address().host])
+    if instrument.router.roles:
+        own = f"127.0.0.1:{port}"
+        access.make_missing(folder / "access", roles.programs(entries), own)
+        router = access.name_of_router(folder / "access", own)
+        people = folder / "access" / access.PEOPLE
+        with_names = with_access(with_names, entries, people, router)
+    text = json.dumps(with_names, indent=2)
     (node / "config.json").write_text(text, encoding="utf-8")
     (node / "node.pid").unlink(missing_ok=True)  # Crossbar trips over the number of a zombie
     guarded = shipped().with_name("guarded_crossbar.py")

@@ -1,0 +1,98 @@
+"""``hcam access``: who may join the router."""
+
+from pathlib import Path
+
+import click
+
+from .. import HcamError
+from ..config.instrument import Instrument
+from ..names import did_you_mean
+from ..wamp import access as keys
+from ..wamp import roles
+from ..wamp.uris import Address
+from .program import Group, example, given
+
+DEVICE = "device"
+
+
+@click.group(cls=Group)
+def access() -> None:
+    """Let people and programs join the router, or shut them out; at once.
+
+    Run it on the router's machine, as the user who runs the router. It needs ``roles = true`` under
+    [router] of the instrument file: without that every program of the machine may do everything.
+    """
+
+
+@access.command(epilog=example("hcam access add ada --role operator --out ada.key"))
+@click.argument("name")
+@click.option(
+    "--role",
+    required=True,
+    type=click.Choice([roles.OBSERVER, roles.OPERATOR, roles.ENGINEER, roles.RECORDER, DEVICE]),
+    help="What NAME may do.",
+)
+@click.option("--server", help="The server whose devices NAME presents (with --role device).")
+@click.option(
+    "--public", metavar="HEX", help="The public key of NAME (Ed25519), if NAME has made one."
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The key file to make (default: NAME.key in HCAM_HOME/access/keys).",
+)
+@given("instrument", "address", url=False)
+def add(
+    name: str,
+    *,
+    role: str,
+    server: str | None,
+    public: str | None,
+    out: Path | None,
+    instrument: Instrument,
+    address: Address,
+) -> None:
+    """Let NAME join, and print the path of the key file that was made for it.
+
+    Copy that file to the machine of NAME, and set HCAM_KEY to its path there. It is a secret.
+    """
+    if not instrument.router.roles:
+        raise HcamError(
+            "the router gives everybody all rights: write roles = true under [router] of "
+            f"{instrument.path}, and start it again"
+        )
+    if (role == DEVICE) != (server is not None):
+        raise click.UsageError("--role device needs --server, and no other role takes it")
+    if server is not None:
+        servers = roles.servers(instrument.entries.values())
+        if server not in servers:
+            raise HcamError(
+                f"the instrument file has no server {server!r}; there are {', '.join(servers)}"
+                f"{did_you_mean(server, servers)}"
+            )
+        role = roles.role_of(server)
+    folder = keys.folder()
+    if public is None:
+        router = keys.name_of_router(folder, str(address))
+        click.echo(keys.add(folder, name, role, router, out))
+    elif out is None:
+        keys.add_public(folder, name, role, public)
+    else:
+        raise click.UsageError("--public makes no key file: leave --out out")
+
+
+@access.command(epilog=example("hcam access remove ada"))
+@click.argument("name")
+def remove(name: str) -> None:
+    """Shut NAME out, with its key, also if it has joined already."""
+    keys.remove(keys.folder(), name)
+
+
+@access.command("list", epilog=example("hcam access list"))
+def list_() -> None:
+    """Print who may join, with the role of each and the number of its keys."""
+    people = keys.people(keys.folder())
+    width = max(map(len, people), default=0)
+    for name, person in sorted(people.items()):
+        number = len(person.keys)
+        click.echo(f"{name:<{width}}  {person.role}, {number} key{'s' * (number != 1)}")
