@@ -862,3 +862,25 @@ def test_the_notebook_takes_as_many_notes_as_there_is_room_for(path: Path) -> No
     assert notebook.path.stat().st_size == 131_072
     notebook.write([])
     assert notebook.read() == []
+
+
+def test_a_journal_is_closed_while_it_is_being_tidied(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(path, clock=Clock())
+    fill(journal, 3)
+    begun = threading.Event()
+
+    def check(_: upkeep.Upkeep) -> None:
+        begun.set()
+        while not journal._leave:
+            pass
+
+    monkeypatch.setattr(upkeep.Upkeep, "check", check)
+    threads = [threading.Thread(target=work, daemon=True) for work in (journal.tidy, journal.close)]
+    threads[0].start()
+    assert begun.wait(AT_MOST)
+    threads[1].start()
+    for thread in threads:
+        thread.join(AT_MOST)
+    assert not any(thread.is_alive() for thread in threads)

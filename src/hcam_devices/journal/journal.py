@@ -192,7 +192,10 @@ class Journal:
             return work(self._db or self._open(tries=2))
 
     def _apart(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Work that takes longer, in a thread, with a connection of its own."""
+        """Work that takes longer, in a thread, with a connection of its own.
+
+        It must not wait for ``_lock``, whose holder may be waiting for the end of this work.
+        """
         for _ in range(3):
             epoch = self.epoch
             try:
@@ -493,8 +496,10 @@ class Journal:
             now = self._age.now()
             warnings = filter(None, (short_of_disk(self.path), self._age.warning()))
             self.warning = "; ".join(warnings) or None
+            if self._lost:
+                self._here(self._note_lost)
             return self._apart(lambda db: self._tidy(db, now))
-        except (OSError, sqlite3.OperationalError) as error:
+        except (OSError, sqlite3.OperationalError, sqlite3.ProgrammingError) as error:
             if not self._closed:
                 log.error("%s: not tidied this time: %s", self.path.name, error)
             return 0
@@ -516,8 +521,6 @@ class Journal:
         if not self._checked:
             upkeep.check()
             self._checked = True
-        with self._lock:
-            self._note_lost(db)
         dropped = upkeep.drop(now - self.keep, f"older than {self.keep / DAY_S:g} days", self.most)
         db.executescript(f"PRAGMA incremental_vacuum({MAX_PAGES})")  # execute would free one
         db.execute("PRAGMA wal_checkpoint(PASSIVE)")
