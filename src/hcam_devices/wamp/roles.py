@@ -213,5 +213,5 @@ def _permission(rule: Rule) -> dict[str, Any]:
         "match": "prefix" if rule.is_prefix else "exact",
         "allow": {action: action in rule.allow for action in ACTIONS},
         "disclose": DISCLOSED,
-        "cache": not rule.is_prefix,  # whoever invents names must not fill the memory
+        "cache": not rule.is_prefix,  # invented names must not fill the memory
     }

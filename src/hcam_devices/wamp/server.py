@@ -43,7 +43,7 @@ RESTART_AFTER = 1.0
 ANSWER_WITHIN = 2.0
 """Start the devices if the router has not said within this time whether the name is taken."""
 PRESENTED_WITHIN = 30.0
-"""Tell systemd after these seconds that the server is ready, also if a device is not presented."""
+"""Seconds after which systemd hears READY=1 even if a device is not presented."""
 MAX_JOINING = 100
 """At most this many devices join at once. Each needs about twenty turns of the loop, which are
 long while all devices are polled; a thousand at once would make each other late."""
