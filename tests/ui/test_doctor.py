@@ -1,4 +1,4 @@
-"""Each row of ``hcam doctor`` finds its fault, and says how to cure it."""
+"""Each check of ``hcam doctor`` finds its fault and names the cure."""
 
 import asyncio
 import json
@@ -15,8 +15,8 @@ import pytest
 from hcam_devices import HcamError
 from hcam_devices.config.instrument import load
 from hcam_devices.core.device import iso_from_s
-from hcam_devices.ui import doctor
-from hcam_devices.ui.doctor import HERE, Finding, Heard, Site
+from hcam_devices.ui import checks, doctor
+from hcam_devices.ui.checks import HERE, LEVELS, Finding, Heard, Site
 from hcam_devices.wamp import access
 from hcam_devices.wamp.about import About
 from hcam_devices.wamp.about import about as about_now
@@ -47,7 +47,7 @@ def heard(server: str, offset: float = 0.0, uncertainty: float = 0.01, **more: A
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     """A site without a fault, of a gauge that is online."""
-    monkeypatch.setattr(doctor, "clock_is_disciplined", lambda: True)
+    monkeypatch.setattr(checks, "clock_is_disciplined", lambda: True)
     home = tmp_path / "home"
     (home / "journal").mkdir(parents=True)
     (tmp_path / "ours.toml").write_text(FILE.format(port=1))
@@ -84,22 +84,22 @@ def only(found: Any, level: str, text: str) -> Finding:
 
 @pytest.mark.parametrize("name", ["packages", "instrument file", "hardware", "listeners", "files",
                                   "clocks", "servers", "versions", "recorder"])  # fmt: skip
-async def test_a_row_without_a_fault_says_so(site: Site, name: str) -> None:
+async def test_a_check_that_finds_no_fault_says_so(site: Site, name: str) -> None:
     site.servers = {name: heard(name, host="elsewhere") for name in site.servers}
-    only(await doctor.ROWS[name](site), "OK", "")
+    only(await checks.CHECKS[name](site), "OK", "")
 
 
 async def test_a_package_that_does_not_fit(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     versions = {"autobahn": "27.1", "h11": "0.16.0"}
-    monkeypatch.setattr(doctor, "version", lambda name: versions.get(name, "999"))
+    monkeypatch.setattr(checks, "version", lambda name: versions.get(name, "999"))
     monkeypatch.setattr(
-        doctor,
+        checks,
         "_requirements",
         lambda: [("autobahn", "<27,>=26.10", "27.1"), ("h11", ">=0.16", "")],
     )
-    first, second = await doctor.packages(site)
+    first, second = await checks.packages(site)
     assert first.level == second.level == "ERR"
-    assert "autobahn 27.1, and <27,>=26.10 is needed" in first.text
+    assert "autobahn is 27.1; <27,>=26.10 is required" in first.text
     assert first.cure.endswith("-m pip install 'autobahn<27,>=26.10'")
     assert "h11 is missing" in second.text
 
@@ -109,11 +109,11 @@ async def test_a_package_that_does_not_fit(site: Site, monkeypatch: pytest.Monke
     [("26.10", True), ("26.10.2", True), ("26.9", False), ("27.0", False), ("26.100", True)],
 )
 def test_versions_are_compared_as_numbers(found: str, fits: bool) -> None:
-    assert doctor._satisfies(found, "<27,>=26.10") is fits
+    assert checks._satisfies(found, "<27,>=26.10") is fits
 
 
 def test_the_requirements_of_this_package_are_all_looked_at() -> None:
-    names = {name for name, *_ in doctor._requirements()}
+    names = {name for name, *_ in checks._requirements()}
     assert {"autobahn", "h11", "pydantic", "uv"} <= names
     assert "matplotlib" not in names, "it is optional"
 
@@ -121,9 +121,9 @@ def test_the_requirements_of_this_package_are_all_looked_at() -> None:
 async def test_a_router_that_is_neither_installed_nor_there(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "installed_router", lambda: None)
+    monkeypatch.setattr(checks, "installed_router", lambda: None)
     site.no_router = "no router at 127.0.0.1:1"
-    absent, silent = await doctor.router(site)
+    absent, silent = await checks.router(site)
     assert (absent.level, silent.level) == ("WARN", "ERR")
     assert absent.cure.endswith("router install")
     assert f"router --instrument {site.file}, or systemctl restart" in silent.cure
@@ -146,7 +146,7 @@ async def test_each_mistake_in_the_instrument_file_has_its_line(tmp_path: Path) 
 
 async def test_hardware_that_refuses_is_named_with_its_line(site: Site) -> None:
     site.samples = {"gauge": {"state": {"connection": "offline"}, "alarms": []}}
-    one = only(await doctor.hardware(site), "ERR", "gauge .port 1. at 127.0.0.1 .* refused")
+    one = only(await checks.hardware(site), "ERR", "gauge .port 1. at 127.0.0.1 .* refused")
     assert one.where == f"{site.file}:3"
     assert one.cure == "nc -vz 127.0.0.1 1"
 
@@ -157,9 +157,9 @@ async def test_a_host_that_has_no_address_is_named(
     async def unknown(host: str, within: float) -> list[str]:
         raise socket.gaierror(-2, f"no address of {host}")
 
-    monkeypatch.setattr(doctor, "addresses_of", unknown)
+    monkeypatch.setattr(checks, "addresses_of", unknown)
     site.samples = {}
-    one = only(await doctor.hardware(site), "ERR", "gauge .* no address of 127.0.0.1")
+    one = only(await checks.hardware(site), "ERR", "gauge .* no address of 127.0.0.1")
     assert one.cure == "ping -c 3 127.0.0.1"
 
 
@@ -176,42 +176,42 @@ async def test_nothing_is_sent_to_hardware_that_is_not_online(tmp_path: Path, si
         port = server.sockets[0].getsockname()[1]
         site.file.write_text(FILE.format(port=port))
         site.instrument = load(site.file)
-        found = await doctor.hardware(site)
+        found = await checks.hardware(site)
         assert not received, "a device that is online is left alone"
         site.samples = {}
-        found = await doctor.hardware(site)
+        found = await checks.hardware(site)
         await asyncio.wait_for(asked.wait(), 60)
-    only(found, "OK", "0 devices are online, the hardware of 1 others answers")
+    only(found, "OK", "0 online, 1 reachable but not online")
     assert received == [b""]
 
 
 async def test_the_addresses_of_emulated_devices_are_not_tried(site: Site) -> None:
     site.samples = {}
     site.statuses = {"hwserver": {"state": "running", "emulated": True}}
-    only(await doctor.hardware(site), "OK", "0 others answers, 2 are simulated")
+    only(await checks.hardware(site), "OK", "0 reachable but not online, 2 simulated")
 
 
 async def test_a_serial_port_that_is_missing(site: Site) -> None:
-    one = only(await doctor.serial_ports(site), "ERR", "arms: there is no serial port /dev/no-such")
+    one = only(await checks.serial_ports(site), "ERR", "arms: the serial port /dev/no-such")
     assert one.where == f"{site.file}:8"
     site.servers["hwserver"] = heard("hwserver", host="elsewhere")
-    assert not await doctor.serial_ports(site), "it may be there"
+    assert not await checks.serial_ports(site), "it may be there"
 
 
 async def test_a_port_open_to_other_machines(site: Site) -> None:
     with socket.create_server(("0.0.0.0", 0)) as listening:
         site.address = Address("127.0.0.1", listening.getsockname()[1])
-        one = only(await doctor.listeners(site), "ERR", "listens to other machines, on 0.0.0.0")
+        one = only(await checks.listeners(site), "ERR", "listens to other machines, on 0.0.0.0")
     assert one.where == HERE
 
 
 async def test_a_home_that_others_may_write(site: Site) -> None:
     journal = site.home / "journal"
     journal.chmod(0o777)
-    one = only(await doctor.files(site), "ERR", "others may write there")
+    one = only(await checks.files(site), "ERR", "others can write there")
     assert one.cure == f"chmod go-w {journal}"
     journal.chmod(0o700)
-    only(await doctor.files(site), "OK", "")
+    only(await checks.files(site), "OK", "")
 
 
 async def test_a_key_that_others_can_read(site: Site) -> None:
@@ -221,35 +221,35 @@ async def test_a_key_that_others_can_read(site: Site) -> None:
         folder.chmod(0o700)
     (keys / "local.key").write_text("secret")
     (keys / "local.key").chmod(0o640)
-    one = only(await doctor.files(site), "ERR", "others may use the keys there")
+    one = only(await checks.files(site), "ERR", "others can use the keys there")
     assert one.cure == f"chmod go= {keys / 'local.key'}"
     (keys / "local.key").chmod(0o600)
-    only(await doctor.files(site), "OK", "")
+    only(await checks.files(site), "OK", "")
 
 
 async def test_keys_that_are_known_and_keys_that_are_not(site: Site) -> None:
-    assert not await doctor.keys(site), "there is no list of people here"
+    assert not await checks.keys(site), "there is no list of people here"
     folder = site.home / "access"
     access.make_missing(folder, {"local": "engineer", "hwserver": "device-hwserver"}, "h:1")
     access.add(folder, "ann", "observer", "h:1")
-    only(await doctor.keys(site), "OK", "3 may join")
+    only(await checks.keys(site), "OK", "3 names may join")
 
     access.add(folder, "gone", "device-oldserver", "h:1")
-    one = only(await doctor.keys(site), "WARN", "gone has the role device-oldserver, which this")
+    one = only(await checks.keys(site), "WARN", "gone has the role device-oldserver, which")
     assert one.cure.endswith("access remove gone")
     access.remove(folder, "gone")
 
     path = access.keys_folder(folder) / "hwserver.key"
     path.unlink()
     access.write_secret(path, access.Key.new("hwserver", "device-hwserver", "h:1").as_text())
-    one = only(await doctor.keys(site), "ERR", "the router does not know this key of hwserver")
+    one = only(await checks.keys(site), "ERR", "the router does not know this key of hwserver")
     assert one.where == str(path)
     path.chmod(0o644)
-    only(await doctor.keys(site), "ERR", "others can read the key file")
+    only(await checks.keys(site), "ERR", "others can read the key file")
     path.unlink()
 
     (folder / "people.json").chmod(0o644)
-    one = only(await doctor.keys(site), "ERR", "others can read .*people.json")
+    one = only(await checks.keys(site), "ERR", "others can read .*people.json")
     assert one.cure == f"chmod 600 {folder / 'people.json'}"
 
 
@@ -273,10 +273,10 @@ async def test_a_secret_that_everybody_can_read(site: Site, tmp_path: Path) -> N
     site.file.write_text(FILE.format(port=1) + store)
     site.instrument = load(site.file)
     secret.chmod(0o644)
-    one = only(await doctor.files(site), "ERR", "the secret of store off is open to everybody")
+    one = only(await checks.files(site), "ERR", "everybody can read the secret of store off")
     assert one.cure == f"chmod o= {secret}"
     secret.chmod(0o640)
-    only(await doctor.files(site), "OK", "")
+    only(await checks.files(site), "OK", "")
 
 
 @pytest.mark.parametrize(
@@ -287,60 +287,64 @@ async def test_clocks_that_differ(
     site: Site, offset: float, uncertainty: float, level: str
 ) -> None:
     site.servers["hwserver"] = heard("hwserver", offset, uncertainty, host="there")
-    one = only(await doctor.clocks(site), level, "")
+    one = only(await checks.clocks(site), level, "")
     if level != "OK":
         assert one.where == "there"
         way = "ahead of" if offset > 0 else "behind"
-        assert f"the clock of hwserver is {abs(offset):.1f} s {way} that of {HERE}" in one.text
+        assert f"the clock of hwserver is {abs(offset):.1f} s {way} the clock of {HERE}" in one.text
 
 
 async def test_a_clock_that_nothing_keeps_right(site: Site) -> None:
     site.servers["hwserver"] = heard("hwserver", host="there", clock_disciplined=False)
-    assert only(await doctor.clocks(site), "WARN", "no time service").where == "there"
+    assert only(await checks.clocks(site), "WARN", "no time service").where == "there"
     site.servers["hwserver"] = heard("hwserver", host="there", clock_disciplined=None)
-    only(await doctor.clocks(site), "OK", "")
+    only(await checks.clocks(site), "OK", "")
 
 
 async def test_a_server_that_does_not_run(site: Site) -> None:
     del site.servers["hwserver"]
     gone = {"state": "gone", "host": "there"}
     site.statuses = {**site.statuses, "hwserver": gone}
-    one = only(await doctor.servers(site), "ERR", "hwserver does not run")
+    one = only(await checks.servers(site), "ERR", "hwserver is not running")
     assert one.where == "there"
     assert one.cure.startswith(f"hwserver --instrument {site.file}, or systemctl restart")
     site.statuses = {**site.statuses, "hwserver": gone | {"state": "running"}}
-    only(await doctor.servers(site), "WARN", "hwserver does not say what it is")
+    only(await checks.servers(site), "WARN", "hwserver does not answer")
 
 
 async def test_a_server_of_another_version(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "commit", lambda: "0123abcd")
+    monkeypatch.setattr(checks, "commit", lambda: "0123abcd")
     site.servers["hwserver"] = heard("hwserver", version="1.9.9", host="there")
-    one = only(await doctor.versions(site), "WARN", "hwserver is 1.9.9, and this hcam is 2")
+    one = only(await checks.versions(site), "WARN", "hwserver is version 1.9.9; this hcam is 2")
     assert one.where == "there"
     site.servers["hwserver"] = heard("hwserver", commit="ffff0000")
-    only(await doctor.versions(site), "WARN", r"\(ffff0000\), and this hcam is .* \(0123abcd\)")
+    only(await checks.versions(site), "WARN", r"\(ffff0000\); this hcam is .* \(0123abcd\)")
     site.servers["hwserver"] = heard("hwserver", commit="0123abcd")
-    only(await doctor.versions(site), "OK", "")
+    only(await checks.versions(site), "OK", "")
 
 
 @pytest.mark.parametrize(
     ("changed", "level", "text"),
     [
-        ({"lag_local": {"value": 600.0, "unit": "s"}}, "WARN", "local has samples 600 s after"),
+        (
+            {"lag_local": {"value": 600.0, "unit": "s"}},
+            "WARN",
+            "local lags: it gets samples 600 s",
+        ),
         ({"timestamp": "2026-11-22T04:44:44.196Z"}, "ERR", "last sample is .* s old"),
         (
             {"alarms": [{"field": "disk", "severity": "ERR", "reason": "1 GB is below 2 GB"}]},
             "ERR",
             "recorder.disk: 1 GB is below 2 GB",
         ),
-        ({"lag_local": None}, "OK", "^90 GB of the disk are free"),
+        ({"lag_local": None}, "OK", "^90 GB of disk are free"),
     ],
 )
 async def test_what_the_recorder_says(
     site: Site, changed: dict[str, Any], level: str, text: str
 ) -> None:
     site.samples = {**site.samples, "recorder": {**site.samples["recorder"], **changed}}
-    only(await doctor.recorder(site), level, text)
+    only(await checks.recorder(site), level, text)
 
 
 async def test_a_journal_that_is_full_and_a_recorder_that_is_missing(site: Site) -> None:
@@ -348,9 +352,9 @@ async def test_a_journal_that_is_full_and_a_recorder_that_is_missing(site: Site)
     other = alarm | {"field": "pressure"}
     gauge = {**site.samples["gauge"], "alarms": [alarm, other]}
     site.samples = {**site.samples, "gauge": gauge}
-    only(await doctor.recorder(site), "WARN", "gauge.journal: it is full")
+    only(await checks.recorder(site), "WARN", "gauge.journal: it is full")
     site.samples = {}
-    only(await doctor.recorder(site), "ERR", "nothing is recorded")
+    only(await checks.recorder(site), "ERR", "nothing is recorded")
 
 
 Answer = Callable[[str], int]
@@ -373,10 +377,10 @@ async def answering(status: Answer, check: Callable[[Address], Awaitable[Any]]) 
 @pytest.mark.parametrize(
     ("open_to", "text"),
     [
-        ("origin: http://x", "a call of a web page is let in .it answers 200."),
-        ("host: x", "a call by another name of this host is let in"),
-        ("origin: null", "a WebSocket of a web page is let in .it answers 101."),
-        ("nothing", "no web page is let in"),
+        ("origin: http://x", "a call from a web page is accepted .status 200."),
+        ("host: x", "a call with another host name is accepted"),
+        ("origin: null", "a WebSocket from a web page is accepted .status 101."),
+        ("nothing", "web pages of other sites are rejected"),
     ],
 )
 async def test_a_door_that_is_open_to_web_pages(site: Site, open_to: str, text: str) -> None:
@@ -387,22 +391,22 @@ async def test_a_door_that_is_open_to_web_pages(site: Site, open_to: str, text: 
         return 101 if "upgrade: websocket" in lines else 200
 
     def look(address: Address) -> Awaitable[Any]:
-        return doctor.web_door(replace(site, address=address))
+        return checks.web_door(replace(site, address=address))
 
     only(await answering(status, look), "OK" if open_to == "nothing" else "ERR", text)
 
 
 async def test_a_router_of_another_version(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "installed_router", Path)
+    monkeypatch.setattr(checks, "installed_router", Path)
 
     def look(address: Address) -> Awaitable[Any]:
-        return doctor.router(replace(site, address=address))
+        return checks.router(replace(site, address=address))
 
     found = await answering(lambda _: 400, look)
-    only(found, "WARN", r"Crossbar 1\.2\.3 runs, and this version needs \d+\.")
+    only(found, "WARN", r"Crossbar 1\.2\.3 is running; this version needs \d+\.")
 
 
-async def test_what_hangs_or_breaks_costs_its_own_row_only(
+async def test_a_check_that_hangs_or_fails_costs_only_its_own_findings(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def hang(_: Site) -> list[Finding]:
@@ -416,13 +420,13 @@ async def test_what_hangs_or_breaks_costs_its_own_row_only(
         return site
 
     monkeypatch.setattr(doctor, "learn", learn)
-    monkeypatch.setattr(doctor, "ROW_WITHIN_S", 0.05)
+    monkeypatch.setattr(doctor, "CHECK_WITHIN_S", 0.05)
 
     async def hide(_: Site) -> list[Finding]:
         raise PermissionError(13, "Permission denied", "/secret")
 
-    rows = {"hangs": hang, "breaks": break_, "hides": hide, "files": doctor.files}
-    monkeypatch.setattr(doctor, "ROWS", rows)
+    rows = {"hangs": hang, "breaks": break_, "hides": hide, "files": checks.files}
+    monkeypatch.setattr(doctor, "CHECKS", rows)
     found = await doctor.examine(None, Address)
     assert [(row, one.level) for row, one in found] == [
         ("hangs", "ERR"),
@@ -430,9 +434,9 @@ async def test_what_hangs_or_breaks_costs_its_own_row_only(
         ("hides", "WARN"),
         ("files", "OK"),
     ]
-    assert found[2][1].text == "this user may not look at /secret"
+    assert found[2][1].text == "this user may not read /secret"
     assert found[2][1].cure == f"run it as the owner of {site.home}"
-    assert "no answer within 0.05 s" in found[0][1].text
+    assert "did not end within 0.05 s" in found[0][1].text
     assert "KeyError: 'surprise'" in found[1][1].text
 
 
@@ -448,7 +452,7 @@ async def test_a_router_that_hangs_is_given_up(
 
 
 def test_the_exit_status_is_that_of_the_worst() -> None:
-    found = [("row", Finding(level, "here", "text", "cure")) for level in doctor.LEVELS]
+    found = [("row", Finding(level, "here", "text", "cure")) for level in LEVELS]
     assert [doctor.exit_status(found[:n]) for n in range(4)] == [0, 0, 1, 2]
 
 
@@ -458,7 +462,9 @@ def test_findings_as_text_and_as_json() -> None:
         ("web", Finding("OK", "c", "d")),
     ]
     text = doctor.as_text(found)
-    assert re.search(r"^ERR  files +/a: b\?\[31m\n +cure: chmod\nOK   web +c: d\n1 errors", text)
+    assert re.search(
+        r"^ERR  files +/a: b\?\[31m\n +cure: chmod\nOK   web +c: d\n1 error, 0 w", text
+    )
     told = json.loads(doctor.as_json(found))
     assert told["exit"] == 2
     wanted = {"row": "files", "level": "ERR", "where": "/a", "text": "b\x1b[31m", "cure": "chmod"}

@@ -1,4 +1,4 @@
-"""``hcam doctor``: what is wrong with the installation, and how to cure it."""
+"""``hcam doctor``: check the installation."""
 
 import asyncio
 from functools import partial
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..ui import doctor as rows
+from ..ui import doctor as checkup
 from .program import INSTRUMENT, URL, Command, example, router_address
 
 
@@ -15,11 +15,11 @@ from .program import INSTRUMENT, URL, Command, example, router_address
 @INSTRUMENT
 @URL
 def doctor(*, file: Path | None, url: str | None, as_json: bool) -> None:
-    """Look for what is wrong with the installation, and print how to cure it.
+    """Check the installation, and print what is wrong and the command that cures it.
 
-    Nothing is changed or sent to hardware. Exit status 0: nothing is wrong; 1: warnings only; 2:
-    something is wrong.
+    Nothing is changed, and nothing is sent to hardware. Exit status 0: all is well; 1: warnings
+    only; 2: errors.
     """
-    found = asyncio.run(rows.examine(file, partial(router_address, url, file)))
-    click.echo(rows.as_json(found) if as_json else rows.as_text(found))
-    raise SystemExit(rows.exit_status(found))
+    found = asyncio.run(checkup.examine(file, partial(router_address, url, file)))
+    click.echo(checkup.as_json(found) if as_json else checkup.as_text(found))
+    raise SystemExit(checkup.exit_status(found))

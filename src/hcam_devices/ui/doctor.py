@@ -1,128 +1,48 @@
-"""What is wrong with an installation: ``hcam doctor``.
+"""``hcam doctor``: run every check at once and print the findings.
 
-``ROWS`` has a function for each subject. It gets a ``Site``, what was learned before, and returns
-findings; whatever hangs or fails costs its own row only. Nothing is changed: devices that are
-online are left alone, and to others a connection is made on which nothing is sent.
+A check that hangs or fails costs only its own findings.
 """
 
 import asyncio
 import json
-import platform
-import re
-import stat
-import sys
 import time
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
-from importlib.metadata import distribution, version
-from ipaddress import ip_address
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import TypeAlias
 
-import psutil
 from autobahn.wamp.exception import Error as WampError
 from pydantic import ValidationError
 
 from .. import HcamError
-from ..config.instrument import Entry, Instrument, command_of, line_of, load
-from ..config.stores import InfluxDB
-from ..core.link import Serial, addresses_of
-from ..core.threads import ask, in_own_thread
-from ..host.clock import clock_is_disciplined
+from ..config.instrument import load
+from ..core.threads import ask
 from ..host.home import home
-from ..host.installation import LOCK, commit, installed_router, router_folders, this_program
-from ..wamp import access, roles, uris
+from ..host.installation import this_program
+from ..wamp import uris
 from ..wamp.about import About
 from ..wamp.session import Session, join
 from ..wamp.uris import Address
 from ..wamp.utils import unreachable
+from .checks import ANSWER_WITHIN_S, CHECKS, HERE, LEVELS, Check, Finding, Heard, Site
 from .picture import Picture
 from .terminal import MAX_LOOK_S, follow
-from .troubles import some
+from .troubles import count
 
-Level: TypeAlias = Literal["OK", "WARN", "ERR"]
-LEVELS: tuple[Level, ...] = "OK", "WARN", "ERR"
-"""In the order of the exit statuses 0, 1 and 2."""
 LOAD_WITHIN_S = 2.0
 ROUTER_WITHIN_S = 3.0
-ROW_WITHIN_S = 3.0
-ANSWER_WITHIN_S = 1.0
-"""Seconds for one answer: of a server, of the hardware's host, of the router's web door."""
-MAX_OFFSETS_S: Mapping[Level, float] = {"ERR": 2.0, "WARN": 0.1}
-"""Two clocks whose offset is surely above these are an error, or a warning."""
-MAX_LAG_S = 60.0
-MAX_SAMPLE_AGE_S = 60.0
-HERE = platform.node()
-REFUSED = "the connection is refused"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What is well or wrong. ``where``: a host, or file:line. ``cure``: the command to run."""
-
-    level: Level
-    where: str
-    text: str
-    cure: str = ""
-
-
-class Heard(NamedTuple):
-    """The answer of a server, and by how much (s) its clock is ahead of this one's."""
-
-    about: About
-    offset: float
-    uncertainty: float
-
-
-@dataclass
-class Site:
-    """What the rows look at, as far as it could be learned."""
-
-    address: Address
-    home: Path
-    instrument: Instrument | None = None
-    mistakes: list[str] = field(default_factory=list)
-    """Why there is no instrument: a line for each mistake in its file."""
-    no_router: str = ""
-    """Why the router was not asked."""
-    servers: dict[str, Heard] = field(default_factory=dict)
-    samples: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """The newest sample of each device; empty for one that was not heard."""
-    statuses: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """The last status of each server."""
-
-    @property
-    def file(self) -> Path:
-        """The instrument file."""
-        return self.instrument.path if self.instrument else Path()
-
-    def option(self) -> str:
-        """Return the option with which commands find the instrument file."""
-        return f" --instrument {self.file}" if self.instrument else ""
-
-    def runs(self, server: str) -> bool:
-        """Return whether a server is on the network."""
-        state = self.statuses.get(server, {}).get("state")
-        return server in self.servers or state == "running"
-
-    def start(self, server: str) -> str:
-        """Return the command that starts a server again."""
-        command = " ".join(command_of(server))
-        return f"{command}{self.option()}, or systemctl restart hcam-{server}"
-
-
-# --- what is learned first ------------------------------------------------------------------
+CHECK_WITHIN_S = 3.0
+Found: TypeAlias = Sequence[tuple[str, Finding]]
+"""Findings, each with the name of its check."""
 
 
 async def learn(file: Path | None, find_address: Callable[[], Address]) -> Site:
-    """Read the instrument file, and ask the router and the servers; nothing is raised."""
+    """Read the instrument file and ask the router and the servers; note errors, raise none."""
     site = Site(Address(), home())
     instrument, address = await asyncio.gather(
         ask("the instrument file", load, file, within=LOAD_WITHIN_S),
-        ask("what says where the router is", find_address, within=LOAD_WITHIN_S),
+        ask("the address of the router", find_address, within=LOAD_WITHIN_S),
         return_exceptions=True,
     )
     if isinstance(instrument, (OSError, HcamError)):
@@ -132,7 +52,7 @@ async def learn(file: Path | None, find_address: Callable[[], Address]) -> Site:
     else:
         site.instrument = instrument
     if isinstance(address, (OSError, HcamError)):
-        site.no_router = f"where the router is cannot be read: {str(address).splitlines()[0]}"
+        site.no_router = f"the address of the router cannot be read: {str(address).splitlines()[0]}"
         return site
     if isinstance(address, BaseException):
         raise address
@@ -140,7 +60,7 @@ async def learn(file: Path | None, find_address: Callable[[], Address]) -> Site:
     try:
         async with asyncio.timeout(ROUTER_WITHIN_S), join(site.address) as session:
             await _ask_router(site, session)
-    except HcamError as error:  # this key is refused, or cannot be used
+    except HcamError as error:  # the router refused this key, or the key cannot be read
         site.no_router = str(error)
     except (OSError, WampError) as error:
         if not site.servers:
@@ -168,466 +88,54 @@ async def _ask_router(site: Site, session: Session) -> None:
                 after = time.time()
             about = About.model_validate(answer)
         except (OSError, WampError, ValidationError):
-            return  # the row of servers says so
+            return  # the check of the servers reports it
         offset = about.time - (before + after) / 2
         site.servers[server] = Heard(about, offset, (after - before) / 2)
 
     await asyncio.gather(look(), *(hear(server) for server in site.instrument.servers))
 
 
-# --- the rows -------------------------------------------------------------------------------
-
-
-async def packages(site: Site) -> list[Finding]:
-    """Check Python, and the packages that this one needs."""
-    wrong = [
-        Finding(
-            "ERR",
-            HERE,
-            f"{name} {found or 'is missing'}, and {needed} is needed",
-            f"{sys.executable} -m pip install '{name}{needed}'",
-        )
-        for name, needed, found in _requirements()
-        if not found or not _satisfies(found, needed)
-    ]
-    text = f"Python {platform.python_version()}, autobahn {version('autobahn')}"
-    return wrong or [Finding("OK", HERE, f"hcam_devices {version('hcam_devices')}, {text}")]
-
-
-def _requirements() -> Iterator[tuple[str, str, str]]:
-    """Yield the name of each required package, the versions that fit, and the one installed."""
-    for line in distribution("hcam_devices").requires or []:
-        if match := re.fullmatch(r"([\w.-]+)\s*([<>=!~,.\w*]*)", line):
-            name, needed = match.groups()
-            try:
-                yield name, needed, version(name)
-            except ModuleNotFoundError:
-                yield name, needed, ""
-
-
-def _satisfies(found: str, needed: str) -> bool:
-    """Return whether a version lies within bounds such as ``<27,>=26.10``."""
-    for bound in filter(None, needed.split(",")):
-        match = re.fullmatch(r"(>=|<)([\d.]+)", bound)
-        if match and (match[1] == "<") != (_numbers(found) < _numbers(match[2])):
-            return False
-    return True
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", text))
-
-
-async def router(site: Site) -> list[Finding]:
-    """Check that the router is installed, runs, and is of the version that is installed."""
-    folder = await in_own_thread(installed_router)
-    locked = re.search(r"^crossbar==([\w.]+)", LOCK.read_text(encoding="utf-8"), re.MULTILINE)
-    wanted = locked[1] if locked else "?"
-    found = []
-    if folder is None:
-        looked = ", ".join(map(str, router_folders()))
-        text = f"the router that this version needs (Crossbar {wanted}) is not in {looked}"
-        found.append(Finding("WARN", HERE, text, f"{this_program()} router install"))
-    if site.no_router:
-        start = f"{this_program()} router{site.option()}, or systemctl restart hcam-router"
-        return [*found, Finding("ERR", str(site.address), site.no_router, start)]
-    _, headers = await _request(site.address, "POST", "/call", {}, b"")
-    runs = headers.get("server", "?").removeprefix("Crossbar/")
-    if runs != wanted:
-        text = f"Crossbar {runs} runs, and this version needs {wanted}"
-        cure = "systemctl restart hcam-router, or end hcam up and start it again"
-        return [*found, Finding("WARN", str(site.address), text, cure)]
-    return [*found, Finding("OK", str(site.address), f"Crossbar {runs} answers, as locked")]
-
-
-async def instrument_file(site: Site) -> list[Finding]:
-    """Report the mistakes in the instrument file."""
-    if site.instrument is None:
-        found: list[Finding] = []
-        for line in site.mistakes:
-            match = re.match(r"(.*?:\d+): (.*)", line)
-            where, text = match.groups() if match else ("the instrument file", line)
-            file = where.rpartition(":")[0] or "FILE"
-            check = f"correct it, then {this_program()} config check --instrument {file}"
-            found.append(Finding("ERR", where, text, check))
-        return found
-    devices = f"{len(site.instrument.entries)} devices, no mistakes"
-    return [Finding("OK", str(site.file), devices)]
-
-
-async def hardware(site: Site) -> list[Finding]:
-    """Connect to the hardware of devices that are not online, and send nothing."""
-    if site.instrument is None:
-        return []
-    unreached: dict[tuple[str, str], list[Entry]] = defaultdict(list)
-    online, answering, simulated = 0, 0, 0
-
-    async def reach(entry: Entry) -> None:
-        nonlocal answering
-        link = entry.build().link
-        if not hasattr(link, "host"):
-            return
-        try:
-            async with asyncio.timeout(ANSWER_WITHIN_S):
-                await _connect(link.host, link.port)
-            answering += 1
-        except (OSError, TimeoutError) as error:
-            unreached[link.host, _reason(error)].append(entry)
-
-    waiting = []
-    for entry in site.instrument.entries.values():
-        status = site.statuses.get(entry.server, {})
-        if status.get("state") == "running" and status.get("emulated"):
-            simulated += 1
-            continue
-        sample = site.samples.get(entry.name) or {}
-        if site.runs(entry.server) and sample.get("state", {}).get("connection") == "online":
-            online += 1
-        else:
-            waiting.append(reach(entry))
-    await asyncio.gather(*waiting)
-    found = []
-    for (host, reason), entries in sorted(unreached.items(), key=lambda item: item[0]):
-        line = line_of(site.file, "devices", entries[0].name)
-        names = some([f"{entry.name} (port {entry.build().link.port})" for entry in entries])
-        text = f"{names} at {host} cannot be reached: {reason}"
-        port = entries[0].build().link.port
-        try_it = f"nc -vz {host} {port}" if reason == REFUSED else f"ping -c 3 {host}"
-        found.append(Finding("ERR", f"{site.file}:{line}", text, try_it))
-    text = f"{online} devices are online, the hardware of {answering} others answers"
-    return found or [Finding("OK", HERE, f"{text}, {simulated} are simulated")]
-
-
-async def _connect(host: str, port: int) -> None:
-    """Connect to a port, and close the connection again. Raises OSError."""
-    (address, *_) = await addresses_of(host, ANSWER_WITHIN_S)
-    loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_connection(asyncio.Protocol, address, port)
-    transport.abort()
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return f"no answer within {ANSWER_WITHIN_S:g} s"
-    return REFUSED if isinstance(error, ConnectionRefusedError) else str(error)
-
-
-async def serial_ports(site: Site) -> list[Finding]:
-    """Check that the serial ports of this machine's servers are there, and may be opened."""
-    found = []
-    for entry in site.instrument.entries.values() if site.instrument else ():
-        heard = site.servers.get(entry.server)
-        link = entry.build().link
-        if not isinstance(link, Serial) or heard is None or heard.about.emulated:
-            continue
-        if heard.about.host == HERE and not await in_own_thread(Path(link.path).exists):
-            where = f"{site.file}:{line_of(site.file, 'devices', entry.name)}"
-            text = f"{entry.name}: there is no serial port {link.path}"
-            found.append(Finding("ERR", where, text, "ls -l /dev/serial/by-id"))
-    return found
-
-
-async def listeners(site: Site) -> list[Finding]:
-    """Check that neither the router nor a server listens to other machines."""
-    ours = {heard.about.pid for heard in site.servers.values() if heard.about.host == HERE}
-    found = []
-    for connection in await in_own_thread(psutil.net_connections, "tcp"):
-        if connection.status != psutil.CONN_LISTEN or not connection.laddr:
-            continue
-        ip, port = connection.laddr
-        if connection.pid not in ours and port != site.address.port:
-            continue
-        if not ip_address(ip.removeprefix("::ffff:")).is_loopback:
-            process = f"process {connection.pid}" if connection.pid else "a process"
-            text = f"{process} listens to other machines, on {ip} port {port}"
-            cure = f"kill {connection.pid or 'it'}, and start it with {this_program()}"
-            found.append(Finding("ERR", HERE, text, cure))
-    return found or [Finding("OK", HERE, "the router and the servers listen on loopback only")]
-
-
-async def files(site: Site) -> list[Finding]:
-    """Check who may write into the home, and read the secrets of stores."""
-    found = await in_own_thread(lambda: list(_open_files(site)))
-    return found or [Finding("OK", str(site.home), "only its owner may write there")]
-
-
-def _open_files(site: Site) -> Iterator[Finding]:
-    for path in (site.home / "access", *sorted((site.home / "access").rglob("*"))):
-        if path.exists() and path.stat().st_mode & access.OTHERS:
-            yield Finding("ERR", str(path), "others may use the keys there", f"chmod go= {path}")
-    if site.home.exists():
-        for path in (site.home, *sorted(site.home.iterdir())):
-            if not path.is_symlink() and path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                yield Finding("ERR", str(path), "others may write there", f"chmod go-w {path}")
-    stores = site.instrument.stores if site.instrument else {}
-    for name, store in stores.items():
-        secret = store.secret_file if isinstance(store, InfluxDB) else None
-        if secret and secret.exists() and secret.stat().st_mode & stat.S_IRWXO:
-            text = f"the secret of store {name} is open to everybody"
-            yield Finding("ERR", str(secret), text, f"chmod o= {secret}")
-
-
-async def keys(site: Site) -> list[Finding]:
-    """Check that the router knows the keys of this machine, and the instrument everybody's role."""
-    return await in_own_thread(lambda: list(_keys(site)))
-
-
-def _keys(site: Site) -> Iterator[Finding]:
-    folder = site.home / "access"
-    if not (folder / access.PEOPLE).exists():
-        return  # this machine is not the router's, or has not been yet
-    try:
-        people = access.people(folder)
-    except access.AccessError as error:
-        yield Finding("ERR", str(folder), str(error), f"chmod 600 {folder / access.PEOPLE}")
-        return
-    faults = list(_unknown_keys(folder, people))
-    for name, person in people.items():
-        if site.instrument and person.role not in _roles_of(site.instrument):
-            text = f"{name} has the role {person.role}, which this instrument does not have"
-            cure = f"{this_program()} access remove {name}"
-            faults.append(Finding("WARN", str(folder / access.PEOPLE), text, cure))
-    yield from faults
-    if not faults:
-        yield Finding("OK", str(folder), f"{len(people)} may join")
-
-
-def _unknown_keys(folder: Path, people: Mapping[str, access.Person]) -> Iterator[Finding]:
-    """Yield the key files of this machine with which the router would let nobody in."""
-    for path in sorted(access.keys_folder(folder).glob("*.key")):
-        again = f"rm {path}, then start the router again, which makes a new key"
-        try:
-            key = access.read_key(path)
-        except access.AccessError as error:
-            yield Finding("ERR", str(path), str(error), again)
-            continue
-        person = people.get(key.name)
-        if person is None or key.public not in person.keys:
-            text = f"the router does not know this key of {key.name}"
-            yield Finding("ERR", str(path), text, again)
-
-
-def _roles_of(instrument: Instrument) -> set[str]:
-    servers = roles.servers(instrument.entries.values())
-    return {roles.OBSERVER, roles.OPERATOR, roles.ENGINEER, *map(roles.role_of, servers)}
-
-
-async def clocks(site: Site) -> list[Finding]:
-    """Check that each clock is kept right, and that the clocks agree."""
-    disciplined = {HERE: clock_is_disciplined()}
-    disciplined |= {one.about.host: one.about.clock_disciplined for one in site.servers.values()}
-    found = [
-        Finding(
-            "WARN",
-            host,
-            "no time service keeps this clock right; samples carry its times",
-            "sudo apt-get install chrony",
-        )
-        for host, answer in disciplined.items()
-        if answer is False
-    ]
-    for server, (about, offset, uncertainty) in site.servers.items():
-        least = abs(offset) - uncertainty
-        if level := next((one for one, most in MAX_OFFSETS_S.items() if least > most), None):
-            way = "ahead of" if offset > 0 else "behind"
-            text = f"the clock of {server} is {abs(offset):.1f} s {way} that of {HERE}"
-            found.append(Finding(level, about.host, text, "chronyc tracking, on both"))
-    worst = max((abs(one.offset) for one in site.servers.values()), default=0.0)
-    text = f"{len(disciplined)} hosts, offsets below {worst + 0.001:.3f} s"
-    return found or [Finding("OK", HERE, text)]
-
-
-async def servers(site: Site) -> list[Finding]:
-    """Check that the servers of the instrument file run."""
-    if site.no_router or site.instrument is None:
-        return []
-    found = []
-    for server in site.instrument.servers:
-        if not site.runs(server):
-            status = site.statuses.get(server, {})
-            host = str(status.get("host", "a host unknown"))
-            found.append(Finding("ERR", host, f"{server} does not run", site.start(server)))
-        elif server not in site.servers:
-            host = str(site.statuses[server].get("host"))
-            text = f"{server} does not say what it is: it is of another version, or hangs"
-            found.append(Finding("WARN", host, text, site.start(server)))
-    hosts = {heard.about.host for heard in site.servers.values()}
-    here = ", ".join(site.instrument.servers)
-    return found or [Finding("OK", ", ".join(sorted(hosts)), f"{here} run")]
-
-
-async def versions(site: Site) -> list[Finding]:
-    """Check that every server is of this version."""
-    own = version("hcam_devices"), await in_own_thread(commit) or None
-    found = []
-    for server, heard in site.servers.items():
-        theirs = heard.about.version, heard.about.commit
-        if theirs[0] != own[0] or (None not in (theirs[1], own[1]) and theirs[1] != own[1]):
-            text = f"{server} is {_version(*theirs)}, and this hcam is {_version(*own)}"
-            found.append(Finding("WARN", heard.about.host, text, site.start(server)))
-    if not found and site.servers:
-        return [Finding("OK", HERE, f"every server is {_version(*own)}")]
-    return found
-
-
-def _version(number: str, commit: str | None) -> str:
-    return f"{number} ({commit})" if commit else number
-
-
-async def recorder(site: Site) -> list[Finding]:
-    """Report what the recorder and the journals say of disks, stores and samples."""
-    if site.no_router or site.instrument is None:
-        return []
-    sample = site.samples.get("recorder")
-    if not sample:
-        return [Finding("ERR", "hwlogger", "nothing is recorded", site.start("hwlogger"))]
-    heard = site.servers.get("hwlogger")
-    host = heard.about.host if heard else "hwlogger"
-    found = []
-    if (age := _age(sample)) > MAX_SAMPLE_AGE_S:
-        text = f"the recorder's last sample is {age:.0f} s old"
-        found.append(Finding("ERR", host, text, site.start("hwlogger")))
-    for device, one in site.samples.items():
-        for alarm in one.get("alarms", ()):
-            if device == "recorder" or alarm["field"] == "journal":
-                text = f"{device}.{alarm['field']}: {alarm['reason']}"
-                found.append(Finding(alarm["severity"], host, text, f"{this_program()} audit"))
-    lags = {name[4:]: _value(sample, name) for name in sample if name.startswith("lag_")}
-    for store, lag in lags.items():
-        if lag is not None and lag > MAX_LAG_S:
-            text = f"store {store} has samples {lag:.0f} s after they were taken"
-            found.append(Finding("WARN", host, text, f"{this_program()} audit"))
-    told = [f"store {store} lags {lag:.1f} s" for store, lag in lags.items() if lag is not None]
-    disk = _value(sample, "disk")
-    if disk is not None:
-        told.append(f"{disk:.0f} GB of the disk are free")
-    return found or [Finding("OK", host, ", ".join(told))]
-
-
-def _age(sample: Mapping[str, Any]) -> float:
-    """Return the age of a sample in s."""
-    return time.time() - datetime.fromisoformat(sample["timestamp"]).timestamp()
-
-
-def _value(sample: Mapping[str, Any], name: str) -> float | None:
-    value = sample.get(name)
-    return value["value"] if isinstance(value, dict) else None
-
-
-WEB = {"Content-Type": "application/json"}
-QUESTION = b'{"procedure": "wamp.session.count", "args": []}'
-"""A harmless call."""
-
-
-async def web_door(site: Site) -> list[Finding]:
-    """Try to get in as a page of another site in a browser of this machine would."""
-    if site.no_router:
-        return []
-    key = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
-    key |= {"Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==", "Origin": "null"}
-    key |= {"Sec-WebSocket-Protocol": "wamp.2.json"}
-    tries = (
-        ("a call of a web page", "POST", "/call", WEB | {"Origin": "http://x"}, QUESTION),
-        ("a call by another name of this host", "POST", "/call", WEB | {"Host": "x"}, QUESTION),
-        ("a WebSocket of a web page", "GET", "/ws", key, b""),
-    )
-    found = []
-    for what, method, target, headers, body in tries:
-        status, _ = await _request(site.address, method, target, headers, body)
-        if status < 400:
-            text = f"{what} is let in (it answers {status}): any site can command the instrument"
-            cure = f"restart the router of this version: {this_program()} router{site.option()}"
-            found.append(Finding("ERR", str(site.address), text, cure))
-    return found or [Finding("OK", str(site.address), "no web page is let in")]
-
-
-async def _request(
-    address: Address, method: str, target: str, headers: Mapping[str, str], body: bytes
-) -> tuple[int, dict[str, str]]:
-    """Return the status and the headers of an answer. Raises OSError, or TimeoutError after 1 s."""
-    fields = {"Host": str(address), "Content-Length": str(len(body))} | dict(headers)
-    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {text}" for name, text in fields.items())]
-    async with asyncio.timeout(ANSWER_WITHIN_S):
-        (where, *_) = await addresses_of(address.host, ANSWER_WITHIN_S)
-        reader, writer = await asyncio.open_connection(where, address.port)
-        try:
-            writer.write("\r\n".join([*lines, "", ""]).encode() + body)
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-            raise ConnectionError(f"{address} does not answer in HTTP: {error}") from None
-        finally:
-            writer.transport.abort()
-    first, *rest = head.split("\r\n")
-    if not (status := re.match(r"HTTP/1\.1 (\d{3})\b", first)):
-        raise ConnectionError(f"{address} does not answer in HTTP: {first!r}")
-    pairs = (line.partition(":") for line in rest)
-    return int(status[1]), {name.lower(): text.strip() for name, _, text in pairs}
-
-
-Row: TypeAlias = Callable[[Site], Awaitable[Sequence[Finding]]]
-ROWS: Mapping[str, Row] = {
-    "packages": packages,
-    "router": router,
-    "instrument file": instrument_file,
-    "hardware": hardware,
-    "serial ports": serial_ports,
-    "listeners": listeners,
-    "files": files,
-    "keys": keys,
-    "clocks": clocks,
-    "servers": servers,
-    "versions": versions,
-    "recorder": recorder,
-    "web door": web_door,
-}
-Found: TypeAlias = Sequence[tuple[str, Finding]]
-"""Findings, each with the name of its row."""
-
-
-# --- all of them ----------------------------------------------------------------------------
-
-
 async def examine(file: Path | None, find_address: Callable[[], Address]) -> Found:
-    """Return the findings of all rows. It takes at most eight seconds, whatever hangs."""
+    """Run all checks and return their findings within eight seconds."""
     site = await learn(file, find_address)
-    found = await asyncio.gather(*(_look(name, row, site) for name, row in ROWS.items()))
-    return [one for row in found for one in row]
+    found = await asyncio.gather(*(_run(name, check, site) for name, check in CHECKS.items()))
+    return [finding for findings in found for finding in findings]
 
 
-async def _look(name: str, row: Row, site: Site) -> list[tuple[str, Finding]]:
-    """Return the findings of a row. That it hangs or fails is one."""
+async def _run(name: str, check: Check, site: Site) -> list[tuple[str, Finding]]:
+    """Return the findings of a check, or one finding that it hangs or fails."""
     try:
-        async with asyncio.timeout(ROW_WITHIN_S):
-            return [(name, finding) for finding in await row(site)]
+        async with asyncio.timeout(CHECK_WITHIN_S):
+            return [(name, finding) for finding in await check(site)]
     except TimeoutError:
-        text = f"no answer within {ROW_WITHIN_S:g} s"
+        text = f"this check did not end within {CHECK_WITHIN_S:g} s"
     except PermissionError as error:
-        text = f"this user may not look at {error.filename}"
+        text = f"this user may not read {error.filename}"
         return [(name, Finding("WARN", HERE, text, f"run it as the owner of {site.home}"))]
-    except Exception as error:  # noqa: BLE001  (a fault of one row must not hide the others)
-        text = f"it cannot be looked at: {type(error).__name__}: {error}"
-    return [(name, Finding("ERR", HERE, text, f"{this_program()} doctor, again"))]
+    except Exception as error:  # noqa: BLE001  (a fault of one check must not hide the others)
+        text = f"this check failed: {type(error).__name__}: {error}"
+    return [(name, Finding("ERR", HERE, text, f"run {this_program()} doctor again"))]
 
 
 def exit_status(found: Found) -> int:
-    """Return 0 if nothing is wrong, 1 if there are warnings only, 2 if something is wrong."""
+    """Return 0 if all is well, 1 if the worst finding is a warning, 2 if it is an error."""
     return max((LEVELS.index(finding.level) for _, finding in found), default=0)
 
 
 def as_text(found: Found) -> str:
-    """Return a line for each finding, with its cure below it, and a line for all of them."""
-    width = max(map(len, ROWS))
+    """Return a line for each finding, with its cure below it, and a line with their numbers."""
+    width = max(map(len, CHECKS))
     lines = []
-    for row, one in found:
-        lines.append(f"{one.level:<4} {row:<{width}} {one.where}: {one.text}")
-        if one.cure:
-            lines.append(f"{'':<{width + 6}}cure: {one.cure}")
-    counts = [sum(one.level == level for _, one in found) for level in ("ERR", "WARN")]
-    lines.append(f"{counts[0]} errors, {counts[1]} warnings")
+    for check, finding in found:
+        lines.append(f"{finding.level:<4} {check:<{width}} {finding.where}: {finding.text}")
+        if finding.cure:
+            lines.append(f"{'':<{width + 6}}cure: {finding.cure}")
+    levels = [finding.level for _, finding in found]
+    lines.append(f"{count(levels.count('ERR'), 'error')}, {count(levels.count('WARN'), 'warning')}")
     return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
 
 
 def as_json(found: Found) -> str:
     """Return the exit status and the findings as JSON."""
-    findings = [{"row": row} | asdict(finding) for row, finding in found]
+    findings = [{"row": check} | asdict(finding) for check, finding in found]
     return json.dumps({"exit": exit_status(found), "findings": findings}, indent=2)

@@ -62,6 +62,11 @@ def some(names: list[str]) -> str:
     return ", ".join(names[:3] if more else names) + more
 
 
+def count(n: int, noun: str) -> str:
+    """Return a number and its noun, such as ``1 error`` or ``2 errors``."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
 def short(moment: str) -> str:
     """Return the time of a moment (UTC, ISO 8601); with its date unless that is today."""
     date, _, clock = moment.partition("T")
