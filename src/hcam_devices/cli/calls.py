@@ -31,13 +31,7 @@ from .program import NEGATIVE, Command, Number, example, given
 @click.option("--why", default="", help="Why, for hcam history --commands.")
 @given("address")
 def call(
-    procedure: str,
-    args: tuple[str, ...],
-    *,
-    timeout: float,
-    wait: bool,
-    why: str,
-    address: Address,
+    procedure: str, args: tuple[str, ...], *, timeout: float, wait: bool, why: str, address: Address
 ) -> None:
     """Call PROCEDURE with ARGS (numbers, texts, name=value, JSON, @FILE) and print the answer.
 
@@ -49,9 +43,7 @@ def call(
 
 
 @click.command(
-    cls=Command,
-    context_settings=NEGATIVE,
-    epilog=example("hcam publish slide.target_position -50"),
+    cls=Command, context_settings=NEGATIVE, epilog=example("hcam publish slide.target_position -50")
 )
 @click.argument("topic")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)

@@ -77,10 +77,7 @@ hserver = _server(
     "hserver", "hserver --emulate", "Present the detector controller (NGC) on the network."
 )
 gtcserver = _server(
-    "gtcserver",
-    "gtcserver --emulate",
-    "Present the telescope (GTC) on the network.",
-    require_corba,
+    "gtcserver", "gtcserver --emulate", "Present the telescope (GTC) on the network.", require_corba
 )
 
 

@@ -4,14 +4,7 @@ from ..errors import LINK_LOST, NotAllowedError, ProtocolError, RefusedError
 from .axis import Axis, Drive
 from .device import Device, Sample, Source, iso_from_s
 from .fields import Labels, Procedure, Range, Readback, Setpoint, Value, is_number, rpc, shorten
-from .link import (
-    Exactly,
-    Local,
-    Seconds,
-    Serial,
-    Tcp,
-    Until,
-)
+from .link import Exactly, Local, Seconds, Serial, Tcp, Until
 from .part import Alarm, Part, Reading
 from .sim import Impatient, Simulator, toward
 

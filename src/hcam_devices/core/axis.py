@@ -50,16 +50,8 @@ class E(StrEnum):
 
 CHART: dict[S, dict[E, S]] = {
     S.DISABLED: {E.ENABLE: S.INIT},
-    S.INIT: {
-        E.HOME: S.HOMING,
-        E.HOMING_SEEN: S.HOMING,
-        E.HOMED: S.OUTPOS,
-    },
-    S.HOMING: {
-        E.STOP: S.INIT,
-        E.LOST_HOME: S.INIT,
-        E.HOMED: S.OUTPOS,
-    },
+    S.INIT: {E.HOME: S.HOMING, E.HOMING_SEEN: S.HOMING, E.HOMED: S.OUTPOS},
+    S.HOMING: {E.STOP: S.INIT, E.LOST_HOME: S.INIT, E.HOMED: S.OUTPOS},
     S.INPOS: {
         E.HOME: S.HOMING,
         E.TARGET: S.OUTPOS,

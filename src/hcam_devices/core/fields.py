@@ -292,11 +292,7 @@ Audience: TypeAlias = Literal["observer", "operator", "engineer", "program"]
 
 
 def rpc(
-    *,
-    read_only: bool = False,
-    moves: str = "",
-    audience: Audience | None = None,
-    label: str = "",
+    *, read_only: bool = False, moves: str = "", audience: Audience | None = None, label: str = ""
 ) -> Callable[[F], F]:
     """Mark a method as a command that the network may call; its annotations check the arguments.
 

@@ -9,15 +9,7 @@ from pymodbus.client import AsyncModbusTcpClient
 from pymodbus.exceptions import ModbusException
 
 from ..errors import RefusedError
-from .link import (
-    MAX_SKIPPED,
-    Local,
-    Port,
-    Seconds,
-    addresses_of,
-    first_reached,
-    quoted,
-)
+from .link import MAX_SKIPPED, Local, Port, Seconds, addresses_of, first_reached, quoted
 
 EXCEPTIONS = {
     1: "illegal function",

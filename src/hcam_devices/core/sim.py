@@ -69,10 +69,7 @@ class Impatient:
     """A ``cut`` that forgets an unfinished frame after a ``pause`` (s) between two of its bytes."""
 
     def __init__(
-        self,
-        cut: Callable[[bytearray], bytes | None],
-        pause: float,
-        clock: Callable[[], float],
+        self, cut: Callable[[bytearray], bytes | None], pause: float, clock: Callable[[], float]
     ) -> None:
         self._cut, self.pause, self.clock = cut, pause, clock
         self._buffer, self._unfinished, self._since = bytearray(), 0, 0.0

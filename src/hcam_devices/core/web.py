@@ -10,16 +10,7 @@ import h11
 
 from ..errors import ProtocolError
 from ..host.http import Answer, Exchange
-from .link import (
-    MAX_SKIPPED,
-    MAX_UNREAD,
-    Local,
-    Port,
-    Seconds,
-    addresses_of,
-    first_reached,
-    quoted,
-)
+from .link import MAX_SKIPPED, MAX_UNREAD, Local, Port, Seconds, addresses_of, first_reached, quoted
 
 __all__ = ["Answer", "Get", "Web", "is_status", "path_of", "quoted_segment", "response"]
 

@@ -193,11 +193,7 @@ class Arm(Axis):
 
     def __init__(self, name: str, drive: Drive, number: int) -> None:
         super().__init__(
-            name,
-            drive,
-            readback=f"{name}_angle",
-            setpoint=f"target_{name}_angle",
-            tolerance=0.005,
+            name, drive, readback=f"{name}_angle", setpoint=f"target_{name}_angle", tolerance=0.005
         )
         self.number = number
         self.homed = self.homing = self.on = False
@@ -227,11 +223,7 @@ class Arm(Axis):
             self.trouble = ""
             self.connect()
         self.report(
-            position,
-            homed=self.homed,
-            homing=self.homing,
-            moving=not done,
-            asked_at=asked_at,
+            position, homed=self.homed, homing=self.homing, moving=not done, asked_at=asked_at
         )
 
     def unreadable(self, reason: str) -> None:

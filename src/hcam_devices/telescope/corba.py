@@ -32,14 +32,7 @@ from typing import Any, TypeAlias
 
 from .. import HcamError
 from ..core.fields import is_number, shorten
-from ..core.link import (
-    MAX_SKIPPED,
-    Local,
-    Port,
-    Seconds,
-    addresses_of,
-    quoted,
-)
+from ..core.link import MAX_SKIPPED, Local, Port, Seconds, addresses_of, quoted
 from ..errors import LINK_LOST, OutcomeUnknownError, ProtocolError, RefusedError
 from ..host.installation import install_extra, program
 from .ior import addresses
@@ -316,10 +309,7 @@ def overheard(host: str, port: int, within: float) -> str:
 
     The ORB does not report such words, so a second connection listens for ``within`` seconds.
     """
-    with (
-        suppress(OSError),
-        socket.create_connection((host, port), within) as peer,
-    ):
+    with suppress(OSError), socket.create_connection((host, port), within) as peer:
         said = peer.recv(MAX_SKIPPED)
         return "" if said.startswith(b"GIOP") else quoted(said)
     return ""

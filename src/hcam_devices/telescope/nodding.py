@@ -401,9 +401,7 @@ class Nodding(Part):
         watching: asyncio.Future[int] = asyncio.create_task(self._watch())
         try:
             done, _ = await asyncio.wait(
-                [watching, self._told_written],
-                timeout=within,
-                return_when=asyncio.FIRST_COMPLETED,
+                [watching, self._told_written], timeout=within, return_when=asyncio.FIRST_COMPLETED
             )
         finally:
             watching.cancel()

@@ -97,11 +97,7 @@ async def look(picture: Picture, address: Address) -> None:
 
 
 async def _keep_drawn(
-    picture: Picture,
-    address: Address,
-    console: Console,
-    browser: Browser,
-    hints: Callable[[], str],
+    picture: Picture, address: Address, console: Console, browser: Browser, hints: Callable[[], str]
 ) -> None:
     changed = asyncio.Event()
 

@@ -162,9 +162,4 @@ def _alarms(sample: Mapping[str, Any]) -> Iterator[tuple[Identity, Mapping[str, 
 def _alike(identity: Identity, alarm: Mapping[str, Any]) -> tuple[str, ...]:
     """Return a key that alarms of one cause have in common, although their numbers differ."""
     text, numbers = NUMBER.subn("#", alarm["reason"])
-    return (
-        identity.severity,
-        text,
-        str(identity.n),
-        family(identity.field) if numbers else "",
-    )
+    return (identity.severity, text, str(identity.n), family(identity.field) if numbers else "")
