@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hcam_devices.core import sim
 from hcam_devices.core.device import Sample
-from hcam_devices.devices.esp301 import Arms, Codec, Line, Simulator, cut_line, written
+from hcam_devices.devices.esp301 import Arms, Codec, Line, Simulator, written
 from hcam_devices.errors import NotAllowedError, ProtocolError, RefusedError
 
 from ..helpers import (
@@ -105,7 +105,7 @@ def test_frames_survive_any_split(sizes: list[int]) -> None:
     frames = [b"13.0400\r\n" + FINE, FINE, b"1\r\n213, 52230, MOTOR NOT ENABLED"]
     stream = b"".join(frame + b"\r\n" for frame in frames) + b"13.04"
     assert fed(Codec.cut, stream, sizes) == frames
-    assert fed(cut_line, b"1PA5;2PA6\rTB?\n\n1TP", sizes) == [b"1PA5;2PA6", b"TB?", b""]
+    assert fed(Simulator.cut, b"1PA5;2PA6\rTB?\n\n1TP", sizes) == [b"1PA5;2PA6", b"TB?", b""]
 
 
 @given(st.binary(max_size=60), st.sampled_from(["1TP?", "1PA5", "TB?", "VE?"]))
@@ -543,6 +543,7 @@ async def test_whatever_happens_on_the_wire_it_goes_offline_and_comes_back(
     simulator = Watched(clock=clock)
     async with homed(simulator, clock, timeout=AT_MOST) as arms:
         arms.link.timeout = SOON
+        await sample_where(arms, online)  # so that no exchange with the long timeout is under way
         simulator.simulate(fault, **options)
         if fault == "identity":  # which is asked for when it connects
             simulator.hang_up()
