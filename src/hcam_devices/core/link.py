@@ -8,6 +8,7 @@ instead. The hardware refused (RefusedError): the link stays open. The value can
 """
 
 import asyncio
+import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -98,18 +99,24 @@ def quoted(said: bytes | bytearray) -> str:
 
 
 class Until:
-    """A ``cut`` for frames that end with given bytes, which are removed from the frame."""
+    """A ``cut`` for frames that end with given bytes, or with a match of a regular expression.
 
-    def __init__(self, end: bytes) -> None:
-        self.end = end
+    The end is removed, and leading white space. A frame begins with the last of the bytes in
+    ``start`` before its end, if there are any.
+    """
+
+    def __init__(self, end: bytes | re.Pattern[bytes], start: bytes = b"") -> None:
+        self._end = re.compile(re.escape(end)) if isinstance(end, bytes) else end
+        self._start = start
 
     def __call__(self, buffer: bytearray) -> bytes | None:
-        """Remove and return one frame, without leading white space; None if there is none."""
-        frame, end, rest = buffer.partition(self.end)
-        if not end:
+        """Remove and return one frame; None if there is none."""
+        end = self._end.search(buffer)
+        if end is None:
             return None
-        buffer[:] = rest
-        return bytes(frame.lstrip())
+        frame = bytes(buffer[: end.start()])
+        del buffer[: end.end()]
+        return frame[max([0, *map(frame.rfind, self._start)]) :].lstrip()
 
 
 class Exactly:

@@ -25,6 +25,7 @@ from ..core import (
     Readback,
     RefusedError,
     Seconds,
+    Until,
     Value,
     is_number,
     iso_from_s,
@@ -166,20 +167,12 @@ class Simulator(Base):
     """
 
     controls = ("temperature", "service", "entity")
+    cut = Until(b"\r\n\r\n")
 
     def __init__(self, wall: Callable[[], float] = time.time, **settings: Any) -> None:
         super().__init__(**settings)
         self.wall = wall
         self.temperature, self.service, self.entity = 5.0, "gtc", "TemperatureSensor3"
-
-    @staticmethod
-    def cut(buffer: bytearray) -> bytes | None:
-        """Cut one request without a body."""
-        request, end, rest = buffer.partition(b"\r\n\r\n")
-        if not end:
-            return None
-        buffer[:] = rest
-        return bytes(request)
 
     def constant(self, frame: bytes) -> bytes:
         """Return a request without its headers, which name the port."""

@@ -32,6 +32,7 @@ from ..core import (
     RefusedError,
     Serial,
     Setpoint,
+    Until,
     rpc,
 )
 from ..core import Simulator as Base
@@ -537,16 +538,6 @@ class Motor:
         return NO_ERROR
 
 
-def cut_line(buffer: bytearray) -> bytes | None:
-    """Cut one line, ended by CR or LF."""
-    match = re.search(rb"[\r\n]", buffer)
-    if match is None:
-        return None
-    line = bytes(buffer[: match.start()])
-    del buffer[: match.end()]
-    return line
-
-
 class Simulator(Base):
     """A controller whose two arms are parked and on; ``speed`` in degrees a second.
 
@@ -555,7 +546,7 @@ class Simulator(Base):
     After the end of a travel was hit it says nothing for ``limit_silence`` seconds.
     """
 
-    cut = staticmethod(cut_line)
+    cut = Until(re.compile(rb"[\r\n]"))
     serial = True
     controls = ("speed", "limit_silence", "version", "units")
     ranges: ClassVar[dict[str, Range]] = {"speed": (0.01, 1000), "limit_silence": (0, 600)}

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from datetime import date, timedelta
 from typing import Any, ClassVar
 
-from ..core import Alarm, Device, ProtocolError, Readback, RefusedError, Sample
+from ..core import Alarm, Device, ProtocolError, Readback, RefusedError, Sample, Until
 from ..core import Simulator as Base
 from ..core.process import Output, Programs
 
@@ -177,21 +177,13 @@ class Simulator(Base):
 
     programs = (SATELLITES, VALIDITY, TIME)
     controls = ("satellites", "time_valid", "pps_valid", "synced", "offset", "holdover")
+    cut = Until(b"\n")
 
     def __init__(self, wall: Callable[[], int] = time.time_ns, **settings: Any) -> None:
         super().__init__(**settings)
         self.wall = wall
         self.satellites, self.offset, self.holdover = 9, 0.0, False
         self.time_valid = self.pps_valid = self.synced = True
-
-    @staticmethod
-    def cut(buffer: bytearray) -> bytes | None:
-        """Cut one command line."""
-        line, end, rest = buffer.partition(b"\n")
-        if not end:
-            return None
-        buffer[:] = rest
-        return bytes(line)
 
     def constant(self, frame: bytes) -> bytes:
         """Return a command line, however it was quoted."""

@@ -27,6 +27,7 @@ from ..core import (
     Readback,
     RefusedError,
     Setpoint,
+    Until,
     rpc,
     toward,
 )
@@ -85,17 +86,10 @@ def decode(parameter: int, text: str) -> float:
 class Codec:
     """MeCom, counting its messages; a reply must have the address and number of its request."""
 
+    cut = Until(b"\r", start=b"!#")
+
     def __init__(self, sequence: int = 0) -> None:
         self.sequence = sequence
-
-    @staticmethod
-    def cut(buffer: bytearray) -> bytes | None:
-        """Cut one frame, from the last start character before the CR."""
-        frame, end, rest = buffer.partition(b"\r")
-        if not end:
-            return None
-        buffer[:] = rest
-        return bytes(frame[max(frame.rfind(b"!"), frame.rfind(b"#"), 0) :])
 
     def request(self, ref: tuple[int | str, int], value: float | None = None) -> bytes:
         """Read a parameter, write it, or send a command that is a text."""
@@ -302,7 +296,7 @@ class _Controller:
 class Simulator(Base):
     """A rack of three controllers at -90 deg_C; opening the ``interlock`` stops the coolant."""
 
-    cut = staticmethod(Codec.cut)
+    cut = Codec.cut
     greeting = b"Welcome to LTR-1200\r\n"
     controls = ("interlock",)
     WRITABLE: ClassVar[dict[int, Range]] = {108: (0, 1), 2010: (0, 3), 3000: (-273, 1000)}

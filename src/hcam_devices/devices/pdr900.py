@@ -113,6 +113,7 @@ class Simulator(Base):
     Its setup may be ``locked``. Unit, address and the logger of the controller can be set.
     """
 
+    cut = Until(re.compile(b";FF", re.IGNORECASE))
     controls = ("pressure", "base", "unit", "address", "locked")
     SAYS: ClassVar[dict[str, str]] = {
         "SNC": "1125123457",
@@ -132,16 +133,6 @@ class Simulator(Base):
         self.pressure, self.base, self.unit, self.address = 1e-5, 1e-5, "MBAR", 1
         self.locked = False
         self.logging, self.interval = "STOP", "00:00:10"
-
-    @staticmethod
-    def cut(buffer: bytearray) -> bytes | None:
-        """Cut one command; its end may be in lower case."""
-        end = buffer.upper().find(b";FF")
-        if end < 0:
-            return None
-        frame = bytes(buffer[:end].lstrip())
-        del buffer[: end + 3]
-        return frame
 
     def answer(self, frame: bytes) -> bytes:
         """Obey one command; silence for other addresses, and if everybody was told."""

@@ -39,7 +39,6 @@ STATUS = "G"
 ASK = "******"
 """The data of a question: nothing is to change."""
 ABSENT = "C504"
-NO_SENSOR = "there is no external sensor"
 
 
 def checksum(text: bytes) -> bytes:
@@ -71,11 +70,7 @@ def decode(text: str) -> float:
 class Codec:
     """LAI, to the unit with address 01."""
 
-    @staticmethod
-    def cut(buffer: bytearray) -> bytes | None:
-        """Cut one frame, from the last start character before the CR."""
-        frame = Until(b"\r")(buffer)
-        return frame and frame[max(frame.rfind(b"["), 0) :]
+    cut = Until(b"\r", start=b"[")
 
     def request(self, ref: str, value: str | None = None) -> bytes:
         """Return a frame: ``V`` asks for the name, STATUS for the status, or commands."""
