@@ -6,6 +6,7 @@ other servers through the router. It judges them on a timer, so that silence is 
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from ..core import (
@@ -21,9 +22,23 @@ from ..core import (
     Value,
     shorten,
 )
+from .esp301 import Arms
+from .meerstetter import PeltierRack
+from .minitrend import FlowRecorder
+from .pdr900 import VacuumGauge
+from .zaber import COMPOLens
 
 STALE_AFTER = 60.0
 NEAR_SETPOINT = 2.0
+
+
+def seen(role: str, cls: type[Device], name: str, **changes: Any) -> Any:
+    """Return the field ``name`` of a class of sources as a view declares it, with some changes.
+
+    ``role`` is the setting of the view that names the source.
+    """
+    own = {"ref": (role, name), "question": None, "kind": float, "channels": 0, "deployed_name": ""}
+    return replace(getattr(cls, name), **(own | changes))
 
 
 class View(Device):
@@ -37,9 +52,14 @@ class View(Device):
         self._devices: Mapping[str, Source] = {}
         self._emitted: object = None
 
+    def sources(self) -> tuple[str, ...]:
+        """Return the names of the devices it is a view of."""
+        return tuple(dict.fromkeys(self.origin(field)[0] for field in self.fields.values()))
+
     def origin(self, field: Readback) -> tuple[str, str]:
         """Return the device that has a field, and its name there."""
-        raise NotImplementedError
+        role, name = field.ref
+        return getattr(self, role), name
 
     def passes_on(self) -> set[tuple[str, str]]:
         """Return the setpoints of its sources that it sets, each with the source's name first."""
@@ -150,48 +170,35 @@ class CCDHead(View):
     recorder: str
     pen: Literal[1, 2, 3, 4, 5, 6]
 
-    temperature = Readback(unit="deg_C", ref=("rack", "temperature"), doc="Temperature of the CCD.")
-    setpoint = Setpoint(
-        unit="deg_C",
-        ref=("rack", "target_temperature"),
-        limits=(-100, 25),
-        tolerance=1e-3,
+    temperature = seen("rack", PeltierRack, "temperature", doc="Temperature of the CCD.")
+    setpoint = seen(
+        "rack",
+        PeltierRack,
+        "target_temperature",
         readback="temperature",
         doc="Temperature at which the CCD is kept.",
     )
-    pressure = Readback(
-        unit="mbar",
-        ref=("gauge", "pressure"),
-        healthy=(0, 8e-3),
-        scale="log",
-        digits=1,
-        doc="Pressure inside the CCD head.",
-    )
-    flow = Readback(
-        unit="l / min",
-        ref=("recorder", "pen"),
+    pressure = seen("gauge", VacuumGauge, "pressure")
+    flow = seen(
+        "recorder",
+        FlowRecorder,
+        "pen",
         healthy=(0.4, math.inf),
         doc="Flow of the coolant through the CCD head.",
     )
-    heatsink = Readback(
-        unit="deg_C", ref=("rack", "heatsink"), doc="Temperature of the warm side of the peltier."
+    heatsink = seen(
+        "rack", PeltierRack, "heatsink", doc="Temperature of the warm side of the peltier."
     )
-    peltier_current = Readback(
-        unit="A", ref=("rack", "current"), doc="Current through the peltier."
+    peltier_current = seen("rack", PeltierRack, "current", doc="Current through the peltier.")
+    peltier_status = seen(
+        "rack", PeltierRack, "status", kind=str, doc="What the controller of the peltier does."
     )
-    peltier_status = Readback(
-        ref=("rack", "status"), kind=str, doc="What the controller of the peltier does."
-    )
-
-    def sources(self) -> tuple[str, ...]:
-        """Return the names of the devices it looks at."""
-        return self.gauge, self.rack, self.recorder
 
     def origin(self, field: Readback) -> tuple[str, str]:
-        """Return the device that has a field, and its name there."""
-        role, name = field.ref
-        number = {"gauge": "", "rack": self.channel, "recorder": self.pen}[role]
-        return getattr(self, role), f"{name}{number}"
+        """Return the device that has a field, and its name there with its number."""
+        number = {"gauge": "", "rack": self.channel, "recorder": self.pen}[field.ref[0]]
+        source, name = super().origin(field)
+        return source, f"{name}{number}"
 
     def notices(self) -> list[Alarm]:
         """Return alarms for a peltier that does not run or is not yet at its setpoint."""
@@ -201,9 +208,8 @@ class CCDHead(View):
             found.append(Alarm("peltier_status", "ERR", f"the peltier is not running ({status})"))
         now, goal = self.readings["temperature"].value, self.readings["setpoint"].value
         if isinstance(now, float) and isinstance(goal, float) and abs(now - goal) > NEAR_SETPOINT:
-            found.append(
-                Alarm("temperature", "WARN", f"{now:.1f} deg_C, setpoint {goal:.1f} deg_C")
-            )
+            reason = f"{now:.1f} deg_C, setpoint {goal:.1f} deg_C"
+            found.append(Alarm("temperature", "WARN", reason))
         return found
 
     def states(self) -> dict[str, str]:
@@ -223,46 +229,12 @@ class COMPO(View):
     arms: str
     lens: str
 
-    pickoff_angle = Readback(
-        unit="deg", ref=("arms", "pickoff_angle"), doc="Angle at which the pickoff arm is."
-    )
-    target_pickoff_angle = Setpoint(
-        unit="deg",
-        ref=("arms", "target_pickoff_angle"),
-        limits=(-67, 67),
-        doc="Angle to which the pickoff arm goes at its next move.",
-    )
-    injection_angle = Readback(
-        unit="deg", ref=("arms", "injection_angle"), doc="Angle at which the injection arm is."
-    )
-    target_injection_angle = Setpoint(
-        unit="deg",
-        ref=("arms", "target_injection_angle"),
-        limits=(-67, 67),
-        doc="Angle to which the injection arm goes at its next move.",
-    )
-    lens_position = Readback(
-        unit="mm",
-        ref=("lens", "position"),
-        digits=3,
-        doc="Position at which the lens is, from its home.",
-    )
-    target_lens_position = Setpoint(
-        unit="mm",
-        ref=("lens", "target_position"),
-        digits=3,
-        limits=(0, 25.0000055625),
-        doc="Position to which the lens goes at its next move.",
-    )
-
-    def sources(self) -> tuple[str, ...]:
-        """Return the names of the devices it looks at."""
-        return self.arms, self.lens
-
-    def origin(self, field: Readback) -> tuple[str, str]:
-        """Return the device that has a field, and its name there."""
-        role, name = field.ref
-        return getattr(self, role), name
+    pickoff_angle = seen("arms", Arms, "pickoff_angle")
+    target_pickoff_angle = seen("arms", Arms, "target_pickoff_angle")
+    injection_angle = seen("arms", Arms, "injection_angle")
+    target_injection_angle = seen("arms", Arms, "target_injection_angle")
+    lens_position = seen("lens", COMPOLens, "position")
+    target_lens_position = seen("lens", COMPOLens, "target_position")
 
     def nested(self) -> dict[str, str]:
         """Return the pairs that are one value of the telemetry: all of them."""
