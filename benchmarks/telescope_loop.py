@@ -19,6 +19,7 @@ from hcam_devices.config.instrument import load
 from hcam_devices.core import sim
 from hcam_devices.devices.gtc import Simulator, Telescope
 from hcam_devices.errors import NotAllowedError
+from hcam_devices.telescope.motion import Move
 from hcam_devices.telescope.sim import IDL
 
 TICK = 0.005
@@ -101,6 +102,10 @@ async def main() -> None:
     def online() -> bool:
         return device.connection == "online" and device.motion.in_position is True
 
+    async def offset() -> None:
+        move = Move("offset", "requestTelescopeOffset", (1.0, 0.0), 1.0, settles=True)
+        await (await device.motion.begin(move))
+
     async def tried(call: Awaitable[Any]) -> None:
         with suppress(OSError, NotAllowedError):
             await call
@@ -111,12 +116,12 @@ async def main() -> None:
         await asyncio.sleep(10)
     async with measured("20 offsets, one after the other"):
         for _ in range(20):
-            await device.offset(1.0, 0.0)
+            await offset()
     await simulate("set transfer=10")
     async with measured("offsets during a transfer into the archive"):
         await device.archive()
         while device.transfer.state == "running":
-            await device.offset(1.0, 0.0)
+            await offset()
     async with measured("a server that hangs for 30 s"):
         await simulate("hang seconds=30")
         await tried(device.do_offset(1.0, 0.0))

@@ -42,6 +42,12 @@ def call(device: Any, name: str, *args: Any, **kwargs: Any) -> Any:
     return device.procedures()[name].call(*args, **kwargs)
 
 
+async def offset(device: Any, dra: float, ddec: float) -> None:
+    """Offset the telescope (arcsec), and wait until it is in position again."""
+    move = Move("offset", "requestTelescopeOffset", (dra, ddec), dra, ddec, settles=True)
+    await asyncio.shield(await device.motion.begin(move))
+
+
 def motions(simulator: Simulator) -> list[dict[str, Any]]:
     """Return the motions that the telescope itself has logged."""
     log = simulator.folder / "motions.jsonl"
@@ -199,7 +205,7 @@ async def test_an_autoguider_that_is_not_there_is_a_notice(simulator: Simulator)
 async def test_offset_returns_in_position_and_each_takes_its_turn(simulator: Simulator) -> None:
     async with running(simulator) as device:
         await asyncio.gather(
-            device.offset(5, 0), device.offset(0, 5), call(device, "do_guide_step", 0.1, 0)
+            offset(device, 5, 0), offset(device, 0, 5), call(device, "do_guide_step", 0.1, 0)
         )
     log = motions(simulator)
     assert [(one["dra"], one["ddec"]) for one in log] == [(5, 0), (0, 5), (0.1, 0)]
@@ -212,10 +218,10 @@ async def test_a_caller_that_goes_away_leaves_no_motion_without_its_end(
     simulator: Simulator,
 ) -> None:
     async with running(simulator) as device:
-        one = asyncio.ensure_future(device.offset(5, 0))
+        one = asyncio.ensure_future(offset(device, 5, 0))
         await sample_where(device, in_state("offsetting"))
         one.cancel()
-        await device.offset(0, 5)
+        await offset(device, 0, 5)
     log = motions(simulator)
     assert len(log) == 2
     assert log[1]["begin"] >= log[0]["end"]
@@ -339,7 +345,7 @@ async def test_what_the_telescope_refuses_is_not_repeated_and_allows_the_next(
             simulator.simulate("clear")
             await device.disconnect()
             await sample_where(device, in_state("inpos"))
-        await device.offset(2, 0)
+        await offset(device, 2, 0)
     assert offsets(simulator) == [(2, 0)]
     assert device.motion.told == (2, 0)
 
@@ -367,14 +373,14 @@ async def test_a_motion_of_unknown_outcome_is_never_sent_again(
             with pytest.raises(NotAllowedError, match=r"nothing was sent: the outcome of the off"):
                 await call(device, name, 1, 0)
         with pytest.raises(NotAllowedError, match="nothing was sent"):
-            await device.offset(1, 0)
+            await offset(device, 1, 0)
         assert offsets(simulator) == [(20, 0)] * moves
         said = await call(device, "acknowledge")
         assert said == f"it counts as {'' if moves else 'not '}carried out"
         sample = await sample_where(device, in_state("inpos"))
         assert sample["ra_offset"]["value"] == 20.0 * moves
         assert reasons(sample, "gtc") == ""
-        await device.offset(1, 0)
+        await offset(device, 1, 0)
     assert offsets(simulator) == [(20, 0)] * moves + [(1, 0)]
 
 
@@ -417,13 +423,13 @@ async def test_a_telescope_that_is_restarted_in_mid_motion_is_waited_for(
 ) -> None:
     async with running(simulator, timeout=0.5) as device:
         simulator.simulate("unsettled")
-        offset = asyncio.ensure_future(device.offset(5, 0))
+        making = asyncio.ensure_future(offset(device, 5, 0))
         await sample_where(device, lambda one: offsets(simulator))
         simulator.simulate("disconnect")
         simulator.hang_up()
         await sample_where(device, offline)
         simulator.simulate("clear")
-        await offset
+        await making
     assert offsets(simulator) == [(5, 0)]
 
 
@@ -433,7 +439,7 @@ async def test_a_telescope_that_never_settles_is_an_alarm_until_it_does(
     async with running(simulator, settle_within=0.3) as device:
         simulator.simulate("unsettled")
         with pytest.raises(TimeoutError, match=r"not in position 0.3 s after the offset \(5, 0"):
-            await device.offset(5, 0)
+            await offset(device, 5, 0)
         sample = await sample_where(device, in_state("outpos"))
         assert "the follow error of the drives is above its threshold" in reasons(sample, "gtc")
         assert "do not send the offset again" in reasons(sample, "gtc")
@@ -448,7 +454,7 @@ async def test_a_follow_error_that_comes_and_goes_is_not_in_position(simulator: 
     async with running(simulator, settle_within=1.0, poll_every=3600.0) as device:
         simulator.simulate("flapping")
         with pytest.raises(TimeoutError, match="not in position"):
-            await device.offset(5, 0)
+            await offset(device, 5, 0)
 
 
 # --- the archive ----------------------------------------------------------------------------
@@ -460,7 +466,7 @@ async def test_a_transfer_disturbs_nothing_and_says_how_it_ends(simulator: Simul
         await call(device, "archive")
         with pytest.raises(NotAllowedError, match="running already"):
             await call(device, "archive")
-        await device.offset(5, 0)
+        await offset(device, 5, 0)
         sample = await sample_where(device, in_state("inpos"))
         assert sample["state"]["archive"] == "running"
         assert sample["archive"]["began"]

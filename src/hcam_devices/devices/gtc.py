@@ -12,7 +12,6 @@ waited for and never sent twice is in ``telescope.motion``, how it is dithered i
 
 import logging
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, TypeAlias
 
@@ -28,7 +27,6 @@ from ..core import (
     RefusedError,
     Seconds,
     Value,
-    is_number,
     rpc,
     runs,
     shorten,
@@ -56,6 +54,19 @@ TELL_WITHIN = 2.0
 TURN_WITHIN = 4.0
 """Seconds that a command waits for its turn, so that a caller is told what became of it within the
 10 s for which it usually waits."""
+
+
+def reading_of(name: str, label: str, doc: str) -> Any:
+    """Return a procedure that returns the last reading of a field, or raises RefusedError."""
+
+    def last(self: Any) -> float:
+        reading = self.readings[name]
+        if reading.value is None:
+            raise RefusedError(f"{name}: {reading.reason}")
+        return float(reading.value)
+
+    last.__doc__ = doc
+    return rpc(read_only=True, label=label)(last)
 
 
 class Simulator(Base):
@@ -132,6 +143,7 @@ class Telescope(Device):
             self.settle_within,
             self._position,
         )
+        self.turn, self.settle = self.motion.turn, self.motion.settle
         self.nodding = Nodding(
             self,
             self._trigger,
@@ -144,11 +156,11 @@ class Telescope(Device):
         )
         self.transfer = Transfer(self.clock, self.emit)
         self.parts = [self.nodding, self.motion, self.transfer]
-        self.groups: list[str] | None = None
-        self.header: Mapping[str, Item] = {}
-        self.header_reason = "the telescope's header has not been read yet"
-        self.autoguider_notice = ""
-        self.noise_notice = ""
+        self.groups: list[str] | None
+        self.header: Mapping[str, Item]
+        self._lose_header("the telescope's header has not been read yet")
+        self.not_done: dict[str, str] = {}
+        """What could not be told or set, and why."""
         self._exposing = False
 
     async def _ask(self, operation: str, arguments: tuple[object, ...] = ()) -> Any:
@@ -158,13 +170,13 @@ class Telescope(Device):
 
     async def on_connect(self) -> None:
         """Set the limit of M1's noise, if the instrument file says so."""
-        self.noise_notice = ""
+        self.not_done.pop("m1_noise_max", None)
         if self.m1_noise_max is None:
             return
         try:
             await self._ask("_set_m1NoiseMaxValue", (self.m1_noise_max,))
         except (RefusedError, ValueError) as error:
-            self.noise_notice = f"m1_noise_max was not set: {error}"
+            self.not_done["m1_noise_max"] = f"m1_noise_max was not set: {error}"
 
     async def poll(self) -> None:
         """Read the header, then the rest; see whether the run that is dithered has ended."""
@@ -172,7 +184,7 @@ class Telescope(Device):
         try:
             await self._read_header()
         except RefusedError as error:
-            self.groups, self.header, self.header_reason = None, {}, str(error)
+            self._lose_header(str(error))
         await super().poll()
 
     async def _read_header(self) -> Mapping[str, float | str]:
@@ -184,7 +196,10 @@ class Telescope(Device):
 
     def _disconnected(self, error: BaseException) -> None:
         super()._disconnected(error)
-        self.groups, self.header, self.header_reason = None, {}, f"{self.name} is offline"
+        self._lose_header(f"{self.name} is offline")
+
+    def _lose_header(self, reason: str) -> None:
+        self.groups, self.header, self.header_reason = None, {}, reason
 
     def _changed(self) -> None:
         """Publish the fields of the motion at once, then poll."""
@@ -201,10 +216,7 @@ class Telescope(Device):
             return not await self.motion.out_of_position()
         if field.ref in ("DEWPOINT", "M2UZ"):
             return self._from_header(field.ref)
-        number = await self._ask(field.ref)
-        if not is_number(number):
-            raise RefusedError(f"the telescope ({self.link}): {field.ref} did not return a number")
-        return float(number)
+        return float(await self.link.number(field.ref))
 
     def _from_header(self, key: str) -> float:
         if self.groups is None:
@@ -236,38 +248,27 @@ class Telescope(Device):
 
     def notices(self) -> list[Alarm]:
         """Return what could not be read or set, and that the autoguider was not told."""
-        found = []
+        found = [Alarm(field, "WARN", reason) for field, reason in self.not_done.items()]
         if self.connection == "online" and self.groups is None:
             found.append(Alarm("telpars", "ERR", self.header_reason))
-        if self.autoguider_notice:
-            found.append(Alarm("autoguider", "WARN", self.autoguider_notice))
-        if self.noise_notice:
-            found.append(Alarm("m1_noise_max", "WARN", self.noise_notice))
         return found
 
     def procedures(self) -> dict[str, Procedure]:
         """Return everything that may be called; events of the chart by their deployed names too."""
         found = super().procedures()
-        offset, step = (
-            (-self.offset_limit, self.offset_limit),
-            (-self.guide_limit, self.guide_limit),
+        offset, step, focus = (
+            (-limit, limit) for limit in (self.offset_limit, self.guide_limit, self.focus_limit)
         )
         ranges: dict[str, dict[str, Range]] = {
             "do_offset": {"raoff": offset, "decoff": offset},
             "do_guide_step": {"raoff": step, "decoff": step},
-            "change_focus": {"offset": (-self.focus_limit, self.focus_limit)},
+            "change_focus": {"offset": focus},
             "start_pointing_model": {"nstars": (1, self.most_stars)},
         }
         found |= {name: replace(found[name], ranges=some) for name, some in ranges.items()}
         return found | {
             f"gtc.{event}": replace(found[event], audience="program") for event in EVENTS
         }
-
-    def _known(self, name: str) -> float:
-        reading = self.readings[name]
-        if reading.value is None:
-            raise RefusedError(f"{name}: {reading.reason}")
-        return float(reading.value)
 
     @rpc(read_only=True, label="Header groups")
     def get_telescope_pars(self) -> list[str]:
@@ -287,31 +288,22 @@ class Telescope(Device):
             for name, value in values.items()
         }
 
-    @rpc(read_only=True, label="Focus")
-    def get_focus(self) -> float:
-        """Return the focus (M2UZ of the header), in mm as far as is known."""
-        return self._known("focus")
-
-    @rpc(read_only=True, label="Rack temperature")
-    def get_rack_temperature(self) -> float:
-        """Return the temperature at the top of the rack, in deg_C."""
-        return self._known("rack_temp")
-
-    @rpc(read_only=True, label="Humidity")
-    def get_humidity(self) -> float:
-        """Return the relative humidity of the air, in percent."""
-        return self._known("humidity")
-
-    @rpc(read_only=True, label="Dew point")
-    def get_dewpoint(self) -> float:
-        """Return the dew point from the telescope's header, in deg_C."""
-        return self._known("dewpoint")
+    get_focus = reading_of(
+        "focus", "Focus", "Return the focus (M2UZ of the header), in mm as far as is known."
+    )
+    get_rack_temperature = reading_of(
+        "rack_temp",
+        "Rack temperature",
+        "Return the temperature at the top of the rack, in deg_C.",
+    )
+    get_humidity = reading_of(
+        "humidity", "Humidity", "Return the relative humidity of the air, in percent."
+    )
+    get_dewpoint = reading_of(
+        "dewpoint", "Dew point", "Return the dew point from the telescope's header, in deg_C."
+    )
 
     # --- motion -----------------------------------------------------------------------------
-
-    def turn(self) -> AbstractAsyncContextManager[None]:
-        """Wait for one's turn; while it is held nobody else moves the telescope."""
-        return self.motion.turn()
 
     async def request(self, dra: float, ddec: float) -> None:
         """Request an offset (arcsec, relative), holding the turn; return once it is accepted.
@@ -319,17 +311,6 @@ class Telescope(Device):
         Raises as ``Motion.begin``. The autoguider is not told.
         """
         await self.motion.request(self._offset(dra, ddec))
-
-    async def settle(self) -> None:
-        """Return when it is in position, holding the turn; TimeoutError if it never is."""
-        await self.motion.settle()
-
-    async def offset(self, dra: float, ddec: float) -> None:
-        """Make an offset (arcsec, relative) in its turn; return when it is in position again.
-
-        Raises as ``Motion.make``. The autoguider is not told.
-        """
-        await self.motion.make(self._offset(dra, ddec))
 
     def _offset(self, dra: float, ddec: float) -> Move:
         self._within("offset", dra, ddec, limit=self.offset_limit, unit="arcsec")
@@ -360,11 +341,11 @@ class Telescope(Device):
         try:
             await self._guide(dra, ddec)
         except WampError as error:
-            self.autoguider_notice = (
+            self.not_done["autoguider"] = (
                 f"the autoguider was not told of the offset ({dra:g}, {ddec:g}) arcsec: {error}"
             )
         else:
-            self.autoguider_notice = ""
+            self.not_done.pop("autoguider", None)
         self.emit()
 
     async def _guide(self, dra: float, ddec: float) -> None:
@@ -379,17 +360,9 @@ class Telescope(Device):
         If its turn does not come ``within`` that many seconds it is refused.
         """
         self._within("guide step", raoff, decoff, limit=self.guide_limit, unit="arcsec")
-        await self._begin(
-            Move(
-                "guide step",
-                "requestTelescopeOffset",
-                (raoff, decoff),
-                raoff,
-                decoff,
-                in_position=True,
-            ),
-            within,
-        )
+        step = raoff, decoff
+        move = Move("guide step", "requestTelescopeOffset", step, *step, in_position=True)
+        await self._begin(move, within)
 
     async def _begin(self, move: Move, within: float = TURN_WITHIN) -> None:
         self.require_online()

@@ -107,6 +107,20 @@ def attribute(name: str, unit: str = "", kind: Any = str, doc: str = "") -> Any:
     return Readback(unit=unit, ref=name, kind=kind, name=name, doc=doc)
 
 
+def command(line: str, doc: str, label: str = "") -> Any:
+    """Return a procedure that gives one command; one that ends a run takes ``confirm``."""
+
+    async def give(self: Any) -> list[Any]:
+        return list(await self._reply(line))
+
+    async def end(self: Any, *, confirm: bool | None = None) -> list[Any]:
+        return list(await self._reply(line, confirm=confirm))
+
+    procedure = end if line in ENDS_A_RUN else give
+    procedure.__doc__ = doc
+    return rpc(label=label)(procedure)
+
+
 class Known(NamedTuple):
     """What was answered, or the reason why nothing was; and when."""
 
@@ -428,55 +442,22 @@ class Controller(Device):
             why = f"whether a run is active cannot be told ({error})"
         raise NotAllowedError(f"{why}; to do it all the same, add confirm=true")
 
-    @rpc()
-    async def online(self) -> list[Any]:
-        """Connect the hardware and reset it: state ONLINE."""
-        return await self._reply("online")
-
-    @rpc()
-    async def standby(self, *, confirm: bool | None = None) -> list[Any]:
-        """Disconnect the hardware; the sub-processes stay: state STANDBY."""
-        return await self._reply("standby", confirm=confirm)
-
-    @rpc()
-    async def offline(self, *, confirm: bool | None = None) -> list[Any]:
-        """Disconnect the hardware and end the sub-processes: state LOADED."""
-        return await self._reply("off", confirm=confirm)
-
-    @rpc(label="End server")
-    async def exit(self, *, confirm: bool | None = None) -> list[Any]:
-        """End the controller's server: state OFF; only start_ngc_server leads back."""
-        return await self._reply("exit", confirm=confirm)
-
-    @rpc(label="Reset front end")
-    async def reset(self, *, confirm: bool | None = None) -> list[Any]:
-        """Reset the front end of the controller."""
-        return await self._reply("reset", confirm=confirm)
-
-    @rpc(label="Power clocks on")
-    async def pon(self) -> list[Any]:
-        """Enable the clock voltages."""
-        return await self._reply("cldc 0 enable")
-
-    @rpc(label="Power clocks off")
-    async def poff(self, *, confirm: bool | None = None) -> list[Any]:
-        """Disable the clock voltages."""
-        return await self._reply("cldc 0 disable", confirm=confirm)
-
-    @rpc(label="Start sequencer")
-    async def seq_start(self) -> list[Any]:
-        """Start the sequencer."""
-        return await self._reply("seq 0 start")
-
-    @rpc(label="Stop sequencer")
-    async def seq_stop(self, *, confirm: bool | None = None) -> list[Any]:
-        """Stop the sequencer."""
-        return await self._reply("seq 0 stop", confirm=confirm)
-
-    @rpc()
-    async def trigger(self) -> list[Any]:
-        """Let the next frame begin, in a run that waits for it."""
-        return await self._reply("seq trigger")
+    online = command("online", "Connect the hardware and reset it: state ONLINE.")
+    standby = command("standby", "Disconnect the hardware; the sub-processes stay: state STANDBY.")
+    offline = command("off", "Disconnect the hardware and end the sub-processes: state LOADED.")
+    exit = command(
+        "exit",
+        "End the controller's server: state OFF; only start_ngc_server leads back.",
+        "End server",
+    )
+    reset = command("reset", "Reset the front end of the controller.", "Reset front end")
+    pon = command("cldc 0 enable", "Enable the clock voltages.", "Power clocks on")
+    poff = command("cldc 0 disable", "Disable the clock voltages.", "Power clocks off")
+    seq_start = command("seq 0 start", "Start the sequencer.", "Start sequencer")
+    seq_stop = command("seq 0 stop", "Stop the sequencer.", "Stop sequencer")
+    trigger = command("seq trigger", "Let the next frame begin, in a run that waits for it.")
+    stop = command("stop", "End the run.", "Stop run")
+    abort = command("abort", "Break the run off.", "Abort run")
 
     @rpc(label="Start run")
     async def start(self) -> list[Any]:
@@ -484,16 +465,6 @@ class Controller(Device):
         if why := await self._why_no_run():
             return [why, False]
         return await self._reply("start")
-
-    @rpc(label="Stop run")
-    async def stop(self) -> list[Any]:
-        """End the run."""
-        return await self._reply("stop")
-
-    @rpc(label="Abort run")
-    async def abort(self) -> list[Any]:
-        """Break the run off."""
-        return await self._reply("abort")
 
     @rpc(audience="engineer", label="Give command")
     async def cmd(

@@ -11,7 +11,7 @@ units are known from their use by the predecessor, hcam_devices 1.7.4; result ty
 import math
 from typing import Any, ClassVar
 
-from ..core import Device, Readback, RefusedError, is_number
+from ..core import Device, Readback, RefusedError
 from ..telescope.corba import Corba
 from ..telescope.headers import parse
 from ..telescope.sim import Simulator  # noqa: F401  (Device finds it by its name)
@@ -59,12 +59,8 @@ class Rack(Device):
 
     async def read(self, field: Readback) -> float:
         """Return a temperature; RefusedError or ValueError says why there is none."""
-        number = await self.link.ask(None, field.ref)
-        if not is_number(number):
-            raise RefusedError(f"the telescope ({self.link}): {field.ref} did not return a number")
-        if field.name == "dewpoint":
-            return await self._dew_point(number)
-        return float(number)
+        number = await self.link.number(field.ref)
+        return await self._dew_point(number) if field.name == "dewpoint" else number
 
     async def _dew_point(self, humidity: float) -> float:
         groups = await self.link.ask(None, "getTelescopeParams")

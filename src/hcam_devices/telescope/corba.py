@@ -144,6 +144,13 @@ class Corba(Local):
             self.close(error)
             raise
 
+    async def number(self, ref: str) -> float:
+        """Return the number that an operation without arguments returns; raises as ``ask``."""
+        number = await self.ask(None, ref)
+        if not is_number(number):
+            raise RefusedError(f"the telescope ({self}): {ref} did not return a number")
+        return float(number)
+
     def _why_closed(self) -> BaseException:
         lost = self._lost.exception() if self._lost and self._lost.done() else None
         if isinstance(lost, OutcomeUnknownError):  # that was about an earlier call

@@ -212,13 +212,6 @@ class Motion(Part):
             self.doing = None
             self.changed()
 
-    async def make(self, move: Move) -> None:
-        """Make a move in a turn of its own; return when the telescope is in position again.
-
-        It may wait for its turn for any time. Raises what ``begin`` and ``settle`` raise.
-        """
-        await asyncio.shield(await self.begin(move))
-
     async def begin(self, move: Move, within: float | None = None) -> asyncio.Task[None]:
         """Request a move in a turn of its own; return once it is accepted.
 
