@@ -256,7 +256,7 @@ async def test_a_caller_has_a_name_and_the_rights_of_its_role(
 async def test_who_gives_no_name_only_observes(net: Net, called: Called) -> None:
     assert await ask(net, LOOK) == (200, None)
     assert await ask(net, MOVE) == (200, NOT_AUTHORIZED)
-    assert called == [("look", "anonymous", "observer")]
+    assert called == [("look", "anonymous at 127.0.0.1", "observer")]
 
 
 async def test_without_a_role_for_the_nameless_all_must_give_a_name(
@@ -307,7 +307,7 @@ async def test_a_script_without_a_key_file_only_observes(
     await asyncio.to_thread(utils.call, "hipercam.look")
     with pytest.raises(utils.NotAuthorizedError):
         await asyncio.to_thread(utils.call, "hipercam.move", 1)
-    assert called == [("look", "anonymous", "observer")]
+    assert called == [("look", "anonymous at 127.0.0.1", "observer")]
 
 
 async def test_a_script_reads_its_key_file_again_when_it_was_refused(

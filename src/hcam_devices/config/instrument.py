@@ -16,6 +16,9 @@ The class is the schema of the table: its annotated names, and those of its link
     [servers.hwserver-dome]          # a second hwserver, for devices with server = "hwserver-dome"
     host = "192.0.2.31"
 
+    [legacy]                         # programs of version 1.7 (see Legacy)
+    enabled = true
+
     [stores.offsite]                 # a store for history; without any, files in HCAM_HOME
     kind = "influxdb"
     url = "http://192.0.2.20:8086"
@@ -28,10 +31,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.resources import files
+from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from .. import HcamError
 from ..core.device import Device, settings_of
@@ -71,6 +75,20 @@ class InstrumentError(HcamError):
     """The mistakes in an instrument file, a line each, with file and line number."""
 
 
+def _address(text: str) -> str:
+    """Return the address of one network interface; ValueError if a text is none."""
+    try:
+        address = IPv4Address(text)
+    except ValueError:
+        raise ValueError(f"{shorten(text)} is not an IPv4 address of this machine") from None
+    if address.is_unspecified or address.is_loopback:
+        raise ValueError(
+            f"{text}: name each address of this machine at which programs of version 1.7 may "
+            "come in; on this machine itself they always may"
+        )
+    return text
+
+
 class Router(BaseModel):
     """The router: ``[router]`` in the file.
 
@@ -96,6 +114,20 @@ class Router(BaseModel):
         )
 
 
+class Legacy(BaseModel):
+    """Programs of version 1.7: ``[legacy]`` in the file.
+
+    ``enabled``: whether they may join the router, in the realm ``realm1``, and command without a
+    key; from this machine, and from wherever the addresses of this machine in ``listen`` can be
+    reached.
+    """
+
+    model_config = STRICT
+
+    enabled: bool = False
+    listen: list[Annotated[str, AfterValidator(_address)]] = []
+
+
 class _Server(BaseModel):
     """Where a server runs: ``[servers.NAME]`` in the file."""
 
@@ -109,6 +141,7 @@ class _File(BaseModel):
 
     title: str = Field(default="", max_length=100)
     router: Router = Router()
+    legacy: Legacy = Legacy()
     servers: dict[str, dict[str, Any]] = {}
     devices: dict[str, dict[str, Any]]
     stores: dict[str, dict[str, Any]] = {}
@@ -156,6 +189,7 @@ class Instrument:
     path: Path
     title: str
     router: Router
+    legacy: Legacy
     entries: dict[str, Entry]
     stores: Mapping[str, StoreSettings]
     hosts: Mapping[str, str]
@@ -289,7 +323,13 @@ class _Reader:
                 "\n".join(f"{self.path}:{line}: {text}" for line, text in sorted(self.mistakes))
             )
         return Instrument(
-            self.path, file.title or self.path.stem, file.router, entries, stores, hosts
+            self.path,
+            file.title or self.path.stem,
+            file.router,
+            file.legacy,
+            entries,
+            stores,
+            hosts,
         )
 
     def _entry(self, name: str, table: dict[str, Any]) -> Entry | None:

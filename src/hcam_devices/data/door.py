@@ -30,7 +30,10 @@ log = make_logger()
 
 RUNTIME_ERROR = "wamp.error.runtime_error"
 ANONYMOUS = "anonymous"
-"""The name of callers without credentials."""
+"""The name of callers without credentials, before the address they came from."""
+LOOK_UP = "wamp.registration.lookup"
+"""``call`` of version 1.7 asks it, for an exact name, before each call. Devices register prefixes,
+so here it finds what would be called."""
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 OPTIONS = (
     *("forward_for", "retain", "exclude_me", "exclude_authid", "exclude_authrole", "exclude"),
@@ -52,10 +55,27 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Caller:
-    """Who sent a request: a name, and the role that decides what it may do."""
+    """Who sent a request: a name, and the role that decides what it may do.
+
+    ``listed``: whether the name is in the list of people.
+    """
 
     name: str
     role: str
+    listed: bool = True
+
+
+def at(name: str, address: Any) -> str:
+    """Return a name for callers without one, who came from an address; no person has it."""
+    return f"{name} at {getattr(address, 'host', None) or 'this machine'}"
+
+
+class QuietSession(ApplicationSession):
+    """A session that does not log the error of a procedure: its caller gets it."""
+
+    def onUserError(self, fail: Any, msg: str) -> None:
+        """Log it for those who look for it."""
+        log.debug("{msg}", msg=msg)
 
 
 @dataclass
@@ -87,19 +107,23 @@ class Guests:
         router = self.controller.router_factory.get(realm)
         guest = self._guests.get((realm, caller))
         if guest is None or not router.is_attached(guest.session):  # it may have been killed
-            session = ApplicationSession(ComponentConfig(realm))
+            session = QuietSession(ComponentConfig(realm))
             guest = self._guests[realm, caller] = Guest(session)
             self.controller.router_session_factory.add(
                 session, router, authid=caller.name, authrole=caller.role
             )
         return guest
 
+    def session(self, realm: str, name: str, role: str) -> Any:
+        """Return the session in a realm of a caller that is not in the list of people."""
+        return self.guest(realm, Caller(name, role, listed=False)).session
+
     def look(self, controller: Any) -> None:
         """End the sessions of people who were removed or have another role now."""
         known = people.known()
         for (realm, caller), guest in [*self._guests.items()]:
             person = known.get(caller.name)
-            same = caller.name == ANONYMOUS or (person and person.role == caller.role)
+            same = not caller.listed or (person and person.role == caller.role)
             if not same and not guest.waiting:
                 del self._guests[realm, caller]
                 controller.router_session_factory.remove(guest.session)
@@ -237,7 +261,7 @@ class Door(Resource):  # type: ignore[misc]
         """Return who has sent a request, by its header Authorization."""
         headers = request.requestHeaders.getRawHeaders(b"authorization", [])
         if not headers and self.anonymous:
-            return Caller(ANONYMOUS, self.anonymous)
+            return Caller(at(ANONYMOUS, request.getClientAddress()), self.anonymous, listed=False)
         if len(headers) != 1:
             raise RefusedError(401, NOT_AUTHORIZED, "this router has to know who calls")
         known = people.known()
@@ -319,6 +343,8 @@ def _parse(request: Any, body: bytes) -> dict[str, Any]:
 
 
 def _call(session: Any, uri: str, args: Any, kwargs: Any, options: Any) -> Any:
+    if uri == LOOK_UP and len(args) == 1:
+        uri = "wamp.registration.match"
     return session.call(uri, *args, **kwargs).addCallback(_result)
 
 

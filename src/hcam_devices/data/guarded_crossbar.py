@@ -7,6 +7,7 @@ personality, so this module is imported there, too.
 
 import ctypes
 import importlib
+import socket
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -41,6 +42,11 @@ MAX_JOIN_S = 20.0
 busy one may take longer to ask for it."""
 BATCH_S = 1.0
 """Autobahn's timers for pings end up to this much too early."""
+LEGACY = "realm1"
+"""The realm of programs of version 1.7."""
+MAX_RETRANSMITS, MAX_PROBES = 5, 2
+"""A machine is dead if so many transmissions in a row, or probes of its full buffer, were in vain:
+after about 6 s, or up to 4 minutes if its buffer was full. Otherwise each got an answer."""
 MAX_UNSENT = 8 * 2**20
 """Close a client that has left this many bytes unread, beyond what the kernel holds."""
 MAX_UNSENT_TOTAL = 64 * 2**20
@@ -158,6 +164,7 @@ class GuardedRouterController(RouterController):  # type: ignore[misc]
         websocket: Any = WebSocketServerProtocol
         websocket._dataReceived = _noting_time(websocket._dataReceived)
         websocket._sendAutoPing = _if_silent(websocket._sendAutoPing)
+        websocket.onAutoPingTimeout = _unless_busy(websocket.onAutoPingTimeout)
         # Crossbar colours and prints what it might log for every message, whatever the log level.
         click.style = lambda text, **_: text
         crossbar_router.pformat = repr
@@ -256,6 +263,30 @@ def _if_silent(ping: Any) -> Any:
             )
 
     return send_auto_ping
+
+
+def _unless_busy(give_up: Any) -> Any:
+    """Return what gives up a client that has not answered a ping, unless it may be busy.
+
+    Programs of version 1.7 do not answer while they ask their user something.
+    """
+
+    def on_auto_ping_timeout(protocol: Any) -> None:
+        session = protocol._session
+        if session and session._realm == LEGACY and _is_acknowledged(protocol.transport):
+            protocol.autoPingTimeoutCall = None
+            protocol._sendAutoPing()
+        else:
+            give_up(protocol)
+
+    return on_auto_ping_timeout
+
+
+def _is_acknowledged(connection: Any) -> bool:
+    """Return whether the other machine acknowledges what is sent to it, as the kernel sees it."""
+    info = connection.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 4)
+    retransmits, probes = info[2], info[3]
+    return bool(retransmits < MAX_RETRANSMITS and probes < MAX_PROBES)
 
 
 def _data_received(channel: Any, data: bytes) -> None:

@@ -97,6 +97,28 @@ def replay_roles(entries: Iterable[Entry]) -> list[dict[str, Any]]:
     return [_role(name, rules.get(name, [])) for name in _Declarations(entries).rules()]
 
 
+def strangers(entries: Iterable[Entry]) -> list[str]:
+    """Return the programs that devices call and that are no devices, such as the autoguider."""
+    return sorted(_Declarations(entries).strangers())
+
+
+def realm1_roles(
+    entries: Iterable[Entry], programs: Iterable[str], bridge: str
+) -> list[dict[str, Any]]:
+    """Return Crossbar's roles in the realm of version 1.7: those of programs, and the bridge's."""
+    declared = _Declarations(entries)
+    strangers = declared.strangers()
+    setpoints = [one for entry in declared.entries for one in declared.setpoints(entry)]
+    program = [
+        *_rules("subscribe", [f"{uris.PREFIX}."]),
+        *_rules("call", [f"{uris.PREFIX}.", *LOOK_UP]),
+        *_rules("publish", [*setpoints, *map(uris.telemetry, strangers)]),
+        *_rules("register", map(uris.rpc, strangers)),
+    ]
+    everything = [rule for action in ACTIONS for rule in _rules(action, [f"{uris.PREFIX}."])]
+    return [*(_role(name, program) for name in programs), _role(bridge, everything)]
+
+
 def least_role(*, read_only: bool = False, audience: str | None = None) -> str:
     """Return the least of the roles of people that may call a procedure declared so."""
     if audience is None or audience == "program":

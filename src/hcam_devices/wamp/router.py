@@ -24,7 +24,7 @@ from ..host import output, rotation, systemd
 from ..host.http import Connection
 from ..host.installation import installed_router, this_program
 from ..host.limits import raise_open_files_limit
-from . import access, roles, uris
+from . import access, legacy, roles, uris
 
 log = logging.getLogger(__name__)
 
@@ -276,6 +276,8 @@ async def run(instrument: Instrument, entries: list[Entry], port: int, folder: P
         router = access.name_of_router(folder / "access", own)
         people = folder / "access" / access.PEOPLE
         with_names = with_access(with_names, entries, people, router)
+    if instrument.legacy.enabled:
+        with_names = legacy.with_realm1(with_names, instrument, entries, port)
     text = json.dumps(with_names, indent=2)
     (node / "config.json").write_text(text, encoding="utf-8")
     (node / "node.pid").unlink(missing_ok=True)  # Crossbar trips over the number of a zombie

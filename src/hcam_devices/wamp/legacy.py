@@ -1,0 +1,96 @@
+"""``realm1``: what the router's configuration contains for programs of version 1.7.
+
+The bridge between that realm and the instrument's runs in the router (``data/legacy.py``).
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from ..config.instrument import Entry, Instrument
+from ..core.device import Device
+from ..core.fields import Procedure, Setpoint
+from ..errors import RouterError
+from . import roles, uris
+
+REALM = "realm1"
+PORT = 8080
+"""The port of the router that is built into programs of version 1.7."""
+GUEST = "program"
+"""The role in realm1 of who comes to an address of ``[legacy] listen``; it is none elsewhere."""
+BRIDGE = "bridge"
+
+
+def with_realm1(
+    configuration: dict[str, Any], instrument: Instrument, entries: Iterable[Entry], port: int
+) -> dict[str, Any]:
+    """Return a configuration with a door in which programs of version 1.7 find their realm.
+
+    Without a key they may do there what an operator may. They come in on loopback, and at the
+    addresses of ``[legacy] listen``: on ``port`` if the router listens there without TLS, otherwise
+    on the port that is built into them. Raises RouterError if the router needs that port.
+    """
+    devices = {entry.name: entry for entry in entries}
+    [worker] = configuration["workers"]
+    [transport] = worker["transports"]
+    paths = transport["paths"]
+    nobody = paths["ws"]["auth"].get("anonymous", {}).get("role", roles.OBSERVER)
+    role = roles.OPERATOR if nobody == roles.OBSERVER else nobody
+    worker["realms"].append(
+        {"name": REALM, "roles": roles.realm1_roles(devices.values(), [nobody, GUEST], BRIDGE)}
+    )
+    bridge = {
+        "realm": uris.REALM,
+        "role": role,
+        "observer": nobody,
+        "devices": {name: _presented(entry) for name, entry in devices.items()},
+        "strangers": {
+            name: role if role == nobody else roles.role_of(name)
+            for name in roles.strangers(devices.values())
+        },
+    }
+    component = {"type": "class", "classname": "legacy.Bridge", "realm": REALM, "role": BRIDGE}
+    worker["components"] = [component | {"extra": bridge}]
+    doors = {
+        name: paths[name] | {"extra": paths[name]["extra"] | {"anonymous": role}}
+        for name in ("call", "publish")
+    }
+    addresses = instrument.legacy.listen
+    if "tls" in transport["endpoint"]:
+        if port == PORT:
+            raise RouterError(
+                f"[legacy] needs port {PORT} without TLS, which is built into programs of version "
+                "1.7: set port in [router] to another one, such as 8443"
+            )
+        addresses, port = ["127.0.0.1", *addresses], PORT
+    else:
+        paths |= doors
+    guest = paths["ws"] | {"auth": {"anonymous": {"type": "static", "role": GUEST}}}
+    for address in addresses:
+        endpoint = {"type": "tcp", "interface": address, "port": port}
+        more = transport | {"endpoint": endpoint, "paths": transport["paths"] | doors}
+        more["paths"] |= {"ws": guest}
+        worker["transports"].append(more)
+    return configuration
+
+
+def _presented(entry: Entry) -> dict[str, Any]:
+    """Return what the bridge has to know of a device."""
+    device: Device = entry.build()
+    return {
+        "kind": entry.cls.kind(),
+        "setpoints": [name for name, one in device.fields.items() if isinstance(one, Setpoint)],
+        "texts": [name for name, one in device.procedures().items() if _takes_text(name, one)],
+    }
+
+
+def _takes_text(name: str, procedure: Procedure) -> bool:
+    """Return whether an argument of a procedure may be a text; for a setpoint, it is a number."""
+    if procedure.sets:
+        return False
+    told = procedure.describe(name)["parameters"]["properties"].values()
+    return any(_may_be_text(one) for one in told)
+
+
+def _may_be_text(schema: dict[str, Any]) -> bool:
+    options = [schema, *schema.get("anyOf", ()), schema.get("items", {"type": ""})]
+    return not schema or any(one.get("type") == "string" for one in options)
