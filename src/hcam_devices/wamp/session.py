@@ -5,20 +5,28 @@ server that lives.
 """
 
 import asyncio
+import inspect
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+    suppress,
+)
 from typing import Any
 
 from autobahn.asyncio.wamp import ApplicationSession
 from autobahn.asyncio.websocket import WampWebSocketClientFactory
-from autobahn.exception import Disconnected
-from autobahn.wamp.exception import ApplicationError, TransportLost
+from autobahn.exception import Disconnected, PayloadExceededError
+from autobahn.wamp.exception import ApplicationError, SerializationError, TransportLost
 from autobahn.wamp.exception import Error as WampError
-from autobahn.wamp.message import Publish, Unregistered
+from autobahn.wamp.message import Error, Invocation, Publish, Unregistered, Yield
+from autobahn.wamp.request import InvocationRequest
 from autobahn.wamp.serializer import CBORObjectSerializer, CBORSerializer
-from autobahn.wamp.types import ComponentConfig, RegisterOptions
+from autobahn.wamp.types import CallDetails, ComponentConfig, RegisterOptions
 
 from ..core.backoff import Backoff
 from ..core.link import addresses_of, first_reached, patience
@@ -26,6 +34,7 @@ from ..errors import NotAuthorizedError
 from . import uris
 from .access import LOCAL, AccessError, Key, own_key
 from .owner import TAKEN_ERRORS, NameTakenError, Owner
+from .transport import Transport
 from .uris import Address
 
 log = logging.getLogger(__name__)
@@ -134,7 +143,10 @@ class Session(ApplicationSession):
             raise
 
     def onMessage(self, msg: Any) -> None:
-        """Take a claimed name back that the router gave to another session."""
+        """Answer calls, and take a claimed name back that the router gave to another session."""
+        if isinstance(msg, Invocation) and self._session_id and not msg.enc_algo:
+            self._invoke(msg)
+            return
         if not isinstance(msg, Unregistered) or msg.request:
             super().onMessage(msg)
             return
@@ -143,6 +155,62 @@ class Session(ApplicationSession):
             task = asyncio.create_task(self._take_back(*claim))
             self._taking_back.add(task)
             task.add_done_callback(self._taking_back.discard)
+
+    def _invoke(self, msg: Any) -> None:
+        """Answer a call. What autobahn does with two turns of the loop is done at once here."""
+        registration = self._registrations.get(msg.registration)
+        if registration is None or msg.request in self._invocations or msg.receive_progress:
+            super().onMessage(msg)
+            return
+        endpoint, kwargs = registration.endpoint, msg.kwargs or {}
+        if endpoint.details_arg:
+            kwargs[endpoint.details_arg] = CallDetails(
+                registration,
+                caller=msg.caller,
+                caller_authid=msg.caller_authid,
+                caller_authrole=msg.caller_authrole,
+                procedure=msg.procedure or registration.procedure,
+            )
+        try:
+            result = endpoint.fn(*msg.args or (), **kwargs)
+        except Exception as error:  # noqa: BLE001  (the caller gets any error)
+            self._fail(msg.request, error)
+            return
+        if not inspect.isawaitable(result):
+            self._answer(msg.request, result)
+            return
+        task = asyncio.ensure_future(result)
+        self._invocations[msg.request] = InvocationRequest(msg.request, task)
+
+        def done(_: object) -> None:
+            del self._invocations[msg.request]
+            error = asyncio.CancelledError() if task.cancelled() else task.exception()
+            if error:
+                self._fail(msg.request, error)
+            else:
+                self._answer(msg.request, task.result())
+
+        task.add_done_callback(done)
+
+    def _answer(self, request: int, result: Any) -> None:
+        self._reply(request, Yield(request, args=[result]))
+
+    def _fail(self, request: int, error: BaseException) -> None:
+        kind = Invocation.MESSAGE_TYPE
+        self._reply(request, self._message_from_exception(kind, request, error))  # type: ignore[no-untyped-call]
+
+    def _reply(self, request: int, answer: Any) -> None:
+        """Send the answer to a call, or an error if it cannot be sent as it is."""
+        transport: Any = self._transport
+        if not transport:  # the router has answered for a lost session
+            return
+        with suppress(TransportLost, Disconnected):
+            try:
+                transport.send(answer)
+            except (SerializationError, PayloadExceededError) as error:
+                reason, kind = f"the answer cannot be sent: {error}", Invocation.MESSAGE_TYPE
+                invalid = Error(kind, request, ApplicationError.INVALID_PAYLOAD, [reason])
+                transport.send(invalid)
 
     async def _take_back(self, endpoint: Callable[..., Any], uri: str, *options: Any) -> None:
         """Register a name again as soon as it is free; leave it to another server of ours."""
@@ -237,6 +305,7 @@ async def join(
         serializers=[CBORSerializer()],
         loop=loop,
     )
+    factory.protocol = Transport
     factory.setProtocolOptions(
         openHandshakeTimeout=0,  # the timeout below covers it
         autoPingInterval=ping_every,

@@ -1,0 +1,97 @@
+"""How a session answers calls, without a router."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from autobahn.wamp.exception import ProtocolError, SerializationError
+from autobahn.wamp.message import Error, Interrupt, Invocation, Yield
+from autobahn.wamp.request import Endpoint, Registration
+
+from hcam_devices.wamp.session import Session
+
+from ..helpers import until
+
+
+class Wire:
+    """A transport that keeps what is sent, and cannot carry an object."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+    def send(self, message: Any) -> None:
+        if any(type(arg) is object for arg in message.args):
+            raise SerializationError("it is an object")
+        self.sent.append(message)
+
+
+@pytest.fixture
+async def wire() -> Wire:
+    return Wire()
+
+
+def offering(wire: Wire, procedure: Any, details_arg: str | None = None) -> Session:
+    session = Session("realm1")
+    session._transport, session._session_id = wire, 1  # type: ignore[assignment]
+    endpoint = Endpoint(procedure, None, details_arg)
+    session._registrations[7] = Registration(session, 7, "a.name.", endpoint)
+    return session
+
+
+async def test_a_call_is_answered_before_anything_else_happens(wire: Wire) -> None:
+    def procedure(*args: int, _call: Any, **kwargs: int) -> Any:
+        return [args, kwargs, _call.procedure, _call.caller_authid]
+
+    session = offering(wire, procedure, "_call")
+    session.onMessage(
+        Invocation(1, 7, args=[2], kwargs={"n": 3}, procedure="a.name.it", caller_authid="alice")
+    )
+    session.onMessage(Invocation(2, 7))
+    assert [type(answer) for answer in wire.sent] == [Yield, Yield]
+    assert wire.sent[0].args == [[(2,), {"n": 3}, "a.name.it", "alice"]]
+    assert wire.sent[1].args == [[(), {}, "a.name.", None]]
+
+
+async def test_an_answer_that_takes_longer_can_be_canceled(wire: Wire) -> None:
+    async def procedure(seconds: float) -> float:
+        await asyncio.sleep(seconds)
+        return seconds
+
+    session = offering(wire, procedure)
+    session.onMessage(Invocation(1, 7, args=[3600]))
+    session.onMessage(Invocation(2, 7, args=[0]))
+    await until(lambda: len(wire.sent) == 1)
+    assert (wire.sent[0].request, wire.sent[0].args) == (2, [0])
+    with pytest.raises(ProtocolError):
+        session.onMessage(Invocation(1, 7))
+    session.onMessage(Interrupt(1))
+    await until(lambda: len(wire.sent) == 2)
+    assert (wire.sent[1].request, type(wire.sent[1])) == (1, Error)
+    assert not session._invocations
+
+
+async def test_an_error_is_the_answer(wire: Wire) -> None:
+    def procedure(how: str) -> Any:
+        return {"object": object(), "error": ZeroDivisionError(object())}.get(how) or int(how)
+
+    session = offering(wire, procedure)
+    session.define(ValueError, "a.wrong.number")  # type: ignore[arg-type]
+    session.onMessage(Invocation(1, 7, args=["x"]))
+    session.onMessage(Invocation(2, 7))
+    session.onMessage(Invocation(3, 7, args=["object"]))
+    assert [answer.error for answer in wire.sent] == [
+        "a.wrong.number", "wamp.error.runtime_error", "wamp.error.invalid_payload",
+    ]  # fmt: skip
+    assert wire.sent[2].args == ["the answer cannot be sent: it is an object"]
+    with pytest.raises(ProtocolError):
+        session.onMessage(Invocation(4, 8))
+
+
+async def test_an_answer_of_a_lost_session_is_dropped(wire: Wire) -> None:
+    answers = asyncio.get_running_loop().create_future()
+    session = offering(wire, lambda: answers)
+    session.onMessage(Invocation(1, 7))
+    session._transport = None
+    answers.set_result("too late")
+    await until(lambda: not session._invocations)
+    assert wire.sent == []
