@@ -38,20 +38,12 @@ from ..core import (
 from ..core import Simulator as Base
 
 DEGREES = 7
+DONE, ON = "MD?", "MO?"
+"""The questions whether a motion has ended, and whether a motor is on."""
 UNITS = (
-    "encoder counts",
-    "motor steps",
-    "millimetres",
-    "micrometres",
-    "inches",
-    "milli-inches",
-    "micro-inches",
-    "degrees",
-    "gradians",
-    "radians",
-    "milliradians",
-    "microradians",
-)
+    "encoder counts", "motor steps", "millimetres", "micrometres", "inches", "milli-inches",
+    "micro-inches", "degrees", "gradians", "radians", "milliradians", "microradians",
+)  # fmt: skip
 MAX_ERRORS = 10
 """How many errors the controller keeps."""
 
@@ -97,6 +89,11 @@ LAST_LINE = re.compile(rb"(?:^|[\r\n])" + ERROR_LINE.pattern + rb"[\r\n]")
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)")
 
 
+def meaning(code: int) -> str:
+    """Return the meaning of an error; empty if the manual has none."""
+    return (AXIS_ERRORS.get(code % 100) if code >= 100 else ERRORS.get(code)) or ""
+
+
 class Error(NamedTuple):
     """One of the errors that the controller keeps."""
 
@@ -109,9 +106,9 @@ class Error(NamedTuple):
         return self.code // 100
 
     def __str__(self) -> str:
-        known = AXIS_ERRORS.get(self.code % 100) if self.axis else ERRORS.get(self.code)
         where = f", axis {self.axis}" if self.axis else ""
-        return f"{self.said or known or 'not in the manual'} (error {self.code}{where})"
+        said = self.said or meaning(self.code) or "not in the manual"
+        return f"{said} (error {self.code}{where})"
 
 
 class Answer(NamedTuple):
@@ -287,7 +284,7 @@ class Arms(Device):
             try:
                 await self._check(arm)
                 arm.trouble = ""
-                if not await self._is_on(arm):
+                if not await self._is(arm, ON):
                     arm.doubt()  # a controller that was restarted has its motors off
             except RefusedError as error:
                 arm.unreadable(str(error))
@@ -300,10 +297,10 @@ class Arms(Device):
                 f"{arm.name} is set to {what} (units {units}), not to degrees ({DEGREES})"
             )
 
-    async def _is_on(self, arm: Arm) -> bool:
-        answer = await self.ask(f"{arm.number}MO?")
+    async def _is(self, arm: Arm, question: str) -> bool:
+        answer = await self.ask(f"{arm.number}{question}")
         if answer not in ("0", "1"):
-            raise ProtocolError(f"the controller answered {answer!r} to {arm.number}MO?")
+            raise ProtocolError(f"the controller answered {answer!r} to {arm.number}{question}")
         return answer == "1"
 
     async def ask(self, ref: str, value: None = None) -> str:
@@ -352,28 +349,21 @@ class Arms(Device):
         if arm.trouble:
             await self._check(arm)
         asked_at = arm.commands_given
-        done = await self.ask(f"{arm.number}MD?")
-        if done not in ("0", "1"):
-            raise ProtocolError(f"the controller answered {done!r} to {arm.number}MD?")
+        done = await self._is(arm, DONE)
         position = number(await self.ask(f"{arm.number}TP?"))
-        on = await self._is_on(arm)
-        arm.follow(position, done=done == "1", on=on, asked_at=asked_at)
+        arm.follow(position, done=done, on=await self._is(arm, ON), asked_at=asked_at)
 
     def notices(self) -> list[Alarm]:
         """Report the errors since the last command, and motors that are off."""
-        found = []
-        for error in self._errors.values():
-            name = next((arm.name for arm in self.arms if arm.number == error.axis), "controller")
-            found.append(Alarm(name, "ERR", str(error)))
+        names = {arm.number: arm.name for arm in self.arms}
+        found = [
+            Alarm(names.get(error.axis, "controller"), "ERR", str(error))
+            for error in self._errors.values()
+        ]
         for place, arm in enumerate(self.arms):
             if self.connection == "online" and not arm.trouble and not arm.on:
-                found.append(
-                    Alarm(
-                        arm.name,
-                        "ERR",
-                        f"its motor is off: home turns it on, or power_on_axis({place})",
-                    )
-                )
+                reason = f"its motor is off: home turns it on, or power_on_axis({place})"
+                found.append(Alarm(arm.name, "ERR", reason))
         return found
 
     # --- commands ---------------------------------------------------------------------------
@@ -419,7 +409,7 @@ class Arms(Device):
         """Turn a motor on (0 pickoff, 1 injection); it has to be homed if it was off."""
         arm = self._numbered(i)
         self.require_online()
-        was_on = await self._is_on(arm)
+        was_on = await self._is(arm, ON)
         await self._command(arm, "MO")
         if not was_on:
             arm.doubt()
@@ -486,56 +476,52 @@ class Motor:
 
     def obey(self, command: str, parameter: str) -> int:
         """Obey a command; returns the error."""
+        if command == "DH":
+            parameter = parameter or "0"
+        if error := self._why_not(command, parameter):
+            return error
+        match command:
+            case "ST" | "AB":
+                self.halt()
+            case "MO":
+                self.on = True
+            case "MF":
+                self.halt(on=False)
+            case "OR":
+                self.goal, self.homing = 0.0, True
+            case "DH":
+                self.zero = self.angle - float(parameter)
+            case "VA":
+                self.velocity = float(parameter)
+            case _:
+                self.goal = self._counted(command, parameter) + self.zero
+        return NO_ERROR
+
+    def _why_not(self, command: str, parameter: str) -> int:
+        """Return the error of a command that cannot be obeyed."""
         if command not in ("MO", "MF", "OR", "PA", "PR", "ST", "AB", "DH", "VA"):
             return NO_COMMAND
         if not self.limits:
             return self.error(UNCONNECTED)
-        if command in ("ST", "AB"):
-            self.halt()
-        elif command == "MF":
-            self.halt(on=False)
-        elif command == "MO":
-            self.on = True
-        elif command in ("DH", "VA"):
-            return self._define(command, parameter)
-        elif not self.on:
+        if command in ("OR", "PA", "PR") and not self.on:
             return self.error(MOTOR_OFF)
-        elif self.homing:
+        if command in ("OR", "PA", "PR") and self.homing:
             return self.error(WHILE_HOMING)
-        elif command == "OR":
-            if parameter not in ("", "0", "1", "2", "3", "4", "5", "6"):
-                return OUT_OF_RANGE
-            self.goal, self.homing = 0.0, True
-        else:
-            return self._go(command, parameter)
+        if command == "OR":
+            return NO_ERROR if parameter in ("", *"0123456") else OUT_OF_RANGE
+        if command in ("PA", "PR", "DH", "VA"):
+            if not NUMBER.fullmatch(parameter):
+                return OUT_OF_RANGE if parameter else PARAMETER_MISSING
+            if command == "VA" and not 0 < float(parameter) <= self.MAX_VELOCITY:
+                return self.error(TOO_FAST)
+            if abs(goal := self._counted(command, parameter)) > self.SOFT_LIMIT:
+                return self.error(SOFTWARE_LIMITS[goal < 0])
         return NO_ERROR
 
-    def _define(self, command: str, parameter: str) -> int:
-        """Define where it is now (by default its home, 0), or its velocity."""
-        if command == "DH" and not parameter:
-            parameter = "0"
-        if not parameter:
-            return PARAMETER_MISSING
-        if not NUMBER.fullmatch(parameter):
-            return OUT_OF_RANGE
-        if command == "DH":
-            self.zero = self.angle - float(parameter)
-        elif not 0 < float(parameter) <= self.MAX_VELOCITY:
-            return self.error(TOO_FAST)
-        else:
-            self.velocity = float(parameter)
-        return NO_ERROR
-
-    def _go(self, command: str, parameter: str) -> int:
-        if not parameter:
-            return PARAMETER_MISSING
-        if not NUMBER.fullmatch(parameter):
-            return OUT_OF_RANGE
-        goal = float(parameter) + (self.position if command == "PR" else 0)
-        if abs(goal) > self.SOFT_LIMIT:
-            return self.error(SOFTWARE_LIMITS[goal < 0])
-        self.goal = goal + self.zero
-        return NO_ERROR
+    def _counted(self, command: str, parameter: str) -> float:
+        """Return where PA or PR goes, as the controller counts; 0 for any other command."""
+        start = {"PA": 0.0, "PR": self.position}
+        return start[command] + float(parameter) if command in start else 0.0
 
 
 class Simulator(Base):
@@ -632,8 +618,7 @@ class Simulator(Base):
         return self._error_line(code, ticks) if text else str(code)
 
     def _error_line(self, code: int, ticks: int) -> str:
-        said = AXIS_ERRORS.get(code % 100) if code >= 100 else ERRORS.get(code)
-        return f"{code}, {ticks}, {said or 'UNKNOWN ERROR'}"
+        return f"{code}, {ticks}, {meaning(code) or 'UNKNOWN ERROR'}"
 
     def advance(self, dt: float) -> None:
         """Move the arms; at the end of a travel one halts, and the controller is silent."""
