@@ -11,8 +11,8 @@ import pytest
 from hcam_devices.core import sim
 from hcam_devices.telescope.corba import Corba
 from hcam_devices.telescope.ior import describe
-from hcam_devices.telescope.probe import report
 from hcam_devices.telescope.sim import IDL, Simulator
+from hcam_devices.ui.probe import report
 
 from ..helpers import AT_MOST
 from .orb import name_service, telescope

@@ -30,7 +30,8 @@ _waiting: dict[str, _Question] = {}
 """The one question that each resource is being asked now."""
 
 
-def _begin(work: Callable[..., T], args: tuple[Any, ...]) -> Future[T]:
+def begin(work: Callable[..., T], *args: Any) -> Future[T]:
+    """Begin some work in a thread to itself, and return its answer, which cannot be cancelled."""
     answer: Future[T] = Future()
     answer.set_running_or_notify_cancel()  # a caller that stops waiting does not end the work
 
@@ -51,7 +52,7 @@ async def in_own_thread(work: Callable[..., T], *args: Any) -> T:
 
     For work that ends. Cancelling stops the wait, not the work.
     """
-    return await asyncio.wrap_future(_begin(work, args))
+    return await asyncio.wrap_future(begin(work, *args))
 
 
 async def ask(resource: str, work: Callable[..., T], *args: Any, within: float) -> T:
@@ -73,7 +74,7 @@ async def ask(resource: str, work: Callable[..., T], *args: Any, within: float) 
                     continue
             if question is None:
                 since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-                question = _Question(work, args, since, _begin(work, args))
+                question = _Question(work, args, since, begin(work, *args))
                 _waiting[resource] = question
                 question.answer.add_done_callback(lambda _: _waiting.pop(resource, None))
             answer: T = await asyncio.wrap_future(question.answer)

@@ -26,11 +26,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from .. import HcamError
+from ..core import threads
 from ..core.fields import is_number, shorten
 from ..core.link import MAX_SKIPPED, Local, Port, Seconds, addresses_of, quoted
 from ..errors import LINK_LOST, OutcomeUnknownError, ProtocolError, RefusedError
@@ -164,7 +166,13 @@ class Corba(Local):
         from ending. Raises as ``ask`` does, but never closes the link.
         """
         self._show(">", ref.encode(), f"within {within:g} s")
-        answer = await in_own_thread(lambda: self._find(within)(ref, ()))
+        call = threads.begin(lambda: self._find(within)(ref, ()))
+        atexit.register(_leave, call)
+        try:
+            answer = await asyncio.wrap_future(call)
+        finally:
+            if call.done():  # a call whose caller was cancelled is still out
+                atexit.unregister(_leave)  # there is one long call at a time
         self._show("<", b"", answer)
         return answer
 
@@ -341,40 +349,13 @@ def undisturbed(ask: Callable[[], Any]) -> Any:
         return ask()
 
 
-async def in_own_thread(work: Callable[[], Any]) -> Any:
-    """Return the result of ``work``, for which the end of the process does not wait."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Any] = loop.create_future()
-
-    def tell(set_it: Callable[[Any], None], result: Any) -> None:
-        if not done.done():
-            set_it(result)
-
-    def run() -> None:
-        try:
-            told = done.set_result, work()
-        except Exception as error:  # noqa: BLE001  (the caller gets it)
-            told = done.set_exception, error
-        with suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(tell, *told)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    atexit.register(_leave, thread)
-    try:
-        return await done
-    finally:
-        if done.done() and not done.cancelled():  # a cancelled call is still out
-            atexit.unregister(_leave)  # there is one long call at a time
-
-
-def _leave(thread: threading.Thread) -> None:
+def _leave(call: Future[Any]) -> None:
     """End the process while a call is under way, without letting the ORB end first.
 
     The ORB would end the call, whose thread would then return into a Python that is ending, and
     abort the process.
     """
-    if thread.is_alive():
+    if not call.done():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)

@@ -1,4 +1,8 @@
-"""``hcam gtc probe``: where the telescope's server is, and what it is."""
+"""``hcam gtc probe``: where the telescope's server is, and what it is; nothing is moved or set.
+
+Type, ORB and addresses are in the reference that the name service returns; the object itself is
+asked whether it is alive, and for every value that can be read.
+"""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -7,9 +11,10 @@ from typing import Any
 
 from .. import HcamError
 from ..config.instrument import load
-from ..errors import LINK_LOST
-from ..telescope.corba import Corba, require_corba
-from ..telescope.probe import report
+from ..core.fields import shorten
+from ..errors import LINK_LOST, RefusedError
+from ..telescope.corba import READABLE, Corba, require_corba
+from ..telescope.ior import describe
 from ..wamp import uris, utils
 from ..wamp.uris import Address
 
@@ -46,3 +51,26 @@ def _link_settings(address: Address, file: Path | None) -> tuple[str, dict[str, 
             ) from None
         described = instrument.entries["gtc"].build().describe()
         return f"{instrument.path} (no gtcserver runs at {address})", described["link"]
+
+
+async def report(link: Corba) -> list[str]:
+    """Return lines about a telescope's server: its reference, and its answers.
+
+    Raises what ``Corba.open`` raises; if there is a reference, its contents are in the text.
+    """
+    known = describe(await link.reference())
+    known["addresses"] = ", ".join(known["addresses"])
+    lines = [f"{name:<12} {value}" for name, value in known.items()]
+    try:
+        await link.open()
+    except LINK_LOST as error:
+        raise ConnectionError("\n".join([*lines, f"{'alive':<12} no: {error}"])) from None
+    lines.append(f"{'alive':<12} yes")
+    for operation in READABLE:
+        try:
+            answer = shorten(await link.ask(None, operation))
+        except (*LINK_LOST, RefusedError, ValueError) as error:
+            answer = f"not read: {error}"
+        lines.append(f"  {operation:<34} {answer}")
+    link.close()
+    return lines
