@@ -219,6 +219,12 @@ async def homed(simulator: Simulator, clock: Clock, **settings: Any) -> AsyncIte
         yield arms
 
 
+async def hurry(arms: Any) -> None:
+    """Shorten the timeout, and wait until no exchange with the long one is under way."""
+    arms.link.timeout = SOON
+    await sample_where(arms, online)
+
+
 async def home(arms: Any, clock: Clock) -> None:
     await do(arms, "pickoff.home")
     clock.now += 100
@@ -399,7 +405,7 @@ async def test_a_controller_that_loses_its_power_in_a_motion_has_to_be_homed() -
         await do(arms, "pickoff.move")
         clock.now += 1
         await sample_where(arms, lambda s: at(s, 10))
-        arms.link.timeout = SOON
+        await hurry(arms)
         simulator.simulate("power_cycle", seconds=5)
         assert "did not answer" in reasons(await sample_where(arms, offline))
         clock.now += 6
@@ -430,7 +436,7 @@ async def test_an_arm_at_the_end_of_its_travel_is_told_after_the_silence() -> No
     clock = Clock()
     simulator = Watched(clock=clock)
     async with homed(simulator, clock, timeout=AT_MOST) as arms:
-        arms.link.timeout = SOON
+        await hurry(arms)
         simulator.simulate("limit", axis=1)
         await sample_where(arms, lambda s: arm(s) == "moving")
         clock.now += 10
@@ -542,8 +548,7 @@ async def test_whatever_happens_on_the_wire_it_goes_offline_and_comes_back(
     clock = Clock()
     simulator = Watched(clock=clock)
     async with homed(simulator, clock, timeout=AT_MOST) as arms:
-        arms.link.timeout = SOON
-        await sample_where(arms, online)  # so that no exchange with the long timeout is under way
+        await hurry(arms)
         simulator.simulate(fault, **options)
         if fault == "identity":  # which is asked for when it connects
             simulator.hang_up()
