@@ -8,6 +8,7 @@ instead. The hardware refused (RefusedError): the link stays open. The value can
 """
 
 import asyncio
+import importlib
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -47,15 +48,12 @@ async def addresses_of(host: str, within: float) -> list[str]:
     with suppress(ValueError):
         return [str(ip_address(host))]
     names = f"the name servers, asked for {host},"
+    question = socket.getaddrinfo, host, None, 0, socket.SOCK_STREAM
     try:
-        found = await threads.ask(names, _look_up, host, within=within)
+        found = await threads.ask(names, *question, within=within)
     except socket.gaierror as error:
         raise socket.gaierror(error.errno, f"no address of {host}: {error.strerror}") from None
     return list(dict.fromkeys(str(place[0]) for *_, place in found))
-
-
-def _look_up(host: str) -> list[Any]:
-    return socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
 
 
 async def first_reached(addresses: list[str], attempt: Callable[[str], Awaitable[T]]) -> T:
@@ -465,7 +463,8 @@ class Serial(_Wire):
     _closing: Any = field(default=None, init=False, repr=False)
 
     async def _connect(self) -> _Stream:
-        serialx = await asyncio.to_thread(_serialx)
+        # The import costs 35 to 80 ms, and most servers have no serial port.
+        serialx = await asyncio.to_thread(importlib.import_module, "serialx")
         if self._closing:
             # Closing takes a while, and the port is locked until then. Shielded, because a
             # cancelled wait would count as closed.
@@ -497,12 +496,6 @@ class Serial(_Wire):
 
     def __str__(self) -> str:
         return self.path
-
-
-def _serialx() -> Any:
-    import serialx  # noqa: PLC0415  (costs 35 to 80 ms, and most servers have no serial port)
-
-    return serialx
 
 
 @dataclass(kw_only=True)

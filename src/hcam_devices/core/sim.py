@@ -63,6 +63,12 @@ WIRE_FAULTS: dict[str, dict[str, Any]] = {
 
 USUAL_RANGE = (-1e6, 1e6)
 DISCONNECT_WHEN = ("before", "during", "after")
+TYPES = {
+    str: ((str,), "text"),
+    int: ((int,), "whole number"),
+    float: ((int, float), "number"),
+}
+"""By the type of a default, the types that an option may have, and their name."""
 
 
 class Impatient:
@@ -187,16 +193,12 @@ class Simulator:
 
     def offers(self) -> dict[str, dict[str, Any]]:
         """Return every fault with its options and their defaults."""
-        own = {
-            name.removeprefix("fault_"): {
-                key: parameter.default
-                for key, parameter in inspect.signature(getattr(self, name)).parameters.items()
-                if key != "reply"
-            }
-            for name in dir(self)
-            if name.startswith("fault_")
-        }
+        own = {name[6:]: self._parameters(name) for name in dir(self) if name.startswith("fault_")}
         return WIRE_FAULTS | own
+
+    def _parameters(self, name: str) -> dict[str, Any]:
+        known = inspect.signature(getattr(self, name)).parameters.items()
+        return {key: parameter.default for key, parameter in known if key != "reply"}
 
     def simulate(self, fault: str = "", **chosen: Any) -> dict[str, Any]:
         """Begin a fault, ``set`` a value of the simulated hardware, or ``clear`` all faults.
@@ -212,21 +214,7 @@ class Simulator:
         elif fault == "clear":
             self.faults.clear()
         elif fault in offers:
-            options = offers[fault] | {"times": math.inf} | offers[fault]
-            for key, value in chosen.items():
-                if key not in options:
-                    meant = did_you_mean(key, options)
-                    raise ValueError(f"{fault} has no {key}; it has {', '.join(options)}{meant}")
-                default = options[key]
-                if isinstance(default, str) and not isinstance(value, str):
-                    raise ValueError(f"{key} takes a text, not {shorten(value)}")
-                if not isinstance(default, str) and not _is_number(value, like=default):
-                    what = "whole number" if isinstance(default, int) else "number"
-                    raise ValueError(f"{key} takes a {what}, not {shorten(value)}")
-            options |= chosen
-            if options.get("when", "after") not in DISCONNECT_WHEN:
-                raise ValueError(f"when is one of {', '.join(DISCONNECT_WHEN)}")
-            self.faults[fault] = options
+            self.faults[fault] = options = _chosen(fault, offers[fault], chosen)
             if fault not in WIRE_FAULTS and not self._changes_replies(fault):
                 getattr(self, f"fault_{fault}")(**_without_times(options))
             if fault in ("busy", "taken", "refuse"):
@@ -290,9 +278,19 @@ def _without_times(options: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key != "times"}
 
 
-def _is_number(value: object, like: float) -> bool:
-    kinds = (int,) if isinstance(like, int) else (int, float)
-    return type(value) in kinds and 0 <= value < 2**31  # type: ignore[operator]
+def _chosen(fault: str, offered: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a fault; ValueError if one of those chosen is not offered so."""
+    options = offered | {"times": math.inf} | offered
+    for key, value in chosen.items():
+        if key not in options:
+            meant = did_you_mean(key, options)
+            raise ValueError(f"{fault} has no {key}; it has {', '.join(options)}{meant}")
+        kinds, what = TYPES[type(options[key])]
+        if type(value) not in kinds or (what != "text" and not 0 <= value < 2**31):
+            raise ValueError(f"{key} takes a {what}, not {shorten(value)}")
+    if chosen.get("when", "after") not in DISCONNECT_WHEN:
+        raise ValueError(f"when is one of {', '.join(DISCONNECT_WHEN)}")
+    return options | chosen
 
 
 def _shown(options: dict[str, Any]) -> dict[str, Any]:
