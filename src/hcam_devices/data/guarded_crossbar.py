@@ -1,17 +1,19 @@
 """Crossbar with bounds on what one client can take from the others.
 
 Run by the Python of the router's environment, which has Crossbar but not this package:
-``python guarded_crossbar.py start --cbdir ...``. Crossbar starts its worker with the same
-personality, so this module is imported there, too.
+``python guarded_crossbar.py start --cbdir ...``. The node controller starts its worker by this
+program, too.
 """
 
 import ctypes
 import importlib
+import runpy
 import socket
 import sys
 from collections.abc import Iterator
 from typing import Any
 
+import absent  # noqa: F401  (before anything of Crossbar is imported)
 import crossbar
 
 crossbar._import_serializers_quietly()
@@ -20,11 +22,14 @@ import click  # noqa: E402
 import door  # noqa: E402
 import people  # noqa: E402
 from autobahn.twisted.websocket import WebSocketServerProtocol  # noqa: E402
+from autobahn.wamp.cryptosign import CryptosignKey  # noqa: E402
 from crossbar import personality  # noqa: E402
+from crossbar.node.node import Node  # noqa: E402
 from crossbar.router import router as crossbar_router  # noqa: E402
 from crossbar.router.broker import Broker  # noqa: E402
 from crossbar.router.router import Router, RouterFactory  # noqa: E402
 from crossbar.worker.router import RouterController  # noqa: E402
+from nacl.signing import SigningKey  # noqa: E402
 from twisted.internet import tcp  # noqa: E402
 from twisted.internet.task import LoopingCall  # noqa: E402
 from twisted.protocols.basic import LineReceiver  # noqa: E402
@@ -309,18 +314,40 @@ def _bounded(handle: Any) -> Any:
     return handle_content_chunk
 
 
-class Personality(personality.Personality):  # type: ignore[misc]
-    """Crossbar's own personality, with the worker of this module."""
+class Keys(dict[int, Any]):
+    """The keys of a node, as Crossbar's own security module has them: the second is for Ed25519."""
 
+    is_open, is_locked = True, False
+
+
+class GuardedNode(Node):  # type: ignore[misc]
+    """A node whose worker is this program, and that has no key for Ethereum."""
+
+    def load_keys(self, *_: object, **__: object) -> bool:
+        """Make a key for this run, which nobody outside the router asks for."""
+        self._node_secmod = Keys({1: CryptosignKey(SigningKey.generate(), can_sign=True)})
+        return True
+
+    def _extend_worker_args(self, args: list[str], options: object) -> None:
+        args[args.index("-m") : args.index("--cbdir")] = [__file__]
+
+
+class Personality(personality.Personality):  # type: ignore[misc]
+    """Crossbar's own personality, with the node and the worker of this module."""
+
+    Node = GuardedNode
     native_workers = personality.default_native_workers()
     native_workers["router"] |= {"worker_class": GuardedRouterController}
 
 
 def main() -> None:
-    """Run Crossbar's command line with this personality."""
+    """Run Crossbar's command line with this personality, or its worker."""
     sys.setrecursionlimit(MAX_RECURSION)
-    personality.Personality = Personality
-    crossbar.run()
+    if "--worker" in sys.argv:
+        runpy.run_module("crossbar.worker.main", run_name="__main__")
+    else:
+        personality.Personality = Personality
+        crossbar.run()
 
 
 if __name__ == "__main__":
