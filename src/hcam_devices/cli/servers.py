@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from .. import HcamError
 from ..config.instrument import Instrument, program_of
+from ..core.device import settings_of
 from ..history import recorder
 from ..host.machine import why_elsewhere
 from ..telescope.corba import require_corba
@@ -19,14 +21,21 @@ log = logging.getLogger(__name__)
 
 
 def _server(
-    name: str, sample: str, doc: str, needs: Callable[[], object] = lambda: None
+    name: str,
+    sample: str,
+    doc: str,
+    needs: Callable[[], object] = lambda: None,
+    *,
+    path: Callable[[Callable[..., None]], Callable[..., None]] = lambda program: program,
 ) -> click.Command:
     """Return the program that presents the devices of one server.
 
-    ``needs`` raises HcamError if the program cannot run in this installation.
+    ``needs`` raises HcamError if the program cannot run in this installation. ``path`` adds the
+    argument of that name.
     """
 
     @click.command(cls=Command, log_level="info", name=name, help=doc, epilog=example(sample))
+    @path
     @EMULATE
     @DEVICES
     @click.option(
@@ -52,12 +61,15 @@ def _server(
         emulate: bool,
         pattern: str,
         replay: tuple[str, ...],
+        path: str | None = None,
     ) -> None:
         if replay and not emulate:
             raise HcamError("--replay is for simulators: add --emulate")
         if program_of(named) != name:
             raise HcamError(f"{named} is no server of {name}: its name would begin with {name}-")
         needs()
+        if path:
+            instrument = _with_data(instrument, named, path)
         host = instrument.hosts.get(named)
         if host and not emulate and (reason := why_elsewhere(host)):
             log.warning("%s belongs on another machine: %s", named, reason)
@@ -66,6 +78,16 @@ def _server(
         server.serve(named, instrument, pattern, address, emulate=emulate, replay=files)
 
     return program
+
+
+def _with_data(instrument: Instrument, server: str, path: str) -> Instrument:
+    """Return an instrument in which the devices of a server find the runs in a folder."""
+    chosen = {
+        entry.name: replace(entry, settings=entry.settings | {"data": path})
+        for entry in instrument.choose(server)
+        if "data" in settings_of(entry.cls)
+    }
+    return replace(instrument, entries=instrument.entries | chosen)
 
 
 hwserver = _server(
@@ -77,7 +99,12 @@ hserver = _server(
     "hserver", "hserver --emulate", "Present the detector controller (NGC) on the network."
 )
 gtcserver = _server(
-    "gtcserver", "gtcserver --emulate", "Present the telescope (GTC) on the network.", require_corba
+    "gtcserver",
+    "gtcserver --emulate",
+    "Present the telescope (GTC) on the network. PATH is the folder of the runs, in place of data "
+    "in the instrument file; with --emulate it is that of the simulated detector.",
+    require_corba,
+    path=click.argument("path", required=False),
 )
 
 
