@@ -28,12 +28,11 @@ import psutil
 
 HERE = Path(__file__).resolve().parent
 VENV = HERE.parent / ".venv"
-ORIGINAL = HERE.parent / ".bench" / "original"
+ORIGINAL = VENV / "original"
 LAUNCHES, SLICES = 5, 10
 SETTLE, START_LIMIT, PROBE_LIMIT = 10, 60, 300  # seconds
 QUIET = 0.1  # cores that other programs may use before the table says so
 HUGE = 2**52  # a number no sample has reached: the reply is empty
-PIP_TO_UV = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE"}
 DEVICES = """
 from hcam_devices.config.instrument import load
 print(*(entry.name for entry in load().choose("hwserver")))
@@ -416,19 +415,7 @@ def show(heads: list[str], lines: list[list[str]]) -> None:
 
 def install_original() -> None:
     """Bring the original's environment to what its lock says; a failure shows when it starts."""
-    uv, pip = VENV / "bin" / "uv", VENV / "bin" / "pip"
-    listed = subprocess.run([pip, "config", "list"], capture_output=True, text=True, check=False)
-    env = dict(os.environ)  # uv does not read pip's configuration
-    for line in listed.stdout.splitlines():
-        name, _, value = line.partition("=")
-        if variable := PIP_TO_UV.get(name.rpartition(".")[2]):
-            env.setdefault(variable, value.strip("'"))
-    commands: list[Command] = [["pip", "sync", "--require-hashes", "--compile-bytecode"]]
-    commands[0] += ["--python", ORIGINAL / "bin" / "python", HERE / "original.lock"]
-    if not ORIGINAL.exists():
-        commands.insert(0, ["venv", "--python", VENV / "bin" / "python", ORIGINAL])
-    for command in commands:
-        subprocess.run([uv, "-q", *command], env=env, check=False)
+    subprocess.run([HERE.parent / "tests" / "original"], check=False)
 
 
 def go_alone(up: str = UP) -> None:

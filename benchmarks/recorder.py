@@ -165,8 +165,7 @@ def main() -> int:
         if args.only != "ours":
             compare.install_original()
         subprocess.run([HERE.parent / "tests" / "databases"], check=True)
-        hosts = compare.ORIGINAL.with_name("hosts")
-        hosts.parent.mkdir(parents=True, exist_ok=True)
+        hosts = compare.ORIGINAL / "hosts"
         hosts.write_text("127.0.0.1 localhost pulsar.shef.ac.uk\n")
         compare.go_alone(f"mount --bind {hosts} /etc/hosts && {compare.UP}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,9 @@ class Host(Net):
         return {name for name in names if living(self.home, name)}
 
 
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[dict[str, Host]]:
+@contextmanager
+def made_hosts(folder: Path) -> Iterator[dict[str, Host]]:
+    """Make the machines, with their homes in a folder; skip the test where that is impossible."""
     if reason := why_not():
         pytest.skip(f"network namespaces cannot be made: {reason}")
     prefix = f"hcam{os.getpid()}"
@@ -116,13 +118,19 @@ def hosts(tmp_path: Path) -> Iterator[dict[str, Host]]:
             ip("-n", namespace, "address", "add", f"{address}/24", "dev", "eth0")
             ip("-n", namespace, "link", "set", "eth0", "up")
             ip("-n", namespace, "link", "set", "lo", "up")
-            found[name] = Host(tmp_path / name, namespace, 8080)
+            found[name] = Host(folder / name, namespace, 8080)
         yield found
     finally:
         for host in found.values():
             host.end()
         for namespace in made:
             ip("netns", "delete", namespace)
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[dict[str, Host]]:
+    with made_hosts(tmp_path) as found:
+        yield found
 
 
 def test_each_host_runs_its_own_and_a_cut_cable_is_told(hosts: dict[str, Host]) -> None:
