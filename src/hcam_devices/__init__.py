@@ -2,4 +2,4 @@
 
 
 class HcamError(Exception):
-    """An error whose text tells a person what is wrong, and what to do about it."""
+    """An error whose text says what is wrong and what to do next."""

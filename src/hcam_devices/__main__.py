@@ -1,4 +1,4 @@
-"""``python -m hcam_devices`` is ``hcam``, for where that is not on PATH."""
+"""``python -m hcam_devices`` runs ``hcam``, also where that is not on PATH."""
 
 from .cli.main import main
 

@@ -1,25 +1,25 @@
-"""The errors that more than one part of the package knows, and their names on the network.
+"""The errors that several parts of the package raise or catch, and their names on the network.
 
-An agent answers an error with ``uri_of(error)`` and its text; ``hcam_devices.wamp.utils``, and a
-device that calls another, raise ``from_uri(uri, text)``. Both read the classes below. An error that
-only one part raises and understands stands in that part.
+An agent answers an error with ``uri_of(error)`` and its text. ``hcam_devices.wamp.utils``, and a
+device that calls another one, raise ``from_uri(uri, text)``. An error of one part only is defined
+in that part.
 """
 
 from . import HcamError
 
 
 class ProtocolError(Exception):
-    """What arrived is not what this hardware says."""
+    """The reply does not follow the protocol of this hardware."""
 
 
 LINK_LOST = (OSError, TimeoutError, ProtocolError)
-"""The exchange was interrupted or made no sense: the link is closed, and opened again."""
+"""The errors after which a link is closed and opened again."""
 
 
 class WampError(HcamError):
     """An error with a name on the network, ``uri``; ``text`` is the reason.
 
-    Without a name of its own it is an error of the program.
+    The default name is that of a bug in the program.
     """
 
     uri = "com.hipercam.error.internal"
@@ -30,31 +30,31 @@ class WampError(HcamError):
 
 
 class NoSuchProcedureError(WampError):
-    """Nobody offers the procedure: the name is wrong, or its server is not running."""
+    """The procedure does not exist, or its server is not running."""
 
     uri = "com.hipercam.error.no_such_procedure"
 
 
 class NotAuthorizedError(WampError):
-    """The router does not allow this to the caller."""
+    """The router does not allow the caller to do this."""
 
     uri = "wamp.error.not_authorized"
 
 
 class InvalidArgumentError(WampError, ValueError):
-    """The device would not take the value; nothing was sent to the hardware."""
+    """The device rejects the value; nothing was sent to the hardware."""
 
     uri = "com.hipercam.error.invalid_argument"
 
 
 class NotAllowedError(WampError):
-    """The command makes no sense in the device's present state; nothing was sent."""
+    """The command is not possible in the present state of the device; nothing was sent."""
 
     uri = "com.hipercam.error.not_allowed"
 
 
 class RefusedError(WampError):
-    """The hardware understood, and refused."""
+    """The hardware understood the command and refused it."""
 
     uri = "com.hipercam.error.refused"
 
@@ -66,23 +66,20 @@ class OfflineError(WampError, ConnectionError):
 
 
 class RouterError(WampError, ConnectionError):
-    """The router could not be run, or not be reached; nothing was sent."""
+    """The router could not be started or reached; nothing was sent."""
 
     uri = "com.hipercam.error.no_router"
 
 
 class OutcomeUnknownError(WampError, TimeoutError):
-    """No answer came, here or to the device: the command may have been carried out.
-
-    It is not sent again.
-    """
+    """No answer came: the command may have been carried out. It is not sent again."""
 
     uri = "com.hipercam.error.outcome_unknown"
 
 
 _CLASSES: dict[str, type[WampError]] = {
     **{error.uri: error for error in WampError.__subclasses__()},
-    "wamp.error.no_such_procedure": NoSuchProcedureError,  # the router's own word for it
+    "wamp.error.no_such_procedure": NoSuchProcedureError,  # the router's own name for it
     "wamp.error.canceled": OutcomeUnknownError,  # the callee left before it answered
 }
 
@@ -90,7 +87,7 @@ _CLASSES: dict[str, type[WampError]] = {
 def uri_of(error: Exception) -> str:
     """Return the name of an error on the network.
 
-    Any ValueError is an invalid argument, any lost link is offline, the rest is internal.
+    Any ValueError is an invalid argument, any lost link is offline, any other error is internal.
     """
     if isinstance(error, WampError):
         return error.uri
@@ -100,15 +97,15 @@ def uri_of(error: Exception) -> str:
 
 
 def from_uri(uri: str, text: str) -> WampError:
-    """Return the error that has this name on the network; a WampError if no class has it."""
-    if uri.startswith("wamp.close."):  # the caller's own connection ended under the call
+    """Return the error with a name on the network; a WampError if no class has that name."""
+    if uri.startswith("wamp.close."):  # the caller's own connection ended during the call
         return OutcomeUnknownError(text, uri)
     return _CLASSES.get(uri, WampError)(text, uri)
 
 
 def refusal(answer: object) -> str | None:
-    """Return the reason if an answer is a refusal in the form of the detector controller."""
-    match answer:  # deployed programs expect it
+    """Return the reason if an answer is a refusal as the detector server writes it."""
+    match answer:  # deployed programs expect this form
         case [str(reason), False] | [False, str(reason)]:
             return reason
     return None

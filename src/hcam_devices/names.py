@@ -1,4 +1,4 @@
-"""What people may have meant by a name that does not exist, and what a procedure takes."""
+"""Suggestions for a name that does not exist, and the usage of a procedure."""
 
 from collections.abc import Iterable, Mapping
 from difflib import SequenceMatcher
@@ -6,15 +6,15 @@ from typing import Any
 
 SHOWN = 12
 LIKE = 0.7
-"""From this likeness on (1: the same) a name is suggested."""
+"""A name is suggested if its likeness (1: equal) is at least this."""
 MAX_COMPARED = 100
-"""Characters of a name that are compared: what nobody has typed must not stop a server."""
+"""Characters of a name to compare, because comparing a huge text would stop a server."""
 PART = 0.75
-"""The likeness of a name that is a part of another."""
+"""The likeness of a name that is part of the other one."""
 
 
 def likeness(name: str, other: str) -> float:
-    """Return how much a name is like another, or like its end after a dot: from 0 to 1."""
+    """Return how like (0 to 1) a name is to another one, or to the part after its last dot."""
     wanted = name[:MAX_COMPARED].lower()
     ends = {other.lower(), other.lower().rpartition(".")[2]}
     inside = PART if len(wanted) >= 4 and wanted in other.lower() else 0.0
@@ -22,22 +22,24 @@ def likeness(name: str, other: str) -> float:
 
 
 def nearest(name: str, names: Iterable[str], most: int = SHOWN) -> str:
-    """Return names as text, those most like ``name`` first, and how many more there are."""
+    """Return the names most like ``name`` as text, and how many more there are."""
     found = sorted(names, key=lambda other: (-likeness(name, other), other))
     more = len(found) - most
     return ", ".join(found[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return ``; did you mean block or unblock?``; nothing if no name is like that."""
+    """Return a text such as ``; did you mean block or unblock?``, empty if no name is alike."""
     like = {other: likeness(name, other) for other in names}
     least = max(LIKE, max(like.values(), default=0) - 0.1)
-    close = sorted((other for other in like if like[other] >= least), key=lambda one: -like[one])
+    close = sorted(
+        (other for other in like if like[other] >= least), key=lambda other: -like[other]
+    )
     return f"; did you mean {' or '.join(close[:3])}?" if close else ""
 
 
 def usage(described: Mapping[str, Any]) -> str:
-    """Return the parameters of a described procedure as people type them: ``RA DEC [within=4]``."""
+    """Return the parameters of a described procedure as a usage line: ``RA DEC [within=4]``."""
     properties, required = (described["parameters"][key] for key in ("properties", "required"))
     shown = []
     for name, schema in properties.items():

@@ -16,7 +16,7 @@ from ..helpers import AT_MOST, Clock
 def test_news_are_shown_for_some_minutes() -> None:
     clock = Clock()
     news = News([], clock)
-    news.tell("the clock was set")
+    news.add("the clock was set")
     clock.now += NEWS_PERIOD_S - 1
     assert news.recent == "08:00:00 UTC the clock was set"
     clock.now += 1
@@ -27,7 +27,7 @@ async def test_news_are_printed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     enough = asyncio.Event()
 
-    def say(text: str) -> None:
+    def show(text: str) -> None:
         said.append(text)
         if len(said) == 2:
             enough.set()
@@ -37,14 +37,14 @@ async def test_news_are_printed_once(monkeypatch: pytest.MonkeyPatch) -> None:
             await yielded(0)
 
     yielded = asyncio.sleep
-    monkeypatch.setattr(supervisor, "say", say)
+    monkeypatch.setattr(supervisor, "show", show)
     monkeypatch.setattr(asyncio, "sleep", at_once)
     news = News([], Clock())
-    printing = asyncio.create_task(news.say_all())
-    news.tell("one")
+    printing = asyncio.create_task(news.print_all())
+    news.add("one")
     for _ in range(20):
         await yielded(0)
-    news.tell("two")
+    news.add("two")
     async with asyncio.timeout(AT_MOST):
         await enough.wait()
     printing.cancel()

@@ -132,7 +132,7 @@ async def test_a_package_by_its_module_and_by_its_entry_point(
         ),
         (
             DOME.replace("    sensors", "    def __init__(self, name): 1 / 0\n    sensors"),
-            "Dome cannot be made: TypeError",
+            "Dome cannot be built: TypeError",
         ),
         (DOME.replace("sensors: int", "refused: int"), "refused cannot be a setting"),
     ],
@@ -156,7 +156,7 @@ def test_a_setting_that_a_class_from_outside_does_not_have_is_a_mistake(tmp_path
 def test_a_file_must_not_have_the_name_of_a_module_of_the_package(tmp_path: Path) -> None:
     beside(tmp_path, name="zaber")
     said = mistakes(instrument(tmp_path, "zaber.FocalPlaneSlide"))
-    assert "has the name of a module of hcam_devices: give it another name" in said
+    assert "has the name of a module of hcam_devices: rename it" in said
 
 
 @pytest.mark.parametrize("kind", ["dome", "nowhere.at.all.Dome", "nowhere.Dome", "..Dome", "a b.C"])
@@ -172,7 +172,7 @@ def test_nothing_is_imported_that_everybody_may_replace(tmp_path: Path, which: s
     place = file if which == "file" else file.parent
     place.chmod(place.stat().st_mode | 0o002)
     said = mistakes(instrument(tmp_path, "dome.Dome"))
-    assert f"is not imported, because everybody may write to {place}: chmod o-w {place}" in said
+    assert f"is not imported, because every user may write to {place}: chmod o-w {place}" in said
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
@@ -181,4 +181,4 @@ def test_nothing_of_another_user_in_a_folder_of_everybody_is_imported(tmp_path: 
     file.parent.chmod(0o1777)
     os.chown(file, 12345, 12345)
     said = mistakes(instrument(tmp_path, "dome.Dome"))
-    assert f"{file} is of another user" in said
+    assert f"{file} belongs to another user" in said

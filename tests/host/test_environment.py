@@ -42,7 +42,7 @@ def test_a_file_that_is_not_utf_8_is_told_with_its_line(
 ) -> None:
     file = tmp_path / "ours.toml"
     file.write_bytes(encode("[devices]\n# 20 °C\n"))
-    with pytest.raises(InstrumentError, match=f":{line}: this is not UTF-8: save the file as"):
+    with pytest.raises(InstrumentError, match=f":{line}: not UTF-8: save the file as"):
         load(file)
 
 

@@ -72,9 +72,9 @@ def test_pieces_that_come_in_time_do_not_prolong_the_deadline(
 @pytest.mark.parametrize(
     ("said", "error", "why"),
     [
-        (b"", ConnectionResetError, "^it closed the connection$"),
-        (OK[:-1], ProtocolError, "^it is cut short; it said"),
-        (b"SSH-2.0-OpenSSH\r\n\r\n", ProtocolError, "it said b'SSH-2.0"),
+        (b"", ConnectionResetError, "^the server closed the connection$"),
+        (OK[:-1], ProtocolError, "^the answer is cut short; it began with"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", ProtocolError, "it began with b'SSH-2.0"),
     ],
 )
 def test_what_is_no_answer_closes_the_connection(

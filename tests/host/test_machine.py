@@ -48,4 +48,4 @@ def test_another_machine_is_told_with_the_reason(host: str) -> None:
 
 
 def test_a_name_without_an_address_is_told() -> None:
-    assert why_elsewhere("nobody") == "no address is known for nobody (Name or service not known)"
+    assert why_elsewhere("nobody") == "nobody has no known address (Name or service not known)"

@@ -48,7 +48,7 @@ def test_a_message_that_cannot_be_sent_is_logged(
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
     with caplog.at_level(logging.WARNING):
         systemd.notify(systemd.READY)
-    assert "systemd cannot be told READY=1: [Errno 2]" in caplog.text
+    assert "READY=1 cannot be sent to systemd: [Errno 2]" in caplog.text
 
 
 @pytest.mark.parametrize(

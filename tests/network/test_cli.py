@@ -269,7 +269,7 @@ def test_nonsense_in_wamp_server_is_told(alone: Net, command: str) -> None:
         ("ccd*.temperature", "'ccd*.temperature' is a pattern: name each field in full"),
         (
             "ccd1.temperature --png x.pdf",
-            "x.pdf would be a PNG: give it a name that ends with .png",
+            "the name of a PNG must end with .png, not x.pdf",
         ),
         ("ccd1.temperature --table --csv", "choose one of --table"),
         ("ccd1.temperature --csv --table", "choose one of --table"),

@@ -101,11 +101,11 @@ def test_a_view_shows_and_sets_the_devices_of_another_host(hosts: Hosts) -> None
 def test_a_server_is_run_by_the_program_before_its_dash(hosts: Hosts) -> None:
     command = (BIN / "hserver", "--emulate", "--instrument", hosts.file, "--name", "hwserver-rack")
     said = hosts.rack.run(*command, code=1)
-    assert "hwserver-rack is no server of hserver" in said
+    assert "hserver cannot run the server hwserver-rack" in said
 
 
 def test_a_host_that_nobody_has_is_told(hosts: Hosts) -> None:
     text = hosts.file.read_text()
     hosts.file.write_text(text.replace("'127.0.0.1'", "'nobody.invalid'"))
     said = hosts.rack.run(BIN / "hcam", "config", "check", "--instrument", hosts.file, code=1)
-    assert "[servers.hwserver-rack] host: no address is known for 'nobody.invalid'" in said
+    assert "[servers.hwserver-rack] host: 'nobody.invalid' has no known address" in said

@@ -156,7 +156,7 @@ def everything_up(net: Net) -> None:
 def test_a_router_does_not_begin_beside_another(own: Net) -> None:
     everything_up(own)
     said = own.hcam("router", "--port", str(own.port), code=1)
-    assert f"port {own.port} is taken" in said
+    assert f"port {own.port} is in use" in said
     assert answers("slide")
 
 

@@ -188,7 +188,7 @@ def test_a_signal_while_it_begins_ends_it(
 
 def test_a_port_that_is_taken_is_told_at_once(net: Net) -> None:
     said = net.hcam("up", "-e", "--port", str(net.port), code=1)
-    assert f"port {net.port} is taken" in said
+    assert f"port {net.port} is in use" in said
     assert subprocess.list2cmdline(["hcam", "watch"]) in said
 
 
@@ -211,7 +211,7 @@ def test_a_second_one_with_the_same_home_is_refused_while_the_first_begins(
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("up", "does not run what is asked of it (router: 192.0.2.7 is no address of this"),
+        ("up", "(router: 192.0.2.7 is not an address of this"),
         ("router", "the router is at 192.0.2.7, but it listens on 127.0.0.1 only"),
     ],
 )

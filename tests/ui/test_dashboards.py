@@ -544,6 +544,5 @@ def test_without_the_library_the_command_says_how_to_get_it(
     result = CliRunner().invoke(main, ["dashboards", str(tmp_path / "new")])
     assert (result.exit_code, result.output) == (
         1,
-        "Error: this installation lacks what dashboards are made with: "
-        f"{install_extra('grafana')}\n",
+        f"Error: this installation lacks the packages for dashboards: {install_extra('grafana')}\n",
     )

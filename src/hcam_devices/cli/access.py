@@ -1,4 +1,4 @@
-"""``hcam access``: who may join the router."""
+"""``hcam access``: the people and programs that may join the router."""
 
 from pathlib import Path
 
@@ -17,10 +17,10 @@ DEVICE = "device"
 
 @click.group(cls=Group)
 def access() -> None:
-    """Let people and programs join the router, or shut them out; at once.
+    """Let people and programs join the router, or remove them; both take effect at once.
 
     Run it on the router's machine, as the user who runs the router. It needs ``roles = true`` under
-    [router] of the instrument file: without that every program of the machine may do everything.
+    [router] of the instrument file. Without that, every program on the machine may do everything.
     """
 
 
@@ -34,7 +34,9 @@ def access() -> None:
 )
 @click.option("--server", help="The server whose devices NAME presents (with --role device).")
 @click.option(
-    "--public", metavar="HEX", help="The public key of NAME (Ed25519), if NAME has made one."
+    "--public",
+    metavar="HEX",
+    help="The public key (Ed25519) that NAME has made: no key file is made here.",
 )
 @click.option(
     "--out",
@@ -52,17 +54,17 @@ def add(
     instrument: Instrument,
     address: Address,
 ) -> None:
-    """Let NAME join, and print the path of the key file that was made for it.
+    """Let NAME join, and print the path of its new key file.
 
-    Copy that file to the machine of NAME, and set HCAM_KEY to its path there. It is a secret.
+    Copy that file to the machine of NAME, and set HCAM_KEY to its path there. Keep it secret.
     """
     if not instrument.router.roles:
         raise HcamError(
             "the router gives everybody all rights: write roles = true under [router] of "
-            f"{instrument.path}, and start it again"
+            f"{instrument.path}, and restart the router"
         )
     if (role == DEVICE) != (server is not None):
-        raise click.UsageError("--role device needs --server, and no other role takes it")
+        raise click.UsageError("--role device needs --server; other roles do not take it")
     if server is not None:
         servers = roles.servers(instrument.entries.values())
         if server not in servers:
@@ -78,19 +80,19 @@ def add(
     elif out is None:
         keys.add_public(folder, name, role, public)
     else:
-        raise click.UsageError("--public makes no key file: leave --out out")
+        raise click.UsageError("--public makes no key file: omit --out")
 
 
 @access.command(epilog=example("hcam access remove ada"))
 @click.argument("name")
 def remove(name: str) -> None:
-    """Shut NAME out, with its key, also if it has joined already."""
+    """Remove NAME and its keys. If it has joined, its connection is closed."""
     keys.remove(keys.folder(), name)
 
 
 @access.command("list", epilog=example("hcam access list"))
 def list_() -> None:
-    """Print who may join, with the role of each and the number of its keys."""
+    """Print the names that may join, with their roles and numbers of keys."""
     people = keys.people(keys.folder())
     width = max(map(len, people), default=0)
     for name, person in sorted(people.items()):

@@ -1,4 +1,4 @@
-"""``hcam call``, ``publish`` and ``simulate``: what is done to devices."""
+"""``hcam call``, ``publish`` and ``simulate``: commands to devices."""
 
 import click
 
@@ -26,7 +26,7 @@ from .program import NEGATIVE, Command, Number, example, given
 @click.option(
     "--wait",
     is_flag=True,
-    help="Wait until the motion has ended; exit with status 1 if it has failed.",
+    help="Wait until the motion has ended; exit with status 1 if it failed.",
 )
 @click.option("--why", default="", help="Why, for hcam history --commands.")
 @given("address")
@@ -35,9 +35,9 @@ def call(
 ) -> None:
     """Call PROCEDURE with ARGS (numbers, texts, name=value, JSON, @FILE) and print the answer.
 
-    With the name of a device alone (hcam call ngc), list what the device has. @FILE is the text of
-    a file, and @@ stands for an @. A command that could do harm says so, and is carried out with
-    confirm=true only. Ctrl-C ends the waiting for a motion, not the motion.
+    With only the name of a device (hcam call ngc), list its procedures. @FILE stands for the text
+    of a file, and @@ for an @. A command that could do harm says so, and needs confirm=true. Ctrl-C
+    ends the wait for a motion, not the motion.
     """
     click.echo(calling.call(procedure, args, timeout, wait=wait, why=why))
 
@@ -50,9 +50,9 @@ def call(
 @click.option("--why", default="", help="Why, for hcam history --commands.")
 @given("address")
 def publish(topic: str, args: tuple[str, ...], *, why: str, address: Address) -> None:
-    """Publish ARGS to TOPIC, which sets a value without an answer.
+    """Publish ARGS to TOPIC, to set a value without an answer.
 
-    If the device refuses the value, the reason is in its alarms.
+    If the device rejects the value, the reason is in its alarms.
     """
     calling.publish(topic, args, why)
 
@@ -71,7 +71,7 @@ def publish(topic: str, args: tuple[str, ...], *, why: str, address: Address) ->
 def simulate(device: str, fault: str, options: tuple[str, ...], *, address: Address) -> None:
     """Give a simulated DEVICE a FAULT, set its values, or clear its faults.
 
-    Without FAULT, list the faults and values that there are.
+    Without FAULT, list the faults and values of DEVICE.
     """
     for line in calling.simulate(device, fault, options):
         click.echo(line)

@@ -7,12 +7,13 @@ import click
 from .. import HcamError
 from ..config.instrument import Instrument
 from ..host.machine import addresses_of, is_own_name, why_elsewhere
+from ..ui.troubles import count
 from .program import Group, example, given
 
 
 @click.group(cls=Group)
 def config() -> None:
-    """Look at the instrument file."""
+    """Check the instrument file."""
 
 
 @config.command(epilog=example("hcam config check --instrument ours.toml"))
@@ -21,24 +22,24 @@ def check(instrument: Instrument) -> None:
     """Report every mistake in the instrument file, with its line."""
     if unknown := list(_unknown_hosts(instrument)):
         raise HcamError("\n".join(unknown))
-    click.echo(f"{instrument.path}: {len(instrument.entries)} devices, no mistakes")
+    click.echo(f"{instrument.path}: {count(len(instrument.entries), 'device')}, no mistakes")
     if instrument.router.elsewhere:
         click.echo(f"Warning: {instrument.router.elsewhere}", err=True)
     elif elsewhere := [name for name, host in instrument.hosts.items() if why_elsewhere(host)]:
         click.echo(
-            f"Warning: {', '.join(elsewhere)} would look for the router on their own machines, "
-            f"because [router] host is {instrument.router.host!r}: set it to the router's address",
+            f"Warning: on another machine, {', '.join(elsewhere)} cannot find the router, because "
+            f"[router] host is {instrument.router.host!r}: set it to the router's address",
             err=True,
         )
 
 
 def _unknown_hosts(instrument: Instrument) -> Iterator[str]:
-    """Yield a sentence for each host of a server that has no address."""
+    """Yield a sentence for each server whose host has no known address."""
     for server, host in instrument.hosts.items():
         try:
             is_own_name(host) or addresses_of(host)
         except OSError as error:
             yield (
-                f"{instrument.path}: [servers.{server}] host: no address is known for {host!r} "
+                f"{instrument.path}: [servers.{server}] host: {host!r} has no known address "
                 f"({error.strerror or error}): correct it, or add it to /etc/hosts"
             )

@@ -1,4 +1,4 @@
-"""``hcam dashboards``: history in Grafana."""
+"""``hcam dashboards``: dashboards for Grafana."""
 
 from pathlib import Path
 
@@ -17,9 +17,9 @@ from .program import Command, example, given
 @click.option("--store", help="The store to show, if the instrument file has several InfluxDBs.")
 @given("instrument")
 def dashboards(folder: Path, *, store: str | None, instrument: Instrument) -> None:
-    """Write Grafana dashboards of every device, with all that Grafana needs, into FOLDER.
+    """Write Grafana dashboards of every device, and Grafana's settings for them, into FOLDER.
 
-    docs/grafana.md says how Grafana is started with it.
+    docs/grafana.md says how to start Grafana with it.
     """
     try:
         from ..ui import dashboards  # noqa: PLC0415  (an optional extra)
@@ -27,7 +27,7 @@ def dashboards(folder: Path, *, store: str | None, instrument: Instrument) -> No
         if not str(error.name).startswith("grafana_foundation_sdk"):
             raise
         raise HcamError(
-            f"this installation lacks what dashboards are made with: {install_extra('grafana')}"
+            f"this installation lacks the packages for dashboards: {install_extra('grafana')}"
         ) from None
     titles = dashboards.write(folder, instrument, store)
     click.echo(f"{folder}: {', '.join(titles)}")

@@ -1,4 +1,4 @@
-"""``hcam gtc``: the telescope's own server."""
+"""``hcam gtc``: the CORBA server of the telescope."""
 
 from pathlib import Path
 from typing import Any
@@ -12,21 +12,21 @@ from .program import Group, Number, example, given
 
 @click.group(cls=Group)
 def gtc() -> None:
-    """Look at the telescope."""
+    """Examine the telescope's own server."""
 
 
 @gtc.command(epilog=example("hcam gtc probe --host 192.0.2.5 --idl telescope.idl"))
-@click.option("--host", help="The host of its name service (default: where gtcserver finds it).")
-@click.option("--port", type=click.IntRange(1, 65535), help="The port of its name service.")
+@click.option("--host", help="The host of the CORBA name service (default: as gtcserver uses).")
+@click.option("--port", type=click.IntRange(1, 65535), help="The port of the CORBA name service.")
 @click.option("--idl", help="The site's IDL file, if there is one.")
 @click.option("--timeout", type=Number(0.1, 60), help="Seconds to wait for each answer.")
 @given("address", "file")
 def probe(address: Address, file: Path | None, **given: Any) -> None:
-    """Report what the telescope's server is: type, ORB, addresses, and what can be read.
+    """Report the type, ORB and addresses of the telescope's server, and what can be read there.
 
-    The server is looked for where the running gtcserver finds it, emulated or not; without
-    gtcserver where the instrument file says. Nothing is moved or set. Exit with status 1 if the
-    server is not alive.
+    By default the name service is the one that the running gtcserver uses, emulated or not, or
+    else the one in the instrument file. Nothing is moved or set. Exit with status 1 if the server
+    does not answer.
     """
     settings = {name: value for name, value in given.items() if value is not None}
     for line in probed(address, file, settings):

@@ -1,4 +1,4 @@
-"""``hcam history``: recorded values as a plot, a table, or CSV; and who did what."""
+"""``hcam history``: recorded values as a plot, a table or CSV; and recorded commands."""
 
 import time
 from itertools import chain
@@ -26,24 +26,33 @@ from .program import Command, example, given
     ),
 )
 @click.argument("fields", nargs=-1)
-@click.option("--last", metavar="TIME", help="How far back: 90s, 15m, 24h (the default), 7d, 2w.")
-@click.option("--from", "start", metavar="UTC", help="A date, a date and time, or a time.")
-@click.option("--to", "end", metavar="UTC", help="The same (default: now).")
 @click.option(
-    "--night", metavar="DATE", help="From noon of this date to the next; or tonight, or yesterday."
+    "--last", metavar="TIME", help="Start so long ago: 90s, 15m, 24h (the default), 7d, 2w."
+)
+@click.option("--from", "start", metavar="UTC", help="Start at a date, a date and time, or a time.")
+@click.option(
+    "--to", "end", metavar="UTC", help="End at a date, a date and time, or a time (default: now)."
 )
 @click.option(
-    "--commands", "as_commands", is_flag=True, help="List who did what to the devices FIELDS."
+    "--night",
+    metavar="DATE",
+    help="From noon of this date to the next noon; or tonight, or yesterday.",
 )
-@click.option("--plot", "as_plot", is_flag=True, help="Plot, also into a pipe.")
+@click.option(
+    "--commands",
+    "as_commands",
+    is_flag=True,
+    help="List the commands to the devices FIELDS, and who gave them.",
+)
+@click.option("--plot", "as_plot", is_flag=True, help="Plot, even into a pipe.")
 @click.option("--table", "as_table", is_flag=True, help="Print a table instead of a plot.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print every value as it was recorded.")
 @click.option(
     "--png",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Plot to a file NAME.png.",
+    help="Plot into a PNG file.",
 )
-@click.option("--points", type=click.IntRange(1, 3000), help="Lines of a table, for each field.")
+@click.option("--points", type=click.IntRange(1, 3000), help="The number of lines of a table.")
 @given("address", "file")
 def history(
     fields: tuple[str, ...],
@@ -61,19 +70,19 @@ def history(
     address: Address,
     file: Path | None,
 ) -> None:
-    """Show the recorded values of FIELDS such as ccd1.temperature; without any, list the fields.
+    """Show the recorded values of FIELDS such as ccd1.temperature; without FIELDS, list them.
 
-    In a terminal this is a plot, in which commands are marked. Times are in UTC. With --commands,
-    FIELDS are devices, all of them by default.
+    The default in a terminal is a plot, in which commands are marked. Times are in UTC. With
+    --commands, FIELDS are devices (default: all).
     """
     if as_commands + as_plot + as_table + as_csv + bool(png) > 1 or (
         points and (as_commands or as_plot or png or as_csv)
     ):
         raise click.UsageError(
-            "choose one of --table (with --points), --csv, --png, --plot and --commands"
+            "choose one of --table (which may have --points), --csv, --png, --plot and --commands"
         )
     if png and png.suffix.lower() != ".png":
-        raise click.UsageError(f"{png} would be a PNG: give it a name that ends with .png")
+        raise click.UsageError(f"the name of a PNG must end with .png, not {png}")
     if globs := [field for field in fields if {*"*?["} & {*field}]:
         raise click.UsageError(f"{globs[0]!r} is a pattern: name each field in full")
     if (as_plot or as_csv or png) and not fields:
@@ -94,7 +103,7 @@ def history(
             click.echo(line)
         return
     known = load(file).recorded_fields()
-    names, declared = {name: one for name, (one, _) in known.items()}, dict(known.values())
+    names, declared = {name: stored for name, (stored, _) in known.items()}, dict(known.values())
     chosen = tuple(dict.fromkeys(names.get(field, field) for field in fields))
     ways = {"csv": as_csv, "table": as_table, "plot": as_plot}
     how = next((name for name, wanted in ways.items() if wanted), None)

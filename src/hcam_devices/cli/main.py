@@ -1,4 +1,4 @@
-"""``hcam``: its commands, and where each of them is."""
+"""``hcam``: its commands and their modules."""
 
 import click
 
@@ -7,28 +7,28 @@ from .program import LazyGroup
 SECTIONS = {
     "Run the instrument": {
         "up": ("up", "Run the router and the servers, and show the devices until Ctrl-C."),
-        "router": ("router", "Run the router alone; or install it."),
+        "router": ("router", "Run the router alone, or install it."),
         "config": ("config", "Check the instrument file."),
-        "systemd": ("systemd", "Write units for systemd, which starts everything at boot."),
-        "access": ("access", "Let people and programs join the router, or shut them out."),
+        "systemd": ("systemd", "Write systemd units that start everything at boot."),
+        "access": ("access", "Let people and programs join the router, or remove them."),
     },
     "See and command it": {
         "watch": ("watch", "Show the devices live."),
         "status": ("watch", "Print a summary; exit with status 1 if anything is wrong."),
-        "call": ("calls", "Call a command, or list what a device has."),
-        "publish": ("calls", "Set a value, without an answer."),
+        "call": ("calls", "Call a procedure of a device, or list its procedures."),
+        "publish": ("calls", "Set a value without an answer."),
     },
     "See what was recorded": {
-        "history": ("history", "Plot, print or export what was recorded."),
+        "history": ("history", "Plot, print or export recorded values and commands."),
         "audit": ("nights", "Check that every sample of a night is stored exactly once."),
         "replay": ("nights", "Publish a recorded night again."),
         "dashboards": ("dashboards", "Write dashboards for Grafana."),
     },
     "Find faults": {
-        "doctor": ("doctor", "Look for what is wrong with the installation, and how to cure it."),
+        "doctor": ("doctor", "Check the installation; print what is wrong and the cure."),
         "wire": ("watch", "Show the bytes between a device and its hardware."),
         "simulate": ("calls", "Give a simulated device a fault or other values."),
-        "gtc": ("gtc", "Report what the telescope's server is."),
+        "gtc": ("gtc", "Examine the telescope's own server."),
     },
 }
 

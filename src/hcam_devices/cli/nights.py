@@ -1,4 +1,4 @@
-"""``hcam audit`` and ``replay``: a recorded night, checked or published again."""
+"""``hcam audit`` and ``replay``: check a recorded night, or publish it again."""
 
 import asyncio
 import sys
@@ -21,8 +21,8 @@ from .program import DEVICES, Command, Number, example, given, heed_interrupts
 def audit(night: str, *, as_json: bool, address: Address, file: Path | None) -> None:
     """Check that every sample published in NIGHT (default: tonight) is stored exactly once.
 
-    A night is the date of its evening; or tonight, or yesterday: the one before tonight. Exit with
-    status 1 if a sample is not stored once, or if that is not certain.
+    NIGHT is the date of its evening, or tonight, or yesterday (the night before). Exit with status
+    1 if a sample is not stored exactly once, or if that is uncertain.
     """
     result = auditing.audit(night, file)
     click.echo(result.model_dump_json(indent=2) if as_json else "\n".join(audits.text(result)))
@@ -51,9 +51,9 @@ def replay(
     instrument: Instrument,
     address: Address,
 ) -> None:
-    """Publish a recorded NIGHT again, in realm replay: see it with hcam watch --realm replay.
+    """Publish a recorded NIGHT again, in realm replay. Show it with hcam watch --realm replay.
 
-    A night is the date of its evening; or tonight, or yesterday: the one before tonight.
+    NIGHT is the date of its evening, or tonight, or yesterday (the night before).
     """
     points = replays.recorded(replays.folder_of(instrument), night, pattern, begin, end)
     progress = replays.Progress(sys.stdout)

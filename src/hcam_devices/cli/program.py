@@ -1,4 +1,4 @@
-"""The common part of all programs and commands: options, the log, and errors as sentences."""
+"""What all programs and commands share: options, the log, and the printing of errors."""
 
 import importlib
 import math
@@ -24,33 +24,33 @@ INSTRUMENT = click.option(
     "file",
     type=click.Path(dir_okay=False, path_type=Path),
     envvar="HCAM_INSTRUMENT",
-    help="The instrument file; or hipercam (the default) or wht, which come with the package and "
-    "look for every device on this machine.",
+    help="The instrument file: a path, or hipercam (the default) or wht, the files of the package, "
+    "whose devices are all on this machine.",
 )
 URL = click.option(
     "--url",
-    help="The router, as host or host:port (default: WAMP_SERVER, else that of the key file "
-    "at HCAM_KEY, else [router] of the file given with --instrument or HCAM_INSTRUMENT).",
+    help="The router, as host or host:port (default: WAMP_SERVER, else from the key file HCAM_KEY, "
+    "else [router] of the instrument file).",
 )
 EMULATE = click.option(
-    "-e", "--emulate", is_flag=True, help="Simulate the hardware, in its real protocols."
+    "-e", "--emulate", is_flag=True, help="Simulate the hardware and its protocols."
 )
 DEVICES = click.option(
-    "--devices", "pattern", default="*", help="Only the devices whose names match this glob."
+    "--devices", "pattern", default="*", help="Only devices whose names match this glob."
 )
 PORT = click.option("--port", type=click.IntRange(1, 65535), help="The port of the router.")
 NEGATIVE = {"ignore_unknown_options": True}
-"""Settings of a command's context with which ``-50`` is an argument and not an option."""
+"""Context settings of a command that takes ``-50`` as an argument and not as an option."""
 LOG_LEVEL_KEY = "hcam_devices.log_level"
 
 
 def given(*wanted: str, url: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that gives a command what it wants to know of the instrument, by name.
+    """Return a decorator that passes the wanted keyword arguments to a command.
 
-    ``instrument`` is the instrument, loaded; ``address`` the router's address, which
-    ``wamp.utils.call`` and ``publish`` use, too, from then on; ``file`` the path of the instrument
-    file, which has not been read, or None for the default. The command has the options
-    --instrument and, if it wants the address and ``url`` is true, --url.
+    ``instrument``: the instrument, loaded. ``address``: the address of the router, which
+    ``wamp.utils.call`` and ``publish`` use from then on, too. ``file``: the path of the instrument
+    file, not read, or None for the default. The command gets the option --instrument, and also
+    --url if it wants the address and ``url`` is true.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,7 +59,7 @@ def given(*wanted: str, url: bool = True) -> Callable[[Callable[..., Any]], Call
             if "file" in wanted:
                 options["file"] = file
             if "instrument" in wanted:
-                # Not above, because hcam call does without its 0.3 s.
+                # Not imported above, because that takes 0.3 s, which hcam call avoids.
                 from ..config.instrument import load  # noqa: PLC0415
 
                 options["instrument"] = load(file)
@@ -74,10 +74,10 @@ def given(*wanted: str, url: bool = True) -> Callable[[Callable[..., Any]], Call
 
 
 def router_address(url: str | None, file: Path | None) -> Address:
-    """Return where the router is: as given, or by WAMP_SERVER, HCAM_KEY or the instrument file.
+    """Return the router's address: from ``url``, WAMP_SERVER, HCAM_KEY or the instrument file.
 
-    ``wamp.utils.call`` and ``publish`` find it there from now on, too. Raises HcamError if what
-    says so has a mistake.
+    ``wamp.utils.call`` and ``publish`` use it from then on, too. Raises HcamError if the source has
+    a mistake.
     """
     if url:
         address = Address.parse(url)
@@ -90,30 +90,30 @@ def router_address(url: str | None, file: Path | None) -> Address:
 
 
 def example(text: str) -> str:
-    """Return the last line of a command's help."""
+    """Return the epilog of a command's help."""
     return f"Example: {text}"
 
 
 def heed_interrupts() -> None:
-    """Let SIGINT end the program, also one that a shell has started in the background.
+    """Let SIGINT end the program, even if a shell started it in the background.
 
-    A shell lets such programs ignore SIGINT, and Python then leaves it so.
+    A shell makes such programs ignore SIGINT, and Python does not change that.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Number(click.FloatRange):
-    """A number within limits. NaN is refused, which no comparison with the limits would do."""
+    """A number within limits. It rejects NaN, which the comparison with the limits would not."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Return the number; fail if it is none, or not within the limits."""
+        """Return the number; fail if it is not a number or not within the limits."""
         if math.isnan(number := super().convert(value, param, ctx)):
             self.fail(f"{value} is not a number.", param, ctx)
         return number
 
 
 def _note_level(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    """Keep the most verbose of the levels that are given to a command and to its group."""
+    """Keep the most verbose of the levels given to a command and to its group."""
     if value:
         level = "debug" if value is True else value
         known = ctx.meta.get(LOG_LEVEL_KEY, level)
@@ -133,12 +133,12 @@ LOG_LEVEL = click.Option(
     envvar="HCAM_LOG_LEVEL",
     expose_value=False,
     callback=_note_level,
-    help="Log messages of this level and above, to standard error.",
+    help="Log messages of this level and above to standard error.",
 )
 
 
 class Failure(click.ClickException):
-    """An error as a sentence, and exit status 1; an error, too, in systemd's journal."""
+    """An error that is printed as a sentence, with exit status 1 and systemd's error priority."""
 
     def show(self, file: Any = None) -> None:
         """Print the sentence to standard error."""
@@ -146,9 +146,9 @@ class Failure(click.ClickException):
 
 
 class Command(click.Command):
-    """A command with a log, whose errors are a sentence and exit status 1; after Ctrl-C it is 130.
+    """A command with a log. An error is a sentence and exit status 1; after Ctrl-C it is 130.
 
-    ``log_level`` is the level from which on it logs by default.
+    ``log_level`` is the default level of the log.
     """
 
     def __init__(self, *args: Any, log_level: str = "warning", **kwargs: Any) -> None:
@@ -161,7 +161,7 @@ class Command(click.Command):
         return [*own, VERBOSE, LOG_LEVEL, help_]
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the command as a program. That its output cannot be written is an error, too."""
+        """Run the command as a program; exit with status 1 if its output cannot be written."""
         output.open_missing_streams()
         limits.raise_open_files_limit()
         try:
@@ -174,12 +174,12 @@ class Command(click.Command):
             raise SystemExit(1) from None
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command's function. Letters that a terminal lacks are question marks there."""
+        """Run the command's function; print ``?`` for letters that the terminal does not have."""
         if isinstance(sys.stdout, TextIOWrapper):
             terminal = sys.stdout.isatty()
             sys.stdout.reconfigure(errors="replace" if terminal else "backslashreplace")
         if os.path.expanduser("~") == "~" and (home := os.environ.get("HCAM_HOME")):
-            os.environ["HOME"] = os.path.abspath(home)  # without it astropy cannot be imported
+            os.environ["HOME"] = os.path.abspath(home)  # astropy cannot be imported without it
         logs.set_up(ctx.meta.get(LOG_LEVEL_KEY, self.log_level))
         try:
             return super().invoke(ctx)
@@ -189,7 +189,7 @@ class Command(click.Command):
             raise Failure(str(error)) from None
         finally:
             if sys.stdout:
-                sys.stdout.flush()  # an error of the flush at the end of a program would be none
+                sys.stdout.flush()  # Python ignores an error of its own flush at exit
 
 
 class Group(Command, click.Group):
@@ -199,10 +199,10 @@ class Group(Command, click.Group):
 
 
 class LazyGroup(Group):
-    """A group that imports the module of a command when that is used, and not to list it.
+    """A group that imports the module of a command only when the command is used.
 
-    ``sections`` are the titles under which its commands are listed, and for each command its name,
-    its module in this package, and a summary.
+    ``sections`` maps the titles of the help to commands, and each command to its module in this
+    package and its summary.
     """
 
     def __init__(
@@ -213,11 +213,11 @@ class LazyGroup(Group):
         self.modules = {
             name: module for listed in sections.values() for name, (module, _) in listed.items()
         }
-        # click lists these, and suggests their names; get_command returns the real ones.
+        # click lists and suggests these names; get_command returns the real commands.
         self.commands = {name: click.Command(name) for name in self.modules}
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return the command of a name from its module, or None if there is none."""
+        """Import and return the command of a name, or None if there is none."""
         if cmd_name not in self.modules:
             return None
         module = importlib.import_module(f"{__package__}.{self.modules[cmd_name]}")
@@ -226,7 +226,7 @@ class LazyGroup(Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the sections with their commands, below each other in one column."""
+        """Write each section and its commands, with the summaries of all sections in one column."""
         width = max(map(len, self.modules))
         for title, listed in self.sections.items():
             with formatter.section(title):

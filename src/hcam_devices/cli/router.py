@@ -1,4 +1,4 @@
-"""``hcam router``: the router alone, and how it is installed."""
+"""``hcam router``: run the router alone, or install it."""
 
 import asyncio
 from pathlib import Path
@@ -30,13 +30,13 @@ def router(context: click.Context, port: int | None, file: Path | None) -> None:
 
 @router.command(epilog=example("hcam router install"))
 def install() -> None:
-    """Install the router, which pip does not: once, and again after some updates.
+    """Install the router, which pip does not install; repeat this after an update that asks for it.
 
-    The router is Crossbar, in an environment of its own: HCAM_HOME/crossbar, or crossbar in the
-    user's data folder (~/.local/share/hcam_devices) if HCAM_HOME is not set.
+    The router, Crossbar, gets an environment of its own in HCAM_HOME/crossbar or, if HCAM_HOME is
+    not set, in ~/.local/share/hcam_devices/crossbar.
     """
     if folder := installed_router():
-        click.echo(f"the router is installed already, in {folder}")
+        click.echo(f"the router is already installed in {folder}")
         return
     folder = router_folders()[1]
     click.echo(f"installing the router into {folder}")

@@ -1,4 +1,4 @@
-"""The servers, which present devices on the network, and ``hwlogger``, which records them."""
+"""The servers, which present devices on the network, and ``hwlogger``, which records."""
 
 import logging
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def _server(
         "--replay",
         multiple=True,
         metavar="DEVICE=FILE",
-        help="Let the simulator of a device answer as in a recording of hcam wire (with "
+        help="Let the simulator of DEVICE answer as in FILE, a recording of hcam wire (with "
         "--emulate).",
     )
     @click.option(
@@ -50,7 +50,7 @@ def _server(
         "named",
         default=name,
         metavar="SERVER",
-        help=f"The server of the instrument file: {name} (the default), or {name}-PLACE.",
+        help=f"The server in the instrument file: {name} (the default) or {name}-PLACE.",
     )
     @given("instrument", "address")
     def program(
@@ -64,9 +64,11 @@ def _server(
         path: str | None = None,
     ) -> None:
         if replay and not emulate:
-            raise HcamError("--replay is for simulators: add --emulate")
+            raise HcamError("--replay works only with simulators: add --emulate")
         if program_of(named) != name:
-            raise HcamError(f"{named} is no server of {name}: its name would begin with {name}-")
+            raise HcamError(
+                f"{name} cannot run the server {named}: the name must begin with {name}-"
+            )
         needs()
         if path:
             instrument = _with_data(instrument, named, path)
@@ -93,7 +95,7 @@ def _with_data(instrument: Instrument, server: str, path: str) -> Instrument:
 hwserver = _server(
     "hwserver",
     "hwserver --emulate --devices 'pressure*'",
-    "Present the instrument's peripheral hardware on the network.",
+    "Present the peripheral hardware of the instrument on the network.",
 )
 hserver = _server(
     "hserver", "hserver --emulate", "Present the detector controller (NGC) on the network."

@@ -26,19 +26,19 @@ from ..wamp.router import crossbar, listening, with_parent_death_signal
 from ..wamp.uris import Address
 
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.5, 30.0
-"""The pause before a restart doubles from the first of these to the last."""
+"""The pause before a restart doubles from the first value to the last."""
 STEADY_AFTER_S = 60.0
-"""A program that ran for this long is restarted after the first pause again."""
+"""After a program ran for this long, the pause is the first one again."""
 MAX_STOP_S = 12.0
-"""A program that has not ended this long after SIGTERM is killed."""
+"""A program that has not ended by then is killed."""
 ROUTER = "router"
-"""The name of the router among those of the servers."""
+"""The name of the router, beside the names of the servers."""
 NEWS_PERIOD_S = 300.0
-"""News, such as the restart of a program, are shown for this long."""
+"""News, such as the restart of a program, is shown for this long."""
 
 
 class Child:
-    """A program that is kept running, and whose output goes to a log. ``clock``: Unix time."""
+    """A program to keep running, whose output goes to a log. ``clock``: Unix time."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Child:
         self.process: asyncio.subprocess.Process | None = None
 
     async def keep_running(self) -> None:
-        """Run the program, and restart it when it ends, until cancelled; then end it."""
+        """Run the program, restart it when it ends, and stop it when cancelled."""
         backoff = Backoff(FIRST_PAUSE_S, LAST_PAUSE_S)
         while True:
             began = time.monotonic()
@@ -70,7 +70,7 @@ class Child:
                         env=self.environment,
                         start_new_session=True,
                     )
-            except OSError as error:  # no memory, or too many processes or files: it may pass
+            except OSError as error:  # no memory, or too many processes or files: this may pass
                 self.note_end(str(error))
                 await asyncio.sleep(backoff.next())
                 continue
@@ -85,7 +85,7 @@ class Child:
             await asyncio.sleep(backoff.next())
 
     def _opened(self) -> BinaryIO:
-        """Return the log, open for appending; /dev/null if the log cannot be opened."""
+        """Return the log, open for appending, or /dev/null if it cannot be opened."""
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             return self.log.open("ab")
@@ -93,7 +93,7 @@ class Child:
             return Path(os.devnull).open("ab")
 
     def note_end(self, status: int | str | None) -> None:
-        """Record the end of the program: its time, the exit status or an error, the last line."""
+        """Note when and how the program ended, and the last line of its log."""
         self.restarts += 1
         self.ended = self.clock()
         self.last_words = (
@@ -103,7 +103,7 @@ class Child:
 
     @property
     def trouble(self) -> str:
-        """A line about the program's last end; empty if that is long ago."""
+        """A line about the last end of the program; empty if that is long ago."""
         return self.last_words if self.clock() - self.ended < NEWS_PERIOD_S else ""
 
     async def _stop(self, process: asyncio.subprocess.Process) -> None:
@@ -118,7 +118,7 @@ class Child:
 
 
 def last_line(log: Path) -> str:
-    """Return the last line of a log that is not empty, or why the log cannot be read."""
+    """Return the last line of a log that has text, or why the log cannot be read."""
     try:
         with log.open("rb") as file:
             file.seek(max(log.stat().st_size - 1000, 0))
@@ -129,10 +129,10 @@ def last_line(log: Path) -> str:
 
 
 def runs_here(instrument: Instrument, only: Collection[str] = ()) -> list[str]:
-    """Return what runs on this machine: ``router`` first if it does, and servers.
+    """Return the names of what runs on this machine: ``router`` (first), and servers.
 
-    With ``only``, return these alone. Raises HcamError if one of them does not exist, or runs on
-    another machine, or if nothing runs here.
+    ``only`` selects names. Raises HcamError if one of them does not exist or runs on another
+    machine, or if nothing runs here.
     """
     hosts = {
         ROUTER: instrument.router.host,
@@ -148,10 +148,10 @@ def runs_here(instrument: Instrument, only: Collection[str] = ()) -> list[str]:
     wanted = [name for name in hosts if name in (only or hosts)]
     away = {name: reasons[hosts[name]] for name in wanted if reasons[hosts[name]]}
     if away.keys() & {*only} or len(away) == len(wanted):
-        told = "; ".join(f"{name}: {reason}" for name, reason in away.items())
+        why = "; ".join(f"{name}: {reason}" for name, reason in away.items())
         raise HcamError(
-            f"this machine, {platform.node()}, does not run what is asked of it ({told}): correct "
-            f"host in [router] or [servers.NAME] of {instrument.path}, or run this on that machine"
+            f"nothing to run on this machine, {platform.node()} ({why}): correct host in [router] "
+            f"or [servers.NAME] of {instrument.path}, or run this on the other machine"
         )
     return [name for name in wanted if name not in away]
 
@@ -159,11 +159,11 @@ def runs_here(instrument: Instrument, only: Collection[str] = ()) -> list[str]:
 def children(
     instrument: Instrument, address: Address, names: Iterable[str], *, emulate: bool
 ) -> list[Child]:
-    """Return the router and the servers that ``names`` lists, in that order, none started."""
+    """Return the programs of the router and of servers, in the order of ``names``, not started."""
     environment = os.environ | {"WAMP_SERVER": str(address), "HCAM_HOME": str(home())}
     names = list(names)
     if ROUTER in names:
-        environment.pop("HCAM_KEY", None)  # each program has a key of its own
+        environment.pop("HCAM_KEY", None)  # each program has its own key
     file = ["--instrument", str(instrument.path)]
     found = []
     for name in names:
@@ -179,13 +179,13 @@ def children(
 
 
 def hints(address: Address, *, emulate: bool) -> str:
-    """Return a line with commands to try."""
+    """Return a line of commands to try."""
     hcam = this_program()
     if address != Address():
         hcam = f"WAMP_SERVER={address} {hcam}"
-    rehearse = f"  ·  {hcam} simulate pressure1 set pressure=0.02" if emulate else ""
+    simulate = f"  ·  {hcam} simulate pressure1 set pressure=0.02" if emulate else ""
     return (
-        f"Try, in another terminal:  {hcam} call slide.block{rehearse}  ·  {hcam} --help"
+        f"Try, in another terminal:  {hcam} call slide.block{simulate}  ·  {hcam} --help"
         "  ·  Ctrl-C stops everything."
     )
 
@@ -193,9 +193,9 @@ def hints(address: Address, *, emulate: bool) -> str:
 async def up(
     instrument: Instrument, address: Address, names: Sequence[str], *, emulate: bool
 ) -> int:
-    """Run programs, show the instrument until SIGINT, SIGTERM or SIGHUP; return the exit status.
+    """Run programs and show the instrument until SIGINT, SIGTERM or SIGHUP; return exit status 0.
 
-    ``names`` are those of the router and of servers, as ``runs_here`` returns them.
+    ``names`` are names of the router and of servers, as ``runs_here`` returns them.
 
     Raises RouterError if the router is not installed or its port is taken, and AlreadyRunningError
     if another ``hcam up`` has the same home.
@@ -211,20 +211,20 @@ async def _up(
 ) -> int:
     if ROUTER in names and listening(address.port):
         raise RouterError(
-            f"port {address.port} is taken: is everything running already (hcam watch)? "
-            "Otherwise choose another with --port"
+            f"port {address.port} is in use: perhaps the instrument is running already (hcam watch "
+            "shows it); otherwise choose another port with --port"
         )
     if ROUTER in names and instrument.router.roles:
-        # a program that started before its key was made would join without one
+        # a program that started before its key exists would join without one
         access.make_missing(access.folder(), programs(instrument.entries.values()), str(address))
     family = children(instrument, address, names, emulate=emulate)
-    with suppress(OSError):  # without this folder the programs run without logs
+    with suppress(OSError):  # without this folder the programs have no logs
         family[0].log.parent.mkdir(parents=True, exist_ok=True)
     running = [asyncio.create_task(child.keep_running()) for child in family]
     news = News(family)
     beside = [
         asyncio.create_task(rotation.keep_small(*(child.log for child in family))),
-        asyncio.create_task(surroundings.watch(news.tell, home(), family[0].log.parent)),
+        asyncio.create_task(surroundings.watch(news.add, home(), family[0].log.parent)),
     ]
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -239,17 +239,17 @@ async def _up(
             )
         )
     else:
-        say(f"router {address}, logs in {home() / 'log'}; Ctrl-C stops everything")
+        show(f"router {address}, logs in {home() / 'log'}; Ctrl-C stops everything")
         if missing := [name for name in instrument.servers if name not in names]:
-            say(f"not started here: {', '.join(missing)}")
-        showing = asyncio.create_task(news.say_all())
+            show(f"not started here: {', '.join(missing)}")
+        showing = asyncio.create_task(news.print_all())
     await asyncio.wait(
         [showing, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED
     )
     for task in (showing, *beside):
         task.cancel()
         await asyncio.wait([task])
-    for task in reversed(running):  # the router last, so that the servers can report that they end
+    for task in reversed(running):  # the router last, so that the servers can publish that they end
         task.cancel()
         await asyncio.wait([task])
     if not showing.cancelled():
@@ -258,42 +258,47 @@ async def _up(
 
 
 def trouble(family: list[Child]) -> str:
-    """Return a text about the programs that have been restarted lately; empty if there are none."""
+    """Return a text about recently restarted programs; empty if there are none."""
     return "  ".join(child.trouble for child in family if child.trouble)
 
 
-def say(text: str) -> None:
-    """Print a line if standard output can be written at once; neither wait nor fail otherwise."""
+def show(text: str) -> None:
+    """Print a line, or drop it if standard output cannot be written at once."""
     output.write(1, f"{text}\n")
 
 
 class News:
-    """Events that people should know of besides telemetry. ``clock``: Unix time."""
+    """Events to show beside telemetry. ``clock``: Unix time."""
 
     def __init__(self, family: list[Child], clock: Callable[[], float] = time.time) -> None:
         self.family, self.clock = family, clock
-        self.told: list[tuple[float, str]] = []
+        self.events: list[tuple[float, str]] = []
 
-    def tell(self, text: str) -> None:
-        """Add an event that has just happened."""
+    def add(self, text: str) -> None:
+        """Add an event that happened now."""
         now = self.clock()
-        self.told = [*self.told, (now, f"{time.strftime('%H:%M:%S UTC', time.gmtime(now))} {text}")]
-        self.told = [(when, text) for when, text in self.told if abs(now - when) < NEWS_PERIOD_S]
+        self.events = [
+            *self.events,
+            (now, f"{time.strftime('%H:%M:%S UTC', time.gmtime(now))} {text}"),
+        ]
+        self.events = [
+            (when, text) for when, text in self.events if abs(now - when) < NEWS_PERIOD_S
+        ]
 
     @property
     def recent(self) -> str:
-        """The recent events, and the programs that have been restarted lately."""
+        """The recent events and the recently restarted programs."""
         now = self.clock()
-        told = [text for when, text in self.told if abs(now - when) < NEWS_PERIOD_S]
-        return "  ".join([*told, trouble(self.family)]).strip()
+        texts = [text for when, text in self.events if abs(now - when) < NEWS_PERIOD_S]
+        return "  ".join([*texts, trouble(self.family)]).strip()
 
-    async def say_all(self) -> None:
+    async def print_all(self) -> None:
         """Print each event once, until cancelled."""
-        said = {""}
+        printed = {""}
         while True:
             words = [child.last_words for child in self.family]
-            for text in (*(text for _, text in self.told), *words):
-                if text not in said:
-                    say(text)
-            said = {"", *words, *(text for _, text in self.told)}
+            for text in (*(text for _, text in self.events), *words):
+                if text not in printed:
+                    show(text)
+            printed = {"", *words, *(text for _, text in self.events)}
             await asyncio.sleep(1)

@@ -1,4 +1,4 @@
-"""``hcam systemd``: units for a machine that starts the instrument at boot."""
+"""``hcam systemd``: systemd units that start the instrument at boot."""
 
 from pathlib import Path
 
@@ -16,19 +16,19 @@ from .supervisor import runs_here
     "--home",
     type=click.Path(file_okay=False, path_type=Path),
     default=units.STATE / "hcam_devices",
-    help="Its HCAM_HOME (default: /var/lib/hcam_devices).",
+    help="HCAM_HOME for that user (default: /var/lib/hcam_devices).",
 )
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("systemd"),
-    help="The folder to write the units into (default: systemd, in this one).",
+    help="The folder to write the units into (default: systemd).",
 )
 @given("instrument")
 def systemd(instrument: Instrument, *, user: str, home: Path, out: Path) -> None:
     """Write systemd units for the router and each server that belongs on this machine.
 
-    Nothing is installed or started. docs/running-a-site.md says how to go on.
+    Nothing is installed or started; docs/running-a-site.md says how to do that.
     """
     names = runs_here(instrument) if instrument.hosts else ()
     for path in units.write(instrument, units.Installation(user, home), out, names):

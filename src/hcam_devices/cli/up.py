@@ -1,4 +1,4 @@
-"""``hcam up``: everything on this machine."""
+"""``hcam up``: run the instrument on this machine."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ from .program import EMULATE, PORT, Command, example, given
     "--only",
     multiple=True,
     metavar="NAME",
-    help="Run only this server, or the router; may be given several times.",
+    help="Run only this server, or the router; may be repeated.",
 )
 @given("instrument", "address", url=False)
 def up(
@@ -29,10 +29,10 @@ def up(
     port: int | None,
     only: tuple[str, ...],
 ) -> None:
-    """Run what belongs on this machine, and show the devices until Ctrl-C.
+    """Run the router and the servers of this machine, and show the devices until Ctrl-C.
 
-    The router and servers belong where host in [router] and [servers.NAME] of the instrument file
-    says: on this machine by default. What they print goes to files in HCAM_HOME/log.
+    The host in [router] and [servers.NAME] of the instrument file says on which machine each of
+    them runs; by default on this one. Their output goes to files in HCAM_HOME/log.
     """
     names = supervisor.runs_here(instrument, only)
     host = address.host

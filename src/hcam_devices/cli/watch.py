@@ -1,4 +1,4 @@
-"""``hcam watch``, ``status`` and ``wire``: what the devices say now."""
+"""``hcam watch``, ``status`` and ``wire``: the present state of the devices."""
 
 import asyncio
 from pathlib import Path
@@ -14,7 +14,7 @@ from .program import Command, example, given, heed_interrupts
 
 @click.command(cls=Command, epilog=example("hcam watch 'ccd*'"))
 @click.argument("pattern", default="*")
-@click.option("--once", is_flag=True, help="Print what is known after a second, and end.")
+@click.option("--once", is_flag=True, help="Print the state once, after a second, and end.")
 @click.option(
     "--realm",
     type=click.Choice([uris.REALM, uris.REPLAY]),
@@ -27,8 +27,8 @@ def watch(
 ) -> None:
     """Show the devices whose names match the glob PATTERN, live.
 
-    Arrows, PgUp and PgDn scroll, / filters, q quits. Without a terminal, or in a dumb one, print
-    what is known, and then a line for each change, until Ctrl-C.
+    Arrows, PgUp and PgDn scroll, / filters, q quits. If the output is not a terminal, or a dumb
+    one, print the state once and then a line for each change, until Ctrl-C.
     """
     heed_interrupts()
     try:
@@ -55,10 +55,10 @@ def status(instrument: Instrument, address: Address) -> None:
 @click.option(
     "--record",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the bytes to a file, too, from which --replay of a server reads them.",
+    help="Also write the bytes to a file, which the option --replay of a server reads.",
 )
-@click.option("--send", metavar="HEX", help="Send raw bytes, print the answer, and end.")
-@click.option("--confirm", is_flag=True, help="Send them although nothing checks them.")
+@click.option("--send", metavar="HEX", help="Send raw bytes, print the reply, and end.")
+@click.option("--confirm", is_flag=True, help="Confirm --send, whose bytes nothing checks.")
 @given("address")
 def wire(
     device: str,
@@ -69,7 +69,7 @@ def wire(
     confirm: bool,
     address: Address,
 ) -> None:
-    """Show the bytes that pass between DEVICE and its hardware, with times and meaning."""
+    """Show the bytes between DEVICE and its hardware, with times and meaning."""
     if send is None:
         asyncio.run(terminal.wire(device, address, seconds, record))
     else:

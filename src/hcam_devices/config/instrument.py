@@ -3,10 +3,10 @@
     title = "HiPERCAM on the GTC"    # by default the name of the file
 
     [devices.pressure1]
-    kind = "pdr900.VacuumGauge"      # a module in devices/ and its class (more in kinds.py)
+    kind = "pdr900.VacuumGauge"      # a module of devices/ and its class (see kinds.py)
     host = "192.0.2.10"
     port = 10001
-    aliases = ["Pressure1"]          # other names by which it can be called and set
+    aliases = ["Pressure1"]          # other names of the device on the network
 
 The class is the schema of the table: its annotated names, and those of its link, are the settings.
 
@@ -19,7 +19,7 @@ The class is the schema of the table: its annotated names, and those of its link
     [legacy]                         # programs of version 1.7 (see Legacy)
     enabled = true
 
-    [stores.offsite]                 # a store for history; without any, files in HCAM_HOME
+    [stores.offsite]                 # a store for history; by default files in HCAM_HOME
     kind = "influxdb"
     url = "http://192.0.2.20:8086"
 """
@@ -49,30 +49,30 @@ NAME = re.compile(r"[a-z][a-z0-9_]*")
 ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 STRICT = ConfigDict(extra="forbid", strict=True)
 LISTENS_ON = ("127.0.0.1", "localhost")
-"""The names of the address on which the router of this package listens."""
+"""The router of this package listens on this address only."""
 NO_SECRETS = ("api", "raw_days", "timeout")
-"""Settings of stores whose values may be repeated in messages."""
+"""Settings of stores that are not secret: messages may quote their values."""
 PROGRAMS = "hwserver", "hserver", "gtcserver"
-"""The programs that present devices. Each is the name of a server, too."""
+"""The programs that present devices. Each is also the name of a server."""
 LOGGER = "hwlogger"
-"""The server, and its program, that presents the recorder; there is one."""
+"""The server, and the program, that presents the recorder. There is only one."""
 SERVER = re.compile(rf"(?:{'|'.join(PROGRAMS)})(?:-[a-z0-9_]+)?|{LOGGER}")
 STORES: dict[str, type[StoreSettings]] = {"embedded": Embedded, "influxdb": InfluxDB}
 
 
 def program_of(server: str) -> str:
-    """Return the program that runs a server: what is before the dash of its name."""
+    """Return the program that runs a server: the part of its name before the dash."""
     return server.partition("-")[0]
 
 
 def command_of(server: str) -> list[str]:
-    """Return the program that runs a server, and the option that it needs to know which."""
+    """Return the program that runs a server, with the option that names the server."""
     program = program_of(server)
     return [program] if server == program else [program, "--name", server]
 
 
 class InstrumentError(HcamError):
-    """The mistakes in an instrument file, a line each, with file and line number."""
+    """The mistakes in an instrument file: one line each, with file and line number."""
 
 
 def _address(text: str) -> str:
@@ -92,8 +92,8 @@ def _address(text: str) -> str:
 class Router(BaseModel):
     """The router: ``[router]`` in the file.
 
-    ``roles``: whether everybody needs a key to do more than observe; otherwise every program of
-    this machine may do everything.
+    ``roles``: whether a key is needed to do more than observe. Otherwise every program on this
+    machine may do everything.
     """
 
     model_config = STRICT
@@ -104,13 +104,13 @@ class Router(BaseModel):
 
     @property
     def elsewhere(self) -> str:
-        """A warning if the router of this package does not listen at this address, or empty."""
+        """A warning if the router of this package does not listen at this address; else empty."""
         if self.host in LISTENS_ON:
             return ""
         return (
             f"[router] host is {self.host!r}, but the router of hcam up and hcam router listens on "
-            f"{LISTENS_ON[0]} only: servers and hcam find none unless another one runs at "
-            f"{self.host}, port {self.port}; leave host out to use the one of this machine"
+            f"{LISTENS_ON[0]} only: servers and hcam find no router unless another one runs at "
+            f"{self.host}, port {self.port}; leave host out to use the router on this machine"
         )
 
 
@@ -159,7 +159,7 @@ class _Common(BaseModel):
 
 @dataclass(frozen=True)
 class Entry:
-    """A device of the instrument, as the file declares it."""
+    """A device as the instrument file declares it."""
 
     name: str
     cls: type[Device]
@@ -169,16 +169,16 @@ class Entry:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the device on the network; the first is its own, the others are aliases."""
+        """The names of the device on the network: its own name, then its aliases."""
         return self.name, *self.aliases
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The devices that it shows, of its server or of others; only a view shows any."""
+        """The devices whose values a view shows, on its own server or others; else empty."""
         return self.build().sources()
 
     def build(self, **overrides: Any) -> Device:
-        """Return a new device, not running; ``overrides`` replace settings of the file."""
+        """Return a new device that is not running; ``overrides`` replace settings of the file."""
         return self.cls(self.name, **(self.settings | overrides))
 
 
@@ -193,7 +193,7 @@ class Instrument:
     entries: dict[str, Entry]
     stores: Mapping[str, StoreSettings]
     hosts: Mapping[str, str]
-    """The host of each server that has one of its own."""
+    """The host of each server whose table sets one."""
 
     @property
     def servers(self) -> list[str]:
@@ -201,11 +201,11 @@ class Instrument:
         return sorted({entry.server for entry in self.entries.values()} | {LOGGER})
 
     def host_of(self, server: str) -> str:
-        """Return the host on which a server runs: its own, or else that of the router."""
+        """Return the host on which a server runs: by default the router's."""
         return self.hosts.get(server, self.router.host)
 
     def sources_elsewhere(self, server: str) -> list[Entry]:
-        """Return the devices of other servers that the views of a server show."""
+        """Return the devices of other servers whose values the views of a server show."""
         shown = {source for entry in self.choose(server) for source in entry.sources}
         return [
             entry
@@ -219,9 +219,9 @@ class Instrument:
         return [*self.entries, "recorder"]
 
     def recorded_fields(self) -> dict[str, tuple[str, Readback]]:
-        """Return each field, and its name in history, by its declared name.
+        """Return the recorded name and the field for each declared name.
 
-        They differ for the target of an axis: ``slide.target_position`` is recorded as
+        The names differ for the target of an axis: ``slide.target_position`` is recorded as
         ``slide.position.target``.
         """
         found = {}
@@ -242,14 +242,14 @@ class Instrument:
 
 
 def carried(name: str) -> Path:
-    """Return the path of an instrument file of the package; its addresses are loopback."""
+    """Return the path of an instrument file in the package; its addresses are loopback."""
     return Path(str(files("hcam_devices") / "data" / f"{name}.toml"))
 
 
 def load(path: Path | None = None) -> Instrument:
-    """Return the instrument that a file declares; ``hipercam`` and ``wht`` are in the package.
+    """Return the instrument that a file declares: ``hipercam`` (the default), ``wht``, or a path.
 
-    The default is ``hipercam``. Raises InstrumentError with all mistakes in the file.
+    Raises InstrumentError, which lists all mistakes in the file.
     """
     path = path or carried("hipercam")
     if not path.is_file() and (known := carried(str(path))).is_file():
@@ -272,11 +272,11 @@ def _text(path: Path) -> str:
         raise InstrumentError(f"{path}: cannot be read: {error}") from None
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise InstrumentError(f"{path}:{line}: this is not UTF-8: save the file as UTF-8") from None
+        raise InstrumentError(f"{path}:{line}: not UTF-8: save the file as UTF-8") from None
 
 
 def _tables(content: dict[str, Any], key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the tables in a table. Anything else in it is a mistake that _File reports."""
+    """Yield the tables in a table; _File reports anything else in it as a mistake."""
     tables = content.get(key)
     for name, table in (tables if isinstance(tables, dict) else {}).items():
         if isinstance(table, dict):
@@ -285,8 +285,8 @@ def _tables(content: dict[str, Any], key: str) -> Iterator[tuple[str, dict[str, 
 
 def _no_such_server(name: str, known: Collection[str]) -> str:
     return (
-        f"there is no server {shorten(name)}; there are {', '.join(known)}, and further ones with "
-        f"a dash, such as {PROGRAMS[0]}-dome{did_you_mean(name, known)}"
+        f"there is no server {shorten(name)}; there are {', '.join(known)}, and others with a "
+        f"dash, such as {PROGRAMS[0]}-dome{did_you_mean(name, known)}"
     )
 
 
@@ -315,7 +315,7 @@ class _Reader:
         if content.get("stores") == {}:
             self._mistake(
                 ("stores",),
-                "[stores] is empty, and nothing would be recorded: leave it out for files in "
+                "[stores] is empty, so nothing would be recorded: leave it out to record in "
                 "HCAM_HOME, or add a table [stores.NAME]",
             )
         if self.mistakes or file is None:
@@ -361,8 +361,8 @@ class _Reader:
     def _can_be_built(self, entry: Entry, place: tuple[str, ...]) -> bool:
         try:
             entry.build().describe()
-        except Exception as error:  # noqa: BLE001  (whatever is wrong with the site's class)
-            reason = f"{entry.cls.__name__} cannot be made: {type(error).__name__}: {error}"
+        except Exception as error:  # noqa: BLE001  (the site's class may raise any error)
+            reason = f"{entry.cls.__name__} cannot be built: {type(error).__name__}: {error}"
             self._mistake(place, reason)
             return False
         return True
@@ -377,8 +377,8 @@ class _Reader:
             known = ", ".join(STORES)
             self._mistake(
                 (*place, "kind"),
-                f"there is no kind of store {shorten(kind)}; "
-                f"there are {known}{did_you_mean(str(kind), STORES)}",
+                f"there is no kind of store {shorten(kind)}; there are "
+                f"{known}{did_you_mean(str(kind), STORES)}",
             )
             return None
         settings: StoreSettings | None = self._check(schema, table, place)
@@ -390,7 +390,7 @@ class _Reader:
         ):
             self._mistake(
                 (*place, "url"),
-                "url: everybody on the way could read the secret: it has to begin with https",
+                "url: must begin with https, or the secret would be sent unencrypted",
             )
         return settings
 
@@ -402,7 +402,7 @@ class _Reader:
                 if folder in taken:
                     self._mistake(
                         ("stores", name, "folder"),
-                        f"folder: {folder!r} is already that of {taken[folder]}: set another",
+                        f"folder: {folder!r} is already used by {taken[folder]}: choose another",
                     )
                 taken[folder] = name
 
@@ -450,7 +450,7 @@ class _Reader:
                     self._mistake(("devices", entry.name), f"there is no device {source!r}{meant}")
 
     def _hosts(self, content: dict[str, Any], entries: Iterable[Entry]) -> dict[str, str]:
-        """Return the host of each server that has one, and check the servers of the devices."""
+        """Return the host of each server that sets one; check the servers of the devices."""
         tables = dict(_tables(content, "servers"))
         known = {*PROGRAMS, *tables} - {LOGGER}
         for entry in entries:
@@ -460,8 +460,8 @@ class _Reader:
             elif entry.server not in known:
                 self._mistake(
                     place,
-                    f"server: there is no table [servers.{entry.server}]; a server whose name has "
-                    f"a dash needs one{did_you_mean(entry.server, known)}",
+                    f"server: add the table [servers.{entry.server}]; a server with a dash in its "
+                    f"name needs one{did_you_mean(entry.server, known)}",
                 )
         used = [table.get("server", PROGRAMS[0]) for _, table in _tables(content, "devices")]
         found = {}
@@ -481,12 +481,12 @@ class _Reader:
 
 
 def line_of(path: Path, *place: str) -> int:
-    """Return the line of a table or key of an instrument file, such as ``devices``, ``slide``."""
+    """Return the line of a table or key, such as ``devices``, ``slide``, in an instrument file."""
     return _line(_text(path).splitlines(), place)
 
 
 def _line(lines: list[str], place: tuple[str, ...]) -> int:
-    """Return the line of a key, or else that of the table that should have it, or else 1."""
+    """Return the line of a key, else of the table that it belongs to, else 1."""
     table: tuple[str, ...] = ()
     line = 1
     for number, text in enumerate(lines, 1):

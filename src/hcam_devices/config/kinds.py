@@ -1,12 +1,12 @@
-"""The kinds of devices that an instrument file may name: of this package, and from outside.
+"""The kinds of devices that an instrument file may name.
 
     kind = "pdr900.VacuumGauge"         # a module of hcam_devices.devices, and its class
     kind = "domethermometer.Dome"       # devices/domethermometer.py beside the instrument file
     kind = "mysite.dome.Thermometer"    # a module that Python can import, and its class
     kind = "Thermometer"                # an entry point of a package, group hcam_devices.devices
 
-They are looked for in this order. A kind from outside is imported only if nobody but root and the
-user who runs the program can replace its file.
+They are searched in this order. A kind from outside the package is imported only if no user but
+root and the one who runs the program can replace its file.
 """
 
 import importlib
@@ -31,11 +31,11 @@ FOLDER = "devices"
 
 
 class KindError(HcamError):
-    """A kind of device that cannot be used, and the reason."""
+    """The reason why a kind of device cannot be used."""
 
 
 def kinds() -> list[str]:
-    """Return the kinds of devices in the package, as the instrument file names them."""
+    """Return the kinds of devices in the package, as an instrument file names them."""
     return sorted(
         f"{module}.{name}"
         for module in _modules()
@@ -49,27 +49,25 @@ def _modules() -> list[str]:
 
 
 def _is_kind(cls: type) -> bool:
-    """Return whether a class is a kind of device. One without fields is a base of such classes."""
+    """Return whether a class is a kind of device, and not a base class, which has no fields."""
     return issubclass(cls, Device) and bool(cls.fields)
 
 
 def is_ours(cls: type) -> bool:
-    """Return whether a class is of this package."""
+    """Return whether a class belongs to this package."""
     return cls.__module__.startswith(f"{devices.__name__}.")
 
 
 def find(kind: str, folder: Path) -> type[Device]:
-    """Return the class of a kind; ``folder`` is that of the instrument file.
+    """Return the class of a kind; ``folder`` is the folder of the instrument file.
 
-    Raises KindError.
+    Raises KindError if there is none, or if it cannot be used.
     """
     module, _, name = kind.rpartition(".")
     file = folder / FOLDER / f"{module}.py"
     if module in _modules():
         if module.isidentifier() and file.exists():
-            raise KindError(
-                f"{file} has the name of a module of hcam_devices: give it another name"
-            )
+            raise KindError(f"{file} has the name of a module of hcam_devices: rename it")
         found = getattr(importlib.import_module(f"{devices.__name__}.{module}"), name, None)
         if isinstance(found, type) and _is_kind(found) and found.__module__.endswith(f".{module}"):
             return found
@@ -93,13 +91,13 @@ def find(kind: str, folder: Path) -> type[Device]:
 def _unknown(kind: str) -> KindError:
     there = [*kinds(), *(point.name for point in entry_points(group=GROUP))]
     return KindError(
-        f"there is no kind of device {kind!r}; there are {', '.join(there)}, and those of files "
-        f"in {FOLDER}/ beside the instrument file{did_you_mean(kind, there)}"
+        f"there is no kind of device {kind!r}; there are {', '.join(there)}, and the classes in "
+        f"{FOLDER}/ beside the instrument file{did_you_mean(kind, there)}"
     )
 
 
 def _import_file(file: Path) -> ModuleType:
-    """Import a file in a package of its own, so that it may import files beside it."""
+    """Import a file as a module of a package, so that it can import the files beside it."""
     _require_safe(file)
     package = f"site_devices_{crc32(bytes(file.parent.resolve())):08x}"
     if package not in sys.modules:
@@ -110,7 +108,7 @@ def _import_file(file: Path) -> ModuleType:
 
 def _import_installed(module: str, kind: str) -> ModuleType:
     top = module.partition(".")[0]
-    spec = importlib.util.find_spec(top)  # of the package itself: this imports nothing
+    spec = importlib.util.find_spec(top)  # a top-level name: this imports nothing
     if spec is None:
         raise _unknown(kind)
     places = [spec.origin] if spec.origin else [*(spec.submodule_search_locations or [])]
@@ -128,21 +126,21 @@ def _import(module: str, place: str) -> ModuleType:
 
 
 def _require_safe(file: Path) -> None:
-    """Raise KindError if other users than root and this one can replace a file."""
+    """Raise KindError if users other than root and this one can replace a file."""
     file = file.resolve()
     for place in (file, *file.parents):
         now, above = place.stat(), place.parent.stat()
         sticky = stat.S_ISDIR(now.st_mode) and now.st_mode & stat.S_ISVTX
         if now.st_mode & stat.S_IWOTH and not sticky:
-            why = f"everybody may write to {place}: chmod o-w {place}"
+            why = f"every user may write to {place}: chmod o-w {place}"
             raise KindError(f"{file} is not imported, because {why}")
         if above.st_mode & stat.S_IWOTH and now.st_uid not in (0, os.geteuid()):
-            why = f"{place} is of another user, in a folder to which everybody may write"
+            why = f"{place} belongs to another user, in a folder that every user may write to"
             raise KindError(f"{file} is not imported, because {why}")
 
 
 def _check(cls: type) -> None:
-    """Raise KindError unless a class from outside is declared as those of the package are."""
+    """Raise KindError unless a class from outside is declared like the classes of the package."""
     if not issubclass(cls, Device):
         raise KindError(f"{cls.__name__} does not extend Device of hcam_devices.core")
     if not cls.fields:
@@ -156,6 +154,6 @@ def _check(cls: type) -> None:
     simulator = cls.simulator
     if isinstance(simulator, partial) and simulator.func is Simulator:
         raise KindError(
-            f"{cls.__name__}: its module has no class Simulator of its own: import that of "
-            "hcam_devices.core by another name, and call yours Simulator"
+            f"{cls.__name__}: its module defines no class Simulator: import the one of "
+            "hcam_devices.core under another name, and call yours Simulator"
         )

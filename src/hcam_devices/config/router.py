@@ -1,4 +1,4 @@
-"""Where the router is, read from an instrument file without all that ``load`` imports."""
+"""The address of the router, read from an instrument file without the imports of ``load``."""
 
 import tomllib
 from pathlib import Path
@@ -7,10 +7,10 @@ DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8080
 
 
 def router_of(path: Path) -> tuple[str, int]:
-    """Return host and port of the router, from ``[router]`` of an instrument file.
+    """Return the host and port of the router, from ``[router]`` of an instrument file.
 
-    ``path`` may be the name of a file of the package. Raises InstrumentError if the file has
-    mistakes; devices are looked at only if ``[router]`` has some.
+    ``path`` may be the name of a file in the package. Raises InstrumentError if ``[router]`` or the
+    file as a whole is wrong; devices are not checked otherwise.
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8-sig")).get("router", {})
@@ -20,7 +20,7 @@ def router_of(path: Path) -> tuple[str, int]:
             return host, port
     except (OSError, ValueError, AttributeError):
         pass
-    from .instrument import load  # noqa: PLC0415  (0.3 s, which hcam call does without)
+    from .instrument import load  # noqa: PLC0415  (takes 0.3 s, which hcam call avoids)
 
     router = load(path).router
     return router.host, router.port

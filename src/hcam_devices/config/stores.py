@@ -1,4 +1,4 @@
-"""The tables of stores in the instrument file: an InfluxDB, or a database that takes its lines.
+"""The tables of stores in the instrument file: InfluxDB, or a database that accepts its lines.
 
     [stores.offsite]
     kind = "influxdb"
@@ -14,9 +14,9 @@
     api = 3                                  # version 3; the secret is a token
     database = "hipercam"
 
-``ca`` is a file of certificates that are trusted instead of the system's. The secret is read again
-for each request, so a new one is used at once; ``secret_variable`` names an environment variable
-instead of a file. If a secret is sent to another machine, the URL has to begin with ``https``.
+``ca`` is a file of certificates to trust instead of the system's. ``secret_variable`` names an
+environment variable instead of a file. The secret is read for each request, so a new one is used at
+once. If it is sent to another machine, the URL must begin with ``https``.
 """
 
 import base64
@@ -38,19 +38,19 @@ STRICT = ConfigDict(extra="forbid", strict=True)
 
 def _url(text: str) -> str:
     if "@" in text:
-        raise ValueError("a user or password does not belong in a URL; see secret_file")
+        raise ValueError("must not contain a user or password; use user and secret_file")
     whole = False
-    with suppress(ValueError):  # its message would repeat a part, which may be a password
+    with suppress(ValueError):  # its message would quote a part, which may be a password
         parts = urlsplit(text)
         whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     if not whole or parts.query or parts.fragment or not re.fullmatch(r"[!-~]+", text):
-        raise ValueError("has to be like https://history.example.org:8086")
+        raise ValueError("must be like https://history.example.org:8086")
     return parts.geturl().rstrip("/")  # with the scheme in lower case
 
 
 def _absolute(path: Path) -> Path:
     if not path.is_absolute():
-        raise ValueError("has to be a whole path, such as /etc/hcam/offsite")
+        raise ValueError("must be an absolute path, such as /etc/hcam/offsite")
     return path
 
 
@@ -59,7 +59,7 @@ File: TypeAlias = Annotated[Path, Field(strict=False), AfterValidator(_absolute)
 
 
 class SecretError(Exception):
-    """The secret cannot be read; the text says why, and what to do."""
+    """The secret cannot be read; the text says why and what to do."""
 
 
 class InfluxDB(BaseModel):
@@ -81,7 +81,7 @@ class InfluxDB(BaseModel):
 
     @property
     def version(self) -> int:
-        """The version of InfluxDB: 1, 2 or 3."""
+        """The version of InfluxDB (1, 2 or 3)."""
         return self.api or (1 if self.bucket is None else 2)
 
     @property
@@ -122,7 +122,7 @@ class InfluxDB(BaseModel):
         if self.secret_file is not None and self.secret_variable is not None:
             wrong.append("give either secret_file or secret_variable")
         if self.user is not None and (v2 or self.api):
-            wrong.append("user is for version 1 only; the others take a token")
+            wrong.append("user is for version 1 only; the other versions take a token")
         if self.version == 1 and bool(self.user) != bool(self.secret_from):
             wrong.append("user and its secret (secret_file or secret_variable) belong together")
         if self.ca is not None and not self.url.startswith("https:"):
@@ -132,9 +132,9 @@ class InfluxDB(BaseModel):
         return self
 
     def authorization(self) -> tuple[str, str]:
-        """Return the header Authorization, and the secret in it; both are empty if there is none.
+        """Return the header Authorization and the secret in it; both are empty if there is none.
 
-        Raises SecretError if the secret cannot be read, or is no printable ASCII.
+        Raises SecretError if the secret cannot be read or is not printable ASCII.
         """
         if self.secret_file is not None:
             secret = _from_file(self.secret_file).strip()
@@ -143,7 +143,7 @@ class InfluxDB(BaseModel):
         else:
             return "", ""
         if not (secret and secret.isprintable() and secret.isascii()):
-            raise SecretError(f"{self.secret_from} has to hold a secret, in plain ASCII")
+            raise SecretError(f"{self.secret_from} must contain a secret in printable ASCII")
         if self.version == 1:
             given = base64.b64encode(f"{self.user}:{secret}".encode()).decode()
             return f"Basic {given}", secret
@@ -154,14 +154,14 @@ def _from_file(path: Path) -> str:
     try:
         with path.open(encoding="utf-8-sig") as file:
             if os.fstat(file.fileno()).st_mode & stat.S_IRWXO:
-                raise SecretError(f"{path} is open to everybody: chmod o= {path}")
+                raise SecretError(f"every user can read {path}: chmod o= {path}")
             return file.read(10_000)
     except (OSError, UnicodeDecodeError) as error:
         raise SecretError(f"{path} cannot be read: {error}") from None
 
 
 class Embedded(BaseModel):
-    """Files on this machine: each sample for ``raw_days`` days, and means of minutes for ever."""
+    """Files on this machine: samples are kept for ``raw_days``, their minute means for ever."""
 
     model_config = STRICT
 
@@ -174,20 +174,22 @@ StoreSettings: TypeAlias = Embedded | InfluxDB
 
 
 def place(settings: StoreSettings, home: Path) -> Path:
-    """Return the folder in which a store keeps its files; it is in ``home`` if it is relative.
+    """Return the folder of a store's files; a relative ``folder`` is in ``home``.
 
-    ``~`` is the user's home directory; raises HcamError if there is none.
+    ``~`` is the user's home directory. Raises HcamError if there is none.
     """
     if isinstance(settings, InfluxDB):
         return home / "stores"
     folder = os.path.expanduser(settings.folder or "history")
     if folder.startswith("~"):
-        raise HcamError(f"folder {folder!r}: there is no such home directory; write it in full")
+        raise HcamError(
+            f"folder {folder!r}: there is no such home directory; write an absolute path"
+        )
     return home / folder
 
 
 def is_near(url: str) -> bool:
-    """Return whether a URL leads to this machine itself."""
+    """Return whether the host of a URL is this machine."""
     host = urlsplit(url).hostname or ""
     try:
         return host == "localhost" or ip_address(host).is_loopback

@@ -1,8 +1,8 @@
 """systemd units for the router and the servers of an instrument file: ``hcam systemd``.
 
-Each server is confined to what its devices need. What the programs of others need (``Programs``:
-the detector's, the timing card's) is not known, so a server that runs such programs is confined
-less. No unit requires another one, because a server waits for the router by itself.
+Each server may access only what its devices need. It is unknown what the programs of others need
+(``Programs``: the detector's, the timing card's), so a server that runs them is less confined. No
+unit requires another one, because a server waits for the router by itself.
 """
 
 import os
@@ -22,12 +22,12 @@ from .instrument import LOGGER, Entry, Instrument, command_of
 from .stores import Embedded, InfluxDB, place
 
 TARGET = "hcam.target"
-"""Starts, stops and restarts all units of the instrument together."""
+"""Starts, stops and restarts all units of the instrument."""
 VARIABLES = "/etc/default/hcam_devices"
-"""A file of variables for all units, which may be missing: secrets of stores, paths of programs."""
+"""An optional file of variables for all units, such as secrets of stores and paths of programs."""
 USER = re.compile(r"[a-z_][a-z0-9_-]*\$?")
 STATE = Path("/var/lib")
-"""systemd makes the folders of units here."""
+"""Where systemd makes the state folders of units."""
 HOMES = "/home", "/root", "/run/user"
 """The folders that ``ProtectHome`` hides."""
 
@@ -45,8 +45,8 @@ RestrictRealtime=yes
 RestrictSUIDSGID=yes
 LockPersonality=yes
 """
-"""Not ProtectClock, which also forbids to ask whether a time service keeps the clock right. Without
-capabilities no program can set it."""
+"""Without ProtectClock, which also forbids to ask whether a time service keeps the clock. A program
+without capabilities cannot set the clock anyway."""
 FOR_OWN_PROGRAMS = """\
 ProtectSystem=strict
 PrivateTmp=yes
@@ -55,39 +55,38 @@ SystemCallArchitectures=native
 SystemCallFilter=@system-service adjtimex clock_adjtime
 SystemCallErrorNumber=EPERM
 """
-"""For units that run this package and the router only."""
+"""For units that run only this package and the router."""
 NO_NEW_CODE = "MemoryDenyWriteExecute=yes\n"
-"""Not for the router, whose store of sessions does not start with it; nor for CORBA, where this was
-not tried."""
+"""Not for the router, which does not start with it, nor for CORBA, where it was not tried."""
 SERIAL = """\
 DevicePolicy=closed
 DeviceAllow=char-ttyUSB rw
 DeviceAllow=char-ttyACM rw
 DeviceAllow=char-ttyS rw
 """
-"""Every serial port: a path of its own leads to another device after it was unplugged."""
+"""All serial ports, because a port may get another number when it is plugged in again."""
 
 
 @dataclass(frozen=True)
 class Installation:
-    """Where the units run: as which user, with which home."""
+    """The user and the home with which the units run."""
 
     user: str = "hcam"
     home: Path = STATE / "hcam_devices"
 
     def __post_init__(self) -> None:
-        """Raise HcamError for a user or folder that no unit can have."""
+        """Raise HcamError if the user or the home is not valid in a unit."""
         if not USER.fullmatch(self.user):
             raise HcamError(f"{self.user!r} is not the name of a user of this system")
         if not self.home.is_absolute():
-            raise HcamError(f"the home {str(self.home)!r} has to be a whole path")
+            raise HcamError(f"the home {str(self.home)!r} must be an absolute path")
 
 
 def units(instrument: Instrument, where: Installation, names: Iterable[str] = ()) -> dict[str, str]:
-    """Return the text of each unit by its file name: the target, the router, a unit a server.
+    """Return the text of each unit by its file name: the target, the router, and each server.
 
-    With ``names``, only those of the router and the servers that are among them. Raises HcamError
-    if a program is not in this installation.
+    ``names``: only these of the router and the servers. Raises HcamError if a program is missing
+    from this installation.
     """
     texts = {}
     for name in names or ("router", *instrument.servers):
@@ -99,7 +98,10 @@ def units(instrument: Instrument, where: Installation, names: Iterable[str] = ()
 def write(
     instrument: Instrument, where: Installation, folder: Path, names: Iterable[str] = ()
 ) -> list[Path]:
-    """Write the units into a folder, which is made, and return their paths; raises as ``units``."""
+    """Write the units into a folder, which is created, and return their paths.
+
+    Raises HcamError as ``units`` does, or if the folder cannot be written.
+    """
     texts = units(instrument, where, names)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -178,7 +180,7 @@ MemoryMax=1G
 """
 
     def _folders(self) -> str:
-        """Return where the unit may write, beside its home."""
+        """Return the settings that let the unit write into its folders."""
         home = self.where.home
         if home.parent == STATE:
             text = f"StateDirectory={_quoted(home.name)}\nStateDirectoryMode=0700\n"
@@ -186,7 +188,7 @@ MemoryMax=1G
             text = f"ReadWritePaths={_quoted(str(home))}\n"
         if self.name == LOGGER:
             stores = self.instrument.stores.values()
-            folders = {place(one, home) for one in stores if isinstance(one, Embedded)}
+            folders = {place(store, home) for store in stores if isinstance(store, Embedded)}
             for folder in sorted(folders):
                 if not folder.is_relative_to(home):
                     text += f"ReadWritePaths={_quoted(str(folder))}\n"
@@ -195,12 +197,12 @@ MemoryMax=1G
     def _sandbox(self) -> str:
         text = FOR_ALL
         if hidden := sorted({path for path in self._paths() if _is_in_a_home(path)}):
-            text += f"# in a home: {_plain(', '.join(hidden))}\nProtectHome=read-only\n"
+            text += f"# in home directories: {_plain(', '.join(hidden))}\nProtectHome=read-only\n"
         else:
             text += "ProtectHome=yes\n"
         if self.run_others:
             return (
-                f"{text}# What the programs of {', '.join(self.run_others)} need is not known.\n"
+                f"{text}# It is unknown what the programs of {', '.join(self.run_others)} need.\n"
                 "ProtectSystem=full\n"
             )
         text += FOR_OWN_PROGRAMS
@@ -212,10 +214,10 @@ MemoryMax=1G
     def _network(self) -> str:
         if self.corba:
             names = ", ".join(self.corba)
-            return f"# The name service says where the telescope of {names} is: any address.\n"
+            return f"# The name service may give any address for the telescope of {names}.\n"
         named = [host for host in self.hosts if not _is_address(host)]
         if named:
-            return f"# systemd knows addresses only, not names: {_plain(', '.join(named))}\n"
+            return f"# No limit, because systemd cannot resolve names: {_plain(', '.join(named))}\n"
         allowed = [host for host in self.hosts if not _is_loopback(host)]
         return f"IPAddressDeny=any\nIPAddressAllow={' '.join(['localhost', *allowed])}\n"
 
@@ -249,13 +251,13 @@ def _is_loopback(host: str) -> bool:
 
 
 def _plain(value: object) -> str:
-    """Return a text in one line, without what systemd replaces."""
+    """Return a text in one line, with % escaped for systemd."""
     return " ".join(str(value).split()).replace("%", "%%")
 
 
 def _quoted(text: str) -> str:
-    """Return a text as one word of a unit. Raises HcamError for what no unit can hold."""
+    """Return a text as one word of a unit. Raises HcamError if it is not printable."""
     if not text.isprintable():
-        raise HcamError(f"{text!r} has characters that no unit can hold")
+        raise HcamError(f"{text!r} has characters that a unit cannot contain")
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return f'"{escaped}"' if re.search(r"[\s\"'\\;#]", text) else escaped

@@ -1,1 +1,1 @@
-"""Services of the machine to every program. Nothing here knows of the instrument."""
+"""What every program needs from the machine. Nothing here knows the instrument."""

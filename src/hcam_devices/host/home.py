@@ -1,4 +1,4 @@
-"""The folder that has everything that programs write, and who may write there."""
+"""The home folder, which contains all files that the programs write, and its locks."""
 
 import fcntl
 import os
@@ -14,9 +14,9 @@ from .limits import NO_MORE_FILES
 
 
 def home() -> Path:
-    """Return ``HCAM_HOME``, the one folder for journals, logs and generated configuration.
+    """Return ``HCAM_HOME``, the folder for journals, logs and generated configuration.
 
-    By default it is in the user's home; raises HcamError if there is none.
+    By default it is in the user's home directory. Raises HcamError if the user has none.
     """
     if given := os.environ.get("HCAM_HOME"):
         return Path(given).absolute()
@@ -26,14 +26,14 @@ def home() -> Path:
 
 
 class AlreadyRunningError(HcamError):
-    """Another process with the same home holds a lock that this one needs."""
+    """Another process with the same home holds a lock that this process needs."""
 
 
 @contextmanager
 def writable_or_explain(path: Path) -> Iterator[None]:
-    """Raise HcamError, with what to do, if the file at ``path`` cannot be opened or written.
+    """Raise HcamError, which says what to do, if the file at ``path`` cannot be opened or written.
 
-    That no more files can be open is no fault of this one: such an error passes unchanged.
+    An error because too many files are open passes unchanged.
     """
     try:
         yield
@@ -41,14 +41,14 @@ def writable_or_explain(path: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno in NO_MORE_FILES:
             raise
         raise HcamError(
-            f"{path} cannot be written ({error}): make room on its disk, or let this user write "
-            "there, or give another HCAM_HOME"
+            f"{path} cannot be written ({error}): make room on its disk, let this user write "
+            "there, or set another HCAM_HOME"
         ) from error
 
 
 @contextmanager
 def exclusive(folder: Path, what: str) -> Iterator[None]:
-    """Hold the lock ``what`` in a folder of locks: for a device, a journal, or the history.
+    """Hold the lock ``what``, in a folder of locks, while the context is open.
 
     Raises AlreadyRunningError if another process holds it, HcamError if its file cannot be written.
     """
@@ -63,7 +63,7 @@ def exclusive(folder: Path, what: str) -> Iterator[None]:
             lock.seek(0)
             raise AlreadyRunningError(
                 f"{what} is already in use by process {lock.read().decode() or '?'}; "
-                "stop that one first, or give this one another HCAM_HOME"
+                "stop that process first, or set another HCAM_HOME for this one"
             ) from None
         with writable_or_explain(path):
             lock.truncate(0)

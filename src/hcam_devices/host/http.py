@@ -1,9 +1,9 @@
-"""HTTP to other programs: the grammar is h11's, and there is one rule for deadlines.
+"""An HTTP client, whose parser is h11.
 
-A deadline holds for a request with the whole of its answer, however slowly that arrives. Nothing is
-sent twice, redirections are not followed. ``Exchange`` does no I/O: ``core/web.py`` drives it on
-asyncio's streams, ``Connection`` on a blocking socket. Both raise OSError (TimeoutError after the
-deadline), or ProtocolError for an answer that is not HTTP, or is cut short.
+One deadline covers a request and its whole answer. Nothing is sent twice, and redirections are not
+followed. ``Exchange`` does no I/O: ``core/web.py`` runs it on asyncio streams, ``Connection`` on a
+blocking socket. Both raise OSError (TimeoutError after the deadline), or ProtocolError if the
+answer is not HTTP or is cut short.
 """
 
 import socket
@@ -20,13 +20,13 @@ from ..errors import ProtocolError
 
 CHUNK = 65536
 MAX_QUOTE = 100
-"""Bytes of what was not an answer that an error repeats."""
+"""Bytes of an invalid answer that an error quotes."""
 
 
 class Answer(NamedTuple):
-    """The status (200 is well) and the body of an answer, and its headers by lower-case name.
+    """The status, the body, and the headers (by lower-case name) of an answer.
 
-    Of an answer that is too long there is only the beginning: it is not ``whole``.
+    ``whole`` is false if the body was too long and only its beginning is here.
     """
 
     status: int
@@ -41,7 +41,7 @@ class Answer(NamedTuple):
 
 
 class Exchange:
-    """One request on a connection, ``sent``, and its answer as it arrives.
+    """One request on a connection, whose bytes are ``sent``, and the parser of its answer.
 
     Raises ValueError if the request cannot be sent.
     """
@@ -69,9 +69,9 @@ class Exchange:
             raise ValueError(f"{method} {target} cannot be sent: {error}") from None
 
     def receive(self, arrived: bytes) -> Answer | None:
-        """Take bytes (none: the connection has ended); return the answer when it is complete.
+        """Parse bytes (none: the connection has ended); return the answer when it is complete.
 
-        Raises ProtocolError for what is not HTTP or is cut short, ConnectionResetError if the
+        Raises ProtocolError if the answer is not HTTP or is cut short, ConnectionResetError if the
         connection has ended before an answer.
         """
         try:
@@ -91,10 +91,10 @@ class Exchange:
                         return self._answer(whole=True)
         except h11.RemoteProtocolError as error:
             if not arrived and self._status:
-                raise ProtocolError("it is cut short") from None
+                raise ProtocolError("the answer is cut short") from None
             if not arrived:
-                raise ConnectionResetError("it closed the connection") from None
-            # Callers quote what has arrived.
+                raise ConnectionResetError("the server closed the connection") from None
+            # h11 appends the bytes, which the callers quote anyway
             raise ProtocolError(str(error).partition(": bytearray(")[0]) from None
         return None
 
@@ -105,7 +105,7 @@ class Exchange:
 
 
 class Connection:
-    """A blocking connection that is kept between requests; with a ``context`` it is TLS."""
+    """A blocking connection that is kept between requests; it is TLS if there is a ``context``."""
 
     def __init__(self, host: str, port: int, context: ssl.SSLContext | None = None) -> None:
         self.host, self.port, self._context = host, port, context
@@ -114,11 +114,11 @@ class Connection:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is connected, as far as is known."""
+        """Whether the connection is open, as far as is known."""
         return self._socket is not None
 
     def open(self, timeout: float) -> None:
-        """Connect, unless it is connected. Raises OSError, or UnicodeError for a bad host."""
+        """Connect unless the connection is open. Raises OSError, or UnicodeError for a bad host."""
         if self._socket:
             return
         connected = socket.create_connection((self.host, self.port), timeout)
@@ -132,7 +132,7 @@ class Connection:
         self._socket, self._http = connected, h11.Connection(h11.CLIENT)
 
     def ended(self) -> bool:
-        """Return whether the other side has ended the connection, unannounced, between requests."""
+        """Return whether the server has closed the connection between requests."""
         if self._socket is None:
             return False
         try:
@@ -142,7 +142,7 @@ class Connection:
             return False
         except OSError:
             return True
-        return True  # its end, or bytes that nothing has asked for
+        return True  # the end, or bytes that nobody asked for
 
     def post(
         self,
@@ -155,8 +155,8 @@ class Connection:
     ) -> Answer:
         """Send a request on the open connection and return the answer, within ``timeout`` seconds.
 
-        After an error the connection is closed, and after an answer that announces it or is longer
-        than ``max_bytes``.
+        The connection is closed after an error, and after an answer that says so or is longer than
+        ``max_bytes``.
         """
         name = f"[{self.host}]" if ":" in self.host else self.host
         usual = {
@@ -170,7 +170,7 @@ class Connection:
                 self._http, "POST", target, usual | dict(headers), body, max_bytes=max_bytes
             )
             answer = self._exchange(exchange, until)
-        except BaseException:  # also Ctrl-C: a late answer would be taken for that to the next
+        except BaseException:  # also Ctrl-C: a late answer would be taken for the next one
             self.close()
             raise
         if not answer.whole or (self._http.our_state, self._http.their_state) != (h11.DONE,) * 2:
@@ -181,10 +181,10 @@ class Connection:
 
     def _exchange(self, exchange: Exchange, until: float) -> Answer:
         if self._socket is None:
-            raise ConnectionError("it is not connected")
+            raise ConnectionError("the connection is not open")
         connected = self._socket
         connected.settimeout(_left(until))
-        with suppress(BrokenPipeError):  # there may be an answer, such as 413
+        with suppress(BrokenPipeError):  # the server may have answered already, such as 413
             connected.sendall(exchange.sent)
         heard = bytearray()
         while True:
@@ -194,13 +194,13 @@ class Connection:
             try:
                 answer = exchange.receive(data)
             except (ProtocolError, ConnectionResetError) as error:
-                said = f"; it said {bytes(heard)!r}" if heard else ""
-                raise type(error)(f"{error}{said}") from None
+                quote = f"; it began with {bytes(heard)!r}" if heard else ""
+                raise type(error)(f"{error}{quote}") from None
             if answer:
                 return answer
 
     def close(self) -> None:
-        """Close it, if it is connected."""
+        """Close the connection if it is open."""
         if self._socket:
             self._socket.close()
         self._socket = None

@@ -1,8 +1,7 @@
-"""The parts of this installation: its programs, its optional extras and its router.
+"""The programs, the optional extras and the router of this installation.
 
-The router, Crossbar, has an environment of its own, because it needs old versions of packages that
-this package needs in new ones. ``data/router.lock`` pins them, with hashes; pip does not install
-the router with the package.
+The router, Crossbar, has an environment of its own, because it needs older versions of packages
+than this package does. ``data/router.lock`` pins them, with hashes. pip does not install it.
 
 ``python -m hcam_devices.host.installation ...`` runs uv with the settings of pip. ``./setup`` does
 that before anything else is installed, so this module imports only the standard library.
@@ -25,26 +24,26 @@ from .. import HcamError
 
 LOCK = Path(__file__).parent.parent / "data" / "router.lock"
 STAMP = "hcam-stamp"
-"""The file that is written last into the router's environment, with the versions in it."""
+"""The last file written into the router's environment; it names the installed versions."""
 
 GIT_WITHIN_S = 2.0
 
 UV_VARIABLES = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE", "proxy": "ALL_PROXY"}
-"""The settings of pip that uv does not read, and the variables that uv has for them."""
+"""The settings of pip that uv does not read, and uv's variables for them."""
 
 DEFAULTS = {
-    "UV_SYSTEM_CERTS": "true",  # trust what the rest of the machine trusts, as Debian's pip does
-    "PYBJDATA_NO_EXTENSION": "1",  # else two packages of the router look for a C compiler
+    "UV_SYSTEM_CERTS": "true",  # trust the system's certificates, as Debian's pip does
+    "PYBJDATA_NO_EXTENSION": "1",  # otherwise two packages of the router need a C compiler
     "PYUBJSON_NO_EXTENSION": "1",
 }
 """Variables for uv, and for the packages that it builds, unless they are set."""
 
 
 def program(name: str, package: str = "hcam_devices") -> Path:
-    """Return the path of a program that was installed with a package, wherever pip put it.
+    """Return the path of a program of an installed package.
 
-    PATH is not searched: the program's folder may be missing there, and another program of that
-    name may be found. Raises HcamError if the package has no such program.
+    PATH is not searched, because it may lack the folder or contain another program of that name.
+    Raises HcamError if the package has no such program.
     """
     try:
         installed = distribution(package).files or []
@@ -60,7 +59,7 @@ def program(name: str, package: str = "hcam_devices") -> Path:
 
 
 def this_program() -> str:
-    """Return the command by which a person in this folder starts the running program again."""
+    """Return the command that starts this program again from the current folder."""
     path = sys.argv[0]
     if Path(path).name == "__main__.py":
         return f"{sys.executable} -m hcam_devices"
@@ -73,9 +72,9 @@ def install_extra(name: str) -> str:
 
 
 def commit() -> str:
-    """Return the commit of the checkout from which this package runs; ``-dirty`` if it was changed.
+    """Return the commit of the checkout that this package runs from, ``-dirty`` if it was changed.
 
-    It is empty if the package does not run from a checkout, or git does not tell within 2 s.
+    Return an empty text if the package does not run from a checkout, or git takes more than 2 s.
     """
     root = Path(__file__).parents[3]
     if not (root / ".git").exists():
@@ -92,7 +91,7 @@ def commit() -> str:
 
 
 def router_folders() -> list[Path]:
-    """Return the folders of the router, best first: of the checkout, HCAM_HOME, the user's data."""
+    """Return where the router may be: in the checkout, in HCAM_HOME, in the user's data folder."""
     from platformdirs import user_data_path  # noqa: PLC0415  (./setup installs it later)
 
     home = os.environ.get("HCAM_HOME")
@@ -107,9 +106,10 @@ def installed_router() -> Path | None:
 
 
 def install_router(folder: Path | None = None) -> Path:
-    """Install the router into a folder unless it is there, and return the folder.
+    """Install the router into a folder unless it is there already, and return the folder.
 
-    The default is HCAM_HOME, else the user's data folder. Anything else in the folder is deleted.
+    The default is in HCAM_HOME if that is set, else in the user's data folder. The folder is
+    emptied first.
     Raises HcamError if the router cannot be installed; uv prints the reason on standard error.
     """
     folder = folder or router_folders()[1]
@@ -129,12 +129,12 @@ def _install_crossbar(folder: Path) -> None:
     status = uv(
         *("pip", "sync", "--quiet", "--python", str(folder / "bin" / "python")),
         *("--require-hashes", "--compile-bytecode", "--build-constraints", str(LOCK), str(LOCK)),
-        folder=folder,  # here uv finds no settings of a project
+        folder=folder,  # where uv finds no project settings
     )
     if status:
         raise HcamError(
-            f"the router could not be installed in {folder}: the reason is above (uv ended with "
-            f"status {status}); run {this_program()} router install again"
+            f"the router could not be installed in {folder} (uv ended with status {status}: the "
+            f"reason is above); run {this_program()} router install again"
         )
 
 
@@ -157,7 +157,7 @@ def _is_complete(folder: Path) -> bool:
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process installs into a folder, and keep others from it."""
+    """Hold a lock on a folder, so that only one process installs into it at a time."""
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -168,7 +168,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def uv(*arguments: str, folder: Path | None = None) -> int:
-    """Run uv with the settings of pip, in a folder (default: this one); return its exit status."""
+    """Run uv with the settings of pip, in a folder (default: the current); return its status."""
     from uv import find_uv_bin  # noqa: PLC0415  (only an installation needs it)
 
     settings = pip_settings()
@@ -189,11 +189,11 @@ def pip_settings() -> dict[str, str]:
     files = [*(f"{folder}/pip/pip.conf" for folder in folders), "/etc/pip.conf"]
     files += ["~/.pip/pip.conf", f"{user}/pip/pip.conf", f"{sys.prefix}/pip.conf", own]
     parser = RawConfigParser()
-    if own != os.devnull:  # pip reads no file at all then
+    if own != os.devnull:  # then pip reads no file at all
         try:
             parser.read((os.path.expanduser(file) for file in files), "utf-8")
         except (ConfigError, UnicodeError) as error:
-            raise HcamError(f"pip's configuration cannot be read: {error}") from None
+            raise HcamError(f"the configuration of pip cannot be read: {error}") from None
     settings: dict[str, str] = {}
     for section in ("global", "install"):
         if parser.has_section(section):

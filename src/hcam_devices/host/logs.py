@@ -1,4 +1,4 @@
-"""How programs log: to standard error, in UTC, and without endless repetition."""
+"""The log of a program: on standard error, in UTC, without endless repetition."""
 
 import logging
 import os
@@ -12,19 +12,19 @@ from . import output
 
 LEVELS = ("debug", "info", "warning", "error")
 PACKAGE = str(Path(__file__).parent.parent)
-"""The folder of this package, by which its own messages are known."""
+"""The folder of this package; messages from there are its own."""
 REPEAT_AFTER_S = 3600.0
 PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
 """The priority of each level in systemd's journal (syslog(3))."""
 MAX_CAUSES = 256
-"""The number of causes that are remembered. The one that was logged longest ago is forgotten."""
+"""The number of causes to remember; beyond it, the one logged longest ago is forgotten."""
 
 
 def set_up(level: str) -> None:
     """Log messages of ``level`` (one of LEVELS) and above to standard error, with times in UTC.
 
-    Unless the level is debug, a message that a library repeats, or a traceback that is repeated, is
-    logged once an hour.
+    Unless the level is debug, repeated messages of libraries and repeated tracebacks are logged
+    once an hour.
     """
     handler = _Handler()
     formatter = logging.Formatter(
@@ -34,14 +34,14 @@ def set_up(level: str) -> None:
     handler.setFormatter(formatter)
     if level != "debug":
         handler.addFilter(Repeats())
-        # pymodbus also raises each of its errors, and the device logs that.
+        # pymodbus also raises each error that it logs, and the device logs it then.
         logging.getLogger("pymodbus").setLevel(logging.CRITICAL)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
 
 
 def goes_to_journal() -> bool:
-    """Return whether systemd's journal takes what this process writes to standard error."""
+    """Return whether standard error goes to systemd's journal."""
     try:
         found = os.fstat(2)
     except OSError:
@@ -50,9 +50,9 @@ def goes_to_journal() -> bool:
 
 
 def with_priority(text: str, level: str) -> str:
-    """Return lines as the journal takes them, which begin with the priority of a level.
+    """Return a text whose lines begin with the priority of a level, as systemd's journal reads it.
 
-    Where standard error does not go to the journal, the text is returned as it is.
+    If standard error does not go to the journal, return the text unchanged.
     """
     if not goes_to_journal():
         return text
@@ -69,16 +69,16 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record) + "\n"
         if self.lost:
-            text = f"({self.lost} messages could not be written here)\n{text}"
+            text = f"({self.lost} earlier messages could not be written)\n{text}"
         written = output.write(2, with_priority(text, record.levelname))
         self.lost = 0 if written else self.lost + 1
 
 
 class Repeats(logging.Filter):
-    """Drops the repeated messages of libraries, and repeated tracebacks.
+    """Drops repeated messages of libraries, and repeated tracebacks.
 
-    Messages that differ in numbers only have the same cause. This package's own messages pass: they
-    are written once for each cause. ``clock`` returns seconds that never step.
+    Messages that differ only in numbers have one cause. Messages of this package pass, because it
+    logs each cause once. ``clock``: seconds that never step.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -87,7 +87,7 @@ class Repeats(logging.Filter):
         self.causes: OrderedDict[tuple[str, ...], tuple[float, int]] = OrderedDict()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether to log a record, and add to it how often it was dropped before."""
+        """Return whether to log a record; add how often its cause was dropped before."""
         if record.pathname.startswith(PACKAGE) and not record.exc_info:
             return True
         if record.levelno < logging.WARNING:

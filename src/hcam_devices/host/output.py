@@ -1,6 +1,6 @@
-"""Standard output and standard error, which may be closed, full, or a pipe that nobody reads.
+"""Standard output and standard error, which may be closed, or a pipe that nobody reads.
 
-Printing a text for people must neither end a program nor make it wait.
+Printing a text must neither end a program nor make it wait.
 """
 
 import os
@@ -13,7 +13,7 @@ PIPE_BUF = 4096
 def open_missing_streams() -> None:
     """Open /dev/null in place of each standard stream that is closed.
 
-    Otherwise the next file or socket would get the stream's number, and the texts that are printed.
+    Otherwise the next file or socket would get the number of the stream, and the printed texts.
     """
     for stream in range(3):
         try:
@@ -23,7 +23,7 @@ def open_missing_streams() -> None:
 
 
 def write(stream: int, text: str) -> bool:
-    """Write a text to a standard stream, without waiting; return whether all of it was written."""
+    """Write a text to a standard stream without waiting; return whether all of it was written."""
     data = text.encode(errors="backslashreplace")
     try:
         while data:
@@ -36,7 +36,7 @@ def write(stream: int, text: str) -> bool:
 
 
 def discard(stream: int) -> None:
-    """Let a standard stream end in /dev/null, so that buffered text causes no further errors."""
+    """Redirect a standard stream to /dev/null, so that buffered text causes no further errors."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream)
     os.close(null)

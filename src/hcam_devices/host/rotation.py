@@ -1,7 +1,7 @@
-"""Keeps the logs of child processes small.
+"""Rotates the logs of child processes.
 
-``hcam up`` and ``hcam router`` let their children write to files, and cut these files from outside:
-a child needs no reader, and goes on if its parent dies.
+The children of ``hcam up`` and ``hcam router`` write to files, which the parent rotates. So a child
+needs no reader, and goes on if its parent dies.
 """
 
 import asyncio
@@ -12,15 +12,15 @@ from pathlib import Path
 
 MAX_LOG_BYTES = 10 * 2**20
 OLD_LOGS = 3
-"""The number of old logs that are kept. NAME.1 is the newest of them."""
+"""The number of old logs to keep; NAME.1 is the newest."""
 LOOK_PERIOD_S = 1.0
 
 
 def rotate(path: Path, max_bytes: int = MAX_LOG_BYTES) -> None:
-    """Move the content of a log with more than ``max_bytes`` to NAME.1, and leave it empty.
+    """Copy a log of more than ``max_bytes`` to NAME.1, and empty it.
 
-    Programs that have the log open for appending go on writing to it. If there is no room for
-    another file, the content is lost.
+    A program that has the log open for appending goes on writing to it. If the disk has no room
+    for the copy, the content is lost.
     """
     if path.stat().st_size <= max_bytes:
         return
@@ -39,7 +39,7 @@ def _old(path: Path, number: int) -> Path:
 
 
 async def keep_small(*paths: Path) -> None:
-    """Rotate logs when they have become large, until cancelled."""
+    """Rotate logs that have become large, until cancelled."""
     while True:
         for path in paths:
             with suppress(OSError):  # a missing folder is reported by surroundings.watch

@@ -1,4 +1,4 @@
-"""Notices what happens to a program from outside: its clock is set, its folders are moved."""
+"""Notices when the clock of the machine is set, and when folders of a program are moved."""
 
 import asyncio
 import time
@@ -7,14 +7,14 @@ from pathlib import Path
 
 PERIOD_S = 10.0
 MIN_STEP_S = 1.0
-"""A clock that is only kept right by NTP never moves by this much between two looks."""
+"""NTP never moves a clock by this much between two looks, unless it sets the clock."""
 
 
 class Surroundings:
-    """The clock and some folders, as they were when they were last looked at.
+    """The clock and some folders, as they were at the last look.
 
-    ``wall`` returns Unix time; ``steady`` returns seconds that never step, and that go on while the
-    machine sleeps.
+    ``wall``: Unix time. ``steady``: seconds that never step, and that count while the machine
+    sleeps.
     """
 
     def __init__(
@@ -29,14 +29,14 @@ class Surroundings:
         self.missing: set[Path] = set()
 
     def look(self) -> list[str]:
-        """Return what has happened since the last look, a sentence for each event."""
+        """Return a sentence for each event since the last look."""
         return [*self._clock(), *(text for path in self.folders for text in self._folder(path))]
 
     def _clock(self) -> list[str]:
         before = self.steady()
         now = self.wall()
         if self.steady() - before > MIN_STEP_S / 2:
-            return []  # this process was stopped between the two clocks: the next look will tell
+            return []  # the process was stopped between the two readings: leave it to the next look
         step, self.offset = now - before - self.offset, now - before
         if abs(step) < MIN_STEP_S:
             return []
@@ -50,11 +50,11 @@ class Surroundings:
             return []  # nothing new, or the folder above has been reported
         if there:
             self.missing.remove(path)
-            return [f"{path} is the folder again that it was at the start"]
+            return [f"{path} is back: it is the folder of the start again"]
         self.missing.add(path)
         return [
-            f"{path} was renamed, removed or replaced; files that were open there are still "
-            "written, where they are now. Put the folder back, or restart"
+            f"{path} was renamed, removed or replaced; open files are still written where they "
+            "are now. Put the folder back, or restart"
         ]
 
 
@@ -67,7 +67,7 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 
 async def watch(report: Callable[[str], None], *folders: Path) -> None:
-    """Report each step of the clock, and each folder that is moved or removed, until cancelled."""
+    """Report each step of the clock and each moved or removed folder, until cancelled."""
     surroundings = Surroundings(*folders)
     while True:
         await asyncio.sleep(PERIOD_S)

@@ -14,9 +14,9 @@ ALIVE = "WATCHDOG=1"
 
 
 def notify(message: str) -> None:
-    """Send a message to systemd, in one datagram; do nothing if systemd did not start the program.
+    """Send a message to systemd; do nothing if systemd did not start the program.
 
-    A message that cannot be sent is logged: the program goes on.
+    A failure is logged and not raised.
     """
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
@@ -28,29 +28,29 @@ def notify(message: str) -> None:
             sender.settimeout(SEND_WITHIN_S)
             sender.sendto(message.encode(), path)
     except OSError as error:
-        log.warning("systemd cannot be told %s: %s", message, error)
+        log.warning("%s cannot be sent to systemd: %s", message, error)
 
 
 def watchdog_period() -> float | None:
-    """Return how often (s) to report that the program is alive; None if systemd does not ask.
+    """Return the period (s) of the watchdog messages, or None if systemd expects none.
 
-    It is a third of the unit's ``WatchdogSec``, after which the program would be restarted.
+    It is a third of the unit's ``WatchdogSec``, after which systemd restarts a silent program.
     """
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
-        return None  # it is meant for the parent of this process
+        return None  # systemd expects them from the parent of this process
     text = os.environ.get("WATCHDOG_USEC", "")
     return int(text) / 3e6 if text.isdecimal() and int(text) else None
 
 
-async def _the_loop_turns() -> bool:
+async def _always() -> bool:
     return True
 
 
-async def feed_watchdog(is_alive: Callable[[], Awaitable[bool]] = _the_loop_turns) -> None:
-    """Report that the program is alive, as often as systemd asks, until cancelled.
+async def feed_watchdog(is_alive: Callable[[], Awaitable[bool]] = _always) -> None:
+    """Send the watchdog messages that systemd expects, until cancelled.
 
-    Nothing is reported while ``is_alive`` returns false, or the event loop hangs. Return at once if
-    systemd does not ask.
+    None is sent while ``is_alive`` returns false or the event loop hangs. Return at once if systemd
+    expects none.
     """
     while period := watchdog_period():
         if await is_alive():
