@@ -575,7 +575,7 @@ def test_how_exact_the_times_of_a_long_plot_are_is_told(written: Written) -> Non
     written.write("ccd1", 20_000, temperature=[-90.0, -80.0])
     long = Span(NOON - 400 * DAY_MS, NOON + 50 * DAY_MS)
     (line,) = (one for one in drawn(written, "ccd1.temperature", span=long) if "last" in one)
-    assert line.endswith("max -80.0 (2026-11-22 09:36), each within 216 min from then")
+    assert line.endswith("max -80.0 (2026-11-22 09:36), each within 216 min of that time")
 
 
 def test_what_was_not_recorded_is_left_empty(written: Written) -> None:

@@ -48,14 +48,12 @@ async def test_without_gtcserver_the_instrument_file_says_where_the_telescope_is
         nobody = ("--url", "127.0.0.1:1")
         done = await asyncio.to_thread(run, *nobody, "--instrument", str(file))
         assert (done.returncode, done.stderr) == (0, "")
-        found = f"found by     {file} (no gtcserver runs at 127.0.0.1:1)"
+        found = f"found by     {file} (no gtcserver is running at 127.0.0.1:1)"
         assert done.stdout.startswith(found)
         assert f"addresses    127.0.0.1:{place['port']}\n" in done.stdout
         done = await asyncio.to_thread(run, *nobody, "--instrument", "wht")
     assert done.returncode == 1
-    assert (
-        "has no device gtc: say where the telescope's name service is, with --host" in done.stderr
-    )
+    assert "has no device gtc: give the host of the telescope's name service" in done.stderr
 
 
 async def test_nothing_is_moved_or_set() -> None:

@@ -50,7 +50,7 @@ def test_an_argument_can_be_the_text_of_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "why"), [(None, "No such file"), (b"\xff\xfe", "it is no UTF-8 text")]
+    ("content", "why"), [(None, "No such file"), (b"\xff\xfe", "it is not UTF-8 text")]
 )
 def test_a_file_that_cannot_be_read_is_told(
     tmp_path: Path, content: bytes | None, why: str
@@ -58,7 +58,7 @@ def test_a_file_that_cannot_be_read_is_told(
     file = tmp_path / "setup.json"
     if content:
         file.write_bytes(content)
-    with pytest.raises(HcamError, match=f"cannot be read \\({why}.*with @@ it is a text"):
+    with pytest.raises(HcamError, match=f"cannot be read \\({why}.*@FILE stands for"):
         argument(f"@{file}")
 
 
@@ -145,12 +145,12 @@ SHORT: Sample = {"alarms": [{"field": "stage", "severity": "WARN", "reason": "it
     [
         (
             [sample(2, "outpos", 4.0) | SHORT],
-            "did not arrive, it is outpos at 4.00 .*: it stopped",
+            "did not arrive: it is outpos at 4.00 .*it stopped",
         ),
-        ([sample(2, "moving"), sample(3, "stopped", 4.0)], "did not arrive, it is stopped at 4.00"),
+        ([sample(2, "moving"), sample(3, "stopped", 4.0)], "did not arrive: it is stopped at 4.00"),
         ([sample(2, "moving"), sample(3, "") | OFFLINE], r"offline \(unplugged\): .* may go on"),
         ([sample(None, "") | {"timestamp": "2026-11-23"} | OFFLINE], "offline"),
-        ([utils.RouterError("no router")] * 62, "is not known: no router"),
+        ([utils.RouterError("no router")] * 62, "it is unknown whether .* has arrived: no router"),
     ],
 )
 def test_a_motion_that_does_not_arrive_is_an_error(said: list[Any], why: str) -> None:
@@ -204,7 +204,7 @@ def test_a_program_that_does_not_describe_itself_can_be_called(
     monkeypatch.setattr(utils, "call", answer)
     said = call("autoguider.add_relative_dither", ["1", "2"], 1.0)
     assert "hipercam.autoguider.rpc.add_relative_dither" in said
-    with pytest.raises(HcamError, match="its motions are not known; nothing was sent"):
+    with pytest.raises(HcamError, match="its motions are unknown; nothing was sent"):
         call("autoguider.add_relative_dither", ["1", "2"], 1.0, wait=True)
 
 
@@ -217,5 +217,5 @@ def test_ctrl_c_leaves_the_motion_running_and_says_so(
     monkeypatch.setattr("hcam_devices.ui.calling.follow", interrupted)
     with pytest.raises(KeyboardInterrupt):
         call("slide.block", [], 1.0, wait=True)
-    assert "the motion goes on: hcam call slide.stage.stop ends it" in capsys.readouterr().err
+    assert "the motion goes on: hcam call slide.stage.stop stops it" in capsys.readouterr().err
     assert asked == ["describe", "block"]

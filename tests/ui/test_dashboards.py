@@ -303,7 +303,7 @@ def test_a_device_that_is_new_is_shown_as_it_is_declared(every: dict[str, Any]) 
     assert {"standby", "idle", "online", "offline", "0", "1"} <= words["options"].keys()
 
     (focus,) = [p for title, p in panels(every) if title == "Telescope: Position (gtc)"]
-    assert "Where it goes. It may be -10 to 10 mm." in focus["description"]
+    assert "Where it goes. Limits: -10 to 10 mm." in focus["description"]
     assert overrides(focus)["target_focus"]["color"] == overrides(focus)["focus"]["color"]
 
 
@@ -500,9 +500,9 @@ def test_secrets_are_for_grafanas_environment(
 @pytest.mark.parametrize(
     ("stores", "options", "said"),
     [
-        ({"local": Embedded()}, [], 'it needs a table [stores.NAME] with kind = "influxdb"'),
-        ({"a": store(), "b": store()}, [], "several stores are of kind influxdb; --store takes"),
-        ({"a": store()}, ["--store", "b"], "'b' is not a store of kind influxdb; --store takes"),
+        ({"local": Embedded()}, [], 'add a table [stores.NAME] with kind = "influxdb"'),
+        ({"a": store(), "b": store()}, [], "several stores are of kind influxdb; choose with"),
+        ({"a": store()}, ["--store", "b"], "'b' is not a store of kind influxdb; choose with"),
     ],
     ids=["none", "several", "another"],
 )

@@ -177,14 +177,14 @@ def test_the_picture_fits_whatever_there_is_to_say(size: tuple[int, int]) -> Non
 @pytest.mark.parametrize(
     ("heard", "all_is_well", "said"),
     [
-        ({}, True, "devices online"),
+        ({}, True, "devices are online"),
         ({"slide": sample("slide", "stuck")}, False, ": stuck"),
         (
             {"slide": sample("slide") | {"state": {"connection": "offline"}}},
             False,
             "offline: slide",
         ),
-        ({"slide": None}, False, "not heard of: slide"),
+        ({"slide": None}, False, "not heard: slide"),
     ],
 )
 async def test_status_is_1_unless_all_is_well(

@@ -162,7 +162,7 @@ def test_what_changes_is_a_line_and_what_stays_is_none() -> None:
     assert Changes(picture_of("slide", **higher)).after(first) == []
     moving = picture_of(pressure1=[])
     moving.hear(sample("slide") | {"state": {"connection": "online", "stage": "moving"}})
-    assert Changes(moving).after(first) == ["slide moving", "over pressure1.pressure"]
+    assert Changes(moving).after(first) == ["slide moving", "over: pressure1.pressure"]
     (line,) = first.after(Changes(picture_of("slide", "pressure1")))
     assert line == ("ERR  pressure1.pressure since 2026-11-22 04:44: 0.02 mbar is above 0.008 mbar")
 

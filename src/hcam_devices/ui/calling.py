@@ -1,6 +1,6 @@
-"""``hcam call``, ``publish`` and ``simulate``: typed arguments, listings, and the end of motions.
+"""``hcam call``, ``publish`` and ``simulate``: arguments, listings, and waiting for motions.
 
-This module imports little, so that ``hcam call`` answers at once.
+This module imports little, so that ``hcam call`` starts quickly.
 """
 
 import json
@@ -19,30 +19,30 @@ from ..wamp import uris, utils
 
 WIDTH = 80
 NAME_WIDTH = 26
-"""The width of a procedure's name and parameters; longer ones have a line of their own."""
+"""The column width of a procedure with its parameters; a longer one has its own line."""
 LOOK_PERIOD_S = 0.5
 MAX_SILENCE_S = 30.0
-"""Give up waiting for a motion when its telemetry has been out of reach for this long."""
+"""Stop waiting for a motion after its telemetry was unavailable for this long."""
 TITLES = {
     "Commands": "",
     "Setpoints": "",
-    "Questions": ", which change nothing",
+    "Questions": " (they change nothing)",
     "For engineers": "",
     "For programs": "",
-    "Readings": " that NAME.disable stops and NAME.enable begins again",
-    "Other names": " of the same, as programs in use call them",
+    "Readings": " (NAME.disable stops one, NAME.enable restarts it)",
+    "Other names": " of these procedures, which deployed programs call",
 }
-"""The titles in the listing of a device, in this order, and the rest of each title line."""
+"""The titles in the listing of a device, in order, and the rest of each title line."""
 
 
 # --- arguments ------------------------------------------------------------------------------
 
 
 def argument(text: str) -> Any:
-    """Return the value of an argument: parsed if the text is JSON, otherwise the text itself.
+    """Return the value of an argument: the parsed text if it is JSON, otherwise the text itself.
 
-    ``@FILE`` stands for the content of a file, and ``@@`` for an @ at the beginning. Raises
-    HcamError if the file cannot be read.
+    ``@FILE`` stands for the content of a file, and a leading ``@@`` for an @. Raises HcamError if
+    the file cannot be read.
     """
     if text.startswith("@"):
         text = text[1:] if text.startswith("@@") else _content(text[1:])
@@ -56,10 +56,10 @@ def _content(name: str) -> str:
     try:
         return Path(os.path.expanduser(name)).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else f"it is no UTF-8 text: {error}"
+        why = error.strerror if isinstance(error, OSError) else f"it is not UTF-8 text: {error}"
         raise HcamError(
-            f"@{name}: the file {name!r} cannot be read ({why}); an argument that begins with @ "
-            "is a file, and with @@ it is a text that begins with @"
+            f"@{name}: the file {name!r} cannot be read ({why}); @FILE stands for the content of a "
+            "file, and @@ for an @"
         ) from None
 
 
@@ -83,16 +83,16 @@ def call(
 ) -> str:
     """Call a procedure by its short or full name, and return the text to print.
 
-    For a device without a procedure (``ngc``) and arguments, return the listing of the device. With
-    ``wait``, return when the motion that the procedure begins has ended. ``why`` is kept with the
-    command. Raises HcamError if the call is refused, or the motion did not arrive.
+    For the name of a device alone (``ngc``), return its listing. With ``wait``, return when the
+    motion that the procedure begins has ended. ``why`` is recorded with the command. Raises
+    HcamError if the call is refused, or the motion did not arrive.
     """
     full = uris.expand_procedure(procedure)
     prefix, _, name = full.partition(".rpc.")
     described = {} if full.startswith("wamp.") else _describe(prefix)
     if not name and not full.startswith("wamp."):
         if not described:
-            raise HcamError(what_there_is(full))
+            raise HcamError(no_such_device(full))
         if not texts:
             return "\n".join(listing(described))
     known = described.get("procedures", {}).get(name, {})
@@ -102,7 +102,7 @@ def call(
         raise HcamError(_no_motion(short, described))
     positional, named = arguments(texts)
     if "confirm" not in named and "confirm" in _parameters(known):
-        named["confirm"] = False  # a program that leaves it out need not confirm
+        named["confirm"] = False  # for a program that omits it, the command counts as confirmed
     named |= {"_why": why} if why else {}
     answer = ask(full, *positional, timeout=timeout, **named)
     if reason := refusal(answer):
@@ -110,42 +110,42 @@ def call(
     if wait:
         return f"{short}: {_wait(prefix, short, axis, described)}"
     if answer is None and known and not known["read_only"]:
-        return f"{short}: " + ("begun (--wait waits for its end)" if axis else "done")
+        return f"{short}: " + ("begun (--wait waits for the end)" if axis else "done")
     return json.dumps(answer, indent=2, ensure_ascii=False)
 
 
 def ask(procedure: str, *args: Any, **kwargs: Any) -> Any:
     """Call a procedure by its full name, and return its result.
 
-    Raises HcamError, with the names of the devices, if no device has the procedure; otherwise it
-    raises what ``utils.call`` does.
+    Raises HcamError, with the names of the devices, if no device has the procedure; any other error
+    is raised as by ``utils.call``.
     """
     try:
         return utils.call(procedure, *args, **kwargs)
     except utils.NoSuchProcedureError as error:
         if error.uri.startswith("wamp."):  # otherwise the device has listed its procedures
-            raise HcamError(what_there_is(procedure)) from None
+            raise HcamError(no_such_device(procedure)) from None
         raise
 
 
 def publish(topic: str, texts: Sequence[str], why: str = "") -> None:
-    """Publish to a topic by its short or full name, as ``1 "-80 deg_C" raoff=0.05`` say.
+    """Publish arguments such as ``1 "-80 deg_C" raoff=0.05`` to a topic by its short or full name.
 
-    ``why`` is kept with the setpoint. Raises HcamError, with the topics that could be meant, if
-    nobody listens.
+    ``why`` is recorded with the setpoint. Raises HcamError, with possible topics, if nobody
+    subscribes to the topic.
     """
     positional, named = arguments(texts)
     named |= {"_why": why} if why else {}
     full = uris.expand(topic)
     if not utils.call("wamp.subscription.match", full):
-        raise HcamError(what_can_be_set(full))
+        raise HcamError(no_such_topic(full))
     utils.publish(full, *positional, **named)
 
 
 def simulate(device: str, fault: str, texts: Sequence[str]) -> Iterator[str]:
-    """Give a simulated device a fault, and yield its faults and values in lines.
+    """Give a simulated device a fault, and yield lines with its faults and values.
 
-    Without a fault nothing changes, and the faults that there are come first.
+    Without a fault nothing changes, and the possible faults come first.
     """
     _, named = arguments(texts)
     answer = ask(uris.rpc(device, "simulate"), fault, **named)
@@ -161,13 +161,13 @@ def simulate(device: str, fault: str, texts: Sequence[str]) -> Iterator[str]:
 
 
 def exchange(device: str, sent: str, *, confirm: bool) -> str:
-    """Send raw bytes (in hexadecimal) to a device's hardware, and return the answer in a line."""
+    """Send raw bytes (in hexadecimal) to a device's hardware, and return the reply as a line."""
     answer = ask(uris.rpc(device, "exchange"), sent, confirm=confirm)
     return f"{answer}   {bytes.fromhex(answer).decode('ascii', 'backslashreplace')!r}"
 
 
 def _describe(prefix: str) -> dict[str, Any]:
-    """Return the self-description of a device; empty if none has that name, or it is refused."""
+    """Return the self-description of a device; empty if there is none, or the router refuses it."""
     try:
         described = utils.call(f"{prefix}.rpc.describe")
     except (utils.NoSuchProcedureError, utils.NotAuthorizedError):
@@ -175,34 +175,34 @@ def _describe(prefix: str) -> dict[str, Any]:
     return described if isinstance(described, dict) and "procedures" in described else {}
 
 
-def what_there_is(name: str) -> str:
-    """Return a message that no device offers a procedure, with the names of the devices."""
+def no_such_device(name: str) -> str:
+    """Return a message that no device has a procedure, with the names of the devices."""
     registered = utils.call("wamp.registration.list")["prefix"]
     prefixes = [utils.call("wamp.registration.get", number)["uri"] for number in registered]
     devices = sorted({uris.device_of(prefix) for prefix in prefixes} - {""})
-    there = ", ".join(devices) or "none: is no server running?"
+    there = ", ".join(devices) or "none, so perhaps no server is running"
     meant = did_you_mean(uris.device_of(name), devices)
-    return f"nobody offers {name.removesuffix('.rpc.')}; the devices are: {there}{meant}"
+    return f"there is no {name.removesuffix('.rpc.')}; the devices are: {there}{meant}"
 
 
-def what_can_be_set(topic: str) -> str:
-    """Return a message that nobody listens to a topic, with the setpoints of its device."""
+def no_such_topic(topic: str) -> str:
+    """Return a message that nobody subscribes to a topic, with the setpoints of its device."""
     device = uris.device_of(topic)
     described = _describe(uris.rpc(device).removesuffix(".rpc."))
     if not described:
-        return what_there_is(topic)
+        return no_such_device(topic)
     fields = [name for name, field in described["fields"].items() if field["settable"]]
     there = f"{device} has {', '.join(fields)}" if fields else f"{device} has no setpoint"
-    return f"nobody listens to {topic}; {there}{did_you_mean(topic.rpartition('.')[2], fields)}"
+    return f"nothing can be set at {topic}; {there}{did_you_mean(topic.rpartition('.')[2], fields)}"
 
 
 def _no_motion(short: str, described: dict[str, Any]) -> str:
     device = short.partition(".")[0]
     if not described:
-        return f"{short}: nobody describes {device}, so its motions are not known; nothing was sent"
+        return f"{short}: {device} has no description, so its motions are unknown; nothing was sent"
     motions = [name for name, known in described["procedures"].items() if known.get("moves")]
-    can = f"of {device} it is for {', '.join(motions)}" if motions else f"{device} has none"
-    return f"{short} begins no motion; --wait is for motions, and {can}; nothing was sent"
+    there = f"the motions of {device} are {', '.join(motions)}" if motions else f"{device} has none"
+    return f"{short} begins no motion to wait for, and {there}; nothing was sent"
 
 
 # --- the end of a motion --------------------------------------------------------------------
@@ -222,7 +222,7 @@ def _wait(prefix: str, short: str, axis: str, described: dict[str, Any]) -> str:
         return follow(telemetry, axis, described["axes"][axis], show)
     except KeyboardInterrupt:
         stop = f"{axis}.stop"
-        how = f": hcam call {short.partition('.')[0]}.{stop} ends it"
+        how = f": hcam call {short.partition('.')[0]}.{stop} stops it"
         show(f"{short}: the motion goes on{how if stop in described['procedures'] else ''}")
         raise
     finally:
@@ -239,12 +239,12 @@ def follow(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> str:
-    """Wait until an axis has arrived, and return its position and how long that took.
+    """Wait until an axis has arrived, and return a text with its position and the time it took.
 
     ``telemetry`` returns the newest sample, ``declared`` is the axis in the description of the
     device, and ``show`` is called with each new position. A command answers before its motion is in
-    the telemetry, so only samples that are newer than the first one count. Raises HcamError if the
-    axis did not arrive, or if that is not known.
+    the telemetry, so the first sample does not count. Raises HcamError if the axis did not arrive,
+    or if that is unknown.
     """
     began = clock()
     before = _reach(telemetry, axis, sleep, clock)
@@ -263,8 +263,8 @@ def follow(
         if state not in declared["busy"]:
             why = _reasons(sample, axis, declared["readback"], declared["setpoint"])
             raise HcamError(
-                f"{axis} did not arrive, it is {state}{place}{why and f': {why}'}; "
-                "look before you repeat the command"
+                f"{axis} did not arrive: it is {state}{place}{why and f' ({why})'}; "
+                "check it before you repeat the command"
             )
         if (text := f"{axis} is {state}{place}") != shown:
             show(text)
@@ -277,7 +277,7 @@ def _reach(
     sleep: Callable[[float], None],
     clock: Callable[[], float],
 ) -> dict[str, Any]:
-    """Return the newest sample, waiting MAX_SILENCE_S for a router or server to come back."""
+    """Return the newest sample; wait up to MAX_SILENCE_S while router or server is unavailable."""
     began = clock()
     while True:
         try:
@@ -287,13 +287,13 @@ def _reach(
         except utils.WampError as failure:
             error = failure
         if clock() - began > MAX_SILENCE_S:
-            raise HcamError(f"whether {axis} has arrived is not known: {error}")
+            raise HcamError(f"it is unknown whether {axis} has arrived: {error}")
         sleep(LOOK_PERIOD_S)
 
 
 def _later(sample: dict[str, Any], before: dict[str, Any]) -> bool:
     numbers = sample["seq"], before["seq"]
-    if None in numbers or sample["epoch"] != before["epoch"]:  # a broken journal, or a new one
+    if None in numbers or sample["epoch"] != before["epoch"]:  # the journal is broken or new
         return bool(sample["timestamp"] > before["timestamp"])
     return bool(numbers[0] > numbers[1])
 
@@ -311,11 +311,11 @@ def _reasons(sample: dict[str, Any], *fields: str) -> str:
     return "; ".join(alarm["reason"] for alarm in sample["alarms"] if alarm["field"] in fields)
 
 
-# --- what may be called ---------------------------------------------------------------------
+# --- the listing of a device ---------------------------------------------------------------------
 
 
 def listing(described: dict[str, Any]) -> Iterator[str]:
-    """Yield the procedures of a device by purpose, in lines of at most WIDTH letters."""
+    """Yield the procedures of a device, grouped by purpose, in lines of at most WIDTH letters."""
     groups: dict[str, list[str]] = {}
     switched: dict[str, None] = {}
     deployed = []
@@ -341,7 +341,7 @@ def listing(described: dict[str, Any]) -> Iterator[str]:
 
 
 def _kind(procedure: dict[str, Any], fields: dict[str, Any]) -> tuple[str, str]:
-    """Return the title under which a procedure is listed, and its documentation."""
+    """Return the title that a procedure is listed under, and its documentation."""
     if procedure["audience"] == "operator" and procedure["sets"]:
         return "Setpoints", _allowed(fields[procedure["sets"]])
     titles = {"engineer": "For engineers", "program": "For programs", "observer": "Questions"}
@@ -363,7 +363,7 @@ def _first(doc: str) -> str:
 
 
 def _allowed(field: dict[str, Any]) -> str:
-    """Return the values that a setpoint takes, and the first sentence of its documentation."""
+    """Return the valid values of a setpoint and the first sentence of its documentation."""
     if words := field.get("words"):
         takes = ", ".join(f"{number} ({word})" for number, word in words.items())
     else:
@@ -373,5 +373,5 @@ def _allowed(field: dict[str, Any]) -> str:
 
 
 def _parameters(known: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a procedure by name; none if it is not described."""
+    """Return the parameters of a procedure by name; empty if it has no description."""
     return dict(known["parameters"]["properties"]) if known else {}

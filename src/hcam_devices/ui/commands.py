@@ -1,4 +1,4 @@
-"""Commands for people: a table of who did what, and the marks of a plot."""
+"""The table of recorded commands, and their marks in a plot."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ def printable(text: str) -> str:
 
 
 def table(events: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """Yield the lines of a table of commands, with its head; only the head if there are none."""
+    """Yield the lines of a table of commands; its head comes first, also if there are none."""
     rows = [COLUMNS, *map(row, events)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for cells in rows:
@@ -38,14 +38,14 @@ def row(event: dict[str, Any]) -> tuple[str, ...]:
 
 
 def typed(event: dict[str, Any]) -> str:
-    """Return a command as it is written in Python: ``set_target_position(-50)``."""
-    given = [json.dumps(one, ensure_ascii=False) for one in event["args"]]
+    """Return a command as a Python call, such as ``set_target_position(-50)``."""
+    given = [json.dumps(value, ensure_ascii=False) for value in event["args"]]
     given += [
-        f"{name}={json.dumps(one, ensure_ascii=False)}" for name, one in event["kwargs"].items()
+        f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in event["kwargs"].items()
     ]
     return f"{event['what']}({', '.join(given)})"
 
 
 def moments(events: Iterable[dict[str, Any]]) -> list[int]:
-    """Return when commands arrived, in ms."""
+    """Return the arrival times (ms) of commands."""
     return [milliseconds(event["time"]) for event in events]

@@ -1,12 +1,11 @@
 """Grafana dashboards, generated from the declarations of an instrument's devices.
 
 A dashboard is a list of globs over ``device.field`` and ``kind.field``. Names, units, limits,
-healthy ranges and words come from the declarations, so a device that is added to the instrument
-file is shown without a change here. Numbers are plotted as their mean over the time of a pixel, in
-a band from their minimum to their maximum; setpoints are dashed. States, texts, truth values and
-alarms are timelines.
+healthy ranges and words come from the declarations, so a new device in the instrument file needs no
+change here. Numbers are plotted as their mean in each pixel, within a band from the minimum to the
+maximum; setpoints are dashed. States, texts, truth values and alarms are timelines.
 
-``write`` makes a folder with which Grafana is started; docs/grafana.md says how.
+``write`` makes the folder that Grafana reads; docs/grafana.md says how.
 """
 
 import json
@@ -44,9 +43,9 @@ from ..history.stores.line_protocol import name_of
 class Board(NamedTuple):
     """A dashboard: its title, and groups of fields.
 
-    Each text of ``groups`` is one or more globs. The fields that match them belong together, and
-    those with one unit share a plot. A field belongs to the first group that it matches. Alarms are
-    shown of the devices on the dashboard, or of every device.
+    Each group is one or more globs. Fields of a group with the same unit share a plot. A field
+    belongs to the first group that it matches. The dashboard shows the alarms of its own devices
+    or, with ``every_alarm``, of all devices.
     """
 
     title: str  # a new title breaks links to the dashboard
@@ -90,11 +89,11 @@ BOARDS = (
     Board("Recorder", ("recorder.backlog_*", "recorder.*")),
 )
 THE_REST = Board("Other devices", ("*",))
-"""The fields that no dashboard of BOARDS shows."""
+"""The dashboard of the fields that BOARDS does not show."""
 
 
 class Quantity(NamedTuple):
-    """What a unit measures, and Grafana's name for the unit."""
+    """The name of a quantity, and Grafana's name for its unit."""
 
     name: str
     unit: str
@@ -117,7 +116,7 @@ QUANTITIES = {
     "pix": Quantity("Position", "suffix:pix"),
     "s": Quantity("Time", units.Seconds),
 }
-"""The quantities by the unit of a declaration. Any other unit is written behind the number."""
+"""The quantities by the declared unit. Any other unit is written after the number."""
 
 PALETTE = (
     *("blue", "orange", "green", "purple", "red", "yellow"),
@@ -128,13 +127,13 @@ COLOURS: dict[str, str] = {
     **{S.INPOS: "green", S.MOVING: "blue", S.HOMING: "purple", S.OUTPOS: "yellow"},
     **{S.STOPPED: "light-orange", S.INIT: "orange", S.DISABLED: "red"},
 }
-"""The colours of words that mean the same everywhere."""
+"""The colours of words that have one meaning everywhere."""
 
 TAG = "hipercam"
 WIDTH = 24
 """The width of a dashboard in Grafana's units."""
 MIN_INTERVAL_S = 10
-"""The shortest time that a pixel may stand for."""
+"""The shortest time that one pixel covers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,16 +146,16 @@ class Shown:
 
     @property
     def family(self) -> str:
-        """The name of the field without the number of its channel."""
+        """The name of the field without its channel number."""
         return re.sub(r"\d+$", "", self.field.name)
 
     @property
     def is_number(self) -> bool:
-        """Whether the field is a number, and neither a text nor a truth value."""
+        """Whether the field is a number, not a text or a truth value."""
         return self.field.type == "number"
 
     def is_in(self, group: str) -> bool:
-        """Return whether the field matches one of a group's globs."""
+        """Return whether the field matches a glob of a group."""
         owners = self.device.name, self.device.kind()
         names = [f"{owner}.{self.field.name}" for owner in owners]
         return any(fnmatchcase(name, glob) for glob in group.split() for name in names)
@@ -249,7 +248,7 @@ def plot(series: Sequence[Shown]) -> Plot:
 
 
 def aimed(shown: Shown, among: Sequence[Shown]) -> Shown:
-    """Return the readback that follows a setpoint, if it is shown too; or else itself."""
+    """Return the readback that follows a setpoint if it is shown too, else the field itself."""
     readbacks = {setpoint: readback for readback, setpoint in shown.device.pairs.items()}
     readback = readbacks.get(shown.field.name)
     same = (other for other in among if other.device is shown.device)
@@ -265,9 +264,9 @@ def paint(panel: Plot, label: str, colour: str, **custom: object) -> None:
 
 
 def mark(panel: Plot, healthy: Range, *, positive: bool) -> None:
-    """Mark unhealthy values red, and keep the bounds in sight.
+    """Mark unhealthy values red, and keep the bounds visible.
 
-    If ``positive``, the axis is logarithmic, and bounds that are not above 0 are left out.
+    If ``positive``, the axis is logarithmic, and bounds that are not above 0 are ignored.
     """
     low, high = (math.isfinite(bound) and (bound > 0 or not positive) for bound in healthy)
     steps = [grafana.Threshold(None, "red" if low else "transparent")]
@@ -283,7 +282,7 @@ def mark(panel: Plot, healthy: Range, *, positive: bool) -> None:
 
 
 def title(series: Sequence[Shown], quantity: str) -> str:
-    """Return the title of a plot: the words with which all fields begin, or else the quantity.
+    """Return the title of a plot: the first words that all fields share, else the quantity.
 
     If the fields belong to one device, its name follows.
     """
@@ -295,18 +294,18 @@ def title(series: Sequence[Shown], quantity: str) -> str:
 
 
 def description(series: Sequence[Shown]) -> str:
-    """Return the documentation of the fields, a line each; with the limits of setpoints."""
+    """Return the documentation of the fields, one line each, with the limits of setpoints."""
     lines = {}
     for shown in series:
         lines[shown.family] = shown.field.doc
         if isinstance(shown.field, Setpoint):
             low, high = shown.field.limits
-            lines[shown.family] += f" It may be {low:g} to {high:g} {shown.field.unit}."
+            lines[shown.family] += f" Limits: {low:g} to {high:g} {shown.field.unit}."
     return "\n".join(f"- {name}: {text.strip()}" for name, text in lines.items() if text)
 
 
 def names(series: Sequence[Shown]) -> list[str]:
-    """Return the names of series, as short as they can be and yet differ."""
+    """Return the shortest names of series that still differ."""
     if len({shown.device for shown in series}) == 1:
         return [shown.field.name for shown in series]
     if len({shown.field.name for shown in series}) == 1:
@@ -315,19 +314,19 @@ def names(series: Sequence[Shown]) -> list[str]:
 
 
 def interval(devices: Iterable[Device]) -> str:
-    """Return the shortest time of a pixel, in which each running device publishes samples."""
+    """Return the time of a pixel in which each running device publishes samples."""
     slowest = max(device.poll_every for device in devices)
     return f"{max(MIN_INTERVAL_S, math.ceil(3 * slowest))}s"
 
 
 def states(series: Sequence[Shown], devices: Sequence[Device]) -> Timeline:
-    """Return a timeline of the states of devices, and of their texts and truth values."""
+    """Return a timeline of the states, the texts and the truth values of devices."""
     columns = {}
     for device in devices:
         rows = [(f"state.{state}", state) for state in device.states()]
         rows += [(shown.stored, shown.field.name) for shown in series if shown.device is device]
         columns[device] = [("last", stored, f"{device.name} {name}") for stored, name in rows]
-    words = {"0": "no", "1": "yes"}  # the store keeps truth values as numbers
+    words = {"0": "no", "1": "yes"}  # the store contains truth values as numbers
     for shown in series:
         if isinstance(shown.field.kind, Labels):
             words |= {word: word for word in shown.field.kind.values()}
@@ -353,7 +352,7 @@ def alarms(devices: Sequence[Device]) -> Timeline:
 
 
 def timeline(title: str, columns: Columns, mappings: list[grafana.ValueMapping]) -> Timeline:
-    """Return a timeline with a row for each column."""
+    """Return a timeline with one row for each column."""
     rows = sum(map(len, columns.values()))
     panel = (
         Timeline()
@@ -371,7 +370,7 @@ def timeline(title: str, columns: Columns, mappings: list[grafana.ValueMapping])
 
 
 def texts() -> Table:
-    """Return a table of the alarms of the device that is selected above the dashboard."""
+    """Return a table of the alarms of the device that is selected at the top of the dashboard."""
     query = Query(
         "alarms",
         'SELECT last("alarms") AS "alarms" FROM "$device" WHERE "alarms" != \'[]\' '
@@ -387,7 +386,7 @@ def texts() -> Table:
 
 
 def devices_of(instrument: Instrument) -> list[Device]:
-    """Return every device of an instrument, none of them running; the recorder is the last."""
+    """Return every device of an instrument, not running; the recorder is the last."""
     kind = recorder_of(instrument.stores)
     recorder = kind("recorder", replicators=[], journals=Journals({}), folder=Path(), stores={})
     return [*(entry.build() for entry in instrument.entries.values()), recorder]
@@ -402,7 +401,7 @@ def shown_of(device: Device) -> list[Shown]:
 def dashboard(
     board: Board, every: Sequence[Shown], source: common.DataSourceRef
 ) -> grafana.Dashboard | None:
-    """Return the dashboard of a board, or None if none of the fields match it."""
+    """Return the dashboard of a board, or None if no field matches it."""
     left, plots, others = list(every), [], []
     for group in board.groups:
         found = [shown for shown in left if shown.is_in(group)]
@@ -458,7 +457,7 @@ def dashboard(
 def arrange(
     rows: Sequence[Sequence[Plot | Timeline | Table]], source: common.DataSourceRef
 ) -> list[grafana.Panel | grafana.RowPanel]:
-    """Return the panels of rows, each with its place, a number and the source of its data."""
+    """Return the panels of rows, each with its position, its number and its data source."""
     placed: list[grafana.Panel | grafana.RowPanel] = []
     y = 0
     for row in rows:
@@ -482,8 +481,8 @@ def arrange(
 def write(folder: Path, instrument: Instrument, store: str | None = None) -> list[str]:
     """Write all files that Grafana needs into a folder; return the titles of the dashboards.
 
-    ``store`` is the name of a store of kind influxdb; it may be left out if there is only one.
-    Raises HcamError if there is no such store, or the folder cannot be written.
+    ``store`` is the name of a store of kind influxdb; it may be omitted if there is only one.
+    Raises HcamError if there is no such store, or if the folder cannot be written.
     """
     name, settings = store_of(instrument, store)
     source = common.DataSourceRef("influxdb", f"hcam-{name}")
@@ -511,7 +510,7 @@ def write(folder: Path, instrument: Instrument, store: str | None = None) -> lis
 def store_of(instrument: Instrument, store: str | None) -> tuple[str, InfluxDB]:
     """Return the name and the settings of the InfluxDB to show.
 
-    Raises HcamError if ``store`` is not one, or if it is None and there is not exactly one.
+    Raises HcamError if ``store`` is not an InfluxDB, or is None while there is not exactly one.
     """
     stores = instrument.stores.items()
     known = {name: settings for name, settings in stores if isinstance(settings, InfluxDB)}
@@ -521,11 +520,11 @@ def store_of(instrument: Instrument, store: str | None) -> tuple[str, InfluxDB]:
         return next(iter(known.items()))
     if not known:
         raise HcamError(
-            f"{instrument.path} has no store that Grafana can look at: it needs a table "
-            '[stores.NAME] with kind = "influxdb"'
+            f"{instrument.path} has no store that Grafana can read: add a table [stores.NAME] with "
+            'kind = "influxdb"'
         )
     problem = "several stores are" if store is None else f"{store!r} is not a store"
-    raise HcamError(f"{problem} of kind influxdb; --store takes one of {', '.join(known)}")
+    raise HcamError(f"{problem} of kind influxdb; choose with --store from {', '.join(known)}")
 
 
 PROVIDER = {
@@ -535,11 +534,11 @@ PROVIDER = {
     "allowUiUpdates": False,
     "options": {"path": "$GF_PATHS_PROVISIONING/dashboards/hcam"},
 }
-"""Grafana replaces $NAME by the environment variable NAME."""
+"""Grafana replaces ``$NAME`` with the environment variable NAME."""
 
 
 def datasource(source: common.DataSourceRef, settings: InfluxDB) -> dict[str, object]:
-    """Return the data source. Grafana takes user, password and token from its environment."""
+    """Return the data source. Grafana reads user, password and token from its environment."""
     version = settings.version
     database = settings.bucket if version == 2 else settings.database
     options = {"version": "InfluxQL", "httpMode": "POST", "dbName": literal(database or "")}
@@ -564,5 +563,5 @@ def datasource(source: common.DataSourceRef, settings: InfluxDB) -> dict[str, ob
 
 
 def literal(text: str) -> str:
-    """Return a text with each $ escaped, so that Grafana does not look for a variable."""
+    """Return a text with each $ escaped, so that Grafana inserts no variable."""
     return text.replace("$", "$$")

@@ -1,4 +1,4 @@
-"""Keys that are pressed in a terminal, and how they move through a list that is longer than it."""
+"""The keys of a terminal, and how they scroll and filter a long list."""
 
 import asyncio
 import os
@@ -22,12 +22,14 @@ NAMES = {
 
 @contextmanager
 def pressed(on_key: Callable[[str], None]) -> Iterator[None]:
-    """Call ``on_key`` with the name of each key that is pressed.
+    """Call ``on_key`` with the name of each key that is pressed, while the context is open.
 
-    It is never called if standard input is no terminal, or one that another program reads.
+    It is never called if standard input is not a terminal, or if another program reads it.
     """
     fd = sys.stdin.fileno() if sys.stdin and sys.stdin.isatty() else -1
-    if fd < 0 or os.tcgetpgrp(fd) != os.getpgrp():  # reading in the background stops a process
+    if (
+        fd < 0 or os.tcgetpgrp(fd) != os.getpgrp()
+    ):  # a process that reads in the background is stopped
         yield
         return
     loop = asyncio.get_running_loop()
@@ -45,7 +47,9 @@ def pressed(on_key: Callable[[str], None]) -> Iterator[None]:
     before = termios.tcgetattr(fd)
     tty.setcbreak(fd)
     loop.add_reader(fd, read)
-    loop.add_signal_handler(signal.SIGCONT, tty.setcbreak, fd)  # a shell has changed the mode
+    loop.add_signal_handler(
+        signal.SIGCONT, tty.setcbreak, fd
+    )  # the shell may have changed the mode
     try:
         yield
     finally:
@@ -55,9 +59,9 @@ def pressed(on_key: Callable[[str], None]) -> Iterator[None]:
 
 
 class Browser:
-    """The part of a list of names that is shown: scrolled to by keys, and filtered by a text.
+    """The visible part of a list of names, which keys scroll and filter.
 
-    If ``quits``, the key q ends it.
+    If ``quits``, the key q sets ``over``.
     """
 
     def __init__(self, *, quits: bool = True) -> None:
@@ -65,16 +69,16 @@ class Browser:
         self.over = False
         """Whether q has been pressed."""
         self.top: int | None = None
-        """The index of the first row; None, for a summary, until someone scrolls."""
+        """The index of the first row; None shows a summary until the first scrolling."""
         self.page = 1
-        """The number of rows that fit; whoever draws the list sets it."""
+        """The number of rows that fit, set when the list is drawn."""
         self.wanted = ""
-        """The filter, as far as it has been typed."""
+        """The filter as typed so far."""
         self.typing = False
         """Whether the filter is being typed."""
 
     def press(self, key: str) -> None:
-        """Carry out a key, by its name in NAMES or its character."""
+        """Handle a key, given by its name in NAMES or its character."""
         if self.typing:
             self._type(key)
         elif key == "q" and self.quits:
@@ -102,7 +106,7 @@ class Browser:
             self.wanted += key
 
     def chooses(self, name: str) -> bool:
-        """Return whether a name contains the filter, or matches it as a glob."""
+        """Return whether a name contains the filter or matches it as a glob."""
         return self.wanted in name or fnmatchcase(name, self.wanted)
 
     def hint(self) -> str:

@@ -1,4 +1,4 @@
-"""The picture of an instrument: what has been heard of it, and how it is drawn in a terminal."""
+"""The picture of an instrument: its newest samples, and how a terminal shows them."""
 
 import asyncio
 import time
@@ -27,31 +27,31 @@ COLOURS = {
 }
 """The colours of states and severities. Any other state is yellow."""
 STATE_WIDTH = 10
-"""The width of the column of states, in letters, in a terminal that is narrower than WIDE."""
+"""The width of the state column, in letters, if the terminal is narrower than WIDE."""
 WIDE = 120
 
 
 class Picture:
-    """The newest sample of each device whose name matches a pattern, and the state of servers."""
+    """The newest sample of each device whose name matches a pattern, and the status of servers."""
 
     def __init__(self, instrument: Instrument, pattern: str, realm: str = uris.REALM) -> None:
         self.instrument, self.pattern, self.realm = instrument, pattern, realm
         self.samples: dict[str, dict[str, Any]] = {
             name: {} for name in instrument.names if fnmatchcase(name, pattern)
         }
-        """By device; empty for a device that has not been heard."""
+        """The newest sample of each device; empty if none has arrived."""
         self.heard: dict[str, float] = {}
-        """When each device was last heard, on a clock that never steps."""
+        """The time of each device's last sample, on a clock that never steps."""
         self.causes = Causes(instrument)
         self.servers: dict[str, dict[str, Any]] = {}
-        """The last status of each server."""
+        """The newest status of each server."""
         self.router = False
         """Whether the router answers."""
         self.complete = asyncio.Event()
-        """Set when every device of the pattern and every server has been heard."""
+        """Set once each device of the pattern and each server has been heard."""
 
     def declared(self, name: str, sample: dict[str, Any]) -> Declared:
-        """Return the fields of a device, or the one field of each of some siblings in a row."""
+        """Return the fields of a device, or of the siblings that share a row, by name."""
         if name in self.samples:
             return self._fields(name)
         return {
@@ -66,7 +66,7 @@ class Picture:
         return entry.cls.fields if entry else {}
 
     def hear(self, sample: Any) -> None:
-        """Add an event of telemetry. Anything else than a sample is ignored."""
+        """Add a telemetry event. Anything that is not a sample is ignored."""
         if is_telemetry(sample) and fnmatchcase(name := sample["device"], self.pattern):
             self.samples[name] = sample
             self.heard[name] = time.monotonic()
@@ -74,7 +74,7 @@ class Picture:
             self._note_complete()
 
     def hear_status(self, status: Any) -> None:
-        """Add an event of a server's status, unless another process of a running server ended."""
+        """Add a status event, unless it is the end of another process of a running server."""
         if isinstance(status, dict) and {"server", "state"} <= status.keys():
             known = self.servers.get(str(status["server"]), status)
             same = all(known.get(key) == status.get(key) for key in ("host", "pid", "since"))
@@ -115,7 +115,7 @@ class Picture:
 
 
 class Changes:
-    """The parts of a picture whose changes are reported: router, servers, states and alarms."""
+    """The parts of a picture whose changes are printed: router, servers, states and alarms."""
 
     def __init__(self, picture: Picture) -> None:
         self.troubles = picture.troubles()
@@ -135,7 +135,7 @@ class Changes:
         ]
         lines += [str(cause) for cause in self.troubles if {*cause.reasons} - before.alarms]
         if over := sorted(map(str, before.alarms - self.alarms)):
-            lines.append(f"over {some(over)}")
+            lines.append(f"over: {some(over)}")
         return lines
 
 
@@ -149,9 +149,9 @@ def draw(
     hints: str = "",
     browser: Browser | None = None,
 ) -> Group:
-    """Return a picture drawn to fit a terminal of ``size`` (width, height).
+    """Return a picture that fits a terminal of ``size`` (width, height).
 
-    Up to a third of the height is for alarms, worst first: in full while there is room.
+    Alarms take up to a third of the height, worst first, in full as far as they fit.
     """
     width, height = size
     head = [_title(picture, address)]
@@ -178,7 +178,7 @@ def _title(picture: Picture, address: Address) -> Text:
 
 
 def fitted(texts: list[Text], width: int, most: int) -> list[Text]:
-    """Return texts in at most ``most`` lines, and one more that counts the texts left out."""
+    """Return texts in at most ``most`` lines, and one more line that counts the omitted texts."""
     console = Console(width=width)
     lines: list[Text] = []
     spare = most - len(texts)
@@ -197,8 +197,8 @@ def fitted(texts: list[Text], width: int, most: int) -> list[Text]:
 def rows(picture: Picture, width: int, room: int, browser: Browser) -> list[Text]:
     """Return the rows of the devices that a browser shows, in at most ``room`` lines.
 
-    Until someone scrolls, these are all devices in full if they fit, or else a line for each of the
-    most important ones.
+    Before the first scrolling, all devices are shown in full if they fit; otherwise the most
+    important devices have one line each.
     """
     names = [name for name in picture.samples if browser.chooses(name)]
     if not names:
@@ -225,7 +225,7 @@ def rows(picture: Picture, width: int, room: int, browser: Browser) -> list[Text
 
 
 def summary(picture: Picture, names: list[str], most: int) -> tuple[dict[str, Any], int]:
-    """Return the samples for at most ``most`` rows, and the number of those left out."""
+    """Return the samples for at most ``most`` rows, and the number of omitted samples."""
     samples = siblings({name: picture.samples[name] for name in names})
     hidden = len(samples) - most + 1 if len(samples) > most else 0
     ranked = sorted(samples, key=lambda name: unimportance(name, picture, samples[name]))
@@ -234,9 +234,9 @@ def summary(picture: Picture, names: list[str], most: int) -> tuple[dict[str, An
 
 
 def siblings(samples: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return samples with numbered devices of one value, such as gauges, joined to one sample.
+    """Join the samples of numbered devices that have one value each, such as gauges.
 
-    A device with an alarm keeps its own.
+    A device with an alarm keeps its own sample.
     """
     joined: dict[str, dict[str, Any]] = {}
     for name, sample in samples.items():
@@ -250,10 +250,10 @@ def siblings(samples: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def unimportance(name: str, picture: Picture, sample: dict[str, Any]) -> int:
-    """Return how easily a device may be left out, from 0.
+    """Return a number from 0 to 3: the higher, the earlier a device is omitted.
 
-    The values of a view's source are in the row of the view, and a device that is only online has
-    little to tell; but a row of several devices is worth its place.
+    The values of a view's source are also in the row of the view. A device without alarms that is
+    just online is less important. A row of several devices is worth its place.
     """
     if name not in picture.samples:
         return 1
@@ -273,7 +273,7 @@ class _Table:
     def row(self, name: str, sample: dict[str, Any], *, compact: bool) -> list[Text]:
         """Return the lines of a device; if ``compact``, one line with the fields that fit.
 
-        A state that is longer than its column moves the fields of its row to the right.
+        A state that is longer than its column shifts the fields of its row to the right.
         """
         known = name in self.picture.samples
         state = self.picture.state(name) if known else state_of(sample, 0)

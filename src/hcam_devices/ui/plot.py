@@ -1,6 +1,6 @@
-"""History for people: plots in a terminal and in a PNG, tables, and CSV.
+"""``hcam history``: plots in a terminal or a PNG, tables, and CSV.
 
-They show replies of ``hipercam.recorder.rpc.history``, which ``history.archive`` describes.
+The input is replies of ``hipercam.recorder.rpc.history``, which ``history.archive`` describes.
 """
 
 import csv
@@ -40,6 +40,7 @@ from ..history.archive import (
 from ..host.installation import install_extra
 from ..journal.points import DAY_MS, timestamp_of
 from .commands import moments, printable
+from .troubles import count
 
 PNG_COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
 COLOURS = ("cyan", "yellow", "green", "magenta", "red", "blue")
@@ -49,17 +50,17 @@ TIME_STEPS = (
     *(n * HOUR for n in (1, 2, 3, 4, 6, 12)),
     *(n * DAY_MS for n in (1, 2, 5, 10, 20, 50, 100, 200, 500)),
 )
-"""The possible distances of marks on the axis of time, in ms."""
+"""The possible steps (ms) between marks on the time axis."""
 DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 """The bits of a Braille character, by column and row."""
 GAP_FACTOR = 4
-"""Values are not joined if their distance in time is this many times the median."""
+"""Two values are not joined if the time between them exceeds this many times the median."""
 MAX_WORD_LENGTH, MAX_WORDS = 40, 12
-"""Limits of texts in a PNG. Longer texts are cut; the oldest ones of more are called OTHERS."""
+"""Limits in a PNG: longer texts are cut, and the oldest of more texts are called OTHERS."""
 OTHERS = "(others)"
 MARK = "▲"
 MAX_DRAWN = 1e200
-"""Larger numbers are drawn here, because their differences would overflow."""
+"""Larger numbers are drawn as this one, because their differences would overflow."""
 
 
 def show(
@@ -72,12 +73,11 @@ def show(
     points: int | None,
     png: Path | None,
 ) -> int:
-    """Show fields on stdout, or in a PNG; return 1 if one of them has no values, 0 otherwise.
+    """Show fields on stdout or in a PNG; return 1 if one of them has no values, otherwise 0.
 
-    ``how`` is ``plot``, ``table`` or ``csv``; by default, fields are plotted in a terminal, and
-    written as tables into a pipe. Plots mark when the devices were commanded. Without fields, the
-    names of all fields are listed. ``points`` is the number of lines of a table. ``declared`` are
-    the declarations of fields, which have the digits and the scale of numbers.
+    ``how`` is ``plot``, ``table`` or ``csv``; the default is a plot in a terminal, and a table in a
+    pipe. Plots mark the times of commands. Without fields, list all fields. ``points`` is the
+    number of lines of a table. ``declared``: the declarations of fields, for digits and scale.
     """
     if not fields:
         known = source.fields()
@@ -96,7 +96,7 @@ def show(
     elif how == "table" or not (png or terminal):
         lines = max(terminal.lines // len(fields) - 4, 5) if terminal else 24
         replies = [asked(field, points or lines) for field in fields]
-        if not (points or terminal):  # texts with all their changes
+        if not (points or terminal):  # then show all changes of texts
             replies = [
                 asked(reply["field"], MAX_POINTS) if reply.get("earlier") else reply
                 for reply in replies
@@ -149,7 +149,7 @@ def writer(reply: Reply) -> Callable[[float], str]:
 
 
 def runs(reply: Reply) -> Iterator[list[int]]:
-    """Yield lists of successive indices of a reply, one for each stretch of time without a gap."""
+    """Yield lists of successive indices of a reply, one for each period without a gap."""
     times = reply["time"]
     apart = GAP_FACTOR * median([b - a for a, b in pairwise(times)] or [0])
     run: list[int] = []
@@ -168,19 +168,19 @@ def extremes(replies: list[Reply]) -> tuple[float, float]:
 
 
 def drawable(value: float) -> float:
-    """Return a number within the limits of drawing."""
+    """Return the nearest number that can be drawn."""
     return min(max(value, -MAX_DRAWN), MAX_DRAWN)
 
 
 def logarithmic(replies: list[Reply]) -> bool:
-    """Return whether replies have a logarithmic axis: it is declared, and they span a decade."""
+    """Return whether the axis is logarithmic: it is declared so, and the values span a decade."""
     low, high = extremes(replies)
     declared = (reply["declared"] for reply in replies if reply.get("declared"))
     return any(field.scale == "log" for field in declared) and 1 / MAX_DRAWN < 10 * low < high
 
 
 class Axis:
-    """The axis of values: the lowest is near dot 0, the highest near the last of ``dots``."""
+    """The value axis: the lowest value is near dot 0, the highest near the last of ``dots``."""
 
     def __init__(self, replies: list[Reply], dots: int) -> None:
         self.logarithmic = logarithmic(replies)
@@ -211,7 +211,7 @@ class Axis:
 
 
 class Times:
-    """The axis of time: the start of a span is column 0, its end the last of ``columns``."""
+    """The time axis: a span starts in column 0 and ends in the last of ``columns``."""
 
     def __init__(self, span: Span, columns: int) -> None:
         self.span, self.columns = span, columns
@@ -244,14 +244,14 @@ class Canvas:
         self.cells = [[(0, "")] * width for _ in range(height)]
 
     def run(self, x: int, low: int, high: int, colour: str) -> None:
-        """Set the dots of a column between two rows, which may be in any order."""
+        """Set the dots of a column from one row to another, in any order."""
         for y in range(min(low, high), max(low, high) + 1):
             line = self.cells[self.height - 1 - y // 4]
             bits, _ = line[x // 2]
             line[x // 2] = bits | DOTS[x % 2][3 - y % 4], colour
 
     def line(self, x: int, y: int, to_x: int, to_y: int, colour: str) -> None:
-        """Draw a line between two dots; the second must not be left of the first."""
+        """Draw a line between two dots; the second one must not be left of the first."""
         steps = 2 * (to_x - x) or 1
         for step in range(steps):
             low, high = (round(y + (to_y - y) * n / steps) for n in (step, step + 1))
@@ -270,7 +270,7 @@ def chart(
 ) -> Iterator[Text]:
     """Yield the lines of a plot of values with one unit: ``height`` lines, and two for the time.
 
-    ``marked`` are times (ms) to be marked on the axis of time.
+    ``marked``: times (ms) to mark on the time axis.
     """
     axis = Axis(replies, 4 * height)
     written = "{:.0e}" if axis.logarithmic else "{:.10g}"
@@ -314,9 +314,9 @@ def _draw(reply: Reply, canvas: Canvas, times: Times, axis: Axis, colour: str) -
 def charts(
     replies: list[Reply], span: Span, width: int, height: int, marked: Sequence[int] = ()
 ) -> Iterator[Text]:
-    """Yield a plot for each unit, with its extremes in words, and a table for each text.
+    """Yield a plot for each unit, with the extremes in words, and a table for each text.
 
-    ``marked`` are the times (ms) of commands.
+    ``marked``: times (ms) of commands.
     """
     plots = list(by_unit(replies))
     words = {
@@ -338,11 +338,13 @@ def charts(
     for reply in texts:
         yield from map(Text, table(cut(reply, each)))
     if marked:
-        yield Text(f"{MARK} {len(marked)} commands: hcam history --commands lists them", "dim")
+        yield Text(
+            f"{MARK} {count(len(marked), 'command')}: hcam history --commands lists them", "dim"
+        )
 
 
 def by_unit(replies: list[Reply]) -> Iterator[tuple[str, list[Reply]]]:
-    """Yield each unit with the replies that have values in it; texts are left out."""
+    """Yield each unit with the replies in that unit; texts are left out."""
     numbers = [reply for reply in replies if reply.get("min")]
     for unit in dict.fromkeys(reply["unit"] for reply in numbers):
         yield unit, [reply for reply in numbers if reply["unit"] == unit]
@@ -357,7 +359,7 @@ def in_words(reply: Reply, span: Span) -> str:
     year, day, time = 0, 5, 11
     begin = year if length > 300 * DAY_MS else day if length > DAY_MS else time
     digits = slice(begin, 16 if length >= HOUR else 19)
-    piece = length / MAX_POINTS / MINUTE  # a time is the beginning of a piece
+    piece = length / MAX_POINTS / MINUTE  # a time is the start of its piece
 
     def when(index: int) -> str:
         return f"({text_from_ms(times[index])[digits]})"
@@ -365,7 +367,7 @@ def in_words(reply: Reply, span: Span) -> str:
     return (
         f"{reply['field']}: last {written(reply['last'][-1])} {when(-1)}, "
         f"min {written(low[least])} {when(least)}, max {written(high[most])} {when(most)}"
-        + (f", each within {math.ceil(piece)} min from then" if piece > 1 else "")
+        + (f", each within {math.ceil(piece)} min of that time" if piece > 1 else "")
     )
 
 
@@ -404,7 +406,7 @@ def _table(reply: Reply) -> Iterator[str]:
 
 
 def write_csv(source: Source, fields: tuple[str, ...], span: Span, out: TextIO) -> list[Reply]:
-    """Write all values of fields as CSV, a row for each time; return their first pages."""
+    """Write all values of fields as CSV, one row for each time; return the first pages."""
     pages, streams = zip(*(samples(source, field, span) for field in fields), strict=True)
     writer = csv.writer(out, lineterminator="\n")
     units = (f" [{page['unit']}]" if page["unit"] else "" for page in pages)
@@ -415,11 +417,10 @@ def write_csv(source: Source, fields: tuple[str, ...], span: Span, out: TextIO) 
 
 
 def write_png(replies: list[Reply], span: Span, file: Path, marked: Sequence[int] = ()) -> None:
-    """Draw a plot for each unit, and one for each text, into a file, and print its name.
+    """Draw a plot for each unit and for each text into a file, and print its name.
 
-    ``marked`` are the times (ms) of commands, each a dotted line.
-
-    Raises HcamError if matplotlib is not installed, or the file cannot be written.
+    ``marked``: times (ms) of commands, which are dotted lines. Raises HcamError if matplotlib is
+    not installed, or if the file cannot be written.
     """
     try:
         from matplotlib.dates import AutoDateLocator, ConciseDateFormatter  # noqa: PLC0415
@@ -451,7 +452,7 @@ def write_png(replies: list[Reply], span: Span, file: Path, marked: Sequence[int
                         [drawable(reply[key][index]) for index in run]
                         for key in ("min", "mean", "max")
                     )
-                    # Without an edge, an extreme that lasted for a moment could not be seen.
+                    # Without an edge, a short extreme would be invisible.
                     panel.fill_between(moments, low, high, color=colour, alpha=0.4, lw=0.8)
                     panel.plot(moments, mean, color=colour, lw=1)
             panel.plot([], [], color=colour, label=printable(reply["field"]))
@@ -478,9 +479,9 @@ def write_png(replies: list[Reply], span: Span, file: Path, marked: Sequence[int
 
 
 def words_of(reply: Reply) -> list[str]:
-    """Return the values of a text as they are named in a PNG: short, and at most MAX_WORDS.
+    """Return the values of a text, shortened for a PNG, at most MAX_WORDS different ones.
 
-    Alarms are named by the severity and field of each.
+    Alarms become their severities and fields.
     """
     each = [_word(reply["field"], value) for value in reply["value"]]
     newest = list(dict.fromkeys(reversed(each)))
@@ -492,7 +493,7 @@ def words_of(reply: Reply) -> list[str]:
 
 def _word(field: str, value: str) -> str:
     if field.endswith(".alarms"):
-        with suppress(ValueError, TypeError, KeyError):  # a long list of alarms is stored cut off
+        with suppress(ValueError, TypeError, KeyError):  # a long list of alarms is stored in part
             alarms = [f"{alarm['severity']} {alarm['field']}" for alarm in json.loads(value)]
             value = ", ".join(alarms) or "none"
     text = printable(value)

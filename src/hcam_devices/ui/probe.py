@@ -1,7 +1,7 @@
-"""``hcam gtc probe``: where the telescope's server is, and what it is; nothing is moved or set.
+"""``hcam gtc probe``: finds and examines the telescope's server; nothing is moved or set.
 
-Type, ORB and addresses are in the reference that the name service returns; the object itself is
-asked whether it is alive, and for every value that can be read.
+Type, ORB and addresses are in the reference from the name service. The object itself is asked
+whether it is alive, and for every readable value.
 """
 
 import asyncio
@@ -22,9 +22,9 @@ from ..wamp.uris import Address
 def probed(address: Address, file: Path | None, settings: Mapping[str, Any]) -> Iterator[str]:
     """Yield lines about the telescope's server; nothing is moved or set.
 
-    ``settings`` are those of a link to it. Unless they name a host or port, gtcserver at
-    ``address`` (WAMP_SERVER) is asked for its own, or else the instrument file. Raises HcamError if
-    the server is not alive, or CORBA is not installed.
+    ``settings`` are settings of the link. Without a host or port among them, use the link of the
+    gtcserver at the router ``address``, or else of the instrument file. Raises HcamError if the
+    server does not answer, or if CORBA is not installed.
     """
     require_corba()
     if not settings.keys() & {"host", "port"}:
@@ -38,7 +38,7 @@ def probed(address: Address, file: Path | None, settings: Mapping[str, Any]) -> 
 
 
 def _link_settings(address: Address, file: Path | None) -> tuple[str, dict[str, Any]]:
-    """Return who knows where the telescope's server is, and the settings of a link to it."""
+    """Return where the settings of the link are from, and the settings."""
     try:
         described = utils.call(uris.rpc("gtc", "describe"))
         return f"gtcserver at {address}", described["link"]
@@ -46,17 +46,17 @@ def _link_settings(address: Address, file: Path | None) -> tuple[str, dict[str, 
         instrument = load(file)
         if "gtc" not in instrument.entries:
             raise HcamError(
-                f"no gtcserver runs at {address}, and {instrument.path} has no device gtc: say "
-                "where the telescope's name service is, with --host"
+                f"no gtcserver is running at {address}, and {instrument.path} has no device gtc: "
+                "give the host of the telescope's name service with --host"
             ) from None
         described = instrument.entries["gtc"].build().describe()
-        return f"{instrument.path} (no gtcserver runs at {address})", described["link"]
+        return f"{instrument.path} (no gtcserver is running at {address})", described["link"]
 
 
 async def report(link: Corba) -> list[str]:
-    """Return lines about a telescope's server: its reference, and its answers.
+    """Return lines about a telescope's server: its reference and its answers.
 
-    Raises what ``Corba.open`` raises; if there is a reference, its contents are in the text.
+    Raises as ``Corba.open``; the text of the error includes the contents of the reference.
     """
     known = describe(await link.reference())
     known["addresses"] = ", ".join(known["addresses"])

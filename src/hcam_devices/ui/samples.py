@@ -1,4 +1,4 @@
-"""A sample of a device as text: its state in a word, and its fields in a row."""
+"""A sample as text: the state of the device in a word, and its fields in a row."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
@@ -12,7 +12,7 @@ Declared: TypeAlias = Mapping[str, Readback]
 """Fields by their names in a sample."""
 
 SILENT_AFTER_S = 60.0
-"""A device whose last sample is older than this is called silent."""
+"""A device whose newest sample is older is shown as silent."""
 PRETTY_UNITS = {"deg_C": "°C", "l / min": "l/min", "MB / s": "MB/s", "1 / s": "/s"}
 NO_FIELDS = {"device", "seq", "epoch", "timestamp", "state", "alarms", "state_reason"}
 """The entries of a sample that are not shown as fields."""
@@ -22,7 +22,7 @@ BAR_LENGTH = 20
 
 
 def state_of(sample: dict[str, Any], age: float) -> str:
-    """Return the state of a device in one word, from its last sample and that sample's age in s."""
+    """Return the state of a device in one word, from its newest sample and the sample's age (s)."""
     if not sample:
         return "no news"
     states = dict(sample["state"])
@@ -38,8 +38,8 @@ def state_of(sample: dict[str, Any], age: float) -> str:
 def row(sample: dict[str, Any], declared: Declared, width: int, *, compact: bool) -> Text:
     """Return the fields of a sample, with line breaks between fields so that they fit.
 
-    Numbers have the digits that are ``declared``. If ``compact``, return one line, with as many
-    fields as fit.
+    Numbers have their ``declared`` digits. If ``compact``, return one line with the fields that
+    fit.
     """
     if is_detector(sample):
         text = exposure(sample, declared)
@@ -65,7 +65,7 @@ def row(sample: dict[str, Any], declared: Declared, width: int, *, compact: bool
 
 
 def fields(sample: dict[str, Any], declared: Declared) -> Iterator[tuple[str, list[str], str]]:
-    """Yield the fields of a sample as (name, values, unit), channels of one family together."""
+    """Yield the fields of a sample as (name, values, unit); the channels of a family are joined."""
     families: dict[str, tuple[list[str], str]] = {}
     for name, value in sample.items():
         if name in NO_FIELDS:
@@ -87,12 +87,12 @@ def fields(sample: dict[str, Any], declared: Declared) -> Iterator[tuple[str, li
 
 
 def writer(declared: Declared, name: str) -> Callable[[Any], str]:
-    """Return how to write the values of a field: as it is declared, or short."""
+    """Return the function that writes the values of a field, as declared or short."""
     return declared[name].as_text if name in declared else number
 
 
 def number(value: Any) -> str:
-    """Return a value that nobody has declared as a short text; ``?`` for null."""
+    """Return a value without a declaration as a short text; ``?`` for null."""
     if isinstance(value, bool) or not isinstance(value, float):
         return "?" if value is None else str(value)
     if value and not 1e-2 <= abs(value) < 1e5:
@@ -101,12 +101,12 @@ def number(value: Any) -> str:
 
 
 def is_detector(sample: dict[str, Any]) -> bool:
-    """Return whether a sample is that of a detector, and says what the detector does."""
+    """Return whether a sample is from a detector and contains the detector's state."""
     return all(sample.get(name) is not None for name in DETECTOR_FIELDS)
 
 
 def exposure(sample: dict[str, Any], declared: Declared) -> Text:
-    """Return the state of a detector's run, with a bar while it goes on."""
+    """Return the state of a detector's run, with a progress bar while it is active."""
     active = sample["system.subStateName"] == "active"
     done, expected = sample.get("frames_done"), sample.get("frames_expected")
     parts = [f"run {sample['run']}" if active else f"last run {sample['run']}"]
@@ -131,7 +131,7 @@ def exposure(sample: dict[str, Any], declared: Declared) -> Text:
 
 
 def is_telemetry(sample: Any) -> bool:
-    """Return whether a sample can be shown. Any program may publish anything as telemetry."""
+    """Return whether a sample can be shown, because any program may publish to its topic."""
     try:
         row(sample, {}, 80, compact=False)
         texts = [sample["device"], sample["state"]["connection"], state_of(sample, 0)]

@@ -22,12 +22,12 @@ from ..wamp import uris
 from ..wamp.session import JOIN_WITHIN, Session, join, keep_joined
 from ..wamp.uris import Address
 from ..wamp.utils import TIMEOUT, unreachable
-from .calling import what_there_is
+from .calling import no_such_device
 from .keys import Browser, pressed
 from .picture import Changes, Picture, draw
 
 MAX_LOOK_S = 1.0
-"""Wait this long for devices and servers of which the router knows nothing."""
+"""Wait this long for devices and servers from which the router has retained nothing."""
 REDRAW_PERIOD_S = 0.5
 
 
@@ -41,11 +41,12 @@ async def watch(
     hints: Callable[[], str] = str,
     quits: bool = True,
 ) -> None:
-    """Draw the devices whose names match ``pattern``, again and again, until cancelled.
+    """Show the devices whose names match ``pattern``, live, until cancelled.
 
-    Where nothing can be drawn (no terminal, or a dumb one), print them, and then a line for each
+    If standard output is not a terminal, or a dumb one, print them once and then a line for each
     change. If ``once``, print them and return. If ``quits``, the key q ends it, too. ``hints``
-    returns a text for the last lines. Raises HcamError if there is no router and nothing is drawn.
+    returns a text for the last lines. Raises HcamError if the devices are to be printed and there
+    is no router.
     """
     picture = Picture(instrument, pattern, realm)
     console = Console()
@@ -73,7 +74,7 @@ async def watch(
 
 
 async def follow(picture: Picture, session: Session) -> None:
-    """Subscribe a picture to the telemetry and the servers that it shows, retained events first."""
+    """Subscribe a picture to its devices and servers, with their retained events."""
     last = SubscribeOptions(get_retained=True)
     servers = picture.instrument.servers
     await asyncio.gather(
@@ -85,7 +86,7 @@ async def follow(picture: Picture, session: Session) -> None:
 
 
 async def look(picture: Picture, address: Address) -> None:
-    """Fill a picture with what the router knows. Raises HcamError if there is no router."""
+    """Fill a picture with the retained events. Raises HcamError if there is no router."""
     try:
         async with join(address, picture.realm) as session:
             await follow(picture, session)
@@ -128,7 +129,7 @@ async def _print_changes(picture: Picture, console: Console) -> None:
 
 
 async def status(instrument: Instrument, address: Address) -> int:
-    """Print a summary; return 0 if nothing is wrong with devices that are heard, 1 otherwise."""
+    """Print a summary; return 1 if a device is silent, offline or has an alarm, otherwise 0."""
     picture = Picture(instrument, "*")
     console = Console()
     write = partial(console.print, soft_wrap=not console.is_terminal)
@@ -143,8 +144,8 @@ async def status(instrument: Instrument, address: Address) -> int:
         if sample and sample["state"]["connection"] != "online"
     ]
     online = len(picture.samples) - len(silent) - len(offline)
-    write(f"{online} of {len(picture.samples)} devices online")
-    for names, what in ((offline, "offline"), (silent, "not heard of")):
+    write(f"{online} of {len(picture.samples)} devices are online")
+    for names, what in ((offline, "offline"), (silent, "not heard")):
         if names:
             write(f"{what}: {', '.join(names)}")
     alarms = picture.alarms()
@@ -154,7 +155,7 @@ async def status(instrument: Instrument, address: Address) -> int:
 
 
 async def wire(device: str, address: Address, seconds: float, file: Path | None) -> None:
-    """Print the bytes between a device and its hardware for some seconds; append them to a file.
+    """Print the bytes between a device and its hardware for a while; also append them to a file.
 
     Raises HcamError if the device or the router does not answer.
     """
@@ -173,13 +174,13 @@ async def wire(device: str, address: Address, seconds: float, file: Path | None)
                 await session.subscribe(show, uris.wire(device))
                 began = session.call(uris.rpc(device, "wire"), seconds)
                 if not (await asyncio.wait([began], timeout=TIMEOUT))[0]:
-                    raise HcamError(f"{device} does not answer within {TIMEOUT:g} s")
+                    raise HcamError(f"{device} did not answer within {TIMEOUT:g} s")
                 await began
                 await asyncio.wait([session.over], timeout=seconds)
         except ApplicationError as error:
             if error.error == ApplicationError.NO_SUCH_PROCEDURE:
                 procedure = uris.rpc(device, "wire")
-                raise HcamError(await asyncio.to_thread(what_there_is, procedure)) from None
+                raise HcamError(await asyncio.to_thread(no_such_device, procedure)) from None
             raise HcamError(" ".join(str(part) for part in error.args)) from None
         except OSError as error:
             raise HcamError(unreachable(address, error, JOIN_WITHIN)) from None

@@ -1,8 +1,8 @@
-"""The causes of alarms: one line for each cause, in an order that stays.
+"""The causes of alarms: one line for each cause, in a stable order.
 
-An alarm is identified by its device and field, because its reason contains numbers that change. A
-view repeats the alarms of its sources, and devices that fail together raise equal alarms; both are
-one cause.
+An alarm is identified by its device and field, because the numbers in its reason change. A view
+repeats the alarms of its sources, and devices that fail together raise equal alarms. Both have one
+cause.
 """
 
 import re
@@ -19,7 +19,7 @@ Root: TypeAlias = tuple[str, str]
 SEVERITIES = ("ERR", "WARN")
 """Worst first."""
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?!\w|\.\d)")
-"""A number that may change, but no part of a name, or of an address such as 192.0.2.1."""
+"""A number that may change, but not a part of a name, or of an address such as 192.0.2.1."""
 
 
 class Identity(NamedTuple):
@@ -42,7 +42,7 @@ class Trouble:
     reasons: dict[Identity, str] = field(default_factory=dict)
     also: list[str] = field(default_factory=list)
     since: str = ""
-    """The oldest time of its alarms (UTC, ISO 8601); it may be older if ``vague``."""
+    """The time of its oldest alarm (UTC, ISO 8601); if ``vague``, the alarm may be older."""
     vague: bool = False
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ class Trouble:
 
 
 def some(names: list[str]) -> str:
-    """Return names as text; of more than four the first three, and how many more there are."""
+    """Return up to four names as text, or the first three and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 4 else ""
     return ", ".join(names[:3] if more else names) + more
 
@@ -68,7 +68,7 @@ def count(n: int, noun: str) -> str:
 
 
 def short(moment: str) -> str:
-    """Return the time of a moment (UTC, ISO 8601); with its date unless that is today."""
+    """Return the time of a moment (UTC, ISO 8601), and its date unless that is today."""
     date, _, clock = moment.partition("T")
     today = time.strftime("%Y-%m-%d", time.gmtime())
     return clock[:8] if date == today else f"{date} {clock[:5]}"
@@ -80,18 +80,18 @@ def family(name: str) -> str:
 
 
 class Causes:
-    """Finds the cause of each alarm. The instrument file declares which devices are views."""
+    """Finds the cause of each alarm; the instrument tells which devices are views."""
 
     def __init__(self, instrument: Instrument) -> None:
         entries = instrument.entries.items()
         built = {name: entry.build() for name, entry in entries if issubclass(entry.cls, View)}
         self._views = {name: view for name, view in built.items() if isinstance(view, View)}
         self.sources = {source for view in self._views.values() for source in view.sources()}
-        """The devices whose values are shown by views."""
+        """The devices whose values views show."""
         self._heard: dict[str, dict[Identity, str]] = {}
 
     def hear(self, sample: Mapping[str, Any], now: str) -> None:
-        """Note the time of a sample's new alarms, for those that have no ``since``."""
+        """Note the time of a sample's new alarms, which is used for alarms without ``since``."""
         before = self._heard.get(sample["device"], {})
         present = [identity for identity, _ in _alarms(sample)]
         self._heard[sample["device"]] = {key: before.get(key, now) for key in present}
@@ -130,7 +130,7 @@ class Causes:
             trouble.since, trouble.vague = moment, since is None
 
     def _cause(self, device: str, field: str, fields: set[Root]) -> Root:
-        """Return the device and field whose alarm an alarm repeats, or its own."""
+        """Return the device and field whose alarm this alarm repeats, or its own."""
         view = self._views.get(device)
         if view is None or field == "connection":
             return device, field
@@ -146,7 +146,7 @@ class Causes:
 
 
 def _repeats(root: Root, causes: Mapping[Root, Root]) -> bool:
-    """Return whether an alarm repeats another one, which itself repeats none."""
+    """Return whether an alarm repeats another one that is not itself a repetition."""
     cause = causes[root]
     return cause != root and causes[cause] == cause
 
@@ -160,6 +160,6 @@ def _alarms(sample: Mapping[str, Any]) -> Iterator[tuple[Identity, Mapping[str, 
 
 
 def _alike(identity: Identity, alarm: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a key that alarms of one cause have in common, although their numbers differ."""
+    """Return a key that is equal for alarms of one cause, although their numbers differ."""
     text, numbers = NUMBER.subn("#", alarm["reason"])
     return (identity.severity, text, str(identity.n), family(identity.field) if numbers else "")

@@ -629,8 +629,8 @@ def test_who_may_not_write_is_told_so(tmp_path: Path, opened: Opener) -> None:
     [
         ("open to all", ": chmod o= "),
         ("", "must contain a secret"),
-        ("hush\x00hush", "has to hold a secret"),
-        ("two\nlines", "has to hold a secret"),
+        ("hush\x00hush", "must contain a secret"),
+        ("two\nlines", "must contain a secret"),
         (None, "cannot be read"),
     ],
 )
