@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
+import limits
 from autobahn.twisted.wamp import ApplicationSession
 from autobahn.wamp.exception import ApplicationError, InvalidUriError
 from autobahn.wamp.types import CallResult, ComponentConfig, PublishOptions
@@ -192,7 +193,8 @@ class Door(Resource):  # type: ignore[misc]
 
     ``extra`` contains: ``realm``; ``anonymous``, the role of callers without credentials, or None;
     ``people``, the file of the others, or None; ``router``, the name for which requests are signed;
-    ``hosts``, names of the router besides those of loopback; ``max_body``, bytes.
+    ``hosts``, names of the router besides those of loopback; ``max_body``, bytes; ``limits``, those
+    of roles.
     """
 
     isLeaf = True
@@ -206,6 +208,7 @@ class Door(Resource):  # type: ignore[misc]
         self.signatures = Signatures(extra["router"])
         if extra["people"]:
             people.watch(extra["people"])
+        limits.take(extra["limits"])
 
     def render(self, request: Any) -> Any:
         """Answer a request: at once if it is refused, else when the call has returned."""
@@ -243,12 +246,16 @@ class Door(Resource):  # type: ignore[misc]
         wanted = _parse(request, body)
         self._require_own_host(request)
         caller = self._caller(request, body)
+        if text := limits.too_long(len(body), caller.role):
+            raise RefusedError(413, NOT_AUTHORIZED, text)
         begin, key = BEGIN[request.prepath[-1]]
         uri, args, kwargs = wanted.get(key), wanted.get("args") or [], wanted.get("kwargs") or {}
         if not isinstance(uri, str) or type(args) is not list or type(kwargs) is not dict:
             text = f"the request needs {key}, a text; it may have args, a list, and kwargs, a dict"
             raise RefusedError(400, text)
         guest = guests.guest(self.realm, caller)
+        if text := limits.excess(caller.name, caller.role, guest.waiting):
+            raise RefusedError(429, NOT_AUTHORIZED, text)
         try:
             answer = begin(guest.session, uri, args, kwargs, wanted.get("options") or {})
         except InvalidUriError as error:

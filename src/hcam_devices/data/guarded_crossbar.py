@@ -20,12 +20,15 @@ crossbar._import_serializers_quietly()
 
 import click  # noqa: E402
 import door  # noqa: E402
+import limits  # noqa: E402
 import people  # noqa: E402
 from autobahn.twisted.websocket import WebSocketServerProtocol  # noqa: E402
 from autobahn.wamp.cryptosign import CryptosignKey  # noqa: E402
 from crossbar import personality  # noqa: E402
+from crossbar.common.twisted.endpoint import MaxConnectionsFactory  # noqa: E402
 from crossbar.node.node import Node  # noqa: E402
 from crossbar.router import router as crossbar_router  # noqa: E402
+from crossbar.router.auth.pending import PendingAuth  # noqa: E402
 from crossbar.router.broker import Broker  # noqa: E402
 from crossbar.router.router import Router, RouterFactory  # noqa: E402
 from crossbar.worker.router import RouterController  # noqa: E402
@@ -47,13 +50,11 @@ MAX_JOIN_S = 20.0
 busy one may take longer to ask for it."""
 BATCH_S = 1.0
 """Autobahn's timers for pings end up to this much too early."""
-LEGACY = "realm1"
-"""The realm of programs of version 1.7."""
 MAX_RETRANSMITS, MAX_PROBES = 5, 2
 """A machine is dead if so many transmissions in a row, or probes of its full buffer, were in vain:
 after about 6 s, or up to 4 minutes if its buffer was full. Otherwise each got an answer."""
-MAX_UNSENT = 8 * 2**20
-"""Close a client that has left this many bytes unread, beyond what the kernel holds."""
+MIN_UNREAD = 2**20
+"""Look at the limit of a client only if it has left this many bytes unread."""
 MAX_UNSENT_TOTAL = 64 * 2**20
 """Above this many unread bytes of all clients, close those that have left most."""
 MAX_BODY = 4 * 2**20
@@ -148,6 +149,11 @@ class GuardedRouter(Router):  # type: ignore[misc]
 
     broker = GuardedBroker
 
+    def process(self, session: Any, msg: Any) -> None:
+        """Process a message that is not too long for the role of its sender."""
+        if not limits.refused(session, msg):
+            super().process(session, msg)
+
 
 class GuardedRouterFactory(RouterFactory):  # type: ignore[misc]
     """Makes the routers of this module."""
@@ -173,13 +179,15 @@ class GuardedRouterController(RouterController):  # type: ignore[misc]
         # Crossbar colours and prints what it might log for every message, whatever the log level.
         click.style = lambda text, **_: text
         crossbar_router.pformat = repr
+        PendingAuth._accept = limits.accepting(PendingAuth._accept, self)
+        MaxConnectionsFactory.buildProtocol = _making_room(MaxConnectionsFactory.buildProtocol)
         self.without_session: dict[Any, float] = {}
         door.guests.controller = self
         LoopingCall(self.look).start(LOOK_PERIOD_S)
 
     def look(self) -> None:
         """Close what has to be closed. Raises nothing: an error would end the looking."""
-        for look in (self._close_excess, people.look, door.guests.look):
+        for look in (self._close_excess, people.look, limits.look, door.guests.look):
             try:
                 look(self)
             except Exception:  # noqa: BLE001  (it is in the log; the next look may succeed)
@@ -227,23 +235,65 @@ def _close(connection: Any, reason: str) -> None:
 def _write(connection: Any, data: bytes) -> None:
     """Write to a client, unless it does not read: a burst may come between two looks."""
     tcp.Connection.write(connection, data)
-    if _unsent(connection) > MAX_UNSENT and not connection._aborting:
-        _close(connection, f"it has left more than {MAX_UNSENT / 2**20:g} MiB unread")
+    unread = _unsent(connection)
+    if unread > MIN_UNREAD and not connection._aborting:
+        role = getattr(_session(connection.protocol), "_authrole", None)
+        most = limits.of(role).unread
+        if unread > most:
+            text = f"it has left {unread} bytes unread (role {role or 'unknown'}: at most {most})"
+            _close(connection, text)
 
 
 def _unsent(connection: Any) -> int:
     return int(len(connection.dataBuffer) + connection._tempDataLen)
 
 
+def _unwrapped(protocol: Any) -> Any:
+    """Return the protocol under those that count connections, or are TLS."""
+    while hasattr(protocol, "wrappedProtocol"):
+        protocol = protocol.wrappedProtocol
+    return protocol
+
+
+def _session(protocol: Any) -> Any:
+    """Return the session that has joined on a WebSocket connection; None without."""
+    session = getattr(_unwrapped(protocol), "_session", None)
+    return session if session is not None and session._session_id else None
+
+
 def _lacks_session(connection: Any) -> bool:
     """Return whether something is a WebSocket connection on which no session is joined."""
     if not isinstance(connection, tcp.Server):
         return False
-    protocol = connection.protocol
-    protocol = getattr(protocol, "wrappedProtocol", protocol)
-    if not isinstance(protocol, WebSocketServerProtocol):
+    websocket = isinstance(_unwrapped(connection.protocol), WebSocketServerProtocol)
+    return websocket and not _session(connection.protocol)
+
+
+def _making_room(build: Any) -> Any:
+    """Return what accepts a connection, and cuts an idle one where few may still come.
+
+    So who has a key can join while somebody else holds as many connections as there may be.
+    """
+
+    def build_protocol(factory: Any, address: Any) -> Any:
+        reserve = min(limits.RESERVE, factory.max_connections // 2)
+        if len(factory.protocols) >= factory.max_connections - reserve:
+            idle = (one for one in factory.protocols if _is_idle(one))
+            if oldest := next(idle, None):
+                oldest.transport.abortConnection()
+        return build(factory, address)
+
+    return build_protocol
+
+
+def _is_idle(protocol: Any) -> bool:
+    """Return whether a connection, not being cut yet, has no session and no request to answer."""
+    if protocol.transport._aborting:
         return False
-    return protocol._session is None or not protocol._session._session_id
+    inner = _unwrapped(protocol)
+    channel = getattr(inner, "_channel", inner)
+    busy = getattr(channel, "_handlingRequest", None) or getattr(channel, "streams", None)
+    return not busy and not _session(protocol)
 
 
 def _noting_time(receive: Any) -> Any:
@@ -278,7 +328,7 @@ def _unless_busy(give_up: Any) -> Any:
 
     def on_auto_ping_timeout(protocol: Any) -> None:
         session = protocol._session
-        if session and session._realm == LEGACY and _is_acknowledged(protocol.transport):
+        if session and session._realm == limits.LEGACY and _is_acknowledged(protocol.transport):
             protocol.autoPingTimeoutCall = None
             protocol._sendAutoPing()
         else:

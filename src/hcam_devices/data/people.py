@@ -131,8 +131,13 @@ def _show_out_unless(person: Person | None, session: Any) -> None:
         reason = f"this key of {session.authid!r} was removed"
     else:
         return
-    if session._goodbye_sent:  # it has not gone since the last look
+    show_out(session, ACCESS_CHANGED, reason)
+
+
+def show_out(session: Any, error: str, reason: str) -> None:
+    """Take leave of a session; cut its connection if it is still there the next time."""
+    if session._goodbye_sent:
         session._transport.dropConnection(abort=True)
     else:
         log.warn("showing out session {id}: {reason}", id=session._session_id, reason=reason)
-        session.leave(ACCESS_CHANGED, reason)
+        session.leave(error, reason)

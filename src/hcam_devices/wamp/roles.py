@@ -18,6 +18,34 @@ Action: TypeAlias = Literal["call", "register", "publish", "subscribe"]
 ACTIONS: tuple[Action, ...] = ("call", "register", "publish", "subscribe")
 
 OBSERVER, OPERATOR, ENGINEER, RECORDER = "observer", "operator", "engineer", "recorder"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a client of a role may take from the others.
+
+    ``message``: bytes of one message or request. ``unread``: bytes sent to it that it has not read,
+    beyond what the kernel holds. ``at_once``: sessions of one name, and its requests over HTTP that
+    wait for an answer. ``idle_s``: seconds without a message and without a subscription; None if
+    there is no limit.
+    """
+
+    message: int
+    unread: int
+    at_once: int
+    idle_s: float | None = None
+
+
+KIB, MIB = 2**10, 2**20
+LIMITS = {
+    OBSERVER: Limit(64 * KIB, 4 * MIB, 128, idle_s=600),
+    OPERATOR: Limit(256 * KIB, 8 * MIB, 128),
+    ENGINEER: Limit(MIB, 8 * MIB, 256),
+    RECORDER: Limit(MIB, 16 * MIB, 256),
+}
+DEVICE_LIMIT = Limit(MIB, 16 * MIB, 8192)
+"""For the role of a server, which has a session for each of its devices."""
+
 ADD_TESTAMENT = "wamp.session.add_testament"
 DISCLOSED = {"caller": True, "publisher": True}
 LOOK_UP = (
@@ -66,6 +94,11 @@ def merged(rules: Iterable[Rule]) -> list[Rule]:
 def role_of(server: str) -> str:
     """Return the role of a server."""
     return RECORDER if server == LOGGER else f"device-{server}"
+
+
+def limit(role: str) -> Limit:
+    """Return what a client of a role may take from the others."""
+    return LIMITS.get(role, DEVICE_LIMIT)
 
 
 def servers(entries: Iterable[Entry]) -> list[str]:

@@ -12,6 +12,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterable
+from dataclasses import asdict
 from html import escape
 from importlib.metadata import version
 from importlib.resources import files
@@ -153,13 +154,14 @@ def with_door(configuration: dict[str, Any], hosts: list[str]) -> dict[str, Any]
     ``hosts`` are names of the router; those of loopback need not be given. A plain Crossbar cannot
     use the configuration.
     """
-    extra = {
+    extra: dict[str, Any] = {
         "realm": uris.REALM,
         "anonymous": ROLES[0]["name"],
         "people": None,
         "router": "",
         "hosts": hosts,
         "max_body": MAX_MESSAGE_BYTES,
+        "limits": {},
     }
     door = {"type": "resource", "classname": "door.Door", "extra": extra}
     for worker in configuration["workers"]:
@@ -179,6 +181,7 @@ def with_access(
     devices = [*entries]
     realms = {uris.REALM: roles.roles(devices), uris.REPLAY: roles.replay_roles(devices)}
     known = {"people": str(people)}
+    limits = {one["name"]: asdict(roles.limit(one["name"])) for one in realms[uris.REALM]}
     for worker in configuration["workers"]:
         worker["realms"] = [{"name": name, "roles": made} for name, made in realms.items()]
         for transport in worker["transports"]:
@@ -188,7 +191,7 @@ def with_access(
                 "anonymous": {"type": "static", "role": roles.OBSERVER},
             }
             for name in ("call", "publish"):
-                extra = {"anonymous": roles.OBSERVER, "router": router, **known}
+                extra = {"anonymous": roles.OBSERVER, "router": router, "limits": limits, **known}
                 paths[name] |= {"extra": paths[name]["extra"] | extra}
     return configuration
 
