@@ -476,3 +476,17 @@ def test_an_answer_of_a_server_is_checked() -> None:
     assert About.model_validate(said).server == "hwserver"
     with pytest.raises(ValueError, match="time"):
         About.model_validate(said | {"time": "noon"})
+
+
+async def test_who_may_command_because_programs_of_version_1_7_may(site: Site) -> None:
+    assert site.instrument
+    assert not await checks.version_1_7(site)
+    site.file.write_text(FILE.format(port=1) + '[legacy]\nenabled = true\nlisten = ["192.0.2.1"]\n')
+    site.instrument = load(site.file)
+    told, network, port = await checks.version_1_7(site)
+    assert "every program on the router's machine may command as an operator" in told.text
+    assert told.where.endswith(":11")
+    assert network.level == port.level == "WARN"
+    assert "everybody who reaches 192.0.2.1 may command" in network.text
+    assert "remove listen" in network.cure
+    assert "at port 8080, not 1" in port.text

@@ -29,6 +29,7 @@ from ..host.clock import clock_is_disciplined
 from ..host.installation import LOCK, commit, installed_router, router_folders, this_program
 from ..wamp import access, roles
 from ..wamp.about import About
+from ..wamp.legacy import PORT
 from ..wamp.uris import Address
 from .troubles import count, some
 
@@ -261,6 +262,8 @@ async def listeners(site: Site) -> list[Finding]:
         ip, port = connection.laddr
         if connection.pid not in ours and port != site.address.port:
             continue
+        if site.instrument and ip in site.instrument.legacy.listen:
+            continue  # which version_1_7 reports
         if not ip_address(ip.removeprefix("::ffff:")).is_loopback:
             process = f"process {connection.pid}" if connection.pid else "a process"
             text = f"{process} listens to other machines, on {ip} port {port}"
@@ -269,6 +272,29 @@ async def listeners(site: Site) -> list[Finding]:
     return found or [
         Finding("OK", HERE, "the router and the servers accept connections from this machine only")
     ]
+
+
+async def version_1_7(site: Site) -> list[Finding]:
+    """Report who may command without a key because programs of version 1.7 may."""
+    if site.instrument is None or not site.instrument.legacy.enabled:
+        return []
+    where, legacy = f"{site.file}:{line_of(site.file, 'legacy')}", site.instrument.legacy
+    who = "every program on the router's machine"
+    text = f"{who} may command as an operator, without a key, because programs of version 1.7 may"
+    found = [Finding("OK", where, text)]
+    if legacy.listen:
+        at = " and ".join(legacy.listen)
+        text = (
+            f"everybody who reaches {at} may command as an operator, without a key, in clear text"
+        )
+        cure = "when no program of version 1.7 runs on another machine, remove listen in [legacy]"
+        found.append(Finding("WARN", where, text, f"{cure}, and restart the router"))
+    if site.address.port != PORT:
+        text = (
+            f"programs of version 1.7 look for the router at port {PORT}, not {site.address.port}"
+        )
+        found.append(Finding("WARN", where, text, f"set port in [router] to {PORT}"))
+    return found
 
 
 async def files(site: Site) -> list[Finding]:
@@ -500,6 +526,7 @@ CHECKS: Mapping[str, Check] = {
     "hardware": hardware,
     "serial ports": serial_ports,
     "listeners": listeners,
+    "version 1.7": version_1_7,
     "files": files,
     "keys": keys,
     "clocks": clocks,
