@@ -206,6 +206,20 @@ async def test_a_program_cannot_pose_as_a_device(program: Client) -> None:
             await program.publish(topic, b"", options=acknowledged)
 
 
+async def test_a_key_is_for_the_other_realm_and_no_key_for_this_one(
+    net: Net, servers: dict[str, StandIn]
+) -> None:
+    await servers["hwserver"].present("slide")
+    own = read_key(net.home / "access" / "keys" / "local.key")
+    with pytest.raises(ApplicationError, match="engineer"):
+        async with client(net.address, realm="realm1", key=own):
+            pass
+    async with client(net.address, key=None) as observer:
+        assert await observer.call("hipercam.slide.rpc.telemetry")
+        with pytest.raises(ApplicationError, match="not authorized"):
+            await observer.call("hipercam.slide.rpc.stage.move")
+
+
 async def test_the_door_finds_what_a_prefix_serves_by_its_exact_name(
     net: Net, servers: dict[str, StandIn]
 ) -> None:

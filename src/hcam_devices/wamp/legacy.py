@@ -15,9 +15,9 @@ from . import roles, uris
 REALM = "realm1"
 PORT = 8080
 """The port of the router that is built into programs of version 1.7."""
-GUEST = "program"
-"""The role in realm1 of who comes to an address of ``[legacy] listen``; it is none elsewhere."""
-BRIDGE = "bridge"
+LOCAL, GUEST, BRIDGE = "anonymous", "program", "bridge"
+"""Roles in realm1: of who may also observe in the instrument's realm, because it listens on
+loopback; of others without a key; and of the bridge. No person has one of them."""
 
 
 def with_realm1(
@@ -33,18 +33,23 @@ def with_realm1(
     [worker] = configuration["workers"]
     [transport] = worker["transports"]
     paths = transport["paths"]
-    nobody = paths["ws"]["auth"].get("anonymous", {}).get("role", roles.OBSERVER)
-    role = roles.OPERATOR if nobody == roles.OBSERVER else nobody
+    observer = paths["ws"]["auth"].get("anonymous", {}).get("role", roles.OBSERVER)
+    with_roles = observer == roles.OBSERVER
+    role = roles.OPERATOR if with_roles else observer
+    for realm in worker["realms"]:
+        realm["roles"] = realm["roles"] + [
+            one | {"name": LOCAL} for one in realm["roles"] if one["name"] == observer
+        ]
     worker["realms"].append(
-        {"name": REALM, "roles": roles.realm1_roles(devices.values(), [nobody, GUEST], BRIDGE)}
+        {"name": REALM, "roles": roles.realm1_roles(devices.values(), [LOCAL, GUEST], BRIDGE)}
     )
     bridge = {
         "realm": uris.REALM,
         "role": role,
-        "observer": nobody,
+        "observer": observer,
         "devices": {name: _presented(entry) for name, entry in devices.items()},
         "strangers": {
-            name: role if role == nobody else roles.role_of(name)
+            name: roles.role_of(name) if with_roles else role
             for name in roles.strangers(devices.values())
         },
     }
@@ -54,6 +59,7 @@ def with_realm1(
         name: paths[name] | {"extra": paths[name]["extra"] | {"anonymous": role}}
         for name in ("call", "publish")
     }
+    guest = paths | doors | {"ws": paths["ws"] | {"auth": _anonymous(GUEST)}}
     addresses = instrument.legacy.listen
     if "tls" in transport["endpoint"]:
         if port == PORT:
@@ -64,13 +70,15 @@ def with_realm1(
         addresses, port = ["127.0.0.1", *addresses], PORT
     else:
         paths |= doors
-    guest = paths["ws"] | {"auth": {"anonymous": {"type": "static", "role": GUEST}}}
+        paths["ws"]["auth"] |= _anonymous(LOCAL)
     for address in addresses:
         endpoint = {"type": "tcp", "interface": address, "port": port}
-        more = transport | {"endpoint": endpoint, "paths": transport["paths"] | doors}
-        more["paths"] |= {"ws": guest}
-        worker["transports"].append(more)
+        worker["transports"].append(transport | {"endpoint": endpoint, "paths": guest})
     return configuration
+
+
+def _anonymous(role: str) -> dict[str, Any]:
+    return {"anonymous": {"type": "static", "role": role}}
 
 
 def _presented(entry: Entry) -> dict[str, Any]:
