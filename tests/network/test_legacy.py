@@ -248,8 +248,9 @@ def begin(name):
     def send():
         sent.append((name, Deferred()))
         return sent[-1][1]
-    device.answer(name, send).addBoth(
-        lambda result: answers.append((name, getattr(result, "value", result))))
+    answer = device.answer(name, send)
+    answer.addBoth(lambda result: answers.append((name, getattr(result, "value", result))))
+    return answer
 
 begin("pon")
 clock.advance(30)
@@ -267,9 +268,13 @@ clock.advance(30)
 assert [name for name, _ in answers] == ["pon", "standby", "poff"], answers
 assert "was not sent" in answers[1][1].args[0]
 assert [name for name, _ in sent] == ["pon", "poff"]
-begin("online")
+gone = [begin("gone"), begin("gone too")]
+for call in reversed(gone):  # their caller has gone
+    call.cancel()
 sent[2][1].callback("done")
-assert answers[3] == ("online", "done") and not device.answering
+begin("online")
+sent[3][1].callback("done")
+assert answers[5] == ("online", "done") and not device.answering
 assert not clock.getDelayedCalls()
 """
 

@@ -73,18 +73,16 @@ class Device:
         try:
             if turn:
                 yield turn.acquire().addTimeout(ANSWER_WITHIN_S, reactor)
+            try:
+                return (yield within(until - reactor.seconds(), name, send()))
+            finally:
+                if turn:
+                    turn.release()
         except TimeoutError:
-            self.answering -= 1
-            text = (
-                f"{name} was not sent: calls before it were not answered in {ANSWER_WITHIN_S:g} s"
-            )
-            raise ApplicationError(NOT_ALLOWED, text) from None
-        try:
-            return (yield within(until - reactor.seconds(), name, send()))
+            why = f"calls before it were not answered in {ANSWER_WITHIN_S:g} s"
+            raise ApplicationError(NOT_ALLOWED, f"{name} was not sent: {why}") from None
         finally:
             self.answering -= 1
-            if turn:
-                turn.release()
 
 
 def within(seconds: float, name: str, called: Any) -> Any:
