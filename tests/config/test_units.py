@@ -93,6 +93,10 @@ def test_a_server_may_reach_the_hosts_of_its_devices_only(tmp_path: Path) -> Non
     stored = '[stores.off]\nkind = "influxdb"\nurl = "https://192.0.2.9"\ndatabase = "d"\n'
     both = instrument(tmp_path, GAUGE + stored)
     assert "IPAddressAllow=localhost 192.0.2.9" in unit(both, "hwlogger")
+    legacy = '[legacy]\nenabled = true\nlisten = ["192.0.2.1"]\n'
+    text = unit(instrument(tmp_path, GAUGE + legacy), "router")
+    assert "# No limit, because [legacy] lets programs of other machines in at 192.0.2.1" in text
+    assert "IPAddress" not in text
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,10 @@ MemoryMax=1G
         if self.corba:
             names = ", ".join(self.corba)
             return f"# The name service may give any address for the telescope of {names}.\n"
+        legacy = self.instrument.legacy
+        if self.name == "router" and legacy.enabled and legacy.listen:
+            where = ", ".join(legacy.listen)
+            return f"# No limit, because [legacy] lets programs of other machines in at {where}\n"
         named = [host for host in self.hosts if not _is_address(host)]
         if named:
             return f"# No limit, because systemd cannot resolve names: {_plain(', '.join(named))}\n"
