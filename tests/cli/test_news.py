@@ -15,7 +15,7 @@ from ..helpers import AT_MOST, Clock
 
 def test_news_are_shown_for_some_minutes() -> None:
     clock = Clock()
-    news = News([], clock)
+    news = News(clock)
     news.add("the clock was set")
     clock.now += NEWS_PERIOD_S - 1
     assert news.recent == "08:00:00 UTC the clock was set"
@@ -39,7 +39,7 @@ async def test_news_are_printed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     yielded = asyncio.sleep
     monkeypatch.setattr(supervisor, "show", show)
     monkeypatch.setattr(asyncio, "sleep", at_once)
-    news = News([], Clock())
+    news = News(Clock())
     printing = asyncio.create_task(news.print_all())
     news.add("one")
     for _ in range(20):
@@ -75,10 +75,10 @@ async def test_a_child_runs_although_its_log_cannot_be_written(
     (tmp_path / "log").write_text("where the folder of logs would be")
     monkeypatch.setenv("HCAM_HOME", str(tmp_path))
     ran = tmp_path / "ran"
-    child = Child("hwserver", [sys.executable, "-c", f"open({str(ran)!r}, 'w')"], {})
+    child = Child("hwserver", [sys.executable, "-c", f"open({str(ran)!r}, 'w')"], {}, News())
     await ends(child, 1)
     assert ran.exists()
-    assert "cannot be read" in child.last_words
+    assert "cannot be read" in child.news.recent
 
 
 async def test_a_child_that_cannot_be_started_is_tried_again(
@@ -91,9 +91,9 @@ async def test_a_child_that_cannot_be_started_is_tried_again(
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", none_left)
     monkeypatch.setattr(supervisor, "FIRST_PAUSE_S", 0.001)
-    child = Child("hwserver", ["hwserver"], {})
+    child = Child("hwserver", ["hwserver"], {}, News())
     await ends(child, 3)
-    assert "Resource temporarily unavailable" in child.last_words
+    assert "Resource temporarily unavailable" in child.news.recent
 
 
 def test_the_end_of_a_log_that_is_not_there_is_told(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from hcam_devices.cli.supervisor import (
     NEWS_PERIOD_S,
     STEADY_AFTER_S,
     Child,
+    News,
     children,
     runs_here,
-    trouble,
 )
 from hcam_devices.config.instrument import Instrument, load
 from hcam_devices.wamp.uris import Address
@@ -63,7 +63,7 @@ class Stage:
     """A child whose processes are ours, in virtual time: ``lives`` says how long each one runs."""
 
     def __init__(self) -> None:
-        self.child = Child("hwserver", ["hwserver"], {})
+        self.child = Child("hwserver", ["hwserver"], {}, News())
         self.processes: list[Process] = []
         self.lives: Callable[[int], float] = lambda n: 1.0
         self.deaf = False
@@ -109,7 +109,7 @@ def test_a_program_that_ends_is_begun_again_after_growing_pauses(stage: Stage) -
     assert stage.pauses == pytest.approx(expected)
     assert stage.pauses[-1] == LAST_PAUSE_S
     assert stage.child.restarts == [one.returncode for one in stage.processes].count(1)
-    assert "hwserver ended (1); restart" in stage.child.last_words
+    assert "hwserver ended (1); restart" in stage.child.news.recent
 
 
 def test_one_that_ran_for_long_is_begun_again_soon(stage: Stage) -> None:
@@ -144,7 +144,7 @@ def test_one_that_is_stopped_in_a_pause_is_not_begun_again(stage: Stage) -> None
 def test_the_router_is_the_first_of_those_that_run(stage: Stage, emulate: bool) -> None:
     instrument, address = load(), Address("127.0.0.1", 9000)
     names = runs_here(instrument)
-    first, *servers = children(instrument, address, names, emulate=emulate)
+    first, *servers = children(instrument, address, names, News(), emulate=emulate)
     assert first.name == "router"
     assert first.command[1:4] == ["router", "--port", "9000"]
     assert [child.name for child in servers] == list(instrument.servers)
@@ -230,7 +230,7 @@ def test_a_machine_refuses_to_run_what_belongs_elsewhere(
 def test_a_further_server_is_run_by_the_program_before_the_dash(
     stage: Stage, site: Instrument
 ) -> None:
-    (child,) = children(site, Address("192.0.2.1"), ["hwserver-dome"], emulate=True)
+    (child,) = children(site, Address("192.0.2.1"), ["hwserver-dome"], News(), emulate=True)
     assert Path(child.command[0]).name == "hwserver"
     assert child.command[1:4] == ["--name", "hwserver-dome", "--emulate"]
     assert child.log.name == "hwserver-dome.log"
@@ -247,7 +247,7 @@ def test_the_last_words_of_a_program_are_its_last_line(
     stage.child.log.parent.mkdir()
     stage.child.log.write_text(printed)
     stage.child.note_end(None)
-    assert stage.child.last_words.endswith(f"{stage.child.log} ends: {last}")
+    assert stage.child.news.recent.endswith(f"{stage.child.log} ends: {last}")
 
 
 def test_a_restart_is_told_with_its_time_and_for_some_minutes(
@@ -255,13 +255,14 @@ def test_a_restart_is_told_with_its_time_and_for_some_minutes(
 ) -> None:
     monkeypatch.setenv("HCAM_HOME", str(tmp_path))
     clock = Clock(1_800_000_000.0)
-    child, other = (Child(name, [], {}, clock) for name in ("hwlogger", "hserver"))
+    news = News(clock)
+    child = Child("hwlogger", [], {}, news)
     child.log.parent.mkdir()
     child.log.write_text("once\nout of memory\n")
-    assert not trouble([child, other])
+    child.note_end(1)
     child.note_end(-9)
     clock.now += NEWS_PERIOD_S - 1
-    told = f"08:00:00 UTC hwlogger ended (-9); restart 1; {child.log} ends: out of memory"
-    assert trouble([child, other]) == told
+    told = f"08:00:00 UTC hwlogger ended (-9); restart 2; {child.log} ends: out of memory"
+    assert news.recent == told
     clock.now += 1
-    assert not trouble([child, other])
+    assert not news.recent

@@ -37,22 +37,53 @@ NEWS_PERIOD_S = 300.0
 """News, such as the restart of a program, is shown for this long."""
 
 
+def show(text: str) -> None:
+    """Print a line, or drop it if standard output cannot be written at once."""
+    output.write(1, f"{text}\n")
+
+
+class News:
+    """Events to show beside telemetry. ``clock``: Unix time."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self.clock = clock
+        self.events: dict[str, tuple[float, str]] = {}
+        """The newest event about each subject, and when it happened."""
+
+    def add(self, text: str, about: str = "") -> None:
+        """Add an event that happened now, in place of the last one about the same subject."""
+        now = self.clock()
+        clock = time.strftime("%H:%M:%S UTC", time.gmtime(now))
+        self.events = self._recent() | {about or text: (now, f"{clock} {text}")}
+
+    def _recent(self) -> dict[str, tuple[float, str]]:
+        now = self.clock()
+        return {key: it for key, it in self.events.items() if abs(now - it[0]) < NEWS_PERIOD_S}
+
+    @property
+    def recent(self) -> str:
+        """The recent events; of each restarted program the newest."""
+        return "  ".join(text for _, text in sorted(self._recent().values()))
+
+    async def print_all(self) -> None:
+        """Print each event once, until cancelled."""
+        printed: set[tuple[float, str]] = set()
+        while True:
+            for event in sorted({*self.events.values()} - printed):
+                show(event[1])
+            printed = {*self.events.values()}
+            await asyncio.sleep(1)
+
+
 class Child:
-    """A program to keep running, whose output goes to a log. ``clock``: Unix time."""
+    """A program to keep running, whose output goes to a log."""
 
     def __init__(
-        self,
-        name: str,
-        command: list[str],
-        environment: dict[str, str],
-        clock: Callable[[], float] = time.time,
+        self, name: str, command: list[str], environment: dict[str, str], news: News
     ) -> None:
-        self.clock = clock
-        self.name, self.command, self.environment = name, command, environment
+        self.name, self.command, self.environment, self.news = name, command, environment, news
         self.log = home() / "log" / f"{name}.log"
         self.restarts = 0
-        self.ended = 0.0
-        self.last_words = ""
         self.process: asyncio.subprocess.Process | None = None
 
     async def keep_running(self) -> None:
@@ -95,16 +126,11 @@ class Child:
     def note_end(self, status: int | str | None) -> None:
         """Note when and how the program ended, and the last line of its log."""
         self.restarts += 1
-        self.ended = self.clock()
-        self.last_words = (
-            f"{time.strftime('%H:%M:%S UTC', time.gmtime(self.ended))} {self.name} ended "
-            f"({status}); restart {self.restarts}; {self.log} ends: {last_line(self.log)}"
+        self.news.add(
+            f"{self.name} ended ({status}); restart {self.restarts}; {self.log} ends: "
+            f"{last_line(self.log)}",
+            about=self.name,
         )
-
-    @property
-    def trouble(self) -> str:
-        """A line about the last end of the program; empty if that is long ago."""
-        return self.last_words if self.clock() - self.ended < NEWS_PERIOD_S else ""
 
     async def _stop(self, process: asyncio.subprocess.Process) -> None:
         if process.returncode is None:
@@ -157,7 +183,7 @@ def runs_here(instrument: Instrument, only: Collection[str] = ()) -> list[str]:
 
 
 def children(
-    instrument: Instrument, address: Address, names: Iterable[str], *, emulate: bool
+    instrument: Instrument, address: Address, names: Iterable[str], news: News, *, emulate: bool
 ) -> list[Child]:
     """Return the programs of the router and of servers, in the order of ``names``, not started."""
     environment = os.environ | {"WAMP_SERVER": str(address), "HCAM_HOME": str(home())}
@@ -174,7 +200,7 @@ def children(
             command = [str(program(own)), *options]
             if emulate and name != LOGGER:
                 command += ["--emulate"]
-        found.append(Child(name, [*command, *file], environment))
+        found.append(Child(name, [*command, *file], environment, news))
     return found
 
 
@@ -217,11 +243,11 @@ async def _up(
     if ROUTER in names and instrument.router.roles:
         # a program that started before its key exists would join without one
         access.make_missing(access.folder(), programs(instrument.entries.values()), str(address))
-    family = children(instrument, address, names, emulate=emulate)
+    news = News()
+    family = children(instrument, address, names, news, emulate=emulate)
     with suppress(OSError):  # without this folder the programs have no logs
         family[0].log.parent.mkdir(parents=True, exist_ok=True)
     running = [asyncio.create_task(child.keep_running()) for child in family]
-    news = News(family)
     beside = [
         asyncio.create_task(rotation.keep_small(*(child.log for child in family))),
         asyncio.create_task(surroundings.watch(news.add, home(), family[0].log.parent)),
@@ -255,50 +281,3 @@ async def _up(
     if not showing.cancelled():
         showing.result()
     return 0
-
-
-def trouble(family: list[Child]) -> str:
-    """Return a text about recently restarted programs; empty if there are none."""
-    return "  ".join(child.trouble for child in family if child.trouble)
-
-
-def show(text: str) -> None:
-    """Print a line, or drop it if standard output cannot be written at once."""
-    output.write(1, f"{text}\n")
-
-
-class News:
-    """Events to show beside telemetry. ``clock``: Unix time."""
-
-    def __init__(self, family: list[Child], clock: Callable[[], float] = time.time) -> None:
-        self.family, self.clock = family, clock
-        self.events: list[tuple[float, str]] = []
-
-    def add(self, text: str) -> None:
-        """Add an event that happened now."""
-        now = self.clock()
-        self.events = [
-            *self.events,
-            (now, f"{time.strftime('%H:%M:%S UTC', time.gmtime(now))} {text}"),
-        ]
-        self.events = [
-            (when, text) for when, text in self.events if abs(now - when) < NEWS_PERIOD_S
-        ]
-
-    @property
-    def recent(self) -> str:
-        """The recent events and the recently restarted programs."""
-        now = self.clock()
-        texts = [text for when, text in self.events if abs(now - when) < NEWS_PERIOD_S]
-        return "  ".join([*texts, trouble(self.family)]).strip()
-
-    async def print_all(self) -> None:
-        """Print each event once, until cancelled."""
-        printed = {""}
-        while True:
-            words = [child.last_words for child in self.family]
-            for text in (*(text for _, text in self.events), *words):
-                if text not in printed:
-                    show(text)
-            printed = {"", *words, *(text for _, text in self.events)}
-            await asyncio.sleep(1)
