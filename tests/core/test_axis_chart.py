@@ -2,9 +2,22 @@
 
 from pathlib import Path
 
-from hcam_devices.core.axis import CHART, diagram
+from hcam_devices.core.axis import CHART, COMMANDS, S
 
 DOCS = Path(__file__).parents[2] / "docs"
+
+
+def diagram() -> str:
+    """Return the chart as a Mermaid state diagram: commands as they are, reports in brackets."""
+    lines = ["stateDiagram-v2", f"    [*] --> {S.DISABLED}"]
+    for state, arrows in CHART.items():
+        together: dict[S, list[str]] = {}
+        for event, following in arrows.items():
+            together.setdefault(following, []).append(
+                str(event) if event in COMMANDS else f"({event})"
+            )
+        lines += [f"    {state} --> {to}: {', '.join(events)}" for to, events in together.items()]
+    return "\n".join(lines)
 
 
 def test_the_drawing_in_the_docs_is_in_step_with_the_table() -> None:

@@ -13,9 +13,9 @@ from astropy.io import fits
 from hcam_devices.core import runs
 from hcam_devices.core.device import Sample
 from hcam_devices.core.process import Output, Programs
-from hcam_devices.detector.sim import Simulator
+from hcam_devices.detector.sim import ALIAS, Simulator
 from hcam_devices.devices import ngc
-from hcam_devices.devices.ngc import ALIAS, DATABASE, FRAME, LIMIT, Controller
+from hcam_devices.devices.ngc import DATABASE, FRAME, LIMIT, Controller
 from hcam_devices.errors import NotAllowedError, ProtocolError
 
 from .. import helpers

@@ -269,9 +269,7 @@ async def _up(
         if missing := [name for name in instrument.servers if name not in names]:
             show(f"not started here: {', '.join(missing)}")
         showing = asyncio.create_task(news.print_all())
-    await asyncio.wait(
-        [showing, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED
-    )
+    await asyncio.wait([showing, asyncio.create_task(stop.wait())], return_when="FIRST_COMPLETED")
     for task in (showing, *beside):
         task.cancel()
         await asyncio.wait([task])

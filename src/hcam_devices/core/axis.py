@@ -1,8 +1,9 @@
 """The chart of a motor axis, as a table, and the Axis that obeys it.
 
 Outsiders command an axis, so what is legal must be data: this table refuses a command, greys out a
-button, draws the diagram and feeds the tests. Reports of the hardware (``homed``, ``arrived``) are
-events too, so after a reconnection the state comes from the hardware and not from memory.
+button, and feeds the tests, which compare the drawing in docs/axis.md with it. Reports of the
+hardware (``homed``, ``arrived``) are events too, so after a reconnection the state comes from the
+hardware and not from memory.
 """
 
 from collections.abc import Awaitable, Callable
@@ -313,16 +314,3 @@ def commands_by_state() -> dict[str, dict[str, str]]:
         str(state): {str(event): str(arrows[event]) for event in COMMANDS if event in arrows}
         for state, arrows in CHART.items()
     }
-
-
-def diagram() -> str:
-    """Return the chart as a Mermaid state diagram: commands as they are, reports in brackets."""
-    lines = ["stateDiagram-v2", f"    [*] --> {S.DISABLED}"]
-    for state, arrows in CHART.items():
-        together: dict[S, list[str]] = {}
-        for event, following in arrows.items():
-            together.setdefault(following, []).append(
-                str(event) if event in COMMANDS else f"({event})"
-            )
-        lines += [f"    {state} --> {to}: {', '.join(events)}" for to, events in together.items()]
-    return "\n".join(lines)

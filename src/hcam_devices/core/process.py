@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 from ..errors import ProtocolError, RefusedError
 from . import threads
-from .link import MAX_UNREAD, Codec, Local, Seconds, quoted
+from .link import MAX_UNREAD, Local, Seconds, quoted
 
 T = TypeVar("T")
 
@@ -132,7 +132,7 @@ class Programs(Local):
     _beside: set[_Run] = field(default_factory=set, init=False, repr=False)
 
     async def ask(
-        self, codec: Codec, ref: Any, value: Any = None, *, within: float | None = None
+        self, codec: Any, ref: Any, value: Any = None, *, within: float | None = None
     ) -> Any:
         """Run the program that the codec's request names, as on a command line; return its answer.
 
@@ -146,7 +146,7 @@ class Programs(Local):
         async with self._asking.setdefault(name, asyncio.Semaphore(self.most)):
             return await self._answer(codec, request, within or self.timeout)
 
-    async def ask_all(self, codec: Codec, refs: Iterable[Any]) -> list[Any]:
+    async def ask_all(self, codec: Any, refs: Iterable[Any]) -> list[Any]:
         """Ask several questions at once; a RefusedError stands in place of an answer.
 
         Raises as ``ask``, when all have ended.
@@ -159,14 +159,12 @@ class Programs(Local):
                 raise answer
         return answers
 
-    async def command(self, codec: Codec, ref: Any, within: float) -> Any:
+    async def command(self, codec: Any, ref: Any, within: float) -> Any:
         """Run a command after all earlier ones, ``within`` seconds. Raises as ``ask``."""
         async with self._commanding:
             return await self._answer(codec, codec.request(ref), within)
 
-    def ask_beside(
-        self, codec: Codec, ref: Any, within: float, then: Callable[[Any], None]
-    ) -> None:
+    def ask_beside(self, codec: Any, ref: Any, within: float, then: Callable[[Any], None]) -> None:
         """Ask without waiting: ``then`` is called with the answer, or with the exception.
 
         It is not called if the link is closed first. Raises OSError if the program cannot be run.
@@ -214,7 +212,7 @@ class Programs(Local):
         except OSError as error:
             raise type(error)(f"{path} cannot be run: {error.strerror}") from None
 
-    async def _answer(self, codec: Codec, request: bytes, within: float) -> Any:
+    async def _answer(self, codec: Any, request: bytes, within: float) -> Any:
         run = self._start(request, within)
         try:
             await asyncio.wait([run.over])
@@ -225,7 +223,7 @@ class Programs(Local):
         return self._understood(codec, request, run.over, within)
 
     def _understood(
-        self, codec: Codec, request: bytes, over: asyncio.Future[Output], within: float
+        self, codec: Any, request: bytes, over: asyncio.Future[Output], within: float
     ) -> Any:
         name = shlex.split(request.decode())[0]
         try:

@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
-from http import HTTPStatus
+from http.client import responses
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -12,7 +12,7 @@ from ..errors import ProtocolError
 from ..host.http import Answer, Exchange
 from .link import MAX_SKIPPED, MAX_UNREAD, Local, Port, Seconds, addresses_of, first_reached, quoted
 
-__all__ = ["Answer", "Get", "Web", "is_status", "path_of", "quoted_segment", "response"]
+__all__ = ["Answer", "Get", "Web", "path_of", "quoted_segment", "response"]
 
 
 def quoted_segment(text: str) -> str:
@@ -25,17 +25,12 @@ def path_of(target: str) -> str:
     return unquote(target.partition("?")[0])
 
 
-def response(status: int, body: str, kind: str = "application/json") -> bytes:
-    """Return a whole answer of a server that closes the connection after it."""
+def response(status: int, body: str) -> bytes:
+    """Return a whole answer in JSON of a server that closes the connection after it."""
     return (
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: {kind}\r\n"
+        f"HTTP/1.1 {status} {responses.get(status, '')}\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body.encode())}\r\nConnection: close\r\n\r\n{body}"
     ).encode()
-
-
-def is_status(status: int) -> bool:
-    """Return whether HTTP has such a status."""
-    return status in {known.value for known in HTTPStatus}
 
 
 @dataclass(frozen=True)
@@ -102,9 +97,7 @@ class Web(Local):
                 try:
                     answer = exchange.receive(data)
                 except ProtocolError as error:
-                    raise ProtocolError(
-                        f"it did not answer in HTTP: {error}{quoted(heard)}"
-                    ) from None
+                    raise ProtocolError(f"this is not HTTP: {error}{quoted(heard)}") from None
             if not answer.whole:
                 raise ProtocolError("it answers without end")
             return answer

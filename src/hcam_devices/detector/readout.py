@@ -83,9 +83,7 @@ def timing(keywords: Mapping[str, str]) -> Timing:
     def whole(keyword: str, default: int, low: int, high: int) -> int:
         text = keywords.get(keyword, str(default))
         if not (text.isascii() and text.isdecimal() and len(text) < 9 and low <= int(text) <= high):
-            raise ValueError(
-                f"{keyword} is {shorten(text)}; give a whole number from {low} to {high}"
-            )
+            raise ValueError(f"{keyword} is {shorten(text)}; give a whole number, {low} to {high}")
         return int(text)
 
     def logical(keyword: str) -> bool:

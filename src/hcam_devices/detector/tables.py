@@ -223,9 +223,7 @@ def _write(file: int, end: int, hdu: bytes, name: str) -> None:
     except OSError as error:
         os.ftruncate(file, end)
         reason = "the disk is full" if error.errno in FULL else error.strerror
-        raise OSError(
-            error.errno, f"{reason}; {name} is as it was, the table is not appended"
-        ) from error
+        raise OSError(error.errno, f"{reason}; {name} is as it was, without the table") from error
 
 
 def _put(file: int, data: bytes, place: int) -> None:

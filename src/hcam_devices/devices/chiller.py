@@ -32,7 +32,7 @@ from ..core import (
     shorten,
 )
 from ..core import Simulator as Base
-from ..core.web import Answer, Get, Web, is_status, path_of, quoted_segment, response
+from ..core.web import Answer, Get, Web, path_of, quoted_segment, response
 
 ENTITIES = "entities"
 NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
@@ -228,8 +228,7 @@ class Simulator(Base):
 
     def fault_error(self, reply: bytes, status: int = 500) -> bytes:
         """Answer everything with an error of the server."""
-        known = status if is_status(status) else 500
-        return self._error(known, "InternalServerError", "on purpose")
+        return self._error(status, "InternalServerError", "on purpose")
 
     def fault_identity(self, reply: bytes, entity: str = "TemperatureSensor4") -> bytes:
         """Answer with another entity."""

@@ -244,9 +244,7 @@ class Arms(Device):
 
     homed_at_start: bool = False
 
-    pickoff_angle = Readback(
-        unit="deg", deployed_name="pickoff", doc="Angle at which the pickoff arm is."
-    )
+    pickoff_angle = Readback(unit="deg", deployed_name="pickoff", doc="Angle of the pickoff arm.")
     target_pickoff_angle = Setpoint(
         unit="deg",
         deployed_name="pickoff",

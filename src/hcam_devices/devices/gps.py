@@ -80,10 +80,6 @@ def instant(said: str) -> str:
 class Codec:
     """Command lines, and what the programs print: a dictionary of what each one knows."""
 
-    @staticmethod
-    def cut(buffer: bytearray) -> bytes | None:
-        """Cut nothing: a program has said everything when it ends."""
-
     def __init__(self, board: int = 0) -> None:
         self.board = board
 

@@ -117,17 +117,13 @@ class Telescope(Device):
         doc="Temperature at the top of the rack, as the telescope reports it.",
     )
     humidity = Readback(unit="%", ref="getHumidity", doc="Relative humidity of the air.")
-    dewpoint = Readback(
-        unit="deg_C", ref="DEWPOINT", doc="Dew point of the air, from the telescope's header."
-    )
+    dewpoint = Readback(unit="deg_C", ref="DEWPOINT", doc="Dew point, from the telescope's header.")
     focus = Readback(
         unit="mm",
         ref="M2UZ",
         doc="Position of the focus, from the telescope's header (the unit is inferred).",
     )
-    in_position = Readback(
-        kind=bool, doc="Whether the follow errors and the noise of M1 are small enough."
-    )
+    in_position = Readback(kind=bool, doc="Whether follow errors and noise of M1 are small enough.")
     ra_offset = Readback(unit="arcsec", doc="Sum of the offsets in RA that the telescope was told.")
     dec_offset = Readback(
         unit="arcsec", doc="Sum of the offsets in Dec that the telescope was told."
@@ -296,12 +292,8 @@ class Telescope(Device):
         "Rack temperature",
         "Return the temperature at the top of the rack, in deg_C.",
     )
-    get_humidity = reading_of(
-        "humidity", "Humidity", "Return the relative humidity of the air, in percent."
-    )
-    get_dewpoint = reading_of(
-        "dewpoint", "Dew point", "Return the dew point from the telescope's header, in deg_C."
-    )
+    get_humidity = reading_of("humidity", "Humidity", "Return the relative humidity, in percent.")
+    get_dewpoint = reading_of("dewpoint", "Dew point", "Return the dew point, in deg_C.")
 
     # --- motion -----------------------------------------------------------------------------
 

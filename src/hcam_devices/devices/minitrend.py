@@ -63,10 +63,7 @@ class Simulator(Base):
 
     controls = ("flow", "pump", "alarms")
     ranges: ClassVar[dict[str, Range]] = {"alarms": (0, 0xFFFF)}
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.flow, self.pump, self.alarms = 1.05, True, 0
+    flow, pump, alarms = 1.05, True, 0
 
     @staticmethod
     def cut(buffer: bytearray) -> bytes | None:

@@ -38,9 +38,8 @@ from ..core import (
 from ..core.process import Output, Programs
 from ..detector import setup as setups
 from ..detector import tables
-from ..detector.sim import Simulator  # noqa: F401  (Device finds it by its name)
+from ..detector.sim import ALIAS, Simulator  # noqa: F401  (Device finds it by its name)
 
-ALIAS = "<alias>ngcircon_ircam1:"
 STATE, SUBSTATE, CLOCKS = "system.stateName", "system.subStateName", "cldc_0.statusName"
 COUNTDOWN, STATUS = "exposure.countDown", "exposure.expStatusName"
 BASE, NEWEST = "exposure.baseName", "exposure.newDataFileName"
@@ -71,10 +70,6 @@ RATE_OVER = 15
 
 class Codec:
     """Command lines, and what the programs print."""
-
-    @staticmethod
-    def cut(buffer: bytearray) -> bytes | None:
-        """Cut nothing: a program has said everything when it ends."""
 
     def request(self, ref: Iterable[str], value: None = None) -> bytes:
         """Return the command line of a program and its arguments. ValueError if it is no text."""
@@ -150,9 +145,7 @@ class Controller(Device):
     substate = attribute(
         SUBSTATE, doc="What the controller does: idle, active (a run is going on) or error."
     )
-    clocks = attribute(
-        CLOCKS, doc="Whether the clock voltages are enabled (powered on) or disabled."
-    )
+    clocks = attribute(CLOCKS, doc="Whether the clock voltages are enabled or disabled.")
     sequencer = attribute(SEQUENCER, doc="Whether the sequencer is idle or running.")
     time = attribute(TIME, "s", float, "Duration of the whole run.")
     countdown = attribute(COUNTDOWN, "s", float, "Time left until the end of the run.")

@@ -127,12 +127,8 @@ class Simulator(Base):
         "TEM": "2.31E+1",
     }
     """What it is. Only the serial number of the transducer is a published one."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.pressure, self.base, self.unit, self.address = 1e-5, 1e-5, "MBAR", 1
-        self.locked = False
-        self.logging, self.interval = "STOP", "00:00:10"
+    pressure, base, unit, address, locked = 1e-5, 1e-5, "MBAR", 1, False
+    logging, interval = "STOP", "00:00:10"
 
     def answer(self, frame: bytes) -> bytes:
         """Obey one command; silence for other addresses, and if everybody was told."""
@@ -142,9 +138,7 @@ class Simulator(Base):
         here = self.address
         asked, value = match[2].decode(), match[4].decode("ascii", "replace")
         said = self._ask(asked) if match[3] == b"?" else self._write(asked, value)
-        if int(match[1]) == EVERYBODY_SILENTLY:
-            return b""
-        return f"@{here:03d}{said};FF".encode()
+        return b"" if int(match[1]) == EVERYBODY_SILENTLY else f"@{here:03d}{said};FF".encode()
 
     def _ask(self, ref: str) -> str:
         known = self.SAYS | {

@@ -186,9 +186,7 @@ class CCDHead(View):
         healthy=(0.4, math.inf),
         doc="Flow of the coolant through the CCD head.",
     )
-    heatsink = seen(
-        "rack", PeltierRack, "heatsink", doc="Temperature of the warm side of the peltier."
-    )
+    heatsink = seen("rack", PeltierRack, "heatsink", doc="Temperature of the peltier's warm side.")
     peltier_current = seen("rack", PeltierRack, "current", doc="Current through the peltier.")
     peltier_status = seen(
         "rack", PeltierRack, "status", kind=str, doc="What the controller of the peltier does."

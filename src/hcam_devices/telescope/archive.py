@@ -44,9 +44,7 @@ class Transfer(Part):
             await ask_apart(OPERATION, within)
             self.state = "finished"
         except TimeoutError as error:
-            self._fail(
-                f"{error}; it may still be running: look into the archive before you start another"
-            )
+            self._fail(f"{error}; it may still be running: look into the archive first")
         except (*LINK_LOST, RefusedError, ValueError) as error:
             self._fail(f"{error}; nothing is being transferred")
         self.ended = self.clock()

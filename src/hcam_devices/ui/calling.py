@@ -101,8 +101,8 @@ def call(
     if wait and not axis and (known or not described):  # unknown names are refused below
         raise HcamError(_no_motion(short, described))
     positional, named = arguments(texts)
-    if "confirm" not in named and "confirm" in _parameters(known):
-        named["confirm"] = False  # for a program that omits it, the command counts as confirmed
+    if known and "confirm" in known["parameters"]["properties"]:
+        named.setdefault("confirm", False)  # where it is omitted, the command counts as confirmed
     named |= {"_why": why} if why else {}
     answer = ask(full, *positional, timeout=timeout, **named)
     if reason := refusal(answer):
@@ -370,8 +370,3 @@ def _allowed(field: dict[str, Any]) -> str:
         low, high = ("any" if end is None else f"{end:g}" for end in field["limits"])
         takes = f"{low} to {high} {field['unit']}".rstrip()
     return f"{takes}. {_first(field['doc'])}".strip()
-
-
-def _parameters(known: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a procedure by name; empty if it has no description."""
-    return dict(known["parameters"]["properties"]) if known else {}
