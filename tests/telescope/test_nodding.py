@@ -71,7 +71,7 @@ def test_each_frame_is_exposed_at_its_place_of_the_pattern() -> None:
         ]
         assert world.guided == world.requests
         assert list(nodding.exposures) == [1, 2, 3, 4, 5, 6]
-        assert nodding.notices() == []
+        assert [*nodding.notices()] == []
 
     in_virtual_time(scenario())
 
@@ -403,7 +403,7 @@ def test_a_refused_nod_is_told_and_nothing_is_triggered_or_counted() -> None:
         await nodding.resume()
         await world.until(nodding, "waiting")
         assert world.requests == [(0, 0), (5, 0), (5, 0)]
-        assert nodding.notices() == []
+        assert [*nodding.notices()] == []
         await nodding.stop()
         await world.quiet()
 
@@ -534,7 +534,7 @@ def test_a_lost_answer_to_a_trigger_does_not_matter_if_the_frame_comes() -> None
         assert "frame 2 was not written" in reason
         assert world.triggered == 2
         await nodding.stop()
-        assert nodding.notices() == []
+        assert [*nodding.notices()] == []
 
     in_virtual_time(scenario())
 
@@ -563,9 +563,9 @@ def test_a_stop_in_a_pause_leaves_nothing_to_say_but_the_end_of_the_run_does() -
         await paused(world, nodding)
         await end(nodding)
         await world.until(nodding, "disabled")
-        assert bool(nodding.notices()) == left
+        assert any(nodding.notices()) == left
         nodding.start()
-        assert nodding.notices() == []
+        assert [*nodding.notices()] == []
         await nodding.close()
         await nodding.stop()
 
@@ -586,7 +586,7 @@ def test_a_stop_during_a_nod_that_fails_still_tells_of_it() -> None:
         assert "not known whether" in reasons(nodding)
         assert len(world.requests) == 1
         world.acknowledge(nodding)
-        assert nodding.notices() == []
+        assert [*nodding.notices()] == []
         world.check(nodding)
 
     in_virtual_time(scenario())
@@ -603,7 +603,7 @@ def test_an_autoguider_that_cannot_be_told_is_a_notice_and_the_run_goes_on() -> 
         nodding._guide = absent
         nodding.start()
         await asyncio.sleep(2 * CYCLE)
-        assert nodding.notices() == [
+        assert [*nodding.notices()] == [
             Alarm(
                 "autoguider",
                 "WARN",
@@ -613,7 +613,7 @@ def test_an_autoguider_that_cannot_be_told_is_a_notice_and_the_run_goes_on() -> 
         ]
         nodding._guide = world.guide
         await asyncio.sleep(CYCLE)
-        assert nodding.notices() == []
+        assert [*nodding.notices()] == []
         await nodding.stop()
         await world.quiet()
         world.check(nodding)
@@ -732,7 +732,7 @@ def test_a_new_run_ends_the_dithering_of_the_one_before() -> None:
         await asyncio.sleep(1.5 * CYCLE)
         await world.show(Progress(13, 0))
         await world.until(nodding, "disabled")
-        assert nodding.notices() == []
+        assert [*nodding.notices()] == []
         await world.quiet()
 
     in_virtual_time(scenario())

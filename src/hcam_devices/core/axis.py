@@ -6,7 +6,7 @@ hardware (``homed``, ``arrived``) are events too, so after a reconnection the st
 hardware and not from memory.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -267,11 +267,10 @@ class Axis(Part):
         """Replace the target."""
         self.aim(value)
 
-    def notices(self) -> list[Alarm]:
+    def notices(self) -> Iterator[Alarm]:
         """Return why the axis does not move, or that it has stopped short of its target."""
         if self.online and (self.state in ADVICE or self.short):
-            return [Alarm(self.name, "WARN", self.advice())]
-        return []
+            yield Alarm(self.name, "WARN", self.advice())
 
     def commands(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """Return the commands by name, as clients know them."""

@@ -465,7 +465,7 @@ class Device:
                     found.append(Alarm(name, "ERR", reason))
         return sorted(found, key=lambda alarm: alarm.severity)
 
-    def notices(self) -> list[Alarm]:
+    def notices(self) -> Iterable[Alarm]:
         """Return alarms beyond those of the readings."""
         return []
 

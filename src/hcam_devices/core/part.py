@@ -5,7 +5,7 @@ part: the device tells its parts when the connection is made and lost, and telem
 procedures of the device contain those of its parts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -82,7 +82,7 @@ class Part:
         """Return its telemetry beyond fields and states, as plain data."""
         return {}
 
-    def notices(self) -> list[Alarm]:
+    def notices(self) -> Iterable[Alarm]:
         """Return its alarms."""
         return []
 

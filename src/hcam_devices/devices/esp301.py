@@ -18,6 +18,7 @@ The controller cannot say whether an axis has been homed: see docs/decisions/001
 import math
 import re
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -351,18 +352,15 @@ class Arms(Device):
         position = number(await self.ask(f"{arm.number}TP?"))
         arm.follow(position, done=done, on=await self._is(arm, ON), asked_at=asked_at)
 
-    def notices(self) -> list[Alarm]:
+    def notices(self) -> Iterator[Alarm]:
         """Report the errors since the last command, and motors that are off."""
         names = {arm.number: arm.name for arm in self.arms}
-        found = [
-            Alarm(names.get(error.axis, "controller"), "ERR", str(error))
-            for error in self._errors.values()
-        ]
+        for error in self._errors.values():
+            yield Alarm(names.get(error.axis, "controller"), "ERR", str(error))
         for place, arm in enumerate(self.arms):
             if self.connection == "online" and not arm.trouble and not arm.on:
                 reason = f"its motor is off: home turns it on, or power_on_axis({place})"
-                found.append(Alarm(arm.name, "ERR", reason))
-        return found
+                yield Alarm(arm.name, "ERR", reason)
 
     # --- commands ---------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ begin, and an answer without them is shown as it came.
 import re
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from typing import Any, ClassVar
 
@@ -148,21 +148,18 @@ class TimingCard(Device):
         known = {"timestamp": answer["time"]} if isinstance(answer, dict) else {}
         return super().snapshot() | known
 
-    def notices(self) -> list[Alarm]:
+    def notices(self) -> Iterator[Alarm]:
         """Return an alarm for each reason not to trust the time."""
         reasons = {
             "time_valid": "the receiver says that its time is not valid",
             "pps_valid": "the receiver says that its pulse a second is not valid",
             "synced": "the card is not synchronised: its time drifts",
         }
-        found = [
-            Alarm(name, "ERR", reason)
-            for name, reason in reasons.items()
-            if self.readings[name].value is False
-        ]
+        for name, reason in reasons.items():
+            if self.readings[name].value is False:
+                yield Alarm(name, "ERR", reason)
         if isinstance(self.answers.get(TIME), RefusedError):
-            found.append(Alarm("timestamp", "WARN", "it is the computer's time, not the card's"))
-        return found
+            yield Alarm("timestamp", "WARN", "it is the computer's time, not the card's")
 
 
 class Simulator(Base):

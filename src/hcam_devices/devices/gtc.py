@@ -11,7 +11,7 @@ waited for and never sent twice is in ``telescope.motion``, how it is dithered i
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, TypeAlias
 
@@ -242,12 +242,12 @@ class Telescope(Device):
         header = None if self.groups is None else typed(self.header)
         return super().values() | {"telpars": header}
 
-    def notices(self) -> list[Alarm]:
+    def notices(self) -> Iterator[Alarm]:
         """Return what could not be read or set, and that the autoguider was not told."""
-        found = [Alarm(field, "WARN", reason) for field, reason in self.not_done.items()]
+        for field, reason in self.not_done.items():
+            yield Alarm(field, "WARN", reason)
         if self.connection == "online" and self.groups is None:
-            found.append(Alarm("telpars", "ERR", self.header_reason))
-        return found
+            yield Alarm("telpars", "ERR", self.header_reason)
 
     def procedures(self) -> dict[str, Procedure]:
         """Return everything that may be called; events of the chart by their deployed names too."""

@@ -14,6 +14,7 @@ import math
 import re
 import struct
 from binascii import crc_hqx
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -244,18 +245,18 @@ class PeltierRack(Device):
         self.require_online()
         await self.ask(("RS", address))
 
-    def notices(self) -> list[Alarm]:
+    def notices(self) -> Iterator[Alarm]:
         """Return alarms for controllers in error and for stages without the interlock."""
-        found = [Alarm(name, "ERR", reason) for name, reason in self._errors.items()]
+        for name, reason in self._errors.items():
+            yield Alarm(name, "ERR", reason)
         for name in (f"stage_enable{channel}" for channel in (1, 2, 3)):
             now = self.readings[name].value
             if now == STAGE_ENABLE[OFF] and name in self._off_on_purpose:
-                found.append(Alarm(name, "WARN", f"cooling was switched off by set_{name}"))
+                yield Alarm(name, "WARN", f"cooling was switched off by set_{name}")
             elif now not in (None, STAGE_ENABLE[HW_ENABLE]):
                 why = self._not_restored.get(name, "")
                 reason = f"{now}: the coolant interlock is not in force{why}"
-                found.append(Alarm(name, "ERR", reason))
-        return found
+                yield Alarm(name, "ERR", reason)
 
 
 AMBIENT = 15.0

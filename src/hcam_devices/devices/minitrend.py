@@ -9,6 +9,7 @@ manual 43-TV-25-30, appendix J; that the alarms are at 1980 is known from use on
 """
 
 import struct
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from ..core import Alarm, Device, Range, Readback, Value
@@ -49,13 +50,11 @@ class FlowRecorder(Device):
         (flow,) = struct.unpack(">f", struct.pack(">2H", *answer[2 * place : 2 * place + 2]))
         return float(flow)
 
-    def notices(self) -> list[Alarm]:
+    def notices(self) -> Iterator[Alarm]:
         """Return an alarm for each pen of which the recorder reports one."""
-        return [
-            Alarm(f"alarm{n}", "ERR", f"the recorder reports an alarm of pen {n}")
-            for n in range(1, 7)
-            if self.readings[f"alarm{n}"].value
-        ]
+        for n in range(1, 7):
+            if self.readings[f"alarm{n}"].value:
+                yield Alarm(f"alarm{n}", "ERR", f"the recorder reports an alarm of pen {n}")
 
 
 class Simulator(Base):

@@ -353,11 +353,11 @@ class Controller(Device):
             raise RefusedError(f"no folder can be told from {self._said(BASE)!r}: set data")
         return runs.folder_of(folder)
 
-    def notices(self) -> list[Alarm]:
+    def notices(self) -> Iterator[Alarm]:
         """Return alarms for an error of the controller and for a run without its trigger."""
         if self.connection == "online" and self._said(SUBSTATE) == "error":
             reason = "the controller reports an error; see its log, then call reset"
-            return [Alarm(SUBSTATE, "ERR", reason)]
+            yield Alarm(SUBSTATE, "ERR", reason)
         frames = self._answer(FRAME)
         waits = self._triggered and self.active and frames == self._triggers
         if waits and self.clock() - self._frame_at > WAITS_AFTER:
@@ -365,8 +365,7 @@ class Controller(Device):
                 f"frame {frames + 1} waits for a trigger: to dither the telescope call "
                 f"gtc.start_nodding (after gtc.load_nod_pattern), for one frame {self.name}.trigger"
             )
-            return [Alarm("frames_done", "WARN", reason)]
-        return []
+            yield Alarm("frames_done", "WARN", reason)
 
     # --- commands ---------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ complement. A frame with a mistake is not answered. Sources: Huber manuals of th
 """
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from ..core import (
@@ -189,15 +190,13 @@ class WaterChiller(Device):
         if alarm != "0":
             raise RefusedError(f"the chiller still reports alarm {alarm}")
 
-    def notices(self) -> list[Alarm]:
+    def notices(self) -> Iterator[Alarm]:
         """Return an alarm for each fault that the chiller reports, and for coolant that stands."""
-        found = []
         if number := self.readings["alarm"].value:
             reason = f"the chiller reports alarm {number}: see its display"
-            found.append(Alarm("alarm", "ERR", reason))
+            yield Alarm("alarm", "ERR", reason)
         if (mode := self.readings["mode"].value) not in (None, MODES[CONTROL]):
-            found.append(Alarm("mode", "WARN", f"the chiller is {mode}: pump_on starts it"))
-        return found
+            yield Alarm("mode", "WARN", f"the chiller is {mode}: pump_on starts it")
 
 
 class Simulator(Base):

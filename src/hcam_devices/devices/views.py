@@ -5,7 +5,7 @@ other servers through the router. It judges them on a timer, so that silence is 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -198,17 +198,15 @@ class CCDHead(View):
         source, name = super().origin(field)
         return source, f"{name}{number}"
 
-    def notices(self) -> list[Alarm]:
+    def notices(self) -> Iterator[Alarm]:
         """Return alarms for a peltier that does not run or is not yet at its setpoint."""
-        found = []
         status = self.readings["peltier_status"].value
         if status not in (None, "run"):
-            found.append(Alarm("peltier_status", "ERR", f"the peltier is not running ({status})"))
+            yield Alarm("peltier_status", "ERR", f"the peltier is not running ({status})")
         now, goal = self.readings["temperature"].value, self.readings["setpoint"].value
         if isinstance(now, float) and isinstance(goal, float) and abs(now - goal) > NEAR_SETPOINT:
             reason = f"{now:.1f} deg_C, setpoint {goal:.1f} deg_C"
-            found.append(Alarm("temperature", "WARN", reason))
-        return found
+            yield Alarm("temperature", "WARN", reason)
 
     def states(self) -> dict[str, str]:
         """Return the health beside the connection."""
@@ -250,17 +248,14 @@ class COMPO(View):
         reached = {"arms": arms.pop("connection"), "lens": lens.pop("connection")}
         return super().states() | reached | arms | lens
 
-    def notices(self) -> list[Alarm]:
+    def notices(self) -> Iterator[Alarm]:
         """Pass on what is wrong with the parts, beyond what cannot be read."""
-        found = []
         for source in self.sources():
             try:
                 alarms = self.heard(source)["alarms"]
             except RefusedError:
                 continue
-            found += [
-                Alarm(alarm["field"], alarm["severity"], f"{source}: {alarm['reason']}")
-                for alarm in alarms
-                if alarm["field"] not in self._devices[source].nested()
-            ]
-        return found
+            nested = self._devices[source].nested()
+            for alarm in alarms:
+                if (field := alarm["field"]) not in nested:
+                    yield Alarm(field, alarm["severity"], f"{source}: {alarm['reason']}")

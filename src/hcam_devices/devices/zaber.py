@@ -12,6 +12,7 @@ reference.
 
 import math
 import struct
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from ..core import (
@@ -153,10 +154,10 @@ class LinearStage(Device):
         )
         await super().poll()
 
-    def notices(self) -> list[Alarm]:
+    def notices(self) -> Iterator[Alarm]:
         """Report what the stage complained of unasked."""
-        complaint = self._codec.spontaneous
-        return [Alarm("stage", "ERR", complaint)] if complaint else []
+        if complaint := self._codec.spontaneous:
+            yield Alarm("stage", "ERR", complaint)
 
     async def drive_home(self, axis: Axis) -> None:
         """Begin to look for the home position."""

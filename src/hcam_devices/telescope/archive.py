@@ -4,7 +4,7 @@
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Literal, TypeAlias
 
 from ..core.device import iso_from_s
@@ -64,6 +64,7 @@ class Transfer(Part):
             "archive": {"began": began and iso_from_s(began), "ended": ended and iso_from_s(ended)}
         }
 
-    def notices(self) -> list[Alarm]:
+    def notices(self) -> Iterator[Alarm]:
         """Return an alarm with the reason if the last transfer has failed."""
-        return [Alarm("archive", "ERR", self.reason)] if self.state == "failed" else []
+        if self.state == "failed":
+            yield Alarm("archive", "ERR", self.reason)

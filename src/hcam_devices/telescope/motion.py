@@ -12,7 +12,7 @@ notice a motion.
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -157,14 +157,12 @@ class Motion(Part):
         """Return the sum of the offsets in one coordinate (arcsec)."""
         return Reading(self.told[self.fields.index(name)])
 
-    def notices(self) -> list[Alarm]:
+    def notices(self) -> Iterator[Alarm]:
         """Return alarms about a motion of unknown outcome, and about a missing position."""
-        found = []
         if self.unknown:
-            found.append(Alarm("gtc", "ERR", self.unknown.advice(self.last_position())))
+            yield Alarm("gtc", "ERR", self.unknown.advice(self.last_position()))
         if self.unsettled:
-            found.append(Alarm("gtc", "ERR", self.unsettled))
-        return found
+            yield Alarm("gtc", "ERR", self.unsettled)
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """Return the state that is an offset, and its successful end."""

@@ -14,7 +14,7 @@ import io
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
@@ -266,16 +266,14 @@ class Nodding(Part):
 
     # --- reports ----------------------------------------------------------------------------
 
-    def notices(self) -> list[Alarm]:
+    def notices(self) -> Iterator[Alarm]:
         """Return alarms: why dithering is paused or has ended, and which helpers fail."""
-        found = []
         if self.reason:
-            found.append(Alarm("dither", "ERR", self.reason))
+            yield Alarm("dither", "ERR", self.reason)
         if self.state != "disabled" and self.frames.trouble:
-            found.append(Alarm("dither", "WARN", self.frames.trouble))
+            yield Alarm("dither", "WARN", self.frames.trouble)
         if self._guide_notice:
-            found.append(Alarm("autoguider", "WARN", self._guide_notice))
-        return found
+            yield Alarm("autoguider", "WARN", self._guide_notice)
 
     async def as_ecsv(self) -> str:
         """Return the nod table of the run as ECSV, with a row for each frame.
