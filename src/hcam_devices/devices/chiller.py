@@ -106,6 +106,12 @@ def measured_at(entity: dict[str, Any], attribute: dict[str, Any]) -> float | No
     return None
 
 
+def temperature(attribute: str, where: str) -> Readback:
+    """Return the readback of an attribute of the entity."""
+    doc = f"Temperature of the coolant {where}."
+    return Readback(unit="deg_C", question=ENTITIES, ref=attribute, kind=number, doc=doc)
+
+
 class CoolingCircuit(Device):
     """The temperatures of the coolant, on its way to the CCDs and in the cabinet."""
 
@@ -119,27 +125,9 @@ class CoolingCircuit(Device):
     oldest: Seconds = 900.0
     """Seconds after which a value counts as unknown."""
 
-    ccd_input = Readback(
-        unit="deg_C",
-        question=ENTITIES,
-        ref="temperature3",
-        kind=number,
-        doc="Temperature of the coolant on its way to the CCDs.",
-    )
-    cab_pre_filter = Readback(
-        unit="deg_C",
-        question=ENTITIES,
-        ref="temperature2",
-        kind=number,
-        doc="Temperature of the coolant in the cabinet, before the filter.",
-    )
-    cab_post_filter = Readback(
-        unit="deg_C",
-        question=ENTITIES,
-        ref="temperature1",
-        kind=number,
-        doc="Temperature of the coolant in the cabinet, after the filter.",
-    )
+    ccd_input = temperature("temperature3", "on its way to the CCDs")
+    cab_pre_filter = temperature("temperature2", "in the cabinet, before the filter")
+    cab_post_filter = temperature("temperature1", "in the cabinet, after the filter")
 
     def __init__(self, name: str, **settings: Any) -> None:
         super().__init__(name, **settings)

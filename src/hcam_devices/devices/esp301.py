@@ -231,6 +231,15 @@ class Arm(Axis):
         self.forget()
 
 
+def angles(arm: str) -> tuple[Readback, Setpoint]:
+    """Return the fields of an arm: where it is, and where it goes at the next move."""
+    doc = f"Angle to which the {arm} arm goes at the next move."
+    return (
+        Readback(unit="deg", deployed_name=arm, doc=f"Angle at which the {arm} arm is."),
+        Setpoint(unit="deg", deployed_name=arm, limits=(-67, 67), doc=doc),
+    )
+
+
 class Arms(Device):
     """The pickoff and the injection arm of COMPO.
 
@@ -245,22 +254,8 @@ class Arms(Device):
 
     homed_at_start: bool = False
 
-    pickoff_angle = Readback(unit="deg", deployed_name="pickoff", doc="Angle of the pickoff arm.")
-    target_pickoff_angle = Setpoint(
-        unit="deg",
-        deployed_name="pickoff",
-        limits=(-67, 67),
-        doc="Angle to which the pickoff arm goes at the next move.",
-    )
-    injection_angle = Readback(
-        unit="deg", deployed_name="injection", doc="Angle at which the injection arm is."
-    )
-    target_injection_angle = Setpoint(
-        unit="deg",
-        deployed_name="injection",
-        limits=(-67, 67),
-        doc="Angle to which the injection arm goes at the next move.",
-    )
+    pickoff_angle, target_pickoff_angle = angles("pickoff")
+    injection_angle, target_injection_angle = angles("injection")
 
     def __init__(self, name: str, **settings: Any) -> None:
         super().__init__(name, **settings)

@@ -97,9 +97,9 @@ def database(name: str) -> tuple[str, str]:
     return "dbRead", ALIAS + name
 
 
-def attribute(name: str, unit: str = "", kind: Any = str, doc: str = "") -> Any:
-    """Return the readback of an attribute of the database, under its own name."""
-    return Readback(unit=unit, ref=name, kind=kind, name=name, doc=doc)
+def attribute(ref: str, doc: str, kind: Any = str, unit: str = "", name: str = "") -> Any:
+    """Return the readback of an attribute or keyword, by default under its own name."""
+    return Readback(unit=unit, ref=ref, kind=kind, name=name or ref, doc=doc)
 
 
 def command(line: str, doc: str, label: str = "") -> Any:
@@ -140,29 +140,23 @@ class Controller(Device):
     data: str = ""
 
     state = attribute(
-        STATE, doc="State of the controller: OFF, LOADED, STANDBY or ONLINE (hardware connected)."
+        STATE, "State of the controller: OFF, LOADED, STANDBY or ONLINE (hardware connected)."
     )
     substate = attribute(
-        SUBSTATE, doc="What the controller does: idle, active (a run is going on) or error."
+        SUBSTATE, "What the controller does: idle, active (a run is going on) or error."
     )
-    clocks = attribute(CLOCKS, doc="Whether the clock voltages are enabled or disabled.")
-    sequencer = attribute(SEQUENCER, doc="Whether the sequencer is idle or running.")
-    time = attribute(TIME, "s", float, "Duration of the whole run.")
-    countdown = attribute(COUNTDOWN, "s", float, "Time left until the end of the run.")
-    status_name = attribute(STATUS, doc="How the last run ended, or integrating while one goes on.")
-    base_name = attribute(BASE, doc="Folder of the runs, and the beginning of their file names.")
-    newest = attribute(NEWEST, doc="Name of the file that was written last.")
-    frame = Readback(
-        ref=FRAME,
-        kind=int,
-        name="exposure.frame",
-        doc="Number of frames that the run has so far, by the deployed name.",
+    clocks = attribute(CLOCKS, "Whether the clock voltages are enabled (powered on) or disabled.")
+    sequencer = attribute(SEQUENCER, "Whether the sequencer is idle or running.")
+    time = attribute(TIME, "Duration of the whole run.", float, "s")
+    countdown = attribute(COUNTDOWN, "Time left until the end of the run.", float, "s")
+    status_name = attribute(STATUS, "How the last run ended, or integrating while one goes on.")
+    base_name = attribute(BASE, "Folder of the runs, and the beginning of their file names.")
+    newest = attribute(NEWEST, "Name of the file that was written last.")
+    frame = attribute(
+        FRAME, "Number of frames of the run, by the deployed name.", int, name="exposure.frame"
     )
-    run_number = Readback(
-        ref=NEWEST,
-        kind=int,
-        name="run",
-        doc="Number of the run that is going on, or of the last one.",
+    run_number = attribute(
+        NEWEST, "Number of the run that is going on, or of the last one.", int, name="run"
     )
     frames_done = Readback(ref=FRAME, kind=int, doc="Number of frames that the run has so far.")
     frames_expected = Readback(
