@@ -118,17 +118,20 @@ class Until:
 
 
 class Exactly:
-    """A ``cut`` for frames of a fixed number of bytes."""
+    """A ``cut`` for frames of a number of bytes, which is fixed or stands in their beginning.
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    ``size_of`` returns it from the first ``size`` bytes.
+    """
+
+    def __init__(self, size: int, size_of: Callable[[bytearray], int] | None = None) -> None:
+        self.size, self._size_of = size, size_of or (lambda _: size)
 
     def __call__(self, buffer: bytearray) -> bytes | None:
         """Cut one frame."""
-        if len(buffer) < self.size:
+        if len(buffer) < self.size or len(buffer) < (size := self._size_of(buffer)):
             return None
-        frame = bytes(buffer[: self.size])
-        del buffer[: self.size]
+        frame = bytes(buffer[:size])
+        del buffer[:size]
         return frame
 
 

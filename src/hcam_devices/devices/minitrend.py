@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from ..core import Alarm, Device, Range, Readback, Value
+from ..core import Alarm, Device, Exactly, Range, Readback, Value
 from ..core import Simulator as Base
 from ..core.modbus import Modbus
 
@@ -63,15 +63,7 @@ class Simulator(Base):
     controls = ("flow", "pump", "alarms")
     ranges: ClassVar[dict[str, Range]] = {"alarms": (0, 0xFFFF)}
     flow, pump, alarms = 1.05, True, 0
-
-    @staticmethod
-    def cut(buffer: bytearray) -> bytes | None:
-        """Cut one Modbus TCP frame; its header says how long it is."""
-        if len(buffer) < 6 or len(buffer) < (size := 6 + int.from_bytes(buffer[4:6], "big")):
-            return None
-        frame = bytes(buffer[:size])
-        del buffer[:size]
-        return frame
+    cut = Exactly(6, lambda buffer: 6 + int.from_bytes(buffer[4:6], "big"))
 
     def answer(self, frame: bytes) -> bytes:
         """Answer functions 3 and 4; exceptions 1 and 2 for others and for other addresses."""

@@ -69,8 +69,8 @@ class RackPC(Device):
         healthy=(0, 90),
         doc="Use of the computer's memory, the mean over the last minute.",
     )
-    net_in = Readback(unit="MB / s", ref=0, doc="Data that the interface receives in a second.")
-    net_out = Readback(unit="MB / s", ref=1, doc="Data that the interface sends in a second.")
+    net_in = Readback(unit="MB / s", ref=0, doc="Data received from the network in a second.")
+    net_out = Readback(unit="MB / s", ref=1, doc="Data sent to the network in a second.")
 
     def __init__(self, name: str, *, look: Callable[[], Look] = look, **settings: Any) -> None:
         super().__init__(name, **settings)

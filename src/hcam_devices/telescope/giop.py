@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from ..core.link import Exactly
+
 Order: TypeAlias = Literal["<", ">"]
 ORDERS: tuple[Order, Order] = ("<", ">")
 
@@ -144,21 +146,13 @@ class Request:
         return self.reply(SYSTEM_EXCEPTION, fill)
 
 
-def cut(buffer: bytearray) -> bytes | None:
-    """Remove one message from a buffer and return it; return all of the buffer if it is not GIOP.
-
-    Returns None while a message is incomplete.
-    """
-    if len(buffer) < 12:
-        return None
+def _size(buffer: bytearray) -> int:
     size = 12 + int.from_bytes(buffer[8:12], "little" if buffer[6] & 1 else "big")
-    if buffer[:4] != b"GIOP" or size > MAX_MESSAGE_BYTES:
-        size = len(buffer)
-    if len(buffer) < size:
-        return None
-    frame = bytes(buffer[:size])
-    del buffer[:size]
-    return frame
+    return size if buffer[:4] == b"GIOP" and size <= MAX_MESSAGE_BYTES else len(buffer)
+
+
+cut = Exactly(12, _size)
+"""Removes one message from a buffer and returns it; all of the buffer if it is not GIOP."""
 
 
 def parse(frame: bytes) -> Request | None:

@@ -61,7 +61,7 @@ class Simulator(Base):
         "transfer": (0, 86400),
     }
     link_settings: ClassVar[dict[str, Any]] = {"idl": IDL}
-    cut = staticmethod(giop.cut)
+    cut = giop.cut
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
