@@ -31,6 +31,7 @@ import logging
 import math
 import os
 import random
+import shlex
 import time
 import tty
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -102,6 +103,11 @@ exit "${{status:-1}}"
 """
 
 
+def printed(text: str, status: int = 0) -> bytes:
+    """Return what a simulated program prints, EOT, and its exit status, as PROGRAM takes them."""
+    return text.replace("\x04", "").encode() + b"\x04%d\n" % status
+
+
 class Simulator:
     """Base class of simulators: faults by name, and values that may be set (``controls``)."""
 
@@ -145,7 +151,12 @@ class Simulator:
         return 0.0
 
     def constant(self, frame: bytes) -> bytes:
-        """Return the part of a request that is the same each time it is made."""
+        """Return the part of a request that is the same each time it is made, if it has others.
+
+        Of a command line it is the words, however they are quoted.
+        """
+        if self.programs:
+            return shlex.join(shlex.split(frame.decode("utf-8", "replace"))).encode()
         return frame
 
     def renumber(self, reply: bytes, frame: bytes) -> bytes:

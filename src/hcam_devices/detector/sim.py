@@ -34,6 +34,7 @@ from ..core import runs
 from ..core.fields import Range
 from ..core.link import Until
 from ..core.sim import Simulator as Base
+from ..core.sim import printed
 from .readout import Timing, timing
 
 ALIAS = "<alias>ngcircon_ircam1:"
@@ -74,11 +75,6 @@ MAX_FRAMES = 100
 
 class _NOK(Exception):
     """The controller refuses a command; the text is its reason."""
-
-
-def say(text: str, status: int = 0) -> bytes:
-    """Return the output of a program, EOT, and its exit status."""
-    return text.replace("\x04", "").encode() + b"\n\x04%d\n" % status
 
 
 def words(line: str) -> list[str]:
@@ -162,10 +158,6 @@ class Simulator(Base):
 
     # --- the programs -----------------------------------------------------------------------
 
-    def constant(self, frame: bytes) -> bytes:
-        """Return a command line with uniform quotes."""
-        return shlex.join(shlex.split(frame.decode("utf-8", "replace"))).encode()
-
     def reply(self, frame: bytes) -> bytes:
         """Note the program, because some faults concern one program only."""
         self._program = frame.partition(b" ")[0].decode("ascii", "replace")
@@ -175,9 +167,9 @@ class Simulator(Base):
         """Return what a program prints, EOT, and its exit status."""
         try:
             program, *arguments = shlex.split(frame.decode())
-            return say(self._do(program, arguments))
+            return printed(f"{self._do(program, arguments)}\n")
         except (_NOK, ValueError) as error:  # ValueError: not UTF-8, or an open quote
-            return say(f"{error} NOK", 1)
+            return printed(f"{error} NOK\n", 1)
         finally:
             if self._news:
                 self._news.set()
@@ -399,8 +391,8 @@ class Simulator(Base):
         if self._struck("hang"):
             return b""
         if self._struck("nok"):
-            return say("it is simulated that this fails NOK", 1)
-        return say("ERR") if self._program == "dbRead" and self.fault("err") else reply
+            return printed("it is simulated that this fails NOK\n", 1)
+        return printed("ERR\n") if self._program == "dbRead" and self.fault("err") else reply
 
     def _struck(self, name: str) -> bool:
         options = self.faults.get(name)

@@ -23,11 +23,11 @@ from typing import Any, ClassVar
 from ..core import Alarm, Device, ProtocolError, Readback, RefusedError, Sample, Until
 from ..core import Simulator as Base
 from ..core.process import Output, Programs
+from ..core.sim import printed
 
 SATELLITES, VALIDITY, TIME = "GetSatInfo", "GR_GetValidity", "HW_GetTime"
 TRACKED = re.compile(r"Number of satellites tracked:\s*(\d+)")
 FLAG = {"0": False, "1": True, "FALSE": False, "TRUE": True}
-EOT = b"\x04"
 
 
 def find(label: str, said: str) -> str:
@@ -178,25 +178,21 @@ class Simulator(Base):
         self.satellites, self.offset, self.holdover = 9, 0.0, False
         self.time_valid = self.pps_valid = self.synced = True
 
-    def constant(self, frame: bytes) -> bytes:
-        """Return a command line, however it was quoted."""
-        return shlex.join(shlex.split(frame.decode("ascii", "replace"))).encode()
-
     def answer(self, frame: bytes) -> bytes:
         """Return what a program prints, EOT, and the exit status."""
         try:
             program, *arguments = shlex.split(frame.decode())
         except ValueError:
-            return self._say("usage: PROGRAM BOARD\n", 1)
+            return printed("usage: PROGRAM BOARD\n", 1)
         tracking = not self.holdover
         if arguments[:1] != ["0"]:
-            return self._say(f"Could not open /dev/tsyncpci{'/'.join(arguments[:1])}\n", 1)
+            return printed(f"Could not open /dev/tsyncpci{'/'.join(arguments[:1])}\n", 1)
         if program == SATELLITES:
             tracked = self.satellites if tracking else 0
-            return self._say(f"Number of satellites tracked:   {tracked}\n")
+            return printed(f"Number of satellites tracked:   {tracked}\n")
         if program == VALIDITY:
             valid = (self.time_valid and tracking, self.pps_valid and tracking)
-            return self._say(
+            return printed(
                 "\nGR_GetValidity 0 0\nTime Valid : {:d}\nPPS Valid : {:d}\n".format(*valid)
             )
         seconds, nanoseconds = divmod(self.wall() + round(self.offset * 1e9), 10**9)
@@ -207,20 +203,16 @@ class Simulator(Base):
         labels = ("Year", "Day", "Hour", "Minute", "Second", "Nanosecond")
         lines = [f"{label:<10} : {n}\n" for label, n in zip(labels, numbers, strict=True)]
         synced = "TRUE" if self.synced and not self.holdover else "FALSE"
-        return self._say(f"\nHW_GetTime 0\n{''.join(lines)}Sync       : {synced}\n")
-
-    @staticmethod
-    def _say(text: str, status: int = 0) -> bytes:
-        return text.encode() + EOT + b"%d\n" % status
+        return printed(f"\nHW_GetTime 0\n{''.join(lines)}Sync       : {synced}\n")
 
     def fault_could_not_open(self, reply: bytes) -> bytes:
         """Have no card."""
-        return self._say("Could not open /dev/tsyncpci0\n", 1)
+        return printed("Could not open /dev/tsyncpci0\n", 1)
 
     def fault_error(self, reply: bytes, program: str = "") -> bytes:
         """Refuse everything, or what one program asks."""
         asked = self._program(reply)
-        return self._say("Error: -5\n", 1) if program in ("", asked) else reply
+        return printed("Error: -5\n", 1) if program in ("", asked) else reply
 
     def fault_closing(self, reply: bytes) -> bytes:
         """Warn of something that does no harm."""
@@ -228,11 +220,11 @@ class Simulator(Base):
 
     def fault_empty(self, reply: bytes) -> bytes:
         """Print nothing."""
-        return self._say("")
+        return printed("")
 
     def fault_status(self, reply: bytes, code: int = 3) -> bytes:
         """End with an exit status, which means nothing."""
-        return reply.partition(EOT)[0] + EOT + b"%d\n" % code
+        return printed(reply.partition(b"\x04")[0].decode(), code)
 
     def fault_heading(self, reply: bytes) -> bytes:
         """Print headings of another version."""
