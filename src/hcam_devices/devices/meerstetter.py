@@ -287,11 +287,8 @@ class _Controller:
         self.sink = toward(self.sink, 38.0 if on else AMBIENT, dt, 120)
 
     def current(self, *, on: bool) -> float:
-        if not on:
-            return 0.0
-        return min(
-            max(0.076 * (AMBIENT - self.object) + 0.5 * (self.object - self.target), 0), 10.7
-        )
+        needed = 0.076 * (AMBIENT - self.object) + 0.5 * (self.object - self.target)
+        return min(max(needed, 0), 10.7) if on else 0.0
 
 
 class Simulator(Base):
@@ -325,11 +322,8 @@ class Simulator(Base):
             return b""
         if address not in self.controllers:
             return b""
-        payload = self._reply(self.controllers[address], frame)
-        head = b"!" + frame[1:7]
-        if payload == "":
-            return head + frame[-4:] + b"\r"
-        return self._seal(head + payload.encode())
+        payload, head = self._reply(self.controllers[address], frame), b"!" + frame[1:7]
+        return self._seal(head + payload.encode()) if payload else head + frame[-4:] + b"\r"
 
     def _reply(self, controller: _Controller, frame: bytes) -> str:
         try:
@@ -347,18 +341,17 @@ class Simulator(Base):
         if payload == "RS":
             controller.reset_at = self.clock()
             return ""
-        verb, size = payload[:3], {"?VR": 9, "VS0": 16}.get(payload[:3], 0)
-        if size == 0:
+        if not payload.startswith(("?VR", "VS")):
             return "+01"
-        if len(payload) != size:
+        match = re.fullmatch(r"(\?VR|VS)(.{4})(.{2})(.{8})?", payload)
+        if match is None or (match[1] == "VS") != bool(match[4]):
             return "+04"
-        start = 3 if verb == "?VR" else 2
-        parameter, instance = int(payload[start : start + 4], 16), payload[start + 4 : start + 6]
-        if instance != "01":
+        if match[3] != "01":
             return "+08"
-        if verb == "?VR":
-            return self._read(controller, parameter)
-        return self._write(controller, parameter, payload[8:])
+        parameter = int(match[2], 16)
+        if match[4]:
+            return self._write(controller, parameter, match[4])
+        return self._read(controller, parameter)
 
     def _read(self, controller: _Controller, parameter: int) -> str:
         now = self.clock()

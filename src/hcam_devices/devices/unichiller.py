@@ -238,10 +238,8 @@ class Simulator(Base):
     def _status(self) -> bytes:
         mode = OFF if self.alarm else self.mode
         values = (self.setpoint, self.temperature, self.external)
-        return seal(
-            "[S01G",
-            f"{mode}{self.alarm % 10}" + "".join(encode(min(max(v, -300), 300)) for v in values),
-        )
+        shown = "".join(encode(min(max(value, -300), 300)) for value in values)
+        return seal("[S01G", f"{mode}{self.alarm % 10}{shown}")
 
     def fault_checksum(self, reply: bytes) -> bytes:
         """Send a wrong checksum."""
@@ -262,15 +260,13 @@ class Simulator(Base):
 
     def fault_alarm(self, reply: bytes, code: int = 3) -> bytes:
         """Report an alarm, whatever is done about it."""
-        if reply[4:5] != b"G":
-            return reply
-        return seal("[S01G", f"O{code % 10}{reply[9:-3].decode()}")
+        status = f"O{code % 10}{reply[9:-3].decode()}"
+        return seal("[S01G", status) if reply[4:5] == b"G" else reply
 
     def fault_stuck(self, reply: bytes) -> bytes:
         """Answer with another setpoint than it was given."""
-        if reply[4:5] != b"G":
-            return reply
-        return seal("[S01G", f"{reply[7:9].decode()}{encode(20)}{reply[13:-3].decode()}")
+        status = f"{reply[7:9].decode()}{encode(20)}{reply[13:-3].decode()}"
+        return seal("[S01G", status) if reply[4:5] == b"G" else reply
 
     def fault_unsolicited(self, reply: bytes) -> bytes:
         """Send an unsolicited frame after each reply."""
