@@ -560,8 +560,7 @@ class Simulator(Base):
     def _obey(self, command: str) -> str:
         match = re.fullmatch(r"(\d{0,3}) *([A-Z]{2}) *(.*)", command, re.ASCII)
         if match is None:
-            self._fail(NO_COMMAND if command else NO_ERROR)
-            return ""
+            return self._fail(NO_COMMAND if command else NO_ERROR)
         axis, name, parameter = match.groups()
         if name in ("VE", "TB", "TE") and parameter == "?":
             return self.version if name == "VE" else self._take_error(text=name == "TB")
@@ -570,13 +569,10 @@ class Simulator(Base):
                 motor.halt()
             return ""
         if not axis or not 1 <= int(axis) <= len(self.motors):
-            self._fail(NO_AXIS if axis else AXIS_MISSING)
-            return ""
+            return self._fail(NO_AXIS if axis else AXIS_MISSING)
         motor = self.motors[int(axis) - 1]
-        if parameter == "?":
-            return self._tell(name, motor)
-        self._fail(motor.obey(name, parameter))
-        return ""
+        asked = parameter == "?"
+        return self._tell(name, motor) if asked else self._fail(motor.obey(name, parameter))
 
     def _tell(self, name: str, motor: Motor) -> str:
         known: dict[str, float | str] = {
@@ -592,14 +588,15 @@ class Simulator(Base):
             "SR": motor.SOFT_LIMIT,
         }
         if name not in known:
-            self._fail(NO_COMMAND)
-            return ""
+            return self._fail(NO_COMMAND)
         value = known[name]
         return value if isinstance(value, str) else written(value)
 
-    def _fail(self, code: int) -> None:
+    def _fail(self, code: int) -> str:
+        """Keep an error, if it is one; commands have no reply."""
         if code != NO_ERROR:
             self._errors.append((code, self._ticks()))
+        return ""
 
     def _ticks(self) -> int:
         return int((self.clock() - self._started) / 400e-6)
