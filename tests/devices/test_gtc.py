@@ -200,6 +200,9 @@ async def test_an_autoguider_that_is_not_there_is_a_notice(simulator: Simulator)
         sample = await sample_where(device, in_state("inpos"))
         why = "was not told of the offset (5, 0) arcsec: autoguider.add_relative_dither cannot"
         assert why in reasons(sample, "autoguider")
+        device.call_peer = Detector(simulator).call
+        await device.tell_autoguider(0, 0)
+        assert not reasons(device.snapshot(), "autoguider")
 
 
 async def test_offset_returns_in_position_and_each_takes_its_turn(simulator: Simulator) -> None:

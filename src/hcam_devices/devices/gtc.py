@@ -144,7 +144,7 @@ class Telescope(Device):
             self,
             self._trigger,
             Frames(runs.folder_of(self.data)),
-            self._guide,
+            self.tell_autoguider,
             limit=self.offset_limit,
             frame_within=lambda: self.frame_within,
             changed=self.emit,
@@ -330,18 +330,17 @@ class Telescope(Device):
 
     async def tell_autoguider(self, dra: float, ddec: float) -> None:
         """Send an offset (arcsec) to the autoguider; a failure becomes a notice."""
+        question = "autoguider", "add_relative_dither", dra, ddec
         try:
-            await self._guide(dra, ddec)
-        except WampError as error:
+            await self.call_peer(*question, within=TELL_WITHIN)
+        except Exception as error:  # noqa: BLE001  (no fault of the autoguider ends a dither)
             self.not_done["autoguider"] = (
-                f"the autoguider was not told of the offset ({dra:g}, {ddec:g}) arcsec: {error}"
+                f"the autoguider was not told of the offset ({dra:g}, {ddec:g}) arcsec: "
+                f"{error or type(error).__name__}"
             )
         else:
             self.not_done.pop("autoguider", None)
         self.emit()
-
-    async def _guide(self, dra: float, ddec: float) -> None:
-        await self.call_peer("autoguider", "add_relative_dither", dra, ddec, within=TELL_WITHIN)
 
     @rpc(audience="program")
     async def do_guide_step(

@@ -115,7 +115,6 @@ class Nodding(Part):
         """The exposures by the number of the frame in its run, from 1."""
         self._trigger, self._guide, self._frame_within = trigger, guide, frame_within
         self._changed, self._clock = changed, clock
-        self._guide_notice = ""
         self._guided: Offset = (0.0, 0.0)
         self._task: asyncio.Task[None] | None = None
         self._ending = False
@@ -272,8 +271,6 @@ class Nodding(Part):
             yield Alarm("dither", "ERR", self.reason)
         if self.state != "disabled" and self.frames.trouble:
             yield Alarm("dither", "WARN", self.frames.trouble)
-        if self._guide_notice:
-            yield Alarm("autoguider", "WARN", self._guide_notice)
 
     async def as_ecsv(self) -> str:
         """Return the nod table of the run as ECSV, with a row for each frame.
@@ -361,15 +358,7 @@ class Nodding(Part):
     async def _tell_autoguider(self) -> None:
         step = (self.told[0] - self._guided[0], self.told[1] - self._guided[1])
         self._guided = self.told
-        try:
-            await self._guide(*step)
-        except Exception as error:  # noqa: BLE001  (no fault of the autoguider may end the run)
-            self._guide_notice = (
-                f"the autoguider was not told of the nod by ({step[0]:g}, {step[1]:g}) arcsec: "
-                f"{error or type(error).__name__}"
-            )
-        else:
-            self._guide_notice = ""
+        await self._guide(*step)
 
     async def _expose(self) -> None:
         await self._look_before()
