@@ -17,8 +17,8 @@ logging.getLogger("asyncio").setLevel(logging.WARNING)
 # Before a test imports autobahn's serializers, which would not find it later.
 txaio.use_asyncio()  # type: ignore[no-untyped-call]
 # No test depends on the speed of the machine.
-hypothesis.settings.register_profile("untimed", hypothesis.settings(), deadline=None)
-hypothesis.settings.load_profile("untimed")
+for tier, examples in (("check", 30), ("soak", 100)):
+    hypothesis.settings.register_profile(tier, deadline=None, max_examples=examples)
 
 TOGETHER = {
     "commands": ("test_cli", "test_replay"),
@@ -69,6 +69,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="use the numbers of a long night (kills, outages, backlogs), and every variant",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose how many examples a test of properties has, unless it says so itself."""
+    hypothesis.settings.load_profile("soak" if config.getoption("--soak") else "check")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

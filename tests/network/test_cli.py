@@ -2,11 +2,9 @@
 
 import io
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -31,8 +29,8 @@ def alone(tmp_path: Path) -> Net:
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_the_help_of_each_command_has_an_example(alone: Net, command: str) -> None:
-    said = alone.hcam(*command.split(), "--help")
+def test_the_help_of_each_command_has_an_example(command: str) -> None:
+    said = CliRunner().invoke(main, [*command.split(), "--help"]).output
     if command:
         assert re.search(rf"Example: hcam {command}\b", said)
     else:
@@ -84,7 +82,9 @@ def test_call_prints_the_answer_as_json(net: Net) -> None:
     ],
 )
 def test_a_mistake_is_told_in_one_sentence(net: Net, command: str, said: str) -> None:
-    told = net.hcam(*command.split(), code=2 if "--timeout" in command else 1)
+    done = CliRunner().invoke(main, command.split())
+    assert done.exit_code == (2 if "--timeout" in command else 1)
+    told = done.output
     assert re.search(said, told)
     if "--timeout" not in command:
         assert told.startswith("Error: ")
@@ -193,9 +193,12 @@ def test_status_says_that_all_is_well(net: Net) -> None:
     "command", ["status", "watch --once", "watch", "call slide.block", "publish slide.x 1"]
 )
 def test_no_router_is_told_in_one_sentence(alone: Net, command: str) -> None:
-    told = alone.hcam(*command.split(), code=1)
-    assert re.search(rf"no router at 127\.0\.0\.1:{alone.port}", " ".join(told.split()))
-    assert "hcam up" in " ".join(told.split())
+    nowhere = {"WAMP_SERVER": str(alone.address), "HCAM_HOME": str(alone.home)}
+    done = CliRunner().invoke(main, command.split(), env=nowhere)
+    assert done.exit_code == 1
+    told = " ".join(done.output.split())
+    assert re.search(rf"no router at 127\.0\.0\.1:{alone.port}", told)
+    assert "hcam up" in told
 
 
 ASKING = ["status", "watch --once", "call slide.block", "publish slide.x 1", "simulate slide"]
@@ -248,17 +251,10 @@ def test_a_call_to_the_router_of_a_wrong_file_is_not_made(
 @pytest.mark.parametrize(
     "command", ["status", "watch --once", "call slide.block", "publish slide.x 1"]
 )
-def test_nonsense_in_wamp_server_is_told(alone: Net, command: str) -> None:
-    done = subprocess.run(
-        [BIN / "hcam", *command.split()],
-        env=os.environ | {"WAMP_SERVER": "http://nowhere"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
+def test_nonsense_in_wamp_server_is_told(command: str) -> None:
+    done = CliRunner().invoke(main, command.split(), env={"WAMP_SERVER": "http://nowhere"})
+    assert done.exit_code == 1
     assert "'http://nowhere' is not a host or host:port" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -366,6 +362,12 @@ def test_a_server_presents_the_devices_of_a_glob(alone: Net) -> None:
         assert alone.last("pressure3") == 0
     finally:
         alone.end()
+
+
+def test_an_instrument_at_a_port_that_is_taken_is_told_at_once(net: Net) -> None:
+    said = net.hcam("up", "-e", "--port", str(net.port), code=1)
+    assert f"port {net.port} is in use" in said
+    assert "hcam watch" in said
 
 
 def test_a_second_server_in_one_home_names_the_first(net: Net) -> None:

@@ -29,6 +29,7 @@ from hcam_devices.journal.checked import File
 from hcam_devices.journal.points import DAY_MS, Field, Point, night_bounds, night_of
 from hcam_devices.journal.ranges import SampleRange, SampleRanges
 
+from ...conftest import Scaled
 from ...helpers import AT_MOST, Clock, samples
 
 NIGHT = "2026-11-22"
@@ -734,14 +735,14 @@ for seq in range(first, first + 10**6):
 
 @pytest.mark.parametrize("raw_days", [1e6, 0.0])
 def test_a_process_killed_at_any_time_loses_and_doubles_nothing(
-    tmp_path: Path, raw_days: float
+    tmp_path: Path, raw_days: float, scaled: Scaled
 ) -> None:
     """If there are no days to keep, nights are rolled up all the time."""
     rng = random.Random(3)
     start, end = night_bounds("2025-11-21")[0], night_bounds("2025-11-22")[1]
     history = NightFiles(tmp_path)
     told = 0
-    for _ in range(10):
+    for _ in range(scaled(4, soak=10)):
         process = subprocess.Popen(
             [sys.executable, "-c", WRITE, str(tmp_path), str(raw_days)],
             stdout=subprocess.PIPE,
@@ -817,7 +818,9 @@ def nothing_wrong(history: NightFiles) -> None:
             assert sum(bucket.n for bucket in buckets) <= 500 + 200
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(
+    "seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(4, 12))]
+)
 @pytest.mark.parametrize("which", FILES)
 def test_of_a_damaged_file_only_what_was_hit_is_lost_and_is_known_to_be(
     tmp_path: Path, whole: dict[str, Path], which: str, seed: int, caplog: pytest.LogCaptureFixture
