@@ -196,7 +196,7 @@ async def test_a_wrong_setting_shows_the_error_of_the_broker(
     [
         ("error", {"status": 500}, FIELDS, "the broker answered 500"),
         ("error", {"status": 404}, FIELDS, "the broker answered 404"),
-        ("null", {}, FIELDS[:1], "no value of temperature1"),
+        ("null", {}, FIELDS[:1], "no value for temperature1"),
         ("text", {"attribute": "temperature3"}, FIELDS[2:], "'NaN', not a number"),
         ("missing", {"attribute": "temperature2"}, FIELDS[1:2], "has no temperature2"),
         ("stale", {}, FIELDS[:1], "more than 900 s ago"),

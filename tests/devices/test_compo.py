@@ -145,7 +145,7 @@ async def test_what_is_wrong_with_a_part_is_passed_on() -> None:
         shown = await sample_where(
             parts.view, lambda s: reasons(s, "injection") and reasons(s, "stage")
         )
-        assert "compo_arms: its motor is off" in reasons(shown, "injection")
+        assert "compo_arms: the motor is off" in reasons(shown, "injection")
         assert "compo_lens: supply voltage low" in reasons(shown, "stage")
 
 
@@ -158,7 +158,7 @@ async def test_silence_is_noticed_and_what_was_never_heard_is_not_guessed() -> N
     async with living(view):
         nothing = await sample_where(view, online)
         assert nothing["pickoff_angle"] is None
-        assert "nothing heard from compo_lens yet" in reasons(nothing, "lens_position")
+        assert "no telemetry of compo_lens yet" in reasons(nothing, "lens_position")
         lens.connection = "online"
         lens.stage.connect()  # type: ignore[attr-defined]
         lens.stage.report(4.0, homed=True, homing=False, moving=False)  # type: ignore[attr-defined]
@@ -168,7 +168,7 @@ async def test_silence_is_noticed_and_what_was_never_heard_is_not_guessed() -> N
         assert said["lens_position"]["current"]["value"] == 4.0
         clock.now += STALE_AFTER + 1
         old = await sample_where(view, lambda s: s["lens_position"] is None)
-        assert "nothing heard from compo_lens for 61 s" in reasons(old, "lens_position")
+        assert "no telemetry of compo_lens for 61 s" in reasons(old, "lens_position")
         assert old["state"]["lens"] == "offline"
 
 
@@ -179,5 +179,7 @@ async def test_a_part_of_another_kind_is_named() -> None:
     view.attach({"compo_arms": ENTRIES["compo_arms"].build(), "compo_lens": wrong})
     wrong.connection = "online"
     wrong.emit()
-    with pytest.raises(RefusedError, match="compo_lens has no position: it is of another kind"):
+    with pytest.raises(
+        RefusedError, match="compo_lens has no position: it is another kind of device"
+    ):
         await view.read(view.fields["lens_position"])

@@ -283,7 +283,7 @@ async def test_arms_that_are_homed_when_it_starts_are_ready_until_the_controller
         clock.now += 6
         lost = await sample_where(arms, lambda s: online(s) and arm(s) == "init")
         assert arm(lost, "injection") == "init"
-        assert "its motor is off" in reasons(lost, "pickoff")
+        assert "the motor is off" in reasons(lost, "pickoff")
     assert simulator.told == ["1PA0.0000"]
 
 
@@ -352,7 +352,7 @@ async def test_a_motor_that_is_off_is_refused_in_the_words_of_the_controller() -
         await do(arms, "set_target_pickoff_angle", 5)
         await do(arms, "power_off_axis", 0)
         off = await sample_where(arms, lambda s: True)
-        assert "its motor is off" in reasons(off, "pickoff")
+        assert "the motor is off" in reasons(off, "pickoff")
         assert "power_on_axis(0)" in reasons(off, "pickoff")
         for _ in range(3):
             with pytest.raises(RefusedError, match=r"MOTOR NOT ENABLED \(error 113, axis 1\)"):
@@ -413,7 +413,7 @@ async def test_a_controller_that_loses_its_power_in_a_motion_has_to_be_homed() -
         back = await sample_where(arms, online)
         assert arm(back) == "init"
         assert at(back, 0)
-        assert "its motor is off" in reasons(back, "pickoff")
+        assert "the motor is off" in reasons(back, "pickoff")
         simulator.told.clear()
         await home(arms, clock)
         assert simulator.told == ["1MO", "1OR1"]
@@ -508,7 +508,7 @@ async def test_a_controller_that_refuses_everything_is_online_and_nothing_is_kno
 @pytest.mark.parametrize(
     ("setting", "value", "why"),
     [
-        ("version", "ESP300 Version 2.1", "not an ESP301: it says 'ESP300"),
+        ("version", "ESP300 Version 2.1", "not an ESP301: its version is 'ESP300"),
         ("units", 2, r"pickoff is set to millimetres \(units 2\), not to degrees"),
         ("units", 99, "unknown"),
     ],

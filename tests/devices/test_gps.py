@@ -106,7 +106,7 @@ def test_the_time_is_made_of_whole_numbers(numbers: tuple[int, ...], time: str) 
     ],
 )
 def test_an_impossible_time_is_rejected(numbers: tuple[int, ...]) -> None:
-    with pytest.raises(ProtocolError, match="no time"):
+    with pytest.raises(ProtocolError, match="not a time"):
         instant(said(*numbers))
 
 
@@ -160,7 +160,7 @@ async def test_a_card_without_satellites_says_so() -> None:
         ("disconnect", {"when": "before"}, "GetSatInfo|GR_GetValidity|HW_GetTime"),
         ("disconnect", {"when": "during"}, "there is no"),
         ("refuse", {}, "GetSatInfo|GR_GetValidity|HW_GetTime"),
-        ("time", {"day": 366}, "this is no time"),
+        ("time", {"day": 366}, "this is not a time"),
     ],
 )
 async def test_a_card_that_cannot_be_heard_is_offline_until_it_can(

@@ -198,10 +198,10 @@ async def test_an_autoguider_that_is_not_there_is_a_notice(simulator: Simulator)
     async with running(simulator) as device:
         await call(device, "do_offset", 5, 0)
         sample = await sample_where(device, in_state("inpos"))
-        why = "was not told of the offset (5, 0) arcsec: autoguider.add_relative_dither cannot"
+        why = "was not informed of the offset (5, 0) arcsec: autoguider.add_relative_dither cannot"
         assert why in reasons(sample, "autoguider")
         device.call_peer = Detector(simulator).call
-        await device.tell_autoguider(0, 0)
+        await device.inform_autoguider(0, 0)
         assert not reasons(device.snapshot(), "autoguider")
 
 
@@ -379,7 +379,7 @@ async def test_a_motion_of_unknown_outcome_is_never_sent_again(
             await offset(device, 1, 0)
         assert offsets(simulator) == [(20, 0)] * moves
         said = await call(device, "acknowledge")
-        assert said == f"it counts as {'' if moves else 'not '}carried out"
+        assert said == f"the motion counts as {'' if moves else 'not '}carried out"
         sample = await sample_where(device, in_state("inpos"))
         assert sample["ra_offset"]["value"] == 20.0 * moves
         assert reasons(sample, "gtc") == ""
@@ -392,10 +392,10 @@ async def test_what_a_position_cannot_tell_a_person_has_to_say(simulator: Simula
         with pytest.raises(NotAllowedError, match="there is no motion of unknown outcome"):
             await call(device, "acknowledge")
         simulator.simulate("unanswered")
-        with pytest.raises(OutcomeUnknownError, match="does not tell whether"):
+        with pytest.raises(OutcomeUnknownError, match="does not show whether"):
             await call(device, "do_offset", 0.05, 0.001)
         await sample_where(device, in_state("unknown"))
-        with pytest.raises(ValueError, match="look, and say moved=True or moved=False"):
+        with pytest.raises(ValueError, match="check it, and give moved=True or moved=False"):
             await call(device, "acknowledge")
         await call(device, "acknowledge", moved=True)
         sample = await sample_where(device, in_state("inpos"))
@@ -467,7 +467,7 @@ async def test_a_transfer_disturbs_nothing_and_says_how_it_ends(simulator: Simul
     simulator.simulate("set", transfer=1.0)
     async with running(simulator) as device:
         await call(device, "archive")
-        with pytest.raises(NotAllowedError, match="running already"):
+        with pytest.raises(NotAllowedError, match="already running"):
             await call(device, "archive")
         await offset(device, 5, 0)
         sample = await sample_where(device, in_state("inpos"))
@@ -484,7 +484,7 @@ async def test_a_transfer_that_does_not_end_is_a_failure_and_no_loss(simulator: 
         await call(device, "archive")
         sample = await sample_where(device, lambda one: one["state"]["archive"] == "failed")
     assert online(sample)
-    assert "may still be running: look into the archive" in reasons(sample, "archive")
+    assert "may still be running: check the archive" in reasons(sample, "archive")
 
 
 def test_the_device_knows_the_folder_of_the_detector(tmp_path: Path) -> None:
@@ -615,5 +615,5 @@ async def test_a_nod_of_unknown_outcome_pauses_the_dither(simulator: Simulator) 
 async def test_without_the_folder_of_the_runs_nothing_is_dithered(simulator: Simulator) -> None:
     async with running(simulator, data="") as device:
         call(device, "load_nod_pattern", **SQUARE)
-        with pytest.raises(NotAllowedError, match="name the folder of the runs in the instrument"):
+        with pytest.raises(NotAllowedError, match="dithering needs the folder of the runs"):
             await call(device, "start_nodding")

@@ -277,7 +277,7 @@ async def test_hw_enable_is_restored_at_once_and_then_at_most_once_a_minute() ->
             assert len(simulator.written) == writes
             restored = seconds != 59
             assert enabled(sample) == restored
-            missing = "Static ON: the coolant interlock is not in force"
+            missing = "Static ON: the coolant interlock is bypassed"
             assert (missing in reasons(sample, "stage_enable1")) != restored
             if not restored:
                 assert {"ERR"} == {a["severity"] for a in sample["alarms"]}
@@ -302,15 +302,15 @@ async def test_what_cannot_be_restored_is_said_until_it_is_in_force_again() -> N
     simulator.refusing = True
     simulator.controllers[1].enable = 1
     async with presented(ENTRY, simulator, clock=clock) as rack:
-        why = "Static ON: the coolant interlock is not in force; it could not be restored: .*busy"
+        why = "Static ON: the coolant interlock is bypassed; it could not be restored: .*busy"
         await sample_where(rack, lambda sample: re.search(why, reasons(sample, "stage_enable1")))
         await rack.set_unacknowledged("stage_enable1", 1)
-        assert "not in force" in reasons(await polls(rack, 1), "stage_enable1")
+        assert "bypassed" in reasons(await polls(rack, 1), "stage_enable1")
         await polls(rack, 3)
         assert simulator.written == ["3"]
         simulator.controllers[1].enable = 3
         await sample_where(rack, enabled)
-        assert "not in force" not in reasons(await polls(rack, 1))
+        assert "bypassed" not in reasons(await polls(rack, 1))
 
 
 @pytest.mark.parametrize("value", [0, "Static OFF"])
@@ -343,7 +343,7 @@ async def test_off_on_purpose_is_respected_also_after_a_lost_link_until_it_is_se
             clock.now += 61
             sample = await sample_where(rack, online)
             assert sample["stage_enable1"] == "Static OFF"
-            assert "switched off by set_stage_enable1" in reasons(sample, "stage_enable1")
+            assert "switched off with set_stage_enable1" in reasons(sample, "stage_enable1")
             assert sample["alarms"][0]["severity"] == "WARN"
         assert await rack.set("stage_enable1", 3) == "HW Enable"
         assert not reasons(await polls(rack, 1))
@@ -392,8 +392,8 @@ async def test_an_open_interlock_lets_the_temperature_drift_and_a_closed_one_coo
     [
         (11, False, r"error 11 \(emergency stop\)"),
         (130, False, r"error 130 \(temperature measurement\)"),
-        (200, False, r"error 200 \(see the controller's manual\)"),
-        (11, True, "error of unknown number: .*parameter not available"),
+        (200, False, r"error 200 \(see the manual of the controller\)"),
+        (11, True, "error, whose number is unknown: .*parameter not available"),
     ],
 )
 async def test_a_controller_in_error_says_which_and_its_neighbours_go_on(

@@ -66,7 +66,9 @@ async def test_each_pen_is_the_one_of_the_table() -> None:
     assert [one["value"] for one in flows] == [0.25, 0.5, 0.75, 1.0, 2.25, 2.5]
     assert {one["unit"] for one in flows} == {"l / min"}
     assert [sample[f"alarm{n}"] for n in range(1, 7)] == [True, *[False] * 4, True]
-    assert reasons(sample, "alarm6") == "the recorder reports an alarm of pen 6"
+    assert (
+        reasons(sample, "alarm6") == "the flow recorder reports an alarm on pen 6: see its display"
+    )
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf"), float("-inf")])

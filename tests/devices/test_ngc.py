@@ -318,7 +318,7 @@ async def test_a_bad_number_is_none_with_a_reason(desk: Desk, bad: str) -> None:
     [
         ({STATUS: "integrating"}, "run", 13, ""),
         ({NEWEST: "/data/run0012_001.fits"}, "run", 12, ""),
-        ({NEWEST: "/run0007/bias.fits"}, "run", None, "no run can be told from"),
+        ({NEWEST: "/run0007/bias.fits"}, "run", None, "the number of the run is unknown"),
         ({STATUS: "dreaming"}, "run", None, "'dreaming'"),
         ({LIMIT: f"{LIMIT} 0"}, "frames_expected", None, ""),
         ({LIMIT: "DET.OTHER 5"}, "frames_expected", None, "unexpected answer"),
@@ -327,7 +327,7 @@ async def test_a_bad_number_is_none_with_a_reason(desk: Desk, bad: str) -> None:
         ({LIMIT: nok(), STATE: "STANDBY"}, "frames_expected", None, ""),
         ({STATE: "STANDBY"}, "frames_done", None, ""),
         ({SUBSTATE: "error"}, SUBSTATE, "error", "call reset"),
-        ({SUBSTATE: nok()}, "data_rate", None, "whether a run goes on is not known"),
+        ({SUBSTATE: nok()}, "data_rate", None, "it is unknown whether a run is active"),
         ({BASE: "run"}, "disk_free", None, "set data"),
         ({BASE: "/nowhere/run"}, "disk_free", None, "No such file"),
     ],
@@ -358,7 +358,7 @@ async def test_the_data_rate_is_the_growth_of_the_file_over_half_a_minute(desk: 
     assert sample["data_rate"] is None
     assert not reasons(sample, "data_rate")
     file.unlink()
-    assert "is the setting data the folder of the runs?" in reasons(await desk.poll())
+    assert "check the setting data, the folder of the runs" in reasons(await desk.poll())
     desk.fake.told(frame=f"{FRAME} 0")  # no file is missed yet
     assert not reasons(await desk.sample(), "data_rate")
     sample = await desk.sample({STATUS: "dreaming"})
@@ -442,8 +442,8 @@ async def test_a_run_whose_frame_waits_for_a_trigger_says_so_and_what_to_call(de
         ("active", True, ""),
         ("idle", False, ""),
         ("active", False, "a run is active, and this would end it"),
-        (nok(), False, "whether a run is active cannot be told (bad NOK)"),
-        (TimeoutError(), False, "cannot be told (dbRead did not end within 2 s)"),
+        (nok(), False, "it is unknown whether a run is active (bad NOK)"),
+        (TimeoutError(), False, "unknown whether a run is active (dbRead did not end within 2 s)"),
     ],
 )
 async def test_people_are_asked_before_a_run_is_ended_and_programs_are_not(
@@ -458,7 +458,7 @@ async def test_people_are_asked_before_a_run_is_ended_and_programs_are_not(
     assert ok != bool(why), message
     assert bool(desk.fake.given) == ok
     if why:
-        assert f"{why}; to do it all the same, add confirm=true" in message
+        assert f"{why}; add confirm=true to do it anyway" in message
 
 
 @pytest.mark.parametrize(
@@ -467,7 +467,7 @@ async def test_people_are_asked_before_a_run_is_ended_and_programs_are_not(
         ({STATE: "LOADED"}, "the controller is LOADED; call online first"),
         ({SUBSTATE: "active"}, "one is active; call stop or abort first"),
         ({CLOCKS: "disabled"}, "the clock voltages are disabled; call pon first"),
-        ({BASE: "/full/run"}, "0.99 GB are left on the disk; make room first"),
+        ({BASE: "/full/run"}, "0.99 GB of disk are free, and 1 GB are needed; delete files first"),
         ({STATE: nok(), SUBSTATE: nok(), CLOCKS: nok(), BASE: nok()}, ""),
         ({STATE: FileNotFoundError("dbRead cannot be run")}, ""),
     ],
@@ -546,7 +546,7 @@ async def test_an_endless_run_has_no_limit_that_an_earlier_one_left(
     desk.fake.told(limit=limit)
     message, ok = said(await desk.call("load_setup", MINIMAL))
     left = limit == f"{LIMIT} 100"
-    assert (ok, "was set to 0: see whether" in message) == (True, left)
+    assert (ok, "was set to 0: check that" in message) == (True, left)
     assert pairs(desk.fake.lines).get(LIMIT) == ("0" if left else None)
     assert await desk.call("load_setup", COMMON | {"appdata": ONE_QUAD}) == [True, "All OK"]
     assert pairs(desk.fake.lines)[LIMIT] == "100"
@@ -558,9 +558,9 @@ async def test_nothing_comes_in_between_the_commands_of_a_setup(desk: Desk) -> N
     loading = await desk.begin("load_setup", IDLE)
     calls: list[Call] = [("load_setup", MINIMAL), ("start",), ("cmd", "start"), ("pon",)]
     for call in calls:
-        why = "load_setup is not done yet; try again when it is"
+        why = "load_setup is not finished; try again when it is"
         assert said(await desk.call(*call)) == (why, False)
-    with pytest.raises(NotAllowedError, match="load_setup is not done yet"):
+    with pytest.raises(NotAllowedError, match="load_setup is not finished"):
         await desk.call("setup_ngc_server")
     aborting = asyncio.create_task(desk.call("abort"))  # that must not wait
     await asyncio.sleep(0)
@@ -571,7 +571,7 @@ async def test_nothing_comes_in_between_the_commands_of_a_setup(desk: Desk) -> N
     assert desk.fake.lines == [lines[0], "abort", *lines[1:]]
     assert await desk.call("start") == ["OK", True]
     server = await desk.begin("setup_ngc_server")
-    assert "setup_ngc_server is not done" in said(await desk.call("load_setup", MINIMAL))[0]
+    assert "setup_ngc_server is not finished" in said(await desk.call("load_setup", MINIMAL))[0]
     naming.set()
     assert await server is True
 
@@ -605,7 +605,7 @@ async def test_runs_are_counted_on_from_those_there(desk: Desk, files: str, last
     ("base", "reply", "why"),
     [
         ("/nowhere/run", "OK", "No such file or directory: '/nowhere'"),
-        (nok("ERR"), "OK", "no folder can be told from 'ERR': set data"),
+        (nok("ERR"), "OK", "folder of the runs is unknown (base name 'ERR'): set data"),
         (TimeoutError(), "OK", "dbRead did not end within 2 s"),
         ("", nok(), "ngcbCmd setup DET.FRAM.NAMING auto: bad NOK"),
         ("", TimeoutError(), "within 60 s; it may have been carried out"),
@@ -637,10 +637,10 @@ async def test_a_server_that_is_not_set_up_is_an_alarm_until_it_is(
         (5, RUNNING, ""),
         (5, {STATUS: "dreaming"}, ""),
         (13, RUNNING, "run 13 is still being written; add the table after it"),
-        (5, {SUBSTATE: "active", STATUS: "dreaming"}, "no run can be told"),
+        (5, {SUBSTATE: "active", STATUS: "dreaming"}, "the number of the run is unknown"),
         (5, {SUBSTATE: nok()}, "bad NOK"),
         (5, {SUBSTATE: TimeoutError()}, "dbRead did not end within 2 s"),
-        (5, {BASE: nok()}, "no folder can be told"),
+        (5, {BASE: nok()}, "the folder of the runs is unknown"),
         (6, {}, "there is no run0006.fits"),
         (0, {}, "0 is not the number of a run"),
     ],
@@ -699,13 +699,13 @@ async def test_a_true_program_that_hangs_is_given_up_and_not_run_again(
         call = {name: one.call for name, one in device.procedures().items()}
         assert await call["start_ngc_server"]() is True
         assert (await call["online"]())[1] is True
-        monkeypatch.setattr(ngc, "USUAL", 0.3)
+        monkeypatch.setattr(ngc, "USUAL_S", 0.3)
         simulator.simulate("hang", program="ngcbCmd")
         late = "ngcbCmd did not end within 0.3 s"
         assert await call["pon"]() == [f"{late}; it may have been carried out", False]
         await sample_where(device, lambda one: one[CLOCKS] == "enabled")  # it has been
         await sample_where(device, lambda one: late in reasons(one, "frames_done"))
-        monkeypatch.setattr(ngc, "USUAL", helpers.AT_MOST)
+        monkeypatch.setattr(ngc, "USUAL_S", helpers.AT_MOST)
         simulator.simulate("clear")
         assert await call["seq_start"]() == ["OK", True]
         await sample_where(device, lambda one: one["frames_done"] == 0)

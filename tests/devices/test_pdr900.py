@@ -186,10 +186,10 @@ async def test_the_pressure_is_in_mbar_whatever_unit_the_gauge_shows(unit: str) 
     ("fault", "chosen", "why"),
     [
         ("text", {"text": "OFF"}, "'OFF', which is not a pressure"),
-        ("text", {"text": "1.00E-9;FF@001ACK"}, "not a pressure|not known|not the reply"),
+        ("text", {"text": "1.00E-9;FF@001ACK"}, "not a pressure|unknown unit|not a reply"),
         ("error", {"code": 161}, r"NAK 161 \(setup locked\)"),
-        ("set", {"unit": "FURLONG"}, "measures in 'FURLONG', which is not known"),
-        ("set", {"pressure": 1e5, "base": 1e5}, "more than it can measure"),
+        ("set", {"unit": "FURLONG"}, "measures in 'FURLONG', an unknown unit"),
+        ("set", {"pressure": 1e5, "base": 1e5}, "above its measuring range"),
     ],
 )
 async def test_what_cannot_be_a_pressure_is_null_with_a_reason(
@@ -211,7 +211,7 @@ async def test_another_gauge_than_the_one_asked_is_not_believed() -> None:
     async with presented(ENTRY, simulator) as gauge:
         await sample_where(gauge, online)
         simulator.simulate("identity", address=7)
-        assert "address 007 answered, 001 was asked" in reasons(await sample_where(gauge, offline))
+        assert "address 007 answered instead of 001" in reasons(await sample_where(gauge, offline))
 
 
 async def test_a_gauge_replaced_by_one_with_another_address_is_taken_after_reconnecting() -> None:

@@ -107,7 +107,7 @@ def test_every_temperature_comes_back(hundredths: int) -> None:
 
 
 def test_a_sensor_that_is_not_there_has_no_temperature() -> None:
-    with pytest.raises(RefusedError, match="no such sensor"):
+    with pytest.raises(RefusedError, match="does not have this sensor"):
         decode("C504")
 
 

@@ -160,7 +160,7 @@ async def test_a_silent_source_is_stale_after_a_minute_also_if_nobody_speaks(rol
     assert health(head.view.snapshot()) == "OK"
     head.clock.now += 1
     await head.view.poll()
-    assert head.view.snapshot()["state_reason"] == f"nothing heard from {role} for 61 s"
+    assert head.view.snapshot()["state_reason"] == f"no telemetry of {role} for 61 s"
     head.clock.now += 61
     await head.view.poll()
     sample = head.view.snapshot()
@@ -227,24 +227,27 @@ async def test_before_it_has_heard_anything_it_is_an_error_with_reasons() -> Non
     sample = head.view.snapshot()
     assert health(sample) == "ERR"
     for role in head.sources:
-        assert f"nothing heard from {role} yet" in sample["state_reason"]
+        assert f"no telemetry of {role} yet" in sample["state_reason"]
 
 
 async def test_a_source_of_another_kind_is_an_error_and_does_it_no_harm() -> None:
     head = Head()
     vars(head.sources["gauge"])["fields"] = {"pen2": Source.fields["pen2"]}
     await head.sources["gauge"].say()
-    assert "gauge has no pressure: it is of another kind" in head.view.snapshot()["state_reason"]
+    assert (
+        "gauge has no pressure: it is another kind of device"
+        in head.view.snapshot()["state_reason"]
+    )
 
 
 @pytest.mark.parametrize(
     ("said", "why"),
     [
         ({"value": 1e-5, "unit": "Pa"}, "gauge has pressure in 'Pa', not in mbar"),
-        ({"value": "low", "unit": "mbar"}, "for pressure: it is no value"),
+        ({"value": "low", "unit": "mbar"}, "for pressure, which is not a value"),
         ({"value": math.nan, "unit": "mbar"}, "gauge has nan for pressure"),
-        ({"unit": "mbar"}, "for pressure: it is no value"),
-        (7, "gauge has 7 for pressure: it is no value"),
+        ({"unit": "mbar"}, "for pressure, which is not a value"),
+        (7, "gauge has 7 for pressure, which is not a value"),
     ],
 )
 async def test_what_a_source_of_another_version_says_is_null_unless_it_fits(
@@ -268,7 +271,7 @@ async def test_the_testament_of_a_source_is_told() -> None:
         listener(gone | {"alarms": [], "pressure": None})
     sample = head.view.snapshot()
     assert sample["pressure"] is None
-    assert reasons(sample, "pressure") == "gauge is offline: its server has gone"
+    assert reasons(sample, "pressure") == "gauge is offline: its server has ended"
 
 
 async def test_a_setpoint_goes_through_to_the_rack_and_is_read_back() -> None:

@@ -441,7 +441,7 @@ async def test_a_reset_slide_reconnects_and_has_to_be_homed() -> None:
     async with presented(ENTRY, simulator) as slide:
         await sample_where(slide, online)
         await do(slide, "reset")
-        assert "reset by request" in reasons(await sample_where(slide, offline))
+        assert "reset on request" in reasons(await sample_where(slide, offline))
         assert stage(await sample_where(slide, online)) == "init"
 
 
@@ -453,7 +453,7 @@ async def test_a_position_far_out_of_the_travel_is_not_believed() -> None:
     async with presented(ENTRY, Odd()) as slide:
         gone = await sample_where(slide, lambda s: True)
         assert offline(gone)
-        assert "1006698752, which is out of its range" in reasons(gone)
+        assert "1006698752 microsteps, outside 0 to" in reasons(gone)
 
 
 async def test_a_move_between_the_questions_of_a_poll_is_not_undone_by_the_poll() -> None:

@@ -138,7 +138,7 @@ def test_what_is_out_of_limits_is_refused(telescope: Observatory) -> None:
     ):
         with pytest.raises(utils.InvalidArgumentError, match=r"within|valid number"):
             call(f"hipercam.gtc.rpc.{name}", **arguments)
-    with pytest.raises(utils.NotAllowedError, match="there is no pattern"):
+    with pytest.raises(utils.NotAllowedError, match="there is no dither pattern"):
         call("hipercam.gtc.rpc.gtc.start_nodding")
     assert telescope.motions == before
 
@@ -154,7 +154,7 @@ def test_a_motion_of_unknown_outcome_is_not_repeated_and_the_observer_is_told(
     assert "called acknowledge(moved=True)" in telescope.reasons()
     with pytest.raises(utils.NotAllowedError, match="nothing was sent"):
         call("hipercam.gtc.rpc.do_offset", raoff=20, decoff=0)
-    assert call("hipercam.gtc.rpc.acknowledge", moved=True) == "it counts as carried out"
+    assert call("hipercam.gtc.rpc.acknowledge", moved=True) == "the motion counts as carried out"
     telescope.wait_for("inpos")
     assert telescope.offsets == [*before, (20, 0)]
 

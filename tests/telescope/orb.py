@@ -53,7 +53,7 @@ async def _serves(port: int) -> bool:
     try:
         await Corba(port=port).open()
     except ConnectionError as error:
-        if "knows no" not in str(error):
+        if "has no object" not in str(error):
             await asyncio.sleep(0.01)
             return False
     return True

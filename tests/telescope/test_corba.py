@@ -77,9 +77,9 @@ async def test_what_does_not_fit_the_interface_is_not_sent(tmp_path: Path) -> No
         link = Corba(port=port, idl=IDL, timeout=AT_MOST)
         await link.open()
         for stars, why in (
-            (2**31, r"a number of -2.14748e\+09 to 2.14748e\+09, not 2147483648"),
+            (2**31, r"a number from -2.14748e\+09 to 2.14748e\+09, not 2147483648"),
             (25.5, "a whole number, not 25.5"),
-            (math.nan, "a number of"),
+            (math.nan, "a number from"),
             (True, "a number, not True"),
             ("25", "a number, not '25'"),
         ):
@@ -174,7 +174,7 @@ async def test_without_the_types_nothing_is_commanded() -> None:
             ("changeStar", ()),
             ("getHumidity", (1,)),
         ]:
-            with pytest.raises(ValueError, match=f"types of {operation} are not known; name the"):
+            with pytest.raises(ValueError, match=f"types of {operation} are unknown; name the"):
                 await link.ask(None, operation, arguments)
 
 
@@ -216,7 +216,7 @@ async def test_an_answer_of_another_type_than_the_idl_says_is_suspected_too() ->
 
 async def test_one_process_knows_one_interface(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corba, "_loaded", {"/first.idl": object()})
-    with pytest.raises(ConnectionError, match=r"already that of /first.idl; /second.idl would"):
+    with pytest.raises(ConnectionError, match=r"already loaded from /first.idl; use /second.idl"):
         await Corba(idl="/second.idl").open()
 
 
@@ -269,7 +269,7 @@ async def test_whoever_waits_is_told_why_it_was_closed() -> None:
 async def test_a_telescope_that_was_restarted_is_looked_up_again(tmp_path: Path) -> None:
     async with name_service(tmp_path) as port:
         link = Corba(port=port, idl=IDL, timeout=AT_MOST)
-        with pytest.raises(ConnectionError, match="knows no HIPERTelescopeServer: has the"):
+        with pytest.raises(ConnectionError, match="has no object HIPERTelescopeServer: check"):
             await link.open()
         async with telescope(port):
             await link.open()
@@ -358,14 +358,16 @@ async def test_what_keeps_the_telescope_from_being_found_is_said(
     simulator = Simulator()
     async with linked(simulator) as link:
         simulator.simulate("unnamed")
-        with pytest.raises(ConnectionError, match="knows no HIPERTelescopeServer: has the"):
+        with pytest.raises(ConnectionError, match="has no object HIPERTelescopeServer: check"):
             await link.open()
         simulator.simulate("clear")
         monkeypatch.setattr(telescope_sim, "INTERFACE", "IDL:SOMETHING/else:1.0")
         with pytest.raises(ProtocolError, match=r"is not a IDL:HIPER.*name the site's IDL file"):
             await link.open()
         unknown = Corba(port=simulator.port, object_name="Another")
-        with pytest.raises(ConnectionError, match=r"knows no Another: .* name \(object_name\)"):
+        with pytest.raises(
+            ConnectionError, match=r"has no object Another: .* name \(object_name\)"
+        ):
             await unknown.open()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -423,9 +425,9 @@ async def test_without_omniorb_all_starts_and_says_how_to_get_it() -> None:
         asyncio.run(main())
     """
     said = await printed(run(program))
-    assert said.startswith("rack: the telescope speaks CORBA, for which this installation lacks")
+    assert said.startswith("rack: the telescope needs CORBA, but this installation lacks")
     assert said.endswith(f"): {install_extra('gtc')}")
-    assert "\noffline the telescope speaks CORBA" in said
+    assert "\noffline the telescope needs CORBA" in said
 
 
 async def test_without_omniorb_gtcserver_says_in_a_line_how_to_get_it() -> None:
@@ -439,7 +441,7 @@ async def test_without_omniorb_gtcserver_says_in_a_line_how_to_get_it() -> None:
     said = await printed(process)
     assert process.returncode == 1
     assert "\n" not in said
-    assert said.startswith("Error: the telescope speaks CORBA, for which this installation lacks")
+    assert said.startswith("Error: the telescope needs CORBA, but this installation lacks")
     assert said.endswith(f"): {install_extra('gtc')}")
 
 

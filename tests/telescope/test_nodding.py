@@ -415,7 +415,7 @@ def test_an_unknown_nod_is_not_sent_again_until_somebody_has_looked(moved: bool)
         world = World(nods={1: "unknown, done" if moved else "unknown, not done"})
         nodding = world.nodding()
         reason = await paused(world, nodding)
-        assert "not known whether the nod by (5, 0) arcsec was carried out" in reason
+        assert "unknown whether the offset by (5, 0) arcsec was carried out" in reason
         assert "did not answer within 2 s" in reason
         await asyncio.sleep(1000)
         with pytest.raises(NotAllowedError, match="acknowledge"):
@@ -426,7 +426,7 @@ def test_an_unknown_nod_is_not_sent_again_until_somebody_has_looked(moved: bool)
         nodding.acknowledge(moved=moved)
         assert list(nodding.told) == [5 * moved, 0]
         assert (
-            reasons(nodding) == f"the nod counts as {'' if moved else 'not '}made: resume, or stop"
+            reasons(nodding) == f"the step counts as {'' if moved else 'not '}made: resume, or stop"
         )
         await nodding.resume()
         await world.until(nodding, "waiting")
@@ -582,7 +582,7 @@ def test_a_stop_during_a_nod_that_fails_still_tells_of_it() -> None:
         nodding.start()
         await world.until(nodding, "nodding")
         await nodding.stop()
-        assert "not known whether" in reasons(nodding)
+        assert "unknown whether" in reasons(nodding)
         assert len(world.requests) == 1
         world.acknowledge(nodding)
         assert [*nodding.notices()] == []
@@ -640,7 +640,7 @@ def test_a_fault_of_ours_ends_it_and_is_told() -> None:
         nodding._trigger = broken
         nodding.start()
         await world.until(nodding, "disabled")
-        assert "ended by a fault: KeyError('bug')" in reasons(nodding)
+        assert "ended after a fault: KeyError('bug')" in reasons(nodding)
         assert not world.lock.locked()
 
     in_virtual_time(scenario())
@@ -786,7 +786,7 @@ def test_a_pattern_that_cannot_be_dithered_is_refused_and_the_old_one_stays(
 ) -> None:
     nodding = World().nodding()
     nodding.pattern.clear()
-    with pytest.raises(NotAllowedError, match="no pattern"):
+    with pytest.raises(NotAllowedError, match="no dither pattern"):
         nodding.start()
     nodding.load(*SQUARE)
     with pytest.raises(ValueError, match=why):

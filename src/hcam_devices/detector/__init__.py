@@ -1,1 +1,1 @@
-"""The detector controller: setups, the timing of frames, tables in its files, and a simulator."""
+"""The detector controller: setups, frame timing, tables in its files, and a simulator."""

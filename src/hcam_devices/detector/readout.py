@@ -1,10 +1,10 @@
-"""The time that a frame takes, and its size, calculated from the keywords of NGC.
+"""The duration and the size of a frame, calculated from the keywords of NGC.
 
 This is a MODEL, for the simulator and for estimates. The clock periods are those of the instrument,
-and their sum agrees with its known figures for a full frame (transfer 7.818 ms, line 5.603 ms,
+and their sums agree with its known values for a full frame (transfer 7.818 ms, line 5.603 ms,
 readout 2.869 s, clear 85.8 ms). Windows, binning, overscan and drift mode are calculated in the
-same way, but were not measured. DET.NSKIPS has no influence: a CCD that skips readouts waits for
-the others.
+same way, but were not measured. DET.NSKIPS has no effect, because a CCD that skips readouts waits
+for the others.
 """
 
 import math
@@ -20,9 +20,9 @@ BYTES = 2
 COLUMNS, ROWS = 1024, 512
 """The pixels of an output that are exposed to light."""
 PRESCAN = 50
-"""Columns before the exposed ones. They are always clocked, and read with DET.INCPRSCX."""
+"""The columns before the exposed ones, which are always clocked; DET.INCPRSCX reads them."""
 STORAGE = 520
-"""Rows of an output's storage. Those beyond the image are read with DET.INCOVSCY."""
+"""The rows of an output's storage; DET.INCOVSCY reads those beyond the image."""
 SETUP_READ = 0.9 * US
 """The pause before each line, in s."""
 VIDEO = {0: 5.2 * US, 1: 1.9 * US}
@@ -33,7 +33,7 @@ SINGLE_ENDED = 8.72 * US
 
 @dataclass(frozen=True)
 class _Clocks:
-    """Clock periods in s: of a row of the image, a row of the storage, a column, a line's dump."""
+    """Clock periods (s): a row of the image, a row of the storage, a column, the dump of a line."""
 
     image: float
     storage: float
@@ -50,16 +50,16 @@ CLOCKS = {
 
 @dataclass(frozen=True)
 class Timing:
-    """The modelled times of a frame in s, and its size."""
+    """The modelled times (s) of a frame, and its size."""
 
     cycle: float
     """From the start of a frame to the start of the next one."""
     exposure: float
-    """The dwell if the CCDs are cleared; otherwise the cycle without the transfer."""
+    """The dwell time if the CCDs are cleared, otherwise the cycle without the transfer."""
     readout: float
-    """From the end of the transfer until the storage has been read."""
+    """From the end of the transfer to the end of the readout of the storage."""
     frame_size: int
-    """Bytes of five CCDs with four outputs and two bytes a binned pixel, without FITS headers."""
+    """Bytes of five CCDs with four outputs and two bytes per binned pixel, without FITS headers."""
 
 
 def drift_layout(ny: int) -> tuple[int, int]:
@@ -76,8 +76,8 @@ def timing(keywords: Mapping[str, str]) -> Timing:
     """Return the timing of frames with the given keywords of NGC, whose values are texts.
 
     The defaults are: full frame, slow, unbinned, no overscan, no clear, no dwell, differential
-    outputs, normal clocks. Raises ValueError, with the keyword and its value, if a value is not
-    allowed.
+    outputs, normal clocks. Raises ValueError, with the keyword and the value, if a value is not
+    valid.
     """
 
     def whole(keyword: str, default: int, low: int, high: int) -> int:
@@ -140,7 +140,7 @@ def timing(keywords: Mapping[str, str]) -> Timing:
 
 
 def _milliseconds(text: str) -> float:
-    """Return seconds."""
+    """Return a number of ms as seconds. Raises ValueError unless it is finite and not negative."""
     try:
         value = float(text)
     except ValueError:

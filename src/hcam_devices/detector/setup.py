@@ -4,10 +4,9 @@
     for line in run.commands():
         ...                             # the arguments of one ngcbCmd
 
-Everything is checked before any line is returned, so a setup with a mistake changes nothing.
+The whole setup is checked before any line is returned, so a setup with a mistake changes nothing.
 Unknown keys are ignored, and null is the same as a missing value. The lines are those of the
-predecessor's generator, which checked nothing. Sizes and starts are in unbinned pixels, counted
-from 1.
+predecessor, which checked nothing. Sizes and starts are in unbinned pixels, counted from 1.
 """
 
 import json
@@ -44,7 +43,7 @@ CALIBRATIONS = {
     "dark": ("Dark", "Dark"),
     "flat": ("Skyflat", "SkyFlat"),
 }
-"""OBJECT and OBSMODE by the flag of the run. For any other flag OBSMODE is Imaging."""
+"""OBJECT and OBSMODE by the flag of the run. With any other flag OBSMODE is Imaging."""
 UNKNOWN = -999
 CCDS = range(1, 6)
 SOURCES: dict[str, tuple[str, str, str | int]] = {
@@ -75,8 +74,8 @@ SOURCES: dict[str, tuple[str, str, str | int]] = {
     "COMPOPOA": ("compo", "pickoff_angle", UNKNOWN),
     "COMPOINJ": ("compo", "injection_side", "UNDEF"),
 }
-"""Header keywords in order, each with the block and key of the setup, and the default, whose type
-the value must have. The values of keywords without a key follow from other keys."""
+"""The header keywords in order, with the block and key in the setup, and the default, whose type
+the value must have. The value of a keyword without a key follows from other keys."""
 IDLE = {
     "app": "Idle",
     "numexp": 0,
@@ -90,20 +89,20 @@ IDLE = {
     "exptime": 10,
     "dwell": 10,
 }
-"""The setup of Idle. Without ``dummy_out`` it has the single-ended clock file, as in 1.7."""
+"""The setup of Idle. Without ``dummy_out`` it uses the single-ended clock file, as in 1.7."""
 
 
 class SetupError(ValueError):
-    """All mistakes in a setup, a sentence each, with the value and its limits."""
+    """All mistakes in a setup: one sentence each, with the value and its limits."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A setup without mistakes, as ``read`` returns it."""
+    """A valid setup, from ``read``."""
 
     mode: Mode
     numexp: int
-    """The number of frames after which the run ends by itself; 0 is endless."""
+    """The number of frames after which the run ends; 0 is endless."""
     dithering: bool
     """Whether each frame waits for ``seq trigger``."""
     _cards: Mapping[str, str]
@@ -113,16 +112,16 @@ class Run:
 
     @property
     def header(self) -> frozenset[str]:
-        """The keywords that NGC keeps after this run until they are set again."""
+        """The keywords that stay set in NGC after this run."""
         kept = {keyword for keyword, value in self._cards.items() if value}
         return frozenset(kept | ({BREAK} & self._detector.keys()))
 
     def commands(self, sent: Collection[str] = ()) -> list[str]:
         """Return the command lines for ngcbCmd, in order.
 
-        ``sent`` is the ``header`` of the setups before this one. Those of its keywords that have no
-        value now would stay in the header, so they are set to ``""``; a limit on frames would stay
-        too, so it is set to 0. It is NOT known how NGC clears a keyword, nor that 0 is no limit
+        ``sent`` is the ``header`` of the previous setups. Keywords in it that have no value now
+        would stay in the header, so they are set to ``""``. A limit on frames would stay, too, so
+        it is set to 0. It is UNKNOWN how NGC clears a keyword, and whether 0 means no limit
         (decisions 0050, 0051).
         """
         stale = dict.fromkeys(sorted({*sent} - self._cards.keys() - {BREAK}), "")
@@ -142,8 +141,7 @@ class Run:
 def read(setup: object) -> Run:
     """Check a setup, which is a dict or JSON text, and return its run.
 
-    Raises SetupError with all mistakes at once. The setup of Idle is always the same: nothing but
-    the name is read.
+    Raises SetupError with all mistakes. The setup of Idle is always the same, whatever it contains.
     """
     if isinstance(setup, str):
         try:
@@ -153,7 +151,7 @@ def read(setup: object) -> Run:
     if not isinstance(setup, dict) or not isinstance(app := setup.get("appdata"), dict):
         raise SetupError(
             "The setup must be a JSON object with an object 'appdata',"
-            f" not {shorten(setup)}; send what the observer's program makes."
+            f" not {shorten(setup)}; send the setup of the observer's program."
         )
     if app.get("app") == "Idle":
         setup, app = {}, IDLE
@@ -227,9 +225,9 @@ def _groups(value: object) -> list[str]:
 
 
 def _after(check: Callable[[Any, dict[str, Any], str], str]) -> AfterValidator:
-    """Return a validator that compares a value with the fields before it, some perhaps missing.
+    """Return a validator that compares a value with the fields before it, which may be missing.
 
-    ``check`` gets the value, those fields and the name, and returns a fault, or an empty text.
+    ``check`` gets the value, those fields and the name, and returns a fault or an empty text.
     """
 
     def validate(value: Any, info: ValidationInfo) -> Any:
@@ -269,7 +267,7 @@ def _inside(last: int) -> AfterValidator:
 
 def _not_drifting(value: object, before: dict[str, Any], _: str) -> str:
     drift = before.get("app") == "Drift"
-    return "must be left out in drift mode" if drift and value not in (False, _Nod()) else ""
+    return "must be omitted in drift mode" if drift and value not in (False, _Nod()) else ""
 
 
 def _paired(dec: list[float], before: dict[str, Any], _: str) -> str:
@@ -320,7 +318,7 @@ class _Nod(_Block):
 
 
 class _FullFrame(_Block):
-    """The settings of every mode. Checks compare a field with those above it."""
+    """The settings of every mode. A check compares a field with the fields above it."""
 
     curid: ClassVar = 1
     queue: ClassVar = 5
@@ -480,7 +478,7 @@ _Rest: type[Any] = create_model(
     __base__=_Block,
     gps_attached=(Flag, True),
     gtc_headers=(Annotated[list[str], PlainValidator(_groups)], []),
-    # The stub of create_model knows no fields that come as a dictionary.
+    # The stub of create_model does not accept fields from a dictionary.
     **{name: (block, block()) for name, block in BLOCKS.items()},  # type: ignore[call-overload]
 )
 
@@ -509,7 +507,7 @@ def _cards(rest: Any) -> dict[str, str]:
 def _checked(
     kind: type[Any], values: dict[str, Any], where: tuple[str, ...], mistakes: list[str]
 ) -> Any:
-    """Return the values as a ``kind``; or add their mistakes to the list, and return None."""
+    """Return the values as a ``kind``, or add their mistakes to the list and return None."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:

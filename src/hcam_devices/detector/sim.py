@@ -1,4 +1,4 @@
-r"""A simulated detector controller, reached by its five programs: states, setup, runs, FITS files.
+r"""A simulated detector controller with its five programs: states, setups, runs, FITS files.
 
     $ ngcbCmd "setup DET.SEQ1.DIT 2.5 OBJECT \"HT Cas\""     a whole line as one argument, or
     $ ngcbCmd status DET.FRAM2.NO                            word by word
@@ -9,12 +9,12 @@ r"""A simulated detector controller, reached by its five programs: states, setup
     system.stateName = ONLINE
 
 Runs are ``run0001.fits`` and so on in ``data``: a primary header with every keyword that was set,
-and a cube of 16-bit frames of 48 x 30 pixels (much smaller than real ones; each pixel is the number
-of the frame). The file is valid at any moment. ``exposures.jsonl`` beside ``data`` has a line for
-each frame that was written, with the start and end of its exposure in Unix time.
+and a cube of 16-bit frames of 48 x 30 pixels, much smaller than real ones; each pixel is the number
+of its frame. The file is valid at any time. ``exposures.jsonl`` beside ``data`` has a line for each
+frame that was written, with the start and end of its exposure in Unix time.
 
-Where the real controller is not known, this simulator decides: a trigger is refused while no frame
-waits for one; ``stop`` ends a run at once, and keeps the frames that have been written; ``abort``
+Where the behaviour of the real controller is unknown, the simulator does this: it refuses a trigger
+while no frame waits for one; ``stop`` ends a run at once and keeps the written frames; ``abort``
 keeps the file; ``setup`` of a keyword that no program uses is refused.
 """
 
@@ -68,9 +68,9 @@ COLUMNS, ROWS = 48, 30  # one block of FITS, so that a file needs no padding
 NAXIS3 = 5 * 80
 LEADS_TO = {"standby": "STANDBY", "off": "LOADED", "exit": "OFF"}
 LOOK_PERIOD_S = 0.1
-"""A clock that a test puts forward is noticed within this time."""
+"""A clock that a test advances is noticed within this time."""
 MAX_FRAMES = 100
-"""The number of frames written at a time, about 10 ms of work, before other tasks of the server."""
+"""Frames to write at a time, about 10 ms of work, before other tasks run."""
 
 
 class _NOK(Exception):
@@ -78,7 +78,7 @@ class _NOK(Exception):
 
 
 def words(line: str) -> list[str]:
-    """Split a command line at blanks that are not between double quotes."""
+    """Split a command line at blanks outside of double quotes."""
     lexer = shlex.shlex(line, posix=True)
     lexer.whitespace_split, lexer.quotes, lexer.escape, lexer.commenters = True, '"', "", ""
     return list(lexer)
@@ -95,20 +95,20 @@ class Run:
     limit: int
     """The number of frames after which the run ends; 0 is endless."""
     begins: float | None
-    """When the current frame began, in simulated time; None while it waits for a trigger."""
+    """The simulated time when the frame began; None while it waits for a trigger."""
     frames: int = 0
 
     @property
     def written_after(self) -> float:
-        """The time in s from the beginning of a frame until it is in the file."""
+        """The time (s) from the beginning of a frame until it is in the file."""
         return self.timing.exposure + self.timing.readout
 
 
 class Simulator(Base):
     """A controller whose server is not running yet. Its time runs ``speed`` times as fast.
 
-    It writes up to a thousand frames a second. If more are due, its time runs more slowly instead,
-    so that none is left out.
+    It writes up to a thousand frames per second. If more are due, its time runs more slowly, so
+    that no frame is lost.
     """
 
     programs = ("ngcbCmd", "dbRead", "dbWrite", "ngcdcsStartServer", "ngcdcsStopServer")
@@ -137,13 +137,13 @@ class Simulator(Base):
 
     @property
     def link_settings(self) -> dict[str, Any]:  # type: ignore[override]  # its folder is set later
-        """The settings of the device's link besides the programs: the folder of the runs."""
+        """The device's settings beside the programs: the folder of the runs."""
         return {"data": str(self.data)}
 
     async def background(self) -> None:
         """Write frames when they are due, until cancelled."""
         self.data.mkdir(parents=True, exist_ok=True)
-        await asyncio.to_thread(_fits)  # half a second, which would delay the first run
+        await asyncio.to_thread(_fits)  # takes half a second, which would delay the first run
         self._news = asyncio.Event()
         try:
             while True:
@@ -159,12 +159,12 @@ class Simulator(Base):
     # --- the programs -----------------------------------------------------------------------
 
     def reply(self, frame: bytes) -> bytes:
-        """Note the program, because some faults concern one program only."""
+        """Note the program, because some faults concern only one program."""
         self._program = frame.partition(b" ")[0].decode("ascii", "replace")
         return super().reply(frame)
 
     def answer(self, frame: bytes) -> bytes:
-        """Return what a program prints, EOT, and its exit status."""
+        """Return the output of a program, EOT, and the exit status."""
         try:
             program, *arguments = shlex.split(frame.decode())
             return printed(f"{self._do(program, arguments)}\n")
@@ -201,7 +201,7 @@ class Simulator(Base):
         raise _NOK(f"usage: {program} ...")
 
     def database(self) -> dict[str, str]:
-        """Return every attribute that can be read, by name."""
+        """Return all readable attributes by name."""
         total, left = self._times()
         return {
             "system.stateName": self.state,
@@ -216,7 +216,7 @@ class Simulator(Base):
         }
 
     def _times(self) -> tuple[float, float]:
-        """Return the time of the run (of a frame if it is endless), and the time left, in s."""
+        """Return the duration of the run (of a frame if it is endless), and the time left (s)."""
         if not (run := self.run):
             return 0.0, 0.0
         cycle = run.timing.cycle
@@ -336,9 +336,8 @@ class Simulator(Base):
                 return None
             self._write(run, run.begins, self.speed)
             run.begins = None if run.triggered else run.begins + run.timing.cycle
-        if (
-            self.run and self.run.begins is not None
-        ):  # the next frame is due at once, later ones are not
+        # the next frame is due at once, later frames are not
+        if self.run and self.run.begins is not None:
             self._now = min(self._now, self.run.begins + self.run.written_after)
         return None
 
@@ -372,10 +371,10 @@ class Simulator(Base):
     # --- faults -----------------------------------------------------------------------------
 
     def fault_nok(self, program: str = "") -> None:
-        """Refuse the commands of one program, or of all."""
+        """Refuse the commands of one program, or of all programs."""
 
     def fault_hang(self, program: str = "") -> None:
-        """Carry out what one program, or any, is told, and never end."""
+        """Let one program, or all, carry out its command and never end."""
 
     def fault_err(self) -> None:
         """Answer ERR from the database."""
@@ -387,11 +386,11 @@ class Simulator(Base):
         """End the exposure in the sub-state error when the next frame is written."""
 
     def own_faults(self, reply: bytes) -> bytes:
-        """Return a reply after the faults of the programs."""
+        """Return a reply after applying the faults of the programs."""
         if self._struck("hang"):
             return b""
         if self._struck("nok"):
-            return printed("it is simulated that this fails NOK\n", 1)
+            return printed("simulated failure NOK\n", 1)
         return printed("ERR\n") if self._program == "dbRead" and self.fault("err") else reply
 
     def _struck(self, name: str) -> bool:

@@ -2,12 +2,12 @@
 
     append(Path("/data"), 12, ecsv)  ->  "20 rows appended to run0012.fits"
 
-A run has gigabytes and cannot be copied. So the file is extended by zeros, the table is written
-without its first eight bytes, and once that is on the disk, they are written: the word
-``XTENSION``. Until then there are "special records" behind the last HDU, which FITS allows (FITS
+A run has gigabytes and cannot be copied. So the file is extended by zeros, and the table is written
+without its first eight bytes, the word ``XTENSION``. Once that is on the disk, these eight bytes
+are written. Until then the file has "special records" after its last HDU, which FITS allows (FITS
 4.0, section 3.5; decision 0052). Eight bytes at a multiple of eight are in one page of memory and
-in one sector, so either all of them are written or none. The next append overwrites the rest of an
-interrupted one.
+in one sector, so either all of them are written or none. The next append overwrites the remains of
+an interrupted one.
 """
 
 import errno
@@ -26,17 +26,17 @@ WORD = b"XTENSION"
 TABLE = b"= 'BINTABLE'"
 FULL = {errno.ENOSPC, errno.EDQUOT}
 CHUNK_BYTES = 1 << 20
-"""The number of bytes that are read at a time."""
+"""The number of bytes to read at a time."""
 
 
 def append(folder: Path, run: int, ecsv: str) -> str:
-    """Append a table to the file of a run in ``folder``, and return a sentence that says so.
+    """Append a table to the file of a run in ``folder``, and return a sentence about the result.
 
-    ``ecsv`` is a table as text, in astropy's ECSV format. A table that the file has already is not
-    appended again. Blocks until the table is on the disk, and while another one is being appended.
+    ``ecsv`` is the table as text in astropy's ECSV format. A table that is already in the file is
+    not appended again. Block until the table is on the disk, and while another one is appended.
 
     Raises ValueError if the table or the run is unsuitable, or the run is not finished; OSError if
-    the file cannot be read or written, or changes meanwhile. The HDUs in the file never change.
+    the file cannot be read or written, or changes meanwhile. Existing HDUs never change.
     """
     if type(run) is not int or run < 1:
         raise ValueError(f"{run!r} is not the number of a run; give 12 for run0012.fits")
@@ -54,16 +54,16 @@ def append(folder: Path, run: int, ecsv: str) -> str:
         hdus = _hdus(file, path.name)
         if any(_holds(file, start, end, hdu) for start, end in hdus):
             os.fsync(file)  # the process that wrote it may have died before this
-            return f"{path.name} has this table already"
+            return f"{path.name} already has this table"
         end = hdus[-1][1]
         if not _is_free(file, end):
             raise ValueError(
-                f"{path.name} has {os.fstat(file).st_size - end} bytes behind its last HDU, which "
+                f"{path.name} has {os.fstat(file).st_size - end} bytes after its last HDU, which "
                 "no header describes: the run is not finished, or was cut short; the table is not "
                 "appended"
             )
         if _stamp(path.stat()) != seen:
-            raise OSError(f"{path.name} is being written by somebody else; try again afterwards")
+            raise OSError(f"another program is writing {path.name}; try again later")
         _write(file, end, hdu, path.name)
     finally:
         os.close(file)
@@ -73,14 +73,14 @@ def append(folder: Path, run: int, ecsv: str) -> str:
 def _inside(folder: Path, name: str) -> Path:
     """Return the path of a file in a folder, with links resolved.
 
-    Raises ValueError if a link leads out of the folder: a user who may write into the folder must
-    not be able to choose another file to be changed. The folder itself may be a link.
+    Raises ValueError if a link leads out of the folder, so that a user who may write into the
+    folder cannot make this program change another file. The folder itself may be a link.
     """
     path = Path(os.path.realpath(folder / name))
     if not path.is_relative_to(os.path.realpath(folder)):
         raise ValueError(
             f"{name} is a symbolic link that leads out of {folder}, to {path}; the table is not "
-            "appended: put the file itself there"
+            "appended: replace the link with the file"
         )
     return path
 
@@ -90,13 +90,13 @@ def _serialized(ecsv: str) -> tuple[int, bytes]:
     from astropy.io import ascii as texts  # noqa: PLC0415  (costs 0.7 s and 35 MiB)
     from astropy.utils import data  # noqa: PLC0415
 
-    data.conf.allow_internet = False  # it would download leap seconds when its own are old
+    data.conf.allow_internet = False  # astropy would download leap seconds when its own are old
     if not isinstance(ecsv, str):
         raise ValueError(f"a table is text in ECSV format, not {type(ecsv).__name__}")
     try:
-        # As lines, because a text of one line would be read as the name of a file.
+        # As lines, because astropy takes a text of one line for a file name.
         table = texts.read(ecsv.splitlines(), format="ecsv", guess=False)
-    except Exception as error:  # the parser of the YAML in it raises many kinds
+    except Exception as error:  # the YAML parser raises many types
         raise ValueError(f"not a table in ECSV format: {_line(error)}") from error
     if not table.colnames or not len(table):
         raise ValueError("the table has no rows; nothing is appended")
@@ -106,12 +106,12 @@ def _serialized(ecsv: str) -> tuple[int, bytes]:
             _prepare(table, name)
         table.write(buffer, format="fits")
     except Exception as error:  # columns may have any type
-        raise ValueError(f"FITS cannot hold this table: {_line(error)}") from error
+        raise ValueError(f"FITS cannot contain this table: {_line(error)}") from error
     return len(table), buffer.getvalue()[runs.BLOCK :]
 
 
 def _prepare(table: Any, name: str) -> None:
-    """Prepare a column so that FITS keeps its missing values and its integers of one byte.
+    """Prepare a column so that FITS keeps its missing values and its one-byte integers.
 
     Columns of other types (Time, SkyCoord, Quantity) are left to astropy.
     """
@@ -120,14 +120,14 @@ def _prepare(table: Any, name: str) -> None:
 
     if not isinstance(table[name], Column):
         return
-    if table[name].dtype == np.int8:  # astropy would write truth values
+    if table[name].dtype == np.int8:  # astropy would write them as truth values
         table[name] = table[name].astype(np.int16)
     column = table[name]
     missing = bool(np.any(getattr(column, "mask", False)))
     if missing and column.dtype.kind == "b":
         raise ValueError(f"column {name} lacks truth values; send 0 and 1 as integers")
     if missing and column.dtype.kind in "iu":
-        # astropy's own choice, 999999 cut to the type, may be a value of the column.
+        # astropy's choice, 999999 truncated to the type, may be a value of the column.
         taken = set(column.compressed().tolist())
         limits = np.iinfo(column.dtype)
         free = (n for n in range(limits.max, limits.min - 1, -1) if n not in taken)
@@ -143,7 +143,7 @@ def _stamp(status: os.stat_result) -> tuple[int, ...]:
 
 
 def _hdus(file: int, name: str) -> list[tuple[int, int]]:
-    """Return the first byte of each HDU in a file, and the byte behind it.
+    """Return the positions of the first byte of each HDU in a file, and of the byte after it.
 
     Raises ValueError if the file is not FITS, or shorter than its headers say.
     """
@@ -197,10 +197,10 @@ def _holds(file: int, start: int, end: int, hdu: bytes) -> bool:
 
 
 def _is_free(file: int, end: int) -> bool:
-    """Return whether behind ``end`` there is nothing but the rest of an interrupted append.
+    """Return whether only the remains of an interrupted append are after ``end``.
 
-    That is zeros, or a table without its first eight bytes. Anything else may be frames. The first
-    64 bytes of a block are in one page, so an interrupted write has all of them or none.
+    These are zeros, or a table without its first eight bytes. Anything else may be frames. The
+    first 64 bytes of a block are in one page, so an interrupted write has all of them or none.
     """
     place = end
     while data := os.pread(file, CHUNK_BYTES, place):
@@ -214,7 +214,7 @@ def _is_free(file: int, end: int) -> bool:
 
 def _write(file: int, end: int, hdu: bytes, name: str) -> None:
     try:
-        os.ftruncate(file, end)  # removes the rest of an interrupted append
+        os.ftruncate(file, end)  # removes the remains of an interrupted append
         os.ftruncate(file, end + len(hdu))
         _put(file, hdu[len(WORD) :], end + len(WORD))
         os.fsync(file)
@@ -223,7 +223,7 @@ def _write(file: int, end: int, hdu: bytes, name: str) -> None:
     except OSError as error:
         os.ftruncate(file, end)
         reason = "the disk is full" if error.errno in FULL else error.strerror
-        raise OSError(error.errno, f"{reason}; {name} is as it was, without the table") from error
+        raise OSError(error.errno, f"{reason}; {name} is unchanged, without the table") from error
 
 
 def _put(file: int, data: bytes, place: int) -> None:

@@ -1,1 +1,1 @@
-"""The hardware: one file a device, with its codec, its declarations and its simulator."""
+"""The hardware: one file for each device, with its codec, declarations and simulator."""

@@ -1,4 +1,4 @@
-"""The observatory's cooling circuit: temperatures kept by a FIWARE context broker (NGSI v2, HTTP).
+"""The observatory's cooling circuit, whose temperatures a FIWARE broker serves (NGSI v2, HTTP).
 
     -> GET /v2/entities/TemperatureSensor3?metadata=dateModified,*
        fiware-service: gtc
@@ -6,10 +6,10 @@
     <- 200 {"id": "TemperatureSensor3", "temperature1": {"value": 12.3, "metadata": {...}}, ...}
     <- 404 {"error": "NotFound", "description": "The requested entity has not been found. ..."}
 
-The broker serves the last value for ever, so its age decides: the metadata ``TimeInstant`` (when
-it was measured) or, without that, ``dateModified`` (when it changed; the broker tells it only if
-asked, and an update by an equal value is no change). Sources: FIWARE Orion and NGSI v2
-specification; which attribute is measured where is known from the predecessor.
+The broker serves the last value for ever, so its age is checked. The metadata ``TimeInstant`` says
+when it was measured. Without it, ``dateModified`` says when it changed; the broker sends that only
+on request, and an update by an equal value does not count as a change. Sources: FIWARE Orion and
+NGSI v2 specification; the place of each attribute is known from the predecessor.
 """
 
 import json
@@ -39,24 +39,26 @@ NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
 
 
 class Codec:
-    """NGSI v2, as far as reading one entity goes; ``service`` and ``path`` say whose it is."""
+    """The part of NGSI v2 that reads one entity of a ``service`` and its ``path``."""
 
     def __init__(self, service: str, path: str, entity: str) -> None:
         self.entity = entity
         self.headers = {"fiware-service": service, "fiware-servicePath": path}
 
     def request(self, ref: str, value: None = None) -> Get:
-        """Ask for the entity in a collection, which is ``ENTITIES``."""
+        """Return the request for the entity in the collection ``ref``, which is ``ENTITIES``."""
         path = f"/v2/{ref}/{quoted_segment(self.entity)}"
         return Get(f"{path}?metadata=dateModified,*", self.headers)
 
     def reply(self, request: Get, answer: Answer) -> dict[str, Any]:
-        """Return the entity; RefusedError if the broker does not give it."""
+        """Return the entity. Raises RefusedError if the broker does not return it."""
         if not answer.ok:
             raise RefusedError(f"the broker answered {answer.status}: {self._why(answer.body)}")
         entity = self._object(answer.body)
         if (found := entity.get("id")) != self.entity:
-            raise ProtocolError(f"{shorten(found)} was answered, {self.entity} was asked for")
+            raise ProtocolError(
+                f"the broker answered with {shorten(found)} instead of {self.entity}"
+            )
         return entity
 
     def _why(self, body: bytes) -> str:
@@ -78,7 +80,7 @@ class Codec:
 
 
 def number(value: object) -> float:
-    """Return a number, or the number that a text is; ValueError for anything else."""
+    """Return the value of a number or of a numeric text. Raises ValueError for anything else."""
     if isinstance(value, str) and NUMBER.fullmatch(value):
         return float(value)
     if not is_number(value):
@@ -86,13 +88,13 @@ def number(value: object) -> float:
     try:
         return float(value)
     except OverflowError:
-        raise ValueError(f"the broker's value is {shorten(value)}") from None
+        raise ValueError(f"the broker's value is {shorten(value)}, too large") from None
 
 
 def measured_at(entity: dict[str, Any], attribute: dict[str, Any]) -> float | None:
-    """Return when an attribute was measured, or else changed; None if the broker does not say.
+    """Return the time when an attribute was measured or, if that is unknown, changed; or None.
 
-    ValueError if it says so in a way that is not understood.
+    Raises ValueError if the broker's time cannot be parsed.
     """
     metadata = attribute.get("metadata")
     said = metadata if isinstance(metadata, dict) else {}
@@ -101,7 +103,9 @@ def measured_at(entity: dict[str, Any], attribute: dict[str, Any]) -> float | No
             try:
                 moment = datetime.fromisoformat(stamp["value"])
             except (KeyError, TypeError, ValueError):
-                raise ValueError(f"the broker's time is {shorten(stamp)}") from None
+                raise ValueError(
+                    f"the broker's time is {shorten(stamp)}, not a date and time"
+                ) from None
             return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     return None
 
@@ -113,7 +117,7 @@ def temperature(attribute: str, where: str) -> Readback:
 
 
 class CoolingCircuit(Device):
-    """The temperatures of the coolant, on its way to the CCDs and in the cabinet."""
+    """The temperatures of the coolant, at the input of the CCDs and in the cabinet."""
 
     link_type: ClassVar[Any] = Web
 
@@ -123,7 +127,7 @@ class CoolingCircuit(Device):
     service: str = "gtc"
     service_path: str = "/"
     oldest: Seconds = 900.0
-    """Seconds after which a value counts as unknown."""
+    """The age (s) above which a value counts as unknown."""
 
     ccd_input = temperature("temperature3", "on its way to the CCDs")
     cab_pre_filter = temperature("temperature2", "in the cabinet, before the filter")
@@ -134,22 +138,22 @@ class CoolingCircuit(Device):
         self.codec = Codec(self.service, self.service_path, self.entity)
 
     def value_in(self, answer: dict[str, Any], field: Readback) -> Value:
-        """Return one attribute of the entity; RefusedError if there is none, or an old one."""
+        """Return one attribute of the entity. Raises RefusedError if it is missing or too old."""
         attribute = answer.get(field.ref)
         if not isinstance(attribute, dict):
             raise RefusedError(f"{self.entity} has no {field.ref}")
         if attribute.get("value") is None:
-            raise RefusedError(f"the broker has no value of {field.ref}")
+            raise RefusedError(f"the broker has no value for {field.ref}")
         at = measured_at(answer, attribute)
         if at is not None and self.clock() - at > self.oldest:
             raise RefusedError(
-                f"the broker's value is of {iso_from_s(at)}, more than {self.oldest:g} s ago"
+                f"the broker's value is from {iso_from_s(at)}, more than {self.oldest:g} s ago"
             )
         return field.kind(attribute["value"])
 
 
 class Simulator(Base):
-    """A broker that knows one entity; ``temperature`` in deg_C is the coolant's for the CCDs.
+    """A broker with one entity; ``temperature`` (deg_C) is that of the coolant for the CCDs.
 
     Without the header of its ``service`` it finds nothing.
     """
@@ -163,11 +167,11 @@ class Simulator(Base):
         self.temperature, self.service, self.entity = 5.0, "gtc", "TemperatureSensor3"
 
     def constant(self, frame: bytes) -> bytes:
-        """Return a request without its headers, which name the port."""
+        """Return a request without its headers, which contain the port."""
         return frame.partition(b"\r\n")[0]
 
     def answer(self, frame: bytes) -> bytes:
-        """Answer a GET of the entity, and 400, 404 or 405 otherwise."""
+        """Answer a GET of the entity; anything else gets 400, 404 or 405."""
         first, *lines = frame.decode("latin-1").split("\r\n")
         headers = {
             name.strip().lower(): value.strip()
@@ -182,7 +186,7 @@ class Simulator(Base):
         if headers.get("fiware-service") != self.service or path != f"/v2/entities/{self.entity}":
             reason = "The requested entity has not been found. Check type and id"
             return self._error(404, "NotFound", reason)
-        return self._say(200, self._known())
+        return self._response(200, self._known())
 
     def _known(self) -> dict[str, Any]:
         noise = self.random.gauss(0, 0.05)
@@ -203,16 +207,16 @@ class Simulator(Base):
         }
 
     def _error(self, status: int, error: str, description: str) -> bytes:
-        return self._say(status, {"error": error, "description": description})
+        return self._response(status, {"error": error, "description": description})
 
     @staticmethod
-    def _say(status: int, content: dict[str, Any]) -> bytes:
+    def _response(status: int, content: dict[str, Any]) -> bytes:
         return response(status, json.dumps(content))
 
     def _altered(self, attribute: str, **change: Any) -> bytes:
         entity = self._known()
         entity.get(attribute, {}).update(change)
-        return self._say(200, entity)
+        return self._response(200, entity)
 
     def fault_error(self, reply: bytes, status: int = 500) -> bytes:
         """Answer everything with an error of the server."""
@@ -220,7 +224,7 @@ class Simulator(Base):
 
     def fault_identity(self, reply: bytes, entity: str = "TemperatureSensor4") -> bytes:
         """Answer with another entity."""
-        return self._say(200, self._known() | {"id": entity})
+        return self._response(200, self._known() | {"id": entity})
 
     def fault_null(self, reply: bytes, attribute: str = "temperature1") -> bytes:
         """Have no value of an attribute."""
@@ -232,7 +236,7 @@ class Simulator(Base):
 
     def fault_missing(self, reply: bytes, attribute: str = "temperature1") -> bytes:
         """Not have an attribute."""
-        return self._say(200, {k: v for k, v in self._known().items() if k != attribute})
+        return self._response(200, {k: v for k, v in self._known().items() if k != attribute})
 
     def fault_stale(
         self, reply: bytes, age: float = 86400.0, attribute: str = "temperature1"

@@ -1,18 +1,18 @@
 """Newport ESP301 motion controller, on a serial port: the arms of COMPO.
 
-    -> 1TP?                     where is axis 1?
+    -> 1TP?                     read the position of axis 1
     <- 13.0400
-    -> 1PA13.04                 go there: there is no reply, so
-    -> TB?                      what went wrong?
+    -> 1PA13.04                 move there: there is no reply, so
+    -> TB?                      read the oldest error
     <- 0, 451322, NO ERROR DETECTED
     <- 213, 52230, MOTOR NOT ENABLED        or, when it refuses (axis 2, error 13)
 
-Lines go out with CR and come back with CR LF. Each ``TB?`` takes the oldest of ten kept errors; its
-second number counts 400 us since the controller was started. Every exchange here ends with one, so
-an error is heard at once, and of whatever was refused. Source: ESP301 user's manual (EDH0235),
-command set and appendix A.
+Lines are sent with CR and received with CR LF. The controller keeps ten errors, and each ``TB?``
+takes the oldest one; its second number counts units of 400 us since the start of the controller.
+Every exchange ends with ``TB?``, so the error of a refused command is read at once. Source: ESP301
+user's manual (EDH0235), command set and appendix A.
 
-The controller cannot say whether an axis has been homed: see docs/decisions/0010-homed-arms.md.
+The controller cannot report whether an axis is homed: see docs/decisions/0010-homed-arms.md.
 """
 
 import math
@@ -40,13 +40,13 @@ from ..core import Simulator as Base
 
 DEGREES = 7
 DONE, ON = "MD?", "MO?"
-"""The questions whether a motion has ended, and whether a motor is on."""
+"""Queries: whether a motion has ended, and whether a motor is on."""
 UNITS = (
     "encoder counts", "motor steps", "millimetres", "micrometres", "inches", "milli-inches",
     "micro-inches", "degrees", "gradians", "radians", "milliradians", "microradians",
 )  # fmt: skip
 MAX_ERRORS = 10
-"""How many errors the controller keeps."""
+"""The number of errors that the controller keeps."""
 
 NO_ERROR, EMERGENCY_STOP, NO_COMMAND, OUT_OF_RANGE, NO_AXIS = 0, 4, 6, 7, 9
 AXIS_MISSING, PARAMETER_MISSING = 37, 38
@@ -83,7 +83,7 @@ AXIS_ERRORS = {
     29: "DIGITAL I/O INTERLOCK DETECTED",
     WHILE_HOMING: "COMMAND NOT ALLOWED DURING HOMING",
 }
-"""By the last two digits; the digit before them is the axis."""
+"""Errors of an axis, by the last two digits; the first digit is the axis."""
 
 ERROR_LINE = re.compile(rb" *(\d{1,3}) *, *(\d+) *, *([^\r\n]*)")
 LAST_LINE = re.compile(rb"(?:^|[\r\n])" + ERROR_LINE.pattern + rb"[\r\n]")
@@ -96,14 +96,14 @@ def meaning(code: int) -> str:
 
 
 class Error(NamedTuple):
-    """One of the errors that the controller keeps."""
+    """An error that the controller keeps."""
 
     code: int
     said: str
 
     @property
     def axis(self) -> int:
-        """The number of the axis that it concerns; 0 if it concerns all."""
+        """The number of the axis; 0 if the error concerns no single axis."""
         return self.code // 100
 
     def __str__(self) -> str:
@@ -113,7 +113,7 @@ class Error(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What came back: the text asked for, the oldest error, and the controller's clock."""
+    """The answer of one exchange: its text, the oldest error, and the controller's clock."""
 
     text: str
     error: Error
@@ -121,7 +121,7 @@ class Answer(NamedTuple):
 
 
 def cut(buffer: bytearray) -> bytes | None:
-    """Cut one exchange: everything up to the line that answers ``TB?``."""
+    """Cut one exchange: all bytes up to the line that answers ``TB?``."""
     match = LAST_LINE.search(buffer)
     if match is None:
         return None
@@ -131,7 +131,7 @@ def cut(buffer: bytearray) -> bytes | None:
 
 
 class Codec:
-    """Queries and commands, each followed by the question what went wrong."""
+    """Queries and commands, each followed by ``TB?``."""
 
     cut = staticmethod(cut)
 
@@ -140,15 +140,18 @@ class Codec:
         return b"TB?\r" if ref == "TB?" else f"{ref}\rTB?\r".encode("ascii")
 
     def reply(self, request: bytes, frame: bytes) -> Answer | None:
-        """Return the answer; RefusedError, with the controller's words, if it refused."""
+        """Return the answer, or None if it belongs to an earlier question.
+
+        Raises RefusedError, with the controller's text, if it refused.
+        """
         asked = request.partition(b"\r")[0].decode()
         *lines, last = re.split(rb"[\r\n]+", frame)
         match = ERROR_LINE.fullmatch(last)
         if match is None:
-            raise ProtocolError("this is not the reply of an ESP301")
+            raise ProtocolError("this is not a reply of an ESP301")
         error = Error(int(match[1]), match[3].decode("ascii", "replace").strip())
         if (error.code == NO_ERROR) != ("NO ERROR" in error.said.upper()):
-            raise ProtocolError("the controller contradicts itself")
+            raise ProtocolError("the number of the error contradicts its text")
         answer = Answer(lines[0].decode("ascii", "replace") if lines else "", error, int(match[2]))
         wants_text = asked.endswith("?") and asked != "TB?"
         if len(set(lines)) > wants_text:
@@ -161,34 +164,34 @@ class Codec:
 
 
 def number(text: str) -> float:
-    """Return a number; ProtocolError unless it is one, as the controller writes them."""
+    """Return a number. Raises ProtocolError unless it has the controller's form."""
     if not NUMBER.fullmatch(text.strip()):
         raise ProtocolError(f"the controller answered {text!r}, which is not a number")
     return float(text)
 
 
 def written(value: float) -> str:
-    """Return a number as the controller reads it: it does not know exponents."""
+    """Return a number as text without an exponent, which the controller cannot read."""
     return f"{round(value, 4) + 0.0:.4f}"
 
 
 @dataclass(kw_only=True)
 class Line(Serial):
-    """A serial port as the controller uses it: 19200 baud, with hardware handshake."""
+    """A serial port with the controller's settings: 19200 baud, hardware handshake."""
 
     baudrate: int = 19200
     rtscts: bool = True
 
 
 class Arm(Axis):
-    """One axis of the controller, and what is known of its home position.
+    """One axis of the controller, and whether it is homed.
 
-    ``homed``: a home search begun here has ended well, and nothing has since given reason to doubt
-    that the controller still counts from there. It outlives the connection, not this process.
+    ``homed``: a homing that this process began has succeeded, and nothing since then suggests that
+    the controller has lost its position. A new connection keeps it; a new process does not.
     """
 
     ENDED_HOME = 0.1
-    """Degrees from 0 within which a home search that was not interrupted has ended."""
+    """A homing has succeeded if it ended within this angle (deg) of 0."""
 
     def __init__(self, name: str, drive: Drive, number: int) -> None:
         super().__init__(
@@ -199,21 +202,21 @@ class Arm(Axis):
         self.trouble = ""
 
     def advice(self) -> str:
-        """Return what the arm is doing and what to do about it, for an error message."""
+        """Return the state of the arm and the next step, for an error message."""
         return self.trouble or super().advice()
 
     def doubt(self) -> None:
-        """Take it that the home position is lost."""
+        """Treat the arm as not homed."""
         self.homed = self.homing = False
         if self.position is not None:
             self.report(self.position, homed=False, homing=False, moving=False)
 
     def follow(self, position: float, *, done: bool, on: bool, asked_at: int) -> None:
-        """Take in what the controller says, unless a command was given since it was asked."""
+        """Report readings of the controller, unless a command was given since ``asked_at``."""
         if asked_at != self.commands_given:
             return
         if on and not self.on:
-            self.doubt()  # while it was off it may have been turned by hand
+            self.doubt()  # it may have been turned by hand while the motor was off
         if self.homing and done:
             self.homing = False
             self.homed = on and abs(position) <= self.ENDED_HOME
@@ -226,7 +229,7 @@ class Arm(Axis):
         )
 
     def unreadable(self, reason: str) -> None:
-        """Take it that nothing is known of it until it can be read again."""
+        """Treat the state of the arm as unknown until it can be read again."""
         self.trouble = reason
         self.forget()
 
@@ -245,8 +248,9 @@ class Arms(Device):
 
     A motor that is off stays off until ``power_on_axis`` or ``home``: connecting changes nothing.
 
-    ``homed_at_start``: take arms whose motors are on to be homed when this program starts. The
-    controller cannot say; it is true where they are homed whenever it has been switched on.
+    ``homed_at_start``: whether arms whose motors are on count as homed when this program starts.
+    The controller cannot report that. It is right if the arms are always homed after the controller
+    is switched on.
     """
 
     link_type = Line
@@ -269,17 +273,17 @@ class Arms(Device):
     # --- the connection ---------------------------------------------------------------------
 
     async def on_connect(self) -> None:
-        """Make sure that it is an ESP301 whose arms are in degrees."""
+        """Check that an ESP301 answers, and that its arms are set to degrees."""
         await self.link.drain(0.05)  # a late reply, after silence at a travel limit
         version = await self.ask("VE?")
         if "ESP301" not in version.upper():
-            raise ProtocolError(f"{self.link}: this is not an ESP301: it says {version!r}")
+            raise ProtocolError(f"{self.link}: this is not an ESP301: its version is {version!r}")
         for arm in self.arms:
             try:
                 await self._check(arm)
                 arm.trouble = ""
                 if not await self._is(arm, ON):
-                    arm.doubt()  # a controller that was restarted has its motors off
+                    arm.doubt()  # motors are off after a restart of the controller
             except RefusedError as error:
                 arm.unreadable(str(error))
 
@@ -298,7 +302,7 @@ class Arms(Device):
         return answer == "1"
 
     async def ask(self, ref: str, value: None = None) -> str:
-        """Ask, keeping any error that came with the answer; raises as ``Link.ask``."""
+        """Ask, and keep any error that came with the answer. Raises as ``Link.ask``."""
         return (await self._exchange(ref)).text
 
     async def _exchange(self, ref: str) -> Answer:
@@ -309,7 +313,7 @@ class Arms(Device):
                 arm.doubt()
             if self.connection == "online":
                 restarted = ProtocolError("the controller has been restarted")
-                self.link.close(restarted)  # its settings may be others, too
+                self.link.close(restarted)  # its settings may have changed, too
                 raise restarted
         self._ticks = answer.ticks
         if answer.error.code != NO_ERROR:
@@ -325,7 +329,7 @@ class Arms(Device):
     # --- readings ---------------------------------------------------------------------------
 
     async def poll(self) -> None:
-        """Take the errors that the controller has kept, then follow each arm."""
+        """Read the kept errors, then each arm."""
         await self._take_errors()
         for arm in self.arms:
             try:
@@ -348,27 +352,27 @@ class Arms(Device):
         arm.follow(position, done=done, on=await self._is(arm, ON), asked_at=asked_at)
 
     def notices(self) -> Iterator[Alarm]:
-        """Report the errors since the last command, and motors that are off."""
+        """Return alarms for errors since the last command, and for motors that are off."""
         names = {arm.number: arm.name for arm in self.arms}
         for error in self._errors.values():
             yield Alarm(names.get(error.axis, "controller"), "ERR", str(error))
         for place, arm in enumerate(self.arms):
             if self.connection == "online" and not arm.trouble and not arm.on:
-                reason = f"its motor is off: home turns it on, or power_on_axis({place})"
+                reason = f"the motor is off: home or power_on_axis({place}) turns it on"
                 yield Alarm(arm.name, "ERR", reason)
 
     # --- commands ---------------------------------------------------------------------------
 
     async def _command(self, arm: Arm, command: str) -> None:
-        """Send what has no reply; RefusedError, with the controller's words, if it refuses."""
-        await self._take_errors()  # so that none of them is taken for the answer
+        """Send a command that has no reply. Raises RefusedError, with the controller's text."""
+        await self._take_errors()  # so that no earlier error is taken for the answer
         await self.ask(f"{arm.number}{command}")
         for code, error in list(self._errors.items()):
             if error.axis in (0, arm.number):
                 del self._errors[code]
 
     async def drive_home(self, axis: Axis) -> None:
-        """Turn the motor on, and begin to look for the home position."""
+        """Turn the motor on, and begin homing."""
         arm = self._arm(axis)
         arm.doubt()
         await self._command(arm, "MO")
@@ -376,12 +380,12 @@ class Arms(Device):
         arm.on = arm.homing = True
 
     async def drive_to(self, axis: Axis) -> None:
-        """Begin to move to the target."""
+        """Begin a move to the target."""
         assert axis.target is not None  # noqa: S101  (the chart has no move without a target)
         await self._command(self._arm(axis), f"PA{written(axis.target)}")
 
     async def drive_stop(self, axis: Axis) -> None:
-        """Decelerate and stop; a home search has then failed."""
+        """Decelerate and stop. A homing has then failed."""
         arm = self._arm(axis)
         await self._command(arm, "ST")
         arm.homing = False
@@ -397,7 +401,7 @@ class Arms(Device):
 
     @rpc(label="Power motor on")
     async def power_on_axis(self, i: int) -> None:
-        """Turn a motor on (0 pickoff, 1 injection); it has to be homed if it was off."""
+        """Turn a motor on (0 pickoff, 1 injection); if it was off, the arm must be homed."""
         arm = self._numbered(i)
         self.require_online()
         was_on = await self._is(arm, ON)
@@ -409,7 +413,7 @@ class Arms(Device):
 
     @rpc(label="Power motor off")
     async def power_off_axis(self, i: int) -> None:
-        """Turn a motor off (0 pickoff, 1 injection): the arm can then be turned by hand."""
+        """Turn a motor off (0 pickoff, 1 injection), so that the arm can be turned by hand."""
         arm = self._numbered(i)
         self.require_online()
         await self._command(arm, "MF")
@@ -418,15 +422,15 @@ class Arms(Device):
 
 
 ACCELERATION = 40.0
-"""That the controller tells, deg / s^2; its simulated arms have none."""
+"""The acceleration (deg / s^2) that the simulator reports; its arms have none."""
 
 
 class Motor:
-    """One axis of the simulated controller, in degrees; ``limits`` are where the arm is stopped."""
+    """One simulated axis, in degrees; ``limits`` are the ends of its travel."""
 
     SOFT_LIMIT = 67.0
     MAX_VELOCITY = 80.0
-    """In degrees a second. What the real arms allow is not known."""
+    """In degrees per second. The limit of the real arms is unknown."""
 
     def __init__(self, axis: int, *limits: float) -> None:
         self.axis, self.limits = axis, limits
@@ -437,7 +441,7 @@ class Motor:
 
     @property
     def position(self) -> float:
-        """What the controller counts: from where it was switched on, until it is homed."""
+        """The controller's position: relative to switching on until it is homed."""
         return self.angle - self.zero
 
     def error(self, number: int) -> int:
@@ -445,12 +449,12 @@ class Motor:
         return 100 * self.axis + number
 
     def halt(self, *, on: bool | None = None) -> None:
-        """Stop where it is, and switch the motor."""
+        """Stop at once, and switch the motor if ``on`` is given."""
         self.goal, self.homing = None, False
         self.on = self.on if on is None else on
 
     def travel(self, step: float) -> int:
-        """Go a step towards the goal; returns the error if the end of the travel was hit."""
+        """Go a step towards the goal; return the error if it reached an end of the travel."""
         if self.goal is None:
             return NO_ERROR
         distance = self.goal - self.angle
@@ -466,7 +470,7 @@ class Motor:
         return NO_ERROR
 
     def obey(self, command: str, parameter: str) -> int:
-        """Obey a command; returns the error."""
+        """Carry out a command; return its error."""
         if command == "DH":
             parameter = parameter or "0"
         if error := self._why_not(command, parameter):
@@ -489,7 +493,7 @@ class Motor:
         return NO_ERROR
 
     def _why_not(self, command: str, parameter: str) -> int:
-        """Return the error of a command that cannot be obeyed."""
+        """Return the error of a command that cannot be carried out, or NO_ERROR."""
         if command not in ("MO", "MF", "OR", "PA", "PR", "ST", "AB", "DH", "VA"):
             return NO_COMMAND
         if not self.limits:
@@ -510,17 +514,16 @@ class Motor:
         return NO_ERROR
 
     def _counted(self, command: str, parameter: str) -> float:
-        """Return where PA or PR goes, as the controller counts; 0 for any other command."""
+        """Return the controller's position after PA or PR; 0 for any other command."""
         start = {"PA": 0.0, "PR": self.position}
         return start[command] + float(parameter) if command in start else 0.0
 
 
 class Simulator(Base):
-    """A controller whose two arms are parked and on; ``speed`` in degrees a second.
+    """A controller whose two arms are parked and on.
 
-    The speed is that of an axis which has not been given another (VA).
-
-    After the end of a travel was hit it says nothing for ``limit_silence`` seconds.
+    ``speed`` (deg / s) is that of an axis for which VA has set no other. After an arm has reached
+    an end of its travel, the controller is silent for ``limit_silence`` seconds.
     """
 
     cut = Until(re.compile(rb"[\r\n]"))
@@ -542,7 +545,7 @@ class Simulator(Base):
 
     @property
     def link_settings(self) -> dict[str, Any]:  # type: ignore[override]  # it is known only now
-        """What a device needs beside the port: whether the arms are homed."""
+        """The device's settings beside the port: whether the arms are homed."""
         return {"homed_at_start": self.homed}
 
     def _lose_home(self) -> None:
@@ -609,7 +612,7 @@ class Simulator(Base):
         return f"{code}, {ticks}, {meaning(code) or 'UNKNOWN ERROR'}"
 
     def advance(self, dt: float) -> None:
-        """Move the arms; at the end of a travel one halts, and the controller is silent."""
+        """Move the arms; at an end of its travel an arm stops and the controller is silent."""
         for motor in self.motors:
             if error := motor.travel(dt * (motor.velocity or self.speed)):
                 self._fail(error)
@@ -622,7 +625,7 @@ class Simulator(Base):
         return f"{self._error_line(code, self._ticks())}\r\n".encode()
 
     def fault_identity(self, reply: bytes) -> bytes:
-        """Be the model before it."""
+        """Answer as the previous model, ESP300."""
         return reply.replace(b"ESP301", b"ESP300")
 
     def fault_unsolicited(self, reply: bytes) -> bytes:
@@ -630,20 +633,20 @@ class Simulator(Base):
         return b"POWER UP\r\n" + reply
 
     def fault_limit(self, reply: bytes, axis: int = 1, times: int = 1) -> bytes:
-        """Let an arm run into the end of its travel: an error, then silence."""
+        """Let an arm reach the end of its travel: an error, then silence."""
         motor = self.motors[(axis - 1) % 2]
         motor.on, motor.homing, motor.goal = True, False, motor.limits[1] + 1
         return b""
 
     def fault_emergency(self, reply: bytes, times: int = 1) -> bytes:
-        """Press the emergency stop: everything halts, and the motors go off."""
+        """Press the emergency stop: the arms stop, and the motors go off."""
         self._fail(EMERGENCY_STOP)
         for motor in self.motors:
             motor.halt(on=False)
         return reply
 
     def fault_power_cycle(self, reply: bytes, seconds: float = 3.0, times: int = 1) -> bytes:
-        """Switch it off and on: the motors are off, and positions count from where they are."""
+        """Power cycle the controller: the motors are off, and the present positions become 0."""
         self._errors.clear()
         self._started = self.clock() + seconds
         self._silent_until = self._started

@@ -1,4 +1,4 @@
-"""Spectracom TSYNC timing card, through the example programs of its vendor.
+"""Spectracom TSYNC timing card, read with the example programs of its vendor.
 
     $ GetSatInfo 0        Number of satellites tracked:   9
     $ GR_GetValidity 0 0  Time Valid : 1
@@ -8,9 +8,9 @@
     Could not open ...                   there is no card
     Error ...                            the card refused
 
-Source: what the predecessor made of their output. It counted lines and did not look at the labels,
-so except for the satellites the labels are not certain: the values are found by how the labels
-begin, and an answer without them is shown as it came.
+Source: the predecessor's use of their output. It counted lines and ignored the labels, so these are
+uncertain, except for the satellites. Values are found by the beginning of their labels; the error
+about a missing one quotes the output.
 """
 
 import re
@@ -31,7 +31,7 @@ FLAG = {"0": False, "1": True, "FALSE": False, "TRUE": True}
 
 
 def find(label: str, said: str) -> str:
-    """Return the number, TRUE or FALSE of the line that begins so; ProtocolError without one."""
+    """Return the number, TRUE or FALSE after a label. Raises ProtocolError if there is none."""
     line = rf"^[ \t]*{label}[^:\n]*:[ \t]*(\d+|TRUE|FALSE)[ \t\r]*$"
     if match := re.search(line, said, re.MULTILINE | re.IGNORECASE):
         return match[1].upper()
@@ -39,7 +39,7 @@ def find(label: str, said: str) -> str:
 
 
 def number(label: str, said: str) -> int:
-    """Return the number of a line."""
+    """Return the number after a label. Raises ProtocolError if there is none."""
     text = find(label, said)
     if not text.isdecimal():
         raise ProtocolError(f"{label!r} is {text}, not a number")
@@ -47,7 +47,7 @@ def number(label: str, said: str) -> int:
 
 
 def flag(label: str, said: str) -> bool:
-    """Return what a line says is so, or not."""
+    """Return the truth value after a label. Raises ProtocolError if there is none."""
     text = find(label, said)
     if text not in FLAG:
         raise ProtocolError(f"{label!r} is {text}, neither true nor false")
@@ -55,10 +55,11 @@ def flag(label: str, said: str) -> bool:
 
 
 def instant(said: str) -> str:
-    """Return the card's time as telemetry carries it, cut off after the millisecond.
+    """Return the card's time as a telemetry timestamp, truncated to milliseconds.
 
-    From integers: as a floating point number 59.9999996 s would become 60. In a leap second, which
-    UTC has at 23:59 only, the second is 60.
+    It is calculated with integers, because as a float 59.9999996 s would be rounded to 60. In a
+    leap second, which occurs only at 23:59 UTC, the second is 60. Raises ProtocolError if the
+    output contains no valid time.
     """
     year, day, hour, minute, second, nanosecond = (
         number(label, said) for label in ("year", "day", "hour", "minute", "sec", "nano")
@@ -73,12 +74,12 @@ def instant(said: str) -> str:
         or not (hour < 24 and minute < 60 and nanosecond < 10**9)
         or not (second < 60 or leap)
     ):
-        raise ProtocolError(f"this is no time: {said[:300]!r}")
+        raise ProtocolError(f"this is not a time: {said[:300]!r}")
     return f"{today}T{hour:02d}:{minute:02d}:{second:02d}.{nanosecond // 10**6:03d}Z"
 
 
 class Codec:
-    """Command lines, and what the programs print: a dictionary of what each one knows."""
+    """The command lines of the programs, and the parser of their output."""
 
     def __init__(self, board: int = 0) -> None:
         self.board = board
@@ -88,7 +89,7 @@ class Codec:
         return f"{ref} {self.board}{' 0' if ref == VALIDITY else ''}".encode()
 
     def reply(self, request: bytes, frame: bytes) -> dict[str, Any]:
-        """Return what a program said.
+        """Return the values in the output of a program.
 
         Raises ConnectionError if there is no card, RefusedError if the card refused.
         """
@@ -109,7 +110,7 @@ class Codec:
 
 
 class TimingCard(Device):
-    """The card that gives the detector controller its time; telemetry carries the card's time."""
+    """The card that times the detector controller; telemetry carries the card's time."""
 
     link_type: ClassVar[Any] = Programs
 
@@ -129,13 +130,13 @@ class TimingCard(Device):
         question=VALIDITY,
         ref="pps",
         kind=bool,
-        doc="Whether the receiver's pulse a second is valid.",
+        doc="Whether the receiver's pulse per second is valid.",
     )
     synced = Readback(
         question=TIME,
         ref="synced",
         kind=bool,
-        doc="Whether the card follows its reference; if not, its time drifts.",
+        doc="Whether the card is synchronised to its reference; if not, its time drifts.",
     )
 
     def __init__(self, name: str, **settings: Any) -> None:
@@ -143,29 +144,33 @@ class TimingCard(Device):
         self.codec = Codec(self.board)
 
     def snapshot(self) -> Sample:
-        """Return the telemetry; its timestamp is the card's time, if the card tells it."""
+        """Return the telemetry, whose timestamp is the card's time if it was read."""
         answer = self.answers.get(TIME)
         known = {"timestamp": answer["time"]} if isinstance(answer, dict) else {}
         return super().snapshot() | known
 
     def notices(self) -> Iterator[Alarm]:
-        """Return an alarm for each reason not to trust the time."""
+        """Return an alarm for each reason to distrust the time."""
         reasons = {
-            "time_valid": "the receiver says that its time is not valid",
-            "pps_valid": "the receiver says that its pulse a second is not valid",
+            "time_valid": "the receiver reports that its time is not valid",
+            "pps_valid": "the receiver reports that its pulse per second is not valid",
             "synced": "the card is not synchronised: its time drifts",
         }
         for name, reason in reasons.items():
             if self.readings[name].value is False:
                 yield Alarm(name, "ERR", reason)
         if isinstance(self.answers.get(TIME), RefusedError):
-            yield Alarm("timestamp", "WARN", "it is the computer's time, not the card's")
+            yield Alarm(
+                "timestamp",
+                "WARN",
+                "the timestamps are the computer's time, because the card's cannot be read",
+            )
 
 
 class Simulator(Base):
-    """A card that tracks nine satellites; in ``holdover`` it has lost them and runs on.
+    """A card that tracks nine satellites; in ``holdover`` it has lost them and runs freely.
 
-    ``offset`` is how many seconds it is ahead of this computer.
+    ``offset``: the time (s) by which the card is ahead of this computer.
     """
 
     programs = (SATELLITES, VALIDITY, TIME)
@@ -179,7 +184,7 @@ class Simulator(Base):
         self.time_valid = self.pps_valid = self.synced = True
 
     def answer(self, frame: bytes) -> bytes:
-        """Return what a program prints, EOT, and the exit status."""
+        """Return the output of a program, EOT, and the exit status."""
         try:
             program, *arguments = shlex.split(frame.decode())
         except ValueError:
@@ -206,16 +211,16 @@ class Simulator(Base):
         return printed(f"\nHW_GetTime 0\n{''.join(lines)}Sync       : {synced}\n")
 
     def fault_could_not_open(self, reply: bytes) -> bytes:
-        """Have no card."""
+        """Report that there is no card."""
         return printed("Could not open /dev/tsyncpci0\n", 1)
 
     def fault_error(self, reply: bytes, program: str = "") -> bytes:
-        """Refuse everything, or what one program asks."""
+        """Let all programs fail, or one of them."""
         asked = self._program(reply)
         return printed("Error: -5\n", 1) if program in ("", asked) else reply
 
     def fault_closing(self, reply: bytes) -> bytes:
-        """Warn of something that does no harm."""
+        """Print a harmless warning."""
         return b"Error closing /dev/tsyncpci0\n" + reply
 
     def fault_empty(self, reply: bytes) -> bytes:
@@ -223,7 +228,7 @@ class Simulator(Base):
         return printed("")
 
     def fault_status(self, reply: bytes, code: int = 3) -> bytes:
-        """End with an exit status, which means nothing."""
+        """End with an exit status, which has no meaning."""
         return printed(reply.partition(b"\x04")[0].decode(), code)
 
     def fault_heading(self, reply: bytes) -> bytes:
@@ -241,13 +246,13 @@ class Simulator(Base):
         second: int = 59,
         nanosecond: int = 999_999_900,
     ) -> bytes:
-        """Report a given time; by default the end of a year, to 0.1 us."""
+        """Report a given time (default: 0.1 us before the end of a year)."""
         if self._program(reply) != TIME:
             return reply
         return self._time(year, day, hour, minute, second, nanosecond)
 
     def fault_leap_second(self, reply: bytes) -> bytes:
-        """Be in the middle of a leap second."""
+        """Report a time in the middle of a leap second."""
         return self.fault_time(reply, second=60, nanosecond=500_000_000)
 
     @staticmethod

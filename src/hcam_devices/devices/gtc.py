@@ -4,10 +4,9 @@
     -> requestTelescopeOffset 5.0 0.0   arcsec, relative; it is in position when both flags say so
     -> requestFocusOffset 10.0          100 times what a caller means
 
-The telescope is asked over CORBA (``telescope.corba``). Its interface is not public: operations
-and units are known from their use by the predecessor, hcam_devices 1.7.4. How its motions are
-waited for and never sent twice is in ``telescope.motion``, how it is dithered in
-``telescope.nodding``.
+The telescope is accessed over CORBA (``telescope.corba``). Its interface is not public: operations
+and units are known from their use in the predecessor, hcam_devices 1.7.4. ``telescope.motion``
+sends each motion once and waits for its end; ``telescope.nodding`` dithers the telescope.
 """
 
 import logging
@@ -44,16 +43,16 @@ from ..telescope.sim import Simulator as Base
 log = logging.getLogger(__name__)
 
 EVENTS = ("do_offset", "do_guide_step", "start_nodding", "stop_nodding", "frame_written")
-"""What clients in use today call as events of the chart ``gtc``: ``gtc.do_offset`` and so on."""
+"""Deployed clients call these as events of the chart ``gtc``, such as ``gtc.do_offset``."""
 Arcsec: TypeAlias = Annotated[float, Field(json_schema_extra={"unit": "arcsec"})]
 Millimetres: TypeAlias = Annotated[float, Field(json_schema_extra={"unit": "mm"})]
 HEADER = "getTelescopeParams"
 FOCUS_SCALE = 100
-"""The operation takes this many times a caller's value, as the predecessor sent it."""
-TELL_WITHIN = 2.0
-TURN_WITHIN = 4.0
-"""Seconds that a command waits for its turn, so that a caller is told what became of it within the
-10 s for which it usually waits."""
+"""requestFocusOffset takes this many times the caller's value, as in the predecessor."""
+PEER_WITHIN_S = 2.0
+TURN_WITHIN_S = 4.0
+"""The longest wait of a command for its turn, so that a caller, who usually waits 10 s, learns the
+outcome."""
 
 
 def reading_of(name: str, label: str, doc: str) -> Any:
@@ -74,13 +73,13 @@ class Simulator(Base):
 
     @property
     def link_settings(self) -> dict[str, Any]:  # type: ignore[override]  # known once served
-        """Return what the device needs beside host and port."""
+        """The device's settings beside host and port."""
         folder = getattr(self, "folder", None)
         return {"idl": IDL} | ({"data": str(folder / "data")} if folder else {})
 
 
 class Telescope(Device):
-    """The GTC, as it is asked and moved by HiPERCAM."""
+    """The GTC: its readings and the commands that HiPERCAM gives it."""
 
     link_type: ClassVar[Any] = Corba
     peers: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -89,32 +88,32 @@ class Telescope(Device):
     }
 
     data: str = ""
-    """The folder in which the detector writes its runs; without it nothing is dithered."""
+    """The folder of the detector's runs; dithering needs it."""
     frame_within: Seconds = 300.0
-    """Until a dithered frame has to be written after its trigger, s: more than the longest
-    exposure and its readout."""
+    """The time (s) from its trigger within which a dithered frame must be written: more than the
+    longest exposure and its readout."""
     offset_limit: Annotated[float, Field(gt=0)] = 300.0
-    """Of an offset in each coordinate, arcsec: about the field of view. Nothing is known of the
-    telescope's own limit."""
+    """The largest offset in each coordinate, arcsec: about the field of view. The telescope's own
+    limit is unknown."""
     guide_limit: Annotated[float, Field(gt=0)] = 10.0
-    """Of a guide step in each coordinate, arcsec. A guess."""
+    """The largest guide step in each coordinate, arcsec. A guess."""
     focus_limit: Annotated[float, Field(gt=0)] = 1.0
-    """Of one change of the focus, in the caller's unit (mm, as far as is known). A guess."""
+    """The largest change of the focus, in the caller's unit (inferred to be mm). A guess."""
     most_stars: Annotated[int, Field(ge=1)] = 50
-    """Of a pointing model. A guess."""
+    """The largest number of stars of a pointing model. A guess."""
     m1_noise_max: Annotated[float, Field(gt=0)] | None = None
-    """The attribute m1NoiseMaxValue, set on connecting; left alone if it is not given."""
+    """The attribute m1NoiseMaxValue to set on connecting; by default it is not set."""
     settle_after: Seconds = 0.2
-    """Until its flags have noticed a motion, s. Of the predecessor; uncertain."""
+    """The time (s) until the flags notice a motion. From the predecessor; uncertain."""
     settle_within: Seconds = 60.0
-    """Until it has to be in position, s. Uncertain."""
+    """The time (s) until it must be in position. Uncertain."""
     archive_within: Seconds = 3600.0
-    """Until a transfer into the archive has to be done, s."""
+    """The time (s) within which a transfer into the archive must end."""
 
     rack_temp = Readback(
         unit="deg_C",
         ref="getCabinetTemperature1",
-        doc="Temperature at the top of the rack, as the telescope reports it.",
+        doc="Temperature at the top of the rack, reported by the telescope.",
     )
     humidity = Readback(unit="%", ref="getHumidity", doc="Relative humidity of the air.")
     dewpoint = Readback(unit="deg_C", ref="DEWPOINT", doc="Dew point, from the telescope's header.")
@@ -124,9 +123,11 @@ class Telescope(Device):
         doc="Position of the focus, from the telescope's header (the unit is inferred).",
     )
     in_position = Readback(kind=bool, doc="Whether follow errors and noise of M1 are small enough.")
-    ra_offset = Readback(unit="arcsec", doc="Sum of the offsets in RA that the telescope was told.")
+    ra_offset = Readback(
+        unit="arcsec", doc="Sum of the offsets in RA that the telescope has accepted."
+    )
     dec_offset = Readback(
-        unit="arcsec", doc="Sum of the offsets in Dec that the telescope was told."
+        unit="arcsec", doc="Sum of the offsets in Dec that the telescope has accepted."
     )
 
     def __init__(self, name: str, **settings: Any) -> None:
@@ -144,7 +145,7 @@ class Telescope(Device):
             self,
             self._trigger,
             Frames(runs.folder_of(self.data)),
-            self.tell_autoguider,
+            self.inform_autoguider,
             limit=self.offset_limit,
             frame_within=lambda: self.frame_within,
             changed=self.emit,
@@ -165,7 +166,7 @@ class Telescope(Device):
     # --- readings ---------------------------------------------------------------------------
 
     async def on_connect(self) -> None:
-        """Set the limit of M1's noise, if the instrument file says so."""
+        """Set the limit of the M1 noise if the instrument file contains it."""
         self.not_done.pop("m1_noise_max", None)
         if self.m1_noise_max is None:
             return
@@ -175,7 +176,7 @@ class Telescope(Device):
             self.not_done["m1_noise_max"] = f"m1_noise_max was not set: {error}"
 
     async def poll(self) -> None:
-        """Read the header, then the rest; see whether the run that is dithered has ended."""
+        """Read the header and the fields; end dithering if its run has ended."""
         await self._follow_run()
         try:
             await self._read_header()
@@ -207,7 +208,7 @@ class Telescope(Device):
         self.poll_now()
 
     async def read(self, field: Readback) -> Value:
-        """Return one value; RefusedError says why there is none."""
+        """Return one value. Raises RefusedError, with the reason, if there is none."""
         if field.name == "in_position":
             return not await self.motion.out_of_position()
         if field.ref in ("DEWPOINT", "M2UZ"):
@@ -230,7 +231,7 @@ class Telescope(Device):
     # --- what the network sees --------------------------------------------------------------
 
     def states(self) -> dict[str, str]:
-        """Return the states; while it is dithered, ``gtc`` is that of dithering."""
+        """Return the states; while the telescope is dithered, ``gtc`` is the state of dithering."""
         state = self.motion.state
         moved_by_nod = self.nodding.state == "nodding" or state != "offsetting"
         if self.nodding.state != "disabled" and state not in ("unknown", "offline"):
@@ -238,19 +239,19 @@ class Telescope(Device):
         return super().states() | {"gtc": state}
 
     def values(self) -> dict[str, Any]:
-        """Return the fields, and the header (``telpars``)."""
+        """Return the fields and the header (``telpars``)."""
         header = None if self.groups is None else typed(self.header)
         return super().values() | {"telpars": header}
 
     def notices(self) -> Iterator[Alarm]:
-        """Return what could not be read or set, and that the autoguider was not told."""
+        """Return alarms about the header, the limit of the M1 noise, and the autoguider."""
         for field, reason in self.not_done.items():
             yield Alarm(field, "WARN", reason)
         if self.connection == "online" and self.groups is None:
             yield Alarm("telpars", "ERR", self.header_reason)
 
     def procedures(self) -> dict[str, Procedure]:
-        """Return everything that may be called; events of the chart by their deployed names too."""
+        """Return all procedures, including the deployed names of events of the chart."""
         found = super().procedures()
         offset, step, focus = (
             (-limit, limit) for limit in (self.offset_limit, self.guide_limit, self.focus_limit)
@@ -268,7 +269,7 @@ class Telescope(Device):
 
     @rpc(read_only=True, label="Header groups")
     def get_telescope_pars(self) -> list[str]:
-        """Return the groups of the telescope's header, as they were read last."""
+        """Return the groups of the telescope's header from the last reading."""
         self.require_online()
         if self.groups is None:
             raise RefusedError(self.header_reason)
@@ -298,9 +299,9 @@ class Telescope(Device):
     # --- motion -----------------------------------------------------------------------------
 
     async def request(self, dra: float, ddec: float) -> None:
-        """Request an offset (arcsec, relative), holding the turn; return once it is accepted.
+        """Request an offset (arcsec, relative) within a turn; return once it is accepted.
 
-        Raises as ``Motion.begin``. The autoguider is not told.
+        Raises as ``Motion.begin``. The autoguider is not informed.
         """
         await self.motion.request(self._offset(dra, ddec))
 
@@ -318,24 +319,26 @@ class Telescope(Device):
                 )
 
     @rpc(moves="gtc", label="Offset telescope")
-    async def do_offset(self, raoff: Arcsec, decoff: Arcsec, within: Seconds = TURN_WITHIN) -> None:
-        """Offset the telescope (arcsec, relative) and tell the autoguider of it.
+    async def do_offset(
+        self, raoff: Arcsec, decoff: Arcsec, within: Seconds = TURN_WITHIN_S
+    ) -> None:
+        """Offset the telescope (arcsec, relative) and inform the autoguider.
 
-        Returns when the telescope has accepted it. It is in position again when the state ``gtc``
-        is no longer ``offsetting``. If its turn does not come ``within`` that many seconds, after
-        an exposure or another motion, it is refused.
+        Return when the telescope has accepted the offset. It is in position again when the state
+        ``gtc`` is no longer ``offsetting``. The command waits up to ``within`` seconds for the end
+        of an exposure or another motion, and is refused after that.
         """
         await self.motion.begin(self._offset(raoff, decoff), within)
-        await self.tell_autoguider(raoff, decoff)
+        await self.inform_autoguider(raoff, decoff)
 
-    async def tell_autoguider(self, dra: float, ddec: float) -> None:
-        """Send an offset (arcsec) to the autoguider; a failure becomes a notice."""
+    async def inform_autoguider(self, dra: float, ddec: float) -> None:
+        """Send an offset (arcsec) to the autoguider; a failure becomes an alarm."""
         question = "autoguider", "add_relative_dither", dra, ddec
         try:
-            await self.call_peer(*question, within=TELL_WITHIN)
+            await self.call_peer(*question, within=PEER_WITHIN_S)
         except Exception as error:  # noqa: BLE001  (no fault of the autoguider ends a dither)
             self.not_done["autoguider"] = (
-                f"the autoguider was not told of the offset ({dra:g}, {ddec:g}) arcsec: "
+                f"the autoguider was not informed of the offset ({dra:g}, {ddec:g}) arcsec: "
                 f"{error or type(error).__name__}"
             )
         else:
@@ -344,7 +347,7 @@ class Telescope(Device):
 
     @rpc(audience="program")
     async def do_guide_step(
-        self, raoff: Arcsec, decoff: Arcsec, within: Seconds = TURN_WITHIN
+        self, raoff: Arcsec, decoff: Arcsec, within: Seconds = TURN_WITHIN_S
     ) -> None:
         """Offset the telescope a little (arcsec) while it is in position; tell nobody else.
 
@@ -355,26 +358,26 @@ class Telescope(Device):
         move = Move("guide step", "requestTelescopeOffset", step, *step, in_position=True)
         await self._begin(move, within)
 
-    async def _begin(self, move: Move, within: float = TURN_WITHIN) -> None:
+    async def _begin(self, move: Move, within: float = TURN_WITHIN_S) -> None:
         self.require_online()
         await self.motion.begin(move, within)
 
     @rpc()
     async def change_focus(self, offset: Millimetres) -> None:
-        """Change the focus of the telescope by an offset (mm, as far as is known)."""
+        """Change the focus of the telescope by an offset (inferred to be in mm)."""
         self._within("focus", offset, limit=self.focus_limit, unit="mm")
         await self._begin(Move("focus offset", "requestFocusOffset", (FOCUS_SCALE * offset,)))
 
     @rpc(label="Acknowledge motion")
     async def acknowledge(self, moved: bool | None = None) -> str:
-        """Allow motions again after one of unknown outcome; say whether the telescope has moved.
+        """Allow motions again after one of unknown outcome; ``moved``: whether it was carried out.
 
-        Without an answer the position decides, if it tells. Returns what was taken for true.
+        Without ``moved`` the position decides, if it can. Return a text with the decision.
         """
         carried_out = self.motion.acknowledge(self._position(), moved=moved)
         self.nodding.acknowledge(moved=carried_out)
         self._changed()
-        return f"it counts as {'carried out' if carried_out else 'not carried out'}"
+        return f"the motion counts as {'' if carried_out else 'not '}carried out"
 
     # --- dithering --------------------------------------------------------------------------
 
@@ -385,22 +388,22 @@ class Telescope(Device):
                 return
             case [str(reason), False]:
                 raise RefusedError(f"the detector was not triggered: {reason}")
-        raise RefusedError(f"the detector answered {shorten(answer)} to a trigger")
+        raise RefusedError(f"the detector answered {shorten(answer)} to the trigger")
 
     def _require_data(self) -> None:
         if not self.data:
             raise NotAllowedError(
-                "no frame would be seen: name the folder of the runs in the instrument file (data)"
+                "dithering needs the folder of the runs: set data in the instrument file"
             )
 
     @rpc(label="Load dither pattern")
     def load_nod_pattern(self, ra: list[Arcsec], dec: list[Arcsec]) -> None:
-        """Take a dither pattern: offsets from the start in RA and in Dec (arcsec)."""
+        """Load a dither pattern: offsets from the start in RA and Dec (arcsec)."""
         self.nodding.load(ra, dec)
 
     @rpc(label="Start dithering")
     async def start_nodding(self, run: int | None = None) -> None:
-        """Dither a run (by default the detector's own or next one) from where it points now."""
+        """Dither a run (default: the present or next one) around the present position."""
         self.require_online()
         self._require_data()
         self.nodding.start(run or await self._detector_run())
@@ -409,27 +412,27 @@ class Telescope(Device):
         self._changed()
 
     async def _detector_run(self) -> int | None:
-        """Return the number of the run that goes on, or is next; None if the detector is silent.
+        """Return the number of the active or next run; None if the detector does not answer.
 
-        Its newest file is that of the last run that has ended.
+        The newest file of the detector is that of the last finished run.
         """
         try:
-            said = await self.call_peer("ngc", "summary", within=TELL_WITHIN)
+            said = await self.call_peer("ngc", "summary", within=PEER_WITHIN_S)
             last = runs.number_of(str(said["exposure.newDataFileName"]))
         except (WampError, ValueError, LookupError, TypeError) as error:
-            log.warning("%s: the number of the run is not known: %s", self.name, error)
+            log.warning("%s: the number of the run is unknown: %s", self.name, error)
             return None
         return None if last is None else last + 1
 
     async def _follow_run(self) -> None:
-        """End dithering with the detector's run."""
+        """End dithering if the detector's run has ended."""
         if self.nodding.state == "disabled":
             return
         try:
-            said = await self.call_peer("ngc", "telemetry", within=TELL_WITHIN)
+            said = await self.call_peer("ngc", "telemetry", within=PEER_WITHIN_S)
         except WampError as error:
-            log.debug("%s: whether the run has ended is not known: %s", self.name, error)
-            return  # the next trigger will tell
+            log.debug("%s: it is unknown whether the run has ended: %s", self.name, error)
+            return  # the next trigger will show it
         exposing = isinstance(said, dict) and said.get("system.subStateName") == "active"
         if self._exposing and not exposing:
             self.nodding.run_ended()
@@ -437,33 +440,33 @@ class Telescope(Device):
 
     @rpc(label="Stop dithering")
     async def stop_nodding(self) -> None:
-        """Stop dithering: at once, or when a motion under way has ended."""
+        """Stop dithering: at once, or after a motion that is under way."""
         await self.nodding.stop()
 
     @rpc(label="Resume dithering")
     async def resume(self, exposed: bool | None = None) -> None:
-        """Go on dithering after a pause; say whether a frame not seen was exposed nevertheless."""
+        """Resume dithering after a pause; ``exposed``: whether an unseen frame was exposed."""
         await self.nodding.resume(exposed)
 
     @rpc(label="Dither next run")
     async def track_new_run(self) -> None:
-        """Dither the next run, which is one that has no frames yet."""
+        """Dither the next run that has no frames yet."""
         self._require_data()
         await self.nodding.track_new_run()
 
     @rpc(audience="program")
     def frame_written(self) -> None:
-        """Report that the awaited frame has been written, where that is not seen."""
+        """Report that the awaited frame has been written."""
         self.nodding.frame_written()
 
     @rpc(audience="program")
     def run_ended(self) -> None:
-        """Report that the detector's run has ended, and end its dithering."""
+        """Report that the detector's run has ended; dithering ends too."""
         self.nodding.run_ended()
 
-    @rpc(read_only=True, label="Table of the dither")
+    @rpc(read_only=True, label="Dither table")
     async def nod_table(self) -> str:
-        """Return where each frame of the run was exposed (RAOFF, DECOFF in arcsec), as ECSV."""
+        """Return the offset of each frame of the run (RAOFF, DECOFF in arcsec) as ECSV."""
         self._require_data()
         return await self.nodding.as_ecsv()
 
@@ -471,28 +474,28 @@ class Telescope(Device):
 
     @rpc()
     async def start_pointing_model(self, nstars: int = 25) -> None:
-        """Begin a pointing model of a number of stars."""
+        """Begin a pointing model of ``nstars`` stars."""
         if not 1 <= nstars <= self.most_stars:
             raise ValueError(f"nstars: {nstars} is not within 1 to {self.most_stars}")
         await self._begin(Move("pointing model", "startPointingModel", (nstars,)))
 
     @rpc()
     async def add_star(self, carry_on: bool = True) -> None:
-        """Add the star to the pointing model; carry on with the next, or finish."""
+        """Add the star to the pointing model; continue with the next star, or finish."""
         await self._begin(Move("star", "addStarAndContinue" if carry_on else "addStarAndFinish"))
 
     @rpc()
     async def change_star(self, nearby: bool = True) -> None:
-        """Choose another star for the pointing model, nearby or in another part of the sky."""
+        """Choose another star for the pointing model, nearby or elsewhere in the sky."""
         await self._begin(Move("star", "changeStar" if nearby else "changePointing"))
 
     # --- archive ----------------------------------------------------------------------------
 
     @rpc(label="Transfer to archive")
     async def archive(self) -> None:
-        """Begin to transfer the observations into the GTC's archive.
+        """Begin a transfer of the observations into the GTC's archive.
 
-        The state ``archive`` tells how far it has come.
+        The state ``archive`` shows its progress.
         """
         self.require_online()
         self.transfer.start(self.link.ask_apart, self.archive_within)

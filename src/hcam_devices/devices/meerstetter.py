@@ -6,8 +6,8 @@
     <- !01123ABBA1<CR>                 done (the CRC of the request), or +07 and its own CRC
 
 Sources: MeCom protocol specification 5117F; TEC controller communication protocol 5136AL (firmware
-5; with firmware 6 parameter 2010 knows no "HW Enable"). What the rack says on connection is
-unknown, so whatever arrives first is discarded.
+5; in firmware 6, parameter 2010 has no "HW Enable"). The greeting of the rack is unknown, so the
+first bytes after connecting are discarded.
 """
 
 import math
@@ -59,17 +59,17 @@ STOPPED_BECAUSE = {
     **dict.fromkeys(range(130, 151), "temperature measurement"),
 }
 HEX = re.compile(rb"[0-9A-F]{2}")
-REASSERT_EVERY = 60.0
-"""Seconds between attempts to restore HW Enable: each write wears the controller's flash."""
+RESTORE_PERIOD_S = 60.0
+"""Pause between attempts to restore HW Enable, because each write wears the flash memory."""
 
 
 def crc(text: bytes) -> bytes:
-    """Return the CRC-16/XMODEM of a frame as it is written, e.g. ``b"31C3"``."""
+    """Return the CRC-16/XMODEM of a frame in hexadecimal, such as ``b"31C3"``."""
     return b"%04X" % crc_hqx(text, 0)
 
 
 def encode(parameter: int, value: float) -> str:
-    """Return a value as eight hexadecimal digits; ValueError if it does not fit."""
+    """Return a value as eight hexadecimal digits. Raises ValueError if it does not fit."""
     try:
         packed = struct.pack(">i" if parameter in INTEGERS else ">f", value)
     except (struct.error, OverflowError):
@@ -78,14 +78,14 @@ def encode(parameter: int, value: float) -> str:
 
 
 def decode(parameter: int, text: str) -> float:
-    """Return the value of eight hexadecimal digits."""
+    """Return the value in eight hexadecimal digits."""
     number: float
     (number,) = struct.unpack(">i" if parameter in INTEGERS else ">f", bytes.fromhex(text))
     return number
 
 
 class Codec:
-    """MeCom, counting its messages; a reply must have the address and number of its request."""
+    """The MeCom protocol. A reply must have the address and sequence number of its request."""
 
     cut = Until(b"\r", start=b"!#")
 
@@ -93,7 +93,7 @@ class Codec:
         self.sequence = sequence
 
     def request(self, ref: tuple[int | str, int], value: float | None = None) -> bytes:
-        """Read a parameter, write it, or send a command that is a text."""
+        """Return a frame that reads a parameter, writes it, or sends a command (a text)."""
         parameter, channel = ref
         if isinstance(parameter, str):
             payload = parameter
@@ -106,7 +106,7 @@ class Codec:
         return text + crc(text) + b"\r"
 
     def reply(self, request: bytes, frame: bytes) -> float | str | None:
-        """Return the value read, or a text; an acknowledgement is the empty text."""
+        """Return the value or text of a reply; an acknowledgement is an empty text."""
         head, payload, check = frame[:7], frame[7:-4], frame[-4:]
         if not re.match(rb"![0-9A-F]{6}.{4}", frame):
             return None  # a greeting
@@ -115,7 +115,7 @@ class Codec:
         if not acknowledged and check != crc(frame[:-4]):
             raise ProtocolError("wrong checksum")
         if head[1:] != request[1:7]:
-            raise ProtocolError(f"this answers something else than {request.decode().strip()}")
+            raise ProtocolError(f"this does not answer {request.decode().strip()}")
         text = payload.decode("ascii", "replace")
         if refusal := re.fullmatch(r"\+([0-9A-F]{2})", text):
             code = int(refusal[1], 16)
@@ -123,7 +123,7 @@ class Codec:
                 f"the controller refused: {ERRORS.get(code, 'device specific')} (+{code:02X})"
             )
         if not (reads or acknowledged):
-            raise ProtocolError(f"this acknowledges something else than {request.decode().strip()}")
+            raise ProtocolError(f"this does not acknowledge {request.decode().strip()}")
         if not request.startswith(b"?VR", 7):
             return text
         try:
@@ -148,7 +148,7 @@ class PeltierRack(Device):
         doc="Temperature at which this channel keeps its CCD.",
     )
     status = Readback(
-        ref=104, kind=STATUS, channels=3, doc="What the controller of this channel does."
+        ref=104, kind=STATUS, channels=3, doc="State of the controller of this channel."
     )
     current = Readback(
         unit="A", ref=1020, channels=3, doc="Current through the peltier of this channel."
@@ -165,7 +165,7 @@ class PeltierRack(Device):
         channels=3,
         words=Labels({OFF: STAGE_ENABLE[OFF], HW_ENABLE: STAGE_ENABLE[HW_ENABLE]}),
         needs_confirm_to_leave=(STAGE_ENABLE[HW_ENABLE],),
-        doc="Whether the peltier may run: HW Enable lets the coolant interlock stop it.",
+        doc="Output enable: with HW Enable the coolant interlock can stop the peltier.",
     )
 
     def __init__(self, name: str, **settings: Any) -> None:
@@ -177,7 +177,7 @@ class PeltierRack(Device):
         self._errors: dict[str, str] = {}
 
     async def on_connect(self) -> None:
-        """Discard the greeting; make sure that a TEC controller answers."""
+        """Discard the greeting, and check that TEC controllers answer."""
         await self.link.drain(0.1)
         for channel in (1, 2, 3):
             if "TEC" not in (identity := await self.ask(("?IF", channel))):
@@ -186,7 +186,7 @@ class PeltierRack(Device):
                 )
 
     async def poll(self) -> None:
-        """Read everything; put the coolant interlock back in force where it is not."""
+        """Read all fields, and restore the coolant interlock of a channel where it is bypassed."""
         await super().poll()
         for channel in (1, 2, 3):
             await self._explain(channel)
@@ -197,18 +197,17 @@ class PeltierRack(Device):
         if self.readings[f"status{channel}"].value == STATUS[3]:
             try:
                 number = int(await self.ask((105, channel)))
-                what = STOPPED_BECAUSE.get(number, "see the controller's manual")
+                what = STOPPED_BECAUSE.get(number, "see the manual of the controller")
                 self._errors[f"status{channel}"] = f"error {number} ({what})"
             except RefusedError as error:
-                self._errors[f"status{channel}"] = f"error of unknown number: {error}"
+                self._errors[f"status{channel}"] = f"error, whose number is unknown: {error}"
 
     async def _safeguard(self, name: str) -> None:
         field = self.settable(name)
-        unread = (
-            field.deployed_name in self.disabled
-        )  # a disabled reading must not switch the safeguard off
+        # the safeguard works also while the reading is disabled
+        unread = field.deployed_name in self.disabled
         now = (await self._reading(field) if unread else self.readings[name]).value
-        overdue = self.clock() - self._asserted_at.get(name, -math.inf) >= REASSERT_EVERY
+        overdue = self.clock() - self._asserted_at.get(name, -math.inf) >= RESTORE_PERIOD_S
         if now in (None, STAGE_ENABLE[HW_ENABLE]) or name in self._off_on_purpose:
             self._not_restored.pop(name, None)
             return
@@ -225,7 +224,7 @@ class PeltierRack(Device):
             self.readings[name] = await self._reading(field)
 
     async def write(self, field: Setpoint, value: float) -> None:
-        """Send a setpoint only where it differs, to spare the controller's flash memory."""
+        """Send a setpoint only if it differs, to save wear of the flash memory."""
         was_off = field.name in self._off_on_purpose
         if field.ref[0] == 2010:
             self._on_purpose(field.name, off=value == OFF)
@@ -241,31 +240,31 @@ class PeltierRack(Device):
 
     @rpc(label="Reset controller")
     async def reset(self, address: Annotated[int, Field(ge=1, le=3)]) -> None:
-        """Restart one controller of the rack; its CCD is not cooled for a few seconds."""
+        """Restart one controller; its CCD is not cooled for a few seconds."""
         self.require_online()
         await self.ask(("RS", address))
 
     def notices(self) -> Iterator[Alarm]:
-        """Return alarms for controllers in error and for stages without the interlock."""
+        """Return alarms for controllers in error, and for channels without the interlock."""
         for name, reason in self._errors.items():
             yield Alarm(name, "ERR", reason)
         for name in (f"stage_enable{channel}" for channel in (1, 2, 3)):
             now = self.readings[name].value
             if now == STAGE_ENABLE[OFF] and name in self._off_on_purpose:
-                yield Alarm(name, "WARN", f"cooling was switched off by set_{name}")
+                yield Alarm(name, "WARN", f"cooling was switched off with set_{name}")
             elif now not in (None, STAGE_ENABLE[HW_ENABLE]):
                 why = self._not_restored.get(name, "")
-                reason = f"{now}: the coolant interlock is not in force{why}"
+                reason = f"{now}: the coolant interlock is bypassed{why}"
                 yield Alarm(name, "ERR", reason)
 
 
 AMBIENT = 15.0
 DEVICE_TYPE = 1089
-"""Of a TEC-1089 family controller, as the vendor's example has it."""
+"""The type of the TEC-1089 family, from the vendor's example."""
 
 
 class _Controller:
-    """One simulated TEC: what it is told, and how hot things are."""
+    """One simulated TEC controller: its settings and temperatures (deg_C)."""
 
     def __init__(self, target: float) -> None:
         self.target, self.object, self.sink, self.enable = target, target + 0.05, 38.0, HW_ENABLE
@@ -292,7 +291,7 @@ class _Controller:
 
 
 class Simulator(Base):
-    """A rack of three controllers at -90 deg_C; opening the ``interlock`` stops the coolant."""
+    """A rack of three controllers at -90 deg_C; an open ``interlock`` means no coolant."""
 
     cut = Codec.cut
     greeting = b"Welcome to LTR-1200\r\n"
@@ -312,11 +311,11 @@ class Simulator(Base):
             controller.advance(dt, on=controller.cools(self.clock(), self.interlock))
 
     def answer(self, frame: bytes) -> bytes:
-        """Answer a frame with a good checksum and a known address; be silent otherwise."""
+        """Answer a frame with a correct checksum and a known address; be silent otherwise."""
         if frame[:1] != b"#" or len(frame) < 11 or frame[-4:] != crc(frame[:-4]):
             return b""
         address = int(frame[1:3], 16) if HEX.match(frame, 1) else 0
-        if address == self.EVERYBODY:  # they would all answer at once: nobody does
+        if address == self.EVERYBODY:  # no controller answers, because all would at once
             for controller in self.controllers.values():
                 self._reply(controller, frame)
             return b""
@@ -360,7 +359,7 @@ class Simulator(Base):
             100: DEVICE_TYPE,
             104: controller.status(now),
             105: controller.error,
-            106: int(controller.error != 0),  # of the error: its instance and parameter
+            106: int(controller.error != 0),  # the instance of the error; 107 is its parameter
             107: 0,
             108: controller.saving_disabled,
             1000: controller.object + self.random.gauss(0, 0.01),
@@ -392,7 +391,7 @@ class Simulator(Base):
         return frame[:3] + frame[7:-4]
 
     def renumber(self, reply: bytes, frame: bytes) -> bytes:
-        """Return a recorded reply with the sequence number, and a good checksum, of this frame."""
+        """Return a recorded reply with the sequence number of this frame and its checksum."""
         said = Codec.cut(bytearray(reply))
         if said is None or len(said) < 11:
             return reply
@@ -419,13 +418,13 @@ class Simulator(Base):
         return self._seal(reply[:3] + b"FFFF" + reply[7:-5])
 
     def fault_alarm(self, reply: bytes, code: int = 11, channel: int = 1) -> bytes:
-        """Put one controller into error; 0 takes it out."""
+        """Set the error of one controller; 0 clears it."""
         if channel in self.controllers:
             self.controllers[channel].error = code
         return reply
 
     def fault_static(self, reply: bytes, value: int = 1, channel: int = 1) -> bytes:
-        """Let somebody else change the output enable of a controller, once."""
+        """Change the output enable of a controller once, as another client would."""
         if channel in self.controllers:
             self.controllers[channel].enable = value
         self.faults.pop("static", None)

@@ -4,8 +4,8 @@
     <- 0001 0000 002B 01 04 28 3FA00000 ...    1.25 l/min ...
     <- 0001 0000 0003 01 84 02                 or refused: illegal address
 
-Pen i is a float at 18C0 + 2i, its six alarms the bits of 1980 + i. Sources: Honeywell X-Series user
-manual 43-TV-25-30, appendix J; that the alarms are at 1980 is known from use only.
+The value of pen i is a float at 18C0 + 2i; its six alarms are bits at 1980 + i. Sources: Honeywell
+X-Series user manual 43-TV-25-30, appendix J; the address 1980 is known only from its use.
 """
 
 import struct
@@ -17,9 +17,9 @@ from ..core import Simulator as Base
 from ..core.modbus import Modbus
 
 RECORDED_AS = (0, 1, 2, 3, 8, 9)
-"""The recorder's numbers of our pens 1 to 6: the flows of CCD 1 to 5, and of the NGC."""
+"""The recorder's numbers of pens 1 to 6, which measure the flows of CCD 1 to 5 and of the NGC."""
 PENS, ALARMS = (0x18C0, 20), (0x1980, 10)
-"""The first register and their number: ten values, of two registers each, and ten alarms."""
+"""The first register and the number of registers: ten values of two each, and ten alarms."""
 SIX_BITS = 0x3F
 
 
@@ -32,7 +32,7 @@ class FlowRecorder(Device):
         unit="l / min",
         question=PENS,
         channels=6,
-        doc="Flow of the coolant that this pen of the recorder measures.",
+        doc="Coolant flow that this pen measures.",
     )
     alarm = Readback(
         question=ALARMS,
@@ -42,7 +42,7 @@ class FlowRecorder(Device):
     )
 
     def value_in(self, answer: list[int], field: Readback) -> Value:
-        """Return what the registers of all pens, or of all alarms, say of one pen."""
+        """Return the value or the alarm of one pen from the registers of all pens."""
         _, number = field.ref
         place = RECORDED_AS[number - 1]
         if field.question == ALARMS:
@@ -51,14 +51,18 @@ class FlowRecorder(Device):
         return float(flow)
 
     def notices(self) -> Iterator[Alarm]:
-        """Return an alarm for each pen of which the recorder reports one."""
+        """Return an alarm for each pen that the recorder reports in alarm."""
         for n in range(1, 7):
             if self.readings[f"alarm{n}"].value:
-                yield Alarm(f"alarm{n}", "ERR", f"the recorder reports an alarm of pen {n}")
+                yield Alarm(
+                    f"alarm{n}",
+                    "ERR",
+                    f"the flow recorder reports an alarm on pen {n}: see its display",
+                )
 
 
 class Simulator(Base):
-    """A recorder whose flows hover about ``flow`` while the ``pump`` runs."""
+    """A recorder whose flows are about ``flow`` (l/min) while the ``pump`` runs."""
 
     controls = ("flow", "pump", "alarms")
     ranges: ClassVar[dict[str, Range]] = {"alarms": (0, 0xFFFF)}
@@ -66,7 +70,7 @@ class Simulator(Base):
     cut = Exactly(6, lambda buffer: 6 + int.from_bytes(buffer[4:6], "big"))
 
     def answer(self, frame: bytes) -> bytes:
-        """Answer functions 3 and 4; exceptions 1 and 2 for others and for other addresses."""
+        """Answer functions 3 and 4; other functions and addresses get exceptions 1 and 2."""
         if len(frame) < 8:
             return b""
         if len(frame) < 12 or frame[7] not in (3, 4):
@@ -111,7 +115,7 @@ class Simulator(Base):
         return b"\xff\xff" + reply[2:]
 
     def fault_nan(self, reply: bytes) -> bytes:
-        """Measure nothing: a broken sensor."""
+        """Answer NaN, as with a broken sensor."""
         return reply[:9] + b"\x7f\xc0\x00\x00" * ((len(reply) - 9) // 4)
 
     def fault_truncated(self, reply: bytes) -> bytes:

@@ -1,19 +1,20 @@
-"""ESO NGC, the controller of the detectors, through the command-line programs of its software.
+"""ESO NGC, the detector controller, through the command-line programs of its software.
 
     $ ngcbCmd "cldc 0 enable"       a command; exit status 0, and the reply on standard output,
-    $ ngcbCmd start                 or another status, and why not
+    $ ngcbCmd start                 or another status, and the reason
     $ ngcbCmd status DET.FRAM2.NO
-    DET.FRAM2.NO 12                 the keyword and its value, which may have blanks
+    DET.FRAM2.NO 12                 the keyword and its value, which may contain blanks
     $ dbRead "<alias>ngcircon_ircam1:exposure.expStatusName"
-    ... = integrating               the value is what follows the last =
+    ... = integrating               the value follows the last =
     $ dbWrite "<alias>ngcircon_ircam1:exposure.newDataFileName" run0012.fits
     $ ngcdcsStartServer IRCAM1 -port 8080
     $ ngcdcsStopServer IRCAM1
 
 States: OFF (its server is not running), LOADED, STANDBY, ONLINE (the hardware is connected).
 
-Source: the predecessor, and ESO's manual VLT-MAN-ESO-13660-4086; that of the infrared branch, which
-HiPERCAM uses, was not to be had, so it is uncertain that DET.FRAM2.BREAK 0 means an endless run.
+Sources: the predecessor, and ESO's manual VLT-MAN-ESO-13660-4086. The manual of the infrared
+branch, which HiPERCAM uses, was not available, so it is uncertain that DET.FRAM2.BREAK 0 means no
+limit.
 """
 
 import re
@@ -50,36 +51,36 @@ FRAME, LIMIT, TRIGGER = "DET.FRAM2.NO", "DET.FRAM2.BREAK", "DET.SEQ.TRIGGER"
 DISK = "disk"
 
 FINISHED = ("success", "aborted", "inactive", "failure")
-MAX_AGE = 30.0
-"""Seconds after which even what does not change by itself is read again."""
-COUNTDOWN_AGE = 6.0
-USUAL, SLOW = 10.0, 60.0
-"""Seconds within which a command has to end."""
+MAX_AGE_S = 30.0
+"""Values that do not change by themselves are read again after this time."""
+MAX_COUNTDOWN_AGE_S = 6.0
+USUAL_S, SLOW_S = 10.0, 60.0
+"""Timeouts of a command."""
 TAKE_LONG = {"online", "standby", "off", "exit", "reset", "start", "stop", "abort", "acqproc"}
-SERVER_PAUSE, SETUP_PAUSE = 0.05, 0.1
+SERVER_PAUSE_S, SETUP_PAUSE_S = 0.05, 0.1
 ENDS_A_RUN = ("exit", "off", "standby", "reset", "cldc 0 disable", "seq stop", "seq 0 stop")
 ANY_TIME = (*ENDS_A_RUN, "stop", "abort")
-"""What must not wait until a setup is loaded."""
+"""The commands that are also carried out while a setup is being loaded."""
 MIN_SPACE_GB = 1.0
-"""GB without which no run is started."""
-WAITS_AFTER = 15.0
-"""Seconds without a trigger after which a run that waits for one is a warning."""
-RATE_OVER = 15
-"""Looks at a growing file over which its rate is a mean."""
+"""No run is started with less free space."""
+MAX_UNTRIGGERED_S = 15.0
+"""A run that waits longer for a trigger raises a warning."""
+RATE_LOOKS = 15
+"""The data rate is the mean over this many looks at the file."""
 
 
 class Codec:
-    """Command lines, and what the programs print."""
+    """The command lines of the programs, and the parser of their output."""
 
     def request(self, ref: Iterable[str], value: None = None) -> bytes:
-        """Return the command line of a program and its arguments. ValueError if it is no text."""
+        """Return the command line of a program. Raises ValueError unless it is one line of text."""
         line = shlex.join(ref)
         if not line.isprintable():
             raise ValueError(f"{line[:80]!r} cannot be sent: it is not one line of text")
         return line.encode()
 
     def reply(self, request: bytes, frame: bytes) -> str:
-        """Return the reply of a command, or a value of the database; RefusedError with why not."""
+        """Return the reply of a command, or a value of the database. Raises RefusedError."""
         said = frame.decode("utf-8", "replace").strip()
         if isinstance(frame, Output) and frame.status:
             errors = frame.errors.decode("utf-8", "replace").strip()
@@ -87,7 +88,7 @@ class Codec:
         if request.startswith(b"dbRead "):
             _, equals, value = said.rpartition("=")
             if not equals or (value := value.strip()) in ("", "ERR"):
-                raise RefusedError(f"the database has no value: {said[:200]!r}")
+                raise RefusedError(f"the database has no value: it answered {said[:200]!r}")
             return value
         return said
 
@@ -117,7 +118,7 @@ def command(line: str, doc: str, label: str = "") -> Any:
 
 
 class Known(NamedTuple):
-    """What was answered, or the reason why nothing was; and when."""
+    """The last answer to a question, or the error instead of one, and its time."""
 
     at: float
     answer: Any
@@ -126,12 +127,11 @@ class Known(NamedTuple):
 class Controller(Device):
     """The controller of the detectors.
 
-    What its procedures return is what programs in use take apart: a message and whether it was
-    done, in this order, but for ``load_setup``, where they are the other way round.
+    Its procedures return what deployed programs expect: a message and whether the command was
+    carried out; ``load_setup`` returns them in the opposite order.
 
-    While ``load_setup`` or ``setup_ngc_server`` gives its commands, no other is carried out but
-    one that ends a run: the rest is refused, so that no run starts with half of a setup, or with a
-    mixture of two.
+    While ``load_setup`` or ``setup_ngc_server`` sends its commands, all other commands are refused
+    unless they end a run. So no run starts with half of a setup, or a mixture of two.
     """
 
     link_type: ClassVar[Any] = Programs
@@ -158,20 +158,20 @@ class Controller(Device):
     run_number = attribute(
         NEWEST, "Number of the run that is going on, or of the last one.", int, name="run"
     )
-    frames_done = Readback(ref=FRAME, kind=int, doc="Number of frames that the run has so far.")
+    frames_done = Readback(ref=FRAME, kind=int, doc="Frames of the run so far.")
     frames_expected = Readback(
-        ref=LIMIT, kind=int, doc="Number of frames after which the run ends; null if it is endless."
+        ref=LIMIT, kind=int, doc="Frames after which the run ends; null if it is endless."
     )
     data_rate = Readback(
         unit="MB / s",
         ref=DISK,
-        doc="Growth of the file of the run in a second, the mean over half a minute.",
+        doc="Growth of the run's file, mean over half a minute.",
     )
     disk_free = Readback(
         unit="GB",
         ref=DISK,
         healthy=(10, float("inf")),
-        doc="Space left on the disk of the runs; below 1 GB no run is started.",
+        doc="Free space on the disk of the runs; below 1 GB no run is started.",
     )
 
     def __init__(self, name: str, **settings: Any) -> None:
@@ -179,23 +179,23 @@ class Controller(Device):
         self._known: dict[str, Known] = {}
         self._asking: set[str] = set()
         self._changed = 0.0
-        self._sizes: deque[tuple[float, int]] = deque(maxlen=RATE_OVER)
-        self._together = ""  # the procedure whose commands belong together, while it gives them
-        self._triggered = False  # whether frames wait for triggers, as far as it was set here
-        self._triggers = 0  # given since the start of the run
-        self._frame_at = 0.0  # when a frame, a trigger or the start was seen last
-        self._header: set[str] = set()  # keywords now in the header
+        self._sizes: deque[tuple[float, int]] = deque(maxlen=RATE_LOOKS)
+        self._together = ""  # the procedure that is sending commands that belong together
+        self._triggered = False  # whether frames wait for triggers, as set by this program
+        self._triggers = 0  # sent since the start of the run
+        self._frame_at = 0.0  # the time of the last frame, trigger or start
+        self._header: set[str] = set()  # the keywords that are in the header now
 
     # --- telemetry --------------------------------------------------------------------------
 
     async def on_connect(self) -> None:
-        """Know nothing."""
+        """Forget all answers, so that everything is read again."""
         self._known.clear()
         self._asking.clear()
         self._sizes.clear()
 
     async def poll(self) -> None:
-        """Read what can have changed since it was read."""
+        """Read the values that may have changed."""
         before = [self._said(name) for name in ALWAYS]
         due = [name for name in DATABASE if self._due(name)]
         await self._refresh(due)
@@ -216,36 +216,36 @@ class Controller(Device):
         }
 
     def _due(self, name: str) -> bool:
-        """Return whether to start a program now to read this name again."""
+        """Return whether a value must be read again, which starts a program."""
         known = self._known.get(name)
         if known is None or known.at <= self._changed:
             return True
-        age = MAX_AGE
+        age = MAX_AGE_S
         hung = name == DISK and isinstance(known.answer, TimeoutError)
         if name == STATE and self.active and isinstance(self._answer(FRAME), int):
-            pass  # only a controller that is ONLINE tells the frame
+            pass  # only a controller that is ONLINE reports the frame
         elif name in ALWAYS or (self.active and name in (FRAME, DISK) and not hung):
             age = 0.0
         elif self.active and name == COUNTDOWN:
-            age = COUNTDOWN_AGE
+            age = MAX_COUNTDOWN_AGE_S
         return not 0 <= self.clock() - known.at < age
 
     def _answer(self, name: str) -> Any:
-        """Return what was answered last, or the reason why nothing was; None if never asked."""
+        """Return the last answer, or the error instead of one; None if it was never asked."""
         known = self._known.get(name)
         return known and known.answer
 
     def _said(self, name: str) -> str:
-        """Return what the database said last; the reason if it said nothing."""
+        """Return the last answer of the database, or the text of its error."""
         return str(self._answer(name) or "")
 
     @property
     def active(self) -> bool:
-        """Whether a run goes on, as far as is known."""
+        """Whether a run is active, according to the last answer."""
         return self._said(SUBSTATE) == "active"
 
     def _ask_frames(self) -> None:
-        """Ask what only the server knows, without waiting: it must not hold up the rest."""
+        """Ask the server for frame numbers without waiting, because it may be busy."""
         if self._said(STATE) != "ONLINE":
             self._known.pop(FRAME, None)
             self._known.pop(LIMIT, None)
@@ -253,7 +253,7 @@ class Controller(Device):
         for key in (FRAME, LIMIT):
             if key not in self._asking and self._due(key):
                 question = ("ngcbCmd", "status", key)
-                self.link.ask_beside(self.codec, question, USUAL, partial(self._hear, key))
+                self.link.ask_beside(self.codec, question, USUAL_S, partial(self._hear, key))
                 self._asking.add(key)
 
     def _hear(self, key: str, answer: Any) -> None:
@@ -294,7 +294,7 @@ class Controller(Device):
             self._sizes.clear()
 
     async def read(self, field: Readback) -> Value | None:
-        """Return a value from what is known."""
+        """Return a value from the last answers."""
         if field.ref in (FRAME, LIMIT) and self._said(STATE) != "ONLINE":
             return None
         if (known := self._known.get(field.ref)) is None:
@@ -313,26 +313,28 @@ class Controller(Device):
         return field.kind(known.answer)
 
     def _run(self) -> int:
-        """Return the number of the run that goes on, or of the last one; RefusedError if unknown.
+        """Return the number of the active run, or of the last one. Raises RefusedError.
 
-        The newest file is that of the last run that has ended.
+        The newest file is that of the last finished run.
         """
         number = runs.number_of(self._said(NEWEST))
         how = self._said(STATUS)
         if number is None or how not in (*FINISHED, "integrating"):
-            raise RefusedError(f"no run can be told from {self._said(NEWEST)!r}, {how!r}")
+            raise RefusedError(
+                f"the number of the run is unknown: file {self._said(NEWEST)!r}, status {how!r}"
+            )
         return number + (how == "integrating")
 
     def _rate(self, size: int | None) -> float | None:
         if isinstance(self._answer(SUBSTATE), Exception):
-            raise RefusedError(f"whether a run goes on is not known: {self._said(SUBSTATE)}")
+            raise RefusedError(f"it is unknown whether a run is active: {self._said(SUBSTATE)}")
         if not self.active:
             return 0.0
         frames = self._answer(FRAME)
         if size is None and isinstance(frames, int) and frames > 0:
             raise RefusedError(
                 f"{runs.file_name(self._run())} is not in {self._folder()}: "
-                "is the setting data the folder of the runs?"
+                "check the setting data, the folder of the runs"
             )
         if len(self._sizes) < 2:
             return None
@@ -344,31 +346,35 @@ class Controller(Device):
             return runs.folder_of(self.data)
         folder = self._said(BASE).rpartition("/")[0]
         if not folder.startswith("/"):
-            raise RefusedError(f"no folder can be told from {self._said(BASE)!r}: set data")
+            raise RefusedError(
+                f"the folder of the runs is unknown (base name {self._said(BASE)!r}): set data"
+            )
         return runs.folder_of(folder)
 
     def notices(self) -> Iterator[Alarm]:
-        """Return alarms for an error of the controller and for a run without its trigger."""
+        """Return alarms for an error of the controller, and for a run that waits for a trigger."""
         if self.connection == "online" and self._said(SUBSTATE) == "error":
-            reason = "the controller reports an error; see its log, then call reset"
+            reason = "the controller reports an error: read its log, then call reset"
             yield Alarm(SUBSTATE, "ERR", reason)
         frames = self._answer(FRAME)
         waits = self._triggered and self.active and frames == self._triggers
-        if waits and self.clock() - self._frame_at > WAITS_AFTER:
+        if waits and self.clock() - self._frame_at > MAX_UNTRIGGERED_S:
             reason = (
-                f"frame {frames + 1} waits for a trigger: to dither the telescope call "
-                f"gtc.start_nodding (after gtc.load_nod_pattern), for one frame {self.name}.trigger"
+                f"frame {frames + 1} waits for a trigger: call gtc.start_nodding (after "
+                f"gtc.load_nod_pattern) to dither, or {self.name}.trigger for one frame"
             )
             yield Alarm("frames_done", "WARN", reason)
 
     # --- commands ---------------------------------------------------------------------------
 
     async def _do(self, *program: str, within: float = 0.0) -> str:
-        """Run a program, in its turn; raises as ``Programs.command``."""
+        """Run a program in its turn. Raises as ``Programs.command``."""
         slow = bool(TAKE_LONG & set(program[1].split()[:1]))
         line = " ".join(" ".join(program[1:]).split())
         try:
-            said = await self.link.command(self.codec, program, within or (SLOW if slow else USUAL))
+            said = await self.link.command(
+                self.codec, program, within or (SLOW_S if slow else USUAL_S)
+            )
         except TimeoutError as error:
             self._note(line)
             raise TimeoutError(f"{error}; it may have been carried out") from None
@@ -376,7 +382,7 @@ class Controller(Device):
         return str(said)
 
     def _note(self, line: str) -> None:
-        """Note a command that was, or may have been, carried out, if it is about triggers."""
+        """Note a command about triggers that was, or may have been, carried out."""
         if value := re.search(rf"\b{re.escape(TRIGGER)} (\w)", line):
             self._triggered = value[1] == "T"
         if line in ("start", "seq trigger"):
@@ -384,12 +390,12 @@ class Controller(Device):
             self._frame_at = self.clock()
 
     def _read_all(self) -> None:
-        """Read everything again, now."""
+        """Read all values again at once."""
         self._changed = self.clock()
         self.poll_now()
 
     async def _reply(self, *arguments: str, confirm: bool | None = None) -> list[Any]:
-        """Give a command; return the reply and whether it was carried out."""
+        """Send a command; return the reply and whether it was carried out."""
         line = " ".join(" ".join(arguments).lower().split())
         try:
             if not line.startswith(ANY_TIME):
@@ -403,13 +409,13 @@ class Controller(Device):
             self._read_all()
 
     def _require_nothing_together(self) -> None:
-        """Raise NotAllowedError while commands that belong together are given."""
+        """Raise NotAllowedError while commands that belong together are being sent."""
         if self._together:
-            raise NotAllowedError(f"{self._together} is not done yet; try again when it is")
+            raise NotAllowedError(f"{self._together} is not finished; try again when it is")
 
     @contextmanager
     def _giving_together(self, what: str) -> Iterator[None]:
-        """Keep other commands out; NotAllowedError if others are kept out already."""
+        """Refuse other commands within the context. Raises NotAllowedError if it is already so."""
         self._require_nothing_together()
         self._together = what
         try:
@@ -419,14 +425,14 @@ class Controller(Device):
             self._read_all()
 
     async def _ask_not_to_end_a_run(self) -> None:
-        """Raise NotAllowedError if a run goes on, or if that cannot be told."""
+        """Raise NotAllowedError if a run is active, or if that is unknown."""
         try:
             if await self.ask(database(SUBSTATE)) != "active":
                 return
             why = "a run is active, and this would end it"
         except (RefusedError, *LINK_LOST) as error:
-            why = f"whether a run is active cannot be told ({error})"
-        raise NotAllowedError(f"{why}; to do it all the same, add confirm=true")
+            why = f"it is unknown whether a run is active ({error})"
+        raise NotAllowedError(f"{why}; add confirm=true to do it anyway")
 
     online = command("online", "Connect the hardware and reset it: state ONLINE.")
     standby = command("standby", "Disconnect the hardware; the sub-processes stay: state STANDBY.")
@@ -452,11 +458,11 @@ class Controller(Device):
             return [why, False]
         return await self._reply("start")
 
-    @rpc(audience="engineer", label="Give command")
+    @rpc(audience="engineer", label="Send command")
     async def cmd(
         self, cmd: str, *args: str | int | float | bool, confirm: bool | None = None
     ) -> list[Any]:
-        """Give any command to the controller, with arguments."""
+        """Send any command with arguments to the controller."""
         return await self._reply(cmd, *map(text_of, args), confirm=confirm)
 
     @rpc(audience="engineer", label="Set keyword")
@@ -465,8 +471,8 @@ class Controller(Device):
         return await self._reply("setup", param_name, text_of(value))
 
     async def _ask_server(self, *question: str) -> str:
-        """Ask the server: it may be busy with a command, but the database is not."""
-        answer = await self.link.ask(self.codec, ("ngcbCmd", *question), within=USUAL)
+        """Ask the server, which, unlike the database, may be busy with a command."""
+        answer = await self.link.ask(self.codec, ("ngcbCmd", *question), within=USUAL_S)
         return str(answer)
 
     @rpc(read_only=True)
@@ -481,7 +487,7 @@ class Controller(Device):
 
     @rpc(read_only=True)
     async def summary(self) -> dict[str, str]:
-        """Return nine attributes of the database as texts; ERR for one that has no value."""
+        """Return nine attributes of the database as texts; ERR for one without a value."""
         try:
             answers = await self.link.ask_all(self.codec, map(database, DATABASE))
         except LINK_LOST as error:
@@ -492,7 +498,7 @@ class Controller(Device):
         }
 
     async def _why_no_run(self) -> str:
-        """Return why a run cannot be started; nothing if it can, or if that is not known."""
+        """Return why a run cannot be started; empty if it can, or if that is unknown."""
         wanted = (STATE, SUBSTATE, CLOCKS)
         try:
             state, substate, clocks = await self.link.ask_all(self.codec, map(database, wanted))
@@ -501,21 +507,24 @@ class Controller(Device):
         disk = self._answer(DISK)
         free = disk[0] if isinstance(disk, tuple) else MIN_SPACE_GB
         if isinstance(state, str) and state != "ONLINE":
-            first = "start_ngc_server, then online," if state == "OFF" else "online"
-            return f"no run can be started: the controller is {state}; call {first} first"
+            first = "start_ngc_server, then online" if state == "OFF" else "online first"
+            return f"no run can be started: the controller is {state}; call {first}"
         if substate == "active":
             return "no run can be started: one is active; call stop or abort first"
         if clocks == "disabled":
             return "no run can be started: the clock voltages are disabled; call pon first"
         if free < MIN_SPACE_GB:
-            return f"no run can be started: {free:.2f} GB are left on the disk; make room first"
+            return (
+                f"no run can be started: {free:.2f} GB of disk are free, and {MIN_SPACE_GB:g} GB "
+                "are needed; delete files first"
+            )
         return ""
 
     # --- the server of the controller -------------------------------------------------------
 
     @rpc(label="Start server")
     async def start_ngc_server(self, gui: bool | int = False) -> bool:
-        """Start the controller's server: state LOADED; with gui, also its own panel."""
+        """Start the controller's server: state LOADED; ``gui``: with its own panel."""
         port = self.link.variable("NGC_PORT", "8080")
         panel = ("-gui",) if gui else ()
         start = ("ngcdcsStartServer", "IRCAM1", "-port", port, *panel)
@@ -532,7 +541,7 @@ class Controller(Device):
 
     @rpc(label="Set up server")
     async def setup_ngc_server(self) -> bool:
-        """Set what HiPERCAM needs, and continue the numbers of the existing runs."""
+        """Set up the server for HiPERCAM, and continue the run numbers of the existing files."""
         with self._giving_together("setup_ngc_server"):
             return await self._setup_server()
 
@@ -541,7 +550,7 @@ class Controller(Device):
             await self._refresh([BASE])
             folder = self._folder()
             place = runs.place_of(folder)
-            last = await self.link.in_thread(place, runs.newest, folder, within=USUAL)
+            last = await self.link.in_thread(place, runs.newest, folder, within=USUAL_S)
         except (RefusedError, *LINK_LOST) as error:
             return self._failed("setup_ngc_server", str(error))
         commands = [
@@ -553,12 +562,12 @@ class Controller(Device):
         return await self._all("setup_ngc_server", commands)
 
     async def _all(self, what: str, commands: list[tuple[str, ...]]) -> bool:
-        """Give commands; the first that fails ends it, and becomes an alarm until it succeeds."""
+        """Send commands until one fails, which is an alarm until the next success."""
         for command in commands:
             try:
-                await self.link.pause(SERVER_PAUSE)
-                await self._do(*command, within=SLOW)
-                await self.link.pause(SERVER_PAUSE)
+                await self.link.pause(SERVER_PAUSE_S)
+                await self._do(*command, within=SLOW_S)
+                await self.link.pause(SERVER_PAUSE_S)
             except (RefusedError, ValueError, *LINK_LOST) as error:
                 return self._failed(what, f"{' '.join(command)}: {error}")
         self.refused.pop(what, None)
@@ -574,7 +583,7 @@ class Controller(Device):
 
     @rpc()
     async def load_setup(self, data: Any, *, confirm: bool | None = None) -> list[Any]:
-        """Prepare the next run and end one that goes on; return whether done, and a message."""
+        """Prepare the next run and end an active one; return whether it was done, and a message."""
         try:
             run = setups.read(data)
             if confirm is False:
@@ -594,7 +603,7 @@ class Controller(Device):
             kept = {keyword for keyword, value in given.items() if value != '""'}
             try:
                 if done and not (given and header(done[-1])):
-                    await self.link.pause(SETUP_PAUSE)
+                    await self.link.pause(SETUP_PAUSE_S)
                 await self._do("ngcbCmd", line)
             except (RefusedError, ValueError, *LINK_LOST) as error:
                 if not isinstance(error, RefusedError):
@@ -605,10 +614,10 @@ class Controller(Device):
             self._header = self._header - given.keys() | kept
         if LIMIT not in sent or run.numexp:
             return [True, "All OK"]
-        return [True, f"All OK; {LIMIT} was set to 0: see whether the run goes on without a limit"]
+        return [True, f"All OK; {LIMIT} was set to 0: check that the run continues without a limit"]
 
     async def _limited(self) -> bool:
-        """Return whether an earlier run has left a limit of frames; False if unknown."""
+        """Return whether an earlier setup has left a limit of frames; False if unknown."""
         try:
             return value_of(LIMIT, await self._ask_server("status", LIMIT)) not in ("", "0")
         except (RefusedError, *LINK_LOST):
@@ -616,37 +625,38 @@ class Controller(Device):
 
     @rpc(audience="program")
     async def add_hdu(self, table_data: str, run_number: int) -> list[Any]:
-        """Append a table (ECSV) to a run that has ended; return a message and whether it is in."""
+        """Append a table (ECSV) to a finished run; return a message and whether it was added."""
         try:
             active = await self.ask(database(SUBSTATE)) == "active"
             await self._refresh((STATUS, BASE, NEWEST))
             if active and self._run() == run_number:
                 return [f"run {run_number} is still being written; add the table after it", False]
             folder = self._folder()
-            place = f"{runs.place_of(folder)} (appending a table)"  # beside looks: it may take long
+            # in another thread than the looks, because it may take long
+            place = f"{runs.place_of(folder)} (appending a table)"
             work = tables.append, folder, run_number, table_data
             try:
-                return [await self.link.in_thread(place, *work, within=SLOW), True]
+                return [await self.link.in_thread(place, *work, within=SLOW_S), True]
             except TimeoutError as error:
-                return [f"{error}; add the table again later: it will not be in it twice", False]
+                return [f"{error}; add the table again later: it will not be added twice", False]
         except (RefusedError, ValueError, *LINK_LOST) as error:
             return [str(error) or type(error).__name__, False]
 
 
 def header(line: str) -> dict[str, str]:
-    """Return the header keywords that a command sets, and their values as it has them."""
+    """Return the header keywords that a command sets, and their values as written in it."""
     if not line.startswith("setup ") or line.startswith("setup DET."):
         return {}
     return dict(re.findall(r'(\S+) ("[^"]*"|\S+)', line.removeprefix("setup ")))
 
 
 def text_of(value: str | int | float | bool) -> str:
-    """Return an argument as the controller takes it: T and F for what is true and false."""
+    """Return an argument as the controller reads it; true and false are T and F."""
     return "FT"[value] if isinstance(value, bool) else str(value)
 
 
 def value_of(key: str, said: str) -> str:
-    """Return the value in the answer to ``status KEY``; RefusedError if it is of another key."""
+    """Return the value in the answer to ``status KEY``. Raises RefusedError for another key."""
     name, _, value = said.partition(" ")
     if name != key:
         raise RefusedError(f"unexpected answer to status {key}: {said[:200]!r}")

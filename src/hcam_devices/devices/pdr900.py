@@ -3,9 +3,9 @@
     -> @001PR1?;FF
     <- @001ACK1.23E-5;FF     or, when it refuses,    @001NAK160;FF
 
-Sources: MKS 902B and 910 operation manuals (the command language of all 900-series transducers,
-p. 12-24) and MKS 946 manual, table 9-15 (NAK codes). The manual of the PDR900 itself was not found:
-that ``ADC`` asks for the controller's address is known from its use only.
+Sources: MKS 902B and 910 operation manuals (commands of all 900-series transducers, p. 12-24) and
+MKS 946 manual, table 9-15 (NAK codes). The manual of the PDR900 itself was not found: the command
+``ADC``, which asks for the controller's address, is known only from its use.
 """
 
 import math
@@ -36,7 +36,7 @@ HIGHEST = 1500.0
 
 
 class Codec:
-    """The language of one address; 254 asks everybody, and anybody may answer."""
+    """The protocol for one address; 254 addresses every gauge, and any gauge may answer."""
 
     cut = Until(b";FF")
 
@@ -44,16 +44,16 @@ class Codec:
         self.address = address
 
     def request(self, ref: str, value: str | None = None) -> bytes:
-        """Ask for ``ref``, or set it."""
+        """Return the bytes that ask for ``ref``, or set it to a value."""
         return f"@{self.address:03d}{ref}{'?' if value is None else '!' + value};FF".encode()
 
     def reply(self, request: bytes, frame: bytes) -> str:
-        """Return the text after ACK; RefusedError for NAK."""
+        """Return the text after ACK. Raises RefusedError for NAK."""
         match = re.fullmatch(r"@(\d{3})(?:ACK([^;@]*)|NAK(\d+))", frame.decode("ascii", "replace"))
         if match is None:
-            raise ProtocolError("this is not the reply of a PDR900")
+            raise ProtocolError("this is not a reply of a PDR900")
         if self.address not in (EVERYBODY, int(match[1])):
-            raise ProtocolError(f"address {match[1]} answered, {self.address:03d} was asked")
+            raise ProtocolError(f"address {match[1]} answered instead of {self.address:03d}")
         if match[3]:
             meaning = NAK.get(int(match[3]), "not in the manual")
             asked = request[4:-3].decode()
@@ -62,7 +62,7 @@ class Codec:
 
 
 def pressure_number(text: str) -> float:
-    """Return a pressure; ValueError unless it is in the three-digit form of the manual."""
+    """Return a pressure. Raises ValueError unless it has the three-digit form of the manual."""
     if not re.fullmatch(r"\d\.\d\dE[-+]?\d{1,2}", text):
         raise ValueError(f"the gauge answered {text!r}, which is not a pressure")
     return float(text)
@@ -89,7 +89,7 @@ class VacuumGauge(Device):
         self.codec = Codec(self.address)
 
     async def on_connect(self) -> None:
-        """Learn the address of the gauge, so that no other can answer in its place."""
+        """Ask for the address of the gauge, so that no other gauge can answer in its place."""
         self.codec = Codec(self.address)
         text = await self.ask("ADC")
         if not re.fullmatch(r"\d{3}", text):
@@ -97,25 +97,25 @@ class VacuumGauge(Device):
         self.codec = Codec(int(text))
 
     async def read(self, field: Readback) -> float:
-        """Return the pressure in mbar, whatever unit the gauge has been switched to."""
+        """Return the pressure in mbar, whatever unit the gauge uses."""
         pressure = float(field.kind(await self.ask(field.ref)))
         unit = await self.ask("U")
         if unit not in MBAR:
-            raise ValueError(f"the gauge measures in {unit!r}, which is not known")
+            raise ValueError(f"the gauge measures in {unit!r}, an unknown unit")
         if pressure * MBAR[unit] > HIGHEST:
-            raise ValueError(f"the gauge answered {pressure:g} {unit}, more than it can measure")
+            raise ValueError(f"the gauge answered {pressure:g} {unit}, above its measuring range")
         return pressure * MBAR[unit]
 
 
 class Simulator(Base):
-    """A gauge in a head that is being pumped; it refuses what it does not know.
+    """A gauge in a head that is being pumped; it refuses unknown commands.
 
-    Its setup may be ``locked``. Unit, address and the logger of the controller can be set.
+    Its setup may be ``locked``. Unit, address and logger can be set.
     """
 
     cut = Until(re.compile(b";FF", re.IGNORECASE))
     controls = ("pressure", "base", "unit", "address", "locked")
-    SAYS: ClassVar[dict[str, str]] = {
+    CONSTANTS: ClassVar[dict[str, str]] = {
         "SNC": "1125123457",
         "FVC": "1.10",
         "SN": "1125123456",
@@ -126,22 +126,22 @@ class Simulator(Base):
         "TIM": "1234",
         "TEM": "2.31E+1",
     }
-    """What it is. Only the serial number of the transducer is a published one."""
+    """The constant answers. Only the serial number of the transducer is a published one."""
     pressure, base, unit, address, locked = 1e-5, 1e-5, "MBAR", 1, False
     logging, interval = "STOP", "00:00:10"
 
     def answer(self, frame: bytes) -> bytes:
-        """Obey one command; silence for other addresses, and if everybody was told."""
+        """Answer one command; be silent to other addresses and to 255."""
         match = re.fullmatch(rb"@(\d{3})([A-Z0-9]+)([?!])(.*)", frame[frame.rfind(b"@") :].upper())
         if not match or int(match[1]) not in (self.address, EVERYBODY, EVERYBODY_SILENTLY):
             return b""
         here = self.address
         asked, value = match[2].decode(), match[4].decode("ascii", "replace")
-        said = self._ask(asked) if match[3] == b"?" else self._write(asked, value)
-        return b"" if int(match[1]) == EVERYBODY_SILENTLY else f"@{here:03d}{said};FF".encode()
+        text = self._ask(asked) if match[3] == b"?" else self._write(asked, value)
+        return b"" if int(match[1]) == EVERYBODY_SILENTLY else f"@{here:03d}{text};FF".encode()
 
     def _ask(self, ref: str) -> str:
-        known = self.SAYS | {
+        known = self.CONSTANTS | {
             "ADC": f"{self.address:03d}",
             "AD": f"{self.address:03d}",
             "U": self.unit,
@@ -175,17 +175,17 @@ class Simulator(Base):
             return "NAK169"
         return f"ACK{value}"
 
-    def _say(self, text: str) -> bytes:
+    def _reply(self, text: str) -> bytes:
         return f"@{self.address:03d}{text};FF".encode()
 
     def advance(self, dt: float) -> None:
-        """Pump toward the base pressure: a decade in about a minute."""
+        """Pump towards the base pressure: a decade in about a minute."""
         now, base = (math.log(max(p, 1e-9)) for p in (self.pressure, self.base))
         self.pressure = math.exp(toward(now, base, dt, 60))
 
     def fault_error(self, reply: bytes, code: int = 160) -> bytes:
         """Refuse everything."""
-        return self._say(f"NAK{code}")
+        return self._reply(f"NAK{code}")
 
     def fault_identity(self, reply: bytes, address: int = 2) -> bytes:
         """Answer as another gauge."""
@@ -193,7 +193,7 @@ class Simulator(Base):
 
     def fault_text(self, reply: bytes, text: str = "OFF") -> bytes:
         """Answer with something that is not a number."""
-        return self._say(f"ACK{text}")
+        return self._reply(f"ACK{text}")
 
     def fault_unsolicited(self, reply: bytes) -> bytes:
         """Send an unsolicited line after each reply."""

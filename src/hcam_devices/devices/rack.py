@@ -4,8 +4,8 @@
     -> getHumidity                      percent
     -> getTelescopeParams               header groups; the air's temperature is T_TUBE, in deg C
 
-The telescope is asked over CORBA (``telescope.corba``). Its interface is not public: operations and
-units are known from their use by the predecessor, hcam_devices 1.7.4; result types are inferred.
+The telescope is read over CORBA (``telescope.corba``). Its interface is not public: operations and
+units are known from their use in the predecessor, hcam_devices 1.7.4; result types are inferred.
 """
 
 import math
@@ -18,21 +18,21 @@ from ..telescope.sim import Simulator  # noqa: F401  (Device finds it by its nam
 
 MAGNUS_A, MAGNUS_B = 17.625, 243.04
 HUMIDITIES, TEMPERATURES = (0.0, 110.0), (-90.0, 60.0)
-"""What can be true of air, in percent (sensors err by some) and deg C."""
+"""Plausible values of the air, in percent (allowing for sensor errors) and deg C."""
 
 
 def dew_point(temperature: float, humidity: float) -> float:
     """Return the dew point in deg C of air of a temperature in deg C and a humidity in percent.
 
-    Magnus' formula, with the coefficients of Alduchov and Eskridge (1996): good to 0.4 % of the
-    vapour pressure from -40 to 50 deg C. Raises ValueError for what cannot be air's.
+    Magnus' formula, with the coefficients of Alduchov and Eskridge (1996): accurate to 0.4 % of the
+    vapour pressure from -40 to 50 deg C. Raises ValueError for an implausible value.
     """
     low, high = HUMIDITIES
     if not low < humidity <= high:
-        raise ValueError(f"no dew point: a humidity of {humidity:g} % cannot be")
+        raise ValueError(f"no dew point: a humidity of {humidity:g} % is impossible")
     low, high = TEMPERATURES
     if not low <= temperature <= high:
-        raise ValueError(f"no dew point: an air temperature of {temperature:g} deg_C cannot be")
+        raise ValueError(f"no dew point: an air temperature of {temperature:g} deg_C is impossible")
     alpha = math.log(humidity / 100) + MAGNUS_A * temperature / (MAGNUS_B + temperature)
     return MAGNUS_B * alpha / (MAGNUS_A - alpha)
 
@@ -58,7 +58,7 @@ class Rack(Device):
     )
 
     async def read(self, field: Readback) -> float:
-        """Return a temperature; RefusedError or ValueError says why there is none."""
+        """Return a temperature. Raises RefusedError or ValueError if there is none."""
         number = await self.link.number(field.ref)
         return await self._dew_point(number) if field.name == "dewpoint" else number
 

@@ -1,6 +1,6 @@
-"""The computer in the rack: how busy it is. No wire: what psutil says of this machine.
+"""The load of the computer in the rack. There is no protocol: psutil reads this machine.
 
-CPU and memory are means over the last minute; network rates, in MB (10^6 bytes) a second, too.
+CPU, memory and network rates (MB are 10^6 bytes) are means over the last minute.
 """
 
 import time
@@ -12,14 +12,14 @@ import psutil
 
 from ..core import Alarm, Device, Local, Readback, RefusedError
 
-FIRST_LOOK = 0.5
-"""Seconds until the second look."""
+FIRST_LOOK_S = 0.5
+"""The pause between the first look and the second one."""
 LOOKS = 7
-"""Of which the first and the last are a minute apart."""
+"""The number of looks to keep; the first and the last are a minute apart."""
 
 
 class Look(NamedTuple):
-    """What the machine has counted: seconds, CPU seconds, percent, bytes in and out."""
+    """The counters of a machine: time (s), CPU times (s), memory (%), bytes in and out."""
 
     time: float
     busy: float
@@ -29,7 +29,7 @@ class Look(NamedTuple):
 
 
 def look() -> Look:
-    """Return what this machine has counted so far."""
+    """Return the counters of this machine."""
     cpu = psutil.cpu_times()
     total = cpu.user + cpu.nice + cpu.system + cpu.idle + cpu.iowait + cpu.irq + cpu.softirq
     return Look(
@@ -44,8 +44,8 @@ def look() -> Look:
     )
 
 
-def look_at_a_quiet_one() -> Look:
-    """Return what a computer has counted that has little to do."""
+def look_at_simulated() -> Look:
+    """Return the counters of a simulated, quiet computer."""
     now = time.monotonic()
     return Look(now, 0.12 * now, now, 31.0, {"eth0": (int(2.5e5 * now), int(1.5e5 * now))})
 
@@ -54,7 +54,7 @@ class RackPC(Device):
     """The computer in the rack."""
 
     link_type = Local
-    emulated: ClassVar[dict[str, Any]] = {"look": look_at_a_quiet_one, "interface": ""}
+    emulated: ClassVar[dict[str, Any]] = {"look": look_at_simulated, "interface": ""}
     poll_every = 10.0
 
     interface: str = ""
@@ -62,12 +62,12 @@ class RackPC(Device):
     cpu = Readback(
         unit="%",
         healthy=(0, 95),
-        doc="Use of the computer's processors, the mean over the last minute.",
+        doc="Processor load, mean over the last minute.",
     )
     mem = Readback(
         unit="%",
         healthy=(0, 90),
-        doc="Use of the computer's memory, the mean over the last minute.",
+        doc="Memory in use, mean over the last minute.",
     )
     net_in = Readback(unit="MB / s", ref=0, doc="Data received from the network in a second.")
     net_out = Readback(unit="MB / s", ref=1, doc="Data sent to the network in a second.")
@@ -78,24 +78,24 @@ class RackPC(Device):
         self._looks: deque[Look] = deque(maxlen=LOOKS)
 
     async def on_connect(self) -> None:
-        """Take a first look, and another soon, so that there are true means at once."""
+        """Look twice, half a second apart, so that there are means at once."""
         self._looks.clear()
         self._looks.append(self._look())
-        await self.link.idle(FIRST_LOOK, self._new_wake())
+        await self.link.idle(FIRST_LOOK_S, self._new_wake())
 
     async def poll(self) -> None:
-        """Look again."""
+        """Read the counters again, then the fields."""
         self._looks.append(self._look())
         await super().poll()
 
     async def read(self, field: Readback) -> float:
-        """Return a mean over the looks that are kept."""
+        """Return the mean of a field over the kept looks."""
         first, last = self._looks[0], self._looks[-1]
         if field.name == "mem":
             return sum(look.memory for look in self._looks) / len(self._looks)
         if field.name == "cpu":
             busy = 100 * (last.busy - first.busy) / max(last.total - first.total, 1e-9)
-            return min(busy, 100.0)  # differences of rounded seconds may be a little more
+            return min(busy, 100.0)  # rounding can make it slightly more
         name = self.interface or max(
             last.interfaces, key=lambda name: (name != "lo", sum(last.interfaces[name])), default=""
         )
@@ -106,6 +106,6 @@ class RackPC(Device):
         return count / 1e6 / max(last.time - first.time, 1e-9)
 
     def alarms(self) -> list[Alarm]:
-        """Return what is wrong; being busy is, only if it goes on for a minute."""
+        """Return the alarms, but one about the processor only after a full minute."""
         busy = self.readings["cpu"].value is not None and len(self._looks) < LOOKS
         return [alarm for alarm in super().alarms() if not (busy and alarm.field == "cpu")]

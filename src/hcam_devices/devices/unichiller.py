@@ -1,16 +1,16 @@
-"""Huber Unichiller 025-MPC, which cools the coolant where no observatory does (LAI protocol).
+"""Huber Unichiller 025-MPC, for sites without a cooling circuit of their own (LAI protocol).
 
-    -> [M01V07C6<CR>                    who are you?
+    -> [M01V07C6<CR>                    ask for the name
     <- [S01V0EMINI CCAD<CR>             "MINI CC"
-    -> [M01G0D**0190E2<CR>              mode as it is, alarm as it is, setpoint 4.00 deg_C
+    -> [M01G0D**0190E2<CR>              keep mode and alarm, set 4.00 deg_C
     <- [S01G15I001900187C504AB<CR>      controlling, no alarm, setpoint 4.00, internal 3.91,
                                         external -151.00: there is no such sensor
 
 After the address: command, length up to the last character of the data (hexadecimal), data, and
 the low byte of the sum of all characters. Temperatures are hundredths of a degree in two's
 complement. A frame with a mistake is not answered. Sources: Huber manuals of the MPC controller
-(UC006, p. 27), Unichiller in desktop housing (p. 25-26) and CC508 (p. 72). That the unit works from
--10 to 40 deg_C is its data sheet's and to be confirmed at the unit.
+(UC006, p. 27), Unichiller in desktop housing (p. 25-26) and CC508 (p. 72). The range of -10 to
+40 deg_C is from the data sheet, to be confirmed at the unit.
 """
 
 import re
@@ -38,55 +38,58 @@ OFF, CIRCULATE, CONTROL = "O", "C", "I"
 MODES = Labels({OFF: "off", CIRCULATE: "circulating", CONTROL: "controlling"})
 STATUS = "G"
 ASK = "******"
-"""The data of a question: nothing is to change."""
+"""The data of a request that changes nothing."""
 ABSENT = "C504"
 
 
 def checksum(text: bytes) -> bytes:
-    """Return the low byte of the sum of all characters, as it is written."""
+    """Return the low byte of the sum of all characters, in hexadecimal."""
     return b"%02X" % (sum(text) & 0xFF)
 
 
 def seal(head: str, data: str) -> bytes:
-    """Return a whole frame; ``head`` is start, sender, address and command."""
+    """Return a complete frame; ``head`` is start, sender, address and command."""
     text = f"{head}{len(head) + 2 + len(data):02X}{data}".encode()
     return text + checksum(text) + b"\r"
 
 
 def encode(temperature: float) -> str:
-    """Return deg_C as four hexadecimal digits, rounded; ValueError if it does not fit."""
+    """Return a temperature (deg_C) as four hexadecimal digits. Raises ValueError."""
     hundredths = round(temperature * 100)
     if not -0x8000 <= hundredths < 0x8000:
-        raise ValueError(f"{temperature:g} deg_C cannot be sent")
+        raise ValueError(f"{temperature:g} deg_C cannot be sent: the range is -327.68 to 327.67")
     return f"{hundredths & 0xFFFF:04X}"
 
 
 def decode(text: str) -> float:
-    """Return the deg_C of four hexadecimal digits; RefusedError if there is no sensor."""
+    """Return the temperature (deg_C) in four hexadecimal digits.
+
+    Raises RefusedError if the chiller does not have the sensor.
+    """
     if text == ABSENT:
-        raise RefusedError("the chiller has no such sensor (-151.00 deg_C)")
+        raise RefusedError("the chiller does not have this sensor (it reports -151.00 deg_C)")
     return ((int(text, 16) ^ 0x8000) - 0x8000) / 100
 
 
 class Codec:
-    """LAI, to the unit with address 01."""
+    """The LAI protocol, for the unit with address 01."""
 
     cut = Until(b"\r", start=b"[")
 
     def request(self, ref: str, value: str | None = None) -> bytes:
-        """Return a frame: ``V`` asks for the name, STATUS for the status, or commands."""
+        """Return a frame: ``V`` reads the name, STATUS the status; a value commands."""
         return seal(f"[M01{ref}", "" if ref == "V" else value or ASK)
 
     def reply(self, request: bytes, frame: bytes) -> str:
         """Return the data of a reply."""
         text, check = frame[:-2], frame[-2:]
         if len(frame) < 9 or check != checksum(text) or int_or_none(text[5:7]) != len(text):
-            raise ProtocolError("wrong checksum or length, or no reply of LAI")
+            raise ProtocolError("wrong checksum or length, or not an LAI reply")
         if text[:5] != b"[S01" + request[4:5]:
             raise ProtocolError(f"this does not answer {request.decode().strip()}")
         data = text[7:].decode("ascii", "replace")
         if request[4:5] == b"G" and not re.fullmatch(r"[CIO][0-9]([0-9A-F]{4}){3}", data):
-            raise ProtocolError("this is no status")
+            raise ProtocolError("this is not a status")
         return data
 
 
@@ -96,24 +99,24 @@ def int_or_none(digits: bytes) -> int | None:
 
 
 class WaterChiller(Device):
-    """A chiller of the instrument's own, with its pump."""
+    """A water chiller with a pump."""
 
     codec = Codec()
 
     settle: Seconds = 2.0
-    """Seconds for which the coolant circulates before the cooling begins."""
+    """The time (s) for which the coolant circulates before the cooling begins."""
 
     mode = Readback(
         question=STATUS,
         ref=0,
         kind=MODES,
-        doc="What the chiller does: nothing, circulate the coolant, or control it too.",
+        doc="Mode: off, circulating (the pump runs), or controlling (it also cools).",
     )
     alarm = Readback(
         question=STATUS,
         ref=1,
         kind=int,
-        doc="Number of the alarm that the chiller shows; 0 if there is none.",
+        doc="Number of the alarm on the display; 0 if there is none.",
     )
     setpoint = Setpoint(
         unit="deg_C",
@@ -123,29 +126,29 @@ class WaterChiller(Device):
         limits=(-10, 40),
         tolerance=0.0051,
         readback="temperature",
-        doc="Temperature of the coolant, kept until the power is cut; the limits are uncertain.",
+        doc="Coolant temperature to keep, lost at a power cut; the limits are uncertain.",
     )
     temperature = Readback(
         unit="deg_C",
         question=STATUS,
         ref=slice(6, 10),
         kind=decode,
-        doc="Temperature of the coolant inside the chiller.",
+        doc="Coolant temperature inside the chiller.",
     )
     external_temperature = Readback(
         unit="deg_C",
         question=STATUS,
         ref=slice(10, 14),
         kind=decode,
-        doc="Temperature at the external sensor of the chiller, if it has one.",
+        doc="Temperature at the external sensor, if there is one.",
     )
 
     async def on_connect(self) -> None:
-        """Make sure that such a chiller answers."""
+        """Check that a chiller answers."""
         await self.ask("V")
 
     def value_in(self, answer: str, field: Readback) -> Value | None:
-        """Return what the status says; None of an external sensor that is not there."""
+        """Return a value from the status; None if there is no external sensor."""
         said = answer[field.ref]
         absent = said == ABSENT and field.name == "external_temperature"
         return None if absent else field.kind(said)
@@ -156,11 +159,11 @@ class WaterChiller(Device):
 
     @rpc()
     async def pump_on(self) -> None:
-        """Let the coolant circulate, and then cool it."""
+        """Start the circulation of the coolant, then the cooling."""
         self.require_online()
         await self._begin(CIRCULATE)
         await self.link.idle(self.settle)
-        self._require(CIRCULATE, await self.ask(STATUS))  # somebody may have stopped it meanwhile
+        self._require(CIRCULATE, await self.ask(STATUS))  # it may have been stopped meanwhile
         await self._begin(CONTROL)
         self.poll_now()
 
@@ -182,16 +185,16 @@ class WaterChiller(Device):
 
     @rpc()
     async def cancel_alarm(self) -> None:
-        """Acknowledge the chiller's alarm, which comes again if its cause is still there."""
+        """Acknowledge the alarm; it returns if its cause persists."""
         self.require_online()
         await self.ask(STATUS, "*1****")
         alarm = (await self.ask(STATUS))[1]
         self.poll_now()
         if alarm != "0":
-            raise RefusedError(f"the chiller still reports alarm {alarm}")
+            raise RefusedError(f"the chiller still reports alarm {alarm}: see its display")
 
     def notices(self) -> Iterator[Alarm]:
-        """Return an alarm for each fault that the chiller reports, and for coolant that stands."""
+        """Return alarms for a fault that the chiller reports, and if it does not cool."""
         if number := self.readings["alarm"].value:
             reason = f"the chiller reports alarm {number}: see its display"
             yield Alarm("alarm", "ERR", reason)
@@ -200,7 +203,7 @@ class WaterChiller(Device):
 
 
 class Simulator(Base):
-    """A chiller that controls at 5 deg_C; an ``alarm`` (1 to 9) stops it until it is cancelled."""
+    """A chiller that controls at 5 deg_C; an ``alarm`` (1 to 9) stops it until acknowledged."""
 
     controls = ("alarm", "ambient", "external", "persists")
 
@@ -212,7 +215,7 @@ class Simulator(Base):
         self.cut = Impatient(Codec.cut, 0.1, self.clock)
 
     def answer(self, frame: bytes) -> bytes:
-        """Answer a frame without a mistake; be silent otherwise."""
+        """Answer a valid frame; be silent otherwise."""
         text, data = frame[:-2], frame[7:-2].decode("ascii", "replace")
         if frame[-2:] != checksum(text) or int_or_none(text[5:7]) != len(text):
             return b""
@@ -246,12 +249,12 @@ class Simulator(Base):
         return reply[:-2] + (b"0" if reply[-2:-1] != b"0" else b"1") + b"\r"
 
     def fault_length(self, reply: bytes) -> bytes:
-        """Send a wrong length, with the checksum that belongs to it."""
+        """Send a wrong length with a matching checksum."""
         text = reply[:5] + b"FF" + reply[7:-3]
         return text + checksum(text) + b"\r"
 
     def fault_truncated(self, reply: bytes) -> bytes:
-        """Leave out the second half of the data."""
+        """Omit the second half of the data."""
         return reply[: len(reply) // 2] + b"\r"
 
     def fault_identity(self, reply: bytes, address: int = 2) -> bytes:
@@ -259,12 +262,12 @@ class Simulator(Base):
         return seal(f"[S{address % 100:02d}{chr(reply[4])}", reply[7:-3].decode())
 
     def fault_alarm(self, reply: bytes, code: int = 3) -> bytes:
-        """Report an alarm, whatever is done about it."""
+        """Report an alarm that cannot be acknowledged."""
         status = f"O{code % 10}{reply[9:-3].decode()}"
         return seal("[S01G", status) if reply[4:5] == b"G" else reply
 
     def fault_stuck(self, reply: bytes) -> bytes:
-        """Answer with another setpoint than it was given."""
+        """Report another setpoint than the one that was sent."""
         status = f"{reply[7:9].decode()}{encode(20)}{reply[13:-3].decode()}"
         return seal("[S01G", status) if reply[4:5] == b"G" else reply
 

@@ -1,7 +1,7 @@
-"""Views: devices whose hardware is what other devices have read.
+"""Views: devices that show and judge the values of other devices, their sources.
 
-A view hears sources of its own process directly, so a router outage does not blind it, and those of
-other servers through the router. It judges them on a timer, so that silence is noticed too.
+A view gets the samples of sources in its own process directly, also during a router outage, and
+those of other servers through the router. It judges them on a timer, too, to notice silence.
 """
 
 import math
@@ -42,7 +42,7 @@ def seen(role: str, cls: type[Device], name: str, **changes: Any) -> Any:
 
 
 class View(Device):
-    """What a view is of, and what it has heard."""
+    """A device whose fields are fields of its sources."""
 
     link_type = Local
 
@@ -53,20 +53,20 @@ class View(Device):
         self._emitted: object = None
 
     def sources(self) -> tuple[str, ...]:
-        """Return the names of the devices it is a view of."""
+        """Return the names of the sources."""
         return tuple(dict.fromkeys(self.origin(field)[0] for field in self.fields.values()))
 
     def origin(self, field: Readback) -> tuple[str, str]:
-        """Return the device that has a field, and its name there."""
+        """Return the source of a field, and the name of the field there."""
         role, name = field.ref
         return getattr(self, role), name
 
     def passes_on(self) -> set[tuple[str, str]]:
-        """Return the setpoints of its sources that it sets, each with the source's name first."""
+        """Return the setpoints that the view sets, each as (source, name)."""
         return {self.origin(field) for field in self.fields.values() if isinstance(field, Setpoint)}
 
     def attach(self, devices: Mapping[str, Source]) -> None:
-        """Listen to the sources; KeyError if one is not there."""
+        """Listen to the sources. Raises KeyError if one is missing."""
         self._devices = {name: devices[name] for name in self.sources()}
         for device in self._devices.values():
             device.listeners.append(self._hear)
@@ -78,7 +78,7 @@ class View(Device):
             self.emit()
 
     async def poll(self) -> None:
-        """Judge what was heard."""
+        """Judge the newest samples of the sources."""
         self._judge()
 
     def _judge(self) -> None:
@@ -94,20 +94,20 @@ class View(Device):
         self.read_at = min(heard, default=self.clock())
 
     def heard(self, source: str) -> Sample:
-        """Return what a source said last; RefusedError if it says nothing, or is offline."""
+        """Return the newest sample of a source. Raises RefusedError if it is silent or offline."""
         if source not in self._heard:
-            raise RefusedError(f"nothing heard from {source} yet")
+            raise RefusedError(f"no telemetry of {source} yet")
         at, sample = self._heard[source]
         if (age := self.clock() - at) > STALE_AFTER:
-            raise RefusedError(f"nothing heard from {source} for {age:.0f} s")
+            raise RefusedError(f"no telemetry of {source} for {age:.0f} s")
         if sample["timestamp"] is None:
-            raise RefusedError(f"{source} is offline: its server has gone")
+            raise RefusedError(f"{source} is offline: its server has ended")
         if sample["state"]["connection"] != "online":
             raise RefusedError(f"{source} is offline")
         return sample
 
     def _path(self, source: str, name: str) -> tuple[str, ...]:
-        """Return where telemetry of a source has a field."""
+        """Return the path of a field in the telemetry of a source."""
         for readback, setpoint in self._devices[source].nested().items():
             if name in (readback, setpoint):
                 return readback, "current" if name == readback else "target"
@@ -121,7 +121,7 @@ class View(Device):
             if said is None:
                 break
             if not isinstance(said, dict) or key not in said:
-                raise RefusedError(f"{source} has no {name}: it is of another kind")
+                raise RefusedError(f"{source} has no {name}: it is another kind of device")
             said = said[key]
         if said is None:
             why = (alarm["reason"] for alarm in sample["alarms"] if alarm["field"] == name)
@@ -129,11 +129,11 @@ class View(Device):
         return _value(source, name, field, said)
 
     async def read(self, field: Readback) -> Value:
-        """Return what the source says now."""
+        """Return the present value of a field from its source."""
         return self._look(field)
 
     async def write(self, field: Setpoint, value: float) -> None:
-        """Pass the setpoint on to the source; raises as its ``set``."""
+        """Set the setpoint of the source. Raises as ``Device.set``."""
         source, name = self.origin(field)
         await self._devices[source].set(name, value)
 
@@ -144,12 +144,14 @@ class View(Device):
 
 
 def _value(source: str, name: str, field: Readback, said: Any) -> Value:
-    """Return a value from a source's telemetry; RefusedError if it is none for the field."""
+    """Return the value in a source's telemetry. Raises RefusedError if it is not valid."""
     try:
         value = field.kind(said["value"] if field.unit else said)
         unit = said["unit"] if field.unit else field.unit
     except (KeyError, TypeError, ValueError):
-        raise RefusedError(f"{source} has {shorten(said)} for {name}: it is no value") from None
+        raise RefusedError(
+            f"{source} has {shorten(said)} for {name}, which is not a value"
+        ) from None
     if unit != field.unit:
         raise RefusedError(f"{source} has {name} in {shorten(unit)}, not in {field.unit}")
     if isinstance(value, float) and not math.isfinite(value):
@@ -160,8 +162,8 @@ def _value(source: str, name: str, field: Readback, said: Any) -> Value:
 class CCDHead(View):
     """One CCD head: its pressure, coolant flow and peltier, judged together.
 
-    Its health is the worst of what is wrong, and ``state_reason`` says everything that is. What
-    cannot be read, or has not been read for a minute, is wrong too.
+    Its health is the worst severity of its alarms, and ``state_reason`` contains all their reasons.
+    A value that cannot be read, or was not read for a minute, is an alarm too.
     """
 
     gauge: str
@@ -189,17 +191,17 @@ class CCDHead(View):
     heatsink = seen("rack", PeltierRack, "heatsink", doc="Temperature of the peltier's warm side.")
     peltier_current = seen("rack", PeltierRack, "current", doc="Current through the peltier.")
     peltier_status = seen(
-        "rack", PeltierRack, "status", kind=str, doc="What the controller of the peltier does."
+        "rack", PeltierRack, "status", kind=str, doc="State of the peltier controller."
     )
 
     def origin(self, field: Readback) -> tuple[str, str]:
-        """Return the device that has a field, and its name there with its number."""
+        """Return the source of a field, and the name of the field there, with its channel."""
         number = {"gauge": "", "rack": self.channel, "recorder": self.pen}[field.ref[0]]
         source, name = super().origin(field)
         return source, f"{name}{number}"
 
     def notices(self) -> Iterator[Alarm]:
-        """Return alarms for a peltier that does not run or is not yet at its setpoint."""
+        """Return alarms for a peltier that is not running, or not yet at its setpoint."""
         status = self.readings["peltier_status"].value
         if status not in (None, "run"):
             yield Alarm("peltier_status", "ERR", f"the peltier is not running ({status})")
@@ -209,18 +211,18 @@ class CCDHead(View):
             yield Alarm("temperature", "WARN", reason)
 
     def states(self) -> dict[str, str]:
-        """Return the health beside the connection."""
+        """Return the connection and the health."""
         worst = next((alarm.severity for alarm in self.alarms()), "OK")
         return super().states() | {"health": worst}
 
     def values(self) -> dict[str, Any]:
-        """Return the fields, and every reason why the head is not well."""
+        """Return the fields, and ``state_reason``: the reasons of all alarms."""
         reasons = dict.fromkeys(alarm.reason for alarm in self.alarms())
         return super().values() | {"state_reason": "; ".join(reasons) or "None"}
 
 
 class COMPO(View):
-    """COMPO as one: its two arms and its lens. It passes targets on; each moves by itself."""
+    """COMPO as one device: its two arms and its lens. It sets their targets, but moves nothing."""
 
     arms: str
     lens: str
@@ -233,7 +235,7 @@ class COMPO(View):
     target_lens_position = seen("lens", COMPOLens, "target_position")
 
     def nested(self) -> dict[str, str]:
-        """Return the pairs that are one value of the telemetry: all of them."""
+        """Return all pairs: each is one value of the telemetry."""
         return self.pairs
 
     def _states(self, source: str) -> dict[str, str]:
@@ -243,13 +245,13 @@ class COMPO(View):
             return {"connection": "offline"}
 
     def states(self) -> dict[str, str]:
-        """Return what each part does, beside whether the arms and the lens can be reached."""
+        """Return the states of the arms and the lens, and whether each can be reached."""
         arms, lens = self._states(self.arms), self._states(self.lens)
         reached = {"arms": arms.pop("connection"), "lens": lens.pop("connection")}
         return super().states() | reached | arms | lens
 
     def notices(self) -> Iterator[Alarm]:
-        """Pass on what is wrong with the parts, beyond what cannot be read."""
+        """Return the alarms of the sources, except about fields that the view itself reads."""
         for source in self.sources():
             try:
                 alarms = self.heard(source)["alarms"]

@@ -1,12 +1,12 @@
 """Zaber T-series linear stages in the 6-byte binary protocol, behind a terminal server.
 
-    -> 01 3C 00 00 00 00     device 1: where are you?
-    <- 01 3C 40 E2 01 00     at 123456 microsteps (signed, little-endian)
+    -> 01 3C 00 00 00 00     read the position of device 1
+    <- 01 3C 40 E2 01 00     123456 microsteps (signed, little-endian)
     -> 01 14 00 41 0A 00     move to 672000: the reply comes when the motion has ended
     <- 01 FF 14 00 00 00     refused, error 20
 
-A move, home or stop is therefore followed by a question for the status, whose answer comes at once,
-and the end of a motion is seen by polling. Source: Zaber binary protocol manual; T-series command
+Therefore a request for the status, which is answered at once, follows each move, home or stop, and
+polling notices the end of a motion. Sources: Zaber binary protocol manual; T-series command
 reference.
 """
 
@@ -32,7 +32,7 @@ from ..core import Simulator as Base
 
 RESET, HOME, MOVE, STOP, SET_MODE = 0, 1, 20, 23, 40
 RETURN_SETTING, STATUS, ECHO, POSITION, ERROR = 53, 54, 55, 60, 255
-UNASKED = (1, 8, 9, 10, 11, 12, 13, 20, 21, 23)
+UNSOLICITED = (1, 8, 9, 10, 11, 12, 13, 20, 21, 23)
 IDLE, HOMING, STOPPING = 0, 1, 23
 KNOB_OFF, HOMED = 8, 128
 ERRORS = {
@@ -56,10 +56,10 @@ ERRORS = {
 }
 SPONTANEOUS = (14, 15)
 INTER_BYTE_TIMEOUT_S = 0.01
-"""After which a stage forgets a message that has not come whole."""
+"""The stage discards a message that is not complete within this time."""
 PROBE = 0x2A51
-BEYOND = 5000
-"""How far, in microsteps, a homed stage may be beyond either end of its travel."""
+MAX_BEYOND = 5000
+"""Microsteps that a homed stage may be beyond either end of its travel."""
 
 
 def frame(device: int, command: int, data: int = 0) -> bytes:
@@ -68,7 +68,7 @@ def frame(device: int, command: int, data: int = 0) -> bytes:
 
 
 class Codec:
-    """One device on the line. Commands that move are followed by a question for the status."""
+    """The protocol for one device on the line."""
 
     cut = Exactly(6)
 
@@ -78,22 +78,22 @@ class Codec:
         self._refusal = ""
 
     def request(self, ref: int, value: int | None = None) -> bytes:
-        """Return the message; for home, move and stop with a question for the status behind it."""
+        """Return the message; home, move and stop are followed by a request for the status."""
         self._refusal = ""
         message = frame(self.device, ref, value or 0)
         return message + frame(self.device, STATUS) if ref in (HOME, MOVE, STOP) else message
 
     def reply(self, request: bytes, answer: bytes) -> int | None:
-        """Return the data; None for what the stage says unasked."""
+        """Return the data, or None if the message is unsolicited."""
         device, command, data = struct.unpack("<BBi", answer)
         _, asked, asked_data = struct.unpack("<BBi", request[-6:])
         if device != self.device:
-            raise ProtocolError(f"device {device} answered, {self.device} was asked")
+            raise ProtocolError(f"device {device} answered instead of {self.device}")
         if command == ERROR and data not in SPONTANEOUS:
             first = not self._refusal
             self._refusal = f"the stage refused: {ERRORS.get(data, 'error')} ({data})"
             if first and len(request) > 6:
-                return None  # the answer to the question for the status comes next
+                return None  # the reply to the request for the status comes next
             raise RefusedError(self._refusal)
         if command == (asked_data if asked == RETURN_SETTING else asked):
             if self._refusal:
@@ -101,13 +101,13 @@ class Codec:
             return int(data)
         if command == ERROR:
             self.spontaneous = f"{ERRORS[data]} (error {data})"
-        if command in UNASKED or command == ERROR:
+        if command in UNSOLICITED or command == ERROR:
             return None
         raise ProtocolError(f"this does not answer {request.hex(' ')}")
 
 
 class LinearStage(Device):
-    """One stage, in a unit of its own: ``scale`` and ``zero`` relate it to microsteps."""
+    """A stage, whose position is ``zero + scale * microsteps``, in its own unit."""
 
     scale: ClassVar[float]
     zero: ClassVar[float]
@@ -126,24 +126,24 @@ class LinearStage(Device):
         self.parts = [self.stage]
 
     def microsteps(self, position: float) -> int:
-        """Return the microsteps of a position."""
+        """Convert a position to microsteps."""
         return math.floor((position - self.zero) / self.scale + 0.5)
 
     async def on_connect(self) -> None:
-        """Make sure that a stage answers, with what it was asked to echo."""
+        """Check that a stage answers, with an echo."""
         if await self.ask(ECHO, PROBE) != PROBE:
-            raise ProtocolError(f"{self.link}: the stage did not echo what it was sent")
+            raise ProtocolError(f"{self.link}: the stage did not echo the data that was sent")
 
     async def poll(self) -> None:
-        """Follow position, status and whether the stage has been homed."""
+        """Read the position, the status, and whether the stage is homed."""
         self._codec.spontaneous = ""
         asked_at = self.stage.commands_given
         mode = await self.ask(RETURN_SETTING, SET_MODE)
         status = await self.ask(STATUS)
         steps = await self.ask(POSITION)
-        if mode & HOMED and not -BEYOND <= steps <= self.travel + BEYOND:
+        if mode & HOMED and not -MAX_BEYOND <= steps <= self.travel + MAX_BEYOND:
             raise ProtocolError(
-                f"{self.link}: the stage says that it is at {steps}, which is out of its range"
+                f"{self.link}: the stage reports {steps} microsteps, outside 0 to {self.travel}"
             )
         self.stage.report(
             self.zero + steps * self.scale,
@@ -155,16 +155,16 @@ class LinearStage(Device):
         await super().poll()
 
     def notices(self) -> Iterator[Alarm]:
-        """Report what the stage complained of unasked."""
+        """Return an alarm for an error that the stage reported unsolicited."""
         if complaint := self._codec.spontaneous:
             yield Alarm("stage", "ERR", complaint)
 
     async def drive_home(self, axis: Axis) -> None:
-        """Begin to look for the home position."""
+        """Begin homing."""
         await self.ask(HOME)
 
     async def drive_to(self, axis: Axis) -> None:
-        """Begin to move to the target."""
+        """Begin a move to the target."""
         assert axis.target is not None  # noqa: S101  (the chart has no move without a target)
         await self.ask(MOVE, self.microsteps(axis.target))
 
@@ -179,24 +179,24 @@ class LinearStage(Device):
 
     @rpc(label="Enable knob")
     async def enable(self) -> None:
-        """Let the knob on the stage move the stage."""
+        """Enable the knob on the stage, which moves it by hand."""
         await self._knob(on=True)
 
     @rpc(label="Disable knob")
     async def disable(self) -> None:
-        """Stop the knob on the stage from moving the stage."""
+        """Disable the knob on the stage."""
         await self._knob(on=False)
 
     @rpc()
     async def reset(self) -> None:
-        """Restart the controller of the stage, which then has to be homed."""
+        """Restart the controller of the stage, which must then be homed."""
         self.require_online()
         await self.link.tell(self.codec, RESET)
-        self.link.close(ConnectionAbortedError("the stage was reset by request"))
+        self.link.close(ConnectionAbortedError("the stage was reset on request"))
 
 
 class FocalPlaneSlide(LinearStage):
-    """The slide that blocks the focal plane. Its position is in pixels of the detector."""
+    """The slide that blocks the focal plane, with its position in detector pixels."""
 
     travel = 672000
     scale = -1578.1818 / travel
@@ -206,14 +206,14 @@ class FocalPlaneSlide(LinearStage):
     position = Readback(
         unit="pix",
         deployed_name="stage",
-        doc="Position at which the slide is, in pixels of the detector.",
+        doc="Position of the slide, in detector pixels.",
     )
     target_position = Setpoint(
         unit="pix",
         deployed_name="stage",
         limits=(-125.0606, 1453.1212),
         tolerance=5 * abs(scale),
-        doc="Position to which the slide goes at the next move.",
+        doc="Position of the slide after the next move, in detector pixels.",
     )
 
     async def _go(self, position: float) -> None:
@@ -233,7 +233,7 @@ class FocalPlaneSlide(LinearStage):
 
 
 class COMPOLens(LinearStage):
-    """The lens of COMPO. Its position is in millimetres from its home."""
+    """The lens of COMPO, with its position in mm from home."""
 
     travel = 1049869
     scale = 2.38125e-5
@@ -244,7 +244,7 @@ class COMPOLens(LinearStage):
         unit="mm",
         deployed_name="stage",
         digits=3,
-        doc="Position at which the lens is, from its home.",
+        doc="Position of the lens, measured from home.",
     )
     target_position = Setpoint(
         unit="mm",
@@ -252,7 +252,7 @@ class COMPOLens(LinearStage):
         limits=(0, travel * scale),
         tolerance=5 * scale,
         digits=3,
-        doc="Position to which the lens goes at the next move.",
+        doc="Position of the lens after the next move, measured from home.",
     )
 
 
@@ -261,9 +261,9 @@ MOVE_TRACKING, NO_MANUAL_TRACKING = 16, 32
 
 
 class Simulator(Base):
-    """A homed, unblocked slide; ``speed`` in microsteps a second.
+    """A homed slide out of the beam; ``speed`` is in microsteps per second.
 
-    It knows neither message ids (bit 6 of the mode) nor how to leave out replies (bit 0).
+    It supports neither message ids (bit 6 of the mode) nor suppressed replies (bit 0).
     """
 
     controls = ("speed", "homed", "stalled", "knob")
@@ -278,9 +278,9 @@ class Simulator(Base):
         self.mode = 0
         self.position = self.goal = begin
         self.status = IDLE
-        # What the real stages say is not known.
+        # The values of the real stages are unknown.
         self.device_id, self.firmware, self.supply = 2027, 529, 150
-        self._unasked = b""
+        self._pending = b""
         self._turning = False
         self.cut = Impatient(Exactly(6), INTER_BYTE_TIMEOUT_S, self.clock)
 
@@ -289,8 +289,8 @@ class Simulator(Base):
         device, command, data = struct.unpack("<BBi", message)
         if device not in (0, 1):
             return b""
-        said = self._obey(command, data)
-        return b"" if said is None else frame(1, *said)
+        reply = self._obey(command, data)
+        return b"" if reply is None else frame(1, *reply)
 
     def _obey(self, command: int, data: int) -> tuple[int, int] | None:
         match command:
@@ -311,7 +311,7 @@ class Simulator(Base):
             case 23:
                 self.goal, self.status = self.position, IDLE
                 return STOP, int(self.position)
-        return self._change(command, data) or self._tell(command, data)
+        return self._change(command, data) or self._read(command, data)
 
     def _change(self, command: int, data: int) -> tuple[int, int] | None:
         match command:
@@ -333,7 +333,7 @@ class Simulator(Base):
                 return 44, data
         return None
 
-    def _tell(self, command: int, data: int) -> tuple[int, int]:
+    def _read(self, command: int, data: int) -> tuple[int, int]:
         match command:
             case 50 | 51 | 52:
                 return command, (self.device_id, self.firmware, self.supply)[command - 50]
@@ -349,7 +349,7 @@ class Simulator(Base):
         return ERROR, 64
 
     def advance(self, dt: float) -> None:
-        """Move toward the goal, and report the end of the motion."""
+        """Move towards the goal, and report the end of the motion."""
         if self.status == IDLE:
             return
         step = 0.0 if self.stalled else dt * self.speed
@@ -357,21 +357,21 @@ class Simulator(Base):
         self.position += math.copysign(min(step, abs(distance)), distance)
         if self.stalled or self.position == self.goal:
             self.homed = self.homed or self.status == HOMING
-            self._unasked += frame(1, self.status, int(self.position))
+            self._pending += frame(1, self.status, int(self.position))
             self.status = IDLE
 
     def unsolicited(self) -> tuple[bytes, float | None]:
-        """Report the end of a motion, or where it is, and the knob being turned."""
+        """Return messages about the end of a motion, about its position, and about the knob."""
         if self.status != IDLE and self.mode & MOVE_TRACKING:
-            self._unasked += frame(1, 8, int(self.position))
+            self._pending += frame(1, 8, int(self.position))
         turning = self.knob and not self.mode & KNOB_OFF
         if turning:
             self.position = self.goal = min(self.position + 100, self.travel)
         if (turning or self._turning) and not self.mode & NO_MANUAL_TRACKING:
-            self._unasked += frame(1, 10 if turning else 11, int(self.position))
+            self._pending += frame(1, 10 if turning else 11, int(self.position))
         self._turning = turning
-        said, self._unasked = self._unasked, b""
-        return said, 0.25
+        pending, self._pending = self._pending, b""
+        return pending, 0.25
 
     def fault_error(self, reply: bytes, code: int = 255) -> bytes:
         """Refuse everything."""
@@ -386,5 +386,5 @@ class Simulator(Base):
         return frame(1, ERROR, code) + reply
 
     def fault_unsolicited(self, reply: bytes) -> bytes:
-        """Report the knob being turned before each reply."""
+        """Report a turn of the knob before each reply."""
         return frame(1, 10, int(self.position)) + reply

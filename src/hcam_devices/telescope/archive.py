@@ -1,4 +1,4 @@
-"""The transfer of a night's data into the GTC's archive: one long call, beside all others.
+"""The transfer of a night's data into the GTC's archive: one long call beside all others.
 
 -> transferObservationDataFromHIPERToGCS     returns when it is done, after up to an hour
 """
@@ -35,7 +35,7 @@ class Transfer(Part):
         Raises NotAllowedError while a transfer is running.
         """
         if self.state == "running":
-            raise NotAllowedError("a transfer into the archive is running already")
+            raise NotAllowedError("a transfer into the archive is already running")
         self.state, self.began, self.ended, self.reason = "running", self.clock(), None, ""
         self._task = asyncio.create_task(self._run(ask_apart, within))
 
@@ -44,7 +44,7 @@ class Transfer(Part):
             await ask_apart(OPERATION, within)
             self.state = "finished"
         except TimeoutError as error:
-            self._fail(f"{error}; it may still be running: look into the archive first")
+            self._fail(f"{error}; it may still be running: check the archive first")
         except (*LINK_LOST, RefusedError, ValueError) as error:
             self._fail(f"{error}; nothing is being transferred")
         self.ended = self.clock()
@@ -58,7 +58,7 @@ class Transfer(Part):
         return {"archive": self.state}
 
     def values(self) -> dict[str, Any]:
-        """Return when the transfer began and ended (UTC), or None."""
+        """Return when the transfer began and ended (UTC), or None for either."""
         began, ended = self.began, self.ended
         return {
             "archive": {"began": began and iso_from_s(began), "ended": ended and iso_from_s(ended)}

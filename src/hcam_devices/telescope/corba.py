@@ -2,17 +2,17 @@
 
     resolve HIPERTelescopeServer at corbaname::HOST:12008, then call, for instance, getHumidity
 
-omniORBpy is the optional extra ``gtc``, imported when a link is opened. Its calls block, so each is
-made in a thread, one at a time, and ends by the ORB's own deadline. A long call (``ask_apart``) has
-a reference, a connection and a thread of its own.
+omniORBpy is the optional extra ``gtc``, imported when a link is opened. Its calls block, so each
+runs in a thread, one at a time, with the ORB's own deadline. A long call (``ask_apart``) has a
+reference, a connection and a thread of its own.
 
-If a command may have been carried out, but was not answered, OutcomeUnknownError is raised. Nothing
-may send it again before a person has looked.
+If a command was not answered but may have been carried out, OutcomeUnknownError is raised. Do not
+send it again before a person has checked the telescope.
 
-The types of the interface are known at the GTC only. They are taken, in this order, from the site's
-IDL file (setting ``idl``), from the site's compiled stubs on PYTHONPATH (``HIPERTELESCOPESERVER``),
-or else from the size of the answers: then only the operations in ``READABLE`` can be called,
-because an argument of the wrong type may be carried out with a wrong number.
+The types of the interface are known only at the GTC. They are taken from the site's IDL file
+(setting ``idl``), else from the site's compiled stubs on PYTHONPATH (``HIPERTELESCOPESERVER``),
+else from the sizes of the answers. In the last case only the operations in ``READABLE`` can be
+called, because an argument of a wrong type may be carried out with a wrong number.
 """
 
 import asyncio
@@ -53,26 +53,25 @@ READABLE = {
     "areMACSFollowErrorBelowThreshold": ("boolean",),
     "isM1NoiseBelowThreshold": ("boolean",),
 }
-"""The operations that change nothing, with the types that they may return, longest first.
+"""Operations that change nothing, with their possible result types, longest first.
 
 Inferred: see data/telescope.idl."""
 OVERHEAR_S = 0.5
-"""Listen for this long to a peer that broke the connection."""
+"""The time to listen to a peer that broke the connection."""
 ALIVE = "_non_existent"
 """Every CORBA object answers this operation, which changes nothing."""
 SMALLEST = {"double": 1e-300, "float": 1e-30}
-"""No measured value is nearer to zero, but an integer that is read as such a number is."""
+"""Measured values are farther from zero; integers that are read as such a number are nearer."""
 NEEDS_EXTRA = (
-    "the telescope speaks CORBA, for which this installation lacks omniORB ({}): "
-    + install_extra("gtc")
+    "the telescope needs CORBA, but this installation lacks omniORB ({}): " + install_extra("gtc")
 )
 HOW_TO_TYPE = "name the site's IDL file in the instrument file (idl)"
 SUSPECT = ("BAD_OPERATION", "BAD_PARAM", "MARSHAL")
 WRONG_IDL = (
-    ". Its server seems to have another interface: compare this operation in that server's IDL "
-    "file with the one used here (setting idl: {idl})"
+    ". The server seems to have another interface: compare this operation in its IDL file with the "
+    "one used here (setting idl: {idl})"
 )
-"""The advice after one of the exceptions in SUSPECT."""
+"""The advice for the exceptions in SUSPECT."""
 
 ALIAS, BOOLEAN = 21, 8
 WHOLE = {
@@ -85,7 +84,7 @@ WHOLE = {
     24: (0, 2**64 - 1),
 }
 REAL = {6: 3.4028234e38, 7: sys.float_info.max}
-"""Ranges by the kind of a type (CORBA's TCKind): integers; float and double."""
+"""The ranges of integers, and of float and double, by CORBA's TCKind."""
 
 _loading = threading.Lock()
 _loaded: dict[str, Any] = {}
@@ -95,7 +94,7 @@ _loaded: dict[str, Any] = {}
 class Corba(Local):
     """The object ``object_name`` of the name service at ``host`` and ``port``.
 
-    ``timeout`` is the deadline of each call in s, ``idl`` the path of the site's IDL file.
+    ``timeout``: the deadline (s) of each call. ``idl``: the path of the site's IDL file.
     """
 
     host: str = "127.0.0.1"
@@ -117,7 +116,7 @@ class Corba(Local):
         await super().open()
 
     def close(self, reason: BaseException | None = None) -> None:
-        """Close the link; ``open`` looks the telescope up again, as it may have been restarted."""
+        """Close the link. ``open`` looks the telescope up again, because it may be a new one."""
         super().close(reason)
         self._telescope = None
 
@@ -125,9 +124,9 @@ class Corba(Local):
         """Call the operation ``ref`` with the arguments ``value``, and return its result.
 
         Numbers are converted to the declared types. Raises RefusedError for an exception of the
-        telescope, ValueError if the operation is not known or an argument does not fit (nothing was
-        sent), and OSError or TimeoutError, which close the link. Of these, OutcomeUnknownError
-        means that a command may have been carried out; after any other it was not.
+        telescope, ValueError if the operation is unknown or an argument does not fit (nothing was
+        sent), and OSError or TimeoutError, which close the link. Among these, OutcomeUnknownError
+        means that a command may have been carried out; any other error means that it was not.
 
         If the server has closed the idle connection, or was restarted, the link connects again
         before it sends a command. A command is sent at most once.
@@ -155,15 +154,15 @@ class Corba(Local):
 
     def _why_closed(self) -> BaseException:
         lost = self._lost.exception() if self._lost and self._lost.done() else None
-        if isinstance(lost, OutcomeUnknownError):  # that was about an earlier call
+        if isinstance(lost, OutcomeUnknownError):  # this is the outcome of an earlier call
             return ConnectionError(f"not connected to {self}: {lost}")
         return lost or ConnectionError(f"not connected to {self}")
 
     async def ask_apart(self, ref: str, within: float) -> Any:
-        """Call an operation without arguments beside all others; return its result.
+        """Call an operation without arguments, beside all other calls; return its result.
 
-        It may take ``within`` seconds, has a reference of its own, and does not keep the process
-        from ending. Raises as ``ask`` does, but never closes the link.
+        It may take ``within`` seconds, uses its own reference, and does not delay the end of the
+        process. Raises as ``ask``, but never closes the link.
         """
         self._show(">", ref.encode(), f"within {within:g} s")
         call = threads.begin(lambda: self._find(within)(ref, ()))
@@ -171,8 +170,8 @@ class Corba(Local):
         try:
             answer = await asyncio.wrap_future(call)
         finally:
-            if call.done():  # a call whose caller was cancelled is still out
-                atexit.unregister(_leave)  # there is one long call at a time
+            if call.done():  # a cancelled call is still under way
+                atexit.unregister(_leave)  # there is only one long call at a time
         self._show("<", b"", answer)
         return answer
 
@@ -185,7 +184,7 @@ class Corba(Local):
         def look_up() -> str:
             found = self._resolve()
             if found is None:
-                raise ConnectionError(f"{self} is nothing: the name service has no reference")
+                raise ConnectionError(f"{self} does not exist: the name service has no reference")
             text: str = start_orb()[1].object_to_string(found)
             return text
 
@@ -197,7 +196,7 @@ class Corba(Local):
             try:
                 return await asyncio.shield(thread)
             except asyncio.CancelledError:
-                # The call goes on in its thread, and the next one has to wait for its end.
+                # The call goes on in its thread, and the next call must wait for its end.
                 await asyncio.wait([thread])
                 thread.exception()
                 raise
@@ -238,8 +237,8 @@ class Corba(Local):
             return undisturbed(lambda: self._bounded(context).resolve(name))
         except naming.NamingContext.NotFound:
             raise ConnectionError(
-                f"{service} knows no {self.object_name}: has the telescope's server been started, "
-                "and is that its name (object_name)?"
+                f"{service} has no object {self.object_name}: check that the telescope's server is "
+                "running, and that this is its name (object_name)"
             ) from None
         except omniorb.CORBA.COMM_FAILURE as error:
             said = overheard(self.host, self.port, min(self.timeout, OVERHEAR_S))
@@ -255,11 +254,11 @@ class Corba(Local):
         interface = load_interface(self.idl)
         found = self._resolve()
         if found is None:
-            raise ConnectionError(f"{self} is nothing: the name service has no reference")
+            raise ConnectionError(f"{self} does not exist: the name service has no reference")
         telescope = f"the telescope ({self}, at {addresses(orb.object_to_string(found))})"
         try:
             wanted = interface._NP_RepositoryId if interface else REPOSITORY_ID
-            # _is_a may be answered from the reference alone, so it does not show whether it lives.
+            # the ORB may answer _is_a from the reference alone, without the object
             present(self._bounded(found), telescope)
             if not found._is_a(wanted):
                 raise ProtocolError(f"{telescope} is not a {wanted}; {HOW_TO_TYPE}")
@@ -287,16 +286,16 @@ class Corba(Local):
     def _explain(
         self, error: Exception, what: str, operation: str, within: float | None = None
     ) -> Exception:
-        """Return this package's exception for one of CORBA's."""
+        """Return this package's exception for an exception of CORBA."""
         name = type(error).__name__
         within = within or self.timeout
         said = {
             "TRANSIENT": "cannot be reached",
             "COMM_FAILURE": "broke the connection",
-            "OBJECT_NOT_EXIST": "is not there now; it is looked up again",
+            "OBJECT_NOT_EXIST": "does not exist now; it is looked up again",
             "TIMEOUT": f"did not answer within {within:g} s",
         }.get(name)
-        # Exceptions that the interface declares have no completion: they are answers.
+        # Exceptions declared in the interface have no completion status: they are answers.
         done = str(getattr(error, "completed", "COMPLETED_NO")) != "COMPLETED_NO"
         check = WRONG_IDL.format(idl=self.idl or "none") if name in SUSPECT else ""
         if done and not reads(operation):
@@ -320,9 +319,9 @@ def reads(operation: str) -> bool:
 
 
 def overheard(host: str, port: int, within: float) -> str:
-    """Return the words of a peer that does not speak CORBA, for an error; or an empty text.
+    """Return the bytes of a peer that does not use CORBA, as text for an error; else empty.
 
-    The ORB does not report such words, so a second connection listens for ``within`` seconds.
+    The ORB does not report such bytes, so a second connection listens for ``within`` seconds.
     """
     with suppress(OSError), socket.create_connection((host, port), within) as peer:
         said = peer.recv(MAX_SKIPPED)
@@ -333,14 +332,14 @@ def overheard(host: str, port: int, within: float) -> str:
 def present(reference: Any, what: str) -> None:
     """Raise ConnectionError if an object does not exist any more."""
     if undisturbed(reference._non_existent):
-        raise ConnectionError(f"{what} is not there any more")
+        raise ConnectionError(f"{what} does not exist any more")
 
 
 def undisturbed(ask: Callable[[], Any]) -> Any:
-    """Return the result of ``ask``, which changes nothing.
+    """Return the result of ``ask``, which must change nothing: it may be called twice.
 
-    Servers close idle connections, which the ORB notices only when it uses them. ``ask`` is then
-    called once more, and uses a new connection.
+    Servers close idle connections, which the ORB notices only when it uses them. The second call
+    uses a new connection.
     """
     corba = start_orb()[0].CORBA
     try:
@@ -350,10 +349,10 @@ def undisturbed(ask: Callable[[], Any]) -> Any:
 
 
 def _leave(call: Future[Any]) -> None:
-    """End the process while a call is under way, without letting the ORB end first.
+    """End the process at once if a call is under way.
 
-    The ORB would end the call, whose thread would then return into a Python that is ending, and
-    abort the process.
+    Otherwise the ORB would end the call, and its thread would return into the ending interpreter
+    and abort the process.
     """
     if not call.done():
         sys.stdout.flush()
@@ -362,20 +361,20 @@ def _leave(call: Future[Any]) -> None:
 
 
 def start_orb() -> tuple[Any, Any]:
-    """Return the module omniORB and the ORB of this process. Raises ConnectionError without it."""
+    """Return the module omniORB and the ORB. Raises ConnectionError if it is not installed."""
     try:
         omniorb = importlib.import_module("omniORB")
         importlib.import_module("omniORB.CORBA")
     except ImportError as error:
         raise ConnectionError(NEEDS_EXTRA.format(error)) from None
-    # At a higher trace level the ORB repeats its exceptions on standard error.
+    # At a higher trace level the ORB prints its exceptions, too.
     arguments = ["hcam", "-ORBtraceLevel", "0"]
     with _loading:
         return omniorb, omniorb.CORBA.ORB_init(arguments, omniorb.CORBA.ORB_ID)
 
 
 def require_corba() -> None:
-    """Raise HcamError, with the command that installs CORBA, if this installation lacks it."""
+    """Raise HcamError, with the install command, if this installation lacks CORBA."""
     try:
         start_orb()
     except ConnectionError as error:
@@ -393,8 +392,8 @@ def load_interface(idl: str) -> Any | None:
             if _loaded and idl and any(_loaded.values()):
                 other = next(source for source, known in _loaded.items() if known)
                 raise ConnectionError(
-                    f"the telescope's interface is already that of {other or 'PYTHONPATH'}; "
-                    f"{idl} would have to be used by another server"
+                    f"the telescope's interface is already loaded from {other or 'PYTHONPATH'}; "
+                    f"use {idl} in another server"
                 )
             _loaded[idl] = _compile(idl) if idl else _import_stubs()
         return _loaded[idl]
@@ -405,10 +404,10 @@ def _import_stubs() -> Any | None:
         return getattr(importlib.import_module(MODULE), INTERFACE)
     except ModuleNotFoundError as error:
         if error.name != MODULE:
-            raise ConnectionError(f"the stubs of the telescope do not load: {error}") from None
+            raise ConnectionError(f"the telescope's stubs cannot be imported: {error}") from None
         return None
     except (ImportError, AttributeError) as error:
-        raise ConnectionError(f"the stubs of the telescope do not load: {error}") from None
+        raise ConnectionError(f"the telescope's stubs cannot be imported: {error}") from None
 
 
 def _compile(idl: str) -> Any:
@@ -454,7 +453,7 @@ def typed(telescope: Any, interface: Any) -> Call:
 
 
 def fitted(operation: str, arguments: Sequence[object], kinds: Sequence[Any]) -> list[object]:
-    """Return arguments in the types that an operation declares; ValueError if one does not fit.
+    """Return arguments in the declared types of an operation. Raises ValueError.
 
     Numbers are converted if nothing is lost: 25.0 to a long, 25 to a double.
     """
@@ -474,7 +473,7 @@ def _fitted(operation: str, value: object, kind: Any) -> object:
         raise ValueError(f"{operation} takes a number, not {shorten(value)}")
     low, high = WHOLE.get(kind) or (-REAL[kind], REAL[kind])
     if not (math.isfinite(value) and low <= value <= high):
-        raise ValueError(f"{operation} takes a number of {low:g} to {high:g}, not {value}")
+        raise ValueError(f"{operation} takes a number from {low:g} to {high:g}, not {value}")
     if kind in REAL:
         return float(value)
     if value != int(value):
@@ -486,7 +485,7 @@ def by_size(telescope: Any, omniorb: Any, orb: Any) -> Call:
     """Return a function that calls the operations in READABLE of an unknown interface.
 
     An answer of 8 bytes must be a double, one of 4 bytes a float or a long. A long that is read as
-    a float is noticed, because it is too near to zero, or no number.
+    a float is noticed, because it is too near to zero or not a number.
     """
     corba = omniorb.CORBA
     codes = {
@@ -505,7 +504,7 @@ def by_size(telescope: Any, omniorb: Any, orb: Any) -> Call:
 
     def call(operation: str, arguments: tuple[object, ...]) -> Any:
         if operation not in READABLE or arguments:
-            raise ValueError(f"the types of {operation} are not known; {HOW_TO_TYPE}")
+            raise ValueError(f"the types of {operation} are unknown; {HOW_TO_TYPE}")
         if operation in fitting:
             return attempt(operation, fitting[operation])
         for kind in READABLE[operation]:

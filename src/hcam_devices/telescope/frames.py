@@ -2,13 +2,13 @@
 
     run0012.fits    a header, about 184 kB; then frames of NAXIS1 x NAXIS2 x |BITPIX| / 8 bytes
 
-Only the size counts, so it does not matter whether a frame is written in pieces, several frames are
-seen at once, or a time stamp is late. The format is the one that the pipeline for HiPERCAM's raw
-files expects (NAXIS is 3, the last axis counts frames). In a file of another format, a pause in its
-growth ends a frame, as in the predecessor.
+Only the size counts, so a frame may be written in pieces, several frames may be seen at once, and
+time stamps may be late. The format is the one that HiPERCAM's pipeline expects (NAXIS is 3, the
+last axis counts frames). In a file of another format, a pause in its growth ends a frame, as in the
+predecessor.
 
-The folder may be on another machine. Only a local disk reports changes (inotify), and a network
-disk answers from its cache for up to a minute unless a file or folder is opened (nfs(5),
+The folder may be on another machine. Only a local disk reports changes (inotify). A network disk
+may answer from a cache of up to a minute, unless the file or folder is opened (nfs(5),
 close-to-open cache coherence). So each look opens the folder and the file.
 """
 
@@ -32,11 +32,11 @@ CHANGES = Mask.CREATE | Mask.MODIFY | Mask.MOVED_TO
 
 LOOK_PERIOD_S = 0.1
 RETRY_PERIOD_S = 1.0
-"""The time between looks where changes are reported, or where the folder cannot be read."""
+"""The time between looks if changes are reported, or if the folder cannot be read."""
 MAX_LOOK_S = 5.0
 """Timeout of one look. A look that hangs is awaited, never started twice."""
 PAUSE_S = 0.02
-"""The time from a reported change to the next look, because a frame is written in many pieces."""
+"""The time from a reported change to the next look, because frames are written in pieces."""
 LIST_PERIOD_S = 1.0
 """The shortest time between two listings of the folder."""
 
@@ -45,14 +45,14 @@ Sleep = Callable[[float], Awaitable[object]]
 
 @dataclass(frozen=True)
 class Progress:
-    """The number of the newest run (0 if there is none), and the number of its whole frames."""
+    """The number of the newest run (0 if there is none), and the number of its complete frames."""
 
     run: int
     frames: int
 
 
 def run_number(name: str) -> int:
-    """Return the number of a run by the name of its file, or 0 for any other name."""
+    """Return the number in the file name of a run, or 0 for any other name."""
     number = runs.number_of(name) or 0
     return number if name == runs.file_name(number) else 0
 
@@ -67,7 +67,7 @@ def filesystem_of(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Layout:
-    """The size of a run's header and of each frame, in bytes; 0 if it is not known."""
+    """The sizes (bytes) of a run's header and of each frame; 0 if unknown."""
 
     header: int = 0
     frame: int = 0
@@ -97,7 +97,7 @@ def _frame(keys: dict[bytes, bytes]) -> int:
 
 @dataclass
 class _Growth:
-    """The growth of a run's file: its size in bytes, and how often a pause has followed."""
+    """The growth of a run's file: its size (bytes), and the frames that pauses have ended."""
 
     identity: tuple[int, int]
     settled: int
@@ -125,9 +125,8 @@ class _Growth:
 class Frames:
     """Counts the frames of the newest run in ``folder``.
 
-    ``quiet`` is for files whose frames have no known size: a frame counts as written when the file
-    has not grown for this time (s). Frames that such a file had when it was first seen are not
-    counted.
+    ``quiet`` is for files with frames of unknown size: a frame counts as written when the file has
+    not grown for this time (s). Frames that were in such a file at the first look are not counted.
     """
 
     def __init__(
@@ -141,7 +140,7 @@ class Frames:
     ) -> None:
         self.folder, self.quiet = folder, quiet
         self.trouble = ""
-        """A sentence with the reason why the folder cannot be read; empty if it can."""
+        """Why the folder cannot be read; empty if it can."""
         self._clock, self._sleep, self._filesystem = clock, sleep, filesystem
         self._changed: int | None = None
         self._list_again, self._list_at = False, 0.0
@@ -151,18 +150,18 @@ class Frames:
         self._tells = False
 
     async def look(self) -> Progress | None:
-        """Return the progress now, or None, with the reason in ``trouble``, if it is not known."""
+        """Return the progress now, or None, with the reason in ``trouble``, if it is unknown."""
         place = f"the data folder {self.folder}"
         try:
             found = await threads.ask(place, self._look_or_say, within=MAX_LOOK_S)
         except TimeoutError as error:
-            self.trouble = f"{error}, so no frame is seen; it is tried again"
+            self.trouble = f"{error}, so no frame is seen; the next look follows"
             return None
         if isinstance(found, Progress):
             self.trouble = ""
             return found
         why = found.strerror or found
-        self.trouble = f"{place} cannot be read ({why}), so no frame is seen; it is tried again"
+        self.trouble = f"{place} cannot be read ({why}), so no frame is seen; the next look follows"
         return None
 
     async def news(self, seen: Progress | None) -> Progress:
@@ -170,7 +169,9 @@ class Frames:
         with ExitStack() as stack:
             changes, watched = None, False
             while (now := await self.look()) is None or now == seen:
-                if self._tells and not watched:  # then look again: a file may have come before
+                if (
+                    self._tells and not watched
+                ):  # look again afterwards: a file may have appeared before
                     changes, watched = self._watch(stack), True
                 else:
                     await self._until_next_look(changes)
@@ -180,7 +181,7 @@ class Frames:
         try:
             changes = stack.enter_context(Inotify())
             changes.add_watch(self.folder, CHANGES)
-        except OSError:  # the folder is missing, or all watches of this machine are used
+        except OSError:  # the folder is missing, or this machine has no more watches
             return None
         return changes
 
@@ -235,7 +236,7 @@ class Frames:
             os.close(folder)
         now = self._clock()
         if (changed != self._changed or self._list_again) and now >= self._list_at:
-            # List once more, because a later file may have the same time of change.
+            # List once more later, because a newer file may have the same time of change.
             self._list_again = changed != self._changed
             self._changed, self._list_at = changed, now + LIST_PERIOD_S
             self._newest = max(map(run_number, os.listdir(self.folder)), default=0)

@@ -3,10 +3,10 @@
     -> GIOP 1.2 Request 4, key "telescope-0", operation getHumidity
     <- GIOP 1.2 Reply 4, no exception: 4-byte float 31.0
 
-A message is a header of 12 bytes - ``GIOP``, two bytes of version, flags (1: little-endian, 2: more
-fragments follow), type, the size of the rest - and a body, in which a number of n bytes stands at a
-multiple of n counted from the header. Replies use the caller's version and byte order. This
-follows CORBA 3.3 part 2, chapter 9, and is tested with omniORB as the client.
+A message has a header of 12 bytes - ``GIOP``, two bytes of version, flags (1: little-endian, 2:
+more fragments follow), type, the size of the rest - and a body, in which a number of n bytes is
+aligned to a multiple of n counted from the header. Replies use the caller's version and byte order.
+Source: CORBA 3.3 part 2, chapter 9. Tested with omniORB as the client.
 """
 
 import math
@@ -26,13 +26,13 @@ UNKNOWN_OBJECT, OBJECT_HERE = range(2)
 COMPLETED_NO, COMPLETED_MAYBE = 1, 2
 MAX_FLOAT = 3.4e38
 MAX_MESSAGE_BYTES = 1 << 20
-"""A client of the telescope sends messages of fewer than 300 bytes."""
+"""Real messages of clients have fewer than 300 bytes."""
 CLOSE_CONNECTION = struct.pack("<4s4BI", b"GIOP", 1, 2, 1, CLOSE, 0)
 MESSAGE_ERROR = struct.pack("<4s4BI", b"GIOP", 1, 0, 1, ERROR, 0)
 
 
 class Reader:
-    """Reads the values of a message one after the other. Raises struct.error at its end."""
+    """Reads the values of a message one by one. Raises struct.error at its end."""
 
     def __init__(self, data: bytes, order: Order, at: int = 0) -> None:
         self.data, self.order, self.at = data, order, at
@@ -60,16 +60,13 @@ class Reader:
 
 
 class Writer:
-    """Writes values into a body, whose alignment is counted from its own beginning.
-
-    That is right because bodies begin at a multiple of 8.
-    """
+    """Writes values into a body. Alignment counts from its start, which is a multiple of 8."""
 
     def __init__(self, order: Order) -> None:
         self.order, self.data = order, bytearray()
 
     def number(self, code: str, value: float) -> None:
-        """Append a number. One that is too large for a float becomes infinite."""
+        """Append a number. A number that is too large for a float becomes infinite."""
         if code == "f" and abs(value) > MAX_FLOAT:
             value = math.copysign(math.inf, value)
         self.data += bytes(-len(self.data) % struct.calcsize(code))
@@ -136,7 +133,7 @@ class Request:
         return start + struct.pack(f"{self.order}I", len(rest)) + rest
 
     def refusal(self, exception: str, completed: int = COMPLETED_NO) -> bytes:
-        """Return the reply that raises one of CORBA's own exceptions in the client."""
+        """Return the reply that raises a standard CORBA exception in the client."""
 
         def fill(writer: Writer) -> None:
             writer.text(f"IDL:omg.org/CORBA/{exception}:1.0")
@@ -158,7 +155,7 @@ cut = Exactly(12, _size)
 def parse(frame: bytes) -> Request | None:
     """Return the request in a message, or None if the message needs no answer.
 
-    Raises ValueError if the message is damaged, or if a client must not send it.
+    Raises ValueError if the message is damaged, or not one of a client.
     """
     if len(frame) < 12 or frame[:5] != b"GIOP\1" or frame[5] > 2 or frame[6] & 2:
         raise ValueError("not a whole message of GIOP 1.0 to 1.2")
@@ -183,7 +180,7 @@ def _request(kind: int, minor: int, reader: Reader) -> Request:
         if asked:
             reader.at += 3
         if reader.number("H") != 0:
-            raise ValueError("the object is to be named by its key")
+            raise ValueError("the object must be addressed by its key")
     key = reader.octets()
     operation = reader.text() if asked else ""
     if asked and minor == 2:

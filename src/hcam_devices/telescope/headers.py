@@ -2,11 +2,10 @@
 
     RADEG   = 17.5541 / RA (degrees);DATE-OBS= '2024/01/02' / date;
 
-An item is a name, the first ``=``, a value, and after `` /`` a comment. A value in quotes may
+An item is a name, the first ``=``, a value and, after `` /``, a comment. A value in quotes may
 contain slashes and doubled quotes; without quotes it ends at the first `` /``. All values are texts
-until ``typed``. The telescope also sends garbage without a name or without ``=``, which is ignored.
-The format is that of the strings that the predecessor parsed; it wrongly split them at every ``=``
-and ``/``.
+until ``typed``. Items without a name or without ``=``, which the telescope also sends, are ignored.
+The format is known from the predecessor, which wrongly split at every ``=`` and ``/``.
 """
 
 import math
@@ -21,14 +20,14 @@ PLAIN = re.compile(r"(?!/)(.*?)(?:\s/(.*))?", re.DOTALL)
 
 
 class Item(NamedTuple):
-    """The value of a header item, and its comment; both may be empty. A quoted value is a text."""
+    """The value and the comment of a header item; both may be empty. A quoted value is a text."""
 
     value: str
     comment: str
     quoted: bool = False
 
     def typed(self) -> float | str:
-        """Return the value as a number if it is a finite one, otherwise as a text."""
+        """Return the value as a number if it is a finite number, otherwise as a text."""
         if not self.quoted and NUMBER.fullmatch(self.value):
             number = float(self.value)
             return number if math.isfinite(number) else self.value
@@ -36,7 +35,7 @@ class Item(NamedTuple):
 
 
 def parse(groups: Iterable[str]) -> dict[str, Item]:
-    """Return the items of all groups by name. If a name is repeated, its last item counts."""
+    """Return the items of all groups by name; of a repeated name, the last item."""
     items = {}
     for text in ";".join(groups).split(";"):
         name, equals, rest = text.partition("=")
@@ -55,6 +54,6 @@ def _item(text: str) -> Item:
         return Item(match[1].replace("''", "'").strip(), match[2].strip(), quoted=True)
     if match := PLAIN.fullmatch(text):
         value = match[1].strip().strip("'")
-    else:  # nothing but a comment
+    else:  # only a comment
         return Item("", text[1:].strip())
     return Item(value.strip(), (match[2] or "").strip())

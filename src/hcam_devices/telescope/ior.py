@@ -1,6 +1,6 @@
-"""Parses object references (IOR): type, make of the ORB, version, addresses, code sets.
+"""Parses object references (IOR): type, ORB, GIOP version, addresses, code sets.
 
-Follows CORBA 3.3 part 2, 9.7 (IOR) and 7.10.2.4 (code sets), and OMG's list of makes.
+Sources: CORBA 3.3 part 2, 9.7 (IOR) and 7.10.2.4 (code sets), and OMG's list of ORB types.
 """
 
 import struct
@@ -23,17 +23,17 @@ IIOP, MADE_BY, SPEAKS, ALSO_AT = 0, 0, 1, 3
 def describe(reference: str) -> dict[str, Any]:
     """Return the contents of an object reference (``IOR:`` and hexadecimal digits).
 
-    The keys are type, orb, giop, addresses and code sets. Raises ValueError if the text is no
+    The keys are type, orb, giop, addresses and code sets. Raises ValueError if the text is not a
     reference.
     """
     try:
         ior = _encapsulated(bytes.fromhex(reference.removeprefix("IOR:")))
         found: dict[str, Any] = {
             "type": ior.text(),
-            "orb": "not said",
-            "giop": "not said",
+            "orb": "unknown",
+            "giop": "unknown",
             "addresses": [],
-            "code sets": "not said",
+            "code sets": "unknown",
         }
         for _ in range(ior.number("I")):
             tag, data = ior.number("I"), ior.octets()
@@ -45,7 +45,7 @@ def describe(reference: str) -> dict[str, Any]:
 
 
 def addresses(reference: str) -> str:
-    """Return the addresses of a reference's object as text for people."""
+    """Return the addresses in a reference as text."""
     try:
         return " or ".join(describe(reference)["addresses"]) or "no address"
     except ValueError:

@@ -1,12 +1,11 @@
-"""The telescope's motions: one at a time, each until it is in position, and none sent twice.
+"""The motions of the telescope: one at a time, each until it is in position, none sent twice.
 
     -> requestTelescopeOffset 5.0 0.0                    arcsec, relative
     -> areMACSFollowErrorBelowThreshold, isM1NoiseBelowThreshold    both true: in position
 
-If it is not known whether a request was carried out (OutcomeUnknownError), the position is read,
-and nothing more is sent until a person, who is shown the position, has acknowledged it. The
-operations are those of the predecessor, by whose use it is known that the flags may need 0.2 s to
-notice a motion.
+If it is unknown whether a request was carried out (OutcomeUnknownError), the position is read and
+shown, and nothing more is sent until a person has acknowledged it. The operations are those of the
+predecessor; in its use the flags needed up to 0.2 s to notice a motion.
 """
 
 import asyncio
@@ -25,9 +24,9 @@ Position: TypeAlias = Mapping[str, float]
 
 LOOK_PERIOD_S = 0.2
 STEADY_S = 0.2
-"""The telescope has settled once it was in position for this long, because follow errors flap."""
+"""The telescope has settled after this time in position, because follow errors flap."""
 MAX_LOOK_AGAIN_S = 3.0
-"""A caller waits this long for a steady position after an unknown outcome."""
+"""After an unknown outcome, wait this long for a steady position."""
 FLAGS = {
     "areMACSFollowErrorBelowThreshold": "the follow error of the drives is above its threshold",
     "isM1NoiseBelowThreshold": "the noise of M1 is above its threshold",
@@ -35,7 +34,7 @@ FLAGS = {
 KEYS = ("RADEG", "DECDEG", "M2UZ")
 """The header items of the position: deg, deg, and the focus in mm (an inferred unit)."""
 MIN_VISIBLE_ARCSEC = 1.0
-"""A position with four decimals of a degree does not show a smaller offset."""
+"""Positions with four decimals of a degree do not show smaller offsets."""
 
 
 @dataclass(frozen=True)
@@ -66,56 +65,56 @@ class Unknown:
     before: Position
 
     def carried_out(self, now: Position) -> bool | None:
-        """Return whether the move was carried out, or None if a position does not show that."""
+        """Return whether the move was carried out, or None if the positions do not show it."""
         move = self.move
         asked = math.hypot(move.ra, move.dec)
         if asked < MIN_VISIBLE_ARCSEC or not {"RADEG", "DECDEG"} <= self.before.keys() & now.keys():
             return None
         dec = 3600 * (now["DECDEG"] - self.before["DECDEG"])
         ra = 3600 * ((now["RADEG"] - self.before["RADEG"] + 180) % 360 - 180)
-        # It is not known whether offsets in RA are on the sky or in the coordinate.
+        # It is unknown whether offsets in RA are on the sky or in the coordinate.
         on_sky = ra * math.cos(math.radians(now["DECDEG"]))
         if any(math.hypot(moved - move.ra, dec - move.dec) < asked / 4 for moved in (ra, on_sky)):
             return True
         return False if math.hypot(on_sky, dec) < asked / 4 else None
 
     def advice(self, now: Position) -> str:
-        """Return a text for people: the positions before and ``now``, and what to do."""
+        """Return a text with the positions before and ``now``, and the next step."""
         if not now:
             found = "the position cannot be read yet"
         else:
-            told = {
+            verdict = {
                 True: "as if it was carried out",
                 False: "as if it was not carried out",
-                None: "which does not tell whether it was carried out",
+                None: "which does not show whether it was carried out",
             }[self.carried_out(now)]
-            found = f"now {shown(now)}, {told}"
+            found = f"now {shown(now)}, {verdict}"
         return (
-            f"it is not known whether {self.move} was carried out. Before: {shown(self.before)}"
-            f"; {found}. It is not sent again, and nothing else is until you have looked where the "
-            "telescope is and called acknowledge(moved=True) or acknowledge(moved=False)"
+            f"it is unknown whether {self.move} was carried out. Before: {shown(self.before)}; "
+            f"{found}. Nothing is sent until you have checked the position of the telescope and "
+            "called acknowledge(moved=True) or acknowledge(moved=False)"
         )
 
 
 def shown(position: Position) -> str:
-    """Return a position as text for people."""
+    """Return a position as text."""
     return ", ".join(f"{key} {value:.10g}" for key, value in position.items()) or "not read"
 
 
 def position_in(header: Mapping[str, float | str]) -> Position:
-    """Return the position in a header; items that are missing, or no numbers, are left out."""
+    """Return the position in a header, without items that are missing or not numbers."""
     found = {key: header.get(key) for key in KEYS}
     return {key: value for key, value in found.items() if isinstance(value, float)}
 
 
 @dataclass
 class Motion(Part):
-    """Moves the telescope, one motion after the other.
+    """Moves the telescope, one motion at a time.
 
     ``ask`` calls an operation, ``read_header`` reads the header, ``last_position`` returns the
     position that was read last, and ``changed`` is called when the state has changed.
-    ``settle_after`` is the time (s) before the flags are right, and ``settle_within`` the time (s)
-    until it is an alarm not to be in position.
+    ``settle_after`` is the time (s) before the flags can be trusted. ``settle_within`` is the time
+    (s) after which it is an alarm if the telescope is not in position.
     """
 
     ask: Ask
@@ -131,7 +130,7 @@ class Motion(Part):
     unsettled: str = ""
     """The reason why the telescope is not in position although it should be; or empty."""
     in_position: bool | None = None
-    """Whether the telescope was in position when it was last asked; None if that is not known."""
+    """Whether the telescope was in position at the last look; None if that is unknown."""
     _steady_since: float | None = None
     _last: Move | None = None
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -146,7 +145,7 @@ class Motion(Part):
 
     @property
     def busy(self) -> bool:
-        """Whether a motion is under way: from its request until the telescope is in position."""
+        """Whether a motion is under way, from its request until the telescope is in position."""
         return self.doing is not None
 
     def states(self) -> dict[str, str]:
@@ -158,20 +157,20 @@ class Motion(Part):
         return Reading(self.told[self.fields.index(name)])
 
     def notices(self) -> Iterator[Alarm]:
-        """Return alarms about a motion of unknown outcome, and about a missing position."""
+        """Return alarms for a motion of unknown outcome, and for a telescope out of position."""
         if self.unknown:
             yield Alarm("gtc", "ERR", self.unknown.advice(self.last_position()))
         if self.unsettled:
             yield Alarm("gtc", "ERR", self.unsettled)
 
     def describe(self) -> dict[str, dict[str, Any]]:
-        """Return the state that is an offset, and its successful end."""
+        """Return the state during an offset, and the state after its success."""
         offset = {"readback": None, "setpoint": None, "chart": None}
         return {"gtc": offset | {"busy": ["offsetting"], "arrived": ["inpos"]}}
 
     @property
     def state(self) -> str:
-        """The state: offsetting, unknown (the outcome), offline, inpos, or outpos."""
+        """The state: offsetting, unknown (an outcome is unknown), offline, inpos or outpos."""
         if self.doing and self.doing.settles:
             return "offsetting"
         if self.unknown:
@@ -213,10 +212,10 @@ class Motion(Part):
     async def begin(self, move: Move, within: float | None = None) -> asyncio.Task[None]:
         """Request a move in a turn of its own; return once it is accepted.
 
-        The result is a task that ends when the telescope is in position. Raises OutcomeUnknownError
-        if the move may have been carried out. Any other error means that it was not:
-        NotAllowedError (out of position, no turn ``within`` that many seconds, or an earlier move
-        of unknown outcome), OSError (not reached), ValueError, or RefusedError.
+        Return a task that ends when the telescope is in position. Raises OutcomeUnknownError if the
+        move may have been carried out. Any other error means that it was not: NotAllowedError (out
+        of position, no turn ``within`` seconds, or an earlier move of unknown outcome), OSError
+        (the telescope cannot be reached), ValueError, or RefusedError.
         """
         self._check(move)
         try:
@@ -227,7 +226,7 @@ class Motion(Part):
                 f"the telescope is still busy with {self.doing or 'a dithered exposure'}; nothing "
                 "was sent: wait until it is in position, and try again"
             ) from None
-        # From here on, a caller that is cancelled must not leave the motion without its end.
+        # From here on, the motion must come to its end even if the caller is cancelled.
         accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         making = asyncio.create_task(self._carry_out(move, accepted))
         self._tasks.add(making)
@@ -241,8 +240,8 @@ class Motion(Part):
         self.changed()
 
     async def close(self) -> None:
-        """Give up motions under way, because the server ends; return when their callers know."""
-        await asyncio.sleep(0)  # a task cancelled before it has begun would keep the turn
+        """Cancel motions under way, because the server ends; return when their callers know."""
+        await asyncio.sleep(0)  # a task that is cancelled before it begins would keep the turn
         for making in self._tasks:
             making.cancel()
         if self._tasks:
@@ -251,15 +250,15 @@ class Motion(Part):
     def _ended(self, making: asyncio.Task[None]) -> None:
         self._tasks.discard(making)
         if not making.cancelled():
-            making.exception()  # callers get the error, and alarms report it
+            making.exception()  # the caller gets the error, and an alarm reports it
 
     def _check(self, move: Move) -> None:
         if not math.isfinite(move.ra + move.dec):
-            raise ValueError(f"{move} cannot be made; nothing was sent")
+            raise ValueError(f"{move} is not a finite offset; nothing was sent")
         if self.unknown:
             raise NotAllowedError(
-                f"nothing was sent: the outcome of {self.unknown.move} is not known yet; look "
-                "where the telescope is, then call acknowledge(moved=True) or (moved=False)"
+                f"nothing was sent: the outcome of {self.unknown.move} is unknown; check the "
+                "position, then call acknowledge(moved=True) or acknowledge(moved=False)"
             )
 
     async def _carry_out(self, move: Move, accepted: asyncio.Future[None]) -> None:
@@ -296,7 +295,7 @@ class Motion(Part):
         try:
             await self.ask(move.operation, move.arguments)
         except asyncio.CancelledError:
-            self.unknown = Unknown(move, before)  # a request that was sent cannot be taken back
+            self.unknown = Unknown(move, before)  # the request may have been sent already
             raise
         except OutcomeUnknownError as error:
             self.unknown = Unknown(move, before)
@@ -310,7 +309,7 @@ class Motion(Part):
             self.told = (self.told[0] + move.ra, self.told[1] + move.dec)
 
     async def _look_again(self) -> Position:
-        """Return the position once it is steady, or else the last one within MAX_LOOK_AGAIN_S."""
+        """Return the position once it is steady, or the last one after MAX_LOOK_AGAIN_S."""
         end = time.monotonic() + MAX_LOOK_AGAIN_S
         last: Position = {}
         while time.monotonic() < end:
@@ -354,16 +353,16 @@ class Motion(Part):
                 break
             await asyncio.sleep(LOOK_PERIOD_S)
         self.unsettled = (
-            f"not in position {self.settle_within:g} s after {self._last}, which the telescope has "
-            f"accepted ({why}). Ask the telescope's operator; do not send the offset again"
+            f"not in position {self.settle_within:g} s after {self._last}, which the telescope "
+            f"accepted ({why}). Ask the telescope operator; do not send the offset again"
         )
         raise TimeoutError(self.unsettled)
 
     def acknowledge(self, now: Position, *, moved: bool | None) -> bool:
         """Allow motions again after an unknown outcome; return whether the move counts as made.
 
-        ``moved`` says whether it was carried out; if None, the position ``now`` decides. Raises
-        NotAllowedError if there is no such move, ValueError if neither says so.
+        ``moved``: whether the move was carried out; if None, the position ``now`` decides. Raises
+        NotAllowedError if there is no such move, ValueError if the position does not decide it.
         """
         if self.unknown is None:
             raise NotAllowedError("there is no motion of unknown outcome to acknowledge")
@@ -371,7 +370,7 @@ class Motion(Part):
         carried_out = self.unknown.carried_out(now) if moved is None else moved
         if carried_out is None:
             raise ValueError(
-                f"the position does not tell whether {move} was carried out: look, and say "
+                f"the position does not show whether {move} was carried out: check it, and give "
                 "moved=True or moved=False"
             )
         if carried_out and move.settles:

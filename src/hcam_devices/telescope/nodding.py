@@ -1,12 +1,12 @@
 """Dithering: an exposure at each position of a pattern, and a motion between two exposures.
 
-    pattern              (0, 0)  (5, 0)  (5, 5)  (0, 5)       arcsec from where it started, for ever
+    pattern              (0, 0)  (5, 0)  (5, 5)  (0, 5)       arcsec from the start, repeated
     requests, relative   (0, 0)  (5, 0)  (0, 5)  (-5, 0)  (0, -5)  (5, 0) ...
     for each frame       request, in position, trigger, frame written
 
 The state is the position of a suspended coroutine, so there is no chart. A step that fails, or
-whose outcome is not known, pauses it, with the reason in ``notices``. Then a person has a look, and
-resumes or stops it.
+whose outcome is unknown, pauses it, with the reason in ``notices``. Then a person looks and resumes
+or stops it.
 """
 
 import asyncio
@@ -36,16 +36,16 @@ class Telescope(Protocol):
     """Moves the telescope, one motion at a time: see ``motion.Motion``."""
 
     def turn(self) -> AbstractAsyncContextManager[object]:
-        """Wait until nothing else moves the telescope, and keep it so within the context."""
+        """Return a context that waits for the turn to move the telescope, and then holds it."""
 
     async def request(self, dra: float, ddec: float) -> None:
         """Request a relative offset (arcsec) within a turn; return once it is accepted.
 
-        Raises TimeoutError if it may have been carried out. After any other error it was not.
+        Raises TimeoutError if it may have been carried out. Any other error means it was not.
         """
 
     async def settle(self) -> None:
-        """Wait, within a turn, until the telescope is in position; TimeoutError if it is not."""
+        """Wait, within a turn, until the telescope is in position. Raises TimeoutError."""
 
 
 class FrameCounter(Protocol):
@@ -56,7 +56,7 @@ class FrameCounter(Protocol):
         """The reason why frames cannot be counted; empty if they can."""
 
     async def look(self) -> Progress | None:
-        """Return the progress of the newest run, or None if it is not known."""
+        """Return the progress of the newest run, or None if it is unknown."""
 
     async def news(self, seen: Progress | None) -> Progress:
         """Wait until the progress differs from ``seen``, and return it."""
@@ -64,7 +64,7 @@ class FrameCounter(Protocol):
 
 @dataclass(frozen=True)
 class Exposure:
-    """The place of an exposure (arcsec from the start), and its times (Unix)."""
+    """The offset of an exposure from the start (arcsec), and its times (Unix)."""
 
     ra: float
     dec: float
@@ -81,13 +81,13 @@ class _OverError(Exception):
 
 
 class Nodding(Part):
-    """Dithers the telescope, one run after the other, never two at once.
+    """Dithers the telescope, for one run at a time.
 
     ``trigger`` starts one exposure; it raises TimeoutError if the exposure may have started, and
     any other error if it has not. ``guide`` reports an offset (arcsec) to the autoguider. ``limit``
-    is the largest offset, and the largest step, in each coordinate (arcsec). ``frame_within``
-    returns the time (s) from a trigger within which a frame has to be written. ``changed`` is
-    called after each change of ``state``.
+    is the largest offset and the largest step in each coordinate (arcsec). ``frame_within`` returns
+    the time (s) after a trigger within which the frame must be written. ``changed`` is called after
+    each change of ``state``.
     """
 
     def __init__(
@@ -106,9 +106,9 @@ class Nodding(Part):
         self.limit = limit
         self.pattern: list[Offset] = []
         self.state: State = "disabled"
-        """idle is before a motion or a trigger; waiting is for a frame to be written."""
+        """idle: before a motion or a trigger; waiting: until a frame is written."""
         self.reason = ""
-        """The reason for a pause, or for an end that is neither by ``stop`` nor with the run."""
+        """The reason for a pause or a fault; empty after ``stop`` or the end of the run."""
         self.told: Offset = (0.0, 0.0)
         """The sum of the offsets that the telescope has accepted since the start, in arcsec."""
         self.exposures: dict[int, Exposure] = {}
@@ -123,27 +123,27 @@ class Nodding(Part):
         self._in_position = 0.0
         self._unknown: Offset | None = None  # a step that may have been carried out
         self._begun: Exposure | None = None  # an exposure without a frame so far
-        self._told_written: asyncio.Future[int] | None = None
+        self._reported: asyncio.Future[int] | None = None
         self._after = 0  # the run has a number above this one
         self._run: int | None = None
-        self._frames = 0  # the number of frames of the run that are accounted for
+        self._frames = 0  # the number of counted frames of the run
         self._blind = False
         self._seen: Progress | None = None
 
     # --- commands ---------------------------------------------------------------------------
 
     def load(self, ra: Sequence[float], dec: Sequence[float]) -> None:
-        """Load a pattern: offsets from the start in arcsec, which are repeated for ever.
+        """Load a pattern: offsets from the start (arcsec), repeated until the run ends.
 
-        Raises ValueError if an offset or a step is too large, or if the lists do not have the same
-        length; NotAllowedError while dithering.
+        Raises ValueError if an offset or a step is too large, or if the lists differ in length;
+        NotAllowedError while dithering.
         """
         if self.state != "disabled":
             raise NotAllowedError("the pattern is in use: stop dithering, then load another")
         if len(ra) != len(dec) or not ra:
             raise ValueError(
-                f"a pattern has as many offsets in RA as in Dec, and at least one, not {len(ra)} "
-                f"and {len(dec)}"
+                "a pattern must have as many offsets in RA as in Dec, and at least one, not "
+                f"{len(ra)} and {len(dec)}"
             )
         pattern = [(float(x), float(y)) for x, y in zip(ra, dec, strict=True)]
         before = (0.0, 0.0)
@@ -160,14 +160,14 @@ class Nodding(Part):
     def start(self, run: int | None = None) -> None:
         """Begin to dither around the present position, at the first offset of the pattern.
 
-        ``run`` is the number of the run to be dithered, if the detector knows it; otherwise it is
-        the newest run, or a newer one that begins before the first frame is written. Raises
-        NotAllowedError while dithering, and without a pattern.
+        ``run`` is the number of the run to dither, if it is known; otherwise it is the newest run,
+        or a newer one that begins before the first frame is written. Raises NotAllowedError while
+        dithering, or if there is no pattern.
         """
         if self.state != "disabled":
-            raise NotAllowedError("the telescope is being dithered already; to begin anew, stop it")
+            raise NotAllowedError("the telescope is already being dithered; stop that first")
         if not self.pattern:
-            raise NotAllowedError("there is no pattern to dither: load one (load_nod_pattern)")
+            raise NotAllowedError("there is no dither pattern: load one (load_nod_pattern)")
         if run is not None:
             self._after = run - 1
         self.told = self._guided = (0.0, 0.0)
@@ -193,7 +193,7 @@ class Nodding(Part):
             self._end()
 
     async def close(self) -> None:
-        """End at once, even during a motion, because the server ends; return when it has ended."""
+        """End at once, even during a motion, because the server ends."""
         if self._task:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -204,7 +204,7 @@ class Nodding(Part):
             self._task.cancel()
 
     async def track_new_run(self) -> None:
-        """Expect a new run: none that has frames now is the one to be dithered."""
+        """Dither the next run, which is not one that already has frames."""
         seen = await self.frames.look()
         if seen is not None:
             self._after = seen.run if seen.frames else seen.run - 1
@@ -213,35 +213,34 @@ class Nodding(Part):
 
     def frame_written(self) -> None:
         """Count the awaited frame as written, if there is one."""
-        if self._told_written and not self._told_written.done():
-            self._told_written.set_result(1)
+        if self._reported and not self._reported.done():
+            self._reported.set_result(1)
 
     def acknowledge(self, *, moved: bool) -> None:
-        """Decide whether a nod of unknown outcome was carried out, if there is one."""
+        """Note whether the step of unknown outcome, if there is one, was carried out."""
         if self._unknown:
             if moved:
                 self._accept(self._unknown)
             self._unknown = None
-            counts = f"the nod counts as {'' if moved else 'not '}made: resume, or stop"
+            counts = f"the step counts as {'' if moved else 'not '}made: resume, or stop"
             self.reason = counts if self.state == "paused" else ""
             self._changed()
 
     async def resume(self, exposed: bool | None = None) -> None:
         """Continue after a pause, with the step that was not completed.
 
-        ``exposed`` says whether a frame that was not seen has been exposed nevertheless. If not, it
-        is triggered again. Raises NotAllowedError if nothing is paused, or if the outcome of a
-        motion has to be acknowledged first; ValueError if ``exposed`` is needed, or is given
-        without need.
+        ``exposed``: whether a frame that was not seen was exposed; if not, it is triggered again.
+        Raises NotAllowedError if dithering is not paused, or if the outcome of a motion must be
+        acknowledged first; ValueError if ``exposed`` is needed but missing, or the other way round.
         """
         self._paused()
         if self._unknown:
             raise NotAllowedError(
-                "look where the telescope is, and say so with acknowledge(moved=True) or "
+                "check the position of the telescope, and call acknowledge(moved=True) or "
                 "acknowledge(moved=False); then resume"
             )
         if self._begun is None and exposed is not None:
-            raise ValueError("no frame is in doubt: resume without saying whether one was exposed")
+            raise ValueError("no frame is in doubt: resume without exposed")
         seen = await self.frames.look() if self._begun else None
         resumed = self._paused()
         if self._begun:
@@ -250,8 +249,8 @@ class Nodding(Part):
             if exposed is None:
                 raise ValueError(
                     f"frame {self._frames + 1} is not in the data folder: when the detector is idle"
-                    ", say resume(exposed=True) if it was exposed, to go on with the next, or "
-                    "resume(exposed=False) to trigger it again"
+                    ", call resume(exposed=True) if it was exposed, which continues with the next "
+                    "frame, or resume(exposed=False), which triggers it again"
                 )
             if exposed:
                 self._count(self._begun)
@@ -260,24 +259,24 @@ class Nodding(Part):
 
     def _paused(self) -> asyncio.Future[None]:
         if self.state != "paused" or self._resumed is None or self._resumed.done():
-            raise NotAllowedError(f"dithering is not paused, it is {self.state}")
+            raise NotAllowedError(f"dithering is not paused: its state is {self.state}")
         return self._resumed
 
     # --- reports ----------------------------------------------------------------------------
 
     def notices(self) -> Iterator[Alarm]:
-        """Return alarms: why dithering is paused or has ended, and which helpers fail."""
+        """Return why dithering is paused or has ended, and faults of folder and autoguider."""
         if self.reason:
             yield Alarm("dither", "ERR", self.reason)
         if self.state != "disabled" and self.frames.trouble:
             yield Alarm("dither", "WARN", self.frames.trouble)
 
     async def as_ecsv(self) -> str:
-        """Return the nod table of the run as ECSV, with a row for each frame.
+        """Return the dither table of the run as ECSV, with a row for each frame.
 
         RAOFF and DECOFF are the offsets from the start (arcsec, NaN for a frame that was not
-        dithered); FRAME counts from 1; TRIGGER and INPOS are UTC. If the run's file cannot be read,
-        the rows end with the last frame that was seen.
+        dithered). FRAME counts from 1. TRIGGER and INPOS are UTC. If the file of the run cannot be
+        read, the rows end with the last frame that was seen.
         """
         seen = await self.frames.look()
         exposures = dict(self.exposures)
@@ -301,8 +300,8 @@ class Nodding(Part):
         except _OverError as over:
             log.info("dithering has ended: %s", over)
         except Exception as error:
-            log.exception("dithering has ended by a fault")
-            self.reason = f"dithering has ended by a fault: {error!r}; it can be started again"
+            log.exception("dithering has ended after a fault of the program")
+            self.reason = f"dithering has ended after a fault: {error!r}; it can be started again"
         finally:
             self._set("disabled")
 
@@ -326,26 +325,28 @@ class Nodding(Part):
     async def _move(self) -> None:
         ra, dec = self.pattern[self._step % len(self.pattern)]
         step = (ra - self.told[0], dec - self.told[1])
-        nod = f"the nod by ({step[0]:g}, {step[1]:g}) arcsec"
+        offset = f"the offset by ({step[0]:g}, {step[1]:g}) arcsec"
         self._set("nodding")
         try:
             await self.telescope.request(*step)
         except TimeoutError as error:
             self._unknown = step
             raise _PausedError(
-                f"it is not known whether {nod} was carried out; it is not sent again: {error}. "
-                "Look where the telescope is, acknowledge it, then resume or stop"
+                f"it is unknown whether {offset} was carried out; it is not sent again: {error}. "
+                "Check the position of the telescope, call acknowledge, then resume or stop"
             ) from None
         except FAILED as error:
-            raise _PausedError(f"{nod} was not made: {error}. Resume to ask for it again") from None
+            raise _PausedError(
+                f"{offset} was not made: {error}. Resume to request it again"
+            ) from None
         self._accept(step)
         settled, _ = await asyncio.gather(
-            self.telescope.settle(), self._tell_autoguider(), return_exceptions=True
+            self.telescope.settle(), self._inform_autoguider(), return_exceptions=True
         )
         if isinstance(settled, FAILED):
             raise _PausedError(
-                f"{nod} was accepted, but the telescope is not in position: {settled}. Resume to "
-                "wait for it again; it is not sent again"
+                f"{offset} was accepted, but the telescope is not in position: {settled}. Resume "
+                "to wait again; the offset is not sent again"
             )
         if settled is not None:
             raise settled
@@ -355,7 +356,7 @@ class Nodding(Part):
     def _accept(self, step: Offset) -> None:
         self.told = (self.told[0] + step[0], self.told[1] + step[1])
 
-    async def _tell_autoguider(self) -> None:
+    async def _inform_autoguider(self) -> None:
         step = (self.told[0] - self._guided[0], self.told[1] - self._guided[1])
         self._guided = self.told
         await self._guide(*step)
@@ -363,7 +364,7 @@ class Nodding(Part):
     async def _expose(self) -> None:
         await self._look_before()
         loop = asyncio.get_running_loop()
-        self._told_written = loop.create_future()
+        self._reported = loop.create_future()
         self._begun = Exposure(*self.told, self._clock(), self._in_position)
         self._set("waiting")
         unanswered = ""
@@ -383,21 +384,21 @@ class Nodding(Part):
 
     async def _written(self, unanswered: str) -> int:
         """Wait until the frame has been written; return the number of further frames."""
-        assert self._told_written  # noqa: S101  (type checker)
+        assert self._reported  # noqa: S101  (type checker)
         within = self._frame_within()
         watching: asyncio.Future[int] = asyncio.create_task(self._watch())
         try:
             done, _ = await asyncio.wait(
-                [watching, self._told_written], timeout=within, return_when=asyncio.FIRST_COMPLETED
+                [watching, self._reported], timeout=within, return_when=asyncio.FIRST_COMPLETED
             )
         finally:
             watching.cancel()
             await asyncio.wait([watching])
         if not done:
             raise _PausedError(
-                f"{unanswered}frame {self._frames + 1} was not written within {within:g} s: look "
-                "at the detector and the data folder, then resume or stop; it is not triggered "
-                "again unless you say so"
+                f"{unanswered}frame {self._frames + 1} was not written within {within:g} s: check "
+                "the detector and the data folder, then resume or stop; it is triggered again only "
+                "by resume(exposed=False)"
             )
         return max(written.result() for written in done) - 1
 
@@ -410,15 +411,14 @@ class Nodding(Part):
         if extra > 0:
             self._frames += extra
             raise _PausedError(
-                f"{extra} more frames were written than were triggered here, at places that are "
-                "not known: does the detector wait for its triggers (DET.SEQ.TRIGGER)? Resume to "
-                "go on"
+                f"{extra} more frames were written than were triggered here, at unknown positions: "
+                "check that the detector waits for triggers (DET.SEQ.TRIGGER), then resume"
             )
 
     # --- counting the frames of the right run -----------------------------------------------
 
     async def _look_before(self) -> None:
-        """Count the frames before the next trigger; raise _PausedError if there are too many."""
+        """Count the frames before the next trigger. Raises _PausedError if there are too many."""
         run, self._seen = self._run, await self.frames.look()
         self._blind = self._seen is None
         frames = self._frames_of(self._seen)
@@ -443,7 +443,7 @@ class Nodding(Part):
         return frames - self._frames
 
     def _frames_of(self, seen: Progress | None) -> int:
-        """Return the number of frames of the run, which is the first one seen above ``_after``.
+        """Return the number of frames of the run, the first one seen after ``_after``.
 
         Raises _OverError if a newer run has begun.
         """

@@ -1,13 +1,13 @@
 """A simulated telescope that answers over CORBA, together with its name service.
 
 Both are objects at the same port: the name service has the key ``NameService``, and returns a
-reference to the telescope, whose key is new each time its server is restarted. The interface is
-inferred (``data/telescope.idl``). The telescope tracks; an offset takes ``motion`` seconds and then
-``settling`` seconds until it is in position; the focus moves at ``focus_speed`` (mm / s). Each
-motion is a line of ``motions.jsonl`` in its folder, from which a new simulator reads its position.
-An autoguider, if there is no other, is simulated, too, unless ``autoguider`` is false.
+reference to the telescope, whose key is new after each restart of its server. The interface is
+inferred (``data/telescope.idl``). The telescope tracks. An offset takes ``motion`` seconds, and the
+telescope is in position ``settling`` seconds later. The focus moves at ``focus_speed`` (mm / s).
+Each motion is a line of ``motions.jsonl`` in its folder, from which a new simulator reads its
+position. If there is no autoguider, it is simulated, too, unless ``autoguider`` is false.
 
-After ``disconnect`` the server is another one: references to the old one are dead.
+After ``disconnect`` the server is a new one: references to the old one are invalid.
 """
 
 import json
@@ -41,14 +41,14 @@ COMMANDS = {
     "changePointing": "",
     "_set_m1NoiseMaxValue": "f",
 }
-"""The operations that change something, and the types of their arguments."""
+"""The operations that change something, with the types of their arguments."""
 TRANSFER = "transferObservationDataFromHIPERToGCS"
 FOCUS_SCALE = 0.01
-"""mm for each unit of requestFocusOffset: a caller's value in mm is sent times 100."""
+"""mm per unit of requestFocusOffset: the caller's value in mm is sent times 100."""
 
 
 class Simulator(Base):
-    """A telescope in a cold, dry dome; its name service; and the server that may be restarted."""
+    """A telescope in a cold, dry dome, its name service, and its server, which can be restarted."""
 
     controls = (
         *("top", "middle", "bottom", "humidity", "tube", "m1"),
@@ -80,11 +80,11 @@ class Simulator(Base):
 
     @property
     def key(self) -> bytes:
-        """The key of the telescope object, which changes when its server is restarted."""
+        """The key of the telescope object, which changes at each restart of its server."""
         return b"telescope-%d" % self.restarts
 
     def simulate(self, fault: str = "", **chosen: Any) -> dict[str, Any]:
-        """Inject a fault, as in every simulator. After ``disconnect`` the server is restarted."""
+        """Inject a fault, as in every simulator. ``disconnect`` also restarts the server."""
         shown = super().simulate(fault, **chosen)
         if fault == "disconnect":
             self.restarts += 1
@@ -93,13 +93,13 @@ class Simulator(Base):
         return shown
 
     def stands_in(self, procedure: str) -> bool:
-        """Return whether the simulator answers a procedure of the autoguider, another program."""
+        """Return whether the simulator answers a procedure for the autoguider, another program."""
         return self.autoguider and procedure == "autoguider.add_relative_dither"
 
     # --- position ---------------------------------------------------------------------------
 
     def now(self) -> float:
-        """Return the Unix time of its clock."""
+        """Return the Unix time of the simulator's clock."""
         return self.since + self.clock()
 
     @property
@@ -173,7 +173,7 @@ class Simulator(Base):
     # --- the objects ------------------------------------------------------------------------
 
     def latency(self, frame: bytes) -> float:
-        """Return the delay of a request in s: while the server hangs, or a transfer takes."""
+        """Return the delay (s) of a request: the rest of a hang, or the time of a transfer."""
         return max(self._hangs_until - self.clock(), self.transfer * (TRANSFER.encode() in frame))
 
     def answer(self, frame: bytes) -> bytes:
@@ -328,10 +328,10 @@ class Simulator(Base):
     # --- faults -----------------------------------------------------------------------------
 
     def fault_error(self, exception: str = "UNKNOWN") -> None:
-        """Raise an exception of CORBA."""
+        """Answer with a CORBA exception."""
 
     def fault_unnamed(self) -> None:
-        """Do not know the telescope in the name service."""
+        """Remove the telescope from the name service."""
 
     def fault_nan(self) -> None:
         """Answer NaN instead of numbers."""
@@ -340,10 +340,10 @@ class Simulator(Base):
         """Send garbage between the header items; T_TUBE and DEWPOINT are not numbers."""
 
     def fault_empty(self) -> None:
-        """Send no header groups at all."""
+        """Send no header groups."""
 
     def fault_refused(self, exception: str = "NO_PERMISSION") -> None:
-        """Answer a command by an exception, and do not carry it out."""
+        """Answer a command with an exception, and do not carry it out."""
 
     def fault_unheard(self, times: int = 1) -> None:
         """Neither carry out nor answer a command."""
@@ -358,20 +358,20 @@ class Simulator(Base):
         """Carry a command out and raise an exception."""
 
     def fault_closed(self) -> None:
-        """Close all connections once, as servers do with idle ones."""
+        """Close all connections once, as servers close idle ones."""
         del self.faults["closed"]
         self.hang_up(giop.CLOSE_CONNECTION)
 
     def fault_hang(self, seconds: float = 30.0) -> None:
-        """Answer nothing for a while, then everything that waits."""
+        """Hang for some seconds, then answer all waiting requests."""
         del self.faults["hang"]
         self._hangs_until = self.clock() + seconds
 
     def fault_unsettled(self) -> None:
-        """Never come into position."""
+        """Never reach the position."""
 
     def fault_flapping(self) -> None:
-        """Let the follow error come and go."""
+        """Let the follow error flap."""
 
 
 def horizontal(hour_angle: float, dec: float) -> tuple[float, float, float]:
