@@ -220,7 +220,7 @@ async def test_what_the_broker_does_not_know_is_null_with_a_reason(
 @pytest.mark.parametrize(
     ("fault", "chosen", "why"),
     [
-        ("identity", {}, "'TemperatureSensor4' was answered"),
+        ("identity", {}, "with 'TemperatureSensor4' instead"),
         ("garbage", {}, "not HTTP|did not answer"),
         ("flip", {}, "this is not HTTP"),
         ("drop", {}, "this is not HTTP"),
