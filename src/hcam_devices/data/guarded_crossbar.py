@@ -28,9 +28,11 @@ from crossbar import personality  # noqa: E402
 from crossbar.common.twisted.endpoint import MaxConnectionsFactory  # noqa: E402
 from crossbar.node.node import Node  # noqa: E402
 from crossbar.router import router as crossbar_router  # noqa: E402
+from crossbar.router import session as crossbar_session  # noqa: E402
 from crossbar.router.auth.pending import PendingAuth  # noqa: E402
 from crossbar.router.broker import Broker  # noqa: E402
 from crossbar.router.router import Router, RouterFactory  # noqa: E402
+from crossbar.worker import router as crossbar_worker  # noqa: E402
 from crossbar.worker.router import RouterController  # noqa: E402
 from nacl.signing import SigningKey  # noqa: E402
 from twisted.internet import tcp  # noqa: E402
@@ -176,9 +178,11 @@ class GuardedRouterController(RouterController):  # type: ignore[misc]
         websocket._dataReceived = _noting_time(websocket._dataReceived)
         websocket._sendAutoPing = _if_silent(websocket._sendAutoPing)
         websocket.onAutoPingTimeout = _unless_busy(websocket.onAutoPingTimeout)
-        # Crossbar colours and prints what it might log for every message, whatever the log level.
+        # Crossbar colours and prints what it might log, whatever the log level: for every message,
+        # for who joins, and for each role.
         click.style = lambda text, **_: text
-        crossbar_router.pformat = repr
+        for module in (crossbar_router, crossbar_session, crossbar_worker):
+            module.pformat = repr
         PendingAuth._accept = limits.accepting(PendingAuth._accept, self)
         MaxConnectionsFactory.buildProtocol = _making_room(MaxConnectionsFactory.buildProtocol)
         self.without_session: dict[Any, float] = {}

@@ -84,11 +84,16 @@ def merged(rules: Iterable[Rule]) -> list[Rule]:
     That is how Crossbar decides; rules do not add up there. Where a URI goes on after that of an
     exact rule, it allows nothing.
     """
-    given = set(rules)
-    return [
-        Rule(uri, frozenset[Action]().union(*(one.allow for one in given if one.covers(uri))))
-        for uri in sorted({one.uri for one in given})
-    ]
+    allowed: dict[str, frozenset[Action]] = {}
+    for rule in rules:
+        allowed[rule.uri] = allowed.get(rule.uri, frozenset()) | rule.allow
+
+    def of_all(uri: str) -> frozenset[Action]:
+        ends = (end for end in range(len(uri)) if end == 0 or uri[end - 1] == ".")
+        covering = [*(uri[:end] for end in ends), uri]
+        return frozenset[Action]().union(*(allowed.get(one, ()) for one in covering))
+
+    return [Rule(uri, of_all(uri)) for uri in sorted(allowed)]
 
 
 def role_of(server: str) -> str:
