@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from hcam_devices.config.instrument import load
@@ -81,9 +82,14 @@ class Site:
         until(lambda: process.poll() is not None)
         return (self.theirs.home / log).read_text()
 
+    def router(self) -> psutil.Process:
+        """Return the process of the router that has the connections."""
+        [router] = (one for one in living(self.ours.home, "crossbar") if "worker" in one.name())
+        return router
+
     def connections(self) -> int:
         """Return how many programs of the other machine the router has on the line."""
-        [router] = (one for one in living(self.ours.home, "crossbar") if "worker" in one.name())
+        router = self.router()
         lines = Path(f"/proc/{router.pid}/net/tcp").read_text().splitlines()[1:]
         remote = "".join(f"{int(part):02X}" for part in reversed(HEAD.split(".")))
         ends = [line.split()[2:4] for line in lines]
@@ -135,11 +141,14 @@ def same(ours: Any, theirs: Any) -> bool:
 
 
 def test_show_telemetry_shows_what_ours_says(site: Site) -> None:
-    for device in SHOWN:
-        site.begin("show_telemetry", f"hipercam.{device}.telemetry", log=f"{device}.shown")
-    for device in SHOWN:
+    programs = {
+        device: site.begin("show_telemetry", f"hipercam.{device}.telemetry", log=f"{device}.shown")
+        for device in SHOWN
+    }
+    for device, program in programs.items():
         log = site.theirs.home / f"{device}.shown"
         shown = until(lambda log=log: messages(log))  # type: ignore[misc]
+        program.kill()
         for time, state, values in shown[:3]:
             samples = site.call(f"{device}.samples")
             [sample] = [
@@ -210,6 +219,19 @@ def test_call_and_publish_find_every_procedure_over_http(site: Site) -> None:
     assert said[:3] == [str(len(names)), "-1.25", "None"], said
     assert "not registered" in said[-2]
     assert "slide has no 'nothing'" in said[-1]
+
+
+def test_a_program_finds_the_router_again_that_was_killed(site: Site) -> None:
+    log = site.theirs.home / "again.shown"
+    program = site.begin("show_telemetry", "hipercam.slide.telemetry", log=log.name)
+    until(lambda: messages(log))
+    site.router().kill()
+    shown = len(messages(log))
+    until(lambda: len(messages(log)) > shown + 2)
+    for device in SHOWN:
+        until(lambda name=device: (site.call(f"{name}.telemetry") or {}).get("seq"))  # type: ignore[misc]
+    program.kill()
+    until(lambda: not site.connections())
 
 
 JOIN = """

@@ -1,5 +1,6 @@
 """The configuration of the router for programs of version 1.7."""
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,18 @@ def test_who_has_no_key_observes_only_outside_realm1_and_nobody_else_is_in_there
     [bridge] = worker["components"]
     assert bridge["extra"]["role"] in realms["hipercam"]
     assert {*bridge["extra"]["strangers"].items()} == {("autoguider", "device-autoguider")}
+
+
+def test_an_address_where_the_router_cannot_listen_is_named() -> None:
+    def config(port: int) -> Any:
+        more = {"endpoint": {"interface": "127.0.0.1", "port": port}}
+        return {"workers": [{"transports": [{}, more]}]}
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(RouterError, match=rf"needs port {port} at 127.0.0.1.*already in use"):
+            legacy.require_addresses(config(port))
+    legacy.require_addresses(config(port))
 
 
 def test_texts_are_kept_for_what_takes_a_text(tmp_path: Path) -> None:

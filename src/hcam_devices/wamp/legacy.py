@@ -3,6 +3,7 @@
 The bridge between that realm and the instrument's runs in the router (``data/legacy.py``).
 """
 
+import socket
 from collections.abc import Iterable
 from typing import Any
 
@@ -75,6 +76,25 @@ def with_realm1(
         endpoint = {"type": "tcp", "interface": address, "port": port}
         worker["transports"].append(transport | {"endpoint": endpoint, "paths": guest})
     return configuration
+
+
+def require_addresses(configuration: dict[str, Any]) -> None:
+    """Raise RouterError if the router cannot listen where ``with_realm1`` has added an address.
+
+    Crossbar would end, with the reason in its log only, after it has been up for a moment.
+    """
+    [worker] = configuration["workers"]
+    for endpoint in (one["endpoint"] for one in worker["transports"][1:]):
+        host, port = endpoint["interface"], endpoint["port"]
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise RouterError(
+                    f"[legacy] needs port {port} at {host}, where the router cannot listen: "
+                    f"{error.strerror}; listen names addresses of the router's machine"
+                ) from None
 
 
 def _anonymous(role: str) -> dict[str, Any]:

@@ -281,6 +281,7 @@ async def run(instrument: Instrument, entries: list[Entry], port: int, folder: P
         with_names = with_access(with_names, entries, people, router)
     if instrument.legacy.enabled:
         with_names = legacy.with_realm1(with_names, instrument, entries, port)
+        legacy.require_addresses(with_names)
     text = json.dumps(with_names, indent=2)
     (node / "config.json").write_text(text, encoding="utf-8")
     (node / "node.pid").unlink(missing_ok=True)  # Crossbar trips over the number of a zombie
