@@ -109,6 +109,11 @@ class Codec:
         return {"time": instant(said), "synced": flag("sync", said)}
 
 
+def truth(program: str, ref: str, doc: str) -> Readback:
+    """Return the readback of a truth value that a program prints."""
+    return Readback(question=program, ref=ref, kind=bool, doc=doc)
+
+
 class TimingCard(Device):
     """The card that times the detector controller; telemetry carries the card's time."""
 
@@ -123,20 +128,12 @@ class TimingCard(Device):
         kind=int,
         doc="Number of satellites that the receiver tracks.",
     )
-    time_valid = Readback(
-        question=VALIDITY, ref="time", kind=bool, doc="Whether the receiver's time is valid."
-    )
-    pps_valid = Readback(
-        question=VALIDITY,
-        ref="pps",
-        kind=bool,
-        doc="Whether the receiver's pulse per second is valid.",
-    )
-    synced = Readback(
-        question=TIME,
-        ref="synced",
-        kind=bool,
-        doc="Whether the card is synchronised to its reference; if not, its time drifts.",
+    time_valid = truth(VALIDITY, "time", "Whether the receiver's time is valid.")
+    pps_valid = truth(VALIDITY, "pps", "Whether the receiver's pulse per second is valid.")
+    synced = truth(
+        TIME,
+        "synced",
+        "Whether the card is synchronised to its reference; if not, its time drifts.",
     )
 
     def __init__(self, name: str, **settings: Any) -> None:

@@ -14,7 +14,7 @@ complement. A frame with a mistake is not answered. Sources: Huber manuals of th
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..core import (
@@ -98,6 +98,11 @@ def int_or_none(digits: bytes) -> int | None:
     return int(digits, 16) if re.fullmatch(rb"[0-9A-F]{2}", digits) else None
 
 
+def status(ref: Any, kind: Callable[[str], Value], doc: str, unit: str = "") -> Readback:
+    """Return the readback of a part of the status."""
+    return Readback(unit=unit, question=STATUS, ref=ref, kind=kind, doc=doc)
+
+
 class WaterChiller(Device):
     """A water chiller with a pump."""
 
@@ -106,18 +111,10 @@ class WaterChiller(Device):
     settle: Seconds = 2.0
     """The time (s) for which the coolant circulates before the cooling begins."""
 
-    mode = Readback(
-        question=STATUS,
-        ref=0,
-        kind=MODES,
-        doc="Mode: off, circulating (the pump runs), or controlling (it also cools).",
+    mode = status(
+        0, MODES, "Mode: off, circulating (the pump runs), or controlling (it also cools)."
     )
-    alarm = Readback(
-        question=STATUS,
-        ref=1,
-        kind=int,
-        doc="Number of the alarm on the display; 0 if there is none.",
-    )
+    alarm = status(1, int, "Number of the alarm on the display; 0 if there is none.")
     setpoint = Setpoint(
         unit="deg_C",
         question=STATUS,
@@ -128,19 +125,9 @@ class WaterChiller(Device):
         readback="temperature",
         doc="Coolant temperature to keep, lost at a power cut; the limits are uncertain.",
     )
-    temperature = Readback(
-        unit="deg_C",
-        question=STATUS,
-        ref=slice(6, 10),
-        kind=decode,
-        doc="Coolant temperature inside the chiller.",
-    )
-    external_temperature = Readback(
-        unit="deg_C",
-        question=STATUS,
-        ref=slice(10, 14),
-        kind=decode,
-        doc="Temperature at the external sensor, if there is one.",
+    temperature = status(slice(6, 10), decode, "Coolant temperature inside the chiller.", "deg_C")
+    external_temperature = status(
+        slice(10, 14), decode, "Temperature at the external sensor, if there is one.", "deg_C"
     )
 
     async def on_connect(self) -> None:
