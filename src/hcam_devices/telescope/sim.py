@@ -42,6 +42,10 @@ COMMANDS = {
     "_set_m1NoiseMaxValue": "f",
 }
 """The operations that change something, with the types of their arguments."""
+REST: dict[str, Any] = {"ra": 17.5541, "dec": 60.0766, "focus": -1.25}
+POSITION = tuple(REST)
+REST |= {"kind": "rest", "begin": 0.0, "end": 0.0, "from": list(REST.values())}
+"""The motion of a telescope that has not moved yet."""
 TRANSFER = "transferObservationDataFromHIPERToGCS"
 FOCUS_SCALE = 0.01
 """mm per unit of requestFocusOffset: the caller's value in mm is sent times 100."""
@@ -104,11 +108,11 @@ class Simulator(Base):
 
     @property
     def motions(self) -> list[dict[str, Any]]:
-        """All motions: {kind, begin, end, dra, ddec, ra, dec, focus}.
+        """All motions: {kind, begin, end, dra, ddec, from, ra, dec, focus}.
 
         ``begin`` and ``end`` are Unix times, between which the telescope is out of position.
         ``dra`` and ``ddec`` are the offset in arcsec; ``ra``, ``dec`` (deg) and ``focus`` (mm) are
-        the position at the end.
+        the position at the end, and ``from`` has these three at the beginning.
         """
         if self._motions is None:
             file = self._file()
@@ -121,8 +125,7 @@ class Simulator(Base):
         return folder and folder / "motions.jsonl"
 
     def _last(self) -> dict[str, Any]:
-        rest = {"begin": 0.0, "end": 0.0, "ra": 17.5541, "dec": 60.0766, "focus": -1.25}
-        return self.motions[-1] if self.motions else rest
+        return self.motions[-1] if self.motions else REST
 
     def _move(self, kind: str, dra: float = 0.0, ddec: float = 0.0, focus: float = 0.0) -> None:
         last, begin = self._last(), self.now()
@@ -135,6 +138,7 @@ class Simulator(Base):
             "end": max(begin, last["end"]) + takes,
             "dra": dra,
             "ddec": ddec,
+            "from": [last[key] for key in POSITION],
             "ra": ra,
             "dec": dec,
             "focus": last["focus"] + focus,
@@ -147,24 +151,15 @@ class Simulator(Base):
 
     def position(self) -> tuple[float, float, float]:
         """Return the present position: RA and Dec in deg, focus in mm."""
-        at = self.now()
         last = self._last()
-        before = self.motions[-2] if len(self.motions) > 1 else self._start()
-        settling = 0.0 if last["focus"] != before["focus"] else self.settling
+        settling = 0.0 if last["kind"] == "focus" else self.settling
         moving = max(last["end"] - last["begin"] - settling, 1e-9)
-        part = min(max((at - last["begin"]) / moving, 0.0), 1.0)
+        part = min(max((self.now() - last["begin"]) / moving, 0.0), 1.0)
         ra, dec, focus = (
-            before[key] + part * (last[key] - before[key]) for key in ("ra", "dec", "focus")
+            begin + part * (last[key] - begin)
+            for key, begin in zip(POSITION, last["from"], strict=True)
         )
         return ra, dec, focus
-
-    def _start(self) -> dict[str, Any]:
-        if not self.motions:
-            return self._last()
-        first = self.motions[0]
-        dec = first["dec"] - first["ddec"] / 3600
-        ra = first["ra"] - first["dra"] / 3600 / math.cos(math.radians(first["dec"]))
-        return {"ra": ra, "dec": dec, "focus": -1.25}
 
     def in_position(self) -> bool:
         """Return whether the telescope has settled."""
