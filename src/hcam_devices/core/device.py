@@ -191,7 +191,9 @@ class Device:
                     self._answered()
                     backoff.reset()
                     self.emit()
-                    await self.link.idle(self._until_next_poll(), wake)
+                    busy = any(part.busy for part in self.parts)
+                    pause = min(self.poll_every, BUSY_POLL_S) if busy else self.poll_every
+                    await self.link.idle(pause, wake)
             except Exception as error:
                 self._disconnected(error)
                 if not isinstance(error, (*LINK_LOST, RefusedError, ValueError)):
@@ -226,10 +228,6 @@ class Device:
     def _forget(self, reason: str) -> None:
         self.answers = {}
         self.readings = {name: Reading(None, reason) for name in self.fields}
-
-    def _until_next_poll(self) -> float:
-        busy = any(part.busy for part in self.parts)
-        return min(self.poll_every, BUSY_POLL_S) if busy else self.poll_every
 
     def _new_wake(self) -> asyncio.Future[None]:
         self._wake = asyncio.get_running_loop().create_future()

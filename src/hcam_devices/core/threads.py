@@ -8,22 +8,16 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class _Question:
-    work: Callable[..., Any]
-    args: tuple[Any, ...]
+class _Question(NamedTuple):
+    work: tuple[Callable[..., Any], tuple[Any, ...]]
     since: str
     answer: Future[Any]
-
-    def is_the_same(self, work: Callable[..., Any], args: tuple[Any, ...]) -> bool:
-        return (self.work, self.args) == (work, args)
 
 
 _waiting: dict[str, _Question] = {}
@@ -67,14 +61,14 @@ async def ask(resource: str, work: Callable[..., T], *args: Any, within: float) 
     question: _Question | None = None
     try:
         async with asyncio.timeout(within) as deadline:
-            while (question := _waiting.get(resource)) and not question.is_the_same(work, args):
+            while (question := _waiting.get(resource)) and question.work != (work, args):
                 try:
                     await asyncio.wrap_future(question.answer)
                 except Exception:  # noqa: BLE001, S112  (its own caller gets the error)
                     continue
             if question is None:
                 since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-                question = _Question(work, args, since, begin(work, *args))
+                question = _Question((work, args), since, begin(work, *args))
                 _waiting[resource] = question
                 question.answer.add_done_callback(lambda _: _waiting.pop(resource, None))
             answer: T = await asyncio.wrap_future(question.answer)

@@ -52,7 +52,10 @@ def append(folder: Path, run: int, ecsv: str) -> str:
         fcntl.flock(file, fcntl.LOCK_EX)
         seen = _stamp(os.fstat(file))
         hdus = _hdus(file, path.name)
-        if any(_holds(file, start, end, hdu) for start, end in hdus):
+        there = (
+            os.pread(file, end - start, start) for start, end in hdus if end - start == len(hdu)
+        )
+        if hdu in there:
             os.fsync(file)  # the process that wrote it may have died before this
             return f"{path.name} already has this table"
         end = hdus[-1][1]
@@ -190,10 +193,6 @@ def _length(file: int, start: int, name: str) -> int:
             "finished, or was cut short; the table is not appended"
         )
     return len(text) + data
-
-
-def _holds(file: int, start: int, end: int, hdu: bytes) -> bool:
-    return end - start == len(hdu) and os.pread(file, len(hdu), start) == hdu
 
 
 def _is_free(file: int, end: int) -> bool:
