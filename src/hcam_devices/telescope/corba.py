@@ -180,15 +180,7 @@ class Corba(Local):
 
         Raises as ``open`` does.
         """
-
-        def look_up() -> str:
-            found = self._resolve()
-            if found is None:
-                raise ConnectionError(f"{self} does not exist: the name service has no reference")
-            text: str = start_orb()[1].object_to_string(found)
-            return text
-
-        return str(await self._in_thread(look_up))
+        return str(await self._in_thread(lambda: start_orb()[1].object_to_string(self._resolve())))
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
         async with self._turn:
@@ -234,7 +226,7 @@ class Corba(Local):
         try:
             root = orb.string_to_object(f"corbaloc::{self.host}:{self.port}/NameService")
             context = self._bounded(root)._unchecked_narrow(naming.NamingContext)
-            return undisturbed(lambda: self._bounded(context).resolve(name))
+            found = undisturbed(lambda: self._bounded(context).resolve(name))
         except naming.NamingContext.NotFound:
             raise ConnectionError(
                 f"{service} has no object {self.object_name}: check that the telescope's server is "
@@ -247,14 +239,15 @@ class Corba(Local):
             ) from None
         except omniorb.CORBA.Exception as error:
             raise self._explain(error, service, "resolve") from None
+        if found is None:
+            raise ConnectionError(f"{self} does not exist: the name service has no reference")
+        return found
 
     def _find(self, within: float | None = None) -> Call:
         within = within or self.timeout
         omniorb, orb = start_orb()
         interface = load_interface(self.idl)
         found = self._resolve()
-        if found is None:
-            raise ConnectionError(f"{self} does not exist: the name service has no reference")
         telescope = f"the telescope ({self}, at {addresses(orb.object_to_string(found))})"
         try:
             wanted = interface._NP_RepositoryId if interface else REPOSITORY_ID
@@ -288,13 +281,13 @@ class Corba(Local):
     ) -> Exception:
         """Return this package's exception for an exception of CORBA."""
         name = type(error).__name__
-        within = within or self.timeout
-        said = {
-            "TRANSIENT": "cannot be reached",
-            "COMM_FAILURE": "broke the connection",
-            "OBJECT_NOT_EXIST": "does not exist now; it is looked up again",
-            "TIMEOUT": f"did not answer within {within:g} s",
-        }.get(name)
+        kinds: dict[str, tuple[type[Exception], str]] = {
+            "TRANSIENT": (ConnectionRefusedError, "cannot be reached"),
+            "COMM_FAILURE": (ConnectionResetError, "broke the connection"),
+            "OBJECT_NOT_EXIST": (ConnectionError, "does not exist now; it is looked up again"),
+            "TIMEOUT": (TimeoutError, f"did not answer within {within or self.timeout:g} s"),
+        }
+        kind, said = kinds.get(name, (RefusedError, ""))
         # Exceptions declared in the interface have no completion status: they are answers.
         done = str(getattr(error, "completed", "COMPLETED_NO")) != "COMPLETED_NO"
         check = WRONG_IDL.format(idl=self.idl or "none") if name in SUSPECT else ""
@@ -303,14 +296,7 @@ class Corba(Local):
                 f"{what} {said or f'failed ({error})'}; {operation} may have been carried out"
                 f"{check}"
             )
-        if said is None:
-            return RefusedError(f"{what} refused {operation}: {error}{check}")
-        kinds = {
-            "TRANSIENT": ConnectionRefusedError,
-            "COMM_FAILURE": ConnectionResetError,
-            "TIMEOUT": TimeoutError,
-        }
-        return kinds.get(name, ConnectionError)(f"{what} {said}")
+        return kind(f"{what} {said}" if said else f"{what} refused {operation}: {error}{check}")
 
 
 def reads(operation: str) -> bool:
