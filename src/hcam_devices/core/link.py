@@ -384,17 +384,14 @@ class _Wire(_Traced):
         Raises ProtocolError if that has not happened within ``timeout`` + ``quiet`` seconds.
         """
         async with self._turn:
-            stream = self._require()
-            try:
-                async with asyncio.timeout(self.timeout + quiet):
-                    while True:
-                        try:
-                            async with asyncio.timeout(quiet):
-                                await stream.more()
-                        except TimeoutError:
-                            break
-            except TimeoutError:
-                raise ProtocolError(f"{self} will not stop talking{stream.quote()}") from None
+            stream, clock = self._require(), asyncio.get_running_loop().time
+            end = clock() + self.timeout
+            with suppress(TimeoutError):
+                while True:
+                    async with asyncio.timeout(quiet):
+                        await stream.more()
+                    if clock() > end:
+                        raise ProtocolError(f"{self} will not stop talking{stream.quote()}")
             stream.clear()
 
     async def idle(self, seconds: float, wake: asyncio.Future[None] | None = None) -> None:
