@@ -27,7 +27,7 @@ from hcam_devices.journal import journal as module
 from hcam_devices.journal.journal import MAX_REPLY_BYTES
 from hcam_devices.journal.notebook import Lost, Notebook
 from hcam_devices.journal.salvage import Value, records
-from hcam_devices.journal.tables import MAX_SAMPLE_BYTES, PAIRS
+from hcam_devices.journal.tables import MAX_SAMPLE_BYTES, PAIRS, pack
 
 from ..helpers import AT_MOST, Clock
 
@@ -115,6 +115,70 @@ def test_a_sample_that_is_too_large_is_not_kept_and_takes_no_number(journal: Jou
         journal.append(sample(text="x" * MAX_SAMPLE_BYTES))
     assert journal.append(sample(), size)["seq"] == 2
     assert seqs(journal) == [1, 2]
+
+
+def test_samples_that_are_appended_together_have_the_numbers_that_each_alone_would_have(
+    path: Path,
+) -> None:
+    clock = Clock()
+    mixed = [sample(device, n=n) for n, device in enumerate(("slide", "flow", "slide", "rack"))]
+    with closing(Journal(path, clock=clock, boot="one")) as journal:
+        fill(journal, 2)
+        numbers = [{"seq": 3}, {"seq": 1}, {"seq": 4}, {"seq": 1}]
+        kept = journal.append_all(mixed)
+        assert kept == [
+            one | number | {"epoch": journal.epoch}
+            for one, number in zip(mixed, numbers, strict=True)
+        ]
+        assert journal.append_all([]) == []
+    with closing(Journal(path, clock=clock, boot="one")) as journal:
+        assert seqs(journal) == [1, 2, 3, 4]
+        assert journal.append_all(mixed[:1]) == [mixed[0] | {"seq": 5, "epoch": journal.epoch}]
+
+
+def test_of_samples_that_are_appended_together_each_that_can_be_kept_is_kept(
+    path: Path, disk: "FullDisk"
+) -> None:
+    clock = Clock()
+    with closing(Journal(path, clock=clock, boot="one")) as journal:
+        fill(journal, 1)
+        good, bad, too_large = sample(), sample(position=inf), sample(text="x" * 1000)
+        kept = journal.append_all([good, bad, too_large, good, sample("flow")], 500)
+        assert [one["seq"] for one in kept if isinstance(one, dict)] == [2, 3, 1]
+        assert [type(one) for one in kept[1:3]] == [ValueError, ValueError]
+        disk.full = True
+        clock.now += 5
+        failed = journal.append_all([good, sample("flow")])
+        assert [str(one) for one in failed] == ["database or disk is full"] * 2
+        disk.full = False
+        assert lost(journal) == lost(journal, "flow") == [(clock.now, clock.now, 1)]
+        again = journal.append_all([good, sample("flow")])
+        assert [one["seq"] for one in again if isinstance(one, dict)] == [4, 2]
+        assert lost(journal) == [(clock.now, clock.now, 1)]
+        assert not journal._lost  # it is noted in the journal
+        assert seqs(journal) == [1, 2, 3, 4]
+
+
+def test_a_commit_that_fails_takes_the_numbers_back(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = True
+
+    class Connection(sqlite3.Connection):
+        def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+            if failing and sql == "COMMIT":
+                raise sqlite3.OperationalError("disk I/O error")
+            return super().execute(sql, *arguments)
+
+    with closing(Journal(path, boot="one")):
+        pass
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Connection))
+    failing = False
+    with closing(Journal(path, boot="one")) as journal:
+        failing = True
+        kept = journal.append_all([sample(), sample("flow"), sample()])
+        assert [one["seq"] for one in kept if isinstance(one, dict)] == [1, 1, 2]
+        assert seqs(journal) == [1, 2]
 
 
 def test_numbers_go_on_after_reopening(path: Path) -> None:
@@ -745,7 +809,7 @@ def test_no_undamaged_sample_is_lost_and_what_is_gone_is_told(
     damage(data, rng)
     file.write_bytes(data)
     safe = undamaged(path, before, bytes(data), 24 if place else 0)
-    bodies = {zlib.compress(json.dumps(one).encode(), 1): key for key, one in kept.items()}
+    bodies = {pack(json.dumps(one).encode()): key for key, one in kept.items()}
     expected = {bodies[body] for _, _, body in safe if body in bodies}
 
     with closing(Journal(path, clock=clock, boot="two")) as journal:

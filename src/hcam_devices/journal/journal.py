@@ -19,8 +19,8 @@ import threading
 import time
 import zlib
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,7 +30,7 @@ from .age import DAY_S, AgeClock
 from .contents import devices_in, held, lost, newest_gone, oldest
 from .notebook import Lost, Notebook
 from .salvage import overlooked
-from .tables import MAX_SAMPLE_BYTES, SCHEMA, pairs, transaction, unpack, used
+from .tables import MAX_SAMPLE_BYTES, SCHEMA, pack, pairs, transaction, unpack, used
 from .upkeep import (
     DamagedError,
     LeaveError,
@@ -266,11 +266,47 @@ class Journal:
         that cannot be written is noted as lost as soon as anything can be written.
         """
         try:
-            return self._here(lambda db: self._append(db, sample, most))
+            (kept,) = self._here(lambda db: self._append_together(db, [sample], most))
         except sqlite3.Error as error:
             with self._lock:
                 self._lose(sample["device"], str(error))
             raise
+        return kept
+
+    def append_all(
+        self, samples: Sequence[dict[str, Any]], most: int = MAX_SAMPLE_BYTES
+    ) -> list[dict[str, Any] | ValueError | sqlite3.Error]:
+        """Keep samples in one transaction; return for each what ``append`` returns or raises.
+
+        If one of them cannot be kept, each is appended alone.
+        """
+        if len(samples) > 1:
+            with suppress(ValueError, sqlite3.Error):
+                return [*self._here(lambda db: self._append_together(db, samples, most))]
+        kept: list[dict[str, Any] | ValueError | sqlite3.Error] = []
+        for sample in samples:
+            try:
+                kept.append(self.append(sample, most))
+            except (ValueError, sqlite3.Error) as error:
+                kept.append(error)
+        return kept
+
+    def _append_together(
+        self, db: sqlite3.Connection, samples: Sequence[dict[str, Any]], most: int
+    ) -> list[dict[str, Any]]:
+        if len(samples) == 1:
+            kept = [self._append(db, samples[0], most)]
+        else:
+            before = {sample["device"]: self._newest(db, sample["device"]) for sample in samples}
+            try:
+                with transaction(db):
+                    kept = [self._append(db, sample, most) for sample in samples]
+            except BaseException:
+                self._last |= before
+                raise
+        if self._lost:
+            self._note_lost(db)
+        return kept
 
     def _append(self, db: sqlite3.Connection, sample: dict[str, Any], most: int) -> dict[str, Any]:
         device = sample["device"]
@@ -281,11 +317,9 @@ class Journal:
             raise ValueError(f"a sample of {len(text)} bytes is more than {most}")
         db.execute(
             "INSERT INTO sample VALUES (?, ?, ?, ?, ?)",
-            (device, self._epoch, seq, self.clock(), zlib.compress(text, 1)),
+            (device, self._epoch, seq, self.clock(), pack(text)),
         )
         self._last[device] = seq
-        if self._lost:
-            self._note_lost(db)
         return numbered
 
     def _lose(self, device: str, reason: str) -> None:

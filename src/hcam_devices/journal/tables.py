@@ -85,6 +85,15 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
 _name = lru_cache(1000)(json.loads)
 
 
+def pack(text: bytes) -> bytes:
+    """Return a record of the JSON of a sample. The window is small, because samples are.
+
+    With zlib's usual 32 KiB the kernel would clear 256 KiB of memory for each sample.
+    """
+    packer = zlib.compressobj(1, zlib.DEFLATED, 13, 6)
+    return packer.compress(text) + packer.flush()
+
+
 def unpack(body: object) -> tuple[Key | None, bytes]:
     """Return device, epoch and number of a record, and its JSON; None if it is damaged."""
     unpacker = zlib.decompressobj()
