@@ -16,6 +16,7 @@ from hcam_devices.devices.pdr900 import VacuumGauge
 from hcam_devices.journal import Journal
 from hcam_devices.wamp import utils
 from hcam_devices.wamp.agent import Agent
+from hcam_devices.wamp.session import keep_joined
 from hcam_devices.wamp.utils import call, publish
 
 from .conftest import DEVICES
@@ -415,7 +416,7 @@ async def test_a_device_calls_another_by_name_and_is_told_why_not(net: Net) -> N
     for undeclared in (("slide", "unblock"), ("flow", "describe")):
         with pytest.raises(LookupError, match=r"does not declare that it calls \w+\.\w+$"):
             await device.call_peer(*undeclared)
-    present = asyncio.create_task(agent.run(net.address))
+    present = asyncio.create_task(keep_joined(net.address, agent.present))
     try:
         ask = partial(device.call_peer, "pressure1", "samples", 0, limit=1)
         found = await soon(lambda: _or_none(ask()))

@@ -13,13 +13,8 @@ from autobahn.wamp.types import CallResult, SubscribeOptions
 
 from hcam_devices.config.instrument import load
 from hcam_devices.wamp import utils
-from hcam_devices.wamp.router import (
-    MAX_MESSAGE_BYTES,
-    answers,
-    configuration,
-    shipped,
-    with_door,
-)
+from hcam_devices.wamp.router import answers, configuration, shipped, with_door
+from hcam_devices.wamp.uris import MAX_MESSAGE_BYTES
 
 from .tools import PATIENCE, ROUTER_PYTHON, Client, Net, client, soon, until
 

@@ -25,6 +25,7 @@ from hcam_devices.history.stores.embedded import EmbeddedStore
 from hcam_devices.journal import Journal
 from hcam_devices.journal.points import Field, Point
 from hcam_devices.wamp.agent import Agent
+from hcam_devices.wamp.session import keep_joined
 from hcam_devices.wamp.utils import InvalidArgumentError, NoSuchProcedureError, call
 
 from .tools import BIN, PATIENCE, Net, soon
@@ -70,7 +71,8 @@ async def recording(net: Net, store: EmbeddedStore, folder: Path) -> AsyncIterat
         "recorder", replicators=replicators, journals=journals, folder=folder, stores={}
     )
     journal = Journal(folder / "journal.sqlite")
-    agent = asyncio.create_task(Agent(device, ("recorder",), journal).run(net.address))
+    present = Agent(device, ("recorder",), journal).present
+    agent = asyncio.create_task(keep_joined(net.address, present))
 
     async def answers() -> bool:
         try:

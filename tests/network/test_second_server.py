@@ -212,3 +212,52 @@ async def test_a_device_that_another_server_presents_is_refused_by_name(
                 return len(await ask()) > len(kept)
 
             await soon(goes_on)
+
+
+TWO = """
+[devices.both1]
+kind = "pdr900.VacuumGauge"
+port = 1
+aliases = ["Both1"]
+
+[devices.both2]
+kind = "pdr900.VacuumGauge"
+port = 1
+"""
+
+
+async def test_a_device_that_is_refused_leaves_nothing_behind_and_keeps_no_other_from_the_network(
+    net: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "two.toml"
+    file.write_text(TWO)
+    server = Server(
+        "twoserver", [*load(file).entries.values()], net.address, tmp_path, emulate=True
+    )
+    async with client(net.address) as session, AsyncExitStack() as other:
+        thief = await other.enter_async_context(client(net.address))
+        await thief.register(lambda *_: "mine", "hipercam.Both1.rpc.", RegisterOptions("prefix"))
+        telemetry = await Follower.of(session, "hipercam.both2.telemetry")
+        running = asyncio.create_task(server.run())
+        try:
+            await telemetry.until(lambda s: s["pressure"])
+            assert "the name hipercam.Both1.rpc. belongs to" in await refused(
+                caplog, "both1 is not"
+            )
+
+            async def nobody() -> bool:
+                with suppress(ApplicationError):
+                    await session.call("hipercam.both1.rpc.describe")
+                    return False
+                return True
+
+            await soon(nobody)
+            first = await Follower.of(session, "hipercam.both1.telemetry")
+            await other.aclose()
+            await first.until(lambda s: s["pressure"])
+            for name in ("both1", "Both1", "both2"):
+                assert (await session.call(f"hipercam.{name}.rpc.telemetry"))["pressure"]
+            assert server.restarts == 0
+        finally:
+            running.cancel()
+            await asyncio.wait([running])

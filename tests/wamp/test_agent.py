@@ -1,9 +1,11 @@
 """The agent without a router: what it keeps, and what it would publish."""
 
+import asyncio
 import random
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +15,8 @@ from hcam_devices.core.device import Sample
 from hcam_devices.journal import Journal
 from hcam_devices.wamp.agent import MAX_BYTES, Agent
 from hcam_devices.wamp.journal_service import JournalService
-from hcam_devices.wamp.router import MAX_MESSAGE_BYTES
+from hcam_devices.wamp.outbox import Outbox
+from hcam_devices.wamp.uris import MAX_MESSAGE_BYTES
 
 from ..helpers import ENTRIES, reasons
 
@@ -41,7 +44,7 @@ WORST = {
 
 
 @pytest.mark.parametrize("worst", WORST)
-def test_the_largest_sample_fits_into_a_message(agent: Agent, worst: str) -> None:
+async def test_the_largest_sample_fits_into_a_message(agent: Agent, worst: str) -> None:
     newest = say(agent, pressure=WORST[worst])
     assert newest["pressure"] == WORST[worst]
     for serializer in (CBORObjectSerializer(), JsonObjectSerializer()):
@@ -52,7 +55,7 @@ def test_the_largest_sample_fits_into_a_message(agent: Agent, worst: str) -> Non
             assert len(data) < MAX_MESSAGE_BYTES - 1000
 
 
-def test_of_a_sample_that_the_router_would_not_pass_on_an_alarm_is_told(agent: Agent) -> None:
+async def test_of_a_sample_that_the_router_would_not_pass_on_an_alarm_is_told(agent: Agent) -> None:
     agent.warning = "make room"
     newest = say(agent, pressure="x" * MAX_BYTES)
     assert newest == agent.samples()[0]
@@ -65,7 +68,7 @@ def test_of_a_sample_that_the_router_would_not_pass_on_an_alarm_is_told(agent: A
     assert newest["state"] == {"connection": "online"}
 
 
-def test_an_alarm_of_the_agent_has_the_time_of_its_first_sample(agent: Agent) -> None:
+async def test_an_alarm_of_the_agent_has_the_time_of_its_first_sample(agent: Agent) -> None:
     def since(at: str) -> list[str]:
         return [a["since"] for a in say(agent, alarms=[], timestamp=at)["alarms"]]
 
@@ -77,3 +80,77 @@ def test_an_alarm_of_the_agent_has_the_time_of_its_first_sample(agent: Agent) ->
     assert since("third") == []
     agent.warning = "39 % of its disk is left"
     assert since("fourth") == ["fourth"]
+
+
+class Router:
+    """A session that notes what is published, and which samples were in the journal by then."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.said: list[Any] = []
+
+    def is_attached(self) -> bool:
+        return True
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        self.said.append("begin")
+        yield
+        self.said.append("end")
+
+    def publish_retained(self, topic: str, sample: Sample) -> None:
+        assert sample in self.journal.samples(sample["device"], 0, 100)
+        self.said.append((sample["device"], sample["seq"]))
+
+
+async def test_samples_of_one_turn_are_kept_together_and_then_leave_in_one_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Journal(tmp_path / "journal.sqlite")) as journal:
+        kept: list[int] = []
+        append_all: Callable[..., Any] = journal.append_all
+
+        def noting(samples: list[Sample], most: int) -> Any:
+            kept.append(len(samples))
+            return append_all(samples, most)
+
+        monkeypatch.setattr(journal, "append_all", noting)
+        outbox, router = Outbox(journal, MAX_BYTES), Router(journal)
+        names = "pressure1", "pressure2"
+        agents = [Agent(ENTRIES[n].build(), (n,), journal, outbox=outbox) for n in names]
+        for agent in agents:
+            agent._session = outbox.session = router  # type: ignore[assignment]
+            agent.device.emit()
+        agents[0].device.emit()
+        assert router.said == []
+        await asyncio.sleep(0)
+        assert kept == [3]
+        assert router.said == [
+            "begin", ("pressure1", 1), ("pressure2", 1), ("pressure1", 2), "end",
+        ]  # fmt: skip
+        agents[1].publish(agents[1].device.snapshot() | {"pressure": "x" * MAX_BYTES})
+        assert (agents[1].telemetry() or {})["seq"] == 2
+        assert router.said[6:] == ["end", "begin", ("pressure2", 2), "end"]
+
+
+async def test_the_sample_of_a_command_is_published_before_its_answer(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router = Router(agent.journal)
+    agent._session = agent._outbox.session = router  # type: ignore[assignment]
+
+    async def later() -> str:
+        await asyncio.sleep(0)
+        agent.device.emit()
+        return "done"
+
+    def at_once() -> str:
+        agent.device.emit()
+        return "done"
+
+    for n, command in enumerate((at_once, later), start=1):
+        monkeypatch.setattr(agent, "call", lambda *_, command=command: command())
+        call = SimpleNamespace(procedure=".rpc.home", caller_authid="a", caller_authrole="b")
+        answer = agent._serve(_call=call)
+        assert (await answer if asyncio.iscoroutine(answer) else answer) == "done"
+        assert (agent.device.name, n) in router.said

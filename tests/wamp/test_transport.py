@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 from autobahn.asyncio.websocket import WampWebSocketClientFactory
+from autobahn.exception import PayloadExceededError
 from autobahn.wamp.exception import SerializationError, TransportLost
 from autobahn.wamp.message import Event
 from autobahn.wamp.serializer import CBORSerializer, JsonSerializer
 
 from hcam_devices.wamp.transport import MAX_SENT, Transport, cut
+from hcam_devices.wamp.uris import MAX_MESSAGE_BYTES
 
 from ..helpers import until
 
@@ -157,6 +159,8 @@ async def test_messages_of_any_size_are_sent_masked_and_in_order(serializer: str
         for size in SIZES:
             router.session.transport.send(Event(1, 2, args=["x" * size]))
             assert await anext(arriving) == (router.first, router.packed("x" * size))
+        with pytest.raises(PayloadExceededError, match="bytes is more than"):
+            router.session.transport.send(Event(1, 2, args=["x" * MAX_MESSAGE_BYTES]))
         with pytest.raises(SerializationError):
             router.session.transport.send(Event(1, 2, args=[object()]))
 

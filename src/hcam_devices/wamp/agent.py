@@ -1,4 +1,4 @@
-"""The agent of a device: presents what the device declares as URIs, in a session of its own.
+"""The agent of a device: presents what the device declares as URIs, in its server's session.
 
 The device does not wait for it: while there is no router, samples go to the journal.
 """
@@ -8,11 +8,12 @@ import inspect
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
-from functools import cached_property
+from contextlib import suppress
+from functools import cached_property, partial
 from typing import Any
 
 from autobahn.wamp.exception import ApplicationError, TransportLost
+from autobahn.wamp.exception import Error as AutobahnError
 from autobahn.wamp.types import SubscribeOptions
 from pydantic import ValidationError
 
@@ -25,10 +26,10 @@ from ..names import did_you_mean, usage
 from . import uris
 from .commands import Command, CommandLog
 from .journal_service import JournalService
-from .owner import NameTakenError, Owner
+from .outbox import Kept, Outbox
+from .owner import NameTakenError
 from .peers import NobodyOffersError, call_device
-from .session import RARELY, Session, keep_joined
-from .uris import Address
+from .session import Session
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +64,10 @@ class Agent:
         names: tuple[str, ...],
         journal: Journal,
         more: Mapping[str, Callable[..., Any]] | None = None,
+        outbox: Outbox | None = None,
     ) -> None:
         self.device, self.names, self.journal = device, names, journal
+        self._outbox = outbox or Outbox(journal, MAX_BYTES)
         self._service = JournalService(journal)
         own: dict[str, Callable[..., Any]] = {
             "describe": self.describe,
@@ -96,54 +99,63 @@ class Agent:
         device.listeners.append(self.publish)
         device.call_peer = self.call_peer
 
-    async def run(
-        self,
-        address: Address,
-        owner: Owner | None = None,
-        turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
-    ) -> None:
-        """Stay on the network, for ever; ``turn`` as ``keep_joined`` says."""
-        await keep_joined(address, self._present, owner=owner, turn=turn, ping_every=RARELY)
+    async def present(self, session: Session) -> None:
+        """Present the device in a session. After an error nothing is left of the attempt.
 
-    def ping_router(self) -> None:
-        """Ping the router now: another session of this process was lost."""
-        if self._session:
-            self._session.ping()
-
-    async def _present(self, session: Session) -> None:
-        name = self.device.name
-        settable = [f.name for f in self.device.fields.values() if isinstance(f, Setpoint)]
-        session.displaced = self._displaced
-        async with patience(SET_UP_WITHIN):
-            await self._claim_names(session)
-            await asyncio.gather(
-                session.call(
+        Raises NameTakenError if another session has one of the names, TimeoutError if the router
+        does not answer, autobahn's errors if it refuses or the session is over.
+        """
+        made: list[Callable[[], Awaitable[None]]] = []
+        try:
+            async with patience(SET_UP_WITHIN):
+                await self._claim_names(session, made)
+                await self._subscribe(session, made)
+                await session.call(
                     "wamp.session.add_testament",
-                    uris.telemetry(name),
+                    uris.telemetry(self.device.name),
                     [self._testament()],
                     {},
                     publish_options={"retain": True},
-                ),
-                *(
-                    session.subscribe(
-                        self._setter(field),
-                        uris.setpoint(alias, field),
-                        SubscribeOptions(details_arg="_event"),
-                    )
-                    for alias in self.names
-                    for field in settable
-                ),
-                session.subscribe(self._correct, uris.telemetry(name)),
-            )
-        self._session = session
+                )
+        except (NameTakenError, ApplicationError):
+            with suppress(AutobahnError):
+                for undo in made:
+                    await undo()
+            raise
+        self._session = self._outbox.session = session
         if self._newest:
             self._send(self._newest)
 
-    async def _claim_names(self, session: Session) -> None:
-        """Register every name, or none. Raises NameTakenError if another session has one."""
+    async def _subscribe(self, session: Session, made: list[Callable[[], Awaitable[None]]]) -> None:
+        settable = [f.name for f in self.device.fields.values() if isinstance(f, Setpoint)]
+        results = await asyncio.gather(
+            *(
+                session.subscribe(
+                    self._setter(field),
+                    uris.setpoint(alias, field),
+                    SubscribeOptions(details_arg="_event"),
+                )
+                for alias in self.names
+                for field in settable
+            ),
+            session.subscribe(self._correct, uris.telemetry(self.device.name)),
+            return_exceptions=True,
+        )
+        made += [each.unsubscribe for each in results if not isinstance(each, BaseException)]
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _claim_names(
+        self, session: Session, made: list[Callable[[], Awaitable[None]]]
+    ) -> None:
+        """Register every name. Raises NameTakenError if another session has one."""
         try:
             for alias in self.names:
-                await session.claim(self._serve, uris.rpc(alias), "prefix", "_call")
+                registration = await session.claim(
+                    self._serve, uris.rpc(alias), "prefix", "_call", self._displaced
+                )
+                made.append(partial(session.unclaim, registration))
         except NameTakenError as error:
             self._session = None
             reason = f"{self.device.name} is not presented and its samples are not kept: {error}"
@@ -184,24 +196,28 @@ class Agent:
         if self.warning:
             alarm = self._alarm("journal", "WARN", self.warning, sample)
             sample = sample | {"alarms": [*sample["alarms"], alarm]}
-        try:
-            self._newest = self.journal.append(sample, MAX_BYTES)
-            present = {(alarm["field"], alarm["severity"]) for alarm in sample["alarms"]}
-            self._since = {key: at for key, at in self._since.items() if key in present}
-        except ValueError as error:
-            log.error("%s: %s", self.device.name, error)
-            alarm = self._alarm("telemetry", "ERR", str(error), sample)
+        self._outbox.add(sample, partial(self._kept, sample))
+
+    def _kept(self, sample: Sample, kept: Kept) -> None:
+        """Publish a sample that is in the journal, or say in an alarm why it is not."""
+        if isinstance(kept, ValueError):
+            log.error("%s: %s", self.device.name, kept)
+            alarm = self._alarm("telemetry", "ERR", str(kept), sample)
             few = {name: sample[name] for name in ("device", "timestamp")}
             state = {"connection": sample["state"]["connection"]}
             self.publish(dict.fromkeys(sample) | few | {"state": state, "alarms": [alarm]})
             return
-        except sqlite3.Error as error:
-            reason = f"samples are not being kept: {self.journal.path}: {error}"
+        if isinstance(kept, sqlite3.Error):
+            reason = f"samples are not being kept: {self.journal.path}: {kept}"
             log.error("%s: %s", self.device.name, reason)
             alarm = self._alarm("journal", "ERR", reason, sample)
             unkept = {"device": self.device.name, "seq": None, "epoch": self.journal.epoch}
-            self._newest = unkept | sample | {"alarms": [*sample["alarms"], alarm]}
-        self._send(self._newest)
+            kept = unkept | sample | {"alarms": [*sample["alarms"], alarm]}
+        elif self._since:
+            present = {(alarm["field"], alarm["severity"]) for alarm in sample["alarms"]}
+            self._since = {key: at for key, at in self._since.items() if key in present}
+        self._newest = kept
+        self._send(kept)
 
     def _alarm(self, field: str, severity: str, reason: str, sample: Sample) -> dict[str, str]:
         """Return an alarm of the agent's own, with the time of the first sample that has it."""
@@ -260,6 +276,7 @@ class Agent:
             raise self._failed(name, error, command) from None
         if inspect.isawaitable(result):
             return self._finish(name, result, command)
+        self._outbox.flush()
         if command:
             self.commands.end(command, refusal(result))
         return result
@@ -273,6 +290,7 @@ class Agent:
             if command:
                 self.commands.end(command, CANCELED)
             raise
+        self._outbox.flush()
         if command:
             self.commands.end(command, refusal(answer))
         return answer
@@ -344,10 +362,12 @@ class Agent:
 
     def telemetry(self) -> Sample | None:
         """Return the newest sample; None if there is none yet."""
+        self._outbox.flush()
         return self._newest
 
     def samples(self, after: int = 0, limit: int = 1000, epoch: str | None = None) -> list[Sample]:
         """Return the samples with numbers above ``after``, in order; ask again until none come."""
+        self._outbox.flush()
         return self._service.samples(self.device.name, after, limit, epoch)
 
     async def held(self, start: float | None = None, end: float | None = None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import asyncio
 import json
 import math
 from base64 import b64encode
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -37,15 +38,18 @@ class JournalService:
         self.journal = journal
         self._blocks: dict[tuple[str, str, int], bytes] = {}
 
-    async def register(self, session: Session, server: str) -> None:
-        """Offer the procedures under the name of the server.
+    async def register(
+        self, session: Session, server: str, displaced: Callable[[str], None]
+    ) -> None:
+        """Offer the procedures under the name of the server; ``displaced`` as ``claim`` says.
 
         Raises NameTakenError if another server has the name.
         """
         # autobahn says "an Exception", and means its class.
         session.define(ValueError, InvalidArgumentError.uri)  # type: ignore[arg-type]
         for answer in (self.inventory, self.samples, self.samples_compressed, self.digests):
-            await session.claim(answer, uris.journal(server, answer.__name__))
+            uri = uris.journal(server, answer.__name__)
+            await session.claim(answer, uri, displaced=displaced)
 
     async def inventory(
         self,

@@ -48,7 +48,6 @@ ROLES = [
 
 STARTS_WITHIN = 60.0
 STOPS_WITHIN = 8.0
-MAX_MESSAGE_BYTES = 1_048_576
 MAX_CONNECTIONS = 8192
 SPARE_FILES = 100
 """Open files of the router other than connections."""
@@ -108,7 +107,11 @@ def configuration(
 ) -> dict[str, Any]:
     """Return Crossbar's configuration, for a process that may have ``open_files`` open files."""
     role = ROLES[0]["name"]
-    bridge = {"realm": uris.REALM, "role": role, "options": {"post_body_limit": MAX_MESSAGE_BYTES}}
+    bridge = {
+        "realm": uris.REALM,
+        "role": role,
+        "options": {"post_body_limit": uris.MAX_MESSAGE_BYTES},
+    }
     websocket = {
         "type": "websocket",
         "serializers": ["cbor", "msgpack", "json"],
@@ -117,7 +120,7 @@ def configuration(
             "auto_ping_interval": 5000,
             "auto_ping_timeout": 5000,
             "auto_ping_size": 12,
-            "max_message_size": MAX_MESSAGE_BYTES,
+            "max_message_size": uris.MAX_MESSAGE_BYTES,
             # Browsers send an Origin, programs do not: no web page is let in.
             "allowed_origins": [],
             "allow_null_origin": False,
@@ -160,7 +163,7 @@ def with_door(configuration: dict[str, Any], hosts: list[str]) -> dict[str, Any]
         "people": None,
         "router": "",
         "hosts": hosts,
-        "max_body": MAX_MESSAGE_BYTES,
+        "max_body": uris.MAX_MESSAGE_BYTES,
         "limits": {},
     }
     door = {"type": "resource", "classname": "door.Door", "extra": extra}

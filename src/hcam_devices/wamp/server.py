@@ -11,16 +11,19 @@ import resource
 import signal
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
+
+from autobahn.wamp.exception import Error as WampError
 
 from .. import HcamError
 from ..config.instrument import Entry, Instrument
 from ..core import capture, sim
 from ..core.device import Device, iso_from_s
+from ..errors import NotAuthorizedError
 from ..host import surroundings, systemd
 from ..host.home import exclusive, home, writable_or_explain
 from ..host.installation import commit
@@ -29,10 +32,11 @@ from ..journal import Journal
 from ..names import did_you_mean
 from . import uris
 from .about import about
-from .agent import Agent
+from .agent import MAX_BYTES, SET_UP_WITHIN, Agent
 from .journal_service import JournalService
+from .outbox import Outbox
 from .owner import NameTakenError, Owner
-from .session import CLAIM_AGAIN, Session, keep_joined
+from .session import CLAIM_AGAIN, REFUSED_PAUSE_S, Session, keep_joined, set_up
 from .sources import RemoteSources
 from .uris import Address
 
@@ -44,11 +48,10 @@ ANSWER_WITHIN = 2.0
 """Start the devices if the router has not said within this time whether the name is taken."""
 PRESENTED_WITHIN = 30.0
 """Seconds after which systemd hears READY=1 even if a device is not presented."""
-MAX_JOINING = 100
-"""At most this many devices join at once. Each needs about twenty turns of the loop, which are
-long while all devices are polled; a thousand at once would make each other late."""
-FILES_PER_DEVICE = 3
-"""A device keeps its lock, its link to the hardware and its session open."""
+MAX_PRESENTING = 100
+"""Present at most this many devices at once, so that the router answers others meanwhile."""
+FILES_PER_DEVICE = 2
+"""A device keeps its lock and its link to the hardware open."""
 FILES_PER_SIMULATOR = 2
 """A simulator keeps the port on which it listens and its end of the link open."""
 OTHER_FILES = 50
@@ -86,7 +89,6 @@ class Server:
         self.owner = Owner(name, iso_from_s(time.time()))
         self.devices: dict[str, Device] = {}
         self._named = asyncio.Event()
-        self._joining = asyncio.Semaphore(MAX_JOINING)
         self._waits_for = ""
         self._working: asyncio.Task[None] | None = None
         self._presented: set[str] = set()
@@ -108,7 +110,9 @@ class Server:
             stack.callback(journal.close)
             noting = asyncio.create_task(self._note_commit())
             stack.callback(noting.cancel)
-            agents = [await self._agent(entry, journal, stack) for entry in self.entries]
+            outbox = Outbox(journal, MAX_BYTES)
+            stack.callback(outbox.flush)
+            agents = [await self._agent(entry, outbox, stack) for entry in self.entries]
             for agent in agents:
                 # A call that ends after its device has ended makes no sample any more.
                 stack.callback(agent.device.listeners.clear)
@@ -121,15 +125,12 @@ class Server:
                     if self._working is None:
                         self._working = tasks.create_task(self._work(agents, journal))
 
-                def doubt(_: object) -> None:
-                    for agent in agents:
-                        agent.ping_router()
-
                 async def announce(session: Session) -> None:
-                    session.over.add_done_callback(doubt)
                     await self._announce(JournalService(journal), session)
                     work()
                     await self.remote.follow(session)
+                    presenting = tasks.create_task(self._present(agents, session))
+                    session.over.add_done_callback(lambda _: presenting.cancel())
 
                 join = partial(keep_joined, self.address, announce, owner=self.owner)
                 tasks.create_task(self._keep(self.name, join))
@@ -150,23 +151,43 @@ class Server:
         async with asyncio.TaskGroup() as tasks:
             for agent in agents:
                 tasks.create_task(self._keep(agent.device.name, agent.device.run))
-                turn = partial(self._turn, agent.device.name)
-                join = partial(agent.run, self.address, self.owner, turn)
-                tasks.create_task(self._keep(agent.device.name, join))
             for what, task in self.beside(self, journal).items():
                 tasks.create_task(self._keep(what, task))
 
-    @asynccontextmanager
-    async def _turn(self, device: str) -> AsyncIterator[None]:
-        """Wait until the server has its name, and few others than this device are joining."""
-        await self._named.wait()
-        async with self._joining:
-            yield
-        self._presented.add(device)
+    async def _present(self, agents: list[Agent], session: Session) -> None:
+        """Present all devices in a session, until it is over."""
+        turns = asyncio.Semaphore(MAX_PRESENTING)
+        async with asyncio.TaskGroup() as tasks:
+            for agent in agents:
+                present = partial(self._present_one, agent, session, turns)
+                tasks.create_task(self._keep(agent.device.name, present))
+
+    async def _present_one(self, agent: Agent, session: Session, turns: asyncio.Semaphore) -> None:
+        """Present one device as soon as the router and the present owner of its names allow it."""
+        told = ""
+        while True:
+            try:
+                async with turns:
+                    await set_up(session, self.address, agent.present)
+                break
+            except NameTakenError:  # the agent has logged it
+                pause = CLAIM_AGAIN
+            except TimeoutError:
+                session.end(f"{self.address} has not answered within {SET_UP_WITHIN:g} s")
+                return
+            except (NotAuthorizedError, WampError) as error:
+                level = (
+                    logging.DEBUG if str(error) == told or session.over.done() else logging.ERROR
+                )
+                told, pause = str(error), REFUSED_PAUSE_S
+                log.log(level, "%s: %s; trying again every %g s", agent.device.name, error, pause)
+            await asyncio.sleep(pause)
+        self._presented.add(agent.device.name)
         if self._presented >= self.devices.keys():
             self._all_presented.set()
+        await asyncio.wait([session.over])
 
-    async def _agent(self, entry: Entry, journal: Journal, stack: AsyncExitStack) -> Agent:
+    async def _agent(self, entry: Entry, outbox: Outbox, stack: AsyncExitStack) -> Agent:
         overrides: dict[str, Any] = entry.cls.emulated if self.emulate else {}
         more: dict[str, Callable[..., Any]] = {}
         simulator = None
@@ -178,7 +199,7 @@ class Server:
             overrides = await stack.enter_async_context(sim.serve(simulator))
             more["simulate"] = simulator.simulate
         device = self.devices[entry.name] = entry.build(**overrides)
-        agent = Agent(device, entry.names, journal, more)
+        agent = Agent(device, entry.names, outbox.journal, more, outbox)
         if simulator:
             agent.stands_in = simulator.stands_in
         return agent
@@ -196,10 +217,9 @@ class Server:
     async def _announce(self, service: JournalService, session: Session) -> None:
         """Register the server's name as soon as it is free, and publish that the server runs."""
         session.over.add_done_callback(self._lost)
-        session.displaced = self._displaced
         while True:
             try:
-                await service.register(session, self.name)
+                await service.register(session, self.name, self._displaced)
                 await session.claim(self._about, uris.rpc(self.name, "about"))
                 break
             except NameTakenError as error:

@@ -9,13 +9,7 @@ import inspect
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import (
-    AbstractAsyncContextManager,
-    AsyncExitStack,
-    asynccontextmanager,
-    nullcontext,
-    suppress,
-)
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from typing import Any
 
 from autobahn.asyncio.wamp import ApplicationSession
@@ -45,8 +39,6 @@ PATIENT = 15.0
 FIRST_PAUSE, LAST_PAUSE = 0.2, 1.0
 PING_EVERY, PING_TIMEOUT = 5.0, 3.0
 """A frozen router is noticed within the sum of these seconds."""
-RARELY = 20.0
-"""Seconds between pings of a device's session. It is pinged at once when its server's ends."""
 CBOR = CBORObjectSerializer()
 REFUSALS = (
     "wamp.error.not_authorized",
@@ -63,11 +55,7 @@ CLAIM_AGAIN = 1.0
 
 
 class Session(ApplicationSession):
-    """A session; ``joined`` is done when it has joined, ``over`` has the reason for its end.
-
-    ``displaced`` is called with the reason when another program has taken a claimed name by force,
-    and with an empty text once the name is back.
-    """
+    """A session; ``joined`` is done when it has joined, ``over`` has the reason for its end."""
 
     def __init__(self, realm: str, owner: Owner | None = None, key: Key | None = None) -> None:
         super().__init__(ComponentConfig(realm))
@@ -77,8 +65,7 @@ class Session(ApplicationSession):
         self.owner, self.key = owner, key
         self.refusal = ""
         """Why the router does not let it in."""
-        self.displaced: Callable[[str], None] = lambda _: None
-        self._claims: dict[int, tuple[Callable[..., Any], str, str, str | None]] = {}
+        self._claims: dict[int, tuple[Any, ...]] = {}
         self._taking_back: set[asyncio.Task[None]] = set()
 
     def onConnect(self) -> None:
@@ -106,11 +93,13 @@ class Session(ApplicationSession):
         uri: str,
         match: str = "exact",
         details_arg: str | None = None,
-    ) -> None:
-        """Register a procedure. Raises NameTakenError if another session that lives has it.
+        displaced: Callable[[str], None] = lambda _: None,
+    ) -> Any:
+        """Register a procedure; return it. Raises NameTakenError if another session has it.
 
         An earlier session of the same owner is displaced: it is dead, and the router has not
-        noticed yet.
+        noticed yet. ``displaced`` is called with the reason when another program has taken the
+        name by force, and with an empty text once the name is back.
         """
         force = None
         while True:
@@ -121,12 +110,17 @@ class Session(ApplicationSession):
                 if error.error not in TAKEN_ERRORS:
                     raise
             else:
-                self._claims[registration.id] = endpoint, uri, match, details_arg
-                return
+                self._claims[registration.id] = endpoint, uri, match, details_arg, displaced
+                return registration
             holder = await self._holder(uri, match)
             if holder and (self.owner is None or holder.owner != self.owner):
                 raise holder
             force = True if holder else None
+
+    async def unclaim(self, registration: Any) -> None:
+        """Unregister a procedure that was claimed."""
+        self._claims.pop(registration.id, None)
+        await registration.unregister()
 
     async def _holder(self, uri: str, match: str) -> NameTakenError | None:
         """Return an error that names the holder of a procedure; None if nobody has it any more."""
@@ -214,21 +208,21 @@ class Session(ApplicationSession):
 
     async def _take_back(self, endpoint: Callable[..., Any], uri: str, *options: Any) -> None:
         """Register a name again as soon as it is free; leave it to another server of ours."""
-        told = ""
+        told, displaced = "", options[-1]
         try:
             while True:
                 try:
                     await self.claim(endpoint, uri, *options)
                 except NameTakenError as error:
                     if error.owner:
-                        self._end(str(error))
+                        self.end(str(error))
                         return
                     if str(error) != told:
                         told = str(error)
-                        self.displaced(told)
+                        displaced(told)
                     await asyncio.sleep(CLAIM_AGAIN)
                 else:
-                    self.displaced("")
+                    displaced("")
                     return
         except WampError as error:
             log.debug("%s is claimed by the next session: %s", uri, error)
@@ -248,12 +242,10 @@ class Session(ApplicationSession):
         except Disconnected:  # it is being closed
             raise TransportLost from None
 
-    def ping(self) -> None:
-        """Ping the router now; the session is over if no answer comes within PING_TIMEOUT."""
+    def together(self) -> AbstractContextManager[None]:
+        """Return a context in which all that is sent leaves in one piece, at its end."""
         transport: Any = self._transport
-        if transport and transport.autoPingPendingCall:  # else a ping is on its way
-            transport.autoPingPendingCall.cancel()
-            transport._sendAutoPing()
+        return transport.together() if transport else nullcontext()
 
     def onJoin(self, details: Any) -> None:
         """Resolve ``joined``."""
@@ -263,20 +255,21 @@ class Session(ApplicationSession):
         """End the session with the reason of the router, and fail every call in progress."""
         if details.reason in REFUSALS and not self.joined.done():
             self.refusal = details.message or details.reason
-        self._end(f"{details.reason} {details.message or ''}".strip())
+        self.end(f"{details.reason} {details.message or ''}".strip())
         lost = ApplicationError(details.reason, details.message)
         self._errback_outstanding_requests(lost)  # type: ignore[no-untyped-call]
         self.disconnect()
 
     def onDisconnect(self) -> None:
         """End the session: the connection was lost."""
-        self._end("the connection was lost")
+        self.end("the connection was lost")
 
     def onUserError(self, fail: Any, msg: str) -> None:
         """Do not log the error of a procedure: its caller gets it."""
         log.debug("%s", msg)
 
-    def _end(self, reason: str) -> None:
+    def end(self, reason: str) -> None:
+        """Let the session be over; who has joined it then leaves it."""
         for task in self._taking_back:
             task.cancel()
         if not self.over.done():
@@ -289,9 +282,8 @@ async def join(
     realm: str = uris.REALM,
     owner: Owner | None = None,
     within: float = JOIN_WITHIN,
-    ping_every: float = PING_EVERY,
 ) -> AsyncIterator[Session]:
-    """Join a realm, and leave it at the end. The router is pinged every so many seconds.
+    """Join a realm, and leave it at the end.
 
     The key is that of the owner's server, or else ``hcam``'s own. Raises OSError or TimeoutError if
     there is no connection within ``JOIN_WITHIN`` seconds, or no answer ``within`` as many;
@@ -308,7 +300,7 @@ async def join(
     factory.protocol = Transport
     factory.setProtocolOptions(
         openHandshakeTimeout=0,  # the timeout below covers it
-        autoPingInterval=ping_every,
+        autoPingInterval=PING_EVERY,
         autoPingTimeout=PING_TIMEOUT,
         autoPingSize=12,
         tcpNoDelay=True,
@@ -385,23 +377,17 @@ async def keep_joined(
     realm: str = uris.REALM,
     *,
     owner: Owner | None = None,
-    turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
-    ping_every: float = PING_EVERY,
 ) -> None:
     """Join, call ``on_join``, and join again whenever the session is over, for ever.
 
-    Joining and ``on_join`` happen within a ``turn``: their deadlines count from its beginning. What
-    the router refuses is logged once, and tried again after a long pause.
+    What the router refuses is logged once, and tried again after a long pause.
     """
     backoff = Backoff(FIRST_PAUSE, LAST_PAUSE)
     told = False
     while True:
         try:
-            async with AsyncExitStack() as stack:
-                async with turn():
-                    joining = join(address, realm, owner, PATIENT, ping_every)
-                    session = await stack.enter_async_context(joining)
-                    await _set_up(session, address, on_join)
+            async with join(address, realm, owner, PATIENT) as session:
+                await set_up(session, address, on_join)
                 OUTAGES.end(address, realm)
                 backoff.reset()
                 told = False
@@ -419,7 +405,7 @@ async def keep_joined(
         await asyncio.sleep(backoff.next())
 
 
-async def _set_up(
+async def set_up(
     session: Session, address: Address, on_join: Callable[[Session], Awaitable[None]]
 ) -> None:
     """Call ``on_join``; raise NotAuthorizedError if the router does not allow what it asks."""

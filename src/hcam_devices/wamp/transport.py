@@ -6,10 +6,15 @@ fragments, pings, large messages and everything of the handshake take autobahn's
 
 import logging
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from autobahn.asyncio.websocket import WampWebSocketClientProtocol
+from autobahn.exception import PayloadExceededError
 from autobahn.wamp.exception import ProtocolError, SerializationError, TransportLost
+
+from .uris import MAX_MESSAGE_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +58,7 @@ class Transport(WampWebSocketClientProtocol):
 
     transport: Any
     autoPingTimeoutCall: Any
+    _held: list[bytes] | None = None
     _session: Any
 
     def _is_plain(self) -> bool:
@@ -103,8 +109,35 @@ class Transport(WampWebSocketClientProtocol):
         self.sendMessage(payload, binary)
 
     def sendMessage(self, payload: bytes, isBinary: bool = False, **options: Any) -> None:  # type: ignore[override]
-        """Send a message. Raises Disconnected if the connection is being closed."""
+        """Send a message.
+
+        Raises Disconnected if the connection is being closed, PayloadExceededError if the router
+        would drop the connection, with all devices of the server, because of the message.
+        """
+        if len(payload) > MAX_MESSAGE_BYTES:
+            raise PayloadExceededError(
+                f"a message of {len(payload)} bytes is more than {MAX_MESSAGE_BYTES}"
+            )
         if isBinary and not options and len(payload) <= MAX_SENT and self._is_plain():
-            self.transport.write(frame(payload))
+            if self._held is None:
+                self.transport.write(frame(payload))
+            else:
+                self._held.append(frame(payload))
         else:
+            self._release()
             super().sendMessage(payload, isBinary, **options)  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Send all messages of the block in one piece, at its end."""
+        self._held = []
+        try:
+            yield
+        finally:
+            self._release()
+            self._held = None
+
+    def _release(self) -> None:
+        if self._held and self.transport:
+            self.transport.write(b"".join(self._held))
+            self._held.clear()

@@ -15,6 +15,8 @@ REALM = "hipercam"
 REPLAY = "replay"
 """The realm of the same router in which recorded nights are published again."""
 PREFIX = "hipercam"
+MAX_MESSAGE_BYTES = 1_048_576
+"""The router drops a client that sends a longer message."""
 
 ALL_TELEMETRY = f"{PREFIX}..telemetry"
 """The wildcard subscription that hears every device."""

@@ -1,0 +1,41 @@
+"""The way of samples from agents to the journal, and then to the router."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import TypeAlias
+
+from ..core.device import Sample
+from ..journal import Journal
+from .session import Session
+
+Kept: TypeAlias = Sample | ValueError | sqlite3.Error
+"""A sample as it is in the journal, or why it is not there."""
+
+
+class Outbox:
+    """Keeps the samples of one turn of the loop together, and only then has them published.
+
+    ``session`` is the one in which they are published.
+    """
+
+    def __init__(self, journal: Journal, most: int) -> None:
+        self.journal, self.most = journal, most
+        self.session: Session | None = None
+        self._waiting: list[tuple[Sample, Callable[[Kept], None]]] = []
+
+    def add(self, sample: Sample, publish: Callable[[Kept], None]) -> None:
+        """Keep a sample at the end of this turn, or at ``flush``; then call ``publish``."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._waiting.append((sample, publish))
+
+    def flush(self) -> None:
+        """Keep and publish all samples now. An answer that follows them must not come first."""
+        while self._waiting:
+            waiting, self._waiting = self._waiting, []
+            kept = self.journal.append_all([sample for sample, _ in waiting], self.most)
+            with self.session.together() if self.session else nullcontext():
+                for (_, publish), sample in zip(waiting, kept, strict=True):
+                    publish(sample)
