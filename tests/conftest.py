@@ -20,18 +20,31 @@ txaio.use_asyncio()  # type: ignore[no-untyped-call]
 for tier, examples in (("check", 30), ("soak", 100)):
     hypothesis.settings.register_profile(tier, deadline=None, max_examples=examples)
 
-TOGETHER = {
-    "commands": ("test_cli", "test_replay"),
-    "contract": ("test_agent", "test_router_config", "test_doctor"),
-    "mistakes": ("test_bad_input", "test_utils", "test_connection_cuts"),
-    "router": ("test_router_outages",),
-    "recorder": ("test_recorder_outages", "test_audit"),
-    "guests": ("test_recorder_killed", "test_recorder", "test_renamed", "test_history"),
-    "observatory": ("test_hserver", "test_gtcserver", "test_dither"),
-    "up": ("test_up", "test_running_a_site"),
-}
-"""Files of ``network/`` that share a router, for one worker; what takes longest comes first."""
-GROUP = {f"network/{name}.py": group for group, names in TOGETHER.items() for name in names}
+TOGETHER = (
+    ("network/test_up.py", "network/test_running_a_site.py"),
+    ("network/test_cli.py", "network/test_replay.py"),
+    (
+        "network/test_recorder_killed.py",
+        "network/test_recorder.py",
+        "network/test_renamed.py",
+        "network/test_history.py",
+    ),
+    ("network/test_agent.py", "network/test_router_config.py", "network/test_doctor.py"),
+    ("network/test_recorder_outages.py", "network/test_audit.py"),
+    ("network/test_bad_input.py", "network/test_utils.py", "network/test_connection_cuts.py"),
+    ("network/test_hserver.py", "network/test_gtcserver.py", "network/test_dither.py"),
+    ("packaging/test_wheel.py",),
+    ("network/test_access.py",),
+    ("devices/test_faults.py",),
+    ("network/test_router_outages.py",),
+    ("network/test_forged.py",),
+    ("stores/test_embedded.py",),
+    ("network/test_router_abuse.py",),
+    ("network/test_commands.py",),
+)
+"""Files for one worker, which share a router. What takes longest comes first, so that no worker is
+left alone with it at the end."""
+GROUP = {file: f"group {number}" for number, files in enumerate(TOGETHER) for file in files}
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
