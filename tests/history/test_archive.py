@@ -100,7 +100,9 @@ def test_commands_come_page_by_page_and_mark_a_plot(
     some = list(archive.commands(written.archive, "slide", Span(NOON, NOON + 10_000)))
     assert [event["why"] for event in some] == [f"slide {n}" for n in range(5)]
     assert list(archive.commands(written.archive, "slide", Span(NOON + 1, NOON + 2000))) == []
-    with pytest.raises(HistoryError, match="there is no history of 'nobody'; there is of slide"):
+    with pytest.raises(
+        HistoryError, match="there is no history of 'nobody'; there is history of slide"
+    ):
         written.archive.commands("nobody", *TODAY)
     shown = Span(NOON, NOON + 60_000)
     kwargs: dict[str, Any] = {"points": None, "png": None}
@@ -145,17 +147,17 @@ def test_a_span_is_what_was_meant(asked: dict[str, Any], start: str, end: str) -
         ({"last": "yesterday"}, "'yesterday' is not a duration"),
         ({"start": "yesterday"}, "not a time such as 2026-11-22, 2026-11-22T21:30 or 21:30"),
         ({"start": "25:00"}, "'25:00' is not a time"),
-        ({"start": "00:30+02:00"}, "zone but no date, such as 2026-11-22T00:30.02:00: add it"),
+        ({"start": "00:30+02:00"}, "zone but no date: add the date .2026-11-22T00:30.02:00"),
         ({"end": "21:30:00.5-07:00"}, "zone but no date"),
         ({"night": "2026-13-01"}, "'2026-13-01' is not a night such as 2026-11-22"),
         ({"night": "tomorrow"}, "'tomorrow' is not a night such as 2026-11-22, tonight"),
         ({"night": "0001-01-01"}, "'0001-01-01' is not a night such as 2026-11-22"),
         ({"night": "9999-12-31"}, "'9999-12-31' is not a night such as 2026-11-22"),
-        ({"night": "2026-11-01", "last": "1h"}, "give it alone"),
+        ({"night": "2026-11-01", "last": "1h"}, "give no other time with it"),
         ({"start": 1, "end": 2, "last": "1h"}, "give two of"),
-        ({"start": "2026-11-22", "end": "2026-11-21"}, "cannot end at 2026-11-21 00:00:00"),
-        ({"start": 10**20, "last": "1h"}, "it begins at 9999-"),
-        ({"end": 0}, "it begins at 1970-01-01"),
+        ({"start": "2026-11-22", "end": "2026-11-21"}, "the end, 2026-11-21 00:00:00 UTC"),
+        ({"start": 10**20, "last": "1h"}, "is not after the start, 9999-"),
+        ({"end": 0}, "is not after the start, 1970-01-01"),
     ],
 )
 def test_a_span_that_is_none_is_told_in_a_sentence(asked: dict[str, Any], said: str) -> None:
@@ -218,7 +220,7 @@ def test_the_longest_replies_are_shorter_than_500_kb(written: Written) -> None:
 
 @pytest.mark.parametrize("points", [0, -1, 3001])
 def test_points_without_bounds_are_refused(written: Written, points: int) -> None:
-    with pytest.raises(HistoryError, match=f"points are 1 to 3000, not {points}"):
+    with pytest.raises(HistoryError, match=f"points must be from 1 to 3000, not {points}"):
         written.archive.history("ccd1.temperature", *TODAY, points)
 
 
@@ -331,7 +333,7 @@ def test_that_only_minutes_are_kept_is_said_where_they_are_shown(
         span = Span(start, NOW)
         fields = ("ccd1.temperature",)
         assert plot.show(written.archive, fields, span, {}, how=how, points=None, png=None) == 0
-        assert ("raw_days of the store, 30 unless" in capsys.readouterr().err) == said
+        assert ("the store's raw_days" in capsys.readouterr().err) == said
 
 
 def test_a_late_sample_does_not_hide_the_minutes_of_its_night(written: Written) -> None:
@@ -361,9 +363,9 @@ def test_a_night_that_is_rolled_up_meanwhile_is_not_left_out(
 @pytest.mark.parametrize(
     ("field", "said"),
     [
-        ("cdc1.temperature", "no history of 'cdc1'; there is of ccd1, slide"),
+        ("cdc1.temperature", "no history of 'cdc1'; there is history of ccd1, slide"),
         ("ccd1.temprature", "ccd1 has no 'temprature'; it has temperature, state.health"),
-        ("ccd1", "say which field of ccd1; it has state.health, temperature"),
+        ("ccd1", "name a field of ccd1; it has state.health, temperature"),
         ("", "no history of ''"),
     ],
 )
@@ -396,7 +398,7 @@ def test_where_nothing_was_recorded_the_newest_is_told(written: Written) -> None
     ):
         assert reply["time"] == []
         assert text_from_ms(reply["newest"])[:16] == minute
-        assert f"the newest is of minute {minute} UTC" in archive.nothing(reply, later)
+        assert f"the newest is from {minute} UTC" in archive.nothing(reply, later)
     written.clock.now += 30 * 86400
     for _ in range(3):
         written.store.tidy()
@@ -465,7 +467,7 @@ def test_a_timeseries_has_units_and_what_is_missing_is_masked(
     assert column[~column.mask].value.tolist() == [1.0, 2.0, 3.0]
     assert series["ccd1.state.health"].tolist() == ["OK", None, "WARN", None]
     assert series["slide.moving"].tolist() == [None, True, None, None]
-    assert "this is read from" in capsys.readouterr().err
+    assert ": reading " in capsys.readouterr().err
     begin = datetime(2026, 11, 22, 12, tzinfo=UTC)
     whole = archive.timeseries(*["ccd1.temperature"] * 2, start=begin, end=Time(series.time[-1]))[
         "ccd1.temperature"
@@ -489,7 +491,7 @@ def test_a_timeseries_of_nothing_says_what_there_is(alone: Written) -> None:
             archive.timeseries(*fields)
     with pytest.raises(HistoryError, match="60 is not a duration"):
         archive.timeseries("ccd1.temperature", last=60)  # type: ignore[arg-type]
-    with pytest.raises(HistoryError, match=r"nothing of ccd1\.temperature .* newest is of minute"):
+    with pytest.raises(HistoryError, match=r"no values of ccd1\.temperature .* newest is from"):
         archive.timeseries("ccd1.temperature", end="2026-01-01")
 
 
@@ -529,7 +531,7 @@ def test_the_files_are_where_the_instrument_says(
     found, said = archive.source(file)
     assert isinstance(found, Archive)
     assert found.files.folder == elsewhere
-    assert said.endswith(f"this is read from {elsewhere}")
+    assert said.endswith(f"reading {elsewhere} instead")
     assert place(Embedded(), tmp_path) == alone.store.folder
     assert place(Embedded(folder="~/hist"), tmp_path) == Path.home() / "hist"
 
@@ -748,8 +750,8 @@ def test_a_field_of_which_there_is_nothing_is_told_beside_the_others(
         said = capsys.readouterr()
         assert "ccd1.temperature" in said.out
         assert said.err == (
-            "there is nothing of ccd2.temperature from 2026-11-22 12:00 to 2026-11-23 12:00 UTC; "
-            "the newest is of minute 2026-11-21 12:00 UTC; "
+            "there are no values of ccd2.temperature from 2026-11-22 12:00 to 2026-11-23 12:00 "
+            "UTC; the newest is from 2026-11-21 12:00 UTC; "
             "if it could not be read, ccd2.alarms has the reason\n"
         )
 
@@ -838,7 +840,9 @@ async def test_the_recorder_answers_from_its_files(written: Written) -> None:
     assert (page["value"], page["next"]) == ([1.0, 2.0], None)
 
 
-OFFSITE = r"kept in offsite \(database 'hipercam' at http://192\.0\.2\.20:8086\): ask that, or add"
+OFFSITE = (
+    r"kept in offsite \(database 'hipercam' at http://192\.0\.2\.20:8086\): query it there, or add"
+)
 
 
 async def test_a_recorder_without_files_says_where_history_is(tmp_path: Path) -> None:

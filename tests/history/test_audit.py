@@ -97,7 +97,7 @@ def test_a_row_that_the_store_noted_but_does_not_have_is_missing() -> None:
         result = audit(NIGHT, said, [shelf], now)
         assert not result.complete
         assert causes(result) == [
-            "ccd1 4-6 (epoch 4f3c): 12:00:03 to 12:00:07, noted as stored, but not there or damaged"
+            "ccd1 4-6 (epoch 4f3c): 12:00:03 to 12:00:07, noted as stored, but missing or damaged"
         ]
         assert result.stores[0].lines[0].verdict == "3 MISSING"
         assert result.verdict.startswith("NOT everything published is stored once")
@@ -109,7 +109,7 @@ def test_a_row_that_is_there_twice_at_another_time_is_doubled() -> None:
     result = audit(NIGHT, {"ccd1": published(1, 3)}, [shelf], NOW)
     assert not result.complete
     assert result.stores[0].lines[0].doubled == 3
-    assert causes(result) == ["ccd1 2-3 (epoch 4f3c): after 12:00:01, there more than once"]
+    assert causes(result) == ["ccd1 2-3 (epoch 4f3c): after 12:00:01, stored more than once"]
     assert "local has more than once 3 of 3 samples of 1 device" in result.verdict
 
 
@@ -136,8 +136,8 @@ def test_what_the_journal_still_has_is_on_the_way_and_no_gap() -> None:
     result = audit(NIGHT, {"ccd1": published(1, 5)}, [shelf], NOW)
     assert not result.complete
     assert causes(result) == []
-    assert result.stores[0].lines[0].verdict == "2 on the way"
-    assert result.verdict.startswith("Nothing is lost, but not everything is stored yet: ")
+    assert result.stores[0].lines[0].verdict == "2 pending"
+    assert result.verdict.startswith("Nothing is lost, but some samples are not stored yet: ")
 
 
 def test_without_a_journal_nothing_is_proven_until_the_journals_reach_back_no_more() -> None:
@@ -145,7 +145,7 @@ def test_without_a_journal_nothing_is_proven_until_the_journals_reach_back_no_mo
     shelf.keep("ccd1", *of(4, 5, 6))
     for said in ({}, {"ccd1": Published(silent=SILENT)}):
         assert audit(NIGHT, said, [shelf], LATER).complete
-    unasked = "nobody was asked for its journal"
+    unasked = "no journal was asked"
     for said, why in (({}, unasked), ({"ccd1": Published(silent=SILENT)}, SILENT)):
         recent = audit(NIGHT, said, [shelf], NOW)
         assert not recent.complete
@@ -196,7 +196,7 @@ def test_what_comes_while_the_stores_are_looked_at_one_by_one_does_not_matter() 
     second.keep("ccd1", *of(1, 2, 3, 4))
     assert audit(NIGHT, {"ccd1": published(1, 3)}, [first, second], NOW).complete
     unasked = audit(NIGHT, {"ccd1": Published(silent=SILENT)}, [first, second], NOW)
-    assert [store.lines[0].verdict for store in unasked.stores] == ["1 on the way", "complete"]
+    assert [store.lines[0].verdict for store in unasked.stores] == ["1 pending", "complete"]
 
 
 def test_what_cannot_be_counted_is_called_acknowledged() -> None:
@@ -207,7 +207,9 @@ def test_what_cannot_be_counted_is_called_acknowledged() -> None:
     said = {"ccd1": published(1, 3)}
     result = audit(NIGHT, said, [counted, other], NOW)
     assert result.complete
-    assert "offsite acknowledged 3 samples of 1 device, not counted: Vic" in result.verdict
+    assert (
+        "offsite acknowledged 3 samples of 1 device, which cannot be counted: Vic" in result.verdict
+    )
     assert not audit(NIGHT, said, [other], NOW).complete
     other.settle(SampleRange("ccd1", EPOCH, 4, 4, "lost with its disk"))
     counted.keep("ccd1", row(4))
@@ -215,7 +217,7 @@ def test_what_cannot_be_counted_is_called_acknowledged() -> None:
     assert [str(one) for one in result.stores[1].findings] == [
         "ccd1 4 (epoch 4f3c): lost with its disk"
     ]
-    assert result.stores[1].lines[0].verdict == "1 MISSING, 1 on the way"
+    assert result.stores[1].lines[0].verdict == "1 MISSING, 1 pending"
 
 
 def test_a_store_that_cannot_be_read_is_not_complete() -> None:
@@ -232,7 +234,7 @@ def test_a_store_that_cannot_be_read_is_not_complete() -> None:
 def test_a_night_of_which_nothing_is_known_is_not_complete() -> None:
     result = audit(NIGHT, {"ccd1": Published()}, [FakeStore()], LATER)
     assert not result.complete
-    assert "local knows of nothing" in result.verdict
+    assert "local has no samples" in result.verdict
 
 
 @pytest.mark.parametrize("wrong", ["yesterday", "2026-13-01", "", "2026-11-22; DROP", "0001-01-01"])
@@ -292,7 +294,7 @@ def test_it_is_told_in_a_table() -> None:
         "ccd1                 3         3        0        0  complete",
         "meerstetter1         3         2        1        0  1 MISSING",
         "meerstetter1 2 (epoch 4f3c): 12:00:01 to 12:00:03, "
-        "noted as stored, but not there or damaged",
+        "noted as stored, but missing or damaged",
         "",
         "NOT everything published is stored once: local lacks 1 of 6 samples of 2 devices.",
     ]
@@ -342,11 +344,11 @@ def test_what_says_something_else_than_the_journal_is_altered() -> None:
     assert not result.complete
     (line,) = result.stores[0].lines
     assert (line.published, line.stored, line.altered, line.coming) == (11, 8, 2, 1)
-    assert line.verdict == "2 ALTERED, 1 on the way"
+    assert line.verdict == "2 ALTERED, 1 pending"
     assert [(one.first, one.last) for one in result.stores[0].findings] == [(5, 5), (8, 8)]
     assert result.verdict == (
         "NOT everything published is stored once: "
-        "local has altered 2 and waits for 1 of 11 samples of 1 device."
+        "local has altered 2 and does not yet have 1 of 11 samples of 1 device."
     )
 
 
@@ -360,7 +362,7 @@ def test_an_epoch_that_no_journal_has_proves_nothing_and_lacks_nothing() -> None
     assert (line.published, line.stored, line.missing, line.unknown) == (3, 3, 0, 1)
     assert line.verdict == "1 OF UNKNOWN ORIGIN"
     assert result.verdict.startswith("It is NOT certain that everything published is stored once")
-    assert result.unproven == ["there are samples of epochs that no journal has (ccd1)"]
+    assert result.unproven == ["some samples have epochs that no journal has (ccd1)"]
 
 
 def test_what_was_published_without_a_number_and_kept_nowhere_is_lost() -> None:

@@ -136,10 +136,10 @@ class MemoryJournals(Journals):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WRITE_EVERY", 0.001)
-    monkeypatch.setattr(module, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(module, "LAST_PAUSE", 0.002)
-    monkeypatch.setattr(module, "CHECK_EVERY", 0.005)
+    monkeypatch.setattr(module, "WRITE_PERIOD_S", 0.001)
+    monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(module, "LAST_PAUSE_S", 0.002)
+    monkeypatch.setattr(module, "CHECK_PERIOD_S", 0.005)
 
 
 async def reached(condition: Callable[[], bool]) -> None:
@@ -243,7 +243,7 @@ async def test_numbers_that_the_journal_dropped_are_settled_with_its_reason() ->
     assert [(one.first, one.last) for one in store.lost] == [(1, 4), (5, 5), (8, 8)]
     assert store.lost[0].reason == "older than 14 days"
     assert "does not have it" in store.lost[1].reason
-    assert "ccd1 8 to 8" in replicator.notices()[0].reason
+    assert "samples 8 to 8 of ccd1" in replicator.notices()[0].reason
 
 
 async def test_a_forged_number_far_ahead_neither_stops_nor_replaces_what_is_true() -> None:
@@ -515,7 +515,7 @@ async def test_a_journal_that_is_being_restored_says_so_although_it_has_nothing(
     journals = ServedJournals(tmp_path, {"hwserver": ["slide"]})
     assert (await journals.inventory("hwserver")).salvaging
     published = await journals.published(1.8e9, 1.9e9)
-    assert published["slide"].silent == "its journal was damaged and is being restored: ask later"
+    assert published["slide"].silent == "its journal was damaged and is being restored: try later"
     assert published["slide"].epochs is None
 
 
@@ -591,7 +591,7 @@ async def test_an_inventory_too_large_for_a_message_comes_in_parts(
     ("nonsense", "said"),
     [
         ({"next": "slide"}, "does not end"),
-        ({"held": [["slide", "a", 3, 2]]}, "has ranges that are none"),
+        ({"held": [["slide", "a", 3, 2]]}, "has invalid ranges"),
         ({"held": [["slide", "a", 1, "many"]]}, "valid integer"),
     ],
 )
@@ -653,7 +653,7 @@ async def test_a_night_is_not_certain_without_the_server_that_had_a_device(
     assert published["slide"].epochs == {journals.kept["hwserver"].epoch}
     journals.answers.clear()
     published = await journals.published(*period)
-    silent = "nobody answers for its journal: is its server running?"
+    silent = "its journal does not answer: check that its server is running"
     assert published["slide"].silent == published["rackpc"].silent == silent
 
 
@@ -728,7 +728,7 @@ def test_who_says_more_than_is_kept_is_told(tmp_path: Path) -> None:
     listener.hear(many, _event=event())
     assert len(replicator._live[0].values) == 500
     (alarm,) = listener.notices()
-    assert "only 500 fields of a sample are kept of guider" in alarm.reason
+    assert "only 500 fields of each sample of guider are recorded" in alarm.reason
 
 
 async def test_the_disk_that_is_told_is_the_fullest_of_those_in_use(
@@ -801,8 +801,8 @@ async def test_only_the_owner_of_a_name_is_recorded_under_it(tmp_path: Path) -> 
     assert len(owners.asked) <= 3
     (alarm,) = (one for one in listener.notices() if "names" in one.reason)
     assert "4 samples under the names of slide since " in alarm.reason
-    assert "published by session 666 at tcp4:127.0.0.1:666, " in alarm.reason
-    assert "end that program, or give it a name of its own" in alarm.reason
+    assert "because session 666 at tcp4:127.0.0.1:666, " in alarm.reason
+    assert "stop that program, or give it another name" in alarm.reason
 
 
 async def test_a_new_owner_is_believed_and_the_old_one_no_more(tmp_path: Path) -> None:
@@ -884,7 +884,7 @@ async def test_what_a_journal_lost_is_an_alarm_and_noted_beside_the_stores(tmp_p
     assert [one.device for one in own.lost] == ["guider"]
     (alarm,) = recorder.notices()
     assert "1 samples of guider were published without a number and are lost" in alarm.reason
-    assert "; and of 1 other devices: see hcam audit" in alarm.reason
+    assert "; and of 1 other device: see hcam audit" in alarm.reason
     remembering = asyncio.create_task(recorder.remember_lost())
     notes = [LostNotes(tmp_path / folder) for folder in ("history", "elsewhere")]
     await reached(lambda: all(len(one.read()) == 2 for one in notes))
@@ -958,5 +958,5 @@ async def test_the_server_that_presents_a_device_is_asked_whatever_is_declared(
     assert not listener.unexplained()
     listener.clock = lambda: time.time() + 1000
     (alarm,) = (one for one in listener.notices() if "no journal" in one.reason)
-    assert alarm.reason.startswith("the samples of ghost are not recorded: no journal")
+    assert alarm.reason.startswith("the samples of ghost are not recorded, because no journal")
     replicator.close()

@@ -48,7 +48,7 @@ def test_rows_taken_from_the_store_are_missed_at_once(own: Net) -> None:
     said = own.hcam("audit", code=1)
     assert f"local lacks {count} of " in said
     assert "slide 2 (epoch " in said
-    assert "noted as stored, but not there or damaged" in said
+    assert "noted as stored, but missing or damaged" in said
 
 
 def test_without_a_server_nothing_is_certain(own: Net) -> None:
@@ -57,7 +57,8 @@ def test_without_a_server_nothing_is_certain(own: Net) -> None:
     own.server.wait()
     said = own.hcam("audit", code=1)
     assert (
-        f"nobody answers for its journal: is its server running? ({len(DEVICES)} devices)" in said
+        f"its journal does not answer: check that its server is running ({len(DEVICES)} devices)"
+        in said
     )
 
 

@@ -85,7 +85,7 @@ def test_a_row_that_somebody_has_altered_is_named_and_fetched_again(own: Net) ->
     said = own.hcam("audit", code=1)
     assert "1 ALTERED" in said
     assert "load2 5 (epoch " in said
-    assert "it is not what the journal has, which is right: it is fetched again" in said
+    assert "differs from the journal, which is right: it is fetched again" in said
     until(lambda: "ALTERED" not in own.hcam("audit", code=1))  # gtc and ngc do not answer
     lines = {line["device"]: line["verdict"] for line in audited()["lines"]}
     assert lines["load2"] == "complete"

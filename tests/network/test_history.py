@@ -125,7 +125,7 @@ def test_without_a_recorder_it_is_read_from_the_files(alone: Net, store: Embedde
     assert done.stdout.splitlines()[0] == "ccd9.temperature  deg_C"
     assert len(done.stdout.splitlines()) == 3
     assert done.stderr == (
-        f"no recorder answers at {alone.address} (WAMP_SERVER): this is read from {store.folder}\n"
+        f"no recorder answers at {alone.address} (WAMP_SERVER): reading {store.folder} instead\n"
     )
     assert "nothing of ccd9.temperature" in alone.hcam(
         "history", "ccd9.temperature", "--to", "2026-01-01", code=1

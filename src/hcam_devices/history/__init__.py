@@ -1,4 +1,4 @@
-"""What comes home: the recorder, its stores, the audit, and the archive that is read.
+"""History: the recorder, its stores, the audit, and reading recorded values.
 
 from hcam_devices.history import timeseries
 """

@@ -51,7 +51,7 @@ from .stores.nights import NightFiles
 
 Reply: TypeAlias = dict[str, Any]
 Moment: TypeAlias = str | int
-"""A time as people write it (see ``moment``), or in ms."""
+"""A time as text (see ``moment``), or in ms."""
 
 SECOND, MINUTE, HOUR = 1000, 60_000, 3_600_000
 UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY_MS, "w": 7 * DAY_MS}
@@ -74,11 +74,11 @@ ANSWER_WITHIN = 60.0
 
 
 class HistoryError(HcamError, ValueError):
-    """There is no such field or time; the text says what there is."""
+    """The field or time does not exist; the text names what exists."""
 
 
 class Span(NamedTuple):
-    """From ``start`` up to, not including, ``end``."""
+    """A span from ``start`` (included) to ``end`` (excluded), in ms."""
 
     start: int
     end: int
@@ -98,7 +98,7 @@ def text_from_ms(time: int) -> str:
 
 
 def duration(text: str) -> int:
-    """Return the ms in ``90s``, ``15m``, ``24h``, ``7d`` or ``2w``. Raises HistoryError."""
+    """Return a duration such as ``90s``, ``15m``, ``24h``, ``7d`` or ``2w`` in ms."""
     match = DURATION.fullmatch(str(text).strip())
     length = float(match[1]) * UNITS[match[2]] if match else 0
     if math.isinf(length) or round(length) < 1:
@@ -107,7 +107,7 @@ def duration(text: str) -> int:
 
 
 def moment(given: Moment, now: int) -> int:
-    """Return a time in ms: a date means its midnight, ``21:30`` the latest one before ``now``.
+    """Return a time in ms: a date is its midnight, ``21:30`` the last such time before ``now``.
 
     Raises HistoryError if it is not a time.
     """
@@ -118,7 +118,7 @@ def moment(given: Moment, now: int) -> int:
         clock_time = re.match(r"\d\d:\d\d", text)
         if clock_time and re.search("[+-]", text):
             raise HistoryError(
-                f"{given!r} has a zone but no date, such as 2026-11-22T{given}: add it, or give UTC"
+                f"{given!r} has a zone but no date: add the date (2026-11-22T{given}), or give UTC"
             )
         try:
             if clock_time:
@@ -129,7 +129,7 @@ def moment(given: Moment, now: int) -> int:
         except ValueError:
             raise HistoryError(
                 f"{given!r} is not a time such as 2026-11-22, 2026-11-22T21:30 or 21:30 (UTC), "
-                "from 1970 to 2261; a night is --night (tonight, yesterday)"
+                "from 1970 to 2261; for a night use --night (tonight, yesterday)"
             ) from None
     return min(max(found, EVER.start), EVER.end)
 
@@ -143,13 +143,13 @@ def span(
 ) -> Span:
     """Return the span given by two of ``last``, ``start`` and ``end``, or by a night.
 
-    ``end`` is now by default, and ``last`` 24 hours. A night such as ``2026-11-22`` begins at noon
-    (UTC) of that date; ``tonight`` is the present one, ``yesterday`` the one before. Raises
-    HistoryError.
+    The default of ``end`` is now, that of ``last`` 24 hours. A night such as ``2026-11-22`` begins
+    at noon (UTC) of that date; ``tonight`` is the present night, ``yesterday`` the one before.
+    Raises HistoryError.
     """
     if night is not None:
         if (last, start, end) != (None, None, None):
-            raise HistoryError("a night has its beginning and its end: give it alone")
+            raise HistoryError("a night already has a start and an end: give no other time with it")
         try:
             return Span(*night_bounds(night_named(night, now)))
         except ValueError as error:
@@ -163,7 +163,7 @@ def span(
         until = min(since + length, EVER.end)
     if until <= since:
         raise HistoryError(
-            f"it begins at {text_from_ms(since)} and so cannot end at {text_from_ms(until)} (UTC)"
+            f"the end, {text_from_ms(until)} UTC, is not after the start, {text_from_ms(since)} UTC"
         )
     return Span(since, until)
 
@@ -171,7 +171,7 @@ def span(
 class Archive:
     """The history in the files of an embedded store, which may be writing to them.
 
-    Its methods block. They raise HistoryError if there is no such field, and AwayError if a file
+    The methods block. They raise HistoryError if a field does not exist, and AwayError if a file
     cannot be read.
     """
 
@@ -179,30 +179,30 @@ class Archive:
         self.files = files
 
     def fields(self) -> dict[str, dict[str, str]]:
-        """Return the unit of every field (``""`` if it has none), by device and name."""
+        """Return the unit (``""`` if none) of every field, by device and name."""
         return self.files.fields(*EVER)
 
     def history(self, field: str, start: int, end: int, points: int = 1000) -> Reply:
         """Return the history of a field, as plain data of less than 500 kB.
 
-        The reply has ``field``, ``unit``, and lists of the same length, the first of which is
-        ``time`` (ms). For numbers, these are ``min``, ``mean``, ``max``, ``last`` and ``n`` (the
-        count of samples) in at most ``points`` (1 to 3000) buckets of equal length; ``time`` is the
-        beginning of each. Texts among numbers are left out. If there are only texts, it is
-        ``value``, at each change: the newest ``points`` changes, with ``until``, the time of the
-        last known text, and ``earlier``, the count of changes that are left out.
+        The reply has ``field``, ``unit``, and lists of equal length, the first of which is ``time``
+        (ms). For numbers, the others are ``min``, ``mean``, ``max``, ``last`` and ``n`` (the count
+        of samples) of at most ``points`` (1 to 3000) buckets of equal length; ``time`` is the start
+        of each. Texts among numbers are left out. If there are only texts, the other list is
+        ``value``, at each change: the newest ``points`` changes. Then ``until`` is the time of the
+        last known text, and ``earlier`` the count of omitted changes.
 
-        ``newest`` is null, or if the span is empty the time of the newest value. ``lost`` are
-        sentences about samples of the span that were published but kept nowhere. ``rolled_up`` is
-        whether only minutes are kept of a part of the span, because it is old.
+        ``newest`` is null or, if the span is empty, the time of the newest value. ``lost`` contains
+        sentences about samples of the span that were published but stored nowhere. ``rolled_up``:
+        whether a part of the span is so old that only minutes are kept.
         """
         if not 1 <= points <= MAX_POINTS:
-            raise HistoryError(f"points are 1 to {MAX_POINTS}, not {points}")
+            raise HistoryError(f"points must be from 1 to {MAX_POINTS}, not {points}")
         device, name, reply = self._head(field, Span(start, end))
         found = self.files.downsampled(device, name, start, end, points, numbers=True)
         if not found:
             recorded = self._samples(device, name, Span(start, end))
-            texts = (one for one in recorded if isinstance(one[2], str))
+            texts = (sample for sample in recorded if isinstance(sample[2], str))
             if first := next(texts, None):
                 return reply | _changes(chain([first], texts), points)
         columns = zip(*found, strict=True) if found else [()] * 6
@@ -214,9 +214,9 @@ class Archive:
     def raw(self, field: str, start: int, end: int) -> Reply:
         """Return samples as recorded: ``field``, ``unit``, ``time`` (ms), ``seq`` and ``value``.
 
-        ``seq`` is the sample's number, the same for each of its fields. Nights of which only
-        minutes are kept have the last value of each minute, and 0 as its number. If ``next`` is not
-        null, there is more: ask again with it as ``start``. ``newest`` and ``lost`` are as in
+        ``seq`` is the number of the sample, equal for all of its fields. In nights of which only
+        minutes are kept, the last value of each minute has the number 0. If ``next`` is not null,
+        there is more: ask again with it as ``start``. ``newest`` and ``lost`` are as in
         ``history``.
         """
         device, name, reply = self._head(field, Span(start, end))
@@ -227,7 +227,7 @@ class Archive:
         for at, seq, value in self._samples(device, name, Span(start, end)):
             room -= _size(value)
             if len(times) >= MAX_VALUES or room < 0:
-                # Samples of the same time stay together, unless there is nothing else.
+                # Do not separate samples of the same time, unless there are no others.
                 upto = at if at != times[0] else at + 1
                 keep = bisect_left(times, upto)
                 times, seqs, values = times[:keep], seqs[:keep], values[:keep]
@@ -238,7 +238,7 @@ class Archive:
         return self._or_newest(reply | {"time": times, "seq": seqs, "value": values, "next": None})
 
     def commands(self, device: str | None, start: int, end: int) -> Reply:
-        """Return who commanded a device, or any, to do what, in order of time.
+        """Return the commands to a device, or to all devices, in order of time.
 
         ``commands`` are the events ``hipercam.<device>.command``. If ``next`` is not null, there
         are more: ask again with it as ``start``.
@@ -246,36 +246,36 @@ class Archive:
         points = self.files.commands(device, start, end)
         if not points and device is not None and device not in (known := self.fields()):
             there = nearest(device, list(known)) or "nothing yet"
-            raise HistoryError(f"there is no history of {device!r}; there is of {there}")
+            raise HistoryError(f"there is no history of {device!r}; there is history of {there}")
         found: list[dict[str, Any]] = []
         room = MAX_TEXT
         for point in points:
             event = event_of(point)
             room -= len(json.dumps(event))
             if found and (len(found) >= MAX_COMMANDS or room < 0):
-                # Commands of the same time stay together, unless there is nothing else.
+                # Do not separate commands of the same time, unless there are no others.
                 first, upto = found[0]["time"], event["time"]
                 if upto == first:
                     return {"commands": found, "next": point.time + 1}
-                kept = [one for one in found if one["time"] != upto]
+                kept = [command for command in found if command["time"] != upto]
                 return {"commands": kept, "next": point.time}
             found.append(event)
         return {"commands": found, "next": None}
 
     def _head(self, field: str, span: Span) -> tuple[str, str, Reply]:
-        """Return device and name of a field, and the beginning of a reply."""
+        """Return the device and the name of a field, and the first entries of a reply."""
         device, _, name = field.partition(".")
-        units = self.files.fields(*span)  # reading those of all nights takes longer
+        units = self.files.fields(*span)  # reading the fields of all nights takes longer
         if name not in units.get(device, {}):
             units = self.fields()
         if device not in units:
             there = nearest(device, list(units)) or "nothing yet"
-            raise HistoryError(f"there is no history of {device!r}; there is of {there}")
+            raise HistoryError(f"there is no history of {device!r}; there is history of {there}")
         if name not in units[device]:
-            wrong = f"{device} has no {name!r}" if name else f"say which field of {device}"
+            wrong = f"{device} has no {name!r}" if name else f"name a field of {device}"
             raise HistoryError(f"{wrong}; it has {nearest(name, list(units[device]))}")
         lost = self.files.lost(device, *span)
-        more = [f"and {len(lost) - MAX_LOST} times more"] * (len(lost) > MAX_LOST)
+        more = [f"and {len(lost) - MAX_LOST} more losses"] * (len(lost) > MAX_LOST)
         return (
             device,
             name,
@@ -299,9 +299,9 @@ class Archive:
         return reply | {"newest": found[-1].time if found else newest}
 
     def _samples(self, device: str, name: str, span: Span) -> Iterator[tuple[int, int, Field]]:
-        """Yield times, numbers and values, reading a few hours at once; minutes of old nights.
+        """Yield times, numbers and values, or the minutes of old nights, a few hours at a time.
 
-        A time without values is passed over at once, however long it is.
+        A period without values is skipped in one step, however long it is.
         """
         rolled_up = cache(partial(self.files.has_minutes, device, name))
         begins = {night_bounds(night)[0] for night in self.files.nights()}
@@ -321,17 +321,17 @@ class Archive:
             minute = start - start % MINUTE
             points = -(-(stop - minute) // MINUTE)
             found = self.files.downsampled(device, name, minute, minute + points * MINUTE, points)
-            yield from ((one.time, 0, one.last) for one in found if one.time >= start)
+            yield from ((bucket.time, 0, bucket.last) for bucket in found if bucket.time >= start)
             start = stop
 
 
 def _size(value: Field) -> int:
-    """Return the length of a text in JSON, and 0 for a number: their count is limited."""
+    """Return the length of a text in JSON, or 0 for a number, because their count is limited."""
     return len(json.dumps(value)) if isinstance(value, str) else 0
 
 
 def _changes(recorded: Iterable[tuple[int, int, Field]], most: int) -> Reply:
-    """Return the newest changes of a text: at most ``most``, as many as fit into a reply."""
+    """Return the newest changes of a text: at most ``most``, and not more than a reply can have."""
     times: list[int] = []
     values: list[str] = []
     until = 0
@@ -350,7 +350,7 @@ def _changes(recorded: Iterable[tuple[int, int, Field]], most: int) -> Reply:
 
 
 class Remote:
-    """The history of the recorder, through the router. Its methods raise WampErrors."""
+    """The history of the recorder, through the router. The methods raise WampErrors."""
 
     def fields(self) -> dict[str, dict[str, str]]:
         """As ``Archive.fields``."""
@@ -376,16 +376,16 @@ Source: TypeAlias = Archive | Remote
 
 
 def source(instrument: Path | None = None) -> tuple[Source, str]:
-    """Return the recorder at WAMP_SERVER, or an archive if it does not answer, and why.
+    """Return the recorder at WAMP_SERVER or, if it does not answer, an archive and the reason.
 
-    The archive are the files of the instrument's first embedded store in HCAM_HOME. Raises
-    HistoryError if there are none either.
+    The archive has the files of the instrument's first embedded store. Raises HistoryError if there
+    are none.
     """
     with suppress(RouterError, NoSuchProcedureError, OutcomeUnknownError):
-        told = call(uris.rpc("recorder", "describe"), timeout=PRESENT_WITHIN)
-        if "history" in told["procedures"]:
+        described = call(uris.rpc("recorder", "describe"), timeout=PRESENT_WITHIN)
+        if "history" in described["procedures"]:
             return Remote(), ""
-    # 0.7 s, for those without a recorder
+    # takes 0.7 s, which is only needed without a recorder
     from ..config.instrument import load  # noqa: PLC0415
 
     where = f"no recorder answers at {uris.address()} (WAMP_SERVER)"
@@ -396,33 +396,33 @@ def source(instrument: Path | None = None) -> tuple[Source, str]:
         raise HistoryError(f"{where}, and {elsewhere(stores)}")
     if not folders[0].is_dir():
         raise HistoryError(f"{where}, and there is no history in {folders[0]} (HCAM_HOME)")
-    return Archive(NightFiles(folders[0])), f"{where}: this is read from {folders[0]}"
+    return Archive(NightFiles(folders[0])), f"{where}: reading {folders[0]} instead"
 
 
 def embedded_folders(stores: Mapping[str, StoreSettings]) -> list[Path]:
-    """Return the folders of the stores that are files on this machine, in the order of the file."""
+    """Return the folders of the embedded stores, in the order of the instrument file."""
     return [place(store, home()) for store in stores.values() if isinstance(store, Embedded)]
 
 
 def elsewhere(stores: Mapping[str, StoreSettings]) -> str:
-    """Return a sentence about the databases that keep the history instead of files."""
+    """Return a sentence about the databases that contain the history."""
     places = " and ".join(
-        f"{name} ({one.place} at {one.url})"
-        for name, one in stores.items()
-        if isinstance(one, InfluxDB)
+        f"{name} ({store.place} at {store.url})"
+        for name, store in stores.items()
+        if isinstance(store, InfluxDB)
     )
     return (
-        f'history is kept in {places}: ask that, or add a store of kind = "embedded" to the '
-        "instrument file, which is asked here"
+        f'history is kept in {places}: query it there, or add a store of kind = "embedded" to the '
+        "instrument file, which can be read here"
     )
 
 
 Sampled: TypeAlias = tuple[int, int, str, Field]
-"""When, the number of the sample, of which field, and what."""
+"""The time, the number of the sample, the field, and its value."""
 
 
 def samples(source: Source, field: str, span: Span) -> tuple[Reply, Iterator[Sampled]]:
-    """Return the first page of a field as recorded, and an iterator over all of it."""
+    """Return the first page of a field as recorded, and an iterator over all pages."""
     first = source.raw(field, *span)
 
     def every() -> Iterator[Sampled]:
@@ -447,12 +447,12 @@ def commands(source: Source, device: str | None, span: Span) -> Iterator[dict[st
 
 
 def rows(streams: Iterable[Iterator[Sampled]]) -> Iterator[tuple[int, dict[str, Field]]]:
-    """Yield times and the values of fields; those of one sample are together."""
+    """Yield times and values of fields; the values of one sample are together."""
     sample = itemgetter(0, 1)
     for (at, _), together in groupby(heapq.merge(*streams, key=sample), sample):
         row: dict[str, Field] = {}
         for *_, field, value in together:
-            if field in row:  # of another epoch
+            if field in row:  # a sample of another epoch
                 yield at, row
                 row = {}
             row[field] = value
@@ -460,22 +460,22 @@ def rows(streams: Iterable[Iterator[Sampled]]) -> Iterator[tuple[int, dict[str, 
 
 
 def nothing(reply: Reply, span: Span) -> str:
-    """Return a sentence: a span is empty, and when the newest value is."""
+    """Return a sentence that a span is empty, with the time of the newest value."""
     field, newest = reply["field"], text_from_ms(reply["newest"])[:16]
     return (
-        f"there is nothing of {field} from {span}; the newest is of minute {newest} UTC; "
+        f"there are no values of {field} from {span}; the newest is from {newest} UTC; "
         f"if it could not be read, {field.partition('.')[0]}.alarms has the reason"
     )
 
 
 def lost(replies: Iterable[Reply]) -> list[str]:
-    """Return the sentences of replies about lost samples, each once."""
-    return list(dict.fromkeys(said for reply in replies for said in reply["lost"]))
+    """Return the sentences in replies about lost samples, without repetition."""
+    return list(dict.fromkeys(text for reply in replies for text in reply["lost"]))
 
 
 ROLLED_UP = (
-    "some of this is so old that only minutes are kept of it: min, mean, max and the last sample; "
-    "all samples are kept for raw_days of the store, 30 unless the instrument file says otherwise"
+    "a part of this is so old that only minutes are kept: min, mean, max and the last sample; all "
+    "samples are kept for the store's raw_days (default: 30)"
 )
 """The note on history that is older than ``raw_days``."""
 
@@ -487,18 +487,18 @@ def timeseries(
     end: Moment | datetime | None = None,
     night: str | None = None,
 ) -> Any:
-    """Return samples as they were recorded as an astropy TimeSeries, a column for each field.
+    """Return samples as recorded, as an astropy TimeSeries with a column for each field.
 
-    Numbers have their unit; fields of one sample are one row, and what a row does not have is
-    masked, and so are texts in a column that has numbers. A sample that has none of the fields,
-    because none could be read, is no row: ask for ``ccd1.alarms`` as well to see it. Nights that
-    are too old to be there in full (30 days, or ``raw_days`` of the store) have the last sample of
-    each minute, which stderr then says. The span is the last 24
-    hours, or as in ``span``, from and to an astropy Time or a datetime (UTC if it does not say) as
-    well. The samples come from the recorder, in pages, or from the files, which stderr then says.
-    Raises HistoryError, or a WampError.
+    Numbers have their units. The fields of one sample are one row. Missing values are masked, and
+    so are texts in a column with numbers. A sample in which none of the fields could be read has no
+    row: ask for ``ccd1.alarms``, too, to see it. Nights older than the store's ``raw_days``
+    (default: 30) have the last sample of each minute, with a note on stderr.
+
+    The span is the last 24 hours, or as in ``span``; ``start`` and ``end`` may also be an astropy
+    Time or a datetime (UTC if it has no zone). The samples come from the recorder or, with a note
+    on stderr, from the files. Raises HistoryError or WampError.
     """
-    # 0.7 s, which the recorder and hcam do not need
+    # takes 0.7 s, which the recorder and hcam do not need
     import numpy as np  # noqa: PLC0415
     from astropy.table import MaskedColumn  # noqa: PLC0415
     from astropy.time import Time  # noqa: PLC0415
@@ -512,15 +512,16 @@ def timeseries(
         )
     fields = tuple(dict.fromkeys(fields))
     start, end = (
-        Time(one).utc.isot if isinstance(one, datetime | Time) else one for one in (start, end)
+        Time(given).utc.isot if isinstance(given, datetime | Time) else given
+        for given in (start, end)
     )
     asked = span(round(time.time() * 1000), last, start, end, night)
     place, note = source()
     if note:
         print(note, file=sys.stderr)
     pages, streams = zip(*(samples(place, field, asked) for field in fields), strict=True)
-    for said in lost(pages):
-        print(said, file=sys.stderr)
+    for text in lost(pages):
+        print(text, file=sys.stderr)
     if all(page["newest"] for page in pages):
         raise HistoryError(nothing(pages[0], asked))
     if any(page["rolled_up"] for page in pages):

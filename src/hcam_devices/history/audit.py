@@ -1,8 +1,8 @@
 """The audit of a night: whether every published sample is stored exactly once, or why not.
 
-A sample counts as published if a server's journal has it as appended in that night, or if its
-number lies between numbers that a store has. Each store is asked for the rows that it really has,
-whatever it noted on writing; rows with digests are compared with those of the journals.
+A sample counts as published if a server's journal appended it in that night, or if its number is
+between numbers that a store has. The audit reads the rows that each store really has, and does not
+rely on the store's notes; rows with digests are compared with the journals.
 """
 
 from bisect import bisect_left, insort
@@ -23,21 +23,21 @@ from ..journal.ranges import SampleRange, SampleRanges
 from .stores import AwayError
 
 MAX_FINDINGS = 300
-"""List at most this many findings of one store: a reply has to fit into one message."""
+"""List at most this many findings of a store, because a reply must fit into one message."""
 
-LOST = "noted as stored, but not there or damaged"
+LOST = "noted as stored, but missing or damaged"
 NEVER = "never stored, and no journal has it any more"
 UNASKED = "not stored, and no journal answered"
-TWICE = "there more than once"
-COMING = "on the way"
-ALTERED = "it is not what the journal has, which is right: it is fetched again"
-UNKNOWN = "no journal has this epoch: its journal was removed, or somebody else published it"
+TWICE = "stored more than once"
+COMING = "pending"
+ALTERED = "differs from the journal, which is right: it is fetched again"
+UNKNOWN = "no journal has this epoch: its journal was removed, or another program published it"
 
 
 class Row(NamedTuple):
-    """A sample that is really in a store; ``time`` is in ms since 1970.
+    """A sample that a store really has; ``time`` is in ms since 1970.
 
-    ``digest`` is that of the sample (``journal/digest.py``), or empty if it is not compared.
+    ``digest`` is the digest of the sample (``journal/digest.py``), or empty if none is compared.
     """
 
     epoch: str
@@ -47,49 +47,49 @@ class Row(NamedTuple):
 
 
 class StoreReader(Protocol):
-    """Reads the samples of a night that a store really has. Its methods raise AwayError."""
+    """Reads the samples of a night that a store really has. The methods raise AwayError."""
 
     name: str
     uncounted: str
-    """Why the rows cannot be counted: ``rows_of`` is then not called. Empty if they can be."""
+    """Why the rows cannot be counted (``rows_of`` is not called then); empty if they can."""
     stored: SampleRanges
-    """The samples that the store noted as stored, with those that it will never have."""
+    """The samples that the store noted as stored, including those that it will never have."""
     gone: list[SampleRange]
-    """The samples among them that are gone or were rejected, with reasons."""
+    """Those of ``stored`` that are lost or were rejected, with reasons."""
     troubles: list[str]
-    """What could not be read of the store's files so far."""
+    """A sentence for each part of the store's files that could not be read so far."""
 
     def rows_of(self, device: str) -> tuple[list[Row], SampleRanges]:
-        """Return the sound rows of a device in and around the night, and what has to be there.
+        """Return the undamaged rows of a device in and around the night, and the samples to expect.
 
-        The latter are the numbers between the last one before the night and the first one after it.
+        The latter have the numbers between the last one before the night and the first after it.
         """
 
     def find(self, wanted: SampleRange) -> list[Row]:
-        """Return the rows of some samples, whatever their times."""
+        """Return the rows of some samples, at any time."""
 
 
 @dataclass
 class Published:
-    """The samples of a device that the journals have of a night, or why they cannot be asked."""
+    """The samples of a device in a night, according to the journals, or why they are unknown."""
 
     held: SampleRanges = field(default_factory=SampleRanges)
     gone: list[SampleRange] = field(default_factory=list)
     lost: list[Lost] = field(default_factory=list)
     silent: str = ""
     digests: list[tuple[str, int, bytes]] = field(default_factory=list)
-    """Epoch, first number, and the digests from there on: SIZE bytes for each number, or NONE."""
+    """Epoch, first number, and the digests from that number on: SIZE bytes each, or NONE."""
     epochs: set[str] | None = None
-    """Every epoch of the device in any journal, whatever the night; None if that is not known."""
+    """Every epoch of the device in any journal, of any night; None if unknown."""
 
 
-UNASKED_DEVICE = Published(silent="nobody was asked for its journal")
+UNASKED_DEVICE = Published(silent="no journal was asked")
 
 
 class Finding(BaseModel):
-    """Samples that are not stored once, ``when`` they were published (UTC), and the cause.
+    """Samples that are not stored exactly once: ``when`` they were published (UTC), and the cause.
 
-    Samples that were lost before they had numbers have 0 for them.
+    ``first`` and ``last`` are 0 for samples that were lost before they had numbers.
     """
 
     device: str
@@ -110,9 +110,9 @@ class Finding(BaseModel):
 class Line(BaseModel):
     """The counts of the samples of one device in one store.
 
-    ``coming`` are not stored yet, but in a journal. ``missing`` includes ``lost``: published
-    without a number and kept nowhere. ``altered`` differ from the journal. ``unknown`` are of
-    epochs that no journal has; they do not count as published.
+    ``coming``: not stored yet, but in a journal. ``missing`` includes ``lost``: published without
+    a number and stored nowhere. ``altered``: different from the journal. ``unknown``: of epochs
+    that no journal has; these do not count as published.
     """
 
     device: str
@@ -130,7 +130,7 @@ class Line(BaseModel):
 class Audited(BaseModel):
     """The result for one store.
 
-    ``unread`` is why nothing could be read; ``more`` is the number of findings that are not listed.
+    ``unread``: why nothing could be read. ``more``: the number of findings that are not listed.
     """
 
     name: str
@@ -144,12 +144,12 @@ class Audited(BaseModel):
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is missing, doubled or on the way, and everything could be read."""
+        """Whether nothing is missing, doubled, altered or pending, and everything could be read."""
         bad = self.unread or self.troubles or self.total("missing", "doubled", "coming", "altered")
         return not bad
 
     def total(self, *columns: str) -> int:
-        """Return the sum of columns."""
+        """Return the sum of some columns over all devices."""
         return sum(getattr(line, column) for line in self.lines for column in columns)
 
 
@@ -160,9 +160,9 @@ class Audit(BaseModel):
     at: str
     stores: list[Audited]
     unproven: list[str]
-    """Why more may have been published than is known here."""
+    """Why more samples may have been published than are known here."""
     complete: bool
-    """Whether every store certainly has everything once; one store at least was counted."""
+    """Whether every store certainly has every sample once, and at least one was counted."""
     verdict: str
 
 
@@ -175,7 +175,7 @@ class Evidence:
         self.device, self.belonging = device, belonging or SampleRanges()
         self.there = SampleRanges()
         self.again: list[tuple[str, str, int]] = []
-        """Device, epoch and number of every row that repeats another one."""
+        """Device, epoch and number of each row that repeats another row."""
         self._rows: dict[str, list[tuple[int, int, bytes]]] = defaultdict(list)
         for row in rows:
             self._rows[row.epoch].append(row[1:])
@@ -188,12 +188,12 @@ class Evidence:
             ]
 
     def add(self, row: Row) -> None:
-        """Include one more row."""
+        """Add one row."""
         self.there.add(self.device, row.epoch, row.seq, row.seq)
         insort(self._rows[row.epoch], row[1:])
 
     def altered(self, digests: Iterable[tuple[str, int, bytes]]) -> SampleRanges:
-        """Return the samples whose digests differ from those that were published."""
+        """Return the samples whose digests differ from the published ones."""
         found = SampleRanges()
         for epoch, first, packed in digests:
             rows = self._rows.get(epoch, [])
@@ -206,7 +206,7 @@ class Evidence:
         return found
 
     def of_other_epochs(self, epochs: Collection[str]) -> SampleRanges:
-        """Return the samples that are of none of these epochs."""
+        """Return the samples of any other epoch."""
         found = SampleRanges()
         for epoch, rows in self._rows.items():
             if epoch not in epochs:
@@ -214,7 +214,7 @@ class Evidence:
         return found
 
     def finding(self, samples: SampleRange) -> Finding:
-        """Return samples with their reason as a finding; its time is that of their neighbours."""
+        """Return samples and their reason as a finding, whose time is that of their neighbours."""
         device, epoch, first, last, cause = samples
         rows = self._rows.get(epoch, [])
         before, after = bisect_left(rows, (first,)), bisect_left(rows, (last + 1,))
@@ -230,21 +230,21 @@ def audit(
 ) -> Audit:
     """Compare what was published in a night with what each store has.
 
-    ``published`` is what the journals have, by device. For any other device that a store has,
-    nothing is proven as long as a journal could have more. ``now`` is a Unix time. Raises
-    ValueError if there is no such night, or it has not begun.
+    ``published`` contains the samples of the journals by device. For any other device in a store,
+    the result is uncertain as long as a journal could have more samples. ``now`` is a Unix time.
+    Raises ValueError if the night does not exist or has not begun.
     """
     start, end = night_bounds(night)
     if now < start / 1000:
         tonight = night_of(round(now * 1000))
         begin = iso_from_s(start / 1000)[:16]
-        raise ValueError(f"night {night} begins at {begin} UTC; the one going on is {tonight}")
+        raise ValueError(f"night {night} begins at {begin} UTC; tonight is {tonight}")
     stores = [Audited(name=reader.name, uncounted=reader.uncounted) for reader in readers]
     silent: dict[str, list[str]] = defaultdict(list)
     noted = {device for reader in readers for device, _ in reader.stored.keys}
     for device in sorted(noted | published.keys()):
         said = published.get(device, UNASKED_DEVICE)
-        if now >= end / 1000 + KEEP:  # a journal that does not answer could not have more
+        if now >= end / 1000 + KEEP:  # a journal that does not answer cannot have more
             said = replace(said, silent="", epochs=None)
         seen = [_look(*pair, device) for pair in zip(readers, stores, strict=True)]
         whole = _published(device, said, (evidence.belonging for evidence in seen))
@@ -261,9 +261,7 @@ def audit(
         store.verdict = _clause(store)
     unproven = [f"{reason} ({_some(names)})" for reason, names in silent.items()]
     if strange := {line.device for store in stores for line in store.lines if line.unknown}:
-        unproven.append(
-            f"there are samples of epochs that no journal has ({_some(sorted(strange))})"
-        )
+        unproven.append(f"some samples have epochs that no journal has ({_some(sorted(strange))})")
     complete, head = _headline(stores, certain=not unproven)
     return Audit(
         night=night_of(start),
@@ -278,7 +276,7 @@ def audit(
 def _headline(stores: Sequence[Audited], *, certain: bool) -> tuple[bool, str]:
     """Return whether everything is certainly stored once, and the result in a few words.
 
-    It is not ``certain`` if more may have been published than is known.
+    ``certain`` is false if more samples may have been published than are known.
     """
     counted = any(store.lines and not store.uncounted for store in stores)
     once = "everything published is stored once"
@@ -288,14 +286,14 @@ def _headline(stores: Sequence[Audited], *, certain: bool) -> tuple[bool, str]:
     if certain and counted and not any(store.unread or store.troubles for store in stores):
         if any(store.total("missing", "doubled", "altered") for store in stores):
             return False, f"NOT {once}"
-        return False, "Nothing is lost, but not everything is stored yet"
+        return False, "Nothing is lost, but some samples are not stored yet"
     if certain and not any(store.lines or store.unread or store.troubles for store in stores):
         return False, "Nothing is known of this night"
     return False, f"It is NOT certain that {once}"
 
 
 def _published(device: str, said: Published, belonging: Iterable[SampleRanges]) -> SampleRanges:
-    """Return the samples of a device that were published up to when its journal was asked."""
+    """Return the samples of a device that were published before its journal was asked."""
     found = said.held.copy()
     for samples in belonging:
         for _, epoch, first, last, _ in samples.ranges():
@@ -307,7 +305,7 @@ def _published(device: str, said: Published, belonging: Iterable[SampleRanges]) 
 
 
 def _look(reader: StoreReader, store: Audited, device: str) -> Evidence:
-    """Return what a store has, or acknowledged; nothing any more once it could not be read."""
+    """Return what a store has, or has acknowledged; empty once it could not be read."""
     evidence = Evidence(device)
     if reader.uncounted:
         evidence.there = reader.stored - SampleRanges(reader.gone)
@@ -322,7 +320,7 @@ def _look(reader: StoreReader, store: Audited, device: str) -> Evidence:
 def _judge(
     whole: SampleRanges, said: Published, reader: StoreReader, store: Audited, evidence: Evidence
 ) -> None:
-    """Count and explain what a store does not have once. Raises AwayError."""
+    """Count and explain the samples that a store does not have exactly once. Raises AwayError."""
     gaps = _gaps(whole, said, reader, evidence)
     coming = sum(gap.samples for gap in gaps if gap.reason == COMING)
     missing = sum(gap.samples for gap in gaps) - coming
@@ -371,7 +369,7 @@ def _judge(
 def _gaps(
     whole: SampleRanges, said: Published, reader: StoreReader, evidence: Evidence
 ) -> list[SampleRange]:
-    """Return what a store does not have of the published samples, with causes. Raises AwayError."""
+    """Return the published samples that a store does not have, with causes. Raises AwayError."""
     device = evidence.device
     causes = [  # the most certain first
         *(samples for samples in reader.gone if samples.device == device),
@@ -404,22 +402,22 @@ def _clause(store: Audited) -> str:
     if store.unread:
         return f"{store.name} could not be read: {store.unread}"
     if not store.lines:
-        return f"{store.name} knows of nothing"
+        return f"{store.name} has no samples"
     if store.uncounted and store.complete:
-        return f"{store.name} acknowledged {whole}, not counted: {store.uncounted}"
+        return f"{store.name} acknowledged {whole}, which cannot be counted: {store.uncounted}"
     totals = {
         "lacks": store.total("missing"),
         "has more than once": store.total("doubled"),
         "has altered": store.total("altered"),
-        "waits for": store.total("coming"),
+        "does not yet have": store.total("coming"),
     }
     words = [f"{what} {count}" for what, count in totals.items() if count]
-    said = f"{' and '.join(words)} of {whole}" if words else f"has {whole}"
-    return f"{store.name} {'cannot be read completely; it ' if store.troubles else ''}{said}"
+    result = f"{' and '.join(words)} of {whole}" if words else f"has {whole}"
+    return f"{store.name} {'cannot be read completely; it ' if store.troubles else ''}{result}"
 
 
 def text(result: Audit) -> Iterator[str]:
-    """Yield what was found as lines for people."""
+    """Yield the lines of a report."""
     yield f"Night {result.night}, up to {result.at[:19].replace('T', ' ')} UTC"
     for store in result.stores:
         yield ""

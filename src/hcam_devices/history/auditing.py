@@ -1,4 +1,4 @@
-"""The audit of a night as a person asks for it: by the recorder, or else of the files alone."""
+"""``hcam audit``: asks the recorder for an audit or, without a recorder, reads the stores."""
 
 import time
 from pathlib import Path
@@ -13,14 +13,14 @@ from .audit import Audit, Published
 from .inventory import lost_between, readers
 
 MAX_AUDIT_S = 600.0
-"""Seconds to wait for the recorder's audit, which reads every store."""
+"""The longest time of the recorder's audit, which reads every store."""
 
 
 def audit(night: str, file: Path | None) -> Audit:
-    """Return the audit of a night: by its date, tonight or yesterday; empty is tonight.
+    """Return the audit of a night: a date, tonight (also if empty) or yesterday.
 
-    The recorder at WAMP_SERVER is asked for it. If there is none, or it does not answer, the stores
-    of the instrument file are read, and no journal is asked. Raises HcamError if ``night`` is none.
+    If the recorder at WAMP_SERVER does not answer, the stores of the instrument file are read, and
+    no journal is asked. Raises HcamError if ``night`` is not a night.
     """
     night = night_named(night, round(time.time() * 1000))
     try:
@@ -28,7 +28,7 @@ def audit(night: str, file: Path | None) -> Audit:
         answer = utils.call(uris.rpc("recorder", "audit"), night, timeout=MAX_AUDIT_S)
         return Audit.model_validate(answer)
     except utils.NoSuchProcedureError:
-        return _of_stores(night, file, "nobody answers for the recorder")
+        return _of_stores(night, file, "the recorder is not running")
     except (utils.RouterError, utils.OutcomeUnknownError) as error:
         reason = f"no router answers at {uris.address()}"
         if isinstance(error, utils.OutcomeUnknownError) and _router_answers():
@@ -46,7 +46,7 @@ def _router_answers() -> bool:
 
 
 def _of_stores(night: str, file: Path | None, reason: str) -> Audit:
-    """Return the audit of the stores alone; ``reason`` says why no journal is asked."""
+    """Return the audit of the stores alone; ``reason``: why no journal is asked."""
     night = night or night_of(int(time.time() * 1000))
     instrument = load(file)
     silent = f"{reason}, so no journal was asked"

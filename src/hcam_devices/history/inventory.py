@@ -1,4 +1,4 @@
-"""Reads the samples of a night that each store really has, whatever it noted on writing."""
+"""Reads the samples of a night that each store really has, whatever the store has noted."""
 
 import json
 import sqlite3
@@ -37,13 +37,13 @@ from .stores.nights import (
 )
 
 MARGIN = 3_600_000
-"""Look for samples this far (ms) outside the night: noon may pass between a sample and its entry
-in the journal."""
+"""Look for samples this far (ms) outside the night, because noon may pass between a sample and its
+entry in the journal."""
 ROWS_AT_A_TIME = 10_000
 
 
 class Files:
-    """Reads files of a store as far as they can be read; ``troubles`` says what could not be."""
+    """Reads the readable parts of a store's files; ``troubles`` names the other parts."""
 
     def __init__(self) -> None:
         self.troubles: list[str] = []
@@ -51,7 +51,7 @@ class Files:
     def read(
         self, path: Path, tables: Iterable[Table], take: Callable[[sqlite3.Connection], None]
     ) -> None:
-        """Call ``take`` with a file, if it is there."""
+        """Call ``take`` with a file, if it exists."""
         try:
             if path.exists():
                 with closing(reading(path, tables)) as db:
@@ -79,9 +79,9 @@ class Files:
         return found
 
     def notes(self, path: Path, tables: Iterable[Table]) -> tuple[SampleRanges, list[SampleRange]]:
-        """Return the samples that a ledger notes as stored, and those of them that are not there.
+        """Return the samples that a ledger notes as stored, and those of them that are missing.
 
-        The latter are gone or were rejected, and have the reason.
+        The latter are lost or were rejected, and have the reason.
         """
         gone: list[SampleRange] = []
         rejected: dict[str, SampleRanges] = defaultdict(SampleRanges)
@@ -105,10 +105,10 @@ def belonging(
     here: Mapping[str, tuple[int, int]],
     after: Mapping[str, int],
 ) -> SampleRanges:
-    """Return the samples of a device that can only be of one night, by epoch.
+    """Return the samples of a device that must belong to a night.
 
-    ``before`` has the last number before the night, ``here`` the lowest and the highest number of
-    the night, ``after`` the first number after it.
+    By epoch, ``before`` has the last number before the night, ``here`` the lowest and the highest
+    number in it, ``after`` the first number after it.
     """
     found = SampleRanges()
     for epoch in here.keys() | (before.keys() & after.keys()):
@@ -136,7 +136,7 @@ class Nights:
     def __init__(self, name: str, folder: Path, night: str) -> None:
         self.name, self.folder = name, folder
         self._start, self._end = night_bounds(night)
-        self.night = night_of(self._start)  # in the usual form of the date
+        self.night = night_of(self._start)  # the date in its usual form
         self._files = Files()
         self.troubles = self._files.troubles
         self.stored, self.gone = self._files.notes(self._path(MAIN), MAIN_TABLES)
@@ -151,12 +151,12 @@ class Nights:
         span = self._start // HALF_HOUR, self._end // HALF_HOUR
         series = db.execute(SERIES).fetchall()
         if any(db.execute(HALVES, (number, *span)).fetchone() for number, _ in series):
-            self.uncounted = "it keeps only minutes of nights as old as that"
+            self.uncounted = "only minutes are kept of such old nights"
 
     def rows_of(self, device: str) -> tuple[list[Row], SampleRanges]:
         """See ``StoreReader``."""
         window = self._start - MARGIN, self._end + MARGIN
-        found = [row for one in nights(*window) for row in self._rows(one, device, *window)]
+        found = [row for night in nights(*window) for row in self._rows(night, device, *window)]
         before: dict[str, int] = {}
         after: dict[str, int] = {}
         here = [(row.epoch, row.seq) for row in found if self._start <= row.time < self._end]
@@ -194,7 +194,7 @@ class Nights:
 
 
 class Lines:
-    """A ``StoreReader`` of a LineStore: its database is asked if it is an InfluxDB 1."""
+    """A ``StoreReader`` of a LineStore, which can only ask an InfluxDB of version 1."""
 
     def __init__(self, name: str, settings: InfluxDB, folder: Path, night: str) -> None:
         self.name, self.settings = name, settings
@@ -204,7 +204,7 @@ class Lines:
         self.stored, self.gone = files.notes(folder / f"{name}.sqlite", LEDGER)
         self.uncounted = ""
         if settings.version != 1 or not self._answers():
-            self.uncounted = "only an InfluxDB of version 1 can be asked"
+            self.uncounted = "only an InfluxDB of version 1 can be read"
 
     def rows_of(self, device: str) -> tuple[list[Row], SampleRanges]:
         """See ``StoreReader``."""
@@ -214,9 +214,9 @@ class Lines:
         here = extent((row.epoch, row.seq) for row in found if start <= row.time < end)
         before = self._one(device, f"time < {start}ms ORDER BY time DESC")
         after = self._one(device, f"time >= {end}ms ORDER BY time")
-        for epoch in here.keys() | before.keys():  # it noted no other epoch after that night
+        for epoch in here.keys() | before.keys():  # the store noted no later epoch
             after.setdefault(epoch, self.stored.newest(device, epoch) + 1)
-        if not before:  # its retention may have dropped everything older
+        if not before:  # the retention of the database may have deleted all older samples
             before = {epoch: low - 1 for epoch, (low, _) in here.items()}
         return found, belonging(device, before, here, after)
 
@@ -236,7 +236,7 @@ class Lines:
             after = f"time > {some[-1][0]} AND "
 
     def _page(self, device: str, where: str) -> list[tuple[int, Row]]:
-        """Return rows, each with its time in ns."""
+        """Return rows with their times in ns."""
         series = _quoted(name_of(device))
         question = f"SELECT seq, epoch FROM {series} WHERE {where}"  # noqa: S608  (it is quoted)
         return [
@@ -247,11 +247,11 @@ class Lines:
         ]
 
     def _answers(self) -> bool:
-        """Return whether it is an InfluxDB: VictoriaMetrics answers every question alike."""
+        """Return whether it is an InfluxDB, unlike VictoriaMetrics, whose answers are all alike."""
         try:
             found = self._ask("SHOW MEASUREMENTS LIMIT 1")
         except AwayError:
-            return True  # it may be one; reading its rows will raise the error
+            return True  # it may be; reading its rows will raise the error
         return all(series["name"] == "measurements" for series in found)
 
     def _ask(self, question: str) -> list[dict[str, Any]]:
@@ -263,10 +263,10 @@ class Lines:
         try:
             answer = connection.post(f"/query?{urlencode(arguments)}", {}, b"")
             if answer.status != HTTPStatus.OK:
-                raise OSError(f"it answered {answer.status}: {one_line(clean(answer.text))}")
+                raise OSError(f"the answer is {answer.status}: {one_line(clean(answer.text))}")
             (result,) = json.loads(answer.text)["results"]
             if "error" in result:
-                raise OSError(f"it answered: {one_line(clean(result['error']))}")
+                raise OSError(f"the answer is an error: {one_line(clean(result['error']))}")
             series: list[dict[str, Any]] = result.get("series", [])
             return series
         except (OSError, SecretError, ValueError, KeyError, TypeError) as error:
@@ -276,7 +276,7 @@ class Lines:
 
 
 def _quoted(text: str, quote: str = '"') -> str:
-    """Return a name, or a text, quoted for InfluxQL."""
+    """Return a name or a text, quoted for InfluxQL."""
     return quote + text.replace("\\", "\\\\").replace(quote, f"\\{quote}") + quote
 
 
@@ -288,28 +288,28 @@ def readers(
 ) -> list[StoreReader]:
     """Return a reader of each store.
 
-    ``noted`` are the samples that a running recorder notes as stored; its files may be older.
+    ``noted``: the samples that a running recorder notes as stored, newer than its files.
     """
     found: list[StoreReader] = []
     for name, settings in stores.items():
         folder = place(settings, home)
-        one = (
+        reader = (
             Lines(name, settings, folder, night)
             if isinstance(settings, InfluxDB)
             else Nights(name, folder, night)
         )
-        one.stored = (noted or {}).get(name, one.stored)
-        found.append(one)
+        reader.stored = (noted or {}).get(name, reader.stored)
+        found.append(reader)
     return found
 
 
 def lost_between(
     stores: Mapping[str, StoreSettings], home: Path, start: float, end: float
 ) -> list[Lost]:
-    """Return the losses between two Unix times that are noted beside stores. Raises OSError."""
+    """Return the losses between two Unix times from the notes beside stores. Raises OSError."""
     found = {
-        (one.device, one.since): one
+        (note.device, note.since): note
         for settings in stores.values()
-        for one in LostNotes(place(settings, home)).read()
+        for note in LostNotes(place(settings, home)).read()
     }
     return [note for note in found.values() if start <= note.until and note.since < end]

@@ -1,4 +1,4 @@
-"""The journals of all servers, asked through the router, and the recorder's own."""
+"""Access to the journals of all servers, through the router, and to the recorder's own."""
 
 import asyncio
 import logging
@@ -44,23 +44,23 @@ MAX_PRESENTED = 10_000
 MAX_PARTS = 1000
 """Ask for at most this many parts of one inventory."""
 NO_ANSWER = (WampError, OSError, ValueError)
-"""Raised when a server, or the router, is away or late, or answers nonsense."""
+"""The errors if a server or the router is unavailable or late, or its answer is invalid."""
 
 
 class Inventory(BaseModel):
-    """Which samples the journal of a server has: the reply of ``Journal.inventory``."""
+    """The samples that the journal of a server has: the reply of ``Journal.inventory``."""
 
     server: str
     epoch: str
-    """The present one: no other journal has it, nor this one after it was made anew."""
+    """The present epoch of the journal; a new journal file has a new one."""
     held: list[SampleRange] = Field(default=[])
     gone: list[SampleRange] = Field(default=[])
     lost: list[Lost] = Field(default=[])
     keep: float
-    """Seconds."""
+    """How long (s) samples are kept."""
     used: int
     most: int
-    """Bytes, as is ``used``."""
+    """The limit (bytes) of ``used``."""
     oldest: float | None
     """Unix time of the oldest sample."""
     salvaging: bool = False
@@ -68,7 +68,7 @@ class Inventory(BaseModel):
 
     @property
     def devices(self) -> set[str]:
-        """The devices of which there are samples, or were."""
+        """The devices whose samples the journal has or had."""
         found = {samples.device for samples in (*self.held, *self.gone)}
         return found | {note.device for note in self.lost}
 
@@ -79,51 +79,51 @@ class Inventory(BaseModel):
         self.lost = [note for note in self.lost if note.device in devices]
 
     def covers(self, now: float) -> float:
-        """Return how far back (s) the journal reaches, or will when it is full."""
+        """Return how far back (s) the journal reaches, or will reach when it is full."""
         if self.oldest is None or self.used < 0.9 * self.most:
             return self.keep
         return now - self.oldest
 
 
 class Journals:
-    """Asks each server which samples of all its devices it has, and fetches them.
+    """Asks each server which samples its journal has, and fetches them.
 
-    ``declared`` names the server of each device of the instrument file. Another server is asked
-    for the devices that it presents: their names on the network belong to it.
+    ``declared`` maps each device of the instrument file to its server. Other servers are asked for
+    the devices that they present, whose names on the network belong to them.
     """
 
     def __init__(self, declared: Mapping[str, str]) -> None:
         self.declared = dict(declared)
         self.presented: dict[str, str] = {}
-        """The servers of devices whose server is not the declared one."""
+        """The servers of devices that another server than the declared one presents."""
         self.own: Journal
         self.session: Session | None = None
         self.lost: set[Lost] = set()
         """The losses that the journals have reported."""
         self.epochs: set[tuple[str, str]] = set()
-        """The devices and epochs that a journal has."""
+        """The pairs of device and epoch in the journals."""
         self._newest: dict[str, Inventory] = {}
         self._listed: dict[str, set[str]] = {}
-        """The devices that the journal of each server has."""
+        """The devices in the journal of each server."""
 
     @property
     def servers(self) -> set[str]:
-        """The servers that are asked."""
+        """The servers to ask."""
         return {OWN, *self.declared.values(), *self.presented.values()}
 
     def knows(self, name: str) -> bool:
-        """Return whether a name is that of a device, present or former, and no other program's."""
+        """Return whether a name is that of a present or former device."""
         former = any(name in some for server, some in self._listed.items() if server != OWN)
         return former or name in self.declared or name in self.presented
 
     def present(self, device: str, server: str) -> None:
-        """Note which server has the name of a device on the network."""
+        """Note that a server presents a device on the network."""
         self.presented.pop(device, None)
         if self.declared.get(device) != server and len(self.presented) < MAX_PRESENTED:
             self.presented[device] = server
 
     def by_server(self, devices: Iterable[str]) -> dict[str, list[str]]:
-        """Return the devices, and streams of commands, of each server that presents them."""
+        """Return the devices, and streams of commands, by the server that presents them."""
         found: dict[str, list[str]] = defaultdict(list)
         for device in sorted(devices):
             name = device_of(device)
@@ -134,10 +134,10 @@ class Journals:
     async def inventories(
         self, devices: Iterable[str] | None = None, *period: float
     ) -> dict[str, Inventory | Exception]:
-        """Ask every server at once; return the answers, and why there is none, by server.
+        """Ask all servers at once; return the answer, or the error instead, of each.
 
-        With ``devices``, only the servers that present some of them are asked, for these alone.
-        With a ``period``, two Unix times, ``held`` are the samples appended between them.
+        With ``devices``, only their servers are asked, and only for them. With a ``period`` of two
+        Unix times, ``held`` are the samples that were appended in it.
         """
         asked: Mapping[str, list[str] | None] = (
             dict.fromkeys(self.servers) if devices is None else self.by_server(devices)
@@ -158,14 +158,14 @@ class Journals:
     async def inventory(
         self, server: str, devices: list[str] | None = None, *period: float
     ) -> Inventory:
-        """Return which samples a server has of all devices, or of some; raises one of NO_ANSWER."""
+        """Return which samples a server has, of all devices or some. Raises one of NO_ANSWER."""
         found = await self._part(server, devices, "", *period)
         for _ in range(MAX_PARTS):
             if found.next is None:
                 break
             more = await self._part(server, devices, found.next, *period)
             if more.epoch != found.epoch:
-                raise ConnectionError(f"the journal of {server} has begun anew")
+                raise ConnectionError(f"the journal of {server} has a new epoch")
             found.held += more.held
             found.gone += more.gone
             found.lost += more.lost
@@ -175,7 +175,7 @@ class Journals:
         if not all(
             0 < samples.first <= samples.last < 2**63 for samples in (*found.held, *found.gone)
         ):
-            raise ValueError(f"the journal of {server} has ranges that are none")
+            raise ValueError(f"the journal of {server} has invalid ranges")
         if server not in {OWN, *self.declared.values()}:
             theirs = {device for device, name in self.presented.items() if name == server}
             found.restrict(theirs | set(map(commands_of, theirs)))
@@ -193,7 +193,7 @@ class Journals:
         return Inventory.model_validate({**answer, "server": server})
 
     def _learn(self, found: Inventory, *, whole: bool) -> None:
-        if found.server == OWN:  # a server notes its own losses
+        if found.server == OWN:  # other servers note their own losses
             found.lost = [note for note in found.lost if not self.knows(note.device)]
         else:
             declared = (name for name, server in self.declared.items() if server == found.server)
@@ -205,11 +205,11 @@ class Journals:
             self._listed[found.server] = found.devices
 
     def covered(self, now: float) -> float:
-        """Return how far back (s) every journal reaches."""
+        """Return how far back (s) all journals reach."""
         return min((inventory.covers(now) for inventory in self._newest.values()), default=KEEP)
 
     async def samples(self, server: str, device: str, after: int, epoch: str) -> list[Sample]:
-        """Return some of the samples with numbers above ``after``; raises one of NO_ANSWER."""
+        """Return some of the samples with numbers above ``after``. Raises one of NO_ANSWER."""
         arguments = device, after, PAGE, epoch
         if server == OWN:
             return await self.ask_own(self.own.samples, *arguments)
@@ -218,9 +218,9 @@ class Journals:
     async def pages(
         self, server: str, wanted: SampleRange
     ) -> AsyncGenerator[tuple[int, list[Point]]]:
-        """Yield samples in order, and the number up to which they are complete.
+        """Yield samples in order, with the number up to which they are complete.
 
-        The next page is asked for while the caller handles one. Raises one of NO_ANSWER.
+        The next page is requested while the caller handles one. Raises one of NO_ANSWER.
         """
         device, epoch, first, last, _ = wanted
         asked = asyncio.ensure_future(self.samples(server, device, first - 1, epoch))
@@ -239,7 +239,7 @@ class Journals:
             await asyncio.gather(asked, return_exceptions=True)
 
     async def digests(self, server: str, samples: SampleRange) -> bytes:
-        """Return the digest of each sample, zeros where there is none; raises one of NO_ANSWER."""
+        """Return the digest of each sample, zeros if it is missing. Raises one of NO_ANSWER."""
         found = bytearray()
         while (first := samples.first + len(found) // SIZE) <= samples.last:
             arguments = samples.device, first, samples.last, samples.epoch
@@ -250,12 +250,12 @@ class Journals:
                 reply = await self._call(uris.journal(server, "digests"), *arguments)
             some = b64decode(reply, validate=True)
             if not some or len(some) % SIZE:
-                raise ValueError(f"{shorten(reply)} is not digests")
+                raise ValueError(f"{shorten(reply)} is not a list of digests")
             found += some
         return bytes(found[: samples.samples * SIZE])
 
     async def published(self, start: float, end: float) -> dict[str, Published]:
-        """Return what the journals have of each device that was appended between two Unix times."""
+        """Return what the journals appended of each device between two Unix times."""
         ever, then = await self.inventories(), await self.inventories(None, start, end)
         found: dict[str, Published] = defaultdict(Published)
         servers = sorted(ever.keys() & then.keys(), key=lambda server: server == OWN)
@@ -284,7 +284,7 @@ class Journals:
         ever: Inventory | Exception,
         then: Inventory | Exception,
     ) -> None:
-        """Add what a server has, ever and of a night, or why it does not say."""
+        """Add what a server has, of any time and of a night, or why that is unknown."""
         known = self.by_server({*self.declared, *self.presented})
         mine = {*known.get(server, ()), *self._listed.get(server, ())}
         for answer in (ever, then):
@@ -305,7 +305,7 @@ class Journals:
             found[note.device].lost.append(note)
 
     async def kept_here(self, lost: Lost) -> bool:
-        """Return whether the recorder's own journal, on another disk, has what a server lost."""
+        """Return whether the recorder's own journal, on another disk, has the lost samples."""
         if lost.epoch == self.own.epoch:
             return False
         period = lost.since - 1, lost.until + 1
@@ -313,7 +313,7 @@ class Journals:
         return bool(sum(epoch["count"] for epoch in held["epochs"]) >= lost.samples)
 
     async def ask_own(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Ask the recorder's own journal something in a thread; raises one of NO_ANSWER."""
+        """Ask the recorder's own journal in a thread. Raises one of NO_ANSWER."""
         with _no_answer():
             return await ask("the recorder's own journal", work, *arguments, within=ANSWER_WITHIN)
 
@@ -330,7 +330,7 @@ class Journals:
 
 @contextmanager
 def _no_answer() -> Iterator[None]:
-    """Turn the errors of the recorder's own journal into one of NO_ANSWER."""
+    """Convert errors of the recorder's own journal to one of NO_ANSWER."""
     try:
         yield
     except sqlite3.Error as error:
@@ -338,18 +338,18 @@ def _no_answer() -> Iterator[None]:
 
 
 def _silence(server: str, answer: Exception | Inventory) -> str:
-    """Return why a journal does not say everything that it has; nothing if it does."""
+    """Return why the answer of a journal is missing or incomplete; empty if it is complete."""
     if isinstance(answer, Inventory):
         whose = "the recorder's own" if server == OWN else "its"
-        return f"{whose} journal was damaged and is being restored: ask later" * answer.salvaging
+        return f"{whose} journal was damaged and is being restored: try later" * answer.salvaging
     if getattr(answer, "error", "") == ApplicationError.NO_SUCH_PROCEDURE:
-        return "nobody answers for its journal: is its server running?"
-    said = " ".join(map(str, answer.args)) or type(answer).__name__
-    return f"no answer from its journal: {said}"
+        return "its journal does not answer: check that its server is running"
+    reason = " ".join(map(str, answer.args)) or type(answer).__name__
+    return f"its journal does not answer: {reason}"
 
 
 def _points(samples: list[Sample], wanted: SampleRange) -> list[Point]:
-    """Return the wanted samples, in order, without those that no store can keep."""
+    """Return the wanted samples in order, without those that no store can keep."""
     found = []
     for sample in samples:
         try:

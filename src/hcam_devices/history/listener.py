@@ -1,8 +1,8 @@
-"""Hears telemetry, decides by its publisher how to record it, and hands it to the replicators.
+"""Receives telemetry, decides by its publisher how to record it, and passes it to the replicators.
 
-A sample of a device is believed if the session that published it has registered the device's name,
-and a journal has its epoch. Telemetry without numbers, under a name that nobody owns (the
-autoguider's, for instance), is numbered in a journal of the recorder's own.
+A sample of a device is accepted if the session that published it has registered the device's name,
+and if a journal has its epoch. Telemetry without numbers, under a name that nobody owns (such as
+the autoguider's), gets numbers in the recorder's own journal.
 """
 
 import asyncio
@@ -33,22 +33,22 @@ log = logging.getLogger(__name__)
 RECENT_S = 60.0
 """Alarm on wrong clocks and on telemetry that could not be kept for this long."""
 UNEXPLAINED_S = 150.0
-"""Alarm on a device whose samples no journal has for longer than two checks of the journals."""
+"""Alarm on a device whose samples no journal has for longer than two journal checks."""
 MAX_APART_S = 120.0
-"""Alarm if a live sample is further from this machine's clock; a telescope takes half a minute."""
+"""Alarm if a live sample is further from this machine's clock; the telescope takes up to 30 s."""
 MAX_FOREIGN_NAMES = 100
 """Record telemetry under at most this many names without an owner, such as the autoguider's."""
 MAX_UNDECIDED = 1000
 """Keep at most this many samples while the router is asked who owns their names."""
 MAX_CULPRITS = 100
-"""Count at most this many sessions and names one by one whose samples are not recorded."""
+"""Count the unrecorded samples of at most this many sessions and names separately."""
 MAX_BITS = 1023
-"""A double holds no larger integer, and Python writes none of more than 4300 digits."""
+"""The largest integers that a double can represent have this many bits."""
 
 
 @dataclass
 class Refusal:
-    """Samples that were not recorded: who published them, when (Unix time), and how many."""
+    """Samples that were not recorded: their publisher, times (Unix) and number."""
 
     who: str
     since: float
@@ -57,7 +57,7 @@ class Refusal:
 
 
 class Listener:
-    """Hears telemetry from the router. ``heard`` is how many samples there were."""
+    """Receives telemetry from the router. ``heard``: the number of samples so far."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Listener:
         self._unexplained: dict[str, float] = {}
 
     async def follow(self, session: Session) -> None:
-        """Hear every device through a session, and complete what was missed before."""
+        """Subscribe to every device through a session, and fetch what was missed before."""
         await self.owners.follow(session)
         await session.subscribe(
             self.hear,
@@ -98,12 +98,12 @@ class Listener:
         self._ask_all()
 
     def _ask_all(self, *_: Any, **__: Any) -> None:
-        """Ask every journal now: the network has come back, or a server."""
+        """Ask every journal now, because the network or a server is available again."""
         for replicator in self.replicators:
             replicator.poll_now()
 
     def hear(self, *args: Any, _event: Any, **named: Any) -> None:
-        """Handle one event of telemetry, whoever has published it."""
+        """Handle a telemetry event from any publisher."""
         self.heard += 1
         name, publisher = uris.device_of(_event.topic), _event.publisher
         sample, rest = dict(named), list(args)
@@ -112,7 +112,7 @@ class Listener:
         if rest:
             sample.setdefault("value", rest)
         if is_testament(sample):
-            return  # it has no values
+            return  # a testament has no values
         owner = self.owners.known.get(name)
         if publisher is not None and publisher == owner:
             self._hear_device(name, publisher, sample)
@@ -124,7 +124,7 @@ class Listener:
             self._refuse(name, publisher)
 
     def hear_command(self, *_: Any, _event: Any, **__: Any) -> None:
-        """Have the commands of a device fetched from the journal, which alone is believed."""
+        """Fetch the commands of a device from the journal; the event itself is not trusted."""
         name, publisher = uris.device_of(_event.topic), _event.publisher
         if name not in self.owners.known and len(self.deciding) < MAX_UNDECIDED:
             self._decide(self._ask_commanded(name, publisher))
@@ -132,7 +132,7 @@ class Listener:
             self._fetch_commands(name)
 
     async def _ask_commanded(self, name: str, publisher: int | None) -> None:
-        """Have commands fetched if the router says that their publisher owns the name."""
+        """Fetch commands if, according to the router, their publisher owns the name."""
         try:
             owner = await self.owners.owner(name)
         except NO_ANSWER as error:
@@ -146,7 +146,7 @@ class Listener:
             replicator.due.add(commands_of(name))
 
     def _decide(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run work that waits for the router, while more telemetry is heard."""
+        """Run work that waits for the router, while more telemetry arrives."""
         asking = asyncio.create_task(work)
         self.deciding.add(asking)
         asking.add_done_callback(self.deciding.discard)
@@ -170,7 +170,7 @@ class Listener:
     def _hear_stranger(
         self, name: str, publisher: int | None, owner: int | None, sample: dict[Any, Any]
     ) -> None:
-        """Record a sample under a name that nobody owns; refuse it under any other."""
+        """Record a sample under a name that nobody owns; reject it under any other name."""
         if owner is not None or self.journals.knows(name):
             self._refuse(name, publisher)
         elif name in self._names or len(self._names) < MAX_FOREIGN_NAMES:
@@ -182,7 +182,7 @@ class Listener:
                 self._unrecorded.add(name)
 
     def _refuse(self, name: str, publisher: int | None) -> None:
-        """Count a sample that was not published by the session of its device."""
+        """Count a sample that another session than that of its device published."""
         key, now = (name, publisher), self.clock()
         if key not in self._refused:
             self._fetch(name)
@@ -198,13 +198,13 @@ class Listener:
         log.warning("telemetry of %s by %s is not recorded", key[0], self._refused[key].who)
 
     def _fetch(self, name: str) -> None:
-        """Have the samples of a device fetched from the journal of its server."""
+        """Fetch the samples of a device from the journal of its server."""
         if self.journals.knows(name):
             for replicator in self.replicators:
                 replicator.due.add(name)
 
     def _hear_device(self, device: str, publisher: int, sample: dict[Any, Any]) -> None:
-        """Handle a sample that the owner of a device's name has published."""
+        """Handle a sample from the owner of a device's name."""
         try:
             point = flatten(sample)
             if point.device != device:
@@ -222,11 +222,11 @@ class Listener:
                 self._decide(self._find_server(device, publisher))
 
     async def _find_server(self, device: str, publisher: int) -> None:
-        """Learn which server presents a device: its journal is to be asked."""
+        """Ask the router which server presents a device, to ask its journal."""
         try:
             server = await self.owners.server(publisher)
         except NO_ANSWER as error:
-            log.debug("the router does not say which server presents %s: %r", device, error)
+            log.debug("the router does not tell which server presents %s: %r", device, error)
             self._unexplained.pop(device, None)  # ask again after the next sample
             return
         if server:
@@ -263,7 +263,7 @@ class Listener:
             numbered = self.journals.own.append({"device": device} | said)
         except (sqlite3.Error, ValueError) as error:
             self._unkept, self._unkept_at = f"{device}: {error}", self.clock()
-            log.error("telemetry without numbers is not being kept: %s", self._unkept)
+            log.error("telemetry without numbers is not recorded: %s", self._unkept)
         else:
             self._unkept = ""
             self._foreign[device] = said
@@ -279,45 +279,49 @@ class Listener:
             replicator.hear(point)
 
     def notices(self) -> list[Alarm]:
-        """Return alarms about telemetry that is not recorded, or not as it should be."""
+        """Return alarms about telemetry that is not recorded, or not recorded properly."""
         now = self.clock()
         found = []
         if self._unkept and now - self._unkept_at < RECENT_S:
-            found.append(Alarm("journal", "ERR", f"not being kept: {self._unkept}"))
+            found.append(
+                Alarm(
+                    "journal", "ERR", f"telemetry without numbers is not recorded: {self._unkept}"
+                )
+            )
         said = []
         if self._cut:
             whose = ", ".join(sorted(self._cut))
             said.append(
-                f"only {MAX_FIELDS} fields of a sample are kept of {whose}: let it say less"
+                f"only {MAX_FIELDS} fields of each sample of {whose} are recorded: publish fewer"
             )
         if self._unasked:
             said.append(
-                f"the router does not say who publishes ({self._unasked}): only what the journals "
-                "have is recorded until it does"
+                f"the router does not tell who publishes ({self._unasked}): meanwhile only samples "
+                "in journals are recorded"
             )
         said += self._not_recorded(now)
         if unexplained := self.unexplained():
             said.append(
-                f"the samples of {some(sorted(unexplained))} are not recorded: no journal that was "
-                "asked has them; is the journal of their server on the network?"
+                f"the samples of {some(sorted(unexplained))} are not recorded, because no journal "
+                "has them: check that the journal of their server is on the network"
             )
         recent = {name: one[1] for name, one in self._apart.items() if now - one[0] < RECENT_S}
         if recent:
             furthest = max(recent.values(), key=abs)
             said.append(
                 f"the times of {some(sorted(recent))} are up to {abs(furthest):.0f} s "
-                f"{'ahead of' if furthest > 0 else 'behind'} this machine's clock, which says "
-                f"{iso_from_s(now)[:19]} UTC: set the clock that is wrong, theirs or this one"
+                f"{'ahead of' if furthest > 0 else 'behind'} this machine's clock, which is at "
+                f"{iso_from_s(now)[:19]} UTC: correct the clock that is wrong"
             )
         return found + [Alarm("heard", "WARN", reason) for reason in said]
 
     def unexplained(self) -> list[str]:
-        """Return the devices that publish samples of epochs that no journal has."""
+        """Return the devices whose samples have epochs that no journal has."""
         now = self.clock()
         return [name for name, at in self._unexplained.items() if now - at > UNEXPLAINED_S]
 
     def _not_recorded(self, now: float) -> list[str]:
-        """Return what was heard but not recorded, because of the session that published it."""
+        """Return sentences about samples that are not recorded because of their publisher."""
         found = []
         recent = {
             key: refused for key, refused in self._refused.items() if now - refused.until < DAY_S
@@ -329,26 +333,26 @@ class Listener:
             who = list(dict.fromkeys(refused.who for refused in recent.values()))
             found.append(
                 f"{count} samples under the names of {some(names)} since {iso_from_s(since)[:19]} "
-                f"are not recorded: they were published by {some(who, 3)}, not by the devices' "
-                "servers; end that program, or give it a name of its own"
+                f"are not recorded, because {some(who, 3)} published them and not the devices' "
+                "servers: stop that program, or give it another name"
             )
         if self._nameless:
             found.append(
                 f"{self._nameless} samples of {some(sorted(self._unrecorded))} are not recorded: "
-                f"no server owns these names, and {MAX_FOREIGN_NAMES} such names are recorded "
-                "already; end the program that invents names"
+                f"no server owns these names, and {MAX_FOREIGN_NAMES} such names are already "
+                "recorded; stop the program that invents names"
             )
         return found
 
 
 def some(names: list[str], most: int = 5) -> str:
-    """Return names for people, the first few of many."""
+    """Return names as text: up to ``most``, and how many more there are."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """Return what JSON can carry of a value."""
+    """Return a value in a form that JSON can represent."""
     if isinstance(value, dict) and depth < 8:
         return {str(key): _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list) and depth < 8:

@@ -1,7 +1,7 @@
-"""The recorder: brings every sample of every device home to every store, each exactly once.
+"""The recorder: stores every sample of every device in every store, exactly once.
 
-It hears telemetry as it is published (``listener.py``); its replicators (``replicator.py``) fetch
-from the servers' journals whatever a store does not have.
+It receives live telemetry (``listener.py``), and its replicators (``replicator.py``) fetch the
+samples that a store does not have from the servers' journals.
 """
 
 import asyncio
@@ -50,31 +50,29 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-LOOK_AGAIN = 50
-"""Before an audit, wait this many times 0.1 s for the newest samples to be written."""
-REMEMBER_EVERY = 10.0
-"""Look this often (s) whether a journal has noted a loss."""
-OPEN_EVERY = 10.0
-"""Try this often (s) to open a store that could not be opened."""
+MAX_LOOKS = 50
+"""Before an audit, wait up to this many times 0.1 s for the newest samples to be written."""
+REMEMBER_PERIOD_S = 10.0
+"""Check this often whether a journal has noted a loss."""
+OPEN_PERIOD_S = 10.0
+"""Try this often to open a store that could not be opened."""
 ANSWER_WITHIN = 60.0
-"""Seconds for reading history, with waiting for other callers."""
+"""Timeout (s) of reading history, including the wait for other callers."""
 DISK_WITHIN = 2.0
-"""Seconds for asking how much of a disk is free."""
+"""Timeout (s) of reading the free space of a disk."""
 
 
 class Recorder(Device):
-    """How much is heard, and how complete each store is."""
+    """The recorder: its rate, its disks, and how complete each store is."""
 
     link_type = Local
     poll_every = 5.0
 
-    heard = Readback(
-        unit="1 / s", doc="Number of telemetry events that the recorder hears in a second."
-    )
+    heard = Readback(unit="1 / s", doc="Telemetry events per second that the recorder receives.")
     disk = Readback(
         unit="GB",
         healthy=(2, math.inf),
-        doc="Space left on the fullest disk on which history is kept.",
+        doc="Free space on the fullest disk of the history.",
     )
 
     def __init__(
@@ -90,7 +88,7 @@ class Recorder(Device):
         self.replicators, self.journals = replicators, journals
         self.folder, self.stores = folder, stores
         self.unopened: dict[str, str] = {}
-        """Why a store could not be opened yet, by its name."""
+        """Why a store could not be opened yet, by store."""
         self._counted: dict[str, tuple[float, int]] = {}
         self._remembered: set[Lost] = set()
         self._repairing: asyncio.Task[None] | None = None
@@ -108,13 +106,13 @@ class Recorder(Device):
         end: Moment | None = None,
         points: int = 1000,
     ) -> Reply:
-        """Return the min, mean, max and last of a field (ccd1.temperature) in equal pieces."""
+        """Return min, mean, max and last of a field (ccd1.temperature) in equal pieces of time."""
         asked = span(round(self.clock() * 1000), last, start, end)
         return await self._look(lambda archive: archive.history(field, *asked, points))
 
     @rpc(read_only=True, label="Samples")
     async def raw(self, field: str, start: Moment, end: Moment) -> Reply:
-        """Return samples of a field as they were recorded, and where those after begin."""
+        """Return samples of a field as recorded, and the start of the next page."""
         asked = span(round(self.clock() * 1000), None, start, end)
         return await self._look(lambda archive: archive.raw(field, *asked))
 
@@ -126,22 +124,22 @@ class Recorder(Device):
         start: Moment | None = None,
         end: Moment | None = None,
     ) -> Reply:
-        """Return who commanded a device, or any, to do what, and where those after begin."""
+        """Return the commands to a device, or to all, and the start of the next page."""
         asked = span(round(self.clock() * 1000), last, start, end)
         return await self._look(lambda archive: archive.commands(device, *asked))
 
     async def recorded(self) -> dict[str, dict[str, str]]:
-        """Return the unit of every field of which there is history, by device and name."""
+        """Return the unit of every recorded field, by device and name."""
         return await self._look(lambda archive: archive.fields())
 
     def procedures(self) -> dict[str, Procedure]:
-        """Return the procedures of a device and ``fields``, which lists what is recorded."""
+        """Return the procedures of a device, and ``fields``, which lists the recorded fields."""
         return super().procedures() | {"fields": Procedure(self.recorded, read_only=True)}
 
     async def _look(self, how: Callable[[Archive], T]) -> T:
         """Read history from the files of a store, for one caller at a time.
 
-        Raises NotAllowedError if no store keeps it here, OSError if it cannot be read now.
+        Raises NotAllowedError if no store has files here, OSError if they cannot be read now.
         """
         for replicator in self.replicators:
             if isinstance(replicator.store, EmbeddedStore):
@@ -159,7 +157,7 @@ class Recorder(Device):
     # --- figures and alarms -----------------------------------------------------------------
 
     async def read(self, field: Readback) -> Value | None:
-        """Return one figure. Raises ValueError if its store or its disk cannot be asked."""
+        """Return one figure. Raises ValueError if its store or its disk is unavailable."""
         if field.name == "heard":
             return self._rate("heard", self.listener.heard)
         if field.name == "disk":
@@ -173,12 +171,12 @@ class Recorder(Device):
                     for folder in folders
                 ]
             except OSError as error:
-                raise ValueError(str(error)) from None  # a hung disk is no lost connection
+                raise ValueError(str(error)) from None  # a hung disk does not end the connection
             return min(free) / 1e9
         name, _, store = field.name.partition("_")
         if store in self.unopened:
             if name == "rate":
-                raise ValueError(f"store {store} is tried again: {self.unopened[store]}")
+                raise ValueError(f"store {store} is not open yet: {self.unopened[store]}")
             return None
         replicator = next(each for each in self.replicators if each.store.name == store)
         if name == "rate":
@@ -219,10 +217,10 @@ class Recorder(Device):
         return result.model_dump()
 
     async def _repair(self, stores: list[Audited]) -> None:
-        """Fetch again the samples that an audit has found to differ from the journals."""
+        """Fetch the samples again that differ from the journals according to an audit."""
         for store in stores:
             (replicator,) = (each for each in self.replicators if each.store.name == store.name)
-            assert isinstance(replicator.store, EmbeddedStore)  # noqa: S101  (no other is compared)
+            assert isinstance(replicator.store, EmbeddedStore)  # noqa: S101  (only these are compared)
             altered = SampleRanges(
                 SampleRange(finding.device, finding.epoch, finding.first, finding.last)
                 for finding in store.findings
@@ -231,37 +229,45 @@ class Recorder(Device):
             try:
                 await replicator.repair(replicator.store.replace, altered)
             except (*NO_ANSWER, AwayError) as error:
-                log.warning("store %s is left for the next audit to repair: %s", store.name, error)
+                log.warning(
+                    "store %s was not repaired, the next audit will try again: %s",
+                    store.name,
+                    error,
+                )
 
     async def remember_lost(self) -> None:
-        """Note beside each store what the journals say is lost: they will forget it."""
+        """Note the losses in the journals, which will forget them, beside each store."""
         while True:
             if new := self.journals.lost - self._remembered:
                 for settings in self.stores.values():
                     notes = LostNotes(place(settings, self.folder))
                     await in_own_thread(notes.add, new)
                 self._remembered |= new
-            await asyncio.sleep(REMEMBER_EVERY)
+            await asyncio.sleep(REMEMBER_PERIOD_S)
 
     async def _until_written(self, published: dict[str, Published]) -> None:
-        """Give the stores time to write the newest samples."""
+        """Wait until the stores have written the newest samples, for a limited time."""
         held = SampleRanges()
         for said in published.values():
             held |= said.held
         stores = [replicator.store for replicator in self.replicators if not replicator.away]
-        for _ in range(LOOK_AGAIN):
+        for _ in range(MAX_LOOKS):
             if not any(held - store.stored for store in stores):
                 break
             await asyncio.sleep(0.1)
 
     def notices(self) -> list[Alarm]:
-        """Return alarms about what is not recorded or not stored, before samples are at risk."""
+        """Return alarms about samples that are not recorded or not stored."""
         found = self.listener.notices()
         lost = [note for note in self.journals.lost if self.clock() - note.until < DAY_S]
         if lost:
             newest = max(lost, key=attrgetter("until"))
             others = len({note.device for note in lost}) - 1
-            more = f"; and of {others} other devices: see hcam audit" if others else ""
+            more = (
+                f"; and of {others} other device{'s' * (others > 1)}: see hcam audit"
+                if others
+                else ""
+            )
             found.append(Alarm("disk", "ERR", f"{newest}{more}"))
         for replicator in self.replicators:
             found += replicator.notices()
@@ -269,15 +275,15 @@ class Recorder(Device):
 
 
 def recorder_of(stores: Iterable[str]) -> type[Recorder]:
-    """Return the recorder with the figures of some stores declared."""
+    """Return the class of the recorder, with the figures of some stores."""
     declared: dict[str, Any] = {}
     for store in stores:
         declared |= {
-            f"rate_{store}": Readback(unit="1 / s", doc=f"Samples that {store} takes in a second."),
-            f"lag_{store}": Readback(unit="s", doc=f"Time from a sample to when {store} has it."),
-            f"backlog_{store}": Readback(doc=f"Number of samples that {store} does not have yet."),
-            f"aside_{store}": Readback(doc=f"Number of samples that {store} rejected."),
-            f"gone_{store}": Readback(doc=f"Number of samples that {store} will never have."),
+            f"rate_{store}": Readback(unit="1 / s", doc=f"Samples per second stored in {store}."),
+            f"lag_{store}": Readback(unit="s", doc=f"Delay until a sample is in {store}."),
+            f"backlog_{store}": Readback(doc=f"Samples that {store} does not have yet."),
+            f"aside_{store}": Readback(doc=f"Samples that {store} has rejected."),
+            f"gone_{store}": Readback(doc=f"Samples that {store} will never have."),
         }
     return type(
         "Recorder", (Recorder,), {"__module__": __name__, "__doc__": Recorder.__doc__} | declared
@@ -285,13 +291,13 @@ def recorder_of(stores: Iterable[str]) -> type[Recorder]:
 
 
 def entry_of(instrument: Instrument, **parts: Any) -> Entry:
-    """Return the recorder as a device of an instrument; without its ``parts``, it is idle."""
+    """Return the recorder as a device of an instrument; without ``parts`` it is idle."""
     idle = {"replicators": [], "journals": Journals({}), "folder": Path(), "stores": {}}
     return Entry("recorder", recorder_of(instrument.stores), LOGGER, (), idle | parts)
 
 
 def _free(folder: Path) -> float:
-    """Return how many bytes are free on the disk of a folder; infinity if it is not there."""
+    """Return the free bytes on the disk of a folder; infinity if the folder does not exist."""
     try:
         return float(shutil.disk_usage(folder).free)
     except FileNotFoundError:
@@ -335,9 +341,9 @@ def serve(instrument: Instrument, address: Address) -> None:
             raise HcamError("\n".join(f"store {name}: {why}" for name, why in unopened.items()))
 
         async def keep(name: str) -> None:
-            """Keep a store complete as soon as it can be opened."""
+            """Keep a store complete, once it can be opened."""
             while name in unopened:
-                await asyncio.sleep(OPEN_EVERY)
+                await asyncio.sleep(OPEN_PERIOD_S)
                 await in_own_thread(try_open, name)
             (replicator,) = (each for each in replicators if each.store.name == name)
             replicator.poll_now()

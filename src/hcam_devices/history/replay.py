@@ -1,7 +1,7 @@
-"""A recorded night, published again for tools and rehearsal.
+"""Publishes a recorded night again, for tools and rehearsals.
 
-Samples go to the same topics with the same times, but in a realm of its own: nobody can take them
-for present ones, and nothing here can join the instrument's realm.
+The topics and times are the same, but in another realm, so that nobody takes the samples for
+present ones, and nothing here reaches the instrument's realm.
 """
 
 import asyncio
@@ -31,24 +31,26 @@ from .stores import AwayError
 from .stores.nights import NightFiles
 
 CLOCK_TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?")
-SHOW_EVERY = 0.2
+SHOW_PERIOD_S = 0.2
 READ_AT_ONCE = 500
 ACKNOWLEDGE_EVERY = 100
-"""Wait for the router after this many samples, so that they do not pile up on the way to it."""
+"""Wait for the router after this many samples, so that they do not pile up."""
 
 
 def folder_of(instrument: Instrument) -> Path:
-    """Return the folder of the instrument's first embedded store. Raises HcamError without one."""
+    """Return the folder of the instrument's first embedded store. Raises HcamError if none."""
     folders = embedded_folders(instrument.stores)
     if not folders:
-        raise HcamError(f"{instrument.path} has no store of kind embedded, which could be replayed")
+        raise HcamError(
+            f"{instrument.path} has no store of kind embedded, the only kind that can be replayed"
+        )
     return folders[0]
 
 
 def moment(night: str, clock_time: str) -> int:
     """Return a clock time (UTC) such as ``23:00`` or ``01:30:05`` in a night, in ms.
 
-    Raises HcamError if it is none, or the night is none.
+    Raises HcamError if the time or the night is not valid.
     """
     try:
         noon, _ = night_bounds(night)
@@ -67,15 +69,15 @@ async def recorded(
 ) -> AsyncIterator[Point]:
     """Yield the samples of a night in a folder of an EmbeddedStore, in order of time.
 
-    ``night`` may be tonight or yesterday. An ``end`` of 12:00 is that of the night. Files are read
-    in a thread. Raises HcamError if there are no samples, or they cannot be read.
+    ``night`` may be tonight or yesterday. The default ``end`` is that of the night. Files are read
+    in a thread. Raises HcamError if there are no samples or they cannot be read.
     """
     night = night_named(night, round(time.time() * 1000))
     start, stop = moment(night, begin), moment(night, end or "12:00")
     first, last = night_bounds(night)
     stop = last if stop == first else stop
     if stop <= start:
-        raise HcamError(f"{end} is not after {begin} in a night, from 12:00 to 12:00 UTC")
+        raise HcamError(f"{end} is not after {begin} in a night, which is from 12:00 to 12:00 UTC")
     history = NightFiles(folder)
     points = history.samples(night_of(start), start, stop)
     chosen = (
@@ -116,9 +118,9 @@ async def paced(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncIterator[Point]:
-    """Yield points with the intervals of their times, divided by ``speed``.
+    """Yield points at the intervals of their times, divided by ``speed``.
 
-    A late point comes at once, and does not delay those after it.
+    A late point is yielded at once, and does not delay later points.
     """
     begun = first = None
     async for point in points:
@@ -131,15 +133,15 @@ async def paced(
 
 
 async def replay(
-    points: AsyncIterable[Point], address: Address, say: Callable[[Point, int], None]
+    points: AsyncIterable[Point], address: Address, show: Callable[[Point, int], None]
 ) -> int:
-    """Publish points as they come; return how many.
+    """Publish points as they come; return their number.
 
-    ``say`` is called with each, and with how many there were so far. Raises HcamError if there is
-    no router with that realm, or the connection to it is lost.
+    ``show`` is called with each point and the number so far. Raises HcamError if there is no router
+    with that realm, or if the connection to it is lost.
     """
     count = 0
-    said = "nothing"
+    newest = "nothing"
     try:
         async with join(address, uris.REPLAY) as session:
             async for point in points:
@@ -149,18 +151,20 @@ async def replay(
                 if published is not None:
                     await published
                 count += 1
-                said = timestamp_of(point.time)
-                say(point, count)
-            await session.call("wamp.session.count")  # then the router has read every sample
+                newest = timestamp_of(point.time)
+                show(point, count)
+            await session.call(
+                "wamp.session.count"
+            )  # its answer means that the router has read every sample
     except (OSError, WampError) as error:
         raise HcamError(
-            f"{unreachable(address, error, JOIN_WITHIN)}; published until then: {said}"
+            f"{unreachable(address, error, JOIN_WITHIN)}; published until then: {newest}"
         ) from None
     return count
 
 
 class Progress:
-    """Shows the time and the speed of a replay; on a terminal, all the time."""
+    """Shows the time and the speed of a replay, on a terminal continuously."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self.stream, self.clock = stream, clock
@@ -174,13 +178,13 @@ class Progress:
         begun, first = self._first = self._first or (now, point.time)
         speed = (point.time - first) / 1000 / max(now - begun, 1e-3)
         self.line = f"{text_from_ms(point.time)} UTC   {speed:.3g} times as fast   {count} samples"
-        if now - self._shown >= SHOW_EVERY and self.stream.isatty():
+        if now - self._shown >= SHOW_PERIOD_S and self.stream.isatty():
             self._shown = now
             self.stream.write(f"\r{self.line}\x1b[K")
             self.stream.flush()
 
     def end(self) -> None:
-        """Write the last progress on a line of its own."""
+        """Write the last progress on its own line."""
         start, rest = ("\r", "\x1b[K") if self.stream.isatty() else ("", "")
         if self.line:
             self.stream.write(f"{start}{self.line}{rest}\n")

@@ -1,6 +1,6 @@
-"""Keeps a store complete: missing samples are fetched from the servers' journals.
+"""Keeps a store complete: fetches missing samples from the servers' journals.
 
-Nothing waits in memory for a store that is unavailable: the journals have it.
+No samples wait in memory for an unavailable store, because the journals have them.
 """
 
 import asyncio
@@ -28,33 +28,33 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-WRITE_EVERY = 1.0
-"""Write live samples this often (s)."""
-CHECK_EVERY = 60.0
-"""Ask every journal this often (s)."""
-TIDY_EVERY = 3600.0
-"""Tidy the store this often (s)."""
+WRITE_PERIOD_S = 1.0
+"""Write live samples this often."""
+CHECK_PERIOD_S = 60.0
+"""Ask every journal this often."""
+TIDY_PERIOD_S = 3600.0
+"""Tidy the store this often."""
 FLUSH_AT = 1000
 """Write early once this many live samples are queued."""
 MAX_LIVE = 5000
-"""Queue at most this many live samples; fetch the others from the journals later."""
+"""Queue at most this many live samples; fetch others from the journals later."""
 MAX_JUMP = 100_000
-"""Believe a number further ahead only after the device's journal has been asked."""
+"""Trust a number that is further ahead only after asking the device's journal."""
 MAX_PAGES = 3
 """Fetched pages to buffer while a write is running."""
 NOT_THERE = "the device's journal does not have it, or it cannot be read"
-FIRST_PAUSE, LAST_PAUSE = 1.0, 30.0
-"""The first and the longest pause (s) before an unavailable store is tried again."""
-STUCK_AFTER = 120.0
-"""Alarm on a store that has not answered for this long (s). A roll-up takes about 20 s."""
+FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 30.0
+"""The first and the longest pause before an unavailable store is tried again."""
+MAX_BUSY_S = 120.0
+"""Alarm on a store that has not answered for this long. A roll-up takes about 20 s."""
 
 
 class Replicator:
     """Keeps one store complete: live samples at once, missing ones from the journals.
 
-    ``away`` is why the store is unavailable since ``away_since`` (Unix time); empty if it is not.
-    ``due`` are devices whose journals have to be asked. The recorder publishes ``written``,
-    ``aside``, ``gone``, ``backlog`` (samples) and ``lag`` (s).
+    ``away``: why the store has been unavailable since ``away_since`` (Unix time); empty if it is
+    available. ``due``: the devices whose journals must be asked. The recorder publishes
+    ``written``, ``aside``, ``gone``, ``backlog`` (samples) and ``lag`` (s).
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Replicator:
         self._thread = ThreadPoolExecutor(1, f"store {store.name}")
 
     def hear(self, point: Point) -> None:
-        """Queue a live sample. If it does not follow the one before, have the journal asked."""
+        """Queue a live sample. If samples before it are missing, mark the device as ``due``."""
         key = point.device, point.epoch
         newest = self._newest.get(key)
         if newest is None or point.seq != newest + 1:
@@ -102,8 +102,8 @@ class Replicator:
         self._wake.set()
 
     async def run(self) -> None:
-        """Keep the store complete, until it is cancelled."""
-        backoff = Backoff(FIRST_PAUSE, LAST_PAUSE)
+        """Keep the store complete until cancelled."""
+        backoff = Backoff(FIRST_PAUSE_S, LAST_PAUSE_S)
         while True:
             try:
                 await self._round()
@@ -116,19 +116,19 @@ class Replicator:
 
     async def _round(self) -> None:
         try:
-            async with asyncio.timeout(WRITE_EVERY):
+            async with asyncio.timeout(WRITE_PERIOD_S):
                 await self._wake.wait()
         except TimeoutError:
             pass
         await self._write([])
         now = time.monotonic()
         devices: set[str] | None = self.due
-        if now - self._checked > CHECK_EVERY:
+        if now - self._checked > CHECK_PERIOD_S:
             self._checked, devices = now, None
         if devices is None or devices:
             self.due = set()
             await self._ask(devices)
-        if now - self._tidied > TIDY_EVERY:
+        if now - self._tidied > TIDY_PERIOD_S:
             self._tidied = now
             await self._do(self.store.tidy)
 
@@ -136,9 +136,11 @@ class Replicator:
         """Complete all devices, or some, from the journals of the servers that answer."""
         answers = await self._meanwhile(self.journals.inventories(devices))
         found = [answer for answer in answers.values() if isinstance(answer, Inventory)]
-        for inventory in found:  # all of them before anything is fetched, which may take long
+        for inventory in found:  # all first, because fetching may take long
             self._know(inventory)
-        if devices is None and len(found) == len(answers):  # forget what no journal has any more
+        if devices is None and len(found) == len(
+            answers
+        ):  # forget epochs that no journal has any more
             held = {samples[:2] for inventory in found for samples in inventory.held}
             self._newest = {key: last for key, last in self._newest.items() if key in held}
         await self._write([])
@@ -146,10 +148,10 @@ class Replicator:
             await self._complete(inventory)
 
     async def _meanwhile(self, asking: Coroutine[Any, Any, T]) -> T:
-        """Wait for an answer, and write live samples meanwhile."""
+        """Wait for an answer while writing live samples."""
         asked = asyncio.ensure_future(asking)
         try:
-            while not (await asyncio.wait([asked], timeout=WRITE_EVERY))[0]:
+            while not (await asyncio.wait([asked], timeout=WRITE_PERIOD_S))[0]:
                 await self._write([])
             return await asked
         finally:
@@ -161,7 +163,7 @@ class Replicator:
         return noted
 
     async def _do(self, what: Callable[..., Any], *args: Any) -> Any:
-        """Run something in the store's thread. Raises AwayError, whatever fails there."""
+        """Run a function in the store's thread. Any error there becomes an AwayError."""
         self._busy_since = self._busy_since or self.clock()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, what, *args)
@@ -169,7 +171,7 @@ class Replicator:
             raise
         except Exception as error:
             log.exception("store %s failed", self.store.name)
-            raise AwayError(f"it failed: {type(error).__name__}: {error}") from error
+            raise AwayError(f"{type(error).__name__}: {error}") from error
         finally:
             self._busy_since = None
 
@@ -207,7 +209,7 @@ class Replicator:
         self._live = []
 
     def _know(self, inventory: Inventory) -> None:
-        """Take the newest numbers from a journal, unless live samples are a little ahead of it."""
+        """Note the newest numbers of a journal, unless live samples are slightly ahead of it."""
         for samples in inventory.held:
             key = samples.device, samples.epoch
             if not samples.last <= self._newest.get(key, 0) <= samples.last + MAX_JUMP:
@@ -223,7 +225,7 @@ class Replicator:
                     await self._fetch(part, inventory)
                 except NO_ANSWER as error:
                     log.debug(
-                        "%s: %s does not give samples of %s: %r",
+                        "%s: %s does not return samples of %s: %r",
                         *(self.store.name, inventory.server, samples.device, error),
                     )
                     if not isinstance(error, (ApplicationError, ValueError)):
@@ -231,7 +233,7 @@ class Replicator:
                     break
 
     async def _fetch(self, samples: SampleRange, inventory: Inventory) -> None:
-        """Fetch samples of a journal and write them: the next pages come during a write.
+        """Fetch samples of a journal and write them. Pages are fetched during a write.
 
         Raises one of NO_ANSWER, or AwayError.
         """
@@ -250,7 +252,7 @@ class Replicator:
                         first = upto + 1
                         waiting = []
         except NO_ANSWER:
-            await writing  # an unavailable store matters more than why no page came
+            await writing  # its AwayError matters more than the missing page
             raise
         finally:
             await asyncio.gather(writing, return_exceptions=True)
@@ -259,7 +261,7 @@ class Replicator:
     async def repair(
         self, replace: Callable[[Sequence[Point]], None], samples: SampleRanges
     ) -> None:
-        """Have the store ``replace`` samples by those of the journals.
+        """Let the store ``replace`` samples with those of the journals.
 
         Raises one of NO_ANSWER, or AwayError.
         """
@@ -272,37 +274,37 @@ class Replicator:
                         if points:
                             await self._do(replace, points)
                 log.warning(
-                    "store %s: %s %d to %d (epoch %s) differed from the journal and are replaced",
+                    "store %s: %s %d to %d (epoch %s) differed from the journal and were replaced",
                     *(self.store.name, part.device, part.first, part.last, part.epoch),
                 )
 
     async def _bring(self, fetched: SampleRange, rows: list[Any], inventory: Inventory) -> None:
-        """Write rows; what is missing then is lost, if the journal is still the same.
+        """Write rows; samples that are still missing are lost if the journal is still the same.
 
-        A journal that was damaged begins anew, and salvages the samples that it does not have now.
+        A damaged journal gets a new epoch, and restores its old samples later.
         """
         await self._write(rows)
         if SampleRanges([fetched]) - self.store.stored:
             now = await self.journals.inventory(inventory.server, [fetched.device])
             if now.epoch != inventory.epoch:
-                raise ConnectionError("its journal has begun anew, and is asked again later")
+                raise ConnectionError("its journal has a new epoch, and is asked again later")
             if not now.salvaging:
                 await self._settle([*now.gone, fetched])
 
     async def _settle(self, lost: list[SampleRange]) -> None:
-        """Note the lost samples that the store does not have: it never will."""
+        """Note that the store will never have lost samples, except those it already has."""
         gone = (SampleRanges(lost) - self.store.stored).explained(lost)
         if not gone or not await self._do(self.store.settle, gone):
             return
         for new in gone:
-            said = f"it will never have {new.device} {new.first} to {new.last}: {new.reason}"
+            said = f"samples {new.first} to {new.last} of {new.device} are lost: {new.reason}"
             self._news["gone"] = self.clock(), said
             self.gone += new.samples
             log.warning("store %s: %s (epoch %s)", self.store.name, said, new.epoch)
 
     @property
     def backlog(self) -> int:
-        """The count of samples, in journals or heard, that the store does not have yet."""
+        """The number of samples, in journals or received, that the store does not have yet."""
         known = SampleRanges(SampleRange(*key, 1, last) for key, last in self._newest.items())
         queued = SampleRanges(
             SampleRange(*point[:3], point.seq) for point in (*self._live, *self._writing)
@@ -311,7 +313,7 @@ class Replicator:
 
     @property
     def lag(self) -> float:
-        """How late (s) the last batch was written, or the oldest queued sample is by now."""
+        """The delay (s) of the last written batch, or of the oldest queued sample until now."""
         waiting = self._late([*self._writing, *self._live])
         away = self.clock() - self.away_since if self.away else 0.0
         return max(self._lag, waiting, away)
@@ -320,7 +322,7 @@ class Replicator:
         return self.clock() - min((point.time / 1000 for point in points), default=math.inf)
 
     def notices(self) -> list[Alarm]:
-        """Return alarms about losses of the last day, rejected samples and the store itself."""
+        """Return alarms about losses on the last day, rejected samples, and the store itself."""
         now, name = self.clock(), self.store.name
         found = [
             Alarm(f"{field}_{name}", "WARN", f"store {name}: {said}")
@@ -334,7 +336,7 @@ class Replicator:
             ]
         if self.store.warning:
             found.append(Alarm(f"gone_{name}", "WARN", f"store {name}: {self.store.warning}"))
-        if self._busy_since is not None and now - self._busy_since > STUCK_AFTER:
+        if self._busy_since is not None and now - self._busy_since > MAX_BUSY_S:
             said = f"store {name} has not answered since {iso_from_s(self._busy_since)[:19]}"
             found.append(Alarm(f"lag_{name}", "ERR", f"{said}: check its disk and its network"))
         if self.away:

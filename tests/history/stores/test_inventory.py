@@ -95,14 +95,14 @@ def test_rows_that_are_gone_or_damaged_are_missing(local: Local, lie: str, known
     local.damage(lie)
     result = local.audited(1, known)
     assert not result.complete
-    assert found(result) == [(20, 22, "noted as stored, but not there or damaged")]
+    assert found(result) == [(20, 22, "noted as stored, but missing or damaged")]
     assert result.stores[0].findings[0].when == "12:00:19 to 12:00:23"
 
 
 def test_the_last_rows_of_a_night_are_missed_too(local: Local) -> None:
     local.keep(points(1, 50))
     local.damage("DELETE FROM sample WHERE seq > 40")
-    assert found(local.audited()) == [(41, 50, "noted as stored, but not there or damaged")]
+    assert found(local.audited()) == [(41, 50, "noted as stored, but missing or damaged")]
 
 
 def test_a_row_at_another_time_is_doubled(local: Local) -> None:
@@ -114,7 +114,7 @@ def test_a_row_at_another_time_is_doubled(local: Local) -> None:
         db.execute("INSERT INTO sample VALUES (?, ?, ?, ?)", (*key, sealed(body[:-4], *key)))
     db.close()
     result = local.audited(1, 50)
-    assert found(result) == [(7, 7, "there more than once")]
+    assert found(result) == [(7, 7, "stored more than once")]
     assert not result.complete
 
 
@@ -178,7 +178,7 @@ def test_a_night_that_is_only_there_in_minutes_cannot_be_counted(local: Local) -
 
     def check() -> None:
         result = local.audited(1, 20, now=later)
-        assert result.stores[0].uncounted == "it keeps only minutes of nights as old as that"
+        assert result.stores[0].uncounted == "only minutes are kept of such old nights"
         assert not result.complete
 
     assert not (local.folder / f"{NIGHT}.sqlite").exists()
@@ -243,7 +243,7 @@ def test_a_database_that_lost_rows_is_found_out(
     for first, last in ((20, 22), (45, 50)):
         begin, end = START + 1000 * first, START + 1000 * last + 1
         database.query(f'DELETE FROM "ccd1" WHERE time >= {begin}ms AND time < {end}ms')
-    lost = "noted as stored, but not there or damaged"
+    lost = "noted as stored, but missing or damaged"
     for known in (50, 0):
         result = influx.audited(noted, 1, known)
         assert found(result) == [(20, 22, lost), (45, 50, lost)]
@@ -258,7 +258,7 @@ def test_a_row_written_again_at_another_time_is_doubled(
     line = f'ccd1 pressure=1,seq=7,epoch="{EPOCH}" {later}'
     database.ask("/write", line.encode(), db=database.database)
     result = influx.audited(noted, 1, 50)
-    assert found(result) == [(7, 7, "there more than once")]
+    assert found(result) == [(7, 7, "stored more than once")]
     assert not result.complete
 
 

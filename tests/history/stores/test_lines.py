@@ -25,7 +25,7 @@ from hcam_devices.config.stores import InfluxDB, is_near
 from hcam_devices.history.stores import AwayError, line_protocol
 from hcam_devices.history.stores.ledger import Ledger
 from hcam_devices.history.stores.line_protocol import (
-    SURE_AFTER,
+    SURE_AFTER_S,
     LineStore,
     as_there,
     line_of,
@@ -364,26 +364,29 @@ def test_a_request_is_never_too_long(
 # --- answers that are no 204 ----------------------------------------------------------------
 
 FAULTS: dict[str, tuple[scripted.Answer, str]] = {
-    "unauthorized": (401, "401: it wants to know who writes"),
+    "unauthorized": (401, "401: credentials are required"),
     "forbidden": (answer(403, b'{"error": "no"}'), "403: everybody may not write into database"),
-    "redirected": (answer(301, Location="http://127.0.0.1:1/"), "301, which is not how a database"),
-    "a page": (answer(200, b"<html>welcome"), "200, which is not how a database answers"),
-    "too many": (429, "429: it has too much to do"),
+    "redirected": (
+        answer(301, Location="http://127.0.0.1:1/"),
+        "301, which is not an answer of a database",
+    ),
+    "a page": (answer(200, b"<html>welcome"), "200, which is not an answer of a database"),
+    "too many": (429, "429: the database is overloaded"),
     "broken": (answer(500, b"engine\r\n\x1b[31m: cache full"), "500: engine [31m: cache full"),
     "no backend": (502, "502: "),
     "backend late": (504, "504: "),
     "hangs": (scripted.hang, "no answer within 0.3 s"),
     "trickles": (scripted.trickle, "no answer within 0.3 s"),
-    "reset": (scripted.reset, "no proper answer: "),
-    "closed": (b"", "no proper answer: "),
-    "half a status": (b"HTTP/1.1 20", "no proper answer: "),
-    "half a body": (answer(400, b"x" * 100)[:-50], "no proper answer: the answer is cut short"),
+    "reset": (scripted.reset, "no valid answer: "),
+    "closed": (b"", "no valid answer: "),
+    "half a status": (b"HTTP/1.1 20", "no valid answer: "),
+    "half a body": (answer(400, b"x" * 100)[:-50], "no valid answer: the answer is cut short"),
     "endless body": (
         b"HTTP/1.1 500 X\r\nTransfer-Encoding: chunked\r\n\r\n" + b"2000\r\n" + b"x" * 8192 * 20,
-        "no proper answer: ",
+        "no valid answer: ",
     ),
-    "not HTTP": (b"SSH-2.0-OpenSSH_9.2\r\n", "no proper answer: "),
-    "endless line": (b"HTTP/1.1 204 " + b"x" * 100_000, "no proper answer: "),
+    "not HTTP": (b"SSH-2.0-OpenSSH_9.2\r\n", "no valid answer: "),
+    "endless line": (b"HTTP/1.1 204 " + b"x" * 100_000, "no valid answer: "),
 }
 
 
@@ -409,7 +412,7 @@ def test_what_is_not_acknowledged_is_written_again(
 
 def test_a_database_that_is_not_there_is_away(opened: Opener) -> None:
     store = opened(f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(AwayError, match=r"it cannot be reached: .*refused"):
+    with pytest.raises(AwayError, match=r"the database cannot be reached: .*refused"):
         write(store, [point(1)])
 
 
@@ -424,7 +427,7 @@ def test_a_database_that_asks_for_a_rest_gets_it(server: Scripted, opened: Opene
             write(store, [point(1)])
         asked = len(server.requests)
         opened.clock.now += rest - 1
-        with pytest.raises(AwayError, match="it asked for a rest, of 1 s more"):
+        with pytest.raises(AwayError, match="the database asked for a pause, of 1 s more"):
             write(store, [point(1)])
         assert len(server.requests) == asked
         opened.clock.now += 1
@@ -486,13 +489,13 @@ def test_when_every_line_is_refused_none_is_set_aside(server: Scripted, opened: 
     store = opened(server.url)
     server.judge = lambda request: answer(400, b"<html>this is a proxy")
     for count in (3, 1, 1000):
-        with pytest.raises(AwayError, match=r"refuses every line .*this is a proxy.*right"):
+        with pytest.raises(AwayError, match=r"every line is rejected .*this is a proxy.*check"):
             write(store, [point(seq) for seq in range(1, count + 1)])
     server.judge = lambda request: 204
     write(store, [point(0)])
     server.judge = lambda request: answer(400, b"<html>this is a proxy")
     for count in (3, 1, 1000):
-        with pytest.raises(AwayError, match=r"refuses every line .*this is a proxy.*right"):
+        with pytest.raises(AwayError, match=r"every line is rejected .*this is a proxy.*check"):
             write(store, [point(seq) for seq in range(1, count + 1)])
     assert store.aside() == 0
     assert len(server.requests) < 120
@@ -617,7 +620,7 @@ def test_who_may_not_write_is_told_so(tmp_path: Path, opened: Opener) -> None:
                 write(store, [point(1)])
             messages.append(str(raised.value))
             action()
-        assert f"401: it does not accept what is in {secret}: correct it" in messages[0]
+        assert f"401: the secret in {secret} is rejected: correct it" in messages[0]
         assert "403: guest may not write into database 'hipercam': allow it" in messages[1]
         write(store, [point(1)])
         rows = locked.query("SELECT seq, epoch FROM slide", **boss)["slide"]
@@ -679,7 +682,7 @@ def test_a_secret_in_what_is_no_answer_is_not_repeated(
 ) -> None:
     monkeypatch.setenv("SECRET", "hush-hush")
     server.answers = [b"Authorization: Bearer hush-hush\r\n"]
-    with pytest.raises(AwayError, match=r"no proper answer: .*Bearer \*\*\*"):
+    with pytest.raises(AwayError, match=r"no valid answer: .*Bearer \*\*\*"):
         write(opened(server.url, api=3, secret_variable="SECRET"), [point(1)])
 
 
@@ -778,7 +781,7 @@ def test_what_was_acknowledged_just_before_the_end_is_written_again(
         opened.clock.now += 2
     store.close()
     again = opened(server.url)
-    assert again.stored == samples("slide", EPOCH, 1, 100 - int(SURE_AFTER) // 2)
+    assert again.stored == samples("slide", EPOCH, 1, 100 - int(SURE_AFTER_S) // 2)
 
 
 @pytest.mark.parametrize(
@@ -789,9 +792,9 @@ def test_after_a_failure_what_is_not_sure_is_not_stored(
 ) -> None:
     store = opened(server.url, timeout=0.3)
     write(store, [point(1)])
-    opened.clock.now += SURE_AFTER
+    opened.clock.now += SURE_AFTER_S
     write(store, [point(2)])
-    opened.clock.now += SURE_AFTER
+    opened.clock.now += SURE_AFTER_S
     server.answers = [fault]
     with pytest.raises(AwayError):
         write(store, [point(3)])
@@ -803,10 +806,10 @@ def test_time_alone_makes_nothing_sure(server: Scripted, opened: Opener) -> None
     store = opened(server.url)
     write(store, [point(1)])
     server.connections[-1].shutdown(socket.SHUT_RDWR)
-    opened.clock.now += SURE_AFTER
+    opened.clock.now += SURE_AFTER_S
     write(store, [point(2)])
     assert store.stored == samples("slide", EPOCH, 2, 2)
-    opened.clock.now += SURE_AFTER
+    opened.clock.now += SURE_AFTER_S
     store.close()
     assert not opened(server.url).stored
 
@@ -892,7 +895,7 @@ def test_a_ledger_that_cannot_be_used_is_a_store_that_is_away(
 
     store = opened(server.url)
     write(store, [point(1)])
-    opened.clock.now += SURE_AFTER
+    opened.clock.now += SURE_AFTER_S
     monkeypatch.setattr(File, "do", fail)
     for action in (
         lambda: write(store, [point(2)]),
@@ -1036,11 +1039,11 @@ def test_each_refusal_is_told_of_its_own_device_with_field_and_types_and_what_to
     assert all(f'measurement \\"{device}\\" is' in reason for device, reason in rows)
     first, second = store.refusals()
     assert first == (
-        "2 samples of pressure1 are refused, and offered again now and then: field x of pressure1 "
-        "is a float here and a string there: give this store a database of its own, or, if what "
-        'is there of it may go, DROP MEASUREMENT "pressure1"'
+        "2 samples of pressure1 are rejected, and written again every minute: field x of pressure1 "
+        "is a float here and a string in the database: use another database or, if its old samples "
+        'are not needed, DROP MEASUREMENT "pressure1"'
     )
-    assert "field x of pressure2 is a float here and an integer there" in second
+    assert "field x of pressure2 is a float here and an integer in the database" in second
     assert len([one for one in caplog.records if one.levelname == "WARNING"]) == 2
 
 

@@ -1,4 +1,4 @@
-"""What the recorder asks of each store."""
+"""The interface of a store for the recorder."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeVar
@@ -8,48 +8,48 @@ from ...journal.ranges import SampleRange, SampleRanges
 
 
 class AwayError(Exception):
-    """The store is unavailable now; which of the last samples it has kept is not known."""
+    """The store is unavailable; it is unknown which of the last samples it has."""
 
 
 Row = TypeVar("Row", bound=tuple[Any, ...])
 
 
 class Store(Protocol[Row]):
-    """Keeps samples, each as a row that begins with its device, epoch and number.
+    """Stores samples as rows that begin with device, epoch and number.
 
     The methods block and are called by one thread, except ``rows``, which any thread may call.
-    ``stored`` are the samples that the store has; ``write`` and ``settle`` keep it up to date, and
-    ``write`` leaves out rows that are in it already.
+    ``stored`` contains the samples that the store has; ``write`` and ``settle`` keep it up to date,
+    and ``write`` skips rows that are already in it.
     """
 
     name: str
     stored: SampleRanges
     warning: str
-    """A problem of a store that is available, for an alarm; empty if there is none."""
+    """The text of an alarm about an available store; empty if there is none."""
 
     def rows(self, points: Sequence[Point]) -> Sequence[Row]:
-        """Return points as ``write`` takes them."""
+        """Return points in the form that ``write`` accepts."""
 
     def write(self, rows: Sequence[Row]) -> None:
         """Store rows and note them as stored, in one transaction. Raises AwayError."""
 
     def settle(self, gone: Iterable[SampleRange]) -> bool:
-        """Note in one transaction that samples will never come; return whether it did.
+        """Note in one transaction that samples are lost; return whether that was done.
 
-        It does not as long as it cannot know whether it has them. Raises AwayError.
+        It is not done while the store cannot know whether it has them. Raises AwayError.
         """
 
     def gone(self) -> list[SampleRange]:
-        """Return the samples that will never come, with reasons."""
+        """Return the lost samples, with reasons."""
 
     def aside(self) -> int:
-        """Return the count of samples that the store rejected and keeps aside."""
+        """Return the number of rejected samples, which are kept aside."""
 
     def refusals(self) -> list[str]:
-        """Return a sentence for each device of which samples were rejected: how many, and why."""
+        """Return a sentence for each device with rejected samples: how many, and why."""
 
     def tidy(self) -> None:
-        """Do regular work such as retention. Raises AwayError."""
+        """Do periodic work such as retention. Raises AwayError."""
 
     def close(self) -> None:
         """Release the files and connections of the store."""

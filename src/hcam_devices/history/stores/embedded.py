@@ -1,4 +1,4 @@
-"""The store that needs only a folder: a file for each night, and one for all old nights."""
+"""The embedded store, which needs only a folder: a file for each night, and one for old nights."""
 
 import fcntl
 import json
@@ -59,7 +59,7 @@ def _stream(
 
 
 def _row(point: Point, texts: dict[int, str]) -> tuple[int, int, int, bytes]:
-    """Return the row of a point; the texts that belong to it are added to ``texts``."""
+    """Return the row of a point, and add its texts to ``texts``."""
     names, values = tuple(point.values), point.values.values()
     units = tuple(point.units.items())
     stream = _stream(point.device, point.epoch, names, tuple(map(type, values)), units)
@@ -76,7 +76,7 @@ def _row(point: Point, texts: dict[int, str]) -> tuple[int, int, int, bytes]:
 
 
 def _take_out(db: sqlite3.Connection, points: Iterable[Point]) -> None:
-    """Delete the rows of some numbers, whatever their times and fields."""
+    """Delete the rows with the numbers of some points, at any time and with any fields."""
     numbers: dict[tuple[str, str], list[int]] = defaultdict(list)
     for point in points:
         numbers[point.device, point.epoch].append(point.seq)
@@ -95,13 +95,13 @@ def _numbers(points: Iterable[Point]) -> SampleRanges:
 
 
 class Night:
-    """The file of one night. Its methods raise sqlite3.OperationalError and OSError."""
+    """The file of one night. The methods raise sqlite3.OperationalError and OSError."""
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
         self.file = File(path, NIGHT_TABLES, self._mend, self._load, clock)
         self.stored = SampleRanges()
         self.unread = False
-        """Whether it could not be read at the opening: it may have more than ``stored``."""
+        """Whether the file could not be read when opened; it may have more than ``stored``."""
         self._checked = False
 
     def _mend(self, db: sqlite3.Connection) -> None:
@@ -114,14 +114,14 @@ class Night:
         self.stored = load(db)
 
     def read(self) -> None:
-        """Read which samples the file notes as stored, and close it."""
+        """Read which samples are noted as stored, and close the file."""
         self.file.do(lambda _: None)
         self.file.close()
 
     def write(self, points: Sequence[Point], *, instead: bool = False) -> SampleRanges:
         """Store points and note them as stored, in one transaction; return their numbers.
 
-        With ``instead``, rows that have their numbers are deleted first.
+        With ``instead``, existing rows with these numbers are deleted first.
         """
         texts: dict[int, str] = {}
         found = [_row(point, texts) for point in points]
@@ -144,7 +144,7 @@ class Night:
         return new
 
     def take_out(self, points: Sequence[Point]) -> None:
-        """Delete the rows that have the numbers of some points, and note that."""
+        """Delete the rows with the numbers of some points, and note them as not stored."""
         gone = _numbers(points)
 
         def remove(db: sqlite3.Connection) -> SampleRanges:
@@ -156,7 +156,7 @@ class Night:
         self.stored = self.file.do(remove)
 
     def check(self) -> None:
-        """Read every row; rebuild the file if one is damaged."""
+        """Read every row, and rebuild the file if one is damaged."""
 
         def look(db: sqlite3.Connection) -> SampleRanges:
             quick_check(db)
@@ -171,7 +171,7 @@ class Night:
 def _minutes_of(
     db: sqlite3.Connection,
 ) -> tuple[dict[int, str], list[tuple[int, int, int, bytes]]]:
-    """Return the texts (series) and the rows of minutes of a night."""
+    """Return the texts of the series, and the rows of minutes, of a night."""
     texts: dict[int, str] = {}
     found = []
     for stream in streams(db):
@@ -184,7 +184,7 @@ def _minutes_of(
             part, keys = digest(f"{stream.epoch} {seqs[0]}"), [*zip(times, seqs, strict=True)]
             columns = zip(*map(stream.body.unpack_from, bodies), strict=True)
             for text, value, column in zip(series, values, columns, strict=True):
-                minutes = [one for _, one in summarize(keys, column, value, 0, width)]
+                minutes = [minute for _, minute in summarize(keys, column, value, 0, width)]
                 if minutes:
                     key = digest(text), half, part
                     found.append((*key, packed(minutes, *key)))
@@ -192,10 +192,10 @@ def _minutes_of(
 
 
 class EmbeddedStore:
-    """Keeps all samples of a night for ``raw_days``, then its minutes for ever.
+    """Keeps all samples of a night for ``raw_days``, and then its minutes for ever.
 
-    A ``clock`` that jumps makes no night old: ``steady`` counts the running time, by default with
-    the machine's monotonic clock, or with ``clock`` if that is not the machine's.
+    A step of ``clock`` does not make nights old, because ``steady`` counts the running time. Its
+    default is the machine's monotonic clock, or ``clock`` if that is not the machine's.
 
     Only one program may write to a folder. Raises AwayError if the folder cannot be used.
     """
@@ -233,20 +233,20 @@ class EmbeddedStore:
                         night.read()
                 except AwayError as error:
                     night.unread = True
-                    log.warning("%s; nothing is added to it until it can be read", error)
+                    log.warning("%s; nothing is written to it until it can be read", error)
             self._opened = opened.pop_all()
         self._unite()
         age = folder / "nights.clock"
         self._age = AgeClock(age, self.keep / 1000, clock, steady, self._newest)
 
     def _newest(self) -> float | None:
-        """Return when the newest night ends that does not begin in the future."""
+        """Return the end (Unix time) of the newest night that is not in the future."""
         today = night_of(int(self.clock() * 1000))
         names = [name for name in self._nights if name <= today]
         return night_bounds(max(names))[1] / 1000 if names else None
 
     def _night(self, name: str) -> Night:
-        """Return a night. The files of the few that were used last stay open."""
+        """Return a night. Only the files of the last few used nights stay open."""
         if name not in self._nights:
             self._nights[name] = Night(self.folder / f"{name}.sqlite", self.clock)
         self._recent = [*(night for night in self._recent if night != name), name]
@@ -258,7 +258,7 @@ class EmbeddedStore:
         return [name for name, night in self._nights.items() if night.unread]
 
     def _assume(self, samples: SampleRanges) -> None:
-        """Treat samples as stored until every night has been read: one may have them."""
+        """Treat samples as stored until every night was read, because one may have them."""
         self._assumed |= samples
         self.stored |= samples
 
@@ -273,7 +273,7 @@ class EmbeddedStore:
         self.stored = stored
 
     def rows(self, points: Sequence[Point]) -> Sequence[Point]:
-        """Return the points: a night packs them when it writes them."""
+        """Return the points unchanged; they are packed when they are written."""
         return points
 
     def write(self, points: Sequence[Point]) -> None:
@@ -285,7 +285,7 @@ class EmbeddedStore:
                 fresh.setdefault(key, point)
         nights: dict[int, list[Point]] = defaultdict(list)
         for point in fresh.values():
-            nights[(point.time - DAY_MS // 2) // DAY_MS].append(point)  # ``night_of`` takes longer
+            nights[(point.time - DAY_MS // 2) // DAY_MS].append(point)  # faster than ``night_of``
         today = night_of(int(self.clock() * 1000))
         for some in nights.values():
             night = self._night(name := night_of(some[0].time))
@@ -295,7 +295,7 @@ class EmbeddedStore:
             unread = night.unread
             try:
                 with trying(night.file.path):
-                    if self._rolled_up(night):  # its file could not be removed then
+                    if self._rolled_up(night):  # its file could not be removed at that time
                         night.file.remove()
                     self.stored |= night.write(some)
             finally:
@@ -325,9 +325,9 @@ class EmbeddedStore:
             self._unite()
 
     def settle(self, gone: Iterable[SampleRange]) -> bool:
-        """Note that the samples that are not stored will never come. Raises AwayError.
+        """Note that samples are lost unless they are stored. Raises AwayError.
 
-        While a night cannot be read, which may have them, they are not noted.
+        Nothing is noted while a night cannot be read, because it may have them.
         """
         lost = []
         try:
@@ -344,7 +344,7 @@ class EmbeddedStore:
             self._unite()
 
     def gone(self) -> list[SampleRange]:
-        """Return the samples that will never come, with reasons. Raises AwayError."""
+        """Return the lost samples, with reasons. Raises AwayError."""
         try:
             with trying(self._ledger.file.path):
                 return self._ledger.gone()
@@ -352,25 +352,25 @@ class EmbeddedStore:
             self._unite()
 
     def aside(self) -> int:
-        """Return 0: this store rejects nothing."""
+        """Return 0, because this store rejects no samples."""
         return 0
 
     def refusals(self) -> list[str]:
-        """Return no sentences: this store rejects nothing."""
+        """Return an empty list, because this store rejects no samples."""
         return []
 
     def tidy(self) -> None:
-        """Roll up an old night; check another one, and repair it if it is damaged.
+        """Roll up one old night; check another one, and repair it if it is damaged.
 
-        Nights take turns; those that could not be read are due every time. All files but that of
-        this night are closed. Raises AwayError at the end if a file could not be used.
+        Nights take turns, except that those that could not be read are due every time. All files
+        but tonight's are closed. Raises AwayError at the end if a file could not be used.
         """
         now = int(self.clock() * 1000)
         today = night_of(now)
         for name, night in list(self._nights.items()):
             if name != today:
                 night.file.close()
-            with suppress(OSError):  # it may be there
+            with suppress(OSError):  # the file may exist
                 if not night.file.path.exists():
                     self._forget(name)
         finished = sorted(name for name in self._nights if name < today)
@@ -379,7 +379,7 @@ class EmbeddedStore:
         old = [name for name in finished if night_bounds(name)[1] + self.keep <= aged]
         due = set(self._unread())
         for which, some in enumerate((old, finished[len(old) :])):
-            if some:  # a device whose clock stands still writes the oldest again and again
+            if some:  # in turns, because a device with a wrong clock may always write to the oldest
                 self._turns[which] = next((n for n in some if n > self._turns[which]), some[0])
                 due.add(self._turns[which])
         failed = None
@@ -403,12 +403,12 @@ class EmbeddedStore:
             night.file.close()
 
     def _rolled_up(self, night: Night) -> bool:
-        """Return whether a night is in the main file, as it is on the disk."""
+        """Return whether a night is in the main file on the disk."""
         main = self._ledger
         return rolled_up(night.stored, main.stored) and rolled_up(night.stored, main.file.do(kept))
 
     def _roll_up(self, name: str) -> None:
-        """Move a night into the main file, unless that has been done, and remove its own."""
+        """Move a night into the main file, unless it is there already, and remove its own file."""
         night, main = self._nights[name], self._ledger.file
         with trying(main.path):
             done = self._rolled_up(night)
@@ -434,7 +434,7 @@ class EmbeddedStore:
         self._recent = [night for night in self._recent if night != name]
 
     def close(self) -> None:
-        """Close all files, and let another program write to the folder."""
+        """Close all files, and release the lock of the folder."""
         for night in self._nights.values():
             night.file.close()
         self._opened.close()

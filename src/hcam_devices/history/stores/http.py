@@ -1,4 +1,4 @@
-"""The connection to a database: one that is kept, with its credentials."""
+"""The permanent connection to a database, with its credentials."""
 
 import re
 import ssl
@@ -14,7 +14,7 @@ MAX_ANSWER_BYTES = 1_000_000
 
 
 class Answer(NamedTuple):
-    """The status of an answer, its text, and how long it asks for a rest (s)."""
+    """The status and the text of an answer, and the pause (s) that it asks for."""
 
     status: int
     text: str
@@ -24,9 +24,9 @@ class Answer(NamedTuple):
 class Connection:
     """A connection to the database of ``settings``.
 
-    There is always one, so that its end tells of the server's: ``broken`` is to be asked before a
-    request. The timeout is for connecting, and for each request with the whole of its answer.
-    Methods raise OSError with a sentence; the connection is closed then.
+    It stays open, so that its end shows a restart of the server: check ``broken`` before a request.
+    The timeout covers connecting, and each request with its whole answer. Methods raise OSError
+    with a sentence, and close the connection then.
     """
 
     def __init__(self, settings: InfluxDB) -> None:
@@ -35,7 +35,7 @@ class Connection:
         self._hidden: list[str] = []
 
     def open(self) -> None:
-        """Connect, if it is not connected."""
+        """Connect unless the connection is open."""
         self._opened()
 
     def _opened(self) -> http.Connection:
@@ -49,15 +49,15 @@ class Connection:
                 )
             self._http.open(self.timeout)
         except (OSError, UnicodeError) as error:
-            raise OSError(f"it cannot be reached: {error}") from None
+            raise OSError(f"the database cannot be reached: {error}") from None
         return self._http
 
     def broken(self) -> bool:
-        """Return whether the server has ended the connection without having announced it."""
+        """Return whether the server has closed the connection without notice."""
         return self._http is not None and self._http.ended()
 
     def post(self, target: str, headers: dict[str, str], body: bytes) -> Answer:
-        """Return the answer; of a very long one, the beginning. Raises SecretError, too."""
+        """Return the answer, or the beginning of a very long one. Raises SecretError, too."""
         authorization, secret = self.settings.authorization()
         self._hidden = [authorization.partition(" ")[2], secret] if secret else []
         if authorization:
@@ -72,14 +72,14 @@ class Connection:
                 max_bytes=MAX_ANSWER_BYTES,
             )
             if answer.status == HTTPStatus.NO_CONTENT and connection.ended():
-                raise ProtocolError("it may be cut short")
+                raise ProtocolError("the answer may be cut short")
         except TimeoutError:
             raise TimeoutError(f"no answer within {self.timeout:g} s") from None
         except (OSError, ProtocolError) as error:
             self.close()
-            said = self.without_secret(str(error) or repr(error))
-            raise OSError(f"no proper answer: {said}") from None
-        self.open()  # again, if it was announced that it ends, or the answer was very long
+            reason = self.without_secret(str(error) or repr(error))
+            raise OSError(f"no valid answer: {reason}") from None
+        self.open()  # if the answer announced the end of the connection, or was very long
         rest = answer.headers.get("retry-after", "")
         return Answer(
             answer.status,
@@ -88,10 +88,10 @@ class Connection:
         )
 
     def without_secret(self, said: str) -> str:
-        """Return what a server said, to be shown, without the secret if it repeats that."""
+        """Return a text of the server without the secret, if the text repeats it."""
         for hidden in self._hidden:
-            # Each character as it is, or as JSON may have it.
-            either = (rf"(?:\\u00{ord(one):02x}|\\?{re.escape(one)})" for one in hidden)
+            # Each character as it is, or as JSON may write it.
+            either = (rf"(?:\\u00{ord(char):02x}|\\?{re.escape(char)})" for char in hidden)
             said = re.sub("".join(either), "***", said, flags=re.IGNORECASE)
         return said
 

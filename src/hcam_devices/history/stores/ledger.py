@@ -1,4 +1,4 @@
-"""What a store notes on its own disk: which samples it has, which it never will, and why."""
+"""A store's notes on disk: the samples that it has, and those it will never have, with reasons."""
 
 import sqlite3
 import time
@@ -11,7 +11,7 @@ from ...journal.ranges import Key, SampleRange, SampleRanges
 
 
 def stamped(name: str, columns: str, keys: int) -> Table:
-    """Return a table with one more column, which proves the others."""
+    """Return a table with one more column, a checksum of the others."""
 
     def proves(*row: Any) -> bool:
         return bool(stamp(name, *row[:-1]) == row[-1])
@@ -26,14 +26,14 @@ LEDGER = (STORED, GONE, ASIDE)
 
 
 def put(db: sqlite3.Connection, table: Table, *values: Any) -> None:
-    """Keep a row of a stamped table."""
+    """Insert a row, with its checksum, into a stamped table."""
     db.execute(table.insert(), (*values, stamp(table.name, *values)))
 
 
 def load(db: sqlite3.Connection) -> SampleRanges:
     """Return the samples that a file notes as stored.
 
-    Raises sqlite3.DatabaseError if a row is not what was written.
+    Raises sqlite3.DatabaseError if a row is damaged.
     """
     stored = SampleRanges()
     for row in db.execute("SELECT * FROM stored"):
@@ -44,13 +44,13 @@ def load(db: sqlite3.Connection) -> SampleRanges:
 
 
 def load_gone(db: sqlite3.Connection) -> list[SampleRange]:
-    """Return the samples that a ledger notes as gone, with reasons, in the order of the notes."""
+    """Return the samples that a ledger notes as lost, with reasons, in the order of the notes."""
     rows = db.execute("SELECT * FROM gone ORDER BY noticed")
     return [SampleRange(*row[1:-1]) for row in rows if GONE.proves(*row)]
 
 
 def kept(db: sqlite3.Connection) -> SampleRanges:
-    """Return the samples that a ledger notes as stored, without those that are gone."""
+    """Return the samples that a ledger notes as stored, without the lost ones."""
     return load(db) - SampleRanges(load_gone(db))
 
 
@@ -63,17 +63,17 @@ def save(db: sqlite3.Connection, stored: SampleRanges, keys: Iterable[Key]) -> N
 
 
 class Ledger:
-    """A small file beside a store: the samples that are stored, gone (with reasons) or rejected.
+    """A small file beside a store: the samples that are stored, lost (with reasons) or rejected.
 
-    Its methods raise sqlite3.OperationalError and OSError. A damaged file is rebuilt from the rows
-    whose checksums are right, and ``stored`` is then what is left.
+    The methods raise sqlite3.OperationalError and OSError. A damaged file is rebuilt from its
+    undamaged rows, and ``stored`` contains only these then.
     """
 
     def __init__(
         self, path: Path, tables: Iterable[Table] = LEDGER, clock: Callable[[], float] = time.time
     ) -> None:
         self.clock = clock
-        # Each change is on the disk before anything relies on it, even if the power fails.
+        # Each change is on the disk before it is used, in case the power fails.
         self.file = File(path, tables, lambda _: None, self._load, clock, synchronous="FULL")
         self.file.do(quick_check)
 
@@ -81,7 +81,7 @@ class Ledger:
         self.stored = load(db)
 
     def gone(self) -> list[SampleRange]:
-        """Return the samples that no store can have any more, in the order of their notes."""
+        """Return the lost samples, in the order of the notes."""
         return self.file.do(load_gone)
 
     def aside(self) -> int:
@@ -115,7 +115,7 @@ class Ledger:
         return self.file.do(lambda db: db.execute(query, (device, epoch, seq, most)).fetchall())
 
     def readmit(self, accepted: Iterable[SampleRange]) -> None:
-        """Note that samples are not rejected any more: they are stored like any others."""
+        """Note that samples are not rejected any more, but stored."""
         ranges = [samples[:4] for samples in accepted]
         query = "DELETE FROM aside WHERE device = ? AND epoch = ? AND seq BETWEEN ? AND ?"
         self.file.do(lambda db: db.executemany(query, ranges))
@@ -129,8 +129,8 @@ class Ledger:
     ) -> None:
         """Note samples as stored, in one transaction.
 
-        Some of them may be ``gone``; for those set ``aside`` the sample and the store's reason are
-        kept as well.
+        Some of them may be ``gone`` (lost). For rejected ones, ``aside`` also has the line and the
+        reason of the database.
         """
 
         def note(db: sqlite3.Connection) -> SampleRanges:
@@ -145,12 +145,12 @@ class Ledger:
         self.stored = self.file.do(note)
 
     def settle(self, gone: Iterable[SampleRange]) -> None:
-        """Note, in one transaction, that samples will never come: nobody asks for them again."""
+        """Note in one transaction that samples are lost, so that nobody asks for them again."""
         lost = list(gone)
         self.enter(SampleRanges(lost), gone=lost)
 
     def forget(self) -> None:
-        """Note nothing as stored any more except gone and rejected samples."""
+        """Note only lost and rejected samples as stored, and no others any more."""
 
         def note(db: sqlite3.Connection) -> SampleRanges:
             stored = SampleRanges(load_gone(db))

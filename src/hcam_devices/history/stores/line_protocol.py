@@ -1,25 +1,24 @@
-"""A store that is an InfluxDB, of version 1, 2 or 3, or a VictoriaMetrics: line protocol over HTTP.
+"""A store in InfluxDB (version 1, 2 or 3) or VictoriaMetrics: line protocol over HTTP.
 
 A sample is one line: the device is the measurement, its values are the fields. Numbers and booleans
-are floats, so that no field ever has two types; texts are texts. If a database refuses a line
-because it has a field as integers or booleans, from an earlier logger, the field is converted, as
-long as that loses nothing. Two more fields are ``seq``, a float like the others, and ``epoch``, a
-text; there are no tags. The time, in nanoseconds, is that of the sample with ``seq % 1_000_000``
-added: samples of one millisecond do not overwrite each other, and a sample that is written again
-changes nothing.
+are floats, so that a field always has one type; texts are texts. If a database rejects a line
+because an earlier logger has stored a field as integers or booleans, the field is converted, as
+long as that loses no information. Two more fields are ``seq``, a float, and ``epoch``, a text;
+there are no tags. The time is that of the sample plus ``seq % 1_000_000`` nanoseconds. So samples
+of one millisecond do not overwrite each other, and writing a sample again changes nothing.
 
-Names: all but ASCII letters, digits and ``_.-~`` is percent-encoded (``urllib.parse.unquote`` gives
-the name back), and so is the first character of ``time`` and of names that begin with ``_``, which
-InfluxDB reserves; an empty name is ``%``. A newline in a text becomes ``␊``: for VictoriaMetrics it
-would begin another line, even in quotes.
+In names, all characters but ASCII letters, digits and ``_.-~`` are percent-encoded
+(``urllib.parse.unquote`` decodes them), and so is the first character of ``time`` and of names that
+begin with ``_``, which InfluxDB reserves. An empty name is ``%``. A newline in a text becomes
+``␊``, because VictoriaMetrics would begin another line, even in quotes.
 
-VictoriaMetrics keeps milliseconds, about 13 digits, and 0 for a text. It has to run with
+VictoriaMetrics keeps milliseconds, about 13 digits, and 0 for a text. It must run with
 ``-dedup.minScrapeInterval=1ms``, or samples that are written again are doubled. It drops samples
 older than its ``-retentionPeriod`` without an error, and acknowledges samples that it has only in
-memory. Therefore the ledger notes a sample as stored only after another one was acknowledged on the
-same connection at least ``SURE_AFTER`` later. If the database is unavailable or closes the
-connection before that, the sample counts as missing and is written again; so is, after a start, any
-sample that the ledger does not have.
+memory. Therefore the ledger notes a sample as stored only after another sample was acknowledged on
+the same connection at least ``SURE_AFTER_S`` later. If the database is unavailable or closes the
+connection before that, the sample counts as missing and is written again. After a start, all
+samples that are not in the ledger are written again, too.
 """
 
 import gzip
@@ -46,32 +45,32 @@ from .nights import trying
 
 log = logging.getLogger(__name__)
 
-SURE_AFTER = 60.0
-"""Seconds. A killed VictoriaMetrics lost samples that it had acknowledged 10 s before."""
+SURE_AFTER_S = 60.0
+"""A killed VictoriaMetrics lost samples that it had acknowledged 10 s before."""
 MAX_LINES = 5000
 MAX_BYTES = 4_000_000
 """The limits of one request."""
 MAX_REST_S = 60.0
-"""Pause for at most this long when a database asks for it."""
+"""The longest pause at the request of a database."""
 FIRST_REFUSALS = 10
 """After this many refusals and no success, blame the server, not the lines."""
 DROPPED = re.compile(r"partial write: .*dropped=(\d+)")
 ABSENT = re.compile(r"database not found|bucket .* not found")
-"""The answers of InfluxDB 1 and 2. That of a proxy with a wrong address is different."""
+"""Answers of InfluxDB 1 and 2, unlike those of a proxy with a wrong address."""
 CONFLICT = re.compile(
     r'input field \\?"(?P<field>[^"\\]+)\\?" on measurement \\?"(?P<measurement>[^"\\]+)\\?" '
     r"is type (?P<here>\w+), already exists as type (?P<there>\w+)"
 )
-"""The answer of InfluxDB 1 if it has a field with another type."""
+"""The answer of InfluxDB 1 if a field exists with another type."""
 RETRY_EVERY_S = 60.0
-"""Offer one rejected line of each device this often; if it is accepted, offer all of them."""
+"""Write one rejected line of each device this often; if it is accepted, write all of them."""
 MAX_REFUSED = 100
-"""After this many refusals, leave the other rejected lines of a device for the next time."""
+"""After this many refusals, stop writing the rejected lines of a device until the next time."""
 GATEWAY = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
 
 
 class Line(NamedTuple):
-    """One sample as InfluxDB takes it; ``text`` has no newline."""
+    """A sample in line protocol; ``text`` has no newline."""
 
     device: str
     epoch: str
@@ -81,7 +80,7 @@ class Line(NamedTuple):
 
 @lru_cache(4096)
 def name_of(text: str) -> str:
-    """Return the name of a device or field without characters that the protocol uses."""
+    """Return the name of a device or field, encoded for the protocol."""
     name = quote(text, safe="", errors="surrogatepass") or "%"
     return f"%{ord(name[0]):X}{name[1:]}" if name == "time" or name[0] == "_" else name
 
@@ -93,7 +92,7 @@ def _text(text: str) -> str:
 
 @lru_cache(1024)
 def _form(device: str, numbers: tuple[str, ...], texts: tuple[str, ...]) -> str:
-    """Return a template of the line of a device: numbers, then texts, then the time."""
+    """Return a template for lines of a device: numbers, then texts, then the time."""
     names = [name_of(name).replace("%", "%%") for name in (device, *numbers, *texts)]
     return f"{names[0]} {','.join(f'{name}=%s' for name in names[1:])} %d"
 
@@ -133,7 +132,7 @@ def as_there(text: bytes, fields: Mapping[str, str]) -> bytes | None:
 
 
 class _RefusedError(Exception):
-    """The database rejects some of the lines; ``each`` is whether it says that it rejects all."""
+    """The database rejects some of the lines; ``each``: whether it rejects each of them."""
 
     def __init__(self, reason: str, each: bool = False) -> None:
         super().__init__(reason)
@@ -145,9 +144,9 @@ class LineStore:
 
     Raises AwayError if the ledger cannot be used.
 
-    ``write`` has stored its lines if the answer is 204. Otherwise it raises AwayError; writing them
-    again does no harm. A line that is rejected while others are accepted is kept in the ledger, and
-    offered again now and then, until its cause is gone.
+    ``write`` raises AwayError unless the database acknowledges the lines, which can then be written
+    again. A line that is rejected while others are accepted is kept in the ledger, and written
+    again periodically until it is accepted.
     """
 
     warning = ""
@@ -182,7 +181,7 @@ class LineStore:
     def write(self, lines: Sequence[Line]) -> None:
         """Store lines and note them as stored. Raises AwayError."""
         if (rest := self._rest_until - self.clock()) > 0:
-            raise self._away(f"it asked for a rest, of {rest:.0f} s more")
+            raise self._away(f"the database asked for a pause, of {rest:.0f} s more")
         if self._connection.broken():  # the database may have been restarted
             self._connection.close()
             self._doubt()
@@ -193,7 +192,7 @@ class LineStore:
             self._retry()
 
     def settle(self, gone: Iterable[SampleRange]) -> bool:
-        """Note that samples will never come, in one transaction. Raises AwayError."""
+        """Note that samples are lost, in one transaction. Raises AwayError."""
         lost = list(gone)
         with trying(self._path):
             self.ledger.settle(lost)
@@ -201,24 +200,24 @@ class LineStore:
         return True
 
     def gone(self) -> list[SampleRange]:
-        """Return the samples that will never come, with reasons. Raises AwayError."""
+        """Return the lost samples, with reasons. Raises AwayError."""
         with trying(self._path):
             return self.ledger.gone()
 
     def aside(self) -> int:
-        """Return how many samples were rejected; the ledger keeps them."""
+        """Return the number of rejected samples, which the ledger keeps."""
         return sum(count for count, _ in self._refused.values())
 
     def refusals(self) -> list[str]:
-        """Return a sentence for each device: how many samples were rejected, why, what to do."""
+        """Return a sentence for each device with rejected samples: how many, why, what to do."""
         return [
-            f"{count} samples of {device} are refused, and offered again now and then: "
+            f"{count} samples of {device} are rejected, and written again every minute: "
             f"{explain(why)}"
             for device, (count, why) in sorted(self._refused.items())
         ]
 
     def tidy(self) -> None:
-        """Do nothing: the site configures the retention of the database."""
+        """Do nothing, because the site configures the retention of the database."""
 
     def close(self) -> None:
         """Close the connection and the ledger."""
@@ -241,7 +240,7 @@ class LineStore:
         self._taken = lines[-1]
         now = self.clock()
         self._unsure.append((now, numbers))
-        old = [some for when, some in self._unsure if now - when >= SURE_AFTER]
+        old = [some for when, some in self._unsure if now - when >= SURE_AFTER_S]
         sure = SampleRanges(chain.from_iterable(part.ranges() for part in old))
         if sure:  # the database has not restarted since
             self.ledger.enter(sure)
@@ -251,19 +250,19 @@ class LineStore:
                 self._refused = self.ledger.refused()
 
     def _retry(self) -> None:
-        """Offer a rejected line of each device that is due; if it is accepted, offer all."""
+        """Write one rejected line of each device that is due; if it is accepted, write all."""
         for device in list(self._refused):
             if self._retry_at.get(device, 0.0) > self.clock():
                 continue
             self._retry_at[device] = self.clock() + RETRY_EVERY_S
             newest = Line(*self.ledger.newest_refused(device))
-            if newest[:3] in self._taken_at_last:  # accepted, but not for sure yet
+            if newest[:3] in self._taken_at_last:  # accepted, but not surely stored yet
                 continue
             self._types.pop(device, None)
-            self._hopeless = {one for one in self._hopeless if one[0] != device}
+            self._hopeless = {key for key in self._hopeless if key[0] != device}
             if self._send([newest], again=True):
                 continue
-            log.info("%s accepts samples of %s that it rejected before", self.name, device)
+            log.info("%s accepts samples of %s again that it had rejected", self.name, device)
             after = "", 0
             while page := self.ledger.refused_lines(device, *after, MAX_LINES):
                 after = page[-1][1:3]
@@ -283,7 +282,7 @@ class LineStore:
             if not before:
                 self._retry_at[line.device] = self.clock() + RETRY_EVERY_S
             if reason != before:
-                log.warning("%s refuses samples of %s: %s", self.name, line.device, explain(reason))
+                log.warning("%s rejects samples of %s: %s", self.name, line.device, explain(reason))
 
     # --- lines ------------------------------------------------------------------------------
 
@@ -300,9 +299,9 @@ class LineStore:
             yield batch
 
     def _send(self, batch: list[Line], *, again: bool = False) -> int:
-        """Write lines; keep those that are rejected one by one; return how many these are.
+        """Write lines; keep rejected ones in the ledger; return the number of the latter.
 
-        With ``again`` they are in the ledger already. Raises AwayError.
+        With ``again`` the lines are in the ledger already. Raises AwayError.
         """
         waiting, refused = [batch], []
         proven = False
@@ -332,7 +331,7 @@ class LineStore:
         return len(refused)
 
     def _learn(self, lines: list[Line], reason: str) -> bool:
-        """Learn the type of a field in the database; return whether lines can be converted."""
+        """Note the type of a field in the database; return whether lines can be converted to it."""
         conflict = CONFLICT.search(reason)
         device = lines[0].device
         if conflict is None or (device, conflict["field"]) in self._hopeless:
@@ -354,14 +353,14 @@ class LineStore:
         return (as_there(line.text, types) if types else None) or line.text
 
     def _prove(self, refusal: _RefusedError) -> None:
-        """Raise AwayError if the database rejects even a line that it accepted before."""
+        """Raise AwayError if the database also rejects a line that it accepted before."""
         try:
             if self._taken is None:
                 raise refusal
             self._post([self._taken])
         except _RefusedError:
             raise self._away(
-                f"it refuses every line ({refusal}): are its address and version right?"
+                f"every line is rejected ({refusal}): check the address and the version"
             ) from None
 
     def _post(self, lines: list[Line]) -> None:
@@ -369,7 +368,7 @@ class LineStore:
         body = b"\n".join(map(self._text, lines))
         status, said = self._ask(self.settings.target, body)
         if status == HTTPStatus.NOT_FOUND and ABSENT.search(said):
-            self.ledger.forget()  # somebody has dropped it, with all of its samples
+            self.ledger.forget()  # it was dropped, with all of its samples
             self._doubt()
         if status == HTTPStatus.NOT_FOUND and self.settings.version == 1 and not self._created:
             self._created = True
@@ -387,25 +386,25 @@ class LineStore:
         raise _RefusedError(f"{status}: {one_line(said)}", every)
 
     def _explain(self, status: int, said: str) -> str:
-        """Return the meaning of a status, and what to do."""
+        """Return the meaning of a status, and the next step."""
         settings = self.settings
         if status == HTTPStatus.UNAUTHORIZED:
             if settings.secret_from:
-                return f"401: it does not accept what is in {settings.secret_from}: correct it"
-            return "401: it wants to know who writes: set secret_file (and user, for version 1)"
+                return f"401: the secret in {settings.secret_from} is rejected: correct it"
+            return "401: credentials are required: set secret_file (and user, for version 1)"
         if status == HTTPStatus.FORBIDDEN:
             who = settings.user or settings.secret_from or "everybody"
             return f"403: {who} may not write into {settings.place}: allow it ({said})"
         if status == HTTPStatus.NOT_FOUND:
             return f"404: there is no {settings.place}: create it, or correct its name ({said})"
         if status == HTTPStatus.TOO_MANY_REQUESTS:
-            return f"429: it has too much to do ({said})"
+            return f"429: the database is overloaded ({said})"
         if status < 400:
-            return f"{status}, which is not how a database answers: is the url right? ({said})"
+            return f"{status}, which is not an answer of a database: check the url ({said})"
         return f"{status}: {said}"
 
     def _ask(self, target: str, body: bytes) -> tuple[int, str]:
-        """POST; return the status and the text of the answer. Raises AwayError."""
+        """Send a POST; return the status and the text of the answer. Raises AwayError."""
         headers = {"User-Agent": "hcam_devices"}
         if body:
             headers["Content-Type"] = "text/plain; charset=utf-8"
@@ -432,14 +431,14 @@ class LineStore:
 
 
 def _parts(lines: list[Line], error: _RefusedError) -> list[list[Line]]:
-    """Return the parts in which to offer rejected lines again; none to give up on all."""
+    """Return the parts in which to write rejected lines again; empty if all are rejected."""
     if len(lines) == 1:
         return []
     conflict = CONFLICT.search(str(error))
     named = [line for line in lines if conflict and name_of(line.device) == conflict["measurement"]]
     if 0 < len(named) < len(lines):
         return [[line for line in lines if line not in named], named]
-    if error.each:  # the reason that it names is that of one line only
+    if error.each:  # it names the reason of only one line
         devices = dict.fromkeys(line.device for line in lines)
         parts = [[line for line in lines if line.device == device] for device in devices]
         return parts if len(parts) > 1 else []
@@ -448,15 +447,15 @@ def _parts(lines: list[Line], error: _RefusedError) -> list[list[Line]]:
 
 
 def explain(reason: str) -> str:
-    """Return why a line was rejected, and what to do about it."""
+    """Return why a line was rejected, and the next step."""
     conflict = CONFLICT.search(reason)
     if conflict is None:
         return reason
     field, measurement, here, there = conflict.group("field", "measurement", "here", "there")
     return (
         f"field {unquote(field)} of {unquote(measurement)} is {_article(here)} here and "
-        f"{_article(there)} there: give this store a database of its own, or, if what is there of "
-        f'it may go, DROP MEASUREMENT "{measurement}"'
+        f"{_article(there)} in the database: use another database or, if its old samples are not "
+        f'needed, DROP MEASUREMENT "{measurement}"'
     )
 
 
@@ -465,7 +464,7 @@ def _article(kind: str) -> str:
 
 
 def one_line(said: str) -> str:
-    """Return an answer on one line: its beginning and its end, where the reason is, if long."""
-    text = "".join(one if one.isprintable() else " " for one in said)
+    """Return an answer on one line; of a long one, its beginning and its end, with the reason."""
+    text = "".join(char if char.isprintable() else " " for char in said)
     text = " ".join(text.split())
     return text if len(text) <= 300 else f"{text[:150]} ... {text[-150:]}"

@@ -1,4 +1,4 @@
-"""Notes beside a store of samples that were published without a number: no disk had room for them.
+"""Notes beside a store about samples that no disk had room for, and which have no number.
 
 The journals forget them after some days; history does not. Each note is a line of JSON.
 """
@@ -19,13 +19,13 @@ NOTE = TypeAdapter(Lost)
 
 
 class LostNotes:
-    """The notes in a folder. Other programs may read them meanwhile. Methods raise OSError."""
+    """The notes in a folder, which other programs may read. The methods raise OSError."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / NAME
 
     def read(self) -> list[Lost]:
-        """Return all notes, oldest first; damaged ones are left out, with a warning."""
+        """Return all notes, oldest first; damaged ones are skipped with a warning."""
         found = {}
         try:
             lines = self.path.read_bytes().splitlines()
@@ -41,7 +41,7 @@ class LostNotes:
         return sorted(found.values(), key=lambda note: note.since)
 
     def add(self, notes: Iterable[Lost]) -> None:
-        """Add the notes that are new or have changed; the last line about a loss counts."""
+        """Append the notes that are new or have changed; the last line about a loss counts."""
         known = set(self.read())
         if new := [note for note in notes if note not in known]:
             self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,16 +1,16 @@
-"""The embedded store's files, and reading them: also from other programs, while it writes.
+"""The files of the embedded store, which other programs may read while it writes.
 
-A folder has one file for each night and ``history.sqlite``, where nights go when they are old:
+A folder has one file for each night, and ``history.sqlite`` for old nights. Their tables are:
 
-- ``sample`` (nights): a stream's number, time (ms), number of the sample, and a double for each
-  field of the stream (a text's is the id of the text, a bool's 0 or 1), sealed with a CRC-32.
-- ``minute`` (``history.sqlite``): a series' number, the half-hour (since 1970), which part of it,
-  and the columns of its minutes (compressed JSON), sealed likewise. Of commands, each is kept.
-- ``text``, and once more ``spare``: texts by their hash. A stream is the text (JSON) of device,
-  epoch and fields, each with its kind and unit; a series that of device, field, kind and unit.
-- ``stored``: the ranges of samples that are stored, or gone.
-- ``gone`` (``history.sqlite``): samples that will never come, and why. ``aside``, for samples that
-  a store rejects, is empty here.
+- ``sample`` (nights): the number of the stream, the time (ms), the number of the sample, and a
+  double for each field (the id of a text; 0 or 1 for a bool), with a CRC-32.
+- ``minute`` (``history.sqlite``): the number of the series, the half-hour since 1970, its part, and
+  the columns of its minutes (compressed JSON), with a CRC-32. Every command is kept.
+- ``text``, and its copy ``spare``: texts by their hash. A stream is the text (JSON) of device,
+  epoch and fields, each with its kind and unit; a series is that of device, field, kind and unit.
+- ``stored``: the ranges of samples that are stored or lost.
+- ``gone`` (``history.sqlite``): lost samples, with reasons. ``aside``, for rejected samples, is
+  empty here.
 """
 
 import heapq
@@ -41,7 +41,7 @@ from .lost import LostNotes
 
 log = logging.getLogger(__name__)
 
-MINUTE, HALF_HOUR = 60_000, 1_800_000  # half an hour of a noisy field fits into a page
+MINUTE, HALF_HOUR = 60_000, 1_800_000  # half an hour of a noisy field fits into one page
 MAIN = "history"
 NIGHTS = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9].sqlite"
 
@@ -70,28 +70,26 @@ FIRST_TIME = "SELECT min(time) FROM sample WHERE stream = ? AND time >= ? AND ti
 NEWEST_TIME = "SELECT max(time) FROM sample WHERE stream = ?"
 ADVICE = {
     "SQLITE_FULL": "make room on its disk",
-    "SQLITE_BUSY": "end whatever else writes to it",
+    "SQLITE_BUSY": "stop the other program that writes to it",
     "SQLITE_READONLY": "let this user write there",
     "SQLITE_CANTOPEN": "let this user read and write there",
 }
 
 
 def away(path: Path, error: Exception) -> AwayError:
-    """Return an error that says which file cannot be read or written, and what to do."""
+    """Return an error that names the file that cannot be used, and the next step."""
     code = str(getattr(error, "sqlite_errorname", ""))
-    advice = [one for beginning, one in ADVICE.items() if code.startswith(beginning)]
-    return AwayError(
-        f"{path} cannot be used now ({error}): {(*advice, 'see whether its disk is in order')[0]}"
-    )
+    advice = [step for beginning, step in ADVICE.items() if code.startswith(beginning)]
+    return AwayError(f"{path} cannot be used now ({error}): {(*advice, 'check its disk')[0]}")
 
 
 @contextmanager
 def trying(path: Path) -> Iterator[None]:
-    """Use a file of a store; raises AwayError if it cannot be used."""
+    """Raise AwayError if the file of a store cannot be used within the context."""
     try:
         yield
     except BlockingIOError as error:
-        raise AwayError(f"{path} is written by another recorder: end one of the two") from error
+        raise AwayError(f"another recorder writes to {path}: stop one of the two") from error
     except (OSError, sqlite3.OperationalError) as error:
         raise away(path, error) from error
     except sqlite3.Error as error:
@@ -111,28 +109,28 @@ class Stream:
 
     @cached_property
     def text(self) -> str:
-        """The stream as text."""
+        """The text (JSON) of the stream."""
         return json.dumps([self.device, self.epoch, self.fields])
 
     @cached_property
     def id(self) -> int:
-        """The number of the stream."""
+        """The number of the stream: the hash of its text."""
         return digest(self.text)
 
     @cached_property
     def body(self) -> struct.Struct:
-        """How the values of a sample are packed."""
+        """The format of the packed values of a sample."""
         return struct.Struct(f"<{len(self.fields)}d")
 
     @cached_property
     def texts(self) -> Callable[[bytes], tuple[float, ...]]:
-        """Unpacks the ids of the texts of a sample."""
+        """A function that unpacks the ids of the texts of a sample."""
         kinds = "".join("d" if kind == "text" else "8x" for _, kind, _ in self.fields)
         return struct.Struct(f"<{kinds}").unpack_from
 
     @classmethod
     def parse(cls, text: str) -> "Stream":
-        """Return the stream of a text."""
+        """Return the stream that a text describes."""
         device, epoch, fields = json.loads(text)
         return cls(device, epoch, tuple((name, kind, unit) for name, kind, unit in fields))
 
@@ -141,7 +139,7 @@ Decoder = Callable[[float], Field | None]
 
 
 class Bucket(NamedTuple):
-    """The values of a field in a span of time that begins at ``time`` (ms).
+    """The values of a field in a period that begins at ``time`` (ms).
 
     ``last`` is the value of the last of ``n`` samples. Texts have no min, mean and max; a bool
     counts as 0 or 1.
@@ -156,7 +154,7 @@ class Bucket(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """A bucket that can be joined with others; ``when`` and ``seq`` are those of its last sample.
+    """A bucket that can be joined with others; ``when`` and ``seq`` belong to its last sample.
 
     Stored minutes have no ``seq``.
     """
@@ -174,7 +172,7 @@ COLUMNS = Summary._fields[:-1]
 
 
 def joined(some: list[Summary]) -> Summary:
-    """Return one summary of several."""
+    """Join several summaries to one."""
     numbers = [summary for summary in some if not isnan(summary.mean)] or some  # all may be texts
     n = sum(summary.n for summary in numbers)
     low, high = min(summary.min for summary in numbers), max(summary.max for summary in numbers)
@@ -190,10 +188,10 @@ def summarize(
     first: int,
     width: int,
 ) -> Iterator[tuple[int, Summary]]:
-    """Yield the index and the summary of each ``width`` (ms) after ``first``, in order.
+    """Yield the index and the summary of each period of ``width`` (ms) after ``first``, in order.
 
-    ``keys`` are times and numbers of samples, ``value`` decodes ``numbers``. A summary of texts has
-    only the last one.
+    ``keys`` are the times and numbers of samples; ``value`` decodes ``numbers``. A summary of texts
+    has only the last text.
     """
     start = 0
     while start < len(keys):
@@ -211,17 +209,20 @@ def summarize(
 
 
 def streams(db: sqlite3.Connection) -> list[Stream]:
-    """Return the sound streams of a night's file."""
+    """Return the undamaged streams of a night's file."""
     return [Stream.parse(text) for number, text in db.execute(STREAMS) if TEXT.proves(number, text)]
 
 
 def rows(
     db: sqlite3.Connection, stream: Stream, start: int = -(2**63), end: int = 2**63 - 1
 ) -> Iterator[tuple[int, int, bytes]]:
-    """Yield time, number and body of a stream's sound rows, in order, each once."""
+    """Yield time, number and body of a stream's undamaged rows, in order, without repetition."""
     query = "SELECT time, seq, body FROM sample WHERE stream = ? AND time >= ? AND time < ?"
     number, before = stream.id, (start, -(2**63))
-    pack, crc32 = struct.Struct("<qqq").pack, zlib.crc32  # ``sound``, but quicker: rows are many
+    pack, crc32 = (
+        struct.Struct("<qqq").pack,
+        zlib.crc32,
+    )  # ``sound``, but faster, because there are many rows
     for row in db.execute(query, (number, start, end)):
         time, seq, body = row
         try:
@@ -247,12 +248,12 @@ def decoder(db: sqlite3.Connection, kind: str) -> Decoder:
 
 
 def text_ids(db: sqlite3.Connection) -> set[int]:
-    """Return the ids of all sound texts."""
+    """Return the ids of all undamaged texts."""
     return {row[0] for row in db.execute("SELECT id, text FROM text") if TEXT.proves(*row)}
 
 
 def survey(db: sqlite3.Connection) -> tuple[SampleRanges, list[tuple[int, int, int]]]:
-    """Read a whole night; return its sound samples and the keys of its damaged rows."""
+    """Read a whole night; return its undamaged samples and the keys of its damaged rows."""
     found = SampleRanges()
     unsound = []
     texts = text_ids(db)
@@ -276,10 +277,10 @@ def rolled_up(stored: SampleRanges, main: SampleRanges) -> bool:
 
 
 class NightFiles:
-    """Reads a folder that an EmbeddedStore writes, or has written; from any thread or program.
+    """Reads the folder of an EmbeddedStore, from any thread or program, also while it writes.
 
     Times are UTC in milliseconds since 1970; spans include their start, not their end. Damaged
-    rows are left out, with a warning in the log, until the store has rebuilt the file. Methods
+    rows are skipped, with a warning in the log, until the store has rebuilt the file. The methods
     raise AwayError if a file cannot be read.
     """
 
@@ -288,13 +289,13 @@ class NightFiles:
         self._told: set[Path] = set()
 
     def nights(self) -> list[str]:
-        """Return the nights with all samples, oldest first."""
+        """Return the nights that are not rolled up, oldest first."""
         return sorted(path.stem for path in self.folder.glob(NIGHTS))
 
     def series(self, device: str, field: str, start: int, end: int) -> list[tuple[int, int, Field]]:
         """Return times, sample numbers and values of a field as recorded, in order.
 
-        Nights that are old have been rolled up and have none; ``downsampled`` has them.
+        Old nights that have been rolled up have none; ``downsampled`` includes them.
         """
         found: list[tuple[int, int, Field]] = []
         for night in self._between(start, end):
@@ -305,9 +306,9 @@ class NightFiles:
         return sorted(found, key=itemgetter(0, 1))
 
     def first(self, device: str, field: str, start: int, end: int) -> int:
-        """Return the time of the first value of a field; ``end`` if there is none.
+        """Return the time of the first value of a field, or ``end`` if there is none.
 
-        It is that of the half-hour in a night that has been rolled up.
+        In a night that has been rolled up, it is the start of the half-hour.
         """
         found = end
         for night in self._between(start, end):
@@ -317,7 +318,7 @@ class NightFiles:
                     found = found if time is None else time
             if found < end:
                 break
-        with self._reading(MAIN, MAIN_TABLES) as db:  # after the nights: they go there
+        with self._reading(MAIN, MAIN_TABLES) as db:  # after the nights, which may move there
             for series in _series(db, device, field):
                 halves = (series, start // HALF_HOUR, -(-found // HALF_HOUR))
                 (half,) = db.execute(FIRST_HALF, halves).fetchone()
@@ -341,7 +342,7 @@ class NightFiles:
         return found
 
     def lost(self, device: str, start: int, end: int) -> list[Lost]:
-        """Return the notes about samples of a device that were published but kept nowhere."""
+        """Return the notes about samples of a device that were published but stored nowhere."""
         noted = LostNotes(self.folder)
         with trying(noted.path):
             notes = noted.read()
@@ -352,7 +353,7 @@ class NightFiles:
         ]
 
     def has_minutes(self, device: str, field: str, start: int, end: int) -> bool:
-        """Return whether minutes of a field are kept in a span, because it is old."""
+        """Return whether a part of a span is so old that only minutes of a field are kept."""
         found = False
         with self._reading(MAIN, MAIN_TABLES) as db:
             found = next(_minutes(db, device, field, start, end), None) is not None
@@ -361,19 +362,19 @@ class NightFiles:
     def downsampled(
         self, device: str, field: str, start: int, end: int, points: int, *, numbers: bool = False
     ) -> list[Bucket]:
-        """Return the buckets of ``points`` spans of equal length, without the empty ones.
+        """Return the buckets of ``points`` periods of equal length, without the empty ones.
 
         With ``numbers``, texts do not count as samples. Buckets are exact, except that a minute of
-        an old night counts as a whole where it begins. Raises ValueError if there are no points or
-        no time.
+        an old night belongs to the bucket in which it begins. Raises ValueError if ``points`` or
+        the span is not positive.
         """
         if points < 1 or end <= start:
-            raise ValueError(f"{points} points between {start} and {end}: ask for one at least")
+            raise ValueError(f"{points} points from {start} to {end} (ms): both must be positive")
         width = -(-(end - start) // points)
         while True:
             nights = self._between(start, end)
             found = self._summaries(nights, (device, field, start, end), width, numbers=numbers)
-            if set(nights) <= set(self.nights()):  # else one was rolled up meanwhile
+            if set(nights) <= set(self.nights()):  # otherwise a night was rolled up meanwhile
                 break
         buckets = []
         for index, some in sorted(found.items()):
@@ -403,9 +404,9 @@ class NightFiles:
         return found
 
     def fields(self, start: int, end: int) -> dict[str, dict[str, str]]:
-        """Return the unit of every field that was recorded, or ``""``, by device and name.
+        """Return the unit (``""`` if none) of every recorded field, by device and name.
 
-        A field that had a unit only at times has that one.
+        A field that had a unit only at times has that unit.
         """
         found: dict[str, dict[str, str]] = defaultdict(dict)
         with self._reading(MAIN, MAIN_TABLES) as db:
@@ -427,9 +428,9 @@ class NightFiles:
         return dict(found)
 
     def commands(self, device: str | None, start: int, end: int) -> list[Point]:
-        """Return the commands to a device, or to all, in order of time, as records.
+        """Return the commands to a device, or to all devices, in order of time, as samples.
 
-        Their numbers and epochs are not kept in nights that have been rolled up.
+        In nights that have been rolled up they have neither numbers nor epochs.
         """
         wanted = device and commands_of(device)
         found: dict[tuple[str, int], Point] = {}
@@ -439,10 +440,10 @@ class NightFiles:
 
         for night in self._between(start, end):
             with self._reading(night, NIGHT_TABLES) as db:
-                for stream in filter(lambda one: want(one.device), streams(db)):
+                for stream in filter(lambda stream: want(stream.device), streams(db)):
                     points = points_of(db, stream, start, end)
                     found |= {(point.device, point.time): point for point in points}
-        with self._reading(MAIN, MAIN_TABLES) as db:  # after the nights: they go there
+        with self._reading(MAIN, MAIN_TABLES) as db:  # after the nights, which may move there
             for series, text in db.execute(SERIES).fetchall():
                 name, field, *_ = json.loads(text) if TEXT.proves(series, text) else ("", "")
                 if want(name):
@@ -453,7 +454,7 @@ class NightFiles:
         return sorted(found.values(), key=attrgetter("time", "device"))
 
     def samples(self, night: str, start: int = -(2**63), end: int = 2**63 - 1) -> Iterator[Point]:
-        """Yield the samples of a night in order of time; none if only its minutes are kept."""
+        """Yield the samples of a night in order of time; none if it has been rolled up."""
         with self._reading(night, NIGHT_TABLES) as db:
             each = [points_of(db, stream, start, end) for stream in streams(db)]
             yield from heapq.merge(*each, key=attrgetter("time", "seq"))
@@ -464,7 +465,7 @@ class NightFiles:
 
     @contextmanager
     def _reading(self, name: str, tables: tuple[Table, ...]) -> Iterator[sqlite3.Connection]:
-        """Open a file, or an empty one if it is not there. The block ends at the first damage."""
+        """Open a file, or an empty one if it does not exist. Damage ends the context."""
         path = self.folder / f"{name}.sqlite"
         try:
             db = reading(path, tables)
@@ -486,14 +487,14 @@ class NightFiles:
                 raise away(path, error) from error
             raise error
         if path not in self._told:
-            log.warning("%s is damaged (%s): not all of it is read", path, error)
+            log.warning("%s is damaged (%s): a part of it cannot be read", path, error)
         self._told.add(path)
 
 
 def _streams(
     db: sqlite3.Connection, device: str, field: str, *, numbers: bool = False
 ) -> Iterator[tuple[Stream, int, str]]:
-    """Yield the streams of a night that have a field, or numbers of it, with its index and kind."""
+    """Yield the streams of a night that have a field (or its numbers), with its index and kind."""
     for stream in streams(db):
         for index, (name, kind, _) in enumerate(stream.fields):
             if (stream.device, name) == (device, field) and not (numbers and kind == "text"):
@@ -503,7 +504,7 @@ def _streams(
 def _series(
     db: sqlite3.Connection, device: str, field: str, *, numbers: bool = False
 ) -> Iterator[int]:
-    """Yield a field's series, or those of its numbers, whatever kinds and units it has had."""
+    """Yield the series of a field (or of its numbers), of all kinds and units."""
     for series, text in db.execute(SERIES).fetchall():
         if TEXT.proves(series, text):
             *what, kind, _ = json.loads(text)
@@ -527,7 +528,7 @@ def _recorded(
 def _minutes(
     db: sqlite3.Connection, device: str, field: str, start: int, end: int, *, numbers: bool = False
 ) -> Iterator[tuple[int, Summary]]:
-    """Yield the minutes of a field, with their times."""
+    """Yield the minutes of a field with their times."""
     for series in _series(db, device, field, numbers=numbers):
         before = (-(2**63), 0)
         halves = (series, start // HALF_HOUR, -(-end // HALF_HOUR))
@@ -543,11 +544,11 @@ def _exact(db: sqlite3.Connection, series: int, start: int, end: int) -> Iterato
     """Yield the summaries of a series whose last samples are in a span."""
     for half, part, body in db.execute(HALVES, (series, start // HALF_HOUR, -(-end // HALF_HOUR))):
         if sound(body, series, half, part):
-            yield from (one for one in unpacked(body, half) if start <= one.when < end)
+            yield from (summary for summary in unpacked(body, half) if start <= summary.when < end)
 
 
 def packed(minutes: Iterable[Summary], *key: int) -> bytes:
-    """Return a row's minutes, each ``when`` from the row's half-hour, the means to 12 digits."""
+    """Return minutes packed for a row: times within the half-hour, means to 12 digits."""
     columns = dict(zip(COLUMNS, map(list, zip(*minutes, strict=True)), strict=False))
     columns["when"] = [when % HALF_HOUR for when in columns["when"]]
     columns["mean"] = [float(f"{mean:.12g}") for mean in columns["mean"]]
@@ -555,7 +556,7 @@ def packed(minutes: Iterable[Summary], *key: int) -> bytes:
 
 
 def unpacked(body: bytes, half: int) -> Iterator[Summary]:
-    """Yield the minutes of a row of a half-hour."""
+    """Yield the minutes in the row of a half-hour."""
     columns = json.loads(zlib.decompress(body[:-4]))
     columns["when"] = [half * HALF_HOUR + when for when in columns["when"]]
     return map(Summary, *(columns[name] for name in COLUMNS))
@@ -564,7 +565,7 @@ def unpacked(body: bytes, half: int) -> Iterator[Summary]:
 def points_of(
     db: sqlite3.Connection, stream: Stream, start: int = -(2**63), end: int = 2**63 - 1
 ) -> Iterator[Point]:
-    """Yield the samples of a stream that can be read whole, in order of time."""
+    """Yield the samples of a stream that are entirely readable, in order of time."""
     decoders = {kind: decoder(db, kind) for kind in ("number", "bool", "text")}
     fields = [(name, decoders[kind]) for name, kind, _ in stream.fields]
     units = {name: unit for name, _, unit in stream.fields if unit is not None}
@@ -577,7 +578,7 @@ def points_of(
 
 
 def empty(tables: Iterable[Table]) -> sqlite3.Connection:
-    """Return an empty file in memory."""
+    """Return an empty database in memory."""
     db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     for table in tables:
         db.execute(table.schema())
