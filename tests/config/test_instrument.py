@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from hcam_devices.config.instrument import InstrumentError, carried, load
+from hcam_devices.config.router import router_of
 from hcam_devices.core.device import settings_of
 from hcam_devices.devices.pdr900 import VacuumGauge
 
@@ -88,6 +89,27 @@ def test_settings_reach_the_device_and_its_link(tmp_path: Path) -> None:
     assert instrument.host_of("hwlogger") == "192.0.2.1"
 
 
+@pytest.mark.parametrize(
+    ("table", "host", "certified"),
+    [
+        ("", "127.0.0.1", {"127.0.0.1"}),
+        ("host = 'router'", "router", {"router", "127.0.0.1"}),
+        ("listen = '192.0.2.1'\ntls = true", "192.0.2.1", {"192.0.2.1"}),
+        (
+            "listen = '192.0.2.1'\ntls = true\nhost = 'router'\nnames = ['router.example']",
+            "router",
+            {"192.0.2.1", "router", "router.example"},
+        ),
+        ("listen = '0.0.0.0'\ntls = true\nhost = 'router'", "router", {"router"}),
+    ],
+)
+def test_where_the_router_is(tmp_path: Path, table: str, host: str, certified: set[str]) -> None:
+    path = write(tmp_path, f"[router]\nport = 8443\n{table}\n[devices]")
+    router = load(path).router
+    assert (router.host, router.certified) == (host, certified)
+    assert router_of(path) == (host, 8443)
+
+
 GAUGE = 'kind = "pdr900.VacuumGauge"'
 OFFSITE = "[stores.o]\nkind = 'influxdb'\nurl = 'http://192.0.2.20:8086'\n"
 MISTAKES = [
@@ -126,6 +148,14 @@ MISTAKES = [
     ("[devices]\n[legacy]\nlisten = ['x']", 3, "'x' is not an IPv4 address of this machine"),
     ("[devices]\n[legacy]\nlisten = ['0.0.0.0']", 3, "name each address of this machine"),
     ("[devices]\n[legacy]\nlisten = ['127.0.0.1']", 3, "on this machine itself they always may"),
+    ("[router]\nlisten = 'rackpc'\n[devices]", 2, "listen: it has to be an IPv4 address"),
+    ("[router]\nlisten = '::1'\n[devices]", 2, "listen: .* no TLS over IPv6.*not '::1'"),
+    ("[router]\nlisten = '192.0.2.1'\n[devices]", 1, "tls: it has to be true with listen = 192"),
+    ("[router]\nlisten = '0.0.0.0'\n[devices]", 1, "tls: it has to be true with listen = 0.0"),
+    ("[router]\nlisten = '192.0.2.1'\ntls = false\n[devices]", 3, "tls: it has to be true"),
+    ("[router]\nlisten = '0.0.0.0'\ntls = true\n[devices]", 1, "host: .*where programs find"),
+    ("[router]\ntls = true\nhost = '::1'\n[devices]", 3, "host: .*no TLS over IPv6"),
+    ("[router]\nnames = ['a b']\n[devices]", 2, "should match pattern"),
     ("[devices.a]\nkind = ", 2, "Invalid value"),
     ("[devices.a]\nx = 1\nx = 2", 3, "Cannot overwrite"),
     ('[devices.a]\nkind = "', 2, "Unterminated|Illegal"),

@@ -135,6 +135,13 @@ def test_programs_of_others_are_confined_less(tmp_path: Path) -> None:
     assert {"NoNewPrivileges=yes", "CapabilityBoundingSet="} <= lines
 
 
+def test_a_router_in_a_network_may_be_reached_from_there(tmp_path: Path) -> None:
+    file = tmp_path / "ours.toml"
+    file.write_text("[router]\nlisten = '192.0.2.1'\ntls = true\n[devices]\n")
+    assert not [line for line in unit(load(file), "router") if line.startswith("IPAddress")]
+    assert "IPAddressAllow=localhost 192.0.2.1" in unit(load(file), "hwlogger")
+
+
 def test_the_router_may_make_code_at_run_time() -> None:
     """With MemoryDenyWriteExecute Crossbar does not start."""
     assert "MemoryDenyWriteExecute=yes" not in unit(load(), "router")

@@ -109,6 +109,7 @@ def test_a_user_without_a_home_is_asked_for_one(
         ("ws://192.0.2.1:8080/ws", "192.0.2.1", 8080),
         ("ws://192.0.2.1:9000", "192.0.2.1", 9000),
         ("ws://router/ws", "router", 8080),
+        ("wss://router:8443/ws", "router", 8443),
         ("ws://[::1]:9000/ws/", "::1", 9000),
         (" router ", "router", 8080),
     ],
@@ -119,7 +120,7 @@ def test_the_router_may_be_named_as_its_clients_in_use_write_it(
     assert Address.parse(text) == Address(host, port)
 
 
-@pytest.mark.parametrize("text", ["wss://router:8080/ws", "ws://router:8080/wamp", "ws://"])
+@pytest.mark.parametrize("text", ["wss://router:8080/wamp", "ws://router:8080/wamp", "ws://"])
 def test_another_url_is_refused_in_a_sentence(text: str) -> None:
     with pytest.raises(HcamError, match=r"is not a host or host:port .* nor ws://host:port/ws"):
         Address.parse(text)

@@ -1,160 +1,200 @@
-"""An instrument on three machines that are network namespaces, joined by a bridge."""
+"""An instrument on five machines that are network namespaces, as the page of the manual says.
 
-import json
+``docs/from-one-machine-to-a-site.md`` is followed word for word: its file is written, and its
+commands are run on the machines that it names. Only ``scp`` is a stand-in.
+"""
+
 import os
+import re
 import shutil
-import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from .tools import BIN, Net, Sample, living, until
+from ..conftest import Scaled
+from .namespaces import Host, made_hosts
+from .tools import BIN, Net, living, until
 
-FORWARD = Path(__file__).with_name("forward.py")
-TUNNEL = 9000
-HOSTS = {"desk": "10.77.0.1", "head": "10.77.0.2", "rack": "10.77.0.3"}
-SITE = """
-[router]
-host = "10.77.0.1"
-
-[servers.hwserver]
-host = "10.77.0.2"
-
-[servers.hwserver-rack]
-host = "10.77.0.3"
-
-[devices.ccd1]
-kind = "views.CCDHead"
-gauge = "pressure1"
-rack = "meerstetter1"
-channel = 1
-recorder = "flow"
-pen = 1
-
-[devices.pressure1]
-kind = "pdr900.VacuumGauge"
-port = 1
-
-[devices.meerstetter1]
-kind = "meerstetter.PeltierRack"
-server = "hwserver-rack"
-port = 1
-
-[devices.flow]
-kind = "minitrend.FlowRecorder"
-server = "hwserver-rack"
-port = 1
-"""
+PAGE = (Path(__file__).parents[2] / "docs" / "from-one-machine-to-a-site.md").read_text()
+BLOCK = re.compile(r"^```\w+ (\w+=\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ADDRESSES = {
+    "control": "192.0.2.1",
+    "rack": "192.0.2.2",
+    "detector": "192.0.2.3",
+    "recorder": "192.0.2.4",
+    "laptop": "192.0.2.5",
+}
+RUNS = {
+    "control": "bin/hcam router",
+    "rack": "bin/hwserver",
+    "detector": "bin/hserver",
+    "recorder": "bin/hwlogger",
+    "laptop": "",
+}
+STARTED = "router at wss://192.0.2.1:8443/ws"
+BACK = re.compile(r"^(\S+Z) INFO the router at 192\.0\.2\.1:8443 is there again", re.MULTILINE)
+LOG = ".local/state/hcam_devices/log"
+ADA = "export HCAM_KEY=~/ada.key\n"
+SNIFFER = Path(__file__).with_name("sniffer.py")
+CUT_S = 12.0
 
 
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=60)
+def blocks(what: str) -> list[str]:
+    return [text for marked, text in BLOCK.findall(PAGE) if marked == what]
 
 
-def why_not() -> str:
-    """Return why there can be no namespaces here; empty if there can."""
-    if not shutil.which("ip"):
-        return "there is no ip command (Debian: iproute2)"
-    tried = subprocess.run(
-        ["unshare", "-n", "true"], capture_output=True, text=True, timeout=60, check=False
-    )
-    return tried.stderr.strip()
+class Machine(Host):
+    """A machine on which a user follows the page, in the home folder."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        path = f"{self.home.parent / 'bin'}:{BIN}:{os.environ['PATH']}"
+        return {"HOME": str(self.home), "PATH": path, "LANG": "C.UTF-8", "TMPDIR": str(self.home)}
+
+    def do(self, script: str, code: int | None = 0) -> str:
+        """Run a script to its end, and return what it says; ``hcam up`` goes on running."""
+        before, up, options = script.partition("hcam up")
+        said = self.run(*self.inside, "bash", "-ec", before, code=code)
+        if up:
+            self.start(*up.split(), *options.split(), log="up.out")
+        return said
+
+    def log(self) -> str:
+        """Return the log of what runs here."""
+        name = RUNS[self.home.name].replace("hcam ", "").removeprefix("bin/")
+        with suppress(FileNotFoundError):
+            return (self.home / LOG / f"{name}.log").read_text()
+        return ""
+
+    def returns(self) -> list[datetime]:
+        """Return when the server was back on the network after each outage."""
+        return [datetime.fromisoformat(one) for one in BACK.findall(self.log())]
+
+    def runs(self) -> list[str]:
+        """Return which of the programs run here."""
+        return [one for one in RUNS.values() if one and living(self.home, one)]
+
+    def listens(self) -> set[str]:
+        """Return where programs listen to other machines."""
+        said = self.run(*self.inside, "ss", "--no-header", "--listening", "--tcp", "--numeric")
+        found = {line.split()[3] for line in said.splitlines()}
+        return {one for one in found if not one.startswith("127.")}
 
 
-class Host(Net):
-    """A machine: a namespace with one address, a home, and the router at a loopback port."""
+@dataclass
+class Site:
+    """The machines of the page, and one more program that listens at the switch."""
 
-    def __init__(self, home: Path, namespace: str, port: int) -> None:
-        home.mkdir()
-        super().__init__(home)
-        self.inside = ("ip", "netns", "exec", namespace)
-        self.port = port
+    control: Machine
+    rack: Machine
+    detector: Machine
+    recorder: Machine
+    laptop: Machine
 
-    def start(self, *command: Any, log: str, **more: Any) -> subprocess.Popen[bytes]:
-        return super().start(*self.inside, *command, log=log, **more)
+    def __iter__(self) -> Iterator[Machine]:
+        return iter(vars(self).values())
 
-    def up(self, file: Path) -> subprocess.Popen[bytes]:
-        command = (BIN / "hcam", "up", "--emulate", "--instrument", file)
-        return self.start(*command, log="up.out")
+    def sniff(self) -> None:
+        inside = ("ip", "netns", "exec", self.control.switch)
+        Net.start(self.control, *inside, sys.executable, SNIFFER, log="sniffer.out")
+        until((self.control.home / "sniffer.out").read_text)
 
-    def head(self) -> Sample | None:
-        """Return the newest sample of the view."""
-        command = (*self.inside, BIN / "hcam", "call", "ccd1.telemetry")
-        done = subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, timeout=60, check=False
-        )
-        return json.loads(done.stdout) if done.returncode == 0 else None
-
-    def programs(self) -> set[str]:
-        """Return which of the servers, and whether the router, run in this home."""
-        names = ("hwserver", "hwlogger", "crossbar")
-        return {name for name in names if living(self.home, name)}
-
-
-@contextmanager
-def made_hosts(folder: Path) -> Iterator[dict[str, Host]]:
-    """Make the machines, with their homes in a folder; skip the test where that is impossible."""
-    if reason := why_not():
-        pytest.skip(f"network namespaces cannot be made: {reason}")
-    prefix = f"hcam{os.getpid()}"
-    hub = f"{prefix}hub"
-    made: list[str] = []
-    found: dict[str, Host] = {}
-    try:
-        ip("netns", "add", hub)
-        made.append(hub)
-        ip("-n", hub, "link", "add", "name", "hub", "type", "bridge")
-        ip("-n", hub, "link", "set", "hub", "up")
-        for name, address in HOSTS.items():
-            namespace = prefix + name
-            ip("netns", "add", namespace)
-            made.append(namespace)
-            ip("-n", hub, *f"link add {name} type veth peer name eth0 netns {namespace}".split())
-            ip("-n", hub, "link", "set", name, "master", "hub", "up")
-            ip("-n", namespace, "address", "add", f"{address}/24", "dev", "eth0")
-            ip("-n", namespace, "link", "set", "eth0", "up")
-            ip("-n", namespace, "link", "set", "lo", "up")
-            found[name] = Host(folder / name, namespace, 8080)
-        yield found
-    finally:
-        for host in found.values():
-            host.end()
-        for namespace in made:
-            ip("netns", "delete", namespace)
+    def sniffed(self) -> int:
+        """Return how many packets at the switch had a name of ours in plain text until now."""
+        *_, last = (self.control.home / "sniffer.out").read_text().split()
+        return int(last)
 
 
 @pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[dict[str, Host]]:
-    with made_hosts(tmp_path) as found:
-        yield found
+def site(tmp_path: Path) -> Iterator[Site]:
+    if missing := [name for name in ("ss", "curl") if not shutil.which(name)]:
+        pytest.skip(f"there is no {missing[0]} command")
+    scp = tmp_path / "bin" / "scp"
+    scp.parent.mkdir()
+    scp.write_text(f'#!/bin/sh -e\ncp "$1" "{tmp_path}/${{2%:}}/"\n')
+    scp.chmod(0o700)
+    with made_hosts(tmp_path, ADDRESSES, Machine) as machines:
+        yield Site(*machines)
 
 
-def test_each_host_runs_its_own_and_a_cut_cable_is_told(hosts: dict[str, Host]) -> None:
-    file = hosts["desk"].home / "site.toml"
-    file.write_text(SITE)
-    desk, head, rack = hosts.values()
-    ends = (HOSTS["desk"], str(TUNNEL))
-    router = ("127.0.0.1", "8080")
-    desk.start(sys.executable, FORWARD, *ends, *router, log="tunnel.out")
-    for host in (head, rack):
-        host.start(sys.executable, FORWARD, *router, *ends, log="tunnel.out")
-    for host in hosts.values():
-        host.up(file)
+def test_the_page_has_no_block_that_is_not_run() -> None:
+    known = sum(map(len, map(blocks, ("file=ours.toml", *(f"on={name}" for name in ADDRESSES)))))
+    assert known == len(re.findall("^ *```", PAGE, re.MULTILINE)) // 2
 
-    until(lambda: (told := desk.head()) and told["state"]["health"] == "OK")
-    assert desk.programs() == {"hwlogger", "crossbar"}
-    assert head.programs() == rack.programs() == {"hwserver"}
-    assert (head.home / "log" / "hwserver.log").exists()
-    assert (rack.home / "journal" / "hwserver-rack.sqlite").exists()
 
-    ip("-n", rack.inside[-1], "link", "set", "eth0", "down")
-    cut = until(lambda: (told := head.head()) and told["temperature"] is None and told)
-    assert cut
-    assert "meerstetter1" in cut["state_reason"]
-    assert cut["pressure"]
-    ip("-n", rack.inside[-1], "link", "set", "eth0", "up")
-    until(lambda: (told := head.head()) and told["state"]["health"] == "OK")
+def test_the_page_leads_to_a_site_that_survives_a_night(site: Site, scaled: Scaled) -> None:
+    site.sniff()
+    (site.control.home / "ours.toml").write_text("\n".join(blocks("file=ours.toml")))
+    start, hand_out, look, hand_out_more = blocks("on=control")
+    site.control.do(start)
+    until(lambda: STARTED in site.control.log())
+    site.control.do(hand_out)
+    site.control.do(hand_out_more)
+    [on_rack] = blocks("on=rack")
+    site.rack.do(on_rack)
+    site.detector.do(on_rack.replace("hwserver", "hserver"))
+    site.recorder.do(on_rack.replace("hwserver", "hwlogger"))
+    until(lambda: ready(site))
+    for machine in site:
+        assert machine.runs() == list(filter(None, [RUNS[machine.home.name]]))
+
+    by_hand, over_http = blocks("on=laptop")
+    assert "slide.stage.home: stage is" in site.laptop.do(by_hand)
+    assert '"device":"slide"' in site.laptop.do(over_http)
+    said = site.control.do(look, None)
+    assert "0 errors" in said, said
+    assert {machine.home.name: machine.listens() for machine in site} == {
+        name: {"192.0.2.1:8443"} if name == "control" else set() for name in ADDRESSES
+    }
+
+    for _ in range(scaled(1, soak=5)):
+        cut_the_cable(site)
+        kill_the_router(site)
+        site.laptop.do(f"{ADA}hcam call slide.stage.home --wait")
+    until(lambda: "complete" in site.laptop.do(f"{ADA}hcam audit --instrument ours.toml", None))
+
+    assert site.sniffed() == 0
+    site.laptop.do("curl --silent -d hipercam.slide.rpc.home http://192.0.2.1:8443/call")
+    until(site.sniffed)
+
+
+def ready(site: Site) -> bool:
+    said = site.laptop.do(f"{ADA}hcam status --instrument ours.toml", None)
+    return "4 of 4 devices" in said
+
+
+def cut_the_cable(site: Site) -> None:
+    """Cut it for some seconds, until the server has noticed; it comes back by itself."""
+    rack = site.rack
+    before, outages = len(rack.returns()), rack.log().count("no router at")
+    rack.cable("down")
+    began = time.monotonic()
+    until(lambda: rack.log().count("no router at") > outages)
+    until(lambda: time.monotonic() - began > CUT_S)
+    cut = time.monotonic() - began
+    rack.cable("up")
+    plugged = datetime.now().astimezone()
+    until(lambda: len(rack.returns()) > before)
+    late = (rack.returns()[-1] - plugged).total_seconds()
+    print(f"the cable was cut for {cut:.1f} s; back {late:.1f} s later")
+
+
+def kill_the_router(site: Site) -> None:
+    """Kill it; it is started again, and every server comes back by itself."""
+    servers = site.rack, site.detector, site.recorder
+    before = [len(server.returns()) for server in servers]
+    starts = site.control.log().count(STARTED)
+    for process in living(site.control.home, "crossbar"):
+        process.kill()
+    until(lambda: site.control.log().count(STARTED) > starts)
+    there = datetime.now().astimezone()
+    for server, number in zip(servers, before, strict=True):
+        until(lambda: len(server.returns()) > number)  # noqa: B023
+        late = (server.returns()[-1] - there).total_seconds()
+        print(f"{RUNS[server.home.name]} is back {late:.1f} s after the router")

@@ -20,11 +20,11 @@ import pytest
 
 from hcam_devices.config.instrument import load
 
-from .test_namespaces import HOSTS, Host, made_hosts
+from .namespaces import Host, made_hosts
 from .tools import BIN, living, until
 
 ORIGINAL = Path(__file__).parents[2] / ".venv" / "original" / "bin"
-DESK, HEAD = HOSTS["desk"], HOSTS["head"]
+DESK, HEAD = "10.77.0.1", "10.77.0.2"
 SITE = f"""
 [legacy]
 enabled = true
@@ -42,8 +42,8 @@ ESTABLISHED = "01"
 class Site:
     """Our instrument on one machine, and programs of version 1.7 on another."""
 
-    def __init__(self, hosts: dict[str, Host]) -> None:
-        self.ours, self.theirs = hosts["desk"], hosts["head"]
+    def __init__(self, ours: Host, theirs: Host) -> None:
+        self.ours, self.theirs = ours, theirs
         self.file = self.ours.home / "site.toml"
         self.file.write_text(load().path.read_text() + SITE)
 
@@ -103,8 +103,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         if os.environ.get("CI") == "true":
             pytest.fail(missing)
         pytest.skip(missing)
-    with made_hosts(tmp_path_factory.mktemp("original")) as hosts:
-        site = Site(hosts)
+    addresses = {"desk": DESK, "head": HEAD}
+    with made_hosts(tmp_path_factory.mktemp("original"), addresses) as hosts:
+        site = Site(*hosts)
         site.ours.up(site.file)
         for device in SHOWN:
             until(lambda name=device: (site.call(f"{name}.telemetry") or {}).get("seq"))  # type: ignore[misc]

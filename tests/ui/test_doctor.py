@@ -7,17 +7,18 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hcam_devices import HcamError
-from hcam_devices.config.instrument import load
+from hcam_devices.config.instrument import Router, load
 from hcam_devices.core.device import iso_from_s
 from hcam_devices.ui import checks, doctor
 from hcam_devices.ui.checks import HERE, LEVELS, Finding, Heard, Site
-from hcam_devices.wamp import access
+from hcam_devices.wamp import access, certificates
 from hcam_devices.wamp.about import About
 from hcam_devices.wamp.about import about as about_now
 from hcam_devices.wamp.owner import Owner
@@ -490,3 +491,95 @@ async def test_who_may_command_because_programs_of_version_1_7_may(site: Site) -
     assert "everybody who reaches 192.0.2.1 may command" in network.text
     assert "remove listen" in network.cure
     assert "at port 8080, not 1" in port.text
+
+
+# --- certificates ---------------------------------------------------------------------------
+
+
+def secured(site: Site, days_ago: float = 0, names: str = "") -> None:
+    """Let the router have TLS, with a certificate and a key file that were made some days ago."""
+    site.file.write_text(f"{site.file.read_text()}\n[router]\ntls = true\n{names}\n")
+    made_at = datetime.now(UTC) - timedelta(days=days_ago)
+    ca = certificates.make_missing(site.home / "access", {"127.0.0.1"}, made_at)
+    access.make_missing(site.home / "access", {"local": "engineer"}, "127.0.0.1:1", ca)
+    site.instrument = load(site.file)
+    site.no_router = "it does not run"
+
+
+@pytest.mark.parametrize(
+    ("age", "level", "text"),
+    [
+        (0.5, "OK", "is good for 824 days"),
+        (794.5, "OK", "is good for 30 days"),
+        (796, "WARN", "ends on "),
+        (817, "WARN", "ends on "),
+        (819, "ERR", "ends on "),
+        (900, "ERR", "ends on "),
+    ],
+)
+async def test_a_certificate_that_ends(site: Site, age: float, level: str, text: str) -> None:
+    secured(site, age)
+    one = only(await checks.certificates(site), level, text)
+    assert level == "OK" or "systemctl restart hcam-router" in one.cure
+
+
+async def test_without_tls_there_are_no_certificates_to_look_at(site: Site) -> None:
+    access.make_missing(site.home / "access", {"local": "engineer"}, "127.0.0.1:1")
+    assert await checks.certificates(site) == []
+
+
+async def test_a_certificate_that_lacks_a_name(site: Site) -> None:
+    secured(site, names='names = ["router.example"]')
+    one = only(await checks.certificates(site), "ERR", "is not for router.example")
+    assert "start it again" in one.cure
+
+
+async def test_a_key_file_of_another_ca_or_of_none(site: Site, tmp_path: Path) -> None:
+    secured(site)
+    folder = site.home / "access"
+    other = certificates.make_missing(tmp_path / "other", {"127.0.0.1"})
+    path = access.add(folder, "ada", "operator", "127.0.0.1:1", ca=other)
+    one = only(await checks.certificates(site), "ERR", "has not signed the router's certificate")
+    assert one.where == str(path)
+    assert "access remove ada" in one.cure
+    path.unlink()
+    access.add(folder, "bob", "operator", "127.0.0.1:1")
+    only(await checks.certificates(site), "WARN", "has no CA, so nobody can join with it")
+
+
+async def test_the_ca_in_a_key_file_ends(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    secured(site, 3640)
+    old = site.home / "access" / "keys" / "local.key"
+    given = old.rename(site.home / "given.key")
+    monkeypatch.setenv("HCAM_KEY", str(given))
+    certificates.make_missing(site.home / "access", {"127.0.0.1"})
+    one = only(await checks.certificates(site), "WARN", "the CA in this key file ends on ")
+    assert one.where == str(given)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("127.0.0.2", 426, 401, "OK", "but from those of the router at 127.0.0.2"),
+        ("127.0.0.2", 200, 401, "ERR", "answers a network without TLS"),
+        ("127.0.0.2", 426, 200, "ERR", "without a key"),
+        ("0.0.0.0", 426, 401, "WARN", "every network"),
+    ],
+)
+async def test_a_router_in_a_network_needs_tls_and_keys(
+    site: Site, monkeypatch: pytest.MonkeyPatch, case: tuple[str, int, int, str, str]
+) -> None:
+    listen, plain, unnamed, level, text = case
+
+    async def request(*_: Any, tls: bool = True) -> tuple[int, dict[str, str]]:
+        return (unnamed if tls else plain), {}
+
+    monkeypatch.setattr(checks, "_request", request)
+    monkeypatch.setattr(Router, "is_open", True)
+    with socket.create_server((listen, 0)) as listening:
+        port = listening.getsockname()[1]
+        site.address = Address("127.0.0.1", port)
+        table = f"[router]\ntls = true\nhost = '127.0.0.1'\nlisten = '{listen}'\n"
+        site.file.write_text(f"{site.file.read_text()}\n{table}")
+        site.instrument = load(site.file)
+        only(await checks.listeners(site), level, text)

@@ -11,8 +11,6 @@ from hcam_devices.errors import RouterError
 from hcam_devices.wamp import legacy, roles
 from hcam_devices.wamp.router import configuration, with_access, with_door
 
-TLS = {"key": "router.key", "certificate": "router.pem"}
-
 
 def site(tmp_path: Path, listen: str = "") -> Instrument:
     path = tmp_path / "site.toml"
@@ -24,13 +22,8 @@ def made(instrument: Instrument, port: int, *, tls: bool = False) -> Any:
     """Return the worker of a router that listens on a port."""
     entries = list(instrument.entries.values())
     config = with_door(configuration(instrument, port), [])
-    config = with_access(config, entries, Path("people.json"), "router")
-    [transport] = config["workers"][0]["transports"]
-    if tls:
-        transport["endpoint"] |= {"interface": "192.0.2.1", "tls": TLS}
-        del transport["paths"]["ws"]["auth"]["anonymous"]
-        for name in ("call", "publish"):
-            transport["paths"][name]["extra"] |= {"anonymous": None}
+    on = instrument.router.model_copy(update={"listen": "192.0.2.1", "tls": True} if tls else {})
+    config = with_access(config, entries, Path("access"), "router", on)
     [worker] = legacy.with_realm1(config, instrument, entries, port)["workers"]
     return worker
 

@@ -9,6 +9,7 @@ from ..config.instrument import Instrument
 from ..names import did_you_mean
 from ..wamp import access as keys
 from ..wamp import roles
+from ..wamp.router import make_keys
 from ..wamp.uris import Address
 from .program import Group, example, given
 
@@ -58,11 +59,6 @@ def add(
 
     Copy that file to the machine of NAME, and set HCAM_KEY to its path there. Keep it secret.
     """
-    if not instrument.router.roles:
-        raise HcamError(
-            "the router gives everybody all rights: write roles = true under [router] of "
-            f"{instrument.path}, and restart the router"
-        )
     if (role == DEVICE) != (server is not None):
         raise click.UsageError("--role device needs --server; other roles do not take it")
     if server is not None:
@@ -74,11 +70,23 @@ def add(
             )
         role = roles.role_of(server)
     folder = keys.folder()
+    own = keys.local_key(folder)
+    if not (instrument.router.roles or instrument.router.tls or (own and own.ca)):
+        raise HcamError(
+            "the router gives everybody all rights: write roles = true under [router] of "
+            f"{instrument.path}, and restart the router"
+        )
+    if instrument.router.tls and not (own and own.ca):  # the router has not run with TLS yet
+        where = Address(instrument.router.host, address.port)
+        make_keys(instrument, instrument.entries.values(), where)
+        own = keys.local_key(folder)
+    router, ca = (own.router, own.ca) if own else (str(address), "")
     if public is None:
-        router = keys.name_of_router(folder, str(address))
-        click.echo(keys.add(folder, name, role, router, out))
+        click.echo(keys.add(folder, name, role, router, out, ca=ca))
     elif out is None:
         keys.add_public(folder, name, role, public)
+        if ca:
+            click.echo(f"# of the router, for the key file:\n{keys.as_toml(router=router, ca=ca)}")
     else:
         raise click.UsageError("--public makes no key file: omit --out")
 

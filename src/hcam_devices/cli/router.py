@@ -9,7 +9,8 @@ from ..config.instrument import load
 from ..history.recorder import entry_of
 from ..host.home import home
 from ..host.installation import install_router, installed_router, router_folders
-from ..wamp.router import require_loopback, run
+from ..wamp.router import own_address, run
+from ..wamp.uris import Address
 from .program import PORT, Group, example, given, router_address
 
 
@@ -18,14 +19,17 @@ from .program import PORT, Group, example, given, router_address
 @given("file")
 @click.pass_context
 def router(context: click.Context, port: int | None, file: Path | None) -> None:
-    """Run the router alone, on this machine, until Ctrl-C."""
+    """Run the router alone, on this machine, until Ctrl-C.
+
+    It listens to this machine only, or to a network if [router] of the instrument file says so.
+    """
     if context.invoked_subcommand:
         return
     instrument = load(file)
     address = router_address(None, file)
-    require_loopback(address.host)
+    where = own_address(instrument.router, Address(address.host, port or address.port))
     entries = [*instrument.entries.values(), entry_of(instrument)]
-    raise SystemExit(asyncio.run(run(instrument, entries, port or address.port, home())))
+    raise SystemExit(asyncio.run(run(instrument, entries, where, home())))
 
 
 @router.command(epilog=example("hcam router install"))

@@ -21,8 +21,7 @@ from ..host.machine import why_elsewhere
 from ..names import did_you_mean
 from ..ui import terminal
 from ..wamp import access
-from ..wamp.roles import programs
-from ..wamp.router import crossbar, listening, with_parent_death_signal
+from ..wamp.router import crossbar, listening, make_keys, with_parent_death_signal
 from ..wamp.uris import Address
 
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.5, 30.0
@@ -188,8 +187,6 @@ def children(
     """Return the programs of the router and of servers, in the order of ``names``, not started."""
     environment = os.environ | {"WAMP_SERVER": str(address), "HCAM_HOME": str(home())}
     names = list(names)
-    if ROUTER in names:
-        environment.pop("HCAM_KEY", None)  # each program has its own key
     file = ["--instrument", str(instrument.path)]
     found = []
     for name in names:
@@ -200,7 +197,10 @@ def children(
             command = [str(program(own)), *options]
             if emulate and name != LOGGER:
                 command += ["--emulate"]
-        found.append(Child(name, [*command, *file], environment, news))
+        known = environment.copy()
+        if name == ROUTER or access.key_path(name).exists():
+            known.pop("HCAM_KEY", None)  # that of a person
+        found.append(Child(name, [*command, *file], known, news))
     return found
 
 
@@ -235,14 +235,14 @@ async def up(
 async def _up(
     instrument: Instrument, address: Address, names: Sequence[str], *, emulate: bool
 ) -> int:
-    if ROUTER in names and listening(address.port):
+    if ROUTER in names and listening(address.port, instrument.router.listen):
         raise RouterError(
             f"port {address.port} is in use: perhaps the instrument is running already (hcam watch "
             "shows it); otherwise choose another port with --port"
         )
-    if ROUTER in names and instrument.router.roles:
+    if ROUTER in names and (instrument.router.roles or instrument.router.tls):
         # a program that started before its key exists would join without one
-        access.make_missing(access.folder(), programs(instrument.entries.values()), str(address))
+        make_keys(instrument, instrument.entries.values(), address)
     news = News()
     family = children(instrument, address, names, news, emulate=emulate)
     with suppress(OSError):  # without this folder the programs have no logs

@@ -5,7 +5,7 @@ import asyncio
 import click
 
 from ..config.instrument import Instrument
-from ..wamp.router import require_loopback
+from ..wamp.router import own_address
 from ..wamp.uris import Address
 from . import supervisor
 from .program import EMULATE, PORT, Command, example, given
@@ -35,9 +35,7 @@ def up(
     them runs; by default on this one. Their output goes to files in HCAM_HOME/log.
     """
     names = supervisor.runs_here(instrument, only)
-    host = address.host
+    found = Address(address.host, port or address.port)
     if supervisor.ROUTER in names:
-        require_loopback(host)
-        host = "127.0.0.1"
-    found = Address(host, port or address.port)
+        found = own_address(instrument.router, found)
     raise SystemExit(asyncio.run(supervisor.up(instrument, found, names, emulate=emulate)))

@@ -10,6 +10,11 @@
 
 The class is the schema of the table: its annotated names, and those of its link, are the settings.
 
+    [router]                         # by default on this machine, for this machine only
+    listen = "192.0.2.1"             # an address of its machine
+    tls = true                       # without which it listens to no other machine
+    names = ["router.example"]       # by which it is called, too
+
     [servers.hwserver]               # where a server runs; by default on the router's host
     host = "192.0.2.30"              # name or address of that machine
 
@@ -35,21 +40,29 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    create_model,
+    field_validator,
+)
 
 from .. import HcamError
 from ..core.device import Device, settings_of
 from ..core.fields import Readback, shorten
 from ..names import did_you_mean
 from .kinds import KindError, find, is_ours
-from .router import DEFAULT_HOST, DEFAULT_PORT
+from .router import DEFAULT_HOST, DEFAULT_PORT, EVERY_NETWORK
 from .stores import Embedded, InfluxDB, StoreSettings, is_near, place
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 STRICT = ConfigDict(extra="forbid", strict=True)
-LISTENS_ON = ("127.0.0.1", "localhost")
-"""The router of this package listens on this address only."""
+HOST = r"^[\w.:-]+$"
 NO_SECRETS = ("api", "raw_days", "timeout")
 """Settings of stores that are not secret: messages may quote their values."""
 PROGRAMS = "hwserver", "hserver", "gtcserver"
@@ -92,25 +105,73 @@ def _address(text: str) -> str:
 class Router(BaseModel):
     """The router: ``[router]`` in the file.
 
-    ``roles``: whether a key is needed to do more than observe. Otherwise every program on this
-    machine may do everything.
+    It listens on one address, ``listen``. Programs look for it at ``host``, by default the same;
+    ``names`` are further names and addresses by which it may be called. ``roles``: whether a key
+    is needed to do more than observe; otherwise every program on this machine may do everything.
+    With ``tls`` it always is.
     """
 
     model_config = STRICT
 
-    host: str = DEFAULT_HOST
     port: int = Field(default=DEFAULT_PORT, ge=1, le=65535)
     roles: bool = False
+    listen: str = DEFAULT_HOST
+    tls: bool = Field(default=False, validate_default=True)
+    names: list[Annotated[str, Field(pattern=HOST, max_length=253)]] = []
+    host: str = Field(default="", validate_default=True)
+
+    @field_validator("listen")
+    @classmethod
+    def _is_an_address(cls, listen: str) -> str:
+        try:
+            return str(IPv4Address(listen))
+        except ValueError:
+            raise ValueError(
+                "it has to be an IPv4 address of the router's machine, such as 192.0.2.1 "
+                "(Crossbar, the router, has no TLS over IPv6)"
+            ) from None
+
+    @field_validator("tls")
+    @classmethod
+    def _is_needed(cls, tls: bool, info: ValidationInfo) -> bool:
+        listen = info.data.get("listen", DEFAULT_HOST)
+        if not tls and not IPv4Address(listen).is_loopback:
+            raise ValueError(
+                f"it has to be true with listen = {listen}, because everybody in that network "
+                "could read and command the instrument otherwise"
+            )
+        return tls
+
+    @field_validator("host")
+    @classmethod
+    def _has_a_default(cls, host: str, info: ValidationInfo) -> str:
+        listen = info.data.get("listen", DEFAULT_HOST)
+        if not host and listen == EVERY_NETWORK and info.data.get("tls"):
+            raise ValueError(f"with listen = {listen} it has to say where programs find the router")
+        if ":" in host and info.data.get("tls"):
+            raise ValueError("Crossbar, the router, has no TLS over IPv6: give an IPv4 address")
+        return host or listen
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the router listens to other machines."""
+        return not IPv4Address(self.listen).is_loopback
+
+    @property
+    def certified(self) -> set[str]:
+        """The names and addresses that are in the router's certificate."""
+        return {self.host, self.listen, *self.names} - {EVERY_NETWORK}
 
     @property
     def elsewhere(self) -> str:
-        """A warning if the router of this package does not listen at this address; else empty."""
-        if self.host in LISTENS_ON:
+        """A warning if programs look for the router where it does not listen, or empty."""
+        if self.is_open or self.host in ("localhost", self.listen):
             return ""
         return (
             f"[router] host is {self.host!r}, but the router of hcam up and hcam router listens on "
-            f"{LISTENS_ON[0]} only: servers and hcam find no router unless another one runs at "
-            f"{self.host}, port {self.port}; leave host out to use the router on this machine"
+            f"{self.listen} only: servers and hcam find no router unless another runs at "
+            f"{self.host}, port {self.port}; leave host out to use the router on this machine, "
+            "or set listen, with tls = true, to its address in the network"
         )
 
 
@@ -133,7 +194,7 @@ class _Server(BaseModel):
 
     model_config = STRICT
 
-    host: str = Field(default="", pattern=r"^[\w.:-]+$", max_length=253)
+    host: str = Field(default="", pattern=HOST, max_length=253)
 
 
 class _File(BaseModel):

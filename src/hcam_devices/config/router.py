@@ -4,6 +4,9 @@ import tomllib
 from pathlib import Path
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8080
+EVERY_NETWORK = "0.0.0.0"  # noqa: S104  (the router listens there only with TLS)
+SETTINGS = {"host": str, "port": int, "listen": str, "tls": bool, "names": list}
+"""The settings in ``[router]``, and their types."""
 
 
 def router_of(path: Path) -> tuple[str, int]:
@@ -14,9 +17,10 @@ def router_of(path: Path) -> tuple[str, int]:
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8-sig")).get("router", {})
-        host, port = table.get("host", DEFAULT_HOST), table.get("port", DEFAULT_PORT)
-        types = type(host), type(port)
-        if table.keys() <= {"host", "port"} and types == (str, int) and 0 < port < 65536:
+        host = table.get("host") or table.get("listen", DEFAULT_HOST)
+        port = table.get("port", DEFAULT_PORT)
+        types = all(type(value) is SETTINGS.get(name) for name, value in table.items())
+        if types and host != EVERY_NETWORK and 0 < port < 65536:
             return host, port
     except (OSError, ValueError, AttributeError):
         pass

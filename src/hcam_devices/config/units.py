@@ -212,6 +212,8 @@ MemoryMax=1G
         return text + self._network()
 
     def _network(self) -> str:
+        if self.name == "router" and self.instrument.router.is_open:
+            return "# The firewall says who may connect.\n"
         if self.corba:
             names = ", ".join(self.corba)
             return f"# The name service may give any address for the telescope of {names}.\n"

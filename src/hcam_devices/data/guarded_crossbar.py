@@ -7,6 +7,7 @@ program, too.
 
 import ctypes
 import importlib
+import json
 import runpy
 import socket
 import sys
@@ -38,6 +39,7 @@ from nacl.signing import SigningKey  # noqa: E402
 from twisted.internet import tcp  # noqa: E402
 from twisted.internet.task import LoopingCall  # noqa: E402
 from twisted.protocols.basic import LineReceiver  # noqa: E402
+from twisted.protocols.tls import TLSMemoryBIOProtocol  # noqa: E402
 from twisted.web.http import HTTPChannel, Request  # noqa: E402
 from txaio import make_logger  # type: ignore[attr-defined]  # noqa: E402
 
@@ -64,6 +66,13 @@ MAX_BODY = 4 * 2**20
 MAX_RETAINED = 4096
 MAX_RETAINED_BYTES = 32 * 2**20
 """Topics, and bytes as Python text, retained for one client; and for all that have gone."""
+CLIENT_HELLO = b"\x16\x03"
+"""How a client begins that wants TLS."""
+NO_TLS = "this router has no TLS"
+WANTS_TLS = (
+    "this router takes TLS only: use https or wss, with the CA that is in your key file "
+    "(hcam access add makes one; HCAM_KEY is its path)"
+)
 REPLAY = "replay"
 """The realm of hcam replay. What was published there can be seen when the replay has ended."""
 
@@ -172,6 +181,7 @@ class GuardedRouterController(RouterController):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         sys.setrecursionlimit(MAX_RECURSION)
         HTTPChannel.dataReceived = _data_received
+        TLSMemoryBIOProtocol.dataReceived = _for_tls_only(TLSMemoryBIOProtocol.dataReceived)
         tcp.Server.write = _write
         Request.handleContentChunk = _bounded(Request.handleContentChunk)
         websocket: Any = WebSocketServerProtocol
@@ -300,6 +310,26 @@ def _is_idle(protocol: Any) -> bool:
     return not busy and not _session(protocol)
 
 
+def _for_tls_only(receive: Any) -> Any:
+    """Return what takes bytes that should be TLS, and answers a request in plain HTTP."""
+
+    def data_received(protocol: Any, data: bytes) -> None:
+        if not hasattr(protocol, "first") and data[:1].isalpha():
+            protocol.transport.write(_answer("426 Upgrade Required", WANTS_TLS, "Upgrade: TLS/1.3"))
+            protocol.transport.loseConnection()
+            return
+        protocol.first = data[:1]
+        receive(protocol, data)
+
+    return data_received
+
+
+def _answer(status: str, text: str, *fields: str) -> bytes:
+    body = json.dumps({"error": people.NOT_AUTHORIZED, "args": [text]})
+    fields += "Content-Type: application/json", f"Content-Length: {len(body)}", "Connection: close"
+    return "\r\n".join([f"HTTP/1.1 {status}", *fields, "", body]).encode()
+
+
 def _noting_time(receive: Any) -> Any:
     def data_received(protocol: Any, data: bytes) -> None:
         protocol.heard_at = protocol.factory.reactor.seconds()
@@ -355,6 +385,10 @@ def _data_received(channel: Any, data: bytes) -> None:
     """
     if not channel.requests and not channel._buffer:
         channel.resetTimeout()
+        if data.startswith(CLIENT_HELLO) and not channel.isSecure():
+            channel.transport.write(_answer("400 Bad Request", NO_TLS))
+            channel.transport.loseConnection()
+            return
     LineReceiver.dataReceived(channel, data)
 
 

@@ -5,29 +5,35 @@ devices that are not online, and sends nothing there. ``doctor`` runs the checks
 """
 
 import asyncio
+import os
 import platform
 import re
 import stat
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
+from http import HTTPStatus
 from importlib.metadata import distribution, version
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import psutil
+from cryptography import x509
 
 from ..config.instrument import Entry, Instrument, command_of, line_of
+from ..config.router import EVERY_NETWORK
 from ..config.stores import InfluxDB
 from ..core.link import Serial, addresses_of
 from ..core.threads import in_own_thread
 from ..host.clock import clock_is_disciplined
 from ..host.installation import LOCK, commit, installed_router, router_folders, this_program
 from ..wamp import access, roles
+from ..wamp import certificates as pki
 from ..wamp.about import About
 from ..wamp.legacy import PORT
 from ..wamp.uris import Address
@@ -40,6 +46,9 @@ ANSWER_WITHIN_S = 1.0
 """Timeout of one answer of a server, of a hardware host, or of the router over HTTP."""
 MAX_OFFSETS_S: Mapping[Level, float] = {"ERR": 2.0, "WARN": 0.1}
 """A clock offset that certainly exceeds these is an error or a warning."""
+MIN_DAYS: Mapping[Level, int] = {"ERR": 7, "WARN": 30}
+"""A certificate that ends in fewer days is an error, or a warning."""
+RESTART = "systemctl restart hcam-router, or stop hcam up and start it again"
 MAX_LAG_S = 60.0
 MAX_SAMPLE_AGE_S = 60.0
 HERE = platform.node()
@@ -160,8 +169,7 @@ async def router(site: Site) -> list[Finding]:
     runs = headers.get("server", "?").removeprefix("Crossbar/")
     if runs != wanted:
         text = f"Crossbar {runs} is running; this version needs {wanted}"
-        cure = "systemctl restart hcam-router, or stop hcam up and start it again"
-        return [*found, Finding("WARN", str(site.address), text, cure)]
+        return [*found, Finding("WARN", str(site.address), text, RESTART)]
     return [*found, Finding("OK", str(site.address), f"Crossbar {runs} answers")]
 
 
@@ -253,8 +261,9 @@ async def serial_ports(site: Site) -> list[Finding]:
 
 
 async def listeners(site: Site) -> list[Finding]:
-    """Check that the router and the servers listen to this machine only."""
+    """Check that nothing listens to other machines but a router that should, with TLS and keys."""
     ours = {heard.about.pid for heard in site.servers.values() if heard.about.host == HERE}
+    on = site.instrument.router if site.instrument else None
     found = []
     for connection in await in_own_thread(psutil.net_connections, "tcp"):
         if connection.status != psutil.CONN_LISTEN or not connection.laddr:
@@ -264,13 +273,17 @@ async def listeners(site: Site) -> list[Finding]:
             continue
         if site.instrument and ip in site.instrument.legacy.listen:
             continue  # which version_1_7 reports
+        if on and on.is_open and (ip, port) == (on.listen, site.address.port):
+            found += [finding async for finding in _open_router(site, on.listen)]
+            continue
         if not ip_address(ip.removeprefix("::ffff:")).is_loopback:
             process = f"process {connection.pid}" if connection.pid else "a process"
             text = f"{process} listens to other machines, on {ip} port {port}"
             cure = f"kill {connection.pid or 'it'}, and start it with {this_program()}"
             found.append(Finding("ERR", HERE, text, cure))
+    whom = f"those of the router at {on.listen}" if on and on.is_open else "this machine"
     return found or [
-        Finding("OK", HERE, "the router and the servers accept connections from this machine only")
+        Finding("OK", HERE, f"the router and the servers accept no connections but from {whom}")
     ]
 
 
@@ -295,6 +308,23 @@ async def version_1_7(site: Site) -> list[Finding]:
         )
         found.append(Finding("WARN", where, text, f"set port in [router] to {PORT}"))
     return found
+
+
+async def _open_router(site: Site, listen: str) -> AsyncIterator[Finding]:
+    """Yield what is wrong with a router that listens to other machines, as the file says."""
+    where, again = str(site.address), f"{RESTART}; then {this_program()} doctor"
+    if listen == EVERY_NETWORK:
+        text = "the router listens to every network of this machine"
+        yield Finding("WARN", where, text, f"set listen to one address: {site.file}")
+    status, _ = await _request(site.address, "POST", "/call", WEB, QUESTION, tls=False)
+    if status != HTTPStatus.UPGRADE_REQUIRED:
+        text = f"the router answers a network without TLS (status {status})"
+        yield Finding("ERR", where, text, again)
+    elif not site.no_router:
+        status, _ = await _request(site.address, "POST", "/call", WEB, QUESTION)
+        if status != HTTPStatus.UNAUTHORIZED:
+            text = f"the router answers anybody in the network, without a key (status {status})"
+            yield Finding("ERR", where, text, again)
 
 
 async def files(site: Site) -> list[Finding]:
@@ -362,6 +392,67 @@ def _unknown_keys(folder: Path, people: Mapping[str, access.Person]) -> Iterator
 def _roles_of(instrument: Instrument) -> set[str]:
     servers = roles.servers(instrument.entries.values())
     return {roles.OBSERVER, roles.OPERATOR, roles.ENGINEER, *map(roles.role_of, servers)}
+
+
+async def certificates(site: Site) -> list[Finding]:
+    """Check how long the router's certificate and the CA in each key file are good, and for what.
+
+    The certificate is the one that the router shows, or else the one that it will show.
+    """
+    path, router = site.home / "access" / "router.pem", None
+    key = access.own_key()
+    if key and key.ca and not site.no_router:
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            _, writer = await _stream(site.address, key)
+            shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            writer.transport.abort()
+        router = x509.load_der_x509_certificate(shown)
+    elif path.exists():
+        router = pki.read(path)
+    return await in_own_thread(lambda: list(_certificates(site, router)))
+
+
+def _certificates(site: Site, router: x509.Certificate | None) -> Iterator[Finding]:
+    where = str(site.address)
+    faults: list[Finding] = []
+    if router:
+        faults += _ends(where, "the router's certificate", router, RESTART)
+        named = site.instrument.router.certified if site.instrument else set()
+        if missing := named - pki.names_of(router):
+            text = f"the router's certificate is not for {', '.join(sorted(missing))}"
+            faults.append(Finding("ERR", where, text, RESTART))
+    for path, key in _key_files(site):
+        again = f"{this_program()} access remove {key.name}, then access add {key.name}, there"
+        if not key.ca:
+            if router:
+                text = "this key file has no CA, so nobody can join with it"
+                faults.append(Finding("WARN", str(path), text, f"{RESTART}; or {again}"))
+            continue
+        ca = pki.parsed(key.ca)
+        faults += _ends(str(path), "the CA in this key file", ca, f"{RESTART}; then {again}")
+        if router and not pki.is_signed_by(router, ca):
+            text = "the CA in this key file has not signed the router's certificate"
+            faults.append(Finding("ERR", str(path), text, again))
+    yield from faults
+    if router and not faults:
+        left = (router.not_valid_after_utc - datetime.now(UTC)).days
+        yield Finding("OK", where, f"the router's certificate is good for {left} days")
+
+
+def _key_files(site: Site) -> Iterator[tuple[Path, access.Key]]:
+    """Yield the key files of this machine that can be read."""
+    given = os.environ.get("HCAM_KEY")
+    found = access.keys_folder(site.home / "access").glob("*.key")
+    for path in sorted({*found, *([Path(given)] if given else [])}):
+        with suppress(access.AccessError):
+            yield path, access.read_key(path)
+
+
+def _ends(where: str, what: str, one: x509.Certificate, cure: str) -> Iterator[Finding]:
+    """Yield that a certificate ends soon."""
+    left = one.not_valid_after_utc - datetime.now(UTC)
+    if level := next((level for level, days in MIN_DAYS.items() if left.days < days), None):
+        yield Finding(level, where, f"{what} ends on {one.not_valid_after_utc:%Y-%m-%d}", cure)
 
 
 async def clocks(site: Site) -> list[Finding]:
@@ -496,14 +587,22 @@ async def web_door(site: Site) -> list[Finding]:
 
 
 async def _request(
-    address: Address, method: str, target: str, headers: Mapping[str, str], body: bytes
+    address: Address,
+    method: str,
+    target: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    tls: bool = True,
 ) -> tuple[int, dict[str, str]]:
-    """Return the status and headers of an answer. Raises OSError, or TimeoutError after 1 s."""
+    """Return the status and headers of an answer, with ``tls`` over TLS if this key has a CA.
+
+    Raises OSError, or TimeoutError after 1 s.
+    """
     fields = {"Host": str(address), "Content-Length": str(len(body))} | dict(headers)
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {text}" for name, text in fields.items())]
     async with asyncio.timeout(ANSWER_WITHIN_S):
-        (where, *_) = await addresses_of(address.host, ANSWER_WITHIN_S)
-        reader, writer = await asyncio.open_connection(where, address.port)
+        reader, writer = await _stream(address, access.own_key() if tls else None)
         try:
             writer.write("\r\n".join([*lines, "", ""]).encode() + body)
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -518,6 +617,16 @@ async def _request(
     return int(status[1]), {name.lower(): text.strip() for name, _, text in pairs}
 
 
+async def _stream(
+    address: Address, key: access.Key | None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Return a connection to the router, with TLS if the key has a CA. Raises OSError."""
+    (where, *_) = await addresses_of(address.host, ANSWER_WITHIN_S)
+    secure = access.context_of(key.ca) if key else None
+    name = address.host if secure else None
+    return await asyncio.open_connection(where, address.port, ssl=secure, server_hostname=name)
+
+
 Check: TypeAlias = Callable[[Site], Awaitable[Sequence[Finding]]]
 CHECKS: Mapping[str, Check] = {
     "packages": packages,
@@ -529,6 +638,7 @@ CHECKS: Mapping[str, Check] = {
     "version 1.7": version_1_7,
     "files": files,
     "keys": keys,
+    "certificates": certificates,
     "clocks": clocks,
     "servers": servers,
     "versions": versions,

@@ -10,11 +10,13 @@ import json
 import os
 import re
 import secrets
+import ssl
 import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,15 @@ PEOPLE = "people.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}", re.ASCII)
 HEX_KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
+NAME_IT = "add that name to names under [router] of the instrument file, and start the router again"
+CURES = {
+    9: "set the clock of this machine right",
+    10: "start the router again, which renews it",
+    62: NAME_IT,
+    64: NAME_IT,
+}
+"""What to do about OpenSSL's errors X509_V_ERR_CERT_NOT_YET_VALID, CERT_HAS_EXPIRED,
+HOSTNAME_MISMATCH and IP_ADDRESS_MISMATCH."""
 
 
 class AccessError(HcamError):
@@ -52,9 +63,9 @@ class Key:
     ca: str = ""
 
     @classmethod
-    def new(cls, name: str, role: str, router: str) -> "Key":
+    def new(cls, name: str, role: str, router: str, ca: str = "") -> "Key":
         """Return a key with new secrets."""
-        return cls(name, role, router, secrets.token_hex(32), secrets.token_urlsafe(32))
+        return cls(name, role, router, secrets.token_hex(32), secrets.token_urlsafe(32), ca)
 
     @property
     def public(self) -> str:
@@ -79,11 +90,15 @@ class Key:
         return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(self.key))
 
     def as_text(self) -> str:
-        """Return the key as TOML."""
-        lines = (f"{name} = {json.dumps(value)}" for name, value in asdict(self).items() if value)
-        return "\n".join(
-            ["# Secret. Whoever can read this file can do what its role may.", *lines, ""]
-        )
+        """Return the key as TOML. OpenSSL, such as ``curl --cacert``, finds the CA in it, too."""
+        warning = "# Secret. Whoever can read this file can do what its role may.\n"
+        return warning + as_toml(**asdict(self))
+
+
+def as_toml(*, ca: str, **values: str) -> str:
+    """Return the lines of a key file with these values, as far as there are any."""
+    lines = [f"{name} = {json.dumps(value)}\n" for name, value in values.items() if value]
+    return "".join([*lines, f'ca = """\n{ca}"""\n' if ca else ""])
 
 
 @dataclass(frozen=True)
@@ -114,9 +129,55 @@ def read_key(path: Path) -> Key:
             raise TypeError("its values are texts")
         if not HEX_KEY.fullmatch(key.key):
             raise ValueError("key is no Ed25519 seed of 64 hexadecimal digits")
+        context_of(key.ca)
     except (ValueError, TypeError) as error:
         raise AccessError(f"{path} is no key file: {error}") from None
     return key
+
+
+@cache
+def context_of(ca: str) -> ssl.SSLContext | None:
+    """Return what trusts a CA (PEM) and nothing else, for TLS; None if it is empty.
+
+    Raises ValueError if it is no certificate.
+    """
+    if not ca:
+        return None
+    try:
+        context = ssl.create_default_context(cadata=ca)
+    except ssl.SSLError as error:
+        raise ValueError(f"ca is no certificate: {error}") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
+def untrusted(where: object, error: ssl.SSLError, key: Key) -> ConnectionError | AccessError:
+    """Return why there is no TLS with the router of a key, and what to do about it."""
+    if isinstance(error, ssl.SSLEOFError):
+        return ConnectionResetError("the connection was closed")
+    whose = f"the key of {key.name!r}"
+    if not isinstance(error, ssl.SSLCertVerificationError):
+        return AccessError(
+            f"what listens at {where} does not speak TLS ({error.reason}), and the router of "
+            f"{whose} does: nothing was sent; write tls = true under [router] of the instrument "
+            "file and start the router again, or use a key file of this router"
+        )
+    cure = CURES.get(
+        error.verify_code,
+        "if that router is yours, get a new key file from its machine (hcam access add), else do "
+        "not use it",
+    )
+    return AccessError(
+        f"the router at {where} cannot prove that it is the one of {whose}: "
+        f"{error.verify_message.rstrip('.')}; the key trusts {_ca_name(key.ca)} only; {cure}"
+    )
+
+
+def _ca_name(ca: str) -> str:
+    context = context_of(ca)
+    [known, *_] = context.get_ca_certs() if context else [{}]
+    subject: Any = known.get("subject", ())
+    return ", ".join(value for ((_, value),) in subject)
 
 
 def own_key(program: str = LOCAL) -> Key | None:
@@ -127,7 +188,7 @@ def own_key(program: str = LOCAL) -> Key | None:
     if given := os.environ.get("HCAM_KEY"):
         return read_key(Path(given))
     try:
-        path = keys_folder(folder()) / f"{program}.key"
+        path = key_path(program)
         path.stat()
     except (OSError, HcamError):  # no such key, a home of another user, or no home at all
         return None
@@ -144,13 +205,24 @@ def keys_folder(folder: Path) -> Path:
     return folder / "keys"
 
 
+def key_path(program: str) -> Path:
+    """Return where a program of this machine finds its key, if HCAM_KEY does not say."""
+    return keys_folder(folder()) / f"{program}.key"
+
+
 def name_of_router(folder: Path, address: str) -> str:
     """Return the address of the router in the keys of this machine; ``address`` without any.
 
     Requests over HTTP are signed for this name, whatever port the router has now.
     """
+    own = local_key(folder)
+    return own.router if own else address
+
+
+def local_key(folder: Path) -> Key | None:
+    """Return the key of ``hcam`` on the router's machine, if it has been made already."""
     path = keys_folder(folder) / f"{LOCAL}.key"
-    return read_key(path).router if path.exists() else address
+    return read_key(path) if path.exists() else None
 
 
 # --- the list of people ---------------------------------------------------------------------
@@ -179,7 +251,9 @@ def people(folder: Path) -> dict[str, Person]:
         ) from None
 
 
-def add(folder: Path, name: str, role: str, router: str, path: Path | None = None) -> Path:
+def add(
+    folder: Path, name: str, role: str, router: str, path: Path | None = None, *, ca: str = ""
+) -> Path:
     """Let somebody in; return the path of the new key file, in the folder if none is given.
 
     Raises AccessError if the name is taken, or is none, or the file exists.
@@ -189,7 +263,7 @@ def add(folder: Path, name: str, role: str, router: str, path: Path | None = Non
         path = path or keys_folder(folder) / f"{name}.key"
         if path.exists():
             raise AccessError(f"{path} exists already: remove it, or choose another with --out")
-        key = Key.new(name, role, router)
+        key = Key.new(name, role, router, ca)
         write_secret(path, key.as_text())
         known[name] = Person(role, (key.public,), key.token_hash)
     return path
@@ -222,19 +296,22 @@ def remove(folder: Path, name: str) -> None:
         (keys_folder(folder) / f"{name}.key").unlink(missing_ok=True)
 
 
-def make_missing(folder: Path, roles: Mapping[str, str], router: str) -> None:
+def make_missing(folder: Path, roles: Mapping[str, str], router: str, ca: str = "") -> None:
     """Make the keys that programs of this machine lack (their roles by name), and let them in.
 
     A key that was copied to another machine keeps its right to join. New keys say that
-    the router is at ``router``.
+    the router is at ``router``; with a CA, or without one from now on, the others do, too.
     """
     with _changed(folder) as known:
         for name, role in roles.items():
             path = keys_folder(folder) / f"{name}.key"
             if path.exists():
                 key = read_key(path)
+                if key.ca != ca or (ca and key.router != router):
+                    key = replace(key, router=router, ca=ca)
+                    write_secret(path, key.as_text())
             else:
-                key = Key.new(name, role, router)
+                key = Key.new(name, role, router, ca)
                 write_secret(path, key.as_text())
             before = known.get(name, Person(role, ()))
             if before.role != role or key.public not in before.keys:

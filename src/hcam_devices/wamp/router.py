@@ -11,21 +11,24 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from html import escape
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..config.instrument import LOGGER, Entry, Instrument
+from ..config.instrument import LOGGER, Entry, Instrument, Router
+from ..config.router import DEFAULT_HOST, EVERY_NETWORK
 from ..errors import ProtocolError, RouterError
 from ..host import output, rotation, systemd
 from ..host.http import Connection
 from ..host.installation import installed_router, this_program
 from ..host.limits import raise_open_files_limit
 from . import access, legacy, roles, uris
+from .uris import Address
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +108,10 @@ Programs join the realm <code>{told["realm"]}</code> at <code>{where}</code>;
 def configuration(
     instrument: Instrument, port: int, open_files: int = USUAL_OPEN_FILES
 ) -> dict[str, Any]:
-    """Return Crossbar's configuration, for a process that may have ``open_files`` open files."""
+    """Return Crossbar's configuration, for a process that may have ``open_files`` open files.
+
+    It is for a router on loopback, without roles.
+    """
     role = ROLES[0]["name"]
     bridge = {
         "realm": uris.REALM,
@@ -174,27 +180,35 @@ def with_door(configuration: dict[str, Any], hosts: list[str]) -> dict[str, Any]
 
 
 def with_access(
-    configuration: dict[str, Any], entries: Iterable[Entry], people: Path, router: str
+    configuration: dict[str, Any], entries: Iterable[Entry], folder: Path, router: str, on: Router
 ) -> dict[str, Any]:
     """Return a configuration with a door in which everybody has a role, and nobody else comes in.
 
-    ``entries`` are the devices that may be presented, with the recorder; ``people`` is the list of
-    those who may join; ``router`` is the name for which their requests over HTTP are signed.
+    ``entries`` are the devices that may be presented, with the recorder; ``folder`` has the list of
+    those who may join, and the certificate; ``router`` is the name for which their requests over
+    HTTP are signed. ``on`` says where the router listens: beyond loopback nobody is anonymous.
     """
     devices = [*entries]
     realms = {uris.REALM: roles.roles(devices), uris.REPLAY: roles.replay_roles(devices)}
-    known = {"people": str(people)}
+    known = {"people": str(folder / access.PEOPLE)}
+    anonymous = None if on.is_open else roles.OBSERVER
+    endpoint: dict[str, Any] = {"interface": on.listen}
+    if on.tls:
+        files = {"key": "router.key", "certificate": "router.pem"}
+        endpoint["tls"] = {name: str(folder / file) for name, file in files.items()}
     limits = {one["name"]: asdict(roles.limit(one["name"])) for one in realms[uris.REALM]}
     for worker in configuration["workers"]:
         worker["realms"] = [{"name": name, "roles": made} for name, made in realms.items()]
         for transport in worker["transports"]:
+            transport["endpoint"] |= endpoint
             paths = transport["paths"]
             paths["ws"]["auth"] = {
-                "cryptosign": {"type": "function", "create": "people.create", "config": known},
-                "anonymous": {"type": "static", "role": roles.OBSERVER},
+                "cryptosign": {"type": "function", "create": "people.create", "config": known}
             }
+            if anonymous:
+                paths["ws"]["auth"]["anonymous"] = {"type": "static", "role": anonymous}
             for name in ("call", "publish"):
-                extra = {"anonymous": roles.OBSERVER, "router": router, "limits": limits, **known}
+                extra = {"anonymous": anonymous, "router": router, "limits": limits, **known}
                 paths[name] |= {"extra": paths[name]["extra"] | extra}
     return configuration
 
@@ -225,30 +239,58 @@ def with_parent_death_signal(command: list[str]) -> list[str]:
     return ["setpriv", "--pdeathsig", "TERM", "--", *command]
 
 
-def require_loopback(host: str) -> None:
-    """Raise RouterError unless a host is 127.0.0.1, where the router listens."""
+def own_address(router: Router, given: Address) -> Address:
+    """Return where programs of this machine find the router that runs here.
+
+    ``given`` is where they look for it. Raises RouterError if it will not listen there.
+    """
     try:
-        found = {str(info[4][0]) for info in socket.getaddrinfo(host, None, socket.AF_INET)}
+        found = {str(info[4][0]) for info in socket.getaddrinfo(given.host, None, socket.AF_INET)}
     except OSError:
         found = set()
-    if "127.0.0.1" not in found:
+    if router.listen not in (*found, EVERY_NETWORK):
         raise RouterError(
-            f"WAMP_SERVER or [router] of the instrument file says that the router is at {host}, "
-            "but it listens on 127.0.0.1 only, so no program would find it: set host to 127.0.0.1 "
-            "there, and run everything on this machine"
+            f"WAMP_SERVER or [router] of the instrument file says that the router is at "
+            f"{given.host}, but it listens on {router.listen} only, so no program would find it: "
+            f"set host to {router.listen} there, or listen to an address of {given.host}"
         )
+    with socket.socket() as probe:
+        try:
+            probe.bind((router.listen, 0))
+        except OSError as error:
+            raise RouterError(
+                f"[router] of the instrument file has listen = {router.listen}, where this machine "
+                f"cannot listen ({error.strerror}): ip -brief address prints its addresses"
+            ) from None
+    return Address(router.host if router.tls else router.listen, given.port)
 
 
-def listening(port: int) -> bool:
-    """Return whether a program accepts connections on a loopback port."""
+def make_keys(instrument: Instrument, entries: Iterable[Entry], where: Address) -> None:
+    """Make the keys and certificates that are missing.
+
+    The keys say that the router is at ``where``. Raises HcamError if they cannot be made.
+    """
+    folder, ca = access.folder(), ""
+    if instrument.router.tls:
+        from . import certificates  # noqa: PLC0415  (60 ms)
+
+        ca = certificates.make_missing(folder, instrument.router.certified | {where.host})
+    access.make_missing(folder, roles.programs(entries), str(where), ca)
+
+
+def listening(port: int, host: str = DEFAULT_HOST) -> bool:
+    """Return whether a program of this machine accepts connections on a port."""
     with socket.socket() as probe:
         probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((host, port)) == 0
 
 
-def answers(port: int) -> bool:
-    """Return whether the router serves its paths; it accepts connections some time before."""
-    connection = Connection("127.0.0.1", port)
+def answers(port: int, host: str = DEFAULT_HOST, ca: str = "") -> bool:
+    """Return whether the router serves its paths; it accepts connections some time before.
+
+    With a CA (PEM) it has to answer with TLS, and a certificate of that CA.
+    """
+    connection = Connection(host, port, access.context_of(ca))
     try:
         connection.open(timeout=1)
         return connection.post("/publish", {}, b"", timeout=1).status not in uris.UNKNOWN_PATH
@@ -258,38 +300,49 @@ def answers(port: int) -> bool:
         connection.close()
 
 
-async def run(instrument: Instrument, entries: list[Entry], port: int, folder: Path) -> int:
+def guarded(
+    instrument: Instrument, entries: Iterable[Entry], where: Address, folder: Path
+) -> dict[str, Any]:
+    """Return the configuration, after making the keys of this machine in ``folder``.
+
+    ``where`` is the router for programs of this machine.
+    """
+    entries, on = [*entries], instrument.router
+    plain = configuration(instrument, where.port, raise_open_files_limit())
+    with_names = with_door(plain, sorted(on.certified | {uris.address().host}))
+    if not (on.roles or on.tls):
+        return with_names
+    make_keys(instrument, entries, where)
+    router = access.name_of_router(folder / "access", str(where))
+    return with_access(with_names, entries, folder / "access", router, on)
+
+
+async def run(instrument: Instrument, entries: list[Entry], where: Address, folder: Path) -> int:
     """Run the router of an instrument until SIGINT or SIGTERM; returns its exit status.
 
-    ``entries`` are the devices that may be presented. Where there are roles, the keys of this
-    machine are made before anybody can join.
+    ``entries`` are the devices that may be presented; ``where`` is the router for programs of this
+    machine (``own_address``). Their keys, and the certificate, are made before anybody can join.
 
     Raises RouterError if it is not installed, the port is taken or it does not start.
     """
-    program = crossbar()
-    if listening(port):
+    program, on, port = crossbar(), instrument.router, where.port
+    if listening(port, on.listen):
         raise RouterError(
             f"port {port} is taken: is a router running already? choose another with --port"
         )
     node = folder / "router" / str(port)
     (node / PAGES).mkdir(parents=True, exist_ok=True)
     (node / PAGES / "index.html").write_text(page(instrument), encoding="utf-8")
-    plain = configuration(instrument, port, raise_open_files_limit())
-    with_names = with_door(plain, [instrument.router.host, uris.address().host])
-    if instrument.router.roles:
-        own = f"127.0.0.1:{port}"
-        access.make_missing(folder / "access", roles.programs(entries), own)
-        router = access.name_of_router(folder / "access", own)
-        people = folder / "access" / access.PEOPLE
-        with_names = with_access(with_names, entries, people, router)
+    made = guarded(instrument, entries, where, folder)
     if instrument.legacy.enabled:
-        with_names = legacy.with_realm1(with_names, instrument, entries, port)
-        legacy.require_addresses(with_names)
-    text = json.dumps(with_names, indent=2)
+        made = legacy.with_realm1(made, instrument, entries, port)
+        legacy.require_addresses(made)
+    text, own = json.dumps(made, indent=2), access.local_key(access.folder())
+    ca = own.ca if own else ""
     (node / "config.json").write_text(text, encoding="utf-8")
     (node / "node.pid").unlink(missing_ok=True)  # Crossbar trips over the number of a zombie
-    guarded = shipped().with_name("guarded_crossbar.py")
-    command = [str(program.with_name("python")), str(guarded), "start"]
+    ours = shipped().with_name("guarded_crossbar.py")
+    command = [str(program.with_name("python")), str(ours), "start"]
     command += ["--cbdir", str(node), "--config", "config.json"]
     level = "info" if log.isEnabledFor(logging.DEBUG) else "warn"
     with (node / "router.log").open("ab") as file:
@@ -303,6 +356,7 @@ async def run(instrument: Instrument, entries: list[Entry], port: int, folder: P
             start_new_session=True,
         )
     told = asyncio.Event()
+    well = partial(answers, port, where.host, ca)
 
     def end() -> None:
         told.set()
@@ -311,11 +365,11 @@ async def run(instrument: Instrument, entries: list[Entry], port: int, folder: P
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, end)
     try:
-        await _wait_until_up(process, port, node / "router.log")
-        output.write(1, f"router at ws://127.0.0.1:{port}/ws, realm {uris.REALM}\n")
+        await _wait_until(well, process, node / "router.log")
+        output.write(1, f"router at {'wss' if ca else 'ws'}://{where}/ws, realm {uris.REALM}\n")
         systemd.notify(systemd.READY)
         small = asyncio.create_task(rotation.keep_small(node / "router.log"))
-        fed = asyncio.create_task(systemd.feed_watchdog(lambda: asyncio.to_thread(answers, port)))
+        fed = asyncio.create_task(systemd.feed_watchdog(lambda: asyncio.to_thread(well)))
         status = await process.wait()
         small.cancel()
         fed.cancel()
@@ -328,9 +382,11 @@ async def run(instrument: Instrument, entries: list[Entry], port: int, folder: P
     return 0 if told.is_set() else status
 
 
-async def _wait_until_up(process: asyncio.subprocess.Process, port: int, log: Path) -> None:
+async def _wait_until(
+    well: Callable[[], bool], process: asyncio.subprocess.Process, log: Path
+) -> None:
     began = time.monotonic()
-    while not answers(port):
+    while not well():
         if process.returncode is not None or time.monotonic() - began > STARTS_WITHIN:
             raise RouterError(f"the router did not start; see the end of {log}")
         await asyncio.sleep(0.05)

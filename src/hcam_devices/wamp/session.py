@@ -7,9 +7,12 @@ server that lives.
 import asyncio
 import inspect
 import logging
+import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
+from http import HTTPStatus
 from typing import Any
 
 from autobahn.asyncio.wamp import ApplicationSession
@@ -26,7 +29,7 @@ from ..core.backoff import Backoff
 from ..core.link import addresses_of, first_reached, patience
 from ..errors import NotAuthorizedError
 from . import uris
-from .access import LOCAL, AccessError, Key, own_key
+from .access import LOCAL, AccessError, Key, context_of, own_key, untrusted
 from .owner import TAKEN_ERRORS, NameTakenError, Owner
 from .transport import Transport
 from .uris import Address
@@ -48,6 +51,8 @@ REFUSALS = (
     "wamp.error.no_such_role",
 )
 """The errors of a router that works, and does not allow what was asked."""
+WANTS_TLS = f"[{HTTPStatus.UPGRADE_REQUIRED}]"
+"""In the reason for which a WebSocket is not opened, if the router takes TLS only."""
 REFUSED_PAUSE_S = 30.0
 """Ask again after this time what the router has refused: somebody may have allowed it."""
 CLAIM_AGAIN = 1.0
@@ -287,13 +292,15 @@ async def join(
 
     The key is that of the owner's server, or else ``hcam``'s own. Raises OSError or TimeoutError if
     there is no connection within ``JOIN_WITHIN`` seconds, or no answer ``within`` as many;
-    NotAuthorizedError if the router refuses, AccessError if the key file cannot be used.
+    NotAuthorizedError if the router refuses, AccessError if the key file cannot be used, or trusts
+    another router.
     """
     session = Session(realm, owner, own_key(owner.server if owner else LOCAL))
     loop = asyncio.get_running_loop()
+    secure = session.key and session.key.ca
     factory = WampWebSocketClientFactory(
         lambda: session,
-        url=f"ws://{address.host}:{address.port}/ws",
+        url=f"{'wss' if secure else 'ws'}://{address.host}:{address.port}/ws",
         serializers=[CBORSerializer()],
         loop=loop,
     )
@@ -309,12 +316,13 @@ async def join(
     addresses = await addresses_of(address.host, JOIN_WITHIN)
     try:
         async with patience(JOIN_WITHIN):
-            transport, protocol = await first_reached(
-                addresses, lambda host: loop.create_connection(factory, host, address.port)
-            )
+            connected = await first_reached(addresses, lambda host: _connected(host, address.port))
         async with patience(within):
+            transport, protocol = await _opened(factory, connected, address, session.key)
             ends: list[asyncio.Future[Any]] = [session.joined, session.over, protocol.is_closed]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if WANTS_TLS in (protocol.wasNotCleanReason or ""):
+            session.refusal = "it takes TLS only, which needs a key file with its CA"
         if session.refusal:
             raise NotAuthorizedError(refused(address, session, session.refusal))
         if session.over.done() or not session.joined.done():
@@ -327,6 +335,38 @@ async def join(
     finally:
         if transport:
             transport.abort()
+
+
+async def _connected(host: str, port: int) -> socket.socket:
+    """Return a socket that is connected to an IP address. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(made, (host, port))
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+async def _opened(
+    factory: Any, connected: socket.socket, address: Address, key: Key | None
+) -> tuple[asyncio.Transport, Any]:
+    """Return transport and protocol on a socket; with TLS if the key has a CA.
+
+    Raises OSError, or AccessError if what answers is not the router of the key.
+    """
+    loop = asyncio.get_running_loop()
+    if not key or not key.ca:
+        return await loop.create_connection(factory, sock=connected)
+    secure = context_of(key.ca)
+    try:
+        return await loop.create_connection(
+            factory, sock=connected, ssl=secure, server_hostname=address.host
+        )
+    except ssl.SSLError as error:
+        raise untrusted(address, error, key) from None
 
 
 def refused(address: Address, session: Session, reason: str) -> str:

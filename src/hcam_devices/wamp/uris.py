@@ -5,11 +5,12 @@ No other code spells a URI.
 
 import os
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 from .. import HcamError
 from ..config.router import DEFAULT_HOST, DEFAULT_PORT
-from .access import own_key
+from .access import Key, own_key
 
 REALM = "hipercam"
 REPLAY = "replay"
@@ -83,16 +84,16 @@ class Address(NamedTuple):
     def parse(cls, text: str) -> "Address":
         """Read ``host``, ``host:port`` or ``ws://host:port/ws``; an IPv6 host stands in brackets.
 
-        Raises HcamError.
+        ``wss://`` means the same: whether there is TLS follows from the key. Raises HcamError.
         """
         match = HOST_AND_PORT.fullmatch(
-            text.strip().removeprefix("ws://").removesuffix("/").removesuffix("/ws")
+            re.sub("^wss?://", "", text.strip()).removesuffix("/").removesuffix("/ws")
         )
         port = int(match[3] or cls().port) if match else 0
         if not match or not 0 < port < 65536:
             raise HcamError(
                 f"{text!r} is not a host or host:port (IPv6: [host] or [host]:port), "
-                "nor ws://host:port/ws; another path, or TLS (wss), is not offered"
+                "nor ws://host:port/ws or wss://host:port/ws; another path is not offered"
             )
         return cls(match[1] or match[2], port)
 
@@ -100,15 +101,18 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def address() -> Address:
+def address(find_key: Callable[[], Key | None] = own_key) -> Address:
     """Return where the router is: as WAMP_SERVER says, else the key file at HCAM_KEY.
 
-    Raises HcamError if what says so has a mistake.
+    Without both it is at the default address; or where this machine's key says, if that is a key
+    for TLS. Raises HcamError if what says so has a mistake.
     """
     if given := os.environ.get("WAMP_SERVER"):
         return Address.parse(given)
-    key = own_key() if os.environ.get("HCAM_KEY") else None
-    return Address.parse(key.router) if key else Address()
+    key = find_key()
+    return (
+        Address.parse(key.router) if key and (key.ca or os.environ.get("HCAM_KEY")) else Address()
+    )
 
 
 def expand(short: str) -> str:

@@ -13,6 +13,7 @@ import hmac
 import json
 import os
 import secrets
+import ssl
 import threading
 from hashlib import sha256
 from time import monotonic, time
@@ -32,7 +33,7 @@ from ..errors import (
     from_uri,
 )
 from ..host.http import Connection
-from .access import Key, own_key
+from .access import AccessError, Key, context_of, own_key, untrusted
 from .uris import UNKNOWN_PATH, Address, address
 
 __all__ = [
@@ -56,8 +57,9 @@ CONNECT_WITHIN = 3.0
 MAX_IDLE_S = 5.0
 """Call over a new connection after this time. The router closes one that was idle for 10 s, and a
 request that it no longer reads would have an unknown outcome."""
-NOT_FOR_THIS_CALLER = 401, 403, 421
-"""How the router answers wrong credentials, web pages, and requests to another router."""
+NOT_FOR_THIS_CALLER = 401, 403, 421, 426
+"""How the router answers wrong credentials, web pages, requests to another router, and requests
+without TLS if it takes TLS only."""
 
 _kept = threading.local()
 _keys: dict[tuple[str | None, ...], Key] = {}
@@ -66,10 +68,13 @@ _keys: dict[tuple[str | None, ...], Key] = {}
 
 def unreachable(where: Address, error: Exception, within: float) -> str:
     """Return why the router cannot be reached, and what to do next."""
+    if isinstance(error, AccessError):
+        return str(error)
     if isinstance(error, TimeoutError):
+        tls = "has no TLS, which the key asks for, " if (key := _key()) and key.ca else ""
         return (
-            f"the router at {where} does not answer within {within:g} s: it hangs, or is out of "
-            f"reach; see its log, HCAM_HOME/router/{where.port}/router.log"
+            f"the router at {where} does not answer within {within:g} s: it hangs, {tls}or is out "
+            f"of reach; see its log, HCAM_HOME/router/{where.port}/router.log"
         )
     if isinstance(error, ConnectionError) and error.errno is None:
         return f"{error}; is what listens there the router of this instrument, and up to date?"
@@ -79,11 +84,11 @@ def unreachable(where: Address, error: Exception, within: float) -> str:
     )
 
 
-def _connection(where: Address, timeout: float) -> Connection:
+def _connection(where: Address, ca: str, timeout: float) -> Connection:
     """Return the connection of this thread (and process: a fork must not share it), open."""
-    key = (where, os.getpid())
+    key = (where, ca, os.getpid())
     if getattr(_kept, "key", None) != key:
-        _kept.key, _kept.connection = key, Connection(where.host, where.port)
+        _kept.key, _kept.connection = key, Connection(where.host, where.port, context_of(ca))
         _kept.used_at = 0.0
     connection: Connection = _kept.connection
     if connection.ended() or monotonic() - _kept.used_at > MAX_IDLE_S:
@@ -100,9 +105,8 @@ def _key() -> Key | None:
     return _keys.get(place)
 
 
-def _signature(where: Address, path: str, content: bytes) -> dict[str, str]:
+def _signature(key: Key | None, where: Address, path: str, content: bytes) -> dict[str, str]:
     """Return the header that names the caller (decision 0135); it is missing without a key."""
-    key = _key()
     if key is None or not key.token:
         return {}
     now, nonce = f"{time():.6f}", secrets.token_hex(16)
@@ -113,17 +117,20 @@ def _signature(where: Address, path: str, content: bytes) -> dict[str, str]:
 
 
 def _post(path: str, body: dict[str, Any], timeout: float) -> Any:
-    where = address()
+    where, key = address(_key), _key()
     try:
         content = json.dumps(body, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError) as error:
         raise InvalidArgumentError(f"cannot be sent: {error}") from None
-    headers = {"Content-Type": "application/json"} | _signature(where, path, content)
+    headers = {"Content-Type": "application/json"} | _signature(key, where, path, content)
     try:
-        connection = _connection(where, timeout)
+        connection = _connection(where, key.ca if key else "", timeout)
     except (OSError, ValueError) as error:
-        within = min(timeout, CONNECT_WITHIN)
-        raise RouterError(unreachable(where, error, within)) from None
+        why: Exception = error
+        if key and isinstance(error, ssl.SSLError):
+            _keys.clear()  # the key file may have changed
+            why = untrusted(where, error, key)
+        raise RouterError(unreachable(where, why, min(timeout, CONNECT_WITHIN))) from None
     try:
         status, data, *_ = connection.post(path, headers, content, timeout=timeout)
     except (OSError, ProtocolError) as error:

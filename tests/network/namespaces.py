@@ -1,0 +1,87 @@
+"""Machines that are network namespaces, joined by a bridge."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .tools import BIN, Net
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=60)
+
+
+def why_not() -> str:
+    """Return why there can be no namespaces here; empty if there can."""
+    if not shutil.which("ip"):
+        return "there is no ip command (Debian: iproute2)"
+    tried = subprocess.run(
+        ["unshare", "-n", "true"], capture_output=True, text=True, timeout=60, check=False
+    )
+    return tried.stderr.strip()
+
+
+class Host(Net):
+    """A machine: a namespace with one address, a home, and the router at a loopback port."""
+
+    def __init__(self, home: Path, prefix: str) -> None:
+        home.mkdir()
+        super().__init__(home)
+        self.inside = ("ip", "netns", "exec", prefix + home.name)
+        self.switch = prefix + HUB
+        self.port = 8080
+
+    def start(self, *command: Any, log: str, **more: Any) -> subprocess.Popen[bytes]:
+        return super().start(*self.inside, *command, log=log, **more)
+
+    def up(self, file: Path) -> subprocess.Popen[bytes]:
+        command = (BIN / "hcam", "up", "--emulate", "--instrument", file)
+        return self.start(*command, log="up.out")
+
+    def cable(self, state: str) -> None:
+        """Pull the cable out of the switch (``down``), or put it in (``up``)."""
+        ip("-n", self.switch, "link", "set", self.home.name, state)
+
+
+HUB = "hub"
+"""The name of the bridge, and the end of the name of its namespace."""
+
+
+@contextmanager
+def made_hosts(
+    folder: Path, addresses: Mapping[str, str], kind: type[Host] = Host
+) -> Iterator[list[Any]]:
+    """Make machines, with their homes in a folder; skip the test where that is impossible."""
+    if reason := why_not():
+        pytest.skip(f"network namespaces cannot be made: {reason}")
+    prefix = f"hcam{os.getpid()}"
+    hub = prefix + HUB
+    made: list[str] = []
+    found: list[Host] = []
+    try:
+        ip("netns", "add", hub)
+        made.append(hub)
+        ip("-n", hub, "link", "add", "name", HUB, "type", "bridge")
+        ip("-n", hub, "link", "set", HUB, "up")
+        for name, address in addresses.items():
+            inside = prefix + name
+            ip("netns", "add", inside)
+            made.append(inside)
+            ip("-n", hub, *f"link add {name} type veth peer name eth0 netns {inside}".split())
+            ip("-n", hub, "link", "set", name, "master", HUB, "up")
+            ip("-n", inside, "address", "add", f"{address}/24", "dev", "eth0")
+            ip("-n", inside, "link", "set", "eth0", "up")
+            ip("-n", inside, "link", "set", "lo", "up")
+            found.append(kind(folder / name, prefix))
+        yield found
+    finally:
+        for host in found:
+            host.end()
+        for namespace in made:
+            ip("netns", "delete", namespace)
