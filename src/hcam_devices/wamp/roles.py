@@ -43,8 +43,8 @@ LIMITS = {
     ENGINEER: Limit(MIB, 8 * MIB, 256),
     RECORDER: Limit(MIB, 16 * MIB, 256),
 }
-DEVICE_LIMIT = Limit(MIB, 16 * MIB, 8192)
-"""For the role of a server, which has a session for each of its devices."""
+DEVICE_LIMIT = Limit(MIB, 16 * MIB, 256)
+"""For the role of a server, which has one session for all of its devices."""
 
 ADD_TESTAMENT = "wamp.session.add_testament"
 DISCLOSED = {"caller": True, "publisher": True}
