@@ -1,6 +1,7 @@
 """Times `call()` against one bare keep-alive POST of the same call, block by block in turn.
 
-Runs in ours and in the original's environment, whose `call` has the same name and place.
+Runs in ours and in the original's environment, whose `call` has the same name and place. Where
+there is a key, both are signed.
 """
 
 import http.client
@@ -8,8 +9,9 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
-from hcam_devices.wamp.utils import call
+from hcam_devices.wamp import utils
 
 BLOCKS, CALLS = 100, 5  # blocks, and calls of each way in one
 
@@ -17,17 +19,21 @@ BLOCKS, CALLS = 100, 5  # blocks, and calls of each way in one
 def main() -> None:
     """Print the seconds of both as one line of JSON."""
     host, port, procedure, arguments = sys.argv[1:]
-    args = json.loads(arguments)
+    args, where = json.loads(arguments), f"{host}:{port}"
     connection = http.client.HTTPConnection(host, int(port), timeout=60)
-    body = json.dumps({"procedure": procedure, "args": args})
+    body = json.dumps({"procedure": procedure, "args": args}).encode()
+    signature: Callable[..., dict[str, str]]
+    signature = getattr(utils, "_signature", lambda *_: {})  # the original has none
 
     def post() -> None:
-        connection.request("POST", "/call", body, {"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json"} | signature(where, "/call", body)
+        connection.request("POST", "/call", body, headers)
         answer = json.loads(connection.getresponse().read())
         if "error" in answer:
             raise RuntimeError(f"the bridge answered {answer}")
 
-    ways: dict[str, Callable[[], object]] = {"post": post, "call": lambda: call(procedure, *args)}
+    call = partial(utils.call, procedure, *args)
+    ways: dict[str, Callable[[], object]] = {"post": post, "call": call}
     took: dict[str, list[float]] = {way: [] for way in ways}
     for block in range(BLOCKS + 1):  # the first round warms up
         for way, function in ways.items():
