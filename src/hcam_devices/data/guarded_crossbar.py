@@ -37,9 +37,11 @@ from crossbar.worker import router as crossbar_worker  # noqa: E402
 from crossbar.worker.router import RouterController  # noqa: E402
 from nacl.signing import SigningKey  # noqa: E402
 from twisted.internet import tcp  # noqa: E402
+from twisted.internet.error import ConnectionAborted  # noqa: E402
 from twisted.internet.task import LoopingCall  # noqa: E402
 from twisted.protocols.basic import LineReceiver  # noqa: E402
 from twisted.protocols.tls import TLSMemoryBIOProtocol  # noqa: E402
+from twisted.python.failure import Failure  # noqa: E402
 from twisted.web.http import HTTPChannel, Request  # noqa: E402
 from txaio import make_logger  # type: ignore[attr-defined]  # noqa: E402
 
@@ -284,20 +286,29 @@ def _lacks_session(connection: Any) -> bool:
 
 
 def _making_room(build: Any) -> Any:
-    """Return what accepts a connection, and cuts an idle one where few may still come.
+    """Return what accepts a connection in place of the oldest idle one where there are too many.
 
     So who has a key can join while somebody else holds as many connections as there may be.
     """
 
     def build_protocol(factory: Any, address: Any) -> Any:
-        reserve = min(limits.RESERVE, factory.max_connections // 2)
-        if len(factory.protocols) >= factory.max_connections - reserve:
+        if len(factory.protocols) >= factory.max_connections:
             idle = (one for one in factory.protocols if _is_idle(one))
             if oldest := next(idle, None):
-                oldest.transport.abortConnection()
+                _log_sometimes(factory)
+                oldest.transport.connectionLost(Failure(ConnectionAborted()))
         return build(factory, address)
 
     return build_protocol
+
+
+def _log_sometimes(factory: Any) -> None:
+    """Log that there are too many connections, as seldom as Crossbar logs refusals."""
+    now = factory._reactor.seconds()
+    if factory._last_logged is None or now - factory._last_logged >= factory.LOG_INTERVAL:
+        factory._last_logged = now
+        text = "max_connections={most} reached: new connections take the place of idle ones"
+        log.warn(text, most=factory.max_connections)
 
 
 def _is_idle(protocol: Any) -> bool:

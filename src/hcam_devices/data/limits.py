@@ -18,9 +18,6 @@ LEGACY = "realm1"
 IDLE = "wamp.close.idle"
 QUESTIONS = (Call, Publish, Register, Subscribe)
 """Messages that may be refused."""
-RESERVE = 100
-"""Free places for connections. Twisted accepts this many at a time, before others have ended."""
-
 
 OTHERS = SimpleNamespace(message=2**20, unread=8 * 2**20, at_once=8192, idle_s=None)
 """The limits of connections without a session, and where the configuration has none for roles.
