@@ -167,6 +167,23 @@ def _nothing_to_watch(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(roles, "_rules", blind)
 
 
+def _testaments_of_people(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(roles, "LOOK_UP", (*roles.LOOK_UP, roles.ADD_TESTAMENT))
+
+
+def _setpoints_of_nobody(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(roles._Declarations, "setpoints", lambda *_: ())
+
+
+def _names_of_a_device_as_one_prefix(patch: pytest.MonkeyPatch) -> None:
+    real = roles._rules
+
+    def wide(action: Action, found: Iterable[str]) -> list[Rule]:
+        return real(action, (uri.removesuffix("rpc.") for uri in found))
+
+    patch.setattr(roles, "_rules", wide)
+
+
 def _peers_are_forgotten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("hcam_devices.devices.gtc.Telescope.peers", {})
 
@@ -180,6 +197,9 @@ def _peers_are_forgotten(patch: pytest.MonkeyPatch) -> None:
         _one_role_for_all_servers,
         _no_aliases,
         _nothing_to_watch,
+        _testaments_of_people,
+        _setpoints_of_nobody,
+        _names_of_a_device_as_one_prefix,
     ],
 )
 def test_a_fault_of_the_generator_is_found(mutate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
