@@ -254,6 +254,24 @@ async def test_keys_that_are_known_and_keys_that_are_not(site: Site) -> None:
     assert one.cure == f"chmod 600 {folder / 'people.json'}"
 
 
+@pytest.mark.parametrize(
+    ("who", "role", "level", "text"),
+    [
+        ("local", "engineer", "OK", "hcam is local for the router, with the role engineer$"),
+        ("ada", "operator", "OK", "with the role operator$"),
+        ("ada", "observer", "OK", "it may look and not command"),
+        ("anonymous", "observer", "WARN", "hcam has no key here: it may look and not command"),
+        ("hwserver", "device-hwserver", "WARN", "none of those of people"),
+        ("W8H2", "local", "WARN", "with the role local, which is none of those of people"),
+    ],
+)
+async def test_what_hcam_may_do(site: Site, who: str, role: str, level: str, text: str) -> None:
+    site.who, site.role = who, role
+    only(await checks.own_role(site), level, text)
+    site.no_router = "it is away"
+    assert not await checks.own_role(site)
+
+
 async def test_a_key_file_that_cannot_be_used(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

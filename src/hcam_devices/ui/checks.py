@@ -84,6 +84,9 @@ class Site:
     """Why ``instrument`` is None: one line for each mistake in its file."""
     no_router: str = ""
     """Why the router could not be asked; empty if it answered."""
+    who: str = ""
+    role: str = ""
+    """The name and the role under which the router let ``hcam`` join."""
     servers: dict[str, Heard] = field(default_factory=dict)
     samples: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The newest sample of each device; empty if none arrived."""
@@ -352,6 +355,25 @@ def _open_files(site: Site) -> Iterator[Finding]:
 async def keys(site: Site) -> list[Finding]:
     """Check that the router knows each key on this machine, and the instrument each role."""
     return await in_own_thread(lambda: list(_keys(site)))
+
+
+async def own_role(site: Site) -> list[Finding]:
+    """Check that ``hcam`` may command with the key that it has."""
+    if site.no_router:
+        return []
+    where, who = str(site.address), f"hcam is {site.who} for the router, with the role {site.role}"
+    if site.role in (roles.OPERATOR, roles.ENGINEER):
+        return [Finding("OK", where, who)]
+    if site.role != roles.OBSERVER:
+        cure = f"{this_program()} router, or unset HCAM_KEY if it is the key of a server"
+        return [Finding("WARN", where, f"{who}, which is none of those of people", cure)]
+    if site.who != access.ANONYMOUS:
+        return [Finding("OK", where, f"{who}: it may look and not command")]
+    cure = (
+        f"{this_program()} access add NAME --role operator on the router's machine, then "
+        "HCAM_KEY=NAME.key here"
+    )
+    return [Finding("WARN", where, "hcam has no key here: it may look and not command", cure)]
 
 
 def _keys(site: Site) -> Iterator[Finding]:
@@ -638,6 +660,7 @@ CHECKS: Mapping[str, Check] = {
     "version 1.7": version_1_7,
     "files": files,
     "keys": keys,
+    "own role": own_role,
     "certificates": certificates,
     "clocks": clocks,
     "servers": servers,

@@ -59,6 +59,7 @@ async def learn(file: Path | None, find_address: Callable[[], Address]) -> Site:
     site.address = address
     try:
         async with asyncio.timeout(ROUTER_WITHIN_S), join(site.address) as session:
+            site.who, site.role = session.name, session.role
             await _ask_router(site, session)
     except HcamError as error:  # the router refused this key, or the key cannot be read
         site.no_router = str(error)

@@ -36,7 +36,7 @@ from .agent import MAX_BYTES, SET_UP_WITHIN, Agent
 from .journal_service import JournalService
 from .outbox import Outbox
 from .owner import NameTakenError, Owner
-from .session import CLAIM_AGAIN, REFUSED_PAUSE_S, Session, keep_joined, set_up
+from .session import CLAIM_AGAIN, REFUSED_PAUSE_S, Session, explained, keep_joined
 from .sources import RemoteSources
 from .uris import Address
 
@@ -168,7 +168,8 @@ class Server:
         while True:
             try:
                 async with turns:
-                    await set_up(session, self.address, agent.present)
+                    with explained(self.address, session):
+                        await agent.present(session)
                 break
             except NameTakenError:  # the agent has logged it
                 pause = CLAIM_AGAIN
@@ -282,9 +283,9 @@ class Server:
             log.info("the journal of %s can be asked again", self.name)
 
     def _lost(self, over: asyncio.Future[str]) -> None:
-        self._named.clear()
-        if not over.cancelled() and not self._waits_for:
+        if self._named.is_set() and not over.cancelled():
             log.info("the session is over (%s); samples go to the journal", over.result())
+        self._named.clear()
 
     async def _tidy(self, journal: Journal, agent: Agent) -> None:
         """Tidy the journal every TIDY_EVERY seconds; its warning becomes an alarm of one device."""

@@ -10,8 +10,14 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import (
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from http import HTTPStatus
 from typing import Any
 
@@ -68,6 +74,7 @@ class Session(ApplicationSession):
         self.joined: asyncio.Future[None] = loop.create_future()
         self.over: asyncio.Future[str] = loop.create_future()
         self.owner, self.key = owner, key
+        self.name = self.role = ""
         self.refusal = ""
         """Why the router does not let it in."""
         self._claims: dict[int, tuple[Any, ...]] = {}
@@ -253,7 +260,8 @@ class Session(ApplicationSession):
         return transport.together() if transport else nullcontext()
 
     def onJoin(self, details: Any) -> None:
-        """Resolve ``joined``."""
+        """Keep the name and the role that the router gives, and resolve ``joined``."""
+        self.name, self.role = details.authid, details.authrole
         self.joined.set_result(None)
 
     def onLeave(self, details: Any) -> None:
@@ -292,8 +300,8 @@ async def join(
 
     The key is that of the owner's server, or else ``hcam``'s own. Raises OSError or TimeoutError if
     there is no connection within ``JOIN_WITHIN`` seconds, or no answer ``within`` as many;
-    NotAuthorizedError if the router refuses, AccessError if the key file cannot be used, or trusts
-    another router.
+    NotAuthorizedError if the router refuses this, or what is asked of it within the context;
+    AccessError if the key file cannot be used, or trusts another router.
     """
     session = Session(realm, owner, own_key(owner.server if owner else LOCAL))
     loop = asyncio.get_running_loop()
@@ -328,7 +336,8 @@ async def join(
         if session.over.done() or not session.joined.done():
             why = session.over.result() if session.over.done() else "the connection was lost"
             raise ConnectionError(f"{address} did not let us in: {why}")
-        yield session
+        with explained(address, session):
+            yield session
         if not session.over.done():
             session.leave()
             await asyncio.wait([session.over], timeout=1)
@@ -367,6 +376,17 @@ async def _opened(
         )
     except ssl.SSLError as error:
         raise untrusted(address, error, key) from None
+
+
+@contextmanager
+def explained(address: Address, session: Session) -> Iterator[None]:
+    """Raise NotAuthorizedError for an error which says that the router does not allow something."""
+    try:
+        yield
+    except ApplicationError as error:
+        if error.error in REFUSALS:
+            raise NotAuthorizedError(refused(address, session, error.error_message())) from None
+        raise
 
 
 def refused(address: Address, session: Session, reason: str) -> str:
@@ -427,7 +447,7 @@ async def keep_joined(
     while True:
         try:
             async with join(address, realm, owner, PATIENT) as session:
-                await set_up(session, address, on_join)
+                await on_join(session)
                 OUTAGES.end(address, realm)
                 backoff.reset()
                 told = False
@@ -443,15 +463,3 @@ async def keep_joined(
         except (OSError, TimeoutError, WampError) as error:
             OUTAGES.begin(address, realm, error)
         await asyncio.sleep(backoff.next())
-
-
-async def set_up(
-    session: Session, address: Address, on_join: Callable[[Session], Awaitable[None]]
-) -> None:
-    """Call ``on_join``; raise NotAuthorizedError if the router does not allow what it asks."""
-    try:
-        await on_join(session)
-    except ApplicationError as error:
-        if error.error in REFUSALS:
-            raise NotAuthorizedError(refused(address, session, error.error_message())) from None
-        raise
