@@ -37,6 +37,15 @@ DEVICES = """
 from hcam_devices.config.instrument import load
 print(*(entry.name for entry in load().choose("hwserver")))
 """
+BENCH = """
+[servers.hwserver-bench]
+
+[devices.bench]
+kind = "zaber.FocalPlaneSlide"
+port = 10001
+server = "hwserver-bench"
+"""
+"""What lets the router know the floor, which echoes."""
 ALONE = "HCAM_BENCH_ALONE"
 UP = 'ip link set lo up && ip link add eth0 type veth peer name eth1 && exec "$@"'
 FAILURES = (OSError, subprocess.SubprocessError, psutil.Error, ValueError)
@@ -58,6 +67,7 @@ class System:
     devices: list[str]
     calls: dict[str, list[Any]]  # quantity: [procedure, *arguments]; "rpc" also over HTTP
     options: tuple[str, ...] = ()
+    keys: Path | None = None  # where its router makes keys
     own: Samples = field(default_factory=lambda: defaultdict(list))
     floor: Samples = field(default_factory=lambda: defaultdict(list))
     missing: list[str] = field(default_factory=list)
@@ -81,7 +91,10 @@ class System:
     def session(self, what: str, *options: str) -> Command:
         """Return the command of one WAMP session in this system's environment."""
         url = f"ws://127.0.0.1:{self.port}/ws"
-        return [self.python, HERE / "wamp_probe.py", what, url, self.realm, *self.options, *options]
+        probe: Command = [self.python, HERE / "wamp_probe.py", what, url, self.realm, *self.options]
+        name = "hwserver-bench.key" if what == "echo" else "local.key"
+        key: Command = ["--key", self.keys / name] if self.keys else []
+        return [*probe, *key, *options]
 
     def ask(self, command: Command) -> Samples:
         """Run a probe to its end and return the seconds it found."""
@@ -280,6 +293,9 @@ def ours(home: Path) -> System:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     python = VENV / "bin" / "python"
+    file = home / "router.toml"
+    carried = HERE.parent / "src" / "hcam_devices" / "data" / "hipercam.toml"
+    file.write_text(carried.read_text() + BENCH)
     # asked of another process, so that this one does not share the memory of what is measured
     devices = subprocess.run([python, "-c", DEVICES], capture_output=True, text=True, check=True)
     return System(
@@ -288,7 +304,11 @@ def ours(home: Path) -> System:
         port=port,
         realm="hipercam",
         python=python,
-        router=[python, VENV / "bin" / "hcam", "router", "--port", str(port)],
+        router=[
+            *(python, VENV / "bin" / "hcam", "router", "--port", str(port)),
+            *("--instrument", file),
+        ],
+        keys=home / "hcam" / "access" / "keys",
         devices=devices.stdout.split(),
         calls={
             "rpc": ["hipercam.pressure1.rpc.samples", HUGE, 1],

@@ -56,8 +56,8 @@ def serve(count: int) -> None:
 
         return {"pour": lambda: keep_joined(uris.address(), pour)}
 
-    entries = [Entry(name, Head, "heads", (), {}) for name in HEADS]
-    server = Server("heads", entries, uris.address(), home(), emulate=False, beside=beside)
+    entries = [Entry(name, Head, "hwserver", (), {}) for name in HEADS]
+    server = Server("hwserver", entries, uris.address(), home(), emulate=False, beside=beside)
     asyncio.run(until_told(server))
 
 

@@ -145,7 +145,7 @@ def measure_ours(home: Path) -> dict[str, float]:
             with running(system, [*heads, "serve", str(MESSAGES)]):
                 found["live"] = rate(MESSAGES)
                 found["memory"] = memory(program)
-        journal = home / "hcam" / "journal" / "heads.sqlite"
+        journal = home / "hcam" / "journal" / "hwserver.sqlite"
         fill = [*heads, "fill", str(SAMPLES), journal]
         subprocess.run(fill, env=system.env, check=True)
         with running(system, [*heads, "serve"]):

@@ -41,6 +41,7 @@ def site(home: Path, count: int) -> System:
     numbers = range(1, count + 1)
     (home / "site.toml").write_text("".join(GAUGE.format(n=n) for n in numbers))
     system.devices = [f"gauge{n}" for n in numbers]
+    system.router = [*system.router, "--instrument", home / "site.toml"]
     return system
 
 

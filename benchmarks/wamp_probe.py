@@ -10,15 +10,18 @@ import json
 import random
 import struct
 import time
+import tomllib
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from autobahn.asyncio.component import Component
+from autobahn.asyncio.wamp import Session
 from autobahn.wamp.types import PublishOptions
 
 ECHO = "hipercam.bench.rpc.echo"
-SET, SHOWN = "hipercam.bench.target", "hipercam.bench.telemetry"
+SET, SHOWN = "hipercam.bench.target_position", "hipercam.bench.telemetry"
 SLIDE = "hipercam.slide"
 TARGETS = (1440.0, 1437.0)  # pixels, near home: a short move between two samples
 BLOCKS, CALLS, SETPOINTS = 100, 20, 20  # blocks, and calls of each procedure in one
@@ -33,13 +36,38 @@ def report(**found: Any) -> None:
     print(json.dumps(found), flush=True)
 
 
-async def join(url: str, realm: str) -> Any:
+def keyed(file: Path) -> type[Session]:
+    """Return the class of sessions that join with the key in a file."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415  (ours only)
+        Ed25519PrivateKey,
+    )
+
+    while not file.exists():  # the router makes it
+        time.sleep(0.05)
+    found = tomllib.loads(file.read_text())
+    key = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(found["key"]))
+
+    class Keyed(Session):
+        def onConnect(self) -> None:
+            public = {"pubkey": key.public_key().public_bytes_raw().hex()}
+            self.join(self.config.realm, ["cryptosign"], found["name"], authextra=public)
+
+        def onChallenge(self, challenge: Any) -> str:
+            message = bytes.fromhex(challenge.extra["challenge"])
+            return key.sign(message).hex() + message.hex()
+
+    return Keyed
+
+
+async def join(url: str, realm: str, key: Path | None) -> Any:
     """Return a session that has joined, however long the router takes to start."""
     joined: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     transport = {"type": "websocket", "url": url, "serializers": ["cbor"]}
     patience = {"max_retries": -1, "initial_retry_delay": 0.2, "max_retry_delay": 0.5}
     transports = [transport | patience]
     component: Any = Component(transports=transports, realm=realm)
+    if key:
+        component.session_factory = keyed(key)
     component.on_join(lambda session, _details: joined.set_result(session))
     component.start()
     return await joined
@@ -202,9 +230,10 @@ async def main() -> None:
     parser.add_argument("--original", action="store_true", help="its telemetry cannot be read")
     parser.add_argument("--devices", nargs="*", default=[])
     parser.add_argument("--count", type=int, default=0)
+    parser.add_argument("--key", type=Path, help="the key file to join with")
     parser.add_argument("--calls", type=json.loads, help="{name: [procedure, *arguments], ...}")
     args = parser.parse_args()
-    session = await join(args.url, args.realm)
+    session = await join(args.url, args.realm, args.key)
     match args.what:
         case "echo":
             await echo(session)

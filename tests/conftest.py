@@ -113,7 +113,10 @@ def scaled(pytestconfig: pytest.Config) -> Scaled:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_of_the_site(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget where this machine's own router, home and instrument are."""
+def _nothing_of_the_site(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Forget where this machine's own router, home, keys and instrument are."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "nobody"))
     for name in ("WAMP_SERVER", "HCAM_HOME", "HCAM_KEY", "HCAM_INSTRUMENT"):
         monkeypatch.delenv(name, raising=False)

@@ -6,11 +6,19 @@ import pytest
 
 from hcam_devices.config.instrument import load
 
+from .recorded import LOADS
 from .tools import Net
 
 DEVICES = [entry.name for entry in load().choose("hwserver")]
 OTHERS = [entry.name for entry in load().entries.values() if entry.name not in DEVICES]
 """Those of the other servers."""
+GUESTS = {
+    "hwserver-flood": LOADS,
+    "hwserver-shared": ["shared1"],
+    "hwserver-other": ["other1"],
+    "hwserver-two": ["both1=Both1", "both2"],
+}
+"""The devices of the modules that use a router which they have not started."""
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +71,7 @@ def bare_router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
     """A router of this worker, for the modules that bring all else and leave it alone."""
     net = Net(tmp_path_factory.mktemp("router"))
     try:
-        net.start_router()
+        net.start_router("--instrument", net.instrument_with(GUESTS))
         yield net
     finally:
         net.end()
@@ -73,7 +81,7 @@ def bare_router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
 def guest_of_module(bare_router: Net, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
     """A home of the module's own, whose programs use a router that outlives them."""
     net = Net(tmp_path_factory.mktemp("guest"))
-    net.port = bare_router.port
+    net.share_access(bare_router)
     try:
         yield net
     finally:

@@ -12,10 +12,12 @@ from typing import Any, ClassVar
 import pytest
 
 from hcam_devices.config.instrument import load
+from hcam_devices.core.device import iso_from_s
 from hcam_devices.devices.pdr900 import VacuumGauge
 from hcam_devices.journal import Journal
 from hcam_devices.wamp import utils
 from hcam_devices.wamp.agent import Agent
+from hcam_devices.wamp.owner import Owner
 from hcam_devices.wamp.session import keep_joined
 from hcam_devices.wamp.utils import call, publish
 
@@ -410,25 +412,27 @@ async def test_a_device_calls_another_by_name_and_is_told_why_not(net: Net) -> N
     with pytest.raises(ConnectionError, match="there is no network here"):
         await device.call_peer("slide", "block")
     journal = Journal(net.home / "peer.sqlite")
-    agent = Agent(device, ("peer",), journal)
+    agent = Agent(device, ("autoguider",), journal)
     with pytest.raises(ConnectionError, match="there is no router"):
         await device.call_peer("slide", "block")
     for undeclared in (("slide", "unblock"), ("flow", "describe")):
         with pytest.raises(LookupError, match=r"does not declare that it calls \w+\.\w+$"):
             await device.call_peer(*undeclared)
-    present = asyncio.create_task(keep_joined(net.address, agent.present))
+    net.autoguider()
+    owner = Owner("autoguider", iso_from_s(0))
+    present = asyncio.create_task(keep_joined(net.address, agent.present, owner=owner))
     try:
         ask = partial(device.call_peer, "pressure1", "samples", 0, limit=1)
         found = await soon(lambda: _or_none(ask()))
         assert found[0]["device"] == "pressure1"
         for procedure, error, reason in (
-            (("nobody", "block"), utils.OfflineError, "nobody offers nobody.block"),
+            (("nobody", "block"), utils.NotAuthorizedError, "not authorized to call"),
             (
                 ("pressure1", "samples", -1),
                 utils.InvalidArgumentError,
                 "after is a whole number, not -1",
             ),
-            (("pressure1", "nonsense"), utils.NoSuchProcedureError, "pressure1 has no 'nonsense'"),
+            (("pressure1", "nonsense"), utils.NotAuthorizedError, "not authorized to call"),
         ):
             with pytest.raises(error, match=reason):
                 await device.call_peer(*procedure)

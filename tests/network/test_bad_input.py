@@ -184,7 +184,8 @@ HTTP = [
 
 def post(net: Net, body: str) -> Any:
     with closing(HTTPConnection(net.address.host, net.port, timeout=PATIENCE)) as http:
-        http.request("POST", "/call", body)
+        token = {"Authorization": f"Bearer {net.key('local').token}"}
+        http.request("POST", "/call", body, token)
         return json.loads(http.getresponse().read())
 
 
@@ -198,8 +199,11 @@ async def test_bad_arguments_over_http_are_refused(net: Net) -> None:
 
 async def test_a_message_that_cannot_be_answered_disturbs_nobody(net: Net) -> None:
     """What it quotes is so long that the answer would be more than the router takes."""
-    async with client(net.address) as session:
-        left = await Follower.of(session, "wamp.session.on_leave")
+    async with (
+        client(net.address) as session,
+        client(net.address, key=net.key("hwlogger")) as recorder,
+    ):
+        lost = await Follower.of(recorder, "wamp.registration.on_delete")
         for attempt in (
             Attempt("stage.move", (), {"\0" * 400_000: 1}, "argument"),
             Attempt("set_target_position", ("1 " + "x" * 900_000,), {}, "x"),
@@ -211,7 +215,7 @@ async def test_a_message_that_cannot_be_answered_disturbs_nobody(net: Net) -> No
             assert caught.value.error == INVALID
         with pytest.raises(ApplicationError, match=r"no_such_procedure"):
             await session.call("hipercam.slide.rpc." + "z" * 900_000)
-        assert not left.heard
+        assert not lost.heard
 
 
 async def test_reset_takes_only_whole_numbers_as_an_address(net: Net) -> None:

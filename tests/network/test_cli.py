@@ -130,7 +130,7 @@ def test_the_text_of_a_file_is_an_argument(net: Net, tmp_path: Path) -> None:
 def test_the_curl_of_the_readme_works(net: Net) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     (command,) = re.findall(r"^    (curl .*\\\n.*)$", readme, re.MULTILINE)
-    command = command.replace(":8080/", f":{net.port}/").replace("block", "describe")  # stand still
+    command = command.replace(":8080/", f":{net.port}/")
     assert '"device":"slide"' in net.run("sh", "-c", command)
 
 

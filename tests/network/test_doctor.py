@@ -58,6 +58,7 @@ def test_it_finds_an_instrument_without_faults(net: Net) -> None:
     assert not wrong
     for row in ("packages", "router", "instrument file", "hardware", "listeners", "files"):
         assert len(rows[row]) == 1
+    assert "is local for the router, with the role engineer" in rows["own role"][0]["text"]
     assert ", ".join(INSTRUMENT.servers) in rows["servers"][0]["text"]
     assert "every server is" in rows["versions"][0]["text"]
     assert "store local lags" in rows["recorder"][0]["text"]

@@ -44,6 +44,9 @@ def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
     bridge = {f"bridge-{name}": transport["paths"][name] for name in ("call", "publish")}
     with_door(config, ["Router.example"])
     transport["paths"] |= bridge
+    websocket = transport["paths"]["ws"]
+    lax = websocket["options"] | {"allow_null_origin": True}
+    transport["paths"]["lax-ws"] = websocket | {"options": lax}
     try:
         start(net, config)
         yield net
@@ -216,6 +219,28 @@ async def test_a_web_page_commands_nothing(
         assert not [name for name, _ in headers if name.startswith("access-control")]
     await callee.call("wamp.session.count")  # what was published has come
     assert not heard
+
+
+UPGRADE = (
+    ("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"),
+    ("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="), ("Sec-WebSocket-Protocol", "wamp.2.json"),
+    ("Origin", "null"),
+)  # fmt: skip
+
+
+async def test_without_the_looks_at_origins_pages_would_get_through(
+    router: Net, callee: Client
+) -> None:
+    """Otherwise the tests of what is refused would prove nothing."""
+
+    async def status(path: str, body: bytes, *headers: tuple[str, str]) -> int:
+        method = "POST" if body else "GET"
+        return (await asyncio.to_thread(send, router, path, body, *headers, method=method))[0]
+
+    for path, expected in (("/call", 403), ("/bridge-call", 200)):
+        assert await status(path, call("hipercam.echo"), ("Origin", "null")) == expected
+    for path, expected in (("/ws", 400), ("/lax-ws", 101)):
+        assert await status(path, b"", *UPGRADE) == expected
 
 
 @pytest.mark.parametrize("method", ["OPTIONS", "GET", "DELETE"])

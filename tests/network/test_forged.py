@@ -2,9 +2,12 @@
 
 import json
 import sqlite3
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import pytest
+from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.types import PublishOptions
 
 from hcam_devices.history.stores.embedded import EmbeddedStore
@@ -14,7 +17,7 @@ from hcam_devices.journal.checked import reading, sealed
 from hcam_devices.journal.points import flatten
 from hcam_devices.wamp.utils import call
 
-from .recorded import joined, published, start_flood, stored
+from .recorded import LOADS, joined, published, start_flood, stored
 from .tools import Client, Net, client, soon, until
 
 FORGED = 666_666.0
@@ -44,19 +47,30 @@ async def forge(session: Client, real: dict[str, Any], **more: Any) -> None:
 
 
 async def test_what_others_publish_under_a_device_s_name_is_refused_and_told(own: Net) -> None:
-    own.start_router()
+    """The router refuses it, but to a program with the server's own key: then the recorder does."""
+    ghosts = [f"ghost{number}" for number in range(110)]
+    servers = {"hwserver-flood": LOADS, "hwserver-ghosts": ghosts}
+    own.start_router("--instrument", own.instrument_with(servers))
     start_flood(own)
     own.start_recorder()
     until(lambda: len(stored(own)) > 20)
     real = call("hipercam.load1.rpc.telemetry")
-    async with client(own.address) as session:
+    for name in ("local", "hwserver", None):
+        async with client(own.address, key=own.key(name) if name else None) as session:
+            with pytest.raises(ApplicationError, match="not authorized to publish"):
+                await forge(session, real)
+    async with AsyncExitStack() as stack:
+        sessions = {
+            server: await stack.enter_async_context(client(own.address, key=own.key(server)))
+            for server in (*servers, "gtcserver", "hserver")
+        }
         for further in range(1, 100):
-            await forge(session, real, seq=real["seq"] + further)
-        await forge(session, real, seq=2**62, epoch="f" * 12)
-        for name in ("gtc", "ngc"):  # which are declared, and away
-            await forge(session, real, device=name)
-        for number in range(110):
-            await forge(session, real, device=f"ghost{number}", seq=10**9)
+            await forge(sessions["hwserver-flood"], real, seq=real["seq"] + further)
+        await forge(sessions["hwserver-flood"], real, seq=2**62, epoch="f" * 12)
+        await forge(sessions["gtcserver"], real, device="gtc")  # which is declared, and away
+        await forge(sessions["hserver"], real, device="ngc")
+        for name in ghosts:
+            await forge(sessions["hwserver-ghosts"], real, device=name, seq=10**9)
 
         async def told() -> bool:
             said = alarms()

@@ -16,6 +16,7 @@ from termios import TIOCSWINSZ
 
 import pytest
 
+from hcam_devices.core.device import iso_from_s
 from hcam_devices.history import archive
 from hcam_devices.history.archive import Remote
 from hcam_devices.history.journals import Journals
@@ -25,6 +26,7 @@ from hcam_devices.history.stores.embedded import EmbeddedStore
 from hcam_devices.journal import Journal
 from hcam_devices.journal.points import Field, Point
 from hcam_devices.wamp.agent import Agent
+from hcam_devices.wamp.owner import Owner
 from hcam_devices.wamp.session import keep_joined
 from hcam_devices.wamp.utils import InvalidArgumentError, NoSuchProcedureError, call
 
@@ -37,8 +39,9 @@ SAMPLES = 12_345
 def net(bare_router: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Net:
     """A router without a recorder, and a home."""
     net = Net(tmp_path)
-    net.port = bare_router.port
+    net.share_access(bare_router)
     monkeypatch.setenv("WAMP_SERVER", str(net.address))
+    monkeypatch.setenv("HCAM_HOME", str(net.home))
     return net
 
 
@@ -72,7 +75,8 @@ async def recording(net: Net, store: EmbeddedStore, folder: Path) -> AsyncIterat
     )
     journal = Journal(folder / "journal.sqlite")
     present = Agent(device, ("recorder",), journal).present
-    agent = asyncio.create_task(keep_joined(net.address, present))
+    owner = Owner("hwlogger", iso_from_s(0))
+    agent = asyncio.create_task(keep_joined(net.address, present, owner=owner))
 
     async def answers() -> bool:
         try:

@@ -1,4 +1,4 @@
-"""An instrument on two hosts: each has a home and a server of its own, and shares the file."""
+"""An instrument on two hosts: each has a home, a key and a server of its own, and the file."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,9 +17,9 @@ SITE = '[devices.{name}]\nserver = "hwserver-rack"'
 
 
 class Hosts:
-    """One router, the host of the views, and the host of the rack and the flow recorder."""
+    """The host of the router and the views, and the host of the rack and the flow recorder."""
 
-    def __init__(self, router: Net, folder: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self.views, self.rack = (Net(folder / name) for name in ("views", "rack"))
         text = carried("hipercam").read_text()
         for name in RACKS:
@@ -28,7 +28,11 @@ class Hosts:
         self.file.write_text(f"{text}\n[servers.hwserver-rack]\nhost = '127.0.0.1'\n")
         for host in (self.views, self.rack):
             host.home.mkdir()
-            host.port = router.port
+            host.port = self.views.port
+
+    def start_router(self) -> None:
+        self.views.start_router("--instrument", self.file)
+        self.rack.bring_key("hwserver-rack", self.views)
 
     def start(self, host: Net, *arguments: str) -> Any:
         command = (BIN / "hwserver", "--emulate", "--instrument", self.file)
@@ -43,9 +47,10 @@ class Hosts:
 
 
 @pytest.fixture
-def hosts(bare_router: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
-    monkeypatch.setenv("WAMP_SERVER", str(bare_router.address))
-    found = Hosts(bare_router, tmp_path)
+def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
+    found = Hosts(tmp_path)
+    monkeypatch.setenv("WAMP_SERVER", str(found.views.address))
+    monkeypatch.setenv("HCAM_HOME", str(found.views.home))
     try:
         yield found
     finally:
@@ -68,6 +73,7 @@ def head_where(condition: Callable[[Sample], object]) -> Sample:
 
 
 def test_a_view_shows_and_sets_the_devices_of_another_host(hosts: Hosts) -> None:
+    hosts.start_router()
     hosts.start(hosts.views)
     before = head_where(lambda sample: sample["pressure"])
     assert before["temperature"] is None

@@ -21,14 +21,13 @@ from .test_door import call, send
 from .tools import ROUTER_PYTHON, Client, Net, client, soon
 
 FILE = "ours.toml"
-ROLES = "[router]\nroles = true"
 NAME = "realm1 at 127.0.0.1"
 
 
 @pytest.fixture(scope="module")
 def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
     net = Net(tmp_path_factory.mktemp("legacy"))
-    text = load().path.read_text().replace("[router]", ROLES, 1)
+    text = load().path.read_text()
     (net.home / FILE).write_text(f"{text}\n[legacy]\nenabled = true\n")
     try:
         net.start_router("--instrument", FILE)

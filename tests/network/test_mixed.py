@@ -125,8 +125,9 @@ async def test_the_audit_is_right_about_each_device_after_kills_a_full_disk_and_
     monkeypatch.setattr(tools, "PATIENCE", 300.0)  # hours are no matter here
     seconds = float(os.environ.get("HCAM_SOAK_S", "3600"))
     chance = random.Random(int(os.environ.get("HCAM_SOAK_SEED", "15")))
-    disk.start_router()
-    async with client(disk.address) as forger, client(disk.address) as listener:
+    disk.start_router("--instrument", disk.site)
+    key = disk.key("hwserver-flood")  # nobody else can publish under the names of its devices
+    async with client(disk.address, key=key) as forger, client(disk.address) as listener:
         assert forger._session_id
         witness = Witness(forger._session_id)
         options = SubscribeOptions(match="wildcard", details_arg="event")

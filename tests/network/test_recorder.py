@@ -4,6 +4,8 @@ import time
 from collections import Counter
 from typing import Any
 
+import pytest
+
 from hcam_devices.core.device import iso_from_s
 from hcam_devices.journal import Journal
 from hcam_devices.wamp.utils import call, publish
@@ -77,8 +79,10 @@ def test_a_database_away_for_long_killed_and_frozen_gets_everything_once(
         until(lambda: not newest("recorder")["alarms"])
 
 
-def test_telemetry_without_numbers_is_kept_too(guest: Net) -> None:
+def test_telemetry_without_numbers_is_kept_too(guest: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     until(lambda: call("wamp.subscription.match", AUTOGUIDER))
+    guest.autoguider()
+    monkeypatch.setenv("HCAM_KEY", str(guest.key_file("autoguider")))
     for n in range(20):
         publish(AUTOGUIDER, {"state": "guiding", "flux": n, "bad": [None]})
     until(lambda: sum(number[0] == "autoguider" for number in stored(guest)) == 20)

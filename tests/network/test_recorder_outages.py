@@ -5,7 +5,7 @@ from contextlib import suppress
 import psutil
 
 from ..conftest import Scaled
-from .recorded import all_home, published, start_flood, stored
+from .recorded import LOADS, all_home, published, start_flood, stored
 from .tools import Net, living, until
 
 TWO_STORES = """
@@ -22,15 +22,19 @@ folder = "second"
 """
 
 
+def start_router(net: Net) -> None:
+    net.start_router("--instrument", net.instrument_with({"hwserver-flood": LOADS}))
+
+
 def test_a_router_killed_again_and_again_loses_nothing(own: Net, scaled: Scaled) -> None:
     start_flood(own)
     own.start_recorder()
     for _ in range(scaled(2, soak=20)):
-        own.start_router()
+        start_router(own)
         before = len(stored(own))
         until(lambda before=before: len(stored(own)) > before)  # type: ignore[misc]
         kill_router(own)
-    own.start_router()
+    start_router(own)
     all_home(own)
 
 

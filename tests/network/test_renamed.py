@@ -24,29 +24,30 @@ DEVICE = """
 [devices.{name}]
 kind = "rackpc.RackPC"
 server = "{server}"
+aliases = {aliases}
 """
 BEFORE = {"hwserver-flood": ["kept", "rackpc", "removed", "moved"], "hwserver-other": ["quiet"]}
 AFTER = {"hwserver-flood": ["kept", "rackcomputer=rackpc"], "hwserver-other": ["quiet", "moved"]}
 
 
-def test_what_was_published_under_former_names_comes_home(guest: Net) -> None:
-    site = guest.home / "site.toml"
-    with influxdb(guest.home) as database:
+def test_what_was_published_under_former_names_comes_home(own: Net) -> None:
+    site = own.home / "site.toml"
+    with influxdb(own.home) as database:
         database.stop()
-        begin(guest, BEFORE, STORE.format(url=database.url))
-        end(guest)
-        before = appended(guest)
-        begin(guest, AFTER, STORE.format(url=database.url))
+        begin(own, BEFORE, STORE.format(url=database.url))
+        end(own)
+        before = appended(own)
+        begin(own, AFTER, STORE.format(url=database.url))
         database.start()
-        wanted = {number for _, number in before | appended(guest)}
+        wanted = {number for _, number in before | appended(own)}
         until(lambda: wanted <= in_influxdb(database).keys())
         assert set(in_influxdb(database).values()) == {1}
-        said = guest.run(BIN / "hcam", "audit", "--instrument", site)
+        said = own.run(BIN / "hcam", "audit", "--instrument", site)
         assert "Everything published is stored once: offsite has " in said
         assert all(f"\n{name} " in said for name in ("rackpc", "rackcomputer", "removed", "moved"))
 
 
-def test_a_journal_that_is_asked_in_a_wrong_way_says_so(guest: Net) -> None:
+def test_a_journal_that_is_asked_in_a_wrong_way_says_so(own: Net) -> None:
     wrong: dict[str, tuple[Any, ...]] = {
         "samples_compressed": ("rackpc", -1),
         "samples": ("rackpc", 0, "all"),
@@ -63,10 +64,16 @@ def test_a_journal_that_is_asked_in_a_wrong_way_says_so(guest: Net) -> None:
 
 def begin(net: Net, servers: dict[str, list[str]], store: str) -> None:
     """Start everything with an instrument; wait until each device has published in its server."""
-    own = {server: [names.split("=")[0] for names in some] for server, some in servers.items()}
-    tables = [DEVICE.format(name=one, server=server) for server in own for one in own[server]]
+    split = {server: [names.split("=") for names in some] for server, some in servers.items()}
+    own = {server: [name for name, *_ in some] for server, some in split.items()}
+    tables = [
+        DEVICE.format(name=name, server=server, aliases=aliases)
+        for server, some in split.items()
+        for name, *aliases in some
+    ]
     tables += [f"[servers.{server}]\n" for server in own]
     (net.home / "site.toml").write_text(store + "".join(tables))
+    net.start_router("--instrument", net.home / "site.toml")
     old = appended(net)
     for server, devices in servers.items():
         start_flood(net, 50, devices, server)
@@ -76,11 +83,14 @@ def begin(net: Net, servers: dict[str, list[str]], store: str) -> None:
 
 
 def end(net: Net) -> None:
-    """End everything but the router."""
+    """End everything; the router last, which then starts with the next instrument."""
     programs = [one for name in ("flood.py", "hwlogger") for one in living(net.home, name)]
     for program in programs:
         program.terminate()
     assert not psutil.wait_procs(programs, timeout=PATIENCE)[1]
+    assert net.router
+    net.router.terminate()
+    net.router.wait(PATIENCE)
 
 
 def appended(net: Net) -> set[tuple[str, Number]]:

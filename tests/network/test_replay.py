@@ -205,9 +205,12 @@ async def test_a_time_without_samples_is_told(history: Path) -> None:
 def test_the_command_publishes_and_no_option_leads_into_the_realm_of_the_instrument(
     net: Net, history: Path
 ) -> None:
-    told = net.run(
-        "env", f"HCAM_HOME={history.parent}", BIN / "hcam", "replay", NIGHT, "--speed", "1e6"
-    )
+    again = "env", f"HCAM_HOME={history.parent}", BIN / "hcam", "replay", NIGHT, "--speed", "1e6"
+    said = net.run(*again, code=1)
+    assert "refuses local, which has no key" in said
+    assert "not authorized to publish" in said
+    (history.parent / "access").symlink_to(net.access)
+    told = net.run(*again)
     assert told.startswith(f"{NIGHT} 23:59:59 UTC   ")
     assert told.endswith("   10 samples\n")
     assert f"REPLAY {NIGHT} 23:59:59" in net.hcam("watch", "--once", "--realm", "replay", "ccd1")
@@ -215,6 +218,7 @@ def test_the_command_publishes_and_no_option_leads_into_the_realm_of_the_instrum
 
 
 def test_ctrl_c_ends_a_replay_quietly(net: Net, history: Path) -> None:
+    (history.parent / "access").symlink_to(net.access)
     process = net.start(
         *("env", f"HCAM_HOME={history.parent}", BIN / "hcam", "replay", NIGHT), log="replay.out"
     )

@@ -7,7 +7,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 
 import psutil
@@ -18,18 +18,22 @@ from hcam_devices.config.instrument import load
 from hcam_devices.wamp.router import SPARE_FILES, answers, as_text, crossbar
 from hcam_devices.wamp.utils import call
 
-from .tools import BIN, PATIENCE, Net, client, living, soon, until
+from .tools import BIN, PATIENCE, Client, Net, client, living, soon, until
 
 DEPTH = 100_000
+SERVER = "hwserver-loads"
+TOPIC = "hipercam.load{}.telemetry"
+"""A topic of this server for each number."""
 MEBI = 2**20
 
 
 @pytest.fixture(scope="module")
 def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
-    """A router without servers."""
+    """A router without servers; there is a key for one that has many devices."""
     net = Net(tmp_path_factory.mktemp("abused"))
+    devices = [f"load{number}" for number in range(100)]
     try:
-        net.start_router()
+        net.start_router("--instrument", net.instrument_with({SERVER: devices}))
         yield net
     finally:
         net.end()
@@ -39,6 +43,7 @@ def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
 def worker(router: Net, monkeypatch: pytest.MonkeyPatch) -> Iterator[psutil.Process]:
     """The process that does the router's work; it has to be the same after the test."""
     monkeypatch.setenv("WAMP_SERVER", str(router.address))
+    monkeypatch.setenv("HCAM_HOME", str(router.home))
     [process] = living(router.home, "crossbar-worker")
     yield process
     assert living(router.home, "crossbar-worker") == [process]
@@ -217,19 +222,28 @@ def test_more_connections_than_open_files_lock_nobody_out_for_long(
 async def test_a_subscriber_that_does_not_read_is_closed_and_costs_little_memory(
     router: Net, worker: psutil.Process
 ) -> None:
-    topic, text = "hipercam.flood", "x" * 500_000
+    topic, text = TOPIC.format(0), "x" * 500_000
     before = worker.memory_info().rss
     for _ in range(3):
-        async with client(router.address) as publisher, client(router.address) as deaf:
+        async with (
+            server(router) as publisher,
+            client(router.address, key=None) as deaf,
+            client(router.address) as other,
+        ):
             await deaf.subscribe(print, topic)
             deaf.pause()
-            sessions = await publisher.call("wamp.session.count")
+            sessions = await other.call("wamp.session.count")
             sent = 0
-            while await publisher.call("wamp.session.count") == sessions:
+            while await other.call("wamp.session.count") == sessions:
                 publisher.publish(topic, text)
                 sent += len(text)
                 assert sent < 500 * MEBI, "it was never closed"
                 assert worker.memory_info().rss < before + 64 * MEBI
+
+
+def server(net: Net) -> AbstractAsyncContextManager[Client]:
+    """Return a session of the server that has many devices."""
+    return client(net.address, key=net.key(SERVER))
 
 
 async def retained(net: Net, topic: str) -> list[object]:
@@ -247,8 +261,8 @@ KEPT = PublishOptions(retain=True, acknowledge=True)
 async def test_what_a_client_retained_is_given_back_when_it_has_gone(
     router: Net, worker: psutil.Process
 ) -> None:
-    topic = "hipercam.retained"
-    async with client(router.address) as session:
+    topic = TOPIC.format(1)
+    async with server(router) as session:
         await session.publish(topic, 1, options=KEPT)
         assert await retained(router, topic) == [1]
     await soon(lambda: _gone(router, topic))
@@ -261,13 +275,13 @@ async def _gone(net: Net, topic: str) -> bool:
 
 
 async def test_a_value_belongs_to_who_retained_it_last(router: Net, worker: psutil.Process) -> None:
-    topic = "hipercam.retained.twice"
-    async with client(router.address) as second:
-        async with client(router.address) as first:
+    topic, other = TOPIC.format(2), TOPIC.format(3)
+    async with server(router) as second:
+        async with server(router) as first:
             await first.publish(topic, 1, options=KEPT)
-            await first.publish(f"{topic}.other", 1, options=KEPT)
+            await first.publish(other, 1, options=KEPT)
             await second.publish(topic, 2, options=KEPT)
-        await soon(lambda: _gone(router, f"{topic}.other"))
+        await soon(lambda: _gone(router, other))
         assert await retained(router, topic) == [2]
 
 
@@ -275,8 +289,8 @@ async def test_a_value_belongs_to_who_retained_it_last(router: Net, worker: psut
 async def test_a_testament_stays_retained(
     router: Net, worker: psutil.Process, goodbye: bool
 ) -> None:
-    topic = f"hipercam.testament.{goodbye}"
-    async with client(router.address) as session:
+    topic = TOPIC.format(4 + goodbye)
+    async with server(router) as session:
         await session.publish(topic, "alive", options=KEPT)
         await session.call(
             "wamp.session.add_testament", topic, ["gone"], {}, publish_options={"retain": True}
@@ -291,21 +305,21 @@ async def test_a_testament_stays_retained(
 
 
 async def test_a_client_may_not_retain_without_bound(router: Net, worker: psutil.Process) -> None:
-    large, topic = "x" * 400_000, "hipercam.hoard.{}"
-    async with client(router.address) as session:
+    large = "x" * 400_000
+    async with server(router) as session:
         for number in range(100):
-            await session.publish(topic.format(number), large, options=KEPT)
-        assert await retained(router, topic.format(99)) == [large]
-        assert await retained(router, topic.format(0)) == []
+            await session.publish(TOPIC.format(number), large, options=KEPT)
+        assert await retained(router, TOPIC.format(99)) == [large]
+        assert await retained(router, TOPIC.format(0)) == []
 
 
 async def test_events_for_some_only_are_not_retained(router: Net, worker: psutil.Process) -> None:
-    topic = "hipercam.some"
-    async with client(router.address) as session:
+    topic = "hipercam.load6.wire"
+    async with server(router) as session, client(router.address) as other:
         for number in range(3):
             some = PublishOptions(retain=True, acknowledge=True, exclude=[number + 1])
             await session.publish(topic, number, options=some)
-        assert await session.call("wamp.subscription.lookup", topic) is None
+        assert await other.call("wamp.subscription.lookup", topic) is None
 
 
 def test_the_shipped_configuration_starts_a_plain_crossbar(tmp_path: Path) -> None:

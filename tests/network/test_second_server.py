@@ -28,7 +28,7 @@ NOBODY = Address("127.0.0.1", 1)
 
 @asynccontextmanager
 async def presented(
-    address: Address, folder: Path, name: str = "sharedserver"
+    address: Address, folder: Path, name: str = "hwserver-shared"
 ) -> AsyncIterator[Server]:
     """Present one simulated gauge from this process, as a server of its own home."""
     file = folder.with_suffix(".toml")
@@ -86,15 +86,15 @@ async def refused(log: pytest.LogCaptureFixture, words: str) -> str:
 
 
 async def test_a_second_server_says_whose_the_name_is_and_touches_nothing(
-    net: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    guest: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with client(net.address) as session:
-        status = await Follower.of(session, "hipercam.sharedserver.status")
-        async with presented(net.address, tmp_path / "first") as first:
+    async with client(guest.address) as session:
+        status = await Follower.of(session, "hipercam.hwserver-shared.status")
+        async with presented(guest.address, tmp_path / "first") as first:
             mine = await other_than(session, "")
             begin = len(status.heard)
-            async with presented(net.address, tmp_path / "second") as second:
-                said = await refused(caplog, "sharedserver is refused by the router at")
+            async with presented(guest.address, tmp_path / "second") as second:
+                said = await refused(caplog, "hwserver-shared is refused by the router at")
                 assert second.devices["shared1"].connection == "offline"
                 assert await epoch(session) == mine
             for word in (first.owner.host, f"process {first.owner.pid}", first.owner.since):
@@ -106,14 +106,14 @@ async def test_a_second_server_says_whose_the_name_is_and_touches_nothing(
 
 
 async def test_a_second_server_takes_over_when_the_first_has_ended(
-    net: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    guest: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with client(net.address) as session, AsyncExitStack() as first:
-        status = await Follower.of(session, "hipercam.sharedserver.status")
-        await first.enter_async_context(presented(net.address, tmp_path / "first"))
+    async with client(guest.address) as session, AsyncExitStack() as first:
+        status = await Follower.of(session, "hipercam.hwserver-shared.status")
+        await first.enter_async_context(presented(guest.address, tmp_path / "first"))
         mine = await other_than(session, "")
-        async with presented(net.address, tmp_path / "second") as second:
-            await refused(caplog, "sharedserver is refused")
+        async with presented(guest.address, tmp_path / "second") as second:
+            await refused(caplog, "hwserver-shared is refused")
             await first.aclose()
             theirs = await other_than(session, mine)
             running = await status.until(lambda s: s.get("since") == second.owner.since)
@@ -123,24 +123,24 @@ async def test_a_second_server_takes_over_when_the_first_has_ended(
 
 
 async def test_a_server_that_was_away_too_long_leaves_its_devices_to_its_successor(
-    net: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    guest: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with (
-        Proxy(net.address) as proxy,
-        client(net.address) as session,
+        Proxy(guest.address) as proxy,
+        client(guest.address) as session,
         presented(proxy.address, tmp_path / "first") as first,
         AsyncExitStack() as other,
     ):
         mine = await other_than(session, "")
-        await other.enter_async_context(presented(net.address, tmp_path / "second"))
-        await refused(caplog, "sharedserver is refused")
+        await other.enter_async_context(presented(guest.address, tmp_path / "second"))
+        await refused(caplog, "hwserver-shared is refused")
         proxy.to = NOBODY
         for router in proxy.lose_clients():
             router.transport.abort()
         theirs = await other_than(session, mine)
         caplog.clear()
-        proxy.to = net.address
-        await refused(caplog, "sharedserver is refused")
+        proxy.to = guest.address
+        await refused(caplog, "hwserver-shared is refused")
         await soon(lambda: closed(first.devices["shared1"].link))
         assert await epoch(session) == theirs
         await other.aclose()
@@ -148,11 +148,11 @@ async def test_a_server_that_was_away_too_long_leaves_its_devices_to_its_success
 
 
 async def test_a_server_whose_connections_were_cut_is_back_before_the_router_has_noticed(
-    net: Net, tmp_path: Path
+    guest: Net, tmp_path: Path
 ) -> None:
     async with (
-        Proxy(net.address) as proxy,
-        client(net.address) as session,
+        Proxy(guest.address) as proxy,
+        client(guest.address) as session,
         presented(proxy.address, tmp_path / "first"),
     ):
         mine = await other_than(session, "")
@@ -170,15 +170,20 @@ async def test_a_server_whose_connections_were_cut_is_back_before_the_router_has
         assert all(sample["timestamp"] for sample in telemetry.heard[begin:])
 
 
-async def test_a_name_taken_by_force_is_an_alarm_until_it_comes_back(
-    net: Net, tmp_path: Path
+async def test_a_name_is_taken_by_force_with_the_server_s_key_only_and_is_an_alarm_then(
+    guest: Net, tmp_path: Path
 ) -> None:
-    async with client(net.address) as session, presented(net.address, tmp_path / "first"):
+    async with client(guest.address) as session, presented(guest.address, tmp_path / "first"):
         mine = await other_than(session, "")
         telemetry = await Follower.of(session, "hipercam.shared1.telemetry")
-        async with client(net.address) as thief:
-            force = RegisterOptions(match="prefix", force_reregister=True)
-            await thief.register(lambda *_: "mine now", "hipercam.shared1.rpc.", force)
+        force = RegisterOptions(match="prefix", force_reregister=True)
+        steal = "hipercam.shared1.rpc.", force
+        for key in (guest.key("local"), guest.key("hwserver-other"), None):
+            async with client(guest.address, key=key) as thief:
+                with pytest.raises(ApplicationError, match="not authorized to register"):
+                    await thief.register(lambda *_: "mine now", *steal)
+        async with client(guest.address, key=guest.key("hwserver-shared")) as thief:
+            await thief.register(lambda *_: "mine now", *steal)
             sample = await telemetry.next(lambda s: s["alarms"])
             assert [(a["field"], a["severity"]) for a in sample["alarms"]] == [("commands", "ERR")]
             assert "the name hipercam.shared1.rpc. belongs to" in sample["alarms"][0]["reason"]
@@ -190,28 +195,25 @@ async def test_a_name_taken_by_force_is_an_alarm_until_it_comes_back(
 
 
 async def test_a_device_that_another_server_presents_is_refused_by_name(
-    net: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    guest: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with client(net.address) as session, AsyncExitStack() as first:
-        await first.enter_async_context(presented(net.address, tmp_path / "first"))
+    async with client(guest.address) as session, AsyncExitStack() as first:
+        await first.enter_async_context(presented(guest.address, tmp_path / "first"))
         mine = await other_than(session, "")
-        async with presented(net.address, tmp_path / "second", "otherserver") as second:
+        async with presented(guest.address, tmp_path / "second", "hwserver-other") as second:
             said = await refused(caplog, "shared1 is not presented")
-            assert "belongs to sharedserver on " in said
+            assert "belongs to hwserver-shared on " in said
             assert await epoch(session) == mine
-            ask = partial(session.call, "hipercam.otherserver.journal.samples", "shared1")
+            ask = partial(session.call, "hipercam.hwserver-other.journal.samples", "shared1")
             kept, read = await ask(), list[Sample]()
             second.devices["shared1"].listeners.append(read.append)
             second.devices["shared1"].poll_now()
             await soon(lambda: anything(read))
             assert await ask() == kept
             await first.aclose()
-            assert await other_than(session, mine)
-
-            async def goes_on() -> bool:
-                return len(await ask()) > len(kept)
-
-            await soon(goes_on)
+            said = await refused(caplog, "refuses 'hwserver-other'")
+            assert 'not authorized to register procedure "hipercam.shared1.rpc."' in said
+            assert not await epoch(session)
 
 
 TWO = """
@@ -227,15 +229,16 @@ port = 1
 
 
 async def test_a_device_that_is_refused_leaves_nothing_behind_and_keeps_no_other_from_the_network(
-    net: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    guest: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "two.toml"
     file.write_text(TWO)
     server = Server(
-        "twoserver", [*load(file).entries.values()], net.address, tmp_path, emulate=True
+        "hwserver-two", [*load(file).entries.values()], guest.address, tmp_path, emulate=True
     )
-    async with client(net.address) as session, AsyncExitStack() as other:
-        thief = await other.enter_async_context(client(net.address))
+    async with client(guest.address) as session, AsyncExitStack() as other:
+        key = guest.key("hwserver-two")
+        thief = await other.enter_async_context(client(guest.address, key=key))
         await thief.register(lambda *_: "mine", "hipercam.Both1.rpc.", RegisterOptions("prefix"))
         telemetry = await Follower.of(session, "hipercam.both2.telemetry")
         running = asyncio.create_task(server.run())

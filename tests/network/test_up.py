@@ -18,7 +18,7 @@ import pytest
 
 from hcam_devices.config.instrument import carried, load
 from hcam_devices.wamp.router import listening
-from hcam_devices.wamp.utils import call, publish
+from hcam_devices.wamp.utils import NotAuthorizedError, call, publish
 
 from .tools import BIN, PATIENCE, Net, free_port, living, until
 
@@ -93,6 +93,7 @@ class Terminal:
 def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
     net = Net(tmp_path)
     monkeypatch.setenv("WAMP_SERVER", str(net.address))
+    monkeypatch.setenv("HCAM_HOME", str(net.home))
     monkeypatch.setenv("TERM", "xterm-256color")
     terminal = Terminal(net)
     try:
@@ -108,7 +109,7 @@ def server_of(net: Net) -> psutil.Process | None:
 
 
 def test_hcam_up_shows_everything_survives_mischief_and_ends_with_control_c(
-    terminal: Terminal,
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = terminal.net
     terminal.await_picture("hwserver running (emulated)", "inpos", "1100.00", "-90")
@@ -124,6 +125,9 @@ def test_hcam_up_shows_everything_survives_mischief_and_ends_with_control_c(
     assert len(absent) == (int(told[1]) if told else 0)
     assert "rack" not in absent, "what has alarms comes first"
 
+    with pytest.raises(NotAuthorizedError):
+        publish("hipercam.slide.telemetry", {"device": "slide"})
+    monkeypatch.setenv("HCAM_KEY", str(net.key_file("hwserver")))
     for nonsense in (
         {"device": "slide"},
         {"device": "slide", "state": 1, "alarms": 2},
@@ -134,6 +138,7 @@ def test_hcam_up_shows_everything_survives_mischief_and_ends_with_control_c(
         publish("hipercam.slide.telemetry", nonsense)
         publish("hipercam.hwserver.status", nonsense)
     publish("hipercam.hwserver.status", {"server": "hwserver"})
+    monkeypatch.delenv("HCAM_KEY")
 
     first = server_of(net)
     assert first

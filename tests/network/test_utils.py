@@ -198,18 +198,18 @@ def test_an_offline_device_raises_offline_error(net: Net) -> None:
 
 
 async def test_a_call_without_an_answer_has_an_unknown_outcome(net: Net) -> None:
-    async with client(net.address) as session:
+    async with client(net.address, key=net.autoguider()) as session:
         called = asyncio.Event()
 
         async def slow() -> None:
             called.set()
             await asyncio.Event().wait()
 
-        await session.register(slow, "hipercam.sloth.rpc.sleep", RegisterOptions())
+        await session.register(slow, "hipercam.autoguider.rpc.sleep", RegisterOptions())
         with pytest.raises(utils.OutcomeUnknownError, match=r"within 0\.2 s.*before you repeat"):
-            await asyncio.to_thread(call, "hipercam.sloth.rpc.sleep", timeout=0.2)
+            await asyncio.to_thread(call, "hipercam.autoguider.rpc.sleep", timeout=0.2)
         called.clear()
-        waiting = asyncio.create_task(asyncio.to_thread(call, "hipercam.sloth.rpc.sleep"))
+        waiting = asyncio.create_task(asyncio.to_thread(call, "hipercam.autoguider.rpc.sleep"))
         await called.wait()
         session.cut()
         with pytest.raises(utils.OutcomeUnknownError) as caught:
@@ -285,16 +285,19 @@ def test_threads_do_not_get_each_others_answers(net: Net) -> None:
         assert [described["device"] for described in calls] == names
 
 
-async def test_named_and_positional_arguments_arrive_as_they_were_sent(net: Net) -> None:
-    async with client(net.address) as session:
+async def test_named_and_positional_arguments_arrive_as_they_were_sent(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with client(net.address, key=net.autoguider()) as session, client(net.address) as other:
 
         def echo(*args: Any, **kwargs: Any) -> list[Any]:
             return [list(args), kwargs]
 
-        await session.register(echo, "hipercam.echo.rpc.echo")
+        await session.register(echo, "hipercam.autoguider.rpc.echo")
         sent = [1, -0.05, "µm", True, None, [1, [2]], {"a": {"b": 3}}]
-        answer = await asyncio.to_thread(call, "hipercam.echo.rpc.echo", *sent, raoff=0.05)
+        answer = await asyncio.to_thread(call, "hipercam.autoguider.rpc.echo", *sent, raoff=0.05)
         assert answer == [sent, {"raoff": 0.05}]
-        heard = await Follower.of(session, "hipercam.echo.topic")
-        await asyncio.to_thread(publish, "hipercam.echo.topic", {"µ": 1})
+        heard = await Follower.of(other, "hipercam.autoguider.telemetry")
+        monkeypatch.setenv("HCAM_KEY", str(net.key_file("autoguider")))
+        await asyncio.to_thread(publish, "hipercam.autoguider.telemetry", {"µ": 1})
         assert await heard.until(bool) == {"µ": 1}

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import sqlite3
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -24,8 +25,9 @@ from autobahn.wamp.serializer import CBORSerializer, JsonSerializer
 from autobahn.wamp.types import ComponentConfig, SubscribeOptions
 
 from hcam_devices.config.instrument import load
-from hcam_devices.wamp import utils
-from hcam_devices.wamp.access import Key, own_key
+from hcam_devices.wamp import access, utils
+from hcam_devices.wamp.access import Key, own_key, read_key
+from hcam_devices.wamp.roles import role_of
 from hcam_devices.wamp.router import answers, with_parent_death_signal
 from hcam_devices.wamp.uris import Address
 
@@ -158,6 +160,50 @@ class Net:
         )
         until(lambda: answers(self.port) or router.poll() is not None)
         assert router.poll() is None, (self.home / "router.out").read_text()
+
+    def instrument_with(self, servers: Mapping[str, Iterable[str]]) -> Path:
+        """Write the default instrument with further devices, by server; return its path.
+
+        For the router they need no kind of their own. Names of one device are joined by ``=``.
+        """
+        file = self.home / "router.toml"
+        tables = [f"[servers.{server}]\n" for server in servers]
+        tables += [
+            f'[devices.{name}]\nkind = "rackpc.RackPC"\nserver = "{server}"\n{aliases = }\n'
+            for server, names in servers.items()
+            for name, *aliases in (each.split("=") for each in names)
+        ]
+        file.write_text("\n".join([INSTRUMENT.path.read_text(), *tables]))
+        return file
+
+    @property
+    def access(self) -> Path:
+        return Path(self.environment["HCAM_HOME"]) / "access"
+
+    def key(self, name: str) -> Key:
+        """Return the key of a program of this home."""
+        return read_key(self.key_file(name))
+
+    def key_file(self, name: str) -> Path:
+        """Return the path of the key of a program of this home."""
+        return self.access / "keys" / f"{name}.key"
+
+    def autoguider(self) -> Key:
+        """Return the key of the autoguider, which is none of our servers, and let it in."""
+        name = "autoguider"
+        if name not in access.people(self.access):
+            access.add(self.access, name, role_of(name), str(self.address))
+        return self.key(name)
+
+    def bring_key(self, name: str, router: "Net") -> None:
+        """Copy the key of a program from the home of the router."""
+        self.key_file(name).parent.mkdir(parents=True, mode=0o700)
+        shutil.copy(router.key_file(name), self.key_file(name))
+
+    def share_access(self, other: "Net") -> None:
+        """Use the router of another home, with the keys that are there."""
+        self.port = other.port
+        self.access.symlink_to(other.access)
 
     def start_server(self, name: str = "hwserver") -> subprocess.Popen[bytes]:
         """Start one of the servers, emulated; ``server`` is the last one started."""

@@ -20,8 +20,8 @@ DEVICE = "device"
 def access() -> None:
     """Let people and programs join the router, or remove them; both take effect at once.
 
-    Run it on the router's machine, as the user who runs the router. It needs ``roles = true`` under
-    [router] of the instrument file. Without that, every program on the machine may do everything.
+    Run it on the router's machine, as the user who runs the router. A program without a key may
+    only observe.
     """
 
 
@@ -71,11 +71,6 @@ def add(
         role = roles.role_of(server)
     folder = keys.folder()
     own = keys.local_key(folder)
-    if not (instrument.router.roles or instrument.router.tls or (own and own.ca)):
-        raise HcamError(
-            "the router gives everybody all rights: write roles = true under [router] of "
-            f"{instrument.path}, and restart the router"
-        )
     if instrument.router.tls and not (own and own.ca):  # the router has not run with TLS yet
         where = Address(instrument.router.host, address.port)
         make_keys(instrument, instrument.entries.values(), where)

@@ -1,15 +1,16 @@
 """``hcam router``: run the router alone, or install it."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import click
 
-from ..config.instrument import load
+from ..config.instrument import Instrument, load
 from ..history.recorder import entry_of
 from ..host.home import home
 from ..host.installation import install_router, installed_router, router_folders
-from ..wamp.router import own_address, run
+from ..wamp.router import for_plain_crossbar, guarded, own_address, run
 from ..wamp.uris import Address
 from .program import PORT, Group, example, given, router_address
 
@@ -30,6 +31,21 @@ def router(context: click.Context, port: int | None, file: Path | None) -> None:
     where = own_address(instrument.router, Address(address.host, port or address.port))
     entries = [*instrument.entries.values(), entry_of(instrument)]
     raise SystemExit(asyncio.run(run(instrument, entries, where, home())))
+
+
+@router.command(epilog=example("hcam router config > ~/.crossbar/config.json"))
+@PORT
+@given("instrument", "address", url=False)
+def config(instrument: Instrument, address: Address, *, port: int | None) -> None:
+    """Print the configuration with which a Crossbar that is not ours knows keys and roles.
+
+    The keys of this machine are made. It contains paths of this machine; print it again for
+    another instrument file, and when hcam_devices was moved.
+    """
+    entries = [*instrument.entries.values(), entry_of(instrument)]
+    where = own_address(instrument.router, Address(address.host, port or address.port))
+    made = guarded(instrument, entries, where, home())
+    click.echo(json.dumps(for_plain_crossbar(made), indent=2))
 
 
 @router.command(epilog=example("hcam router install"))

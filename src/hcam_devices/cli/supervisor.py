@@ -240,7 +240,7 @@ async def _up(
             f"port {address.port} is in use: perhaps the instrument is running already (hcam watch "
             "shows it); otherwise choose another port with --port"
         )
-    if ROUTER in names and (instrument.router.roles or instrument.router.tls):
+    if ROUTER in names:
         # a program that started before its key exists would join without one
         make_keys(instrument, instrument.entries.values(), address)
     news = News()

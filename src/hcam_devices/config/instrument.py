@@ -106,15 +106,12 @@ class Router(BaseModel):
     """The router: ``[router]`` in the file.
 
     It listens on one address, ``listen``. Programs look for it at ``host``, by default the same;
-    ``names`` are further names and addresses by which it may be called. ``roles``: whether a key
-    is needed to do more than observe; otherwise every program on this machine may do everything.
-    With ``tls`` it always is.
+    ``names`` are further names and addresses by which it may be called.
     """
 
     model_config = STRICT
 
     port: int = Field(default=DEFAULT_PORT, ge=1, le=65535)
-    roles: bool = False
     listen: str = DEFAULT_HOST
     tls: bool = Field(default=False, validate_default=True)
     names: list[Annotated[str, Field(pattern=HOST, max_length=253)]] = []

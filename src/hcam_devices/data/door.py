@@ -21,7 +21,8 @@ import limits
 from autobahn.twisted.wamp import ApplicationSession
 from autobahn.wamp.exception import ApplicationError, InvalidUriError
 from autobahn.wamp.types import CallResult, ComponentConfig, PublishOptions
-from people import NOT_AUTHORIZED, people
+from people import NOT_AUTHORIZED, look, people
+from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
@@ -41,6 +42,7 @@ OPTIONS = (
     *("eligible_authid", "eligible_authrole", "eligible"),
 )
 """The options of a publication that a request may give."""
+LOOK_PERIOD_S = 0.5
 WINDOW_S = 30.0
 """A signature is valid for this time before and after the time in it."""
 
@@ -131,6 +133,21 @@ class Guests:
 
 
 guests = Guests()
+
+
+class Doorkeeper(ApplicationSession):
+    """The component of a Crossbar that is not ours: it does for the door what ours does itself."""
+
+    def onJoin(self, details: Any) -> None:
+        """Look from now on who has to be shown out."""
+        transport: Any = self._transport
+        controller = guests.controller = transport._router._factory.worker
+
+        def show_out() -> None:
+            look(controller)
+            guests.look(controller)
+
+        LoopingCall(show_out).start(LOOK_PERIOD_S)
 
 
 class Signatures:

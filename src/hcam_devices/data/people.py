@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from autobahn.wamp.exception import ApplicationError
+from twisted.internet.defer import fail
+from twisted.python.failure import Failure
 from txaio import make_logger  # type: ignore[attr-defined]
 
 log = make_logger()
@@ -92,18 +94,32 @@ class People:
 people = People()
 
 
-def create(config: dict[str, Any], controller: Any) -> Callable[..., dict[str, Any]]:
+class Refusal(Failure):  # type: ignore[misc]
+    """The failure of a join. Crossbar logs it in one line, without a traceback."""
+
+    def __str__(self) -> str:
+        return str(self.getErrorMessage())
+
+
+def create(config: dict[str, Any], controller: Any) -> Callable[..., Any]:
     """Return Crossbar's authenticator of keys; ``config`` contains ``people``, a file."""
     people.watch(config["people"])
 
-    def cryptosign(realm: str, authid: str, details: dict[str, Any]) -> dict[str, Any]:
-        key = (details["authextra"] or {}).get("pubkey")
+    def cryptosign(realm: str, authid: str, details: dict[str, Any]) -> Any:
+        given = details["authextra"] or {}
+        key = given.get("pubkey")
         person = people.known().get(authid)
         if person is None or key not in person.keys:
             text = f"this router knows no such key of {authid!r}: see hcam access list"
-            raise ApplicationError(NOT_AUTHORIZED, text)
-        extra = {"pubkey": key}
-        return {**extra, "realm": realm, "authid": authid, "role": person.role, "extra": extra}
+            return fail(Refusal(ApplicationError(NOT_AUTHORIZED, text)))
+        # With what a server says of itself, for those who ask to whom a name belongs.
+        return {
+            "pubkey": key,
+            "realm": realm,
+            "authid": authid,
+            "role": person.role,
+            "extra": {**given, "pubkey": key},
+        }
 
     return cryptosign
 

@@ -47,7 +47,7 @@ ROLES = [
         ],
     }
 ]
-"""The permissions of clients. The router listens on loopback only; any local program may join."""
+"""The only role of a plain Crossbar with the carried file: any program of the machine has it."""
 
 STARTS_WITHIN = 60.0
 STOPS_WITHIN = 8.0
@@ -213,6 +213,15 @@ def with_access(
     return configuration
 
 
+def for_plain_crossbar(configuration: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration with a door and roles for a Crossbar that is not ours."""
+    keeper = {"type": "class", "classname": "door.Doorkeeper", "realm": uris.REALM}
+    for worker in configuration["workers"]:
+        worker["options"] = {"pythonpath": [str(shipped().parent)]}
+        worker["components"] = [keeper]
+    return configuration
+
+
 def as_text(instrument: Instrument, port: int) -> str:
     """Return the configuration for a plain Crossbar, as the package carries it."""
     return json.dumps(configuration(instrument, port), indent=2) + "\n"
@@ -303,15 +312,13 @@ def answers(port: int, host: str = DEFAULT_HOST, ca: str = "") -> bool:
 def guarded(
     instrument: Instrument, entries: Iterable[Entry], where: Address, folder: Path
 ) -> dict[str, Any]:
-    """Return the configuration, after making the keys of this machine in ``folder``.
+    """Return the configuration with roles, after making the keys of this machine.
 
     ``where`` is the router for programs of this machine.
     """
     entries, on = [*entries], instrument.router
     plain = configuration(instrument, where.port, raise_open_files_limit())
     with_names = with_door(plain, sorted(on.certified | {uris.address().host}))
-    if not (on.roles or on.tls):
-        return with_names
     make_keys(instrument, entries, where)
     router = access.name_of_router(folder / "access", str(where))
     return with_access(with_names, entries, folder / "access", router, on)
@@ -328,7 +335,8 @@ async def run(instrument: Instrument, entries: list[Entry], where: Address, fold
     program, on, port = crossbar(), instrument.router, where.port
     if listening(port, on.listen):
         raise RouterError(
-            f"port {port} is taken: is a router running already? choose another with --port"
+            f"port {port} is in use: perhaps a router is running already; otherwise choose another "
+            "port with --port"
         )
     node = folder / "router" / str(port)
     (node / PAGES).mkdir(parents=True, exist_ok=True)
