@@ -444,14 +444,17 @@ async def test_a_check_that_hangs_or_fails_costs_only_its_own_findings(
     async def hide(_: Site) -> list[Finding]:
         raise PermissionError(13, "Permission denied", "/secret")
 
-    rows = {"hangs": hang, "breaks": break_, "hides": hide, "files": checks.files}
+    async def pass_(_: Site) -> list[Finding]:
+        return [Finding("OK", "here", "nothing is wrong")]
+
+    rows = {"hangs": hang, "breaks": break_, "hides": hide, "passes": pass_}
     monkeypatch.setattr(doctor, "CHECKS", rows)
     found = await doctor.examine(None, Address)
     assert [(row, one.level) for row, one in found] == [
         ("hangs", "ERR"),
         ("breaks", "ERR"),
         ("hides", "WARN"),
-        ("files", "OK"),
+        ("passes", "OK"),
     ]
     assert found[2][1].text == "this user may not read /secret"
     assert found[2][1].cure == f"run it as the owner of {site.home}"
