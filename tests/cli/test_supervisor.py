@@ -227,6 +227,20 @@ def test_a_machine_refuses_to_run_what_belongs_elsewhere(
         runs_here(site)
 
 
+def test_a_server_with_a_key_does_not_use_that_of_a_person(
+    site: Instrument, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HCAM_HOME", str(tmp_path))
+    monkeypatch.setenv("HCAM_KEY", "ada.key")
+    keys = tmp_path / "access" / "keys"
+    keys.mkdir(parents=True)
+    (keys / "hwserver.key").touch()
+    names = ["router", "hwserver", "hwserver-dome"]
+    found = children(site, Address("192.0.2.1"), names, News(), emulate=True)
+    given = {child.name: child.environment.get("HCAM_KEY") for child in found}
+    assert given == {"router": None, "hwserver": None, "hwserver-dome": "ada.key"}
+
+
 def test_a_further_server_is_run_by_the_program_before_the_dash(
     stage: Stage, site: Instrument
 ) -> None:

@@ -186,7 +186,6 @@ def children(
 ) -> list[Child]:
     """Return the programs of the router and of servers, in the order of ``names``, not started."""
     environment = os.environ | {"WAMP_SERVER": str(address), "HCAM_HOME": str(home())}
-    names = list(names)
     file = ["--instrument", str(instrument.path)]
     found = []
     for name in names:
