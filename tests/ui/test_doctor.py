@@ -231,9 +231,15 @@ async def test_a_key_that_others_can_read(site: Site) -> None:
 async def test_keys_that_are_known_and_keys_that_are_not(site: Site) -> None:
     assert not await checks.keys(site), "there is no list of people here"
     folder = site.home / "access"
-    access.make_missing(folder, {"local": "engineer", "hwserver": "device-hwserver"}, "h:1")
+    people = {"local": "engineer", "hwserver": "device-hwserver", "hwlogger": "recorder"}
+    access.make_missing(folder, people, "h:1")
     access.add(folder, "ann", "observer", "h:1")
-    only(await checks.keys(site), "OK", "3 names may join")
+    only(await checks.keys(site), "OK", "4 names may join")
+
+    access.remove(folder, "hwlogger")
+    one = only(await checks.keys(site), "ERR", "hwlogger has no key")
+    assert f"access add hwlogger --role recorder --instrument {site.file}" in one.cure
+    access.make_missing(folder, people, "h:1")
 
     access.add(folder, "gone", "device-oldserver", "h:1")
     one = only(await checks.keys(site), "WARN", "gone has the role device-oldserver, which")

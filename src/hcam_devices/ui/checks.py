@@ -391,6 +391,13 @@ def _keys(site: Site) -> Iterator[Finding]:
             text = f"{name} has the role {person.role}, which does not exist in this instrument"
             cure = f"{this_program()} access remove {name}"
             faults.append(Finding("WARN", str(folder / access.PEOPLE), text, cure))
+    known = {person.role for person in people.values()}
+    for server in site.instrument.servers if site.instrument else ():
+        if (role := roles.role_of(server)) not in known:
+            option = role if role == roles.RECORDER else f"device --server {server}"
+            cure = f"{this_program()} access add {server} --role {option}{site.option()}"
+            text = f"{server} has no key, and the router does not accept it"
+            faults.append(Finding("ERR", str(folder / access.PEOPLE), text, cure))
     yield from faults
     if not faults:
         yield Finding("OK", str(folder), f"{count(len(people), 'name')} may join")
