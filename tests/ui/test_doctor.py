@@ -518,6 +518,8 @@ async def test_who_may_command_because_programs_of_version_1_7_may(site: Site) -
     assert "everybody who reaches 192.0.2.1 may command" in network.text
     assert "remove listen" in network.cure
     assert "at port 8080, not 1" in port.text
+    site.instrument = replace(site.instrument, router=Router(tls=True, port=8443))
+    assert len(await checks.version_1_7(site)) == 2, "they have a port of their own"
 
 
 # --- certificates ---------------------------------------------------------------------------

@@ -274,11 +274,11 @@ async def listeners(site: Site) -> list[Finding]:
         ip, port = connection.laddr
         if connection.pid not in ours and port != site.address.port:
             continue
-        if site.instrument and ip in site.instrument.legacy.listen:
-            continue  # which version_1_7 reports
         if on and on.is_open and (ip, port) == (on.listen, site.address.port):
             found += [finding async for finding in _open_router(site, on.listen)]
             continue
+        if site.instrument and ip in site.instrument.legacy.listen:
+            continue  # which version_1_7 reports
         if not ip_address(ip.removeprefix("::ffff:")).is_loopback:
             process = f"process {connection.pid}" if connection.pid else "a process"
             text = f"{process} listens to other machines, on {ip} port {port}"
@@ -305,7 +305,7 @@ async def version_1_7(site: Site) -> list[Finding]:
         )
         cure = "when no program of version 1.7 runs on another machine, remove listen in [legacy]"
         found.append(Finding("WARN", where, text, f"{cure}, and restart the router"))
-    if site.address.port != PORT:
+    if site.address.port != PORT and not site.instrument.router.tls:
         text = (
             f"programs of version 1.7 look for the router at port {PORT}, not {site.address.port}"
         )
