@@ -45,6 +45,11 @@ def test_programs_without_a_key_come_in_on_loopback_and_where_the_site_says(tmp_
         ("127.0.0.1", 8080, legacy.LOCAL, OPERATOR),
         ("192.0.2.9", 8080, legacy.GUEST, OPERATOR),
     ]
+    for transport in worker["transports"]:
+        for name in ("call", "publish"):
+            limits = transport["paths"][name]["extra"]["limits"]
+            assert limits[legacy.LOCAL] == limits[legacy.GUEST]
+            assert limits[legacy.LOCAL]["at_once"] == limits[roles.OBSERVER]["at_once"]
     assert "cryptosign" in worker["transports"][0]["paths"]["ws"]["auth"]
     assert "cryptosign" not in worker["transports"][1]["paths"]["ws"]["auth"]
 

@@ -5,6 +5,7 @@ The bridge between that realm and the instrument's runs in the router (``data/le
 
 import socket
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from ..config.instrument import Entry, Instrument
@@ -19,6 +20,9 @@ PORT = 8080
 LOCAL, GUEST, BRIDGE = "anonymous", "program", "bridge"
 """Roles in realm1: of who may also observe in the instrument's realm, because it listens on
 loopback; of others without a key; and of the bridge. No person has one of them."""
+LIMIT = roles.Limit(roles.MIB, 8 * roles.MIB, 128)
+"""``hdriver`` sends the tables of a whole run, and leaves unread what comes while it asks."""
+DOORS = "call", "publish"
 
 
 def with_realm1(
@@ -34,32 +38,24 @@ def with_realm1(
     [worker] = configuration["workers"]
     [transport] = worker["transports"]
     paths = transport["paths"]
-    observer = paths["ws"]["auth"].get("anonymous", {}).get("role", roles.OBSERVER)
-    with_roles = observer == roles.OBSERVER
-    role = roles.OPERATOR if with_roles else observer
     for realm in worker["realms"]:
-        realm["roles"] = realm["roles"] + [
-            one | {"name": LOCAL} for one in realm["roles"] if one["name"] == observer
-        ]
+        [observer] = (one for one in realm["roles"] if one["name"] == roles.OBSERVER)
+        realm["roles"].append(observer | {"name": LOCAL})
     worker["realms"].append(
         {"name": REALM, "roles": roles.realm1_roles(devices.values(), [LOCAL, GUEST], BRIDGE)}
     )
     bridge = {
         "realm": uris.REALM,
-        "role": role,
-        "observer": observer,
+        "role": roles.OPERATOR,
+        "observer": roles.OBSERVER,
         "devices": {name: _presented(entry) for name, entry in devices.items()},
-        "strangers": {
-            name: roles.role_of(name) if with_roles else role
-            for name in roles.strangers(devices.values())
-        },
+        "strangers": {name: roles.role_of(name) for name in roles.strangers(devices.values())},
     }
     component = {"type": "class", "classname": "legacy.Bridge", "realm": REALM, "role": BRIDGE}
-    worker["components"] = [component | {"extra": bridge}]
-    doors = {
-        name: paths[name] | {"extra": paths[name]["extra"] | {"anonymous": role}}
-        for name in ("call", "publish")
-    }
+    worker.setdefault("components", []).append(component | {"extra": bridge})
+    limits = paths["call"]["extra"]["limits"] | dict.fromkeys((LOCAL, GUEST), asdict(LIMIT))
+    more = {"anonymous": roles.OPERATOR, "limits": limits}
+    doors = {name: paths[name] | {"extra": paths[name]["extra"] | more} for name in DOORS}
     guest = paths | doors | {"ws": paths["ws"] | {"auth": _anonymous(GUEST)}}
     addresses = instrument.legacy.listen
     if "tls" in transport["endpoint"]:
