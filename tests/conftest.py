@@ -34,6 +34,7 @@ TOGETHER = (
     ("network/test_bad_input.py", "network/test_utils.py", "network/test_connection_cuts.py"),
     ("network/test_hserver.py", "network/test_gtcserver.py", "network/test_dither.py"),
     ("packaging/test_wheel.py",),
+    ("network/test_original.py",),
     ("network/test_access.py",),
     ("devices/test_faults.py",),
     ("network/test_router_outages.py",),

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import pytest
@@ -351,13 +352,13 @@ async def test_two_setpoints_in_a_row_end_with_the_second(net: Net) -> None:
     """Also if the first needs a conversion of its unit, which takes longer."""
     async with client(net.address) as session:
         follower = await Follower.of(session, topic("meerstetter2"))
-        begin = len(follower.heard)
+        await follower.until(lambda sample: True)
         for first, second in (("200 K", -81), ("201 K", -82), ("202 K", -83)):
             session.publish("hipercam.meerstetter2.target_temperature1", first)
             session.publish("hipercam.meerstetter2.target_temperature1", second)
             await follower.until(has("target_temperature1", second))
-        heard = [sample["target_temperature1"]["value"] for sample in follower.heard[begin:]]
-        changes = [new for n, new in enumerate(heard) if n == 0 or new != heard[n - 1]]
+        heard = [sample["target_temperature1"]["value"] for sample in follower.heard]
+        changes = [new for old, new in pairwise(heard) if new != old]
         assert changes == pytest.approx([-73.15, -81, -72.15, -82, -71.15, -83], abs=1e-3)
         rpc("meerstetter2", "set_target_temperature1", -90)
 

@@ -333,9 +333,9 @@ class Telescope(Device):
 
     async def inform_autoguider(self, dra: float, ddec: float) -> None:
         """Send an offset (arcsec) to the autoguider; a failure becomes an alarm."""
-        question = "autoguider", "add_relative_dither", dra, ddec
+        within = PEER_WITHIN_S
         try:
-            await self.call_peer(*question, within=PEER_WITHIN_S)
+            await self.call_peer("autoguider", "add_relative_dither", dra, ddec, within=within)
         except Exception as error:  # noqa: BLE001  (no fault of the autoguider ends a dither)
             self.not_done["autoguider"] = (
                 f"the autoguider was not informed of the offset ({dra:g}, {ddec:g}) arcsec: "
