@@ -132,7 +132,7 @@ def test_the_page_leads_to_a_site_that_survives_a_night(site: Site, scaled: Scal
     site.sniff()
     (site.control.home / "ours.toml").write_text("\n".join(blocks("file=ours.toml")))
     start, hand_out, look, hand_out_more = blocks("on=control")
-    site.control.do(start)
+    assert site.control.do(start).endswith("no mistakes\n")
     until(lambda: STARTED in site.control.log())
     site.control.do(hand_out)
     site.control.do(hand_out_more)

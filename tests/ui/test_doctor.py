@@ -130,6 +130,18 @@ async def test_a_router_that_is_neither_installed_nor_there(
     assert f"router --instrument {site.file}, or systemctl restart" in silent.cure
 
 
+async def test_a_router_on_another_machine_that_refuses(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "installed_router", lambda: None)
+    table = '[router]\nlisten = "192.0.2.1"\ntls = true\n'
+    site.file.write_text(f"{FILE.format(port=1)}\n{table}")
+    site.instrument = load(site.file)
+    site.no_router, site.refused = "the router refuses 'ada'", True
+    one = only(await checks.router(site), "ERR", "refuses 'ada'")
+    assert "hcam access add" in one.cure
+
+
 async def test_each_mistake_in_the_instrument_file_has_its_line(tmp_path: Path) -> None:
     file = tmp_path / "wrong.toml"
     file.write_text("title = 1\n\n[devices.gauge]\nkind = 'nothing.Nothing'\n")
@@ -589,7 +601,7 @@ async def test_the_ca_in_a_key_file_ends(site: Site, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     "case",
     [
-        ("127.0.0.2", 426, 401, "OK", "but from those of the router at 127.0.0.2"),
+        ("127.0.0.2", 426, 401, "OK", "only the router, at 127.0.0.2, accepts"),
         ("127.0.0.2", 200, 401, "ERR", "answers a network without TLS"),
         ("127.0.0.2", 426, 200, "ERR", "without a key"),
         ("0.0.0.0", 426, 401, "WARN", "every network"),

@@ -25,6 +25,8 @@ def check(instrument: Instrument) -> None:
     click.echo(f"{instrument.path}: {count(len(instrument.entries), 'device')}, no mistakes")
     if instrument.router.elsewhere:
         click.echo(f"Warning: {instrument.router.elsewhere}", err=True)
+    elif instrument.router.is_open:
+        return
     elif elsewhere := [name for name, host in instrument.hosts.items() if why_elsewhere(host)]:
         click.echo(
             f"Warning: on another machine, {', '.join(elsewhere)} cannot find the router, because "

@@ -32,6 +32,7 @@ from ..core.link import Serial, addresses_of
 from ..core.threads import in_own_thread
 from ..host.clock import clock_is_disciplined
 from ..host.installation import LOCK, commit, installed_router, router_folders, this_program
+from ..host.machine import why_elsewhere
 from ..wamp import access, roles
 from ..wamp import certificates as pki
 from ..wamp.about import About
@@ -84,6 +85,8 @@ class Site:
     """Why ``instrument`` is None: one line for each mistake in its file."""
     no_router: str = ""
     """Why the router could not be asked; empty if it answered."""
+    refused: bool = False
+    """Whether there is a router, and it refuses this key, or this key does not trust it."""
     who: str = ""
     role: str = ""
     """The name and the role under which the router let ``hcam`` join."""
@@ -97,6 +100,10 @@ class Site:
     def file(self) -> Path:
         """The instrument file."""
         return self.instrument.path if self.instrument else Path()
+
+    def is_elsewhere(self) -> bool:
+        """Return whether the router belongs on another machine."""
+        return bool(self.instrument and why_elsewhere(self.instrument.router.host))
 
     def option(self) -> str:
         """Return the option that tells a command where the instrument file is."""
@@ -159,15 +166,17 @@ async def router(site: Site) -> list[Finding]:
     locked = re.search(r"^crossbar==([\w.]+)", LOCK.read_text(encoding="utf-8"), re.MULTILINE)
     wanted = locked[1] if locked else "?"
     found = []
-    if folder is None:
+    if folder is None and not await in_own_thread(site.is_elsewhere):
         looked = ", ".join(map(str, router_folders()))
         text = (
             f"the router that this version needs (Crossbar {wanted}) is not installed in {looked}"
         )
         found.append(Finding("WARN", HERE, text, f"{this_program()} router install"))
     if site.no_router:
-        start = f"{this_program()} router{site.option()}, or systemctl restart hcam-router"
-        return [*found, Finding("ERR", str(site.address), site.no_router, start)]
+        cure = f"{this_program()} router{site.option()}, or systemctl restart hcam-router"
+        if site.refused:
+            cure = "hcam access add NAME, on the router's machine; set HCAM_KEY to the new key file"
+        return [*found, Finding("ERR", str(site.address), site.no_router, cure)]
     _, headers = await _request(site.address, "POST", "/call", {}, b"")
     runs = headers.get("server", "?").removeprefix("Crossbar/")
     if runs != wanted:
@@ -284,10 +293,8 @@ async def listeners(site: Site) -> list[Finding]:
             text = f"{process} listens to other machines, on {ip} port {port}"
             cure = f"kill {connection.pid or 'it'}, and start it with {this_program()}"
             found.append(Finding("ERR", HERE, text, cure))
-    whom = f"those of the router at {on.listen}" if on and on.is_open else "this machine"
-    return found or [
-        Finding("OK", HERE, f"the router and the servers accept no connections but from {whom}")
-    ]
+    who = f"only the router, at {on.listen}," if on and on.is_open else "nothing of ours"
+    return found or [Finding("OK", HERE, f"{who} accepts connections from other machines")]
 
 
 async def version_1_7(site: Site) -> list[Finding]:

@@ -62,7 +62,7 @@ async def learn(file: Path | None, find_address: Callable[[], Address]) -> Site:
             site.who, site.role = session.name, session.role
             await _ask_router(site, session)
     except HcamError as error:  # the router refused this key, or the key cannot be read
-        site.no_router = str(error)
+        site.no_router, site.refused = str(error), True
     except (OSError, WampError) as error:
         if not site.servers:
             site.no_router = unreachable(site.address, error, ROUTER_WITHIN_S)
