@@ -169,7 +169,7 @@ def test_do_wamp_call_and_publish_wamp_msg_command_and_are_named(site: Site) -> 
 
     assert called("meerstetter1.rpc.reset", "2") == "Result:  None"
     assert called("meerstetter1.rpc.reset", "four").startswith("com.hipercam.error.invalid_argum")
-    assert called("slide.rpc.nothing").startswith("com.hipercam.error.no_such_procedure: slide has")
+    assert called("slide.rpc.nothing").startswith("wamp.error.not_authorized")
     assert called("nobody.rpc.move").startswith("wamp.error.no_such_procedure")
     assert called("ngc.rpc.start_ngc_server", "True").startswith("Result:  ")
     assert "run0000.fits" in called("ngc.rpc.summary")
@@ -219,7 +219,7 @@ def test_call_and_publish_find_every_procedure_over_http(site: Site) -> None:
     said = site.run("sh", "-c", f"{ORIGINAL / 'python'} calls.py < names.json").splitlines()
     assert said[:3] == [str(len(names)), "-1.25", "None"], said
     assert "not registered" in said[-2]
-    assert "slide has no 'nothing'" in said[-1]
+    assert 'not authorized to call procedure "hipercam.slide.rpc.nothing"' in said[-1]
 
 
 def test_a_program_finds_the_router_again_that_was_killed(site: Site) -> None:

@@ -104,3 +104,32 @@ def test_texts_are_kept_for_what_takes_a_text(tmp_path: Path) -> None:
         "setpoints": ["target_position"],
         "texts": [],
     }
+
+
+AXIS = ["home", "move", "stop"]
+CALLED = {
+    "ngc": [
+        *("summary", "online", "offline", "pon", "poff", "seq_start", "seq_stop", "reset"),
+        *("standby", "load_setup", "start", "abort", "stop", "status", "add_hdu"),
+        *("start_ngc_server", "stop_ngc_server", "setup_ngc_server"),
+    ],
+    "gtc": [
+        *("get_telescope_pars", "load_nod_pattern", "gtc.start_nodding", "gtc.stop_nodding"),
+        *("gtc.do_offset", "gtc.do_guide_step", "get_focus", "change_focus"),
+        *("start_pointing_model", "add_star", "change_star"),
+    ],
+    "slide": [*(f"stage.{one}" for one in AXIS), "block", "unblock", "reset", "enable", "disable"],
+    "compo_lens": [f"stage.{one}" for one in AXIS],
+    "compo_arms": [f"{arm}.{one}" for arm in ("pickoff", "injection") for one in AXIS],
+    "meerstetter1": ["reset"],
+    **{name: ["connection.disconnect", "connection.connect"] for name in ("pressure1", "flow")},
+}
+"""What programs of version 1.7 call."""
+
+
+@pytest.mark.parametrize("device", CALLED)
+def test_an_operator_may_do_what_programs_of_version_1_7_do(tmp_path: Path, device: str) -> None:
+    [realm, *_] = made(site(tmp_path), 8080)["realms"]
+    [operator] = (one for one in realm["roles"] if one["name"] == roles.OPERATOR)
+    allowed = {one["uri"] for one in operator["permissions"] if one["allow"]["call"]}
+    assert {f"hipercam.{device}.rpc.{name}" for name in CALLED[device]} <= allowed
