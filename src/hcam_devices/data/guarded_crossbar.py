@@ -40,7 +40,7 @@ from twisted.internet import tcp  # noqa: E402
 from twisted.internet.error import ConnectionAborted  # noqa: E402
 from twisted.internet.task import LoopingCall  # noqa: E402
 from twisted.protocols.basic import LineReceiver  # noqa: E402
-from twisted.protocols.tls import TLSMemoryBIOProtocol  # noqa: E402
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol  # noqa: E402
 from twisted.python.failure import Failure  # noqa: E402
 from twisted.web.http import HTTPChannel, Request  # noqa: E402
 from txaio import make_logger  # type: ignore[attr-defined]  # noqa: E402
@@ -183,6 +183,8 @@ class GuardedRouterController(RouterController):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         sys.setrecursionlimit(MAX_RECURSION)
         HTTPChannel.dataReceived = _data_received
+        # Twisted's own waits a turn of the loop for more to encrypt together with each message.
+        TLSMemoryBIOFactory.protocol = TLSMemoryBIOProtocol
         TLSMemoryBIOProtocol.dataReceived = _for_tls_only(TLSMemoryBIOProtocol.dataReceived)
         tcp.Server.write = _write
         Request.handleContentChunk = _bounded(Request.handleContentChunk)
