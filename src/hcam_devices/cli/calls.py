@@ -28,7 +28,7 @@ from .program import NEGATIVE, Command, Number, example, given
     is_flag=True,
     help="Wait until the motion has ended; exit with status 1 if it failed.",
 )
-@click.option("--why", default="", help="Why, for hcam history --commands.")
+@click.option("--why", default="", help="The reason, which hcam history --commands shows.")
 @given("address")
 def call(
     procedure: str, args: tuple[str, ...], *, timeout: float, wait: bool, why: str, address: Address
@@ -47,7 +47,7 @@ def call(
 )
 @click.argument("topic")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
-@click.option("--why", default="", help="Why, for hcam history --commands.")
+@click.option("--why", default="", help="The reason, which hcam history --commands shows.")
 @given("address")
 def publish(topic: str, args: tuple[str, ...], *, why: str, address: Address) -> None:
     """Publish ARGS to TOPIC, to set a value without an answer.

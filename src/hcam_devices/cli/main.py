@@ -12,13 +12,13 @@ SECTIONS = {
         "systemd": ("systemd", "Write systemd units that start everything at boot."),
         "access": ("access", "Let people and programs join the router, or remove them."),
     },
-    "See and command it": {
+    "Watch and command it": {
         "watch": ("watch", "Show the devices live."),
         "status": ("watch", "Print a summary; exit with status 1 if anything is wrong."),
         "call": ("calls", "Call a procedure of a device, or list its procedures."),
         "publish": ("calls", "Set a value without an answer."),
     },
-    "See what was recorded": {
+    "Use what was recorded": {
         "history": ("history", "Plot, print or export recorded values and commands."),
         "audit": ("nights", "Check that every sample of a night is stored exactly once."),
         "replay": ("nights", "Publish a recorded night again."),

@@ -50,10 +50,10 @@ def config(instrument: Instrument, address: Address, *, port: int | None) -> Non
 
 @router.command(epilog=example("hcam router install"))
 def install() -> None:
-    """Install the router, which pip does not install; repeat this after an update that asks for it.
+    """Install the router, or update it.
 
-    The router, Crossbar, gets an environment of its own in HCAM_HOME/crossbar or, if HCAM_HOME is
-    not set, in ~/.local/share/hcam_devices/crossbar.
+    pip does not do that. The router, Crossbar, gets an environment of its own in HCAM_HOME/crossbar
+    or, if HCAM_HOME is not set, in ~/.local/share/hcam_devices/crossbar.
     """
     if folder := installed_router():
         click.echo(f"the router is already installed in {folder}")

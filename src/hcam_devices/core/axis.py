@@ -1,4 +1,4 @@
-"""The chart of a motor axis, as a table, and the Axis that obeys it.
+"""The state chart of a motor axis, as a table, and the class that follows it.
 
 Outsiders command an axis, so what is legal must be data: this table refuses a command, greys out a
 button, and feeds the tests, which compare the drawing in docs/axis.md with it. Reports of the
@@ -32,7 +32,7 @@ class S(StrEnum):
 
 
 class E(StrEnum):
-    """The events of an axis: commands (named as clients know them), then reports."""
+    """The events of an axis: commands (with the names for clients), then reports."""
 
     ENABLE = "enable"
     DISABLE = "disable"
@@ -103,20 +103,20 @@ ADVICE = {
 
 
 class Drive(Protocol):
-    """The methods that an axis calls to drive its motor. Each raises as ``Link.ask`` does."""
+    """The methods with which an axis drives its motor. Each raises as ``Link.ask``."""
 
     async def drive_home(self, axis: "Axis") -> None:
-        """Begin to look for the home position."""
+        """Begin homing."""
 
     async def drive_to(self, axis: "Axis") -> None:
-        """Begin to move to the axis's target."""
+        """Begin a move to the target of the axis."""
 
     async def drive_stop(self, axis: "Axis") -> None:
         """Stop the motion."""
 
 
 class Axis(Part):
-    """One motor: where it is, where it should be, and which commands are legal now.
+    """A motor with its position, its target, and the commands that are allowed now.
 
     ``readback`` and ``setpoint`` name the fields of the device that are its position and target.
     The position is None until the hardware has said; the target is then adopted from it.
@@ -136,7 +136,7 @@ class Axis(Part):
         self._goal: float | None = None  # of the current motion; ``target`` may have changed
 
     def after(self, event: E) -> S:
-        """Return the state that follows; NotAllowedError if the chart has no such arrow."""
+        """Return the next state. Raises NotAllowedError if the chart has no such arrow."""
         try:
             return CHART[self.state][event]
         except KeyError:
@@ -146,18 +146,18 @@ class Axis(Part):
             ) from None
 
     def advice(self) -> str:
-        """Return what the axis is doing and what to do about it, for an error message."""
+        """Return the state of the axis and the next step, for an error message."""
         if self.short:
             return f"it stopped at {self.position:g}, short of its target {self.target:g}"
         return ADVICE.get(self.state, f"it is {self.state}")
 
     async def home(self) -> None:
-        """Home the axis: it looks for its home position, which becomes the target."""
+        """Home the axis: move it to its home position, which becomes the target."""
         await self._command(E.HOME, self.drive.drive_home)
         self.target = None
 
     async def move(self) -> None:
-        """Move the axis to its target, in place of any motion under way."""
+        """Move the axis to its target; a motion under way is replaced."""
         self.after(E.MOVE)
         if self.target is None:
             raise NotAllowedError(f"{self.name} cannot move now: it has no target yet")
@@ -165,21 +165,21 @@ class Axis(Part):
         await self._command(E.MOVE, self.drive.drive_to)
 
     async def stop(self) -> None:
-        """Stop the axis; its target stays, so that move goes on."""
+        """Stop the axis and keep its target, so that move can continue."""
         await self._command(E.STOP, self.drive.drive_stop)
 
     def aim(self, target: float) -> None:
-        """Replace the target; ``move`` goes there."""
+        """Set the target of the next ``move``."""
         self.state = self.after(E.TARGET)
         self.target, self.short = target, False
 
     async def enable(self) -> None:
-        """Let the axis accept commands again, in the state that the hardware reports."""
+        """Accept commands to the axis again, in the state that the hardware reports."""
         self.state = self.after(E.ENABLE)
         self.held = False
 
     async def disable(self) -> None:
-        """Let the axis accept no command until it is enabled; a motion under way goes on."""
+        """Refuse commands to the axis until it is enabled; a motion under way continues."""
         self.state = self.after(E.DISABLE)
         self.held = True
 
@@ -191,18 +191,18 @@ class Axis(Part):
         self.state, self.short = following, False
 
     def connect(self) -> None:
-        """Begin to follow the hardware, unless somebody disabled the axis."""
+        """Follow the hardware, unless the axis was disabled by a command."""
         super().connect()
         if not self.held:
             self.state = S.INIT
 
     def lose(self) -> None:
-        """Forget everything: the connection is lost."""
+        """Forget all values, because the connection is lost."""
         super().lose()
         self.forget()
 
     def forget(self) -> None:
-        """Forget the state, the position and the target: the axis cannot be read."""
+        """Forget the state, the position and the target, because the axis cannot be read."""
         self.state, self.position, self.short = S.DISABLED, None, False
         self.target = self._goal = None
 
@@ -215,7 +215,7 @@ class Axis(Part):
         moving: bool,
         asked_at: int | None = None,
     ) -> None:
-        """Take a report of the hardware.
+        """Follow a report of the hardware.
 
         ``asked_at`` is ``commands_given`` at the time of the question. If a command was given
         since, only the position is taken: the report of the motion is out of date.
@@ -247,7 +247,7 @@ class Axis(Part):
 
     @property
     def busy(self) -> bool:
-        """Whether the axis is homing or moving, as far as is known."""
+        """Whether the axis is homing or moving, according to the last report."""
         return self.state in BUSY
 
     def states(self) -> dict[str, str]:
@@ -259,12 +259,12 @@ class Axis(Part):
         return {self.readback: self.setpoint}
 
     def reading(self, name: str) -> Reading:
-        """Return the position or the target, or the reason why it is not known."""
+        """Return the position or the target, or the reason why it is unknown."""
         known = self.position if name == self.readback else self.target
         return Reading(known, "" if known is not None else f"{self.name}: {self.advice()}")
 
     def write(self, name: str, value: float) -> None:
-        """Replace the target."""
+        """Set the target."""
         self.aim(value)
 
     def notices(self) -> Iterator[Alarm]:
@@ -273,12 +273,12 @@ class Axis(Part):
             yield Alarm(self.name, "WARN", self.advice())
 
     def commands(self) -> dict[str, Callable[[], Awaitable[None]]]:
-        """Return the commands by name, as clients know them."""
+        """Return the commands by their names for clients."""
         calls = (self.enable, self.disable, self.home, self.move, self.stop)
         return {call.__name__: call for call in calls}
 
     def procedures(self, device: "Device") -> dict[str, Procedure]:
-        """Return the commands; the device has to be online, and polls at once after each."""
+        """Return the commands. The device must be online, and polls at once after each."""
 
         def while_online(call: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
             async def command() -> None:
@@ -289,7 +289,7 @@ class Axis(Part):
             return command
 
         async def position_set(position: object) -> Value:
-            """Do what the setter of the field in ``sets`` does, for programs in use."""
+            """Set the field in ``sets``, for deployed programs."""
             return await device.set(self.setpoint, position)
 
         setter = Procedure(position_set, audience="program", sets=device.settable(self.setpoint))
@@ -301,14 +301,14 @@ class Axis(Part):
         } | {f"{self.name}.positionSet": setter}
 
     def describe(self) -> dict[str, dict[str, Any]]:
-        """Return its fields, the states that are a motion and its end, and its chart."""
+        """Return the fields, the states during and after a motion, and the chart."""
         fields = {"readback": self.readback, "setpoint": self.setpoint}
         states = {"busy": [str(state) for state in BUSY], "arrived": [str(S.INPOS)]}
         return {self.name: fields | states | {"chart": commands_by_state()}}
 
 
 def commands_by_state() -> dict[str, dict[str, str]]:
-    """Return which commands each state allows, and the state that follows, as plain data."""
+    """Return the allowed commands of each state, and the next states, as plain data."""
     return {
         str(state): {str(event): str(arrows[event]) for event in COMMANDS if event in arrows}
         for state, arrows in CHART.items()

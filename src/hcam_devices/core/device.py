@@ -342,8 +342,8 @@ class Device:
         protects = field.needs_confirm_to_leave
         if protects and field.words[int(number)] not in protects and confirm is not True:
             raise ValueError(
-                f"{name} protects the detector while it is {' or '.join(protects)}; to make "
-                f"it {field.words[int(number)]} all the same, call set_{name} with confirm=True"
+                f"{name} protects the detector while it is {' or '.join(protects)}; to set "
+                f"it to {field.words[int(number)]} anyway, call set_{name} with confirm=True"
             )
         await self.write(field, number)
         self.answers.pop(field.question, None)
@@ -505,7 +505,7 @@ class Device:
 
     def _target_setter(self, name: str) -> Callable[..., Any]:
         async def target_set(target: object) -> Value:
-            """Do what the setter of the field in ``sets`` does, for programs in use."""
+            """Set the field in ``sets``, for deployed programs."""
             return await self.set(name, target)
 
         return target_set
@@ -519,11 +519,11 @@ class Device:
         return switch
 
     async def connect(self) -> None:
-        """Try to connect to the hardware now rather than after the pause."""
+        """Try to connect to the hardware now, without waiting for the pause."""
         self.poll_now()
 
     async def disconnect(self) -> None:
-        """Drop the connection to the hardware; the device makes it again by itself."""
+        """Drop the connection to the hardware; the device then reconnects by itself."""
         self.link.close(ConnectionAbortedError("disconnected by request"))
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Simulators on real ports, and the faults that can be put between them and the driver.
+"""Simulators on real ports, and faults of the connection between them and the driver.
 
 A simulator speaks its device's protocol from the other side: ``answer(frame) -> bytes``. What it
 says depends on ``self.clock``, so tests decide what time it is. ``serve`` puts it on a free
@@ -60,7 +60,7 @@ WIRE_FAULTS: dict[str, dict[str, Any]] = {
     "taken": {"text": "Port already in use"},
     "refuse": {},
 }
-"""The faults of the wire, with their options and defaults."""
+"""The faults of a connection, with their options and defaults."""
 
 USUAL_RANGE = (-1e6, 1e6)
 DISCONNECT_WHEN = ("before", "during", "after")
@@ -69,11 +69,11 @@ TYPES = {
     int: ((int,), "whole number"),
     float: ((int, float), "number"),
 }
-"""By the type of a default, the types that an option may have, and their name."""
+"""The valid types of an option and their name, by the type of its default."""
 
 
 class Impatient:
-    """A ``cut`` that forgets an unfinished frame after a ``pause`` (s) between two of its bytes."""
+    """A ``cut`` that discards an incomplete frame after a ``pause`` (s) between two bytes."""
 
     def __init__(
         self, cut: Callable[[bytearray], bytes | None], pause: float, clock: Callable[[], float]
@@ -104,24 +104,24 @@ exit "${{status:-1}}"
 
 
 def printed(text: str, status: int = 0) -> bytes:
-    """Return what a simulated program prints, EOT, and its exit status, as PROGRAM takes them."""
+    """Return the output of a simulated program, EOT, and the exit status, for PROGRAM."""
     return text.replace("\x04", "").encode() + b"\x04%d\n" % status
 
 
 class Simulator:
-    """Base class of simulators: faults by name, and values that may be set (``controls``)."""
+    """Base class of simulators, with faults by name and values that can be set (``controls``)."""
 
     controls: ClassVar[tuple[str, ...]] = ()
     ranges: ClassVar[dict[str, Range]] = {}
-    """Where a number among the controls may be, if not everywhere within ``USUAL_RANGE``."""
+    """The ranges of numbers among the controls that are narrower than ``USUAL_RANGE``."""
     programs: ClassVar[tuple[str, ...]] = ()
     serial: ClassVar[bool] = False
     link_settings: ClassVar[dict[str, Any]] = {}
-    """Settings of a link to it, beside host and port."""
+    """The device's settings beside host and port."""
     port = 0
-    """Where it is served."""
+    """The port that serves the simulator."""
     folder: Path
-    """Where simulated hardware keeps its files; one folder for all that see the same disk."""
+    """The folder for files of simulated hardware; simulators that share a disk share it."""
     greeting = b""
     cut: Callable[[bytearray], bytes | None]
 
@@ -134,24 +134,24 @@ class Simulator:
         self._hang_up: list[Callable[[bytes], None]] = []
 
     def answer(self, frame: bytes) -> bytes:
-        """Return the reply to a frame; nothing if the device would not answer."""
+        """Return the reply to a frame, or empty bytes if the hardware would not answer."""
         raise NotImplementedError
 
     def advance(self, dt: float) -> None:
         """Advance positions, temperatures and other simulated quantities by ``dt`` seconds."""
 
     def catch_up(self) -> None:
-        """Advance to the time of the clock: before each answer, and before a fault is injected."""
+        """Advance to the present time, before each answer and each fault."""
         now = self.clock()
         dt, self._advanced_to = now - self._advanced_to, now
         self.advance(dt)
 
     def latency(self, frame: bytes) -> float:
-        """Return the seconds until the frame is answered; other connections do not wait."""
+        """Return the delay (s) of the answer to a frame; other connections do not wait."""
         return 0.0
 
     def constant(self, frame: bytes) -> bytes:
-        """Return the part of a request that is the same each time it is made, if it has others.
+        """Return the part of a request that is the same at each repetition.
 
         Of a command line it is the words, however they are quoted.
         """
@@ -160,7 +160,7 @@ class Simulator:
         return frame
 
     def renumber(self, reply: bytes, frame: bytes) -> bytes:
-        """Return a recorded reply as the answer to this frame, where requests are numbered."""
+        """Return a recorded reply with the number of this frame, if requests are numbered."""
         return reply
 
     def play(self, passed: Iterable[tuple[str, bytes]]) -> None:
@@ -180,7 +180,7 @@ class Simulator:
                 self._recorded[asked][-1] += data
 
     def reply(self, frame: bytes) -> bytes:
-        """Return the answer to a frame, from the recording that is played if there is one."""
+        """Return the answer to a frame, from the recording if one is played."""
         if self._recorded is None:
             self.catch_up()
             return self.answer(frame)
@@ -193,14 +193,14 @@ class Simulator:
         return b"", None
 
     def stands_in(self, procedure: str) -> bool:
-        """Return whether to answer, with None, for another device that no server presents.
+        """Return whether to answer calls to another device that no server presents, with None.
 
         ``procedure`` is the one that its device calls: ``autoguider.add_relative_dither``.
         """
         return False
 
     async def background(self) -> None:
-        """Run beside the connections, for as long as the simulator is served."""
+        """Run while the simulator is served, beside the connections."""
 
     def offers(self) -> dict[str, dict[str, Any]]:
         """Return every fault with its options and their defaults."""
@@ -212,7 +212,7 @@ class Simulator:
         return {key: parameter.default for key, parameter in known if key != "reply"}
 
     def simulate(self, fault: str = "", **chosen: Any) -> dict[str, Any]:
-        """Begin a fault, ``set`` a value of the simulated hardware, or ``clear`` all faults.
+        """Inject a fault, ``set`` values of the simulated hardware, or ``clear`` all faults.
 
         Without a fault: return what may be done. Raises ValueError for what is not offered.
         """
@@ -290,7 +290,7 @@ def _without_times(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _chosen(fault: str, offered: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of a fault; ValueError if one of those chosen is not offered so."""
+    """Return the options of a fault. Raises ValueError if a chosen option is not valid."""
     options = offered | {"times": math.inf} | offered
     for key, value in chosen.items():
         if key not in options:
@@ -466,7 +466,7 @@ def write_programs(names: tuple[str, ...], folder: Path, port: int) -> None:
 
 
 LOOK_EVERY = 0.02
-"""Seconds between looks whether an unplugged serial device is to be plugged in again."""
+"""The period (s) of checking whether to plug in an unplugged serial device again."""
 
 
 class _Terminal:
@@ -488,17 +488,17 @@ class _Terminal:
         self.reader.feed_data(os.read(self._near, 4096))
 
     def write(self, data: bytes) -> None:
-        """Write bytes to the device; raise ConnectionResetError if the cable was unplugged."""
+        """Write bytes to the device. Raises ConnectionResetError if the cable is unplugged."""
         if self._near < 0:
             raise ConnectionResetError
         with suppress(BlockingIOError):
             os.write(self._near, data)
 
     async def drain(self) -> None:
-        """Do nothing: ``write`` does not buffer."""
+        """Do nothing, because ``write`` does not buffer."""
 
     def abort(self) -> None:
-        """Unplug it: its reader gets EOF, and the path is removed."""
+        """Unplug the cable: the reader gets EOF, and the path is removed."""
         if self._near >= 0:
             asyncio.get_running_loop().remove_reader(self._near)
             self.path.unlink(missing_ok=True)
@@ -537,5 +537,5 @@ async def _keep_plugged(sim: Simulator, path: Path, there: asyncio.Event) -> Non
 
 
 def toward(value: float, target: float, seconds: float, time_constant: float) -> float:
-    """Return where a first-order approach from ``value`` to ``target`` has come after a while."""
+    """Return ``value`` after ``seconds`` of a first-order approach to ``target``."""
     return target + (value - target) * math.exp(-seconds / time_constant)

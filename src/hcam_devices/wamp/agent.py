@@ -347,7 +347,7 @@ class Agent:
             raise
 
     def describe(self) -> dict[str, Any]:
-        """Return what this device is: its fields, setpoints and procedures, as plain data."""
+        """Return the description of the device: its fields, setpoints and procedures."""
         return self._description
 
     @cached_property
@@ -361,21 +361,21 @@ class Agent:
         }
 
     def telemetry(self) -> Sample | None:
-        """Return the newest sample; None if there is none yet."""
+        """Return the newest sample, or None if there is none yet."""
         self._outbox.flush()
         return self._newest
 
     def samples(self, after: int = 0, limit: int = 1000, epoch: str | None = None) -> list[Sample]:
-        """Return the samples with numbers above ``after``, in order; ask again until none come."""
+        """Return samples with numbers above ``after``, in order; ask again until there are none."""
         self._outbox.flush()
         return self._service.samples(self.device.name, after, limit, epoch)
 
     async def held(self, start: float | None = None, end: float | None = None) -> dict[str, Any]:
-        """Return which samples the journal has and which are gone, with reasons (Unix seconds)."""
+        """Return which samples the journal has, and which are lost, with reasons (Unix times)."""
         return await self._service.holds(self.device.name, start, end)
 
     async def wire(self, seconds: float = 60.0) -> None:
-        """Publish, for a while, what passes to and from the hardware (topic ``wire``)."""
+        """Publish the bytes sent and received, for some seconds (topic ``wire``)."""
         _check_seconds(seconds, MAX_WIRE_S)
         if self._untrace:
             self._untrace.cancel()
@@ -402,7 +402,7 @@ class Agent:
                 self._session.publish(uris.command(self.device.name), event)
 
     async def exchange(self, hex: str, seconds: float = 1.0, *, confirm: bool = False) -> str:
-        """Send raw bytes to the hardware and return what comes back, both in hexadecimal.
+        """Send raw bytes to the hardware and return the reply, both in hexadecimal.
 
         Nothing checks what is sent, so it needs confirm=True.
         """
