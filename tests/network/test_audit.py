@@ -67,7 +67,7 @@ def test_without_the_recorder_its_files_alone_are_looked_at(own: Net) -> None:
     everything = f"({len(DEVICES) + len(OTHERS) + 1} devices)"  # and the recorder
     recorder.kill()
     reasons = {
-        "nobody answers for the recorder": lambda: None,
+        "the recorder is not running": lambda: None,
         f"no router answers at {own.address}": own.end,
     }
     for reason, happens in reasons.items():

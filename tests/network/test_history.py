@@ -102,7 +102,7 @@ async def test_people_and_scripts_get_it_from_the_recorder(
         listed = await asyncio.to_thread(net.hcam, "history")
         wrong = await asyncio.to_thread(net.hcam, "history", "ccd9.temprature", code=1)
         series = await asyncio.to_thread(archive.timeseries, "ccd9.temperature", last="7d")
-        with pytest.raises(InvalidArgumentError, match="points are 1 to 3000, not 5000"):
+        with pytest.raises(InvalidArgumentError, match="points must be from 1 to 3000, not 5000"):
             await asyncio.to_thread(Remote().history, "ccd9.temperature", 0, 1, 5000)
         with pytest.raises(InvalidArgumentError, match=r"history: field: .*string, not 7"):
             await asyncio.to_thread(call, "hipercam.recorder.rpc.history", 7)
@@ -131,7 +131,7 @@ def test_without_a_recorder_it_is_read_from_the_files(alone: Net, store: Embedde
     assert done.stderr == (
         f"no recorder answers at {alone.address} (WAMP_SERVER): reading {store.folder} instead\n"
     )
-    assert "nothing of ccd9.temperature" in alone.hcam(
+    assert "there are no values of ccd9.temperature" in alone.hcam(
         "history", "ccd9.temperature", "--to", "2026-01-01", code=1
     )
     assert "choose one of" in alone.hcam("history", "a.b", "--csv", "--points", "3", code=2)
