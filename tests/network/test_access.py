@@ -148,7 +148,7 @@ async def test_no_key_but_the_own_is_taken(net: Net, name: str) -> None:
     stranger = Key.new(name, right.role, right.router)
     pretender = Key(name, right.role, right.router, key(net, "observer").key, "")
     for wrong in (stranger, pretender):
-        with pytest.raises(ApplicationError, match="no such key"):
+        with pytest.raises(ApplicationError, match="does not know this key"):
             async with client(net.address, key=wrong):
                 pass
 

@@ -499,7 +499,7 @@ async def test_a_page_or_another_name_is_refused_whoever_sends(
 async def test_the_clocks_are_told_when_they_differ(net: Net, access: Access) -> None:
     anna = access.add("anna", "operator")
     _, text, _ = await asyncio.to_thread(send, net, "/call", MOVE, anna.signed(MOVE, age=40))
-    assert "the router's clock says 1" in json.loads(text)["args"][0]
+    assert "the router's clock is at 1" in json.loads(text)["args"][0]
 
 
 def test_a_request_from_before_the_router_s_start_is_refused(tmp_path: Path) -> None:

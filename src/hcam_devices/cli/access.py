@@ -37,7 +37,7 @@ def access() -> None:
 @click.option(
     "--public",
     metavar="HEX",
-    help="The public key (Ed25519) that NAME has made: no key file is made here.",
+    help="The public key (Ed25519) that NAME has made; then no key file is made.",
 )
 @click.option(
     "--out",
@@ -95,7 +95,7 @@ def remove(name: str) -> None:
 
 @access.command("list", epilog=example("hcam access list"))
 def list_() -> None:
-    """Print the names that may join, with their roles and numbers of keys."""
+    """Print who may join, with roles and numbers of keys."""
     people = keys.people(keys.folder())
     width = max(map(len, people), default=0)
     for name, person in sorted(people.items()):

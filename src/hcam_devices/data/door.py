@@ -159,9 +159,9 @@ class Signatures:
         self._used: dict[str, float] = {}
 
     def signer(self, known: dict[str, Any], request: Any, body: bytes, given: str) -> str:
-        """Return the name of the person who has signed a request.
+        """Return the name of the person who signed a request.
 
-        It has to be signed for ``router``, or for the name in its Host and the port it came to.
+        It must be signed for ``router``, or for the name in its Host and the port it came to.
         """
         fields = dict(part.strip().partition("=")[::2] for part in given.split(","))
         if fields.keys() != {"name", "time", "nonce", "mac"}:
@@ -179,22 +179,24 @@ class Signatures:
             if hmac.compare_digest(mac.encode(), fields["mac"].encode()):
                 break
         else:
-            text = f"this is not signed with the token of {name!r} for the router {router}"
+            text = f"the request is not signed with the token of {name!r} for the router {router}"
             raise RefusedError(401, NOT_AUTHORIZED, text)
         self._require_new(mac, signed_at)
         return name
 
     def _require_new(self, mac: str, signed_at: str) -> None:
         now, clock = time.monotonic(), time.time()
-        # What the router answered before it was started again it has forgotten.
+        # Requests from before the start of the router may be repetitions: it does not know them.
         most = min(WINDOW_S, now - self._began)
         if not -WINDOW_S <= clock - _number(signed_at) <= most:
-            text = f"it was signed at {signed_at}; the router's clock says {clock:.3f}"
+            text = (
+                f"the request was signed at {signed_at}, but the router's clock is at {clock:.3f}"
+            )
             raise RefusedError(401, NOT_AUTHORIZED, text)
         while self._used and self._used[first := next(iter(self._used))] < now - 2 * WINDOW_S:
             del self._used[first]
         if mac in self._used:
-            raise RefusedError(401, NOT_AUTHORIZED, "this request was sent already")
+            raise RefusedError(401, NOT_AUTHORIZED, "this request was sent before")
         self._used[mac] = now
 
 
@@ -278,7 +280,7 @@ class Door(Resource):  # type: ignore[misc]
         except InvalidUriError as error:
             raise RefusedError(400, ApplicationError.INVALID_URI, str(error)) from None
         except Exception as error:  # noqa: BLE001  (so Autobahn tells of unsuitable arguments)
-            raise RefusedError(400, f"this cannot be sent: {error}") from None
+            raise RefusedError(400, f"the arguments cannot be sent: {error}") from None
         return guest.wait_for(answer)
 
     def _caller(self, request: Any, body: bytes) -> Caller:
@@ -287,7 +289,7 @@ class Door(Resource):  # type: ignore[misc]
         if not headers and self.anonymous:
             return Caller(at(ANONYMOUS, request.getClientAddress()), self.anonymous, listed=False)
         if len(headers) != 1:
-            raise RefusedError(401, NOT_AUTHORIZED, "this router has to know who calls")
+            raise RefusedError(401, NOT_AUTHORIZED, "a token or a signature is needed")
         known = people.known()
         scheme, _, given = headers[0].decode("latin-1").partition(" ")
         if scheme.lower() == "hcam":
@@ -302,7 +304,7 @@ class Door(Resource):  # type: ignore[misc]
         own = request.getHost().host
         for name in _hosts(request):
             if name not in self.hosts and name not in (own, f"[{own}]"):
-                text = f"this router is not {name}: use its address, or name it in [router]"
+                text = f"this router is not {name}: use its address, or add the name to [router]"
                 raise RefusedError(421, NOT_AUTHORIZED, text)
 
 
@@ -334,7 +336,7 @@ def _owner(known: dict[str, Any], scheme: str, given: str) -> str:
             same = person.token is not None and hmac.compare_digest(person.token, hashed)
             if same and claimed in (None, name):
                 return name
-    raise RefusedError(401, NOT_AUTHORIZED, "this router knows no such name and token")
+    raise RefusedError(401, NOT_AUTHORIZED, "the router does not know this name and token")
 
 
 def _require_no_browser(request: Any) -> None:
@@ -357,7 +359,7 @@ def _parse(request: Any, body: bytes) -> dict[str, Any]:
     try:
         wanted = json.loads(body.decode("utf-8"))
         if b"\\ud" in body.lower():
-            # Half of a character cannot be sent on: the caller would never get an answer.
+            # A lone surrogate cannot be sent on: the caller would never get an answer.
             json.dumps(wanted, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise RefusedError(400, "the request is not valid JSON in UTF-8") from None
@@ -398,7 +400,7 @@ def _failed(failure: Failure, request: Any) -> bytes:
     if isinstance(error, ApplicationError):
         try:
             return _dump({"error": error.error, "args": error.args, "kwargs": error.kwargs or {}})
-        except ValueError:  # it has what JSON has not, such as bytes
+        except ValueError:  # not possible in JSON, such as bytes
             return _dump({"error": error.error, "args": [repr(error.args)], "kwargs": {}})
     log.failure("a request cannot be answered", failure=failure)
     request.setResponseCode(500)
@@ -407,9 +409,9 @@ def _failed(failure: Failure, request: Any) -> bytes:
 
 
 def _dump(answer: Any) -> bytes:
-    """Return an answer as JSON. Raises ValueError for what JSON has not."""
+    """Return an answer as JSON. Raises ValueError if JSON cannot express it."""
     try:
         text = json.dumps(answer, separators=(",", ":"), ensure_ascii=False)
     except (TypeError, RecursionError) as error:
         raise ValueError(str(error)) from None
-    return text.encode("utf-8", "backslashreplace")  # which JSON reads for half a character
+    return text.encode("utf-8", "backslashreplace")  # JSON's escape for a lone surrogate

@@ -1,4 +1,4 @@
-"""Who may come in: the list of people, Crossbar's authenticator of keys, and who is shown out.
+"""Who may join: the list of people, Crossbar's authenticator of keys, and the end of sessions.
 
 Imported in the router's worker, which has Crossbar but not this package.
 """
@@ -110,7 +110,7 @@ def create(config: dict[str, Any], controller: Any) -> Callable[..., Any]:
         key = given.get("pubkey")
         person = people.known().get(authid)
         if person is None or key not in person.keys:
-            text = f"this router knows no such key of {authid!r}: see hcam access list"
+            text = f"the router does not know this key of {authid!r}: see hcam access list"
             return fail(Refusal(ApplicationError(NOT_AUTHORIZED, text)))
         # With what a server says of itself, for those who ask to whom a name belongs.
         return {
@@ -125,7 +125,7 @@ def create(config: dict[str, Any], controller: Any) -> Callable[..., Any]:
 
 
 def look(controller: Any) -> None:
-    """Show out of the router who was removed, has lost a key or has another role now."""
+    """End the sessions of people who were removed, or whose key or role was changed."""
     known = people.known()
     for realm in controller.realms.values():
         for sessions in [*realm.router._authid_to_sessions.values()]:
@@ -135,7 +135,7 @@ def look(controller: Any) -> None:
                 try:
                     _show_out_unless(known.get(session.authid), session)
                 except Exception:  # noqa: BLE001  (the others have to be looked at)
-                    log.failure("a session cannot be shown out")
+                    log.failure("a session cannot be ended")
 
 
 def _show_out_unless(person: Person | None, session: Any) -> None:
@@ -151,9 +151,9 @@ def _show_out_unless(person: Person | None, session: Any) -> None:
 
 
 def show_out(session: Any, error: str, reason: str) -> None:
-    """Take leave of a session; cut its connection if it is still there the next time."""
+    """Say goodbye to a session; abort its connection if it is still there the next time."""
     if session._goodbye_sent:
         session._transport.dropConnection(abort=True)
     else:
-        log.warn("showing out session {id}: {reason}", id=session._session_id, reason=reason)
+        log.warn("ending session {id}: {reason}", id=session._session_id, reason=reason)
         session.leave(error, reason)
