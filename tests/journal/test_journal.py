@@ -628,8 +628,8 @@ def test_salvaging_is_completed_after_an_interruption(
         assert len(truth(journal, "slide", "flow")) == 3001
         assert [one["epoch"] for one in journal.holds("slide")["epochs"]] == [epoch, journal.epoch]
     assert "3000 samples" not in caplog.text  # some had been copied before
-    assert "0 are gone" in caplog.text
-    assert "cannot be known" in caplog.text
+    assert "0 are lost" in caplog.text
+    assert "may be lost, too" in caplog.text
     assert path.with_name(f"{path.name}.salvaged-{clock.now:.0f}").exists()
 
 

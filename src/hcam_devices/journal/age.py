@@ -1,10 +1,10 @@
-"""The time by which data become old enough to be deleted; no clock alone can put it forward.
+"""The time that decides which data are old enough to be deleted. A wrong clock deletes nothing.
 
-A clock that is wrong, on a machine that starts without a battery or a time server, must not delete
-anything. Therefore this time passes while programs run, and a pause counts if it is short. After a
-longer pause, or when the clock is set, data grow older only by running time. The clock is believed
-again once it has run steadily for as long as data are kept: everything that was there before has
-then been kept as long as promised.
+The clock of a machine that starts without a battery or a time server may be wrong. Therefore this
+time follows the running time of programs; a pause counts if it is short. After a longer pause, or
+when the clock is set, data become older by running time only. The clock is trusted again once it
+has run steadily for as long as data are kept: everything that was there before has then been kept
+as long as promised.
 """
 
 import json
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 DAY_S = 86400.0
 MAX_PAUSE_S = 2 * DAY_S
-"""Believe the clock after a step, or a pause of the program, of at most this length (s)."""
+"""Trust the clock after a step, or a pause of the program, of at most this length (s)."""
 
 
 class AgeClock:
@@ -86,10 +86,10 @@ class AgeClock:
         days = f"{abs(ahead) / DAY_S:.0f} days {'after' if ahead > 0 else 'before'}"
         left = (self.keep - self._waited) / DAY_S
         return (
-            f"the clock of this machine says {_utc(self._wall)} UTC, {days} {_utc(self._time)},"
-            f" when {self.path.parent} was last written, and what has passed since; nothing there"
-            f" is deleted for its age until {left:.1f} more days have passed: if the clock is"
-            " wrong, set it; if nothing has run for so long, there is nothing to do"
+            f"the clock of this machine is at {_utc(self._wall)} UTC, {days} {_utc(self._time)},"
+            f" the time by the last entries in {self.path.parent} and the running time since; for"
+            f" {left:.1f} more days nothing there is deleted because of its age: if the clock is"
+            " wrong, set it; if the programs were stopped for so long, there is nothing to do"
         )
 
     def _save(self) -> None:

@@ -26,7 +26,7 @@ SOUND = 0x2144DF1C
 
 
 class Table(NamedTuple):
-    """A table without rowid: its columns, those of the key first, and whether a row is sound."""
+    """A table without rowid: its columns, those of the key first, and the check of a row."""
 
     name: str
     columns: str
@@ -34,17 +34,17 @@ class Table(NamedTuple):
     proves: Callable[..., bool]
 
     def schema(self) -> str:
-        """Return how it is created."""
+        """Return the SQL that creates the table."""
         key = ", ".join(self.columns.split(", ")[: self.keys])
         return f"CREATE TABLE {self.name} ({self.columns}, PRIMARY KEY ({key})) WITHOUT ROWID"
 
     def insert(self) -> str:
-        """Return how a row is kept, unless its key is there."""
+        """Return the SQL that inserts a row, unless its key is there."""
         marks = ", ".join("?" * self.width())
         return f"INSERT OR IGNORE INTO {self.name} VALUES ({marks})"  # noqa: S608  (our names)
 
     def size(self) -> str:
-        """Return how its rows are counted."""
+        """Return the SQL that counts the rows."""
         return f"SELECT count(*) FROM {self.name}"  # noqa: S608  (our names)
 
     def width(self) -> int:
@@ -94,7 +94,7 @@ def put_texts(db: sqlite3.Connection, texts: dict[int, str]) -> None:
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Return whether an error means a damaged file, not an unreachable one or a bug of ours."""
+    """Return whether an error means a damaged file, not an unreachable one or a bug."""
     code = getattr(error, "sqlite_errorcode", 0)
     return code in BAD_SECTOR or type(error) in (sqlite3.DatabaseError, sqlite3.DataError)
 
@@ -108,7 +108,7 @@ def connect(path: Path, how: str) -> sqlite3.Connection:
 
 
 def opened(path: Path, tables: Iterable[Table], how: str = "mode=rw") -> sqlite3.Connection:
-    """Open a file of ours, which has these tables.
+    """Open a file of this package, which has these tables.
 
     Raises sqlite3.DatabaseError if it is damaged, sqlite3.OperationalError if it cannot be
     reached. (Nothing but SQLite opens it here: when one opening of a file is closed, its process
@@ -120,7 +120,7 @@ def opened(path: Path, tables: Iterable[Table], how: str = "mode=rw") -> sqlite3
         (mode,) = db.execute("PRAGMA journal_mode").fetchone()
         ours = schema == {table.schema() for table in tables}
         if not ours or (mode != "wal" and how != UNCHANGING):
-            raise sqlite3.DatabaseError("it is not one of ours")
+            raise sqlite3.DatabaseError("it is not a file of this package")
         if how == "mode=rw":
             db.executescript("BEGIN IMMEDIATE; PRAGMA user_version = 0; ROLLBACK")
     except (sqlite3.OperationalError, UnicodeDecodeError) as error:
@@ -149,7 +149,7 @@ def reading(path: Path, tables: Iterable[Table]) -> sqlite3.Connection:
         alone = error.sqlite_errorname.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN"))
         if not alone or path.with_name(f"{path.name}-wal").exists():
             raise
-        return opened(path, tables, UNCHANGING)  # nobody writes it, and nor may we
+        return opened(path, tables, UNCHANGING)  # nobody writes it, and this process may not
 
 
 class File:
@@ -196,7 +196,7 @@ class File:
             raise
 
     def _transaction(self, action: Callable[[sqlite3.Connection], T]) -> T:
-        if self._opened != self._there():  # somebody has removed it, or put another in its place
+        if self._opened != self._there():  # it was removed or replaced
             self.close()
         if self._db is None:
             self._db = self._open()
@@ -219,7 +219,7 @@ class File:
         return db
 
     def renew(self, why: str) -> None:
-        """Rename the file as damaged, and put its sound rows into a new one."""
+        """Rename the file as damaged, and copy its undamaged rows into a new one."""
         self.close()
         new = self._build(records(self.path)).rename(self._beside(".new"))
         now = int(self.clock())
@@ -230,7 +230,7 @@ class File:
                 part.rename(aside.with_name(aside.name + extra))
         self._install(new)
         log.error(
-            "%s was damaged (%s): it is kept as %s, and these of its rows, which are sound: %s",
+            "%s was damaged (%s): it is kept as %s; its undamaged rows were copied: %s",
             *(self.path, why, aside.name, self._kept),
         )
 

@@ -1,4 +1,4 @@
-"""Records of commands: who did what to a device, when and why, and what came of it.
+"""Records of commands: who did what to a device, when, why and with what result.
 
 The commands of a device are a stream of their own in the journal of its server, ``slide.command``:
 numbered, fetched, stored and audited like the samples of a device. The name of a device has no dot.

@@ -1,4 +1,4 @@
-"""Which samples of a device the file of a journal has, and which it knows to be gone or lost."""
+"""Which samples of a device the file of a journal has, and which are known to be gone or lost."""
 
 import sqlite3
 from collections.abc import Iterable

@@ -6,8 +6,8 @@ loses nothing when a process dies, but may lose its last second when the power f
 may ever be used twice.)
 
 Each number from 1 to the last of an epoch is either a sample or ``gone``, with the reason. Only
-what was lost behind the last sample that is left of an epoch cannot be known. What could not be
-kept at all, on a full disk, has no number: how much and when is noted as ``lost``.
+samples lost after the last one left of an epoch cannot be known. Samples that could not be kept at
+all, on a full disk, have no number: how many and when is noted as ``lost``.
 """
 
 import json
@@ -112,7 +112,7 @@ class Journal:
             db.execute("PRAGMA schema_version").fetchone()  # before anything is written
             accepted = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
             if overlooked(self._named("-wal"), accepted):
-                raise OverlookedError("its WAL has samples behind a damaged page")
+                raise OverlookedError("its WAL has samples after a damaged page")
             db.executescript(SCHEMA)
             self._epoch, self.epoch = self._current_epoch(db, anew=tries < 3)
         except BaseException as error:
@@ -209,7 +209,7 @@ class Journal:
                     or getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_INTERRUPT
                 ):
                     raise
-        raise sqlite3.OperationalError(f"{self.path.name} is damaged again and again")
+        raise sqlite3.OperationalError(f"{self.path.name} was damaged repeatedly")
 
     @contextmanager
     def _another(self) -> Iterator[sqlite3.Connection]:
@@ -323,7 +323,7 @@ class Journal:
         return numbered
 
     def _lose(self, device: str, reason: str) -> None:
-        """Count a sample that could not be kept, in the file that needs no room."""
+        """Count a sample that could not be kept, in the file that needs no disk space."""
         now = self.clock()
         open_notes = (note for note in self._lost.values() if note[:2] == (device, self.epoch))
         note = next(open_notes, Lost(device, self.epoch, now, now, 0, reason))
@@ -339,11 +339,11 @@ class Journal:
                 for note in self._lost.values():
                     db.execute("INSERT OR REPLACE INTO lost VALUES (?, ?, ?, ?, ?, ?)", note)
         except sqlite3.Error as error:
-            log.debug("%s: what was lost is noted later: %s", self.path.name, error)
+            log.debug("%s: lost samples are noted later: %s", self.path.name, error)
             return
         for note in self._lost.values():
             log.error(
-                "%s: %d samples of %s are lost, published without a number from %s to %s: %s",
+                "%s: %d samples of %s, published without a number from %s to %s, are lost: %s",
                 *(self.path.name, note.samples, note.device),
                 *(_utc(note.since), _utc(note.until), note.reason),
             )
@@ -405,7 +405,7 @@ class Journal:
         return self._here(look)
 
     def records(self, device: str, first: int, last: int, epoch: str) -> list[tuple[int, bytes]]:
-        """Return numbers and JSON of the sound samples between two numbers. For a thread."""
+        """Return numbers and JSON of the undamaged samples between two numbers. For a thread."""
 
         def look(db: sqlite3.Connection) -> list[tuple[int, bytes]]:
             found = []
@@ -535,7 +535,11 @@ class Journal:
             return self._apart(lambda db: self._tidy(db, now))
         except (OSError, sqlite3.OperationalError, sqlite3.ProgrammingError) as error:
             if not self._closed:
-                log.error("%s: not tidied this time: %s", self.path.name, error)
+                log.error(
+                    "%s: the regular maintenance failed and is repeated later: %s",
+                    self.path.name,
+                    error,
+                )
             return 0
 
     def _upkeep(self, db: sqlite3.Connection) -> Upkeep:
@@ -559,7 +563,9 @@ class Journal:
         db.executescript(f"PRAGMA incremental_vacuum({MAX_PAGES})")  # execute would free one
         db.execute("PRAGMA wal_checkpoint(PASSIVE)")
         if dropped:
-            log.info("%s: dropped %d samples at the bound of the journal", self.path.name, dropped)
+            log.info(
+                "%s: dropped %d samples that were too old or too many", self.path.name, dropped
+            )
         for aside in put_aside(self.path):
             upkeep.salvage(aside, *self._ends.get(aside.name, ("", {})))
         return dropped

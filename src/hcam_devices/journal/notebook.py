@@ -1,4 +1,4 @@
-"""Notes of lost samples in a file that has its room already: it can be written on a full disk."""
+"""Notes of lost samples in a file of fixed size, which can be written on a full disk."""
 
 import json
 import logging
@@ -37,10 +37,10 @@ class Lost(NamedTuple):
 
 
 class Notebook:
-    """Notes that replace one another in place, so that no room is needed.
+    """Notes that replace one another in place, so that no disk space is needed.
 
-    File systems that never write in place (btrfs, ZFS) may refuse that as well: the log then has
-    the notes. They survive when the process is killed, but perhaps not when the power fails.
+    File systems that never write in place (btrfs, ZFS) may refuse that as well: the notes are then
+    logged. They survive when the process is killed, but perhaps not when the power fails.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,7 +51,9 @@ class Notebook:
                 new.write_bytes(b" " * SIZE)
                 new.replace(path)
         except OSError as error:
-            log.error("%s cannot be made, which notes what is lost on a full disk: %s", path, error)
+            log.error(
+                "%s, for notes of samples lost on a full disk, cannot be created: %s", path, error
+            )
 
     def read(self) -> list[Lost]:
         """Return the notes; none if they cannot be read."""
@@ -59,16 +61,20 @@ class Notebook:
             text = self.path.read_text(encoding="utf-8").strip()
             return [Lost(*note) for note in json.loads(text)] if text else []
         except (OSError, TypeError, ValueError) as error:
-            log.error("%s cannot be read: what was lost is not known: %s", self.path, error)
+            log.error(
+                "%s cannot be read, so it is not known which samples were lost: %s",
+                self.path,
+                error,
+            )
             return []
 
     def write(self, notes: Iterable[Lost]) -> None:
-        """Replace the notes; as many as there is room for."""
+        """Replace the notes with as many as there is room for."""
         texts = [json.dumps(note) for note in notes]
         while len(text := f"[{','.join(texts)}]".encode()) > SIZE:
-            log.error("%s is full: it does not have %s", self.path, texts.pop())
+            log.error("%s is full: no room for %s", self.path, texts.pop())
         try:
             with self.path.open("r+b", buffering=0) as file:
                 os.pwrite(file.fileno(), text.ljust(SIZE), 0)
         except OSError as error:
-            log.error("%s cannot be written: %s; lost is %s", self.path, error, text.decode())
+            log.error("%s cannot be written: %s; lost samples: %s", self.path, error, text.decode())

@@ -1,4 +1,4 @@
-"""The records of a damaged SQLite 3 file: whatever its pages still say, without its b-trees.
+"""The records of a damaged SQLite 3 file: whatever can be read from its pages, without its b-trees.
 
 From the published format, https://sqlite.org/fileformat2.html: "The Database Header" (1.3), "B-tree
 Pages" (1.6), "Cell Payload Overflow Pages" (1.7), "Record Format" (2.1), "The WAL File Format"
@@ -21,7 +21,7 @@ BAD_SECTOR = (
     sqlite3.SQLITE_IOERR_SHORT_READ,
     sqlite3.SQLITE_IOERR_CORRUPTFS,
 )
-"""SQLite's codes for a disk that cannot be read: other parts of the file may still be sound."""
+"""SQLite's codes for a disk that cannot be read: other parts of the file may be undamaged."""
 SIZES = (4096, 8192, 16384, 32768, 65536, 1024, 2048, 512)
 LEAF_TABLE, LEAF_INDEX, INNER_INDEX = KINDS = b"\x0d\x0a\x02"
 """The first byte of a page: rows WITHOUT ROWID are in the inner pages of their tree, too."""
@@ -68,7 +68,7 @@ def overlooked(wal: Path, accepted: int) -> bool:
         if accepted <= 0 and _checksum(header[:24]) != header[24:]:
             return True
         size = int.from_bytes(header[8:12], "big")
-        if size not in SIZES:  # SQLite has accepted another header, of a WAL that is gone
+        if size not in SIZES:  # SQLite has accepted the header of a WAL that was removed
             return False
         step = FRAME_HEADER + size
         rest = range(WAL_HEADER + max(accepted, 0) * step, file.size, step)
@@ -196,7 +196,7 @@ def _overflow(number: int, length: int, size: int, read: Read) -> bytes:
     while length > 0:
         page = read(number)
         if number in parts or len(page) < 4 + min(length, size - 4):
-            raise ValueError("the chain of pages is broken, or a circle")
+            raise ValueError("the chain of pages is broken or circular")
         parts[number] = page[4 : 4 + length]
         length -= len(parts[number])
         number = int.from_bytes(page[:4], "big")

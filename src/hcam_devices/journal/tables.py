@@ -98,7 +98,7 @@ def unpack(body: object) -> tuple[Key | None, bytes]:
     """Return device, epoch and number of a record, and its JSON; None if it is damaged."""
     unpacker = zlib.decompressobj()
     try:
-        # What a damaged file has instead of bytes is a TypeError, below.
+        # Anything but bytes, from a damaged file, is a TypeError below.
         text = unpacker.decompress(body, MAX_SAMPLE_BYTES)  # type: ignore[arg-type]
         head = HEAD.match(text)
         if not head or not unpacker.eof or unpacker.unused_data:
@@ -117,9 +117,9 @@ def read_page(page: Any) -> list[dict[str, Any]]:
         except ValueError:  # orjson reads neither lone surrogates nor numbers beyond a double
             samples = json.loads(text)
     except (TypeError, ValueError, zlib.error) as error:
-        raise ValueError(f"{shorten(page)} is no page of samples: {error}") from None
+        raise ValueError(f"{shorten(page)} is not a page of samples: {error}") from None
     if not (isinstance(samples, list) and all(isinstance(sample, dict) for sample in samples)):
-        raise ValueError(f"{shorten(samples)} is not samples")
+        raise ValueError(f"{shorten(samples)} is not a list of samples")
     return samples
 
 

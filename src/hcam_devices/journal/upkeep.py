@@ -26,7 +26,7 @@ DAMAGE = (
     sqlite3.SQLITE_CORRUPT,
     sqlite3.SQLITE_NOTADB,
     sqlite3.SQLITE_CONSTRAINT,  # a number is there already: the last one was misread
-    sqlite3.SQLITE_ERROR,  # a table is not what it was
+    sqlite3.SQLITE_ERROR,  # a table was changed
     *BAD_SECTOR,
 )
 
@@ -117,7 +117,7 @@ class Upkeep:
         return len(found)
 
     def _take_away(self, device: str, epoch: str, seqs: list[int], reason: str) -> None:
-        """Delete samples, and note that they are gone."""
+        """Delete samples, and note that with the reason."""
         if seqs:
             with transaction(self.db):
                 self.db.executemany(
@@ -130,13 +130,13 @@ class Upkeep:
                 set_gone(self.db, device, epoch, [*known, *new], self.clock())
 
     def lose(self, device: str, epoch: str, seqs: list[int]) -> None:
-        """Delete damaged records, and note that they are gone."""
+        """Delete damaged samples, and note that."""
         if seqs:
-            log.error("%s: records of %s are damaged, and gone: %s", self.path.name, device, seqs)
+            log.error("%s: damaged samples of %s were deleted: %s", self.path.name, device, seqs)
             self._take_away(device, epoch, seqs, "the record was damaged")
 
     def check(self) -> None:
-        """Check every record and every number. Raises DamagedError if some are not there."""
+        """Check every record and every number. Raises DamagedError if some are missing."""
         for (said,) in self.db.execute("PRAGMA quick_check(1)"):
             if said != "ok":
                 raise DamagedError(said)
@@ -153,7 +153,7 @@ class Upkeep:
                 key, _ = unpack(body)
                 types = tuple(map(type, (device, seq, epoch, when)))
                 if types != (str, int, str, float) or key not in (None, (device, epoch, seq)):
-                    raise DamagedError(f"sample {seq} of {device} has another record")
+                    raise DamagedError(f"sample {seq} of {device} has the record of another")
                 if (device, number, seq) <= before:
                     raise DamagedError(f"sample {seq} of {device} is out of order")
                 if key is None:
@@ -162,13 +162,13 @@ class Upkeep:
                 if first < seq and boot != "salvaging":
                     gap = SampleRanges([SampleRange(device, epoch, first, seq - 1)])
                     if gap - SampleRanges(gone(self.db, device, epoch)):
-                        raise DamagedError(f"samples {first}-{seq - 1} of {device} are not there")
+                        raise DamagedError(f"samples {first}-{seq - 1} of {device} are missing")
                 before = device, number, seq
         for (device, epoch), seqs in bad.items():
             self.lose(device, epoch, seqs)
 
     def salvage(self, aside: Path, end_epoch: str, ends: dict[str, int]) -> None:
-        """Copy the readable samples of a damaged file, and note and log which are gone.
+        """Copy the readable samples of a damaged file, and note and log which are lost.
 
         ``ends`` are the newest numbers in the epoch that ended then, if they are known. The copied
         epochs are shown when all is done. An interrupted salvage can be repeated.
@@ -216,12 +216,12 @@ class Upkeep:
         )
         some += ", ..." * (len(lost) > 10)
         log.warning(
-            "%s: %d samples are copied from it, and %d are gone%s%s",
+            "%s: %d samples were copied from it, %d are lost%s%s",
             salvaged(aside).name,
             kept,
             sum(gap.samples for gap in lost),
             f" ({some})" * bool(lost),
-            "" if ends else "; what came after the last of each epoch cannot be known",
+            "" if ends else "; later samples of each epoch may be lost, too",
         )
 
     def _copy(
@@ -238,7 +238,7 @@ class Upkeep:
         def write() -> int:
             if free(self.path) < MIN_FREE_BYTES / 10:
                 raise sqlite3.OperationalError(
-                    f"{aside.name} is copied while {MIN_FREE_BYTES / 1e10:g} GB are free there"
+                    f"{aside.name} is copied only if {MIN_FREE_BYTES / 1e10:g} GB are free there"
                 )
             with transaction(self.db):
                 done = self.db.executemany(
@@ -302,7 +302,7 @@ def short_of_disk(path: Path) -> str | None:
         return None
     return (
         f"{left / 1e9:.2f} GB are free on the disk of {path}, less than"
-        f" {MIN_FREE_BYTES / 1e9:g} GB: make room, or samples will not be kept"
+        f" {MIN_FREE_BYTES / 1e9:g} GB: make room, or samples will be lost"
     )
 
 
