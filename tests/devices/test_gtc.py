@@ -214,7 +214,7 @@ async def test_offset_returns_in_position_and_each_takes_its_turn(simulator: Sim
     assert [(one["dra"], one["ddec"]) for one in log] == [(5, 0), (0, 5), (0.1, 0)]
     for one, following in pairwise(log):
         assert following["begin"] >= one["end"], "a motion began before the one before had ended"
-    assert device.motion.told == (5, 5), "guide steps do not count"
+    assert device.motion.total == (5, 5), "guide steps do not count"
 
 
 async def test_a_caller_that_goes_away_leaves_no_motion_without_its_end(
@@ -350,7 +350,7 @@ async def test_what_the_telescope_refuses_is_not_repeated_and_allows_the_next(
             await sample_where(device, in_state("inpos"))
         await offset(device, 2, 0)
     assert offsets(simulator) == [(2, 0)]
-    assert device.motion.told == (2, 0)
+    assert device.motion.total == (2, 0)
 
 
 # --- what becomes of it is not known --------------------------------------------------------
@@ -593,7 +593,7 @@ async def test_a_nod_of_unknown_outcome_pauses_the_dither(simulator: Simulator) 
         await call(device, "start_nodding")
         await detector.frames(1)
         simulator.simulate("unanswered")
-        sample = await sample_where(device, lambda one: device.nodding.state == "paused")
+        sample = await sample_where(device, lambda one: device.dithering.state == "paused")
         assert "it is not sent again" in reasons(sample, "dither")
         with pytest.raises(NotAllowedError, match="acknowledge"):
             await call(device, "resume")

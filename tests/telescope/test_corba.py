@@ -277,7 +277,7 @@ async def test_a_telescope_that_was_restarted_is_looked_up_again(tmp_path: Path)
         with pytest.raises(ConnectionError, match=r"the telescope .* (broke|cannot be reached)"):
             await link.ask(None, "getHumidity")
         with pytest.raises(ConnectionRefusedError, match=r"the telescope .* cannot be reached"):
-            await link.open()  # the name has outlived it
+            await link.open()  # the name is still bound
         async with telescope(port):
             await link.open()
             assert await link.ask(None, "getHumidity") == 50.0

@@ -183,7 +183,7 @@ async def test_a_large_folder_is_listed_only_when_something_has_come(
     path = a_run(tmp_path, 2000)
     script = Script(*[lambda: append(path, bytes(FRAME // 10))] * 1000)
     assert len(await counts(polling(tmp_path, script), 2000, 100)) == 101
-    assert len(listings) == 2  # the second in case of another file in the same tick of the clock
+    assert len(listings) == 2  # again, for another file within the same tick of the clock
 
 
 async def test_a_large_folder_where_files_come_all_the_time_is_listed_once_a_second(
@@ -261,7 +261,7 @@ async def test_without_a_known_size_a_frame_is_what_came_before_a_pause(
     assert await watched.look() == Progress(0, 0)
     path = a_run(tmp_path, 1, 0, head[:2880])
     script.clock.now += 10
-    if head[:3] == b"not":  # any growth is all that is known of such a file
+    if head[:3] == b"not":  # of such a file only the growth is known
         assert await watched.look() == Progress(1, 0)
         script.clock.now += 1
         assert await watched.look() == Progress(1, 1)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hcam_devices.errors import NotAllowedError, RefusedError
+from hcam_devices.telescope.dithering import Dithering
 from hcam_devices.telescope.frames import Progress
-from hcam_devices.telescope.nodding import Nodding
 
 SQUARE = ([0.0, 5.0, 5.0, 0.0], [0.0, 0.0, 5.0, 5.0])
 REQUEST, MOTION, SETTLE_WITHIN = 0.1, 1.0, 60.0
@@ -204,9 +204,11 @@ class World:
     async def guide(self, dra: float, ddec: float) -> None:
         self.guided.append((dra, ddec))
 
-    def nodding(self, ra: Iterable[float] = SQUARE[0], dec: Iterable[float] = SQUARE[1]) -> Nodding:
+    def dither(
+        self, ra: Iterable[float] = SQUARE[0], dec: Iterable[float] = SQUARE[1]
+    ) -> Dithering:
         """Return what dithers this telescope, with a pattern loaded."""
-        nodding = Nodding(
+        dither = Dithering(
             self,
             self.trigger,
             self,
@@ -216,35 +218,35 @@ class World:
             changed=self.state_changed.set,
             clock=now,
         )
-        nodding.load(list(ra), list(dec))
-        return nodding
+        dither.load(list(ra), list(dec))
+        return dither
 
-    async def until(self, nodding: Nodding, *states: str) -> None:
+    async def until(self, dither: Dithering, *states: str) -> None:
         """Wait for a state; its absence for an hour is a failure."""
         async with asyncio.timeout(3600):
-            while nodding.state not in states:
+            while dither.state not in states:
                 self.state_changed.clear()
                 await self.state_changed.wait()
 
-    async def person(self, nodding: Nodding) -> None:
+    async def person(self, dither: Dithering) -> None:
         """Whenever dithering is paused, wait until all is quiet, look, say what is true, resume."""
         while True:
             await asyncio.sleep(1.0)
-            if nodding.state != "paused":
+            if dither.state != "paused":
                 continue
             await asyncio.sleep(SETTLE_WITHIN)
-            self.acknowledge(nodding)
+            self.acknowledge(dither)
             try:
-                await nodding.resume()
+                await dither.resume()
             except NotAllowedError:
-                pass  # it has ended meanwhile
+                pass  # it ended before that
             except ValueError:
-                await nodding.resume(exposed=self.frames > max(nodding.exposures, default=0))
+                await dither.resume(exposed=self.frames > max(dither.exposures, default=0))
 
-    def acknowledge(self, nodding: Nodding) -> None:
+    def acknowledge(self, dither: Dithering) -> None:
         """Say whether the offset of unknown outcome was carried out, if there is one."""
         if self.unknown:
-            nodding.acknowledge(moved=self.carried_out)
+            dither.acknowledge(moved=self.carried_out)
             self.unknown = False
 
     async def quiet(self) -> None:
@@ -252,7 +254,7 @@ class World:
         while self.tasks:
             await asyncio.wait(self.tasks)
 
-    def check(self, nodding: Nodding, pattern: tuple[list[float], list[float]] = SQUARE) -> None:
+    def check(self, dither: Dithering, pattern: tuple[list[float], list[float]] = SQUARE) -> None:
         """Assert the conditions that hold after every run."""
         for exposure in self.exposures:
             for motion in self.motions:
@@ -265,20 +267,20 @@ class World:
             )
             index = number % len(pattern[0])
             assert _near(place, (pattern[0][index], pattern[1][index])), (number, place)
-            if number + 1 in nodding.exposures:
-                table = nodding.exposures[number + 1]
+            if number + 1 in dither.exposures:
+                table = dither.exposures[number + 1]
                 assert _near((table.ra, table.dec), place)
                 assert table.in_position <= table.triggered <= exposure.start
         others = [m for m in self.motions if m.by != "nod"]
         assert _near(
             (self.ra, self.dec),
             (
-                nodding.told[0] + math.fsum(m.ra for m in others),
-                nodding.told[1] + math.fsum(m.dec for m in others),
+                dither.total[0] + math.fsum(m.ra for m in others),
+                dither.total[1] + math.fsum(m.dec for m in others),
             ),
         ), "an offset was doubled or lost"
         nods = [m for m in self.motions if m.by == "nod"]
-        assert _near(nodding.told, (math.fsum(m.ra for m in nods), math.fsum(m.dec for m in nods)))
+        assert _near(dither.total, (math.fsum(m.ra for m in nods), math.fsum(m.dec for m in nods)))
 
 
 def _near(one: tuple[float, float], other: tuple[float, float]) -> bool:

@@ -6,7 +6,7 @@
 
 The telescope is accessed over CORBA (``telescope.corba``). Its interface is not public: operations
 and units are known from their use in the predecessor, hcam_devices 1.7.4. ``telescope.motion``
-sends each motion once and waits for its end; ``telescope.nodding`` dithers the telescope.
+sends each motion once and waits for its end; ``telescope.dithering`` dithers the telescope.
 """
 
 import logging
@@ -33,10 +33,10 @@ from ..core import (
 from ..errors import WampError
 from ..telescope.archive import Transfer
 from ..telescope.corba import Corba
+from ..telescope.dithering import Dithering
 from ..telescope.frames import Frames
 from ..telescope.headers import Item, parse, typed
 from ..telescope.motion import Motion, Move, Position, position_in
-from ..telescope.nodding import Nodding
 from ..telescope.sim import IDL
 from ..telescope.sim import Simulator as Base
 
@@ -141,7 +141,7 @@ class Telescope(Device):
             self._position,
         )
         self.turn, self.settle = self.motion.turn, self.motion.settle
-        self.nodding = Nodding(
+        self.dithering = Dithering(
             self,
             self._trigger,
             Frames(runs.folder_of(self.data)),
@@ -152,7 +152,7 @@ class Telescope(Device):
             clock=self.clock,
         )
         self.transfer = Transfer(self.clock, self.emit)
-        self.parts = [self.nodding, self.motion, self.transfer]
+        self.parts = [self.dithering, self.motion, self.transfer]
         self.groups: list[str] | None
         self.header: Mapping[str, Item]
         self._lose_header("the telescope's header has not been read yet")
@@ -233,9 +233,9 @@ class Telescope(Device):
     def states(self) -> dict[str, str]:
         """Return the states; while the telescope is dithered, ``gtc`` is the state of dithering."""
         state = self.motion.state
-        moved_by_nod = self.nodding.state == "nodding" or state != "offsetting"
-        if self.nodding.state != "disabled" and state not in ("unknown", "offline"):
-            state = f"nodding.{self.nodding.state}" if moved_by_nod else state
+        moved_by_nod = self.dithering.state == "nodding" or state != "offsetting"
+        if self.dithering.state != "disabled" and state not in ("unknown", "offline"):
+            state = f"nodding.{self.dithering.state}" if moved_by_nod else state
         return super().states() | {"gtc": state}
 
     def values(self) -> dict[str, Any]:
@@ -375,7 +375,7 @@ class Telescope(Device):
         Without ``moved`` the position decides, if it can. Return a text with the decision.
         """
         carried_out = self.motion.acknowledge(self._position(), moved=moved)
-        self.nodding.acknowledge(moved=carried_out)
+        self.dithering.acknowledge(moved=carried_out)
         self._changed()
         return f"the motion counts as {'' if carried_out else 'not '}carried out"
 
@@ -399,15 +399,15 @@ class Telescope(Device):
     @rpc(label="Load dither pattern")
     def load_nod_pattern(self, ra: list[Arcsec], dec: list[Arcsec]) -> None:
         """Load a dither pattern: offsets from the start in RA and Dec (arcsec)."""
-        self.nodding.load(ra, dec)
+        self.dithering.load(ra, dec)
 
     @rpc(label="Start dithering")
     async def start_nodding(self, run: int | None = None) -> None:
         """Dither a run (default: the present or next one) around the present position."""
         self.require_online()
         self._require_data()
-        self.nodding.start(run or await self._detector_run())
-        self.motion.told = (0.0, 0.0)
+        self.dithering.start(run or await self._detector_run())
+        self.motion.total = (0.0, 0.0)
         self._exposing = False
         self._changed()
 
@@ -426,7 +426,7 @@ class Telescope(Device):
 
     async def _follow_run(self) -> None:
         """End dithering if the detector's run has ended."""
-        if self.nodding.state == "disabled":
+        if self.dithering.state == "disabled":
             return
         try:
             said = await self.call_peer("ngc", "telemetry", within=PEER_WITHIN_S)
@@ -435,40 +435,40 @@ class Telescope(Device):
             return  # the next trigger will show it
         exposing = isinstance(said, dict) and said.get("system.subStateName") == "active"
         if self._exposing and not exposing:
-            self.nodding.run_ended()
+            self.dithering.run_ended()
         self._exposing = exposing
 
     @rpc(label="Stop dithering")
     async def stop_nodding(self) -> None:
         """Stop dithering: at once, or after a motion that is under way."""
-        await self.nodding.stop()
+        await self.dithering.stop()
 
     @rpc(label="Resume dithering")
     async def resume(self, exposed: bool | None = None) -> None:
         """Resume dithering after a pause; ``exposed``: whether an unseen frame was exposed."""
-        await self.nodding.resume(exposed)
+        await self.dithering.resume(exposed)
 
     @rpc(label="Dither next run")
     async def track_new_run(self) -> None:
         """Dither the next run that has no frames yet."""
         self._require_data()
-        await self.nodding.track_new_run()
+        await self.dithering.track_new_run()
 
     @rpc(audience="program")
     def frame_written(self) -> None:
         """Report that the awaited frame has been written."""
-        self.nodding.frame_written()
+        self.dithering.frame_written()
 
     @rpc(audience="program")
     def run_ended(self) -> None:
         """Report that the detector's run has ended; dithering ends too."""
-        self.nodding.run_ended()
+        self.dithering.run_ended()
 
     @rpc(read_only=True, label="Dither table")
     async def nod_table(self) -> str:
         """Return the offset of each frame of the run (RAOFF, DECOFF in arcsec) as ECSV."""
         self._require_data()
-        return await self.nodding.as_ecsv()
+        return await self.dithering.as_ecsv()
 
     # --- pointing model ---------------------------------------------------------------------
 

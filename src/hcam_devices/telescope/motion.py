@@ -123,7 +123,7 @@ class Motion(Part):
     settle_after: float = 0.2
     settle_within: float = 60.0
     last_position: Callable[[], Position] = dict
-    told: tuple[float, float] = (0.0, 0.0)
+    total: tuple[float, float] = (0.0, 0.0)
     """The sum of the accepted offsets (without guide steps), in arcsec."""
     doing: Move | None = None
     unknown: Unknown | None = None
@@ -154,7 +154,7 @@ class Motion(Part):
 
     def reading(self, name: str) -> Reading:
         """Return the sum of the offsets in one coordinate (arcsec)."""
-        return Reading(self.told[self.fields.index(name)])
+        return Reading(self.total[self.fields.index(name)])
 
     def notices(self) -> Iterator[Alarm]:
         """Return alarms for a motion of unknown outcome, and for a telescope out of position."""
@@ -306,7 +306,7 @@ class Motion(Part):
             raise ConnectionError(f"{error}; nothing was sent") from None
         self._last = move
         if move.settles:
-            self.told = (self.told[0] + move.ra, self.told[1] + move.dec)
+            self.total = (self.total[0] + move.ra, self.total[1] + move.dec)
 
     async def _look_again(self) -> Position:
         """Return the position once it is steady, or the last one after MAX_LOOK_AGAIN_S."""
@@ -374,6 +374,6 @@ class Motion(Part):
                 "moved=True or moved=False"
             )
         if carried_out and move.settles:
-            self.told = (self.told[0] + move.ra, self.told[1] + move.dec)
+            self.total = (self.total[0] + move.ra, self.total[1] + move.dec)
         self.unknown = None
         return carried_out

@@ -80,7 +80,7 @@ class _OverError(Exception):
     """Ends dithering; the text is the reason."""
 
 
-class Nodding(Part):
+class Dithering(Part):
     """Dithers the telescope, for one run at a time.
 
     ``trigger`` starts one exposure; it raises TimeoutError if the exposure may have started, and
@@ -109,7 +109,7 @@ class Nodding(Part):
         """idle: before a motion or a trigger; waiting: until a frame is written."""
         self.reason = ""
         """The reason for a pause or a fault; empty after ``stop`` or the end of the run."""
-        self.told: Offset = (0.0, 0.0)
+        self.total: Offset = (0.0, 0.0)
         """The sum of the offsets that the telescope has accepted since the start, in arcsec."""
         self.exposures: dict[int, Exposure] = {}
         """The exposures by the number of the frame in its run, from 1."""
@@ -170,7 +170,7 @@ class Nodding(Part):
             raise NotAllowedError("there is no dither pattern: load one (load_nod_pattern)")
         if run is not None:
             self._after = run - 1
-        self.told = self._guided = (0.0, 0.0)
+        self.total = self._guided = (0.0, 0.0)
         self.exposures, self._step = {}, 0
         self._run, self._frames, self._seen = None, 0, None
         self._unknown = self._begun = None
@@ -324,7 +324,7 @@ class Nodding(Part):
 
     async def _move(self) -> None:
         ra, dec = self.pattern[self._step % len(self.pattern)]
-        step = (ra - self.told[0], dec - self.told[1])
+        step = (ra - self.total[0], dec - self.total[1])
         offset = f"the offset by ({step[0]:g}, {step[1]:g}) arcsec"
         self._set("nodding")
         try:
@@ -354,18 +354,18 @@ class Nodding(Part):
         self._set("idle")
 
     def _accept(self, step: Offset) -> None:
-        self.told = (self.told[0] + step[0], self.told[1] + step[1])
+        self.total = (self.total[0] + step[0], self.total[1] + step[1])
 
     async def _inform_autoguider(self) -> None:
-        step = (self.told[0] - self._guided[0], self.told[1] - self._guided[1])
-        self._guided = self.told
+        step = (self.total[0] - self._guided[0], self.total[1] - self._guided[1])
+        self._guided = self.total
         await self._guide(*step)
 
     async def _expose(self) -> None:
         await self._look_before()
         loop = asyncio.get_running_loop()
         self._reported = loop.create_future()
-        self._begun = Exposure(*self.told, self._clock(), self._in_position)
+        self._begun = Exposure(*self.total, self._clock(), self._in_position)
         self._set("waiting")
         unanswered = ""
         try:
