@@ -31,8 +31,8 @@ VENV = HERE.parent / ".venv"
 ORIGINAL = VENV / "original"
 LAUNCHES, SLICES = 5, 10
 SETTLE, START_LIMIT, PROBE_LIMIT = 10, 60, 300  # seconds
-QUIET = 0.1  # cores that other programs may use before the table says so
-HUGE = 2**52  # a number no sample has reached: the reply is empty
+QUIET = 0.1  # cores that other programs may use before the table mentions it
+HUGE = 2**52  # a number above that of every sample: the reply is empty
 DEVICES = """
 from hcam_devices.config.instrument import load
 print(*(entry.name for entry in load().choose("hwserver")))
@@ -256,7 +256,7 @@ def measure(system: System, seconds: float, *, with_server: bool) -> None:
         stack.enter_context(running(system, system.router))
         with ExitStack() as once:
             start_echo(once, system)
-        system.floor.clear()  # that one waited for the router
+        system.floor.clear()  # the first one waited for the router
         for _ in range(LAUNCHES):
             with ExitStack() as once:
                 echo = start_echo(once, system)
@@ -296,7 +296,7 @@ def ours(home: Path) -> System:
     file = home / "router.toml"
     carried = HERE.parent / "src" / "hcam_devices" / "data" / "hipercam.toml"
     file.write_text(carried.read_text() + BENCH)
-    # asked of another process, so that this one does not share the memory of what is measured
+    # in another process, which shares no memory with the measured one
     devices = subprocess.run([python, "-c", DEVICES], capture_output=True, text=True, check=True)
     return System(
         name="ours",
@@ -392,7 +392,7 @@ class Row:
     def cells(self, systems: list[System]) -> list[str]:
         """Return what the table shows: original, ours, floor, ours / original, target."""
         old, new, floor = math.nan, math.nan, math.nan
-        for system in systems:  # the floor is that of ours where both were measured
+        for system in systems:  # where both were measured, the floor is the present version's
             floor = self.of(system.floor)
             figure = self.of(system.own) / (floor if self.over_floor else 1)
             old, new = (figure, new) if system.name == "original" else (old, figure)

@@ -86,7 +86,7 @@ class Measured:
 @contextmanager
 def started(system: System, programs: str) -> Iterator[Measured]:
     """Run a router and a server; the controller is online."""
-    os.environ["PATH"] = f"{programs}:{os.environ['PATH']}"  # which system.env takes over
+    os.environ["PATH"] = f"{programs}:{os.environ['PATH']}"  # which system.env adopts
     options = []
     if system.name == "ours":
         (system.home / "site.toml").write_text(SITE)

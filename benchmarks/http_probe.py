@@ -23,7 +23,7 @@ def main() -> None:
     connection = http.client.HTTPConnection(host, int(port), timeout=60)
     body = json.dumps({"procedure": procedure, "args": args}).encode()
     signature: Callable[..., dict[str, str]]
-    signature = getattr(utils, "_signature", lambda *_: {})  # the original has none
+    signature = getattr(utils, "_signature", lambda *_: {})  # the original router has none
 
     def post() -> None:
         headers = {"Content-Type": "application/json"} | signature(where, "/call", body)

@@ -174,7 +174,7 @@ async def setpoint(session: Any) -> None:
 
     async def finish(command: str) -> None:
         await session.call(f"{SLIDE}.rpc.stage.{command}")
-        while not heard.empty():  # what was said before
+        while not heard.empty():  # earlier publications
             heard.get_nowait()
         await until(shows_arrival)
 
@@ -212,7 +212,7 @@ async def flood(session: Any, count: int) -> None:
     ]
     report(ready=time.monotonic())
     for n, payload in enumerate(payloads):
-        options = PublishOptions(acknowledge=n % 50 == 49)  # so that nothing piles up here
+        options = PublishOptions(acknowledge=n % 50 == 49)  # so that no messages accumulate here
         published = session.publish(f"hipercam.ccd{n % 5 + 1}.telemetry", payload, options=options)
         if options.acknowledge:
             await published
@@ -238,7 +238,7 @@ async def main() -> None:
         case "echo":
             await echo(session)
         case "watch":
-            # Of the original only that it publishes is known, which comes before it is true.
+            # The original publishes it before it is true, so every sample counts.
             await watch(session, args.devices, (lambda _: True) if args.original else is_true)
         case "ask":
             await ask(session, {"echo": [ECHO, 0]} | args.calls)

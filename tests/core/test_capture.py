@@ -84,7 +84,7 @@ async def test_a_recorded_fault_happens_again(tmp_path: Path) -> None:
     passed = capture.read(file)
     again.play(passed)
     async with presented(entry, again, timeout=0.3) as device:
-        # What was asked on connection was not recorded, so only its first questions go unanswered.
+        # The questions on connection were not recorded, so only they are not answered.
         reason = reasons(await sample_where(device, offline))
     assert "did not answer" in reason or "wrong checksum" in reason
 

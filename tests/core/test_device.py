@@ -52,7 +52,7 @@ on_a_port = pytest.mark.parametrize(
 SETPOINTS = [
     pytest.param(entry, field, id=f"{kind}-{name}")
     for kind, entry in SIMULATED.items()
-    if kind != "Arms"  # which has to be homed before: see its own tests
+    if kind != "Arms"  # it must be homed first: see its own tests
     for name, field in entry.cls.fields.items()
     if isinstance(field, Setpoint)
 ]
@@ -339,7 +339,7 @@ def test_an_alarm_has_the_time_of_its_first_sample_while_its_reason_changes() ->
 
     assert seen(number=Reading(None, "0.1 V is too low")) == [("number", "ERR", 0)]
     assert seen(number=Reading(None, "0.2 V is too low")) == [("number", "ERR", 1)]
-    toy.disabled.add("number")  # from here on it is a WARN
+    toy.disabled.add("number")  # it is a WARN from here on
     assert seen() == [("number", "WARN", 0)]
     toy.refused["level"] = Alarm("level", "WARN", "level refused")
     assert seen() == [("level", "WARN", 0), ("number", "WARN", 1)]

@@ -132,7 +132,7 @@ async def test_name_servers_that_are_silent_hold_up_nothing_and_errors_name_the_
             with pytest.raises(TimeoutError, match=r"the name servers, asked for lab\d, since 2"):
                 await connect(0.02)
         assert asked == ["lab1", "lab2"]
-        async with serving(echo) as link:  # neither an address nor a thread of asyncio waits
+        async with serving(echo) as link:  # neither the address nor a thread of asyncio waits
             assert await link.ask(ECHO, "hello") == "hello"
             assert await asyncio.to_thread(str, 1) == "1"
     finally:
@@ -279,7 +279,7 @@ async def test_what_is_said_before_the_other_end_closes_is_told() -> None:
         await reader.read(1)
 
     async with serving(refuse) as link:
-        await link.drain(0.05)  # as a greeting is
+        await link.drain(0.05)  # like a greeting
         with pytest.raises(ConnectionError) as error:
             await link.ask(ECHO, "1")
     said = rb"\xff\xfd\x01".decode("unicode_escape") + " Port already in use \x1b[2J"

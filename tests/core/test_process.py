@@ -66,7 +66,7 @@ async def test_what_a_program_said_that_does_not_end_is_told(tmp_path: Path) -> 
     script(tmp_path, "echo waiting for a licence; echo oh >&2; exec sleep 60")
     run = _Run(str(tmp_path / "program"), [], AT_MOST)
     await until(lambda: all(said.endswith(b"\n") for said in run._said.values()))
-    run._give_up()  # as when its time is over
+    run._give_up()  # as after its timeout
     with pytest.raises(TimeoutError) as error:
         Programs()._understood(Plain(), b"program", run.over, 2.0)
     said = "; it said 'waiting for a licence oh'"

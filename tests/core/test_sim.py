@@ -195,7 +195,7 @@ async def test_a_simulator_stands_every_number_that_it_takes(
             simulator.simulate("set", **{key: type(getattr(simulator, key))(value)})
             async with presented(entry, simulator) as device:
                 await sample_where(device, lambda sample: True)
-    assert "the simulator" not in caplog.text  # cannot answer, or does nothing any more
+    assert "the simulator" not in caplog.text  # cannot answer, or has stopped
 
 
 async def test_a_simulator_that_fails_hangs_up_and_says_so(

@@ -45,7 +45,7 @@ async def test_what_hangs_is_awaited_and_never_started_twice(hanging: Hanging) -
         said.append(str(late.value))
     assert said[0].startswith("no answer from the folder /data since 2")
     assert said[0].endswith(" UTC")
-    assert said == said[:1] * 3  # it hangs since the first time
+    assert said == said[:1] * 3  # it has been hanging since the first time
     waiting = asyncio.create_task(ask("the folder /data", hanging, within=AT_MOST))
     await asyncio.sleep(0)
     hanging.goes_on.set()

@@ -272,7 +272,7 @@ async def test_a_controller_that_is_far_too_fast_holds_up_nothing(tmp_path: Path
         setup = " ".join(f"DET.{key} {value}" for key, value in SMALLEST.items())
         for line in ("online", "cldc 0 enable", f"setup {setup}", "start"):
             assert b"OK" in simulator.reply(f"ngcbCmd {line}".encode())
-        await until(lambda: simulator.frames > 3 * MAX_FRAMES)  # the loop goes round meanwhile
+        await until(lambda: simulator.frames > 3 * MAX_FRAMES)  # the event loop runs meanwhile
         simulator.simulate("set", speed=1)
         assert b"OK" in simulator.reply(b"ngcbCmd stop")
 

@@ -218,7 +218,7 @@ def check(run: Path, old: bytes, *, whole: bool = True) -> None:
     with fits.open(run, memmap=False) as file:
         assert file[0].data.sum() == np.arange(6000).sum()
         assert len(file[1].data) == 20
-    if whole and len(new) > len(old):  # so that astropy can list what is behind them
+    if whole and len(new) > len(old):  # so that astropy can list the HDUs after them
         if any(new[len(old) :]):
             with fits.open(run, memmap=False) as file:
                 assert len(file) == 3
@@ -255,7 +255,7 @@ def test_a_table_that_was_written_in_part_is_free_space_for_a_shorter_one(
     assert die(run.parent, WRITE, part) == 77
     assert run.read_bytes().startswith(old + bytes(8) + b"=")
     check(run, old, whole=False)
-    assert die(run.parent, WRITE) == 77  # again, with the rest cleared away
+    assert die(run.parent, WRITE) == 77  # again, after the rest was removed
     check(run, old)
     assert die(run.parent, WRITE, part) == 77
     append(run.parent, 12, ecsv(nods(5), run.parent))

@@ -550,7 +550,7 @@ async def test_whatever_happens_on_the_wire_it_goes_offline_and_comes_back(
     async with homed(simulator, clock, timeout=AT_MOST) as arms:
         await hurry(arms)
         simulator.simulate(fault, **options)
-        if fault == "identity":  # which is asked for when it connects
+        if fault == "identity":  # which is read on connection
             simulator.hang_up()
         gone = await sample_where(arms, offline)
         assert gone["pickoff_angle"] is None

@@ -28,7 +28,7 @@ from ..helpers import (
 
 def faults(entry: Entry) -> list[Fault]:
     found = faults_of(entry.cls)
-    if entry.cls is Controller:  # the value is what follows the last =, whatever stands before
+    if entry.cls is Controller:  # only what follows the last = matters
         found = [fault for fault in found if fault.name != "drop"]
     return found
 

@@ -353,7 +353,7 @@ async def test_the_data_rate_is_the_growth_of_the_file_over_half_a_minute(desk: 
     for _ in range(15):
         sample = await desk.poll()
     assert sample["data_rate"]["value"] == 0
-    file.write_bytes(b"x")  # another one of that name
+    file.write_bytes(b"x")  # another one with that name
     sample = await desk.poll()
     assert sample["data_rate"] is None
     assert not reasons(sample, "data_rate")

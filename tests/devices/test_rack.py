@@ -88,7 +88,7 @@ async def test_without_a_dew_point_there_are_temperatures_and_a_reason(
 ) -> None:
     simulator = Simulator()
     async with presented(ENTRY, simulator, timeout=AT_MOST) as rack:
-        if fault == "set":  # also what nobody may set
+        if fault == "set":  # also those that nobody may set
             vars(simulator).update(chosen)
         else:
             simulator.simulate(fault)

@@ -411,7 +411,7 @@ def test_where_nothing_was_recorded_the_newest_is_told(written: Written) -> None
 def test_time_in_which_nothing_was_recorded_costs_nothing(
     written: Written, monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:
-    for start in (1000, NOON - 2000 * DAY_MS, NOON):  # a clock that was not set; years
+    for start in (1000, NOON - 2000 * DAY_MS, NOON):  # from a clock that was not set; years
         written.write("ccd1", 1000, start, temperature=[1.0, 2.0], state__health=["OK", "WARN"])
         written.store.tidy()
     for days in range(1, 20):

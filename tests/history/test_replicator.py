@@ -874,7 +874,7 @@ async def test_what_a_journal_lost_is_an_alarm_and_noted_beside_the_stores(tmp_p
     assert isinstance(journals, ServedJournals)
     there = journals.kept["hwserver"]
     lose(there, "slide", 3)
-    lose(journals.own, "slide", 3)  # the recorder has heard of them, and has no room either
+    lose(journals.own, "slide", 3)  # the recorder received them, but its disk is full, too
     lose(journals.own, "guider", 1)
     answers = await journals.inventories()
     held, own = answers["hwserver"], answers["hwlogger"]

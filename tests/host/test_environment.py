@@ -73,7 +73,7 @@ def test_no_file_is_read_or_written_in_the_encoding_of_the_locale(source: Path) 
         reads = name in ("read_text", "write_text") or (
             name == "open" and isinstance(node.func, ast.Attribute) and texts and "b" not in mode
         )
-        reads = reads and ast.unparse(node.func) != "os.open"  # which knows bytes only
+        reads = reads and ast.unparse(node.func) != "os.open"  # which accepts bytes only
         assert not reads or "encoding" in given, f"line {node.lineno}: {ast.unparse(node)}"
         runs = ast.unparse(node.func).startswith("subprocess.")
         assert not (runs and "text" in given), f"line {node.lineno}: name the encoding"

@@ -49,7 +49,7 @@ def test_nothing_grows_old_by_a_start_with_a_clock_ahead_and_it_is_told(
     machine: Machine, begin: Callable[..., AgeClock], caplog: pytest.LogCaptureFixture
 ) -> None:
     begin()
-    for _ in range(3):  # the second start is no more to be believed than the first
+    for _ in range(3):  # the second start is as doubtful as the first
         machine.clock.now += 60 * DAY_S
         ahead = begin()
         machine.run(100)
@@ -91,7 +91,7 @@ def test_a_night_off_is_believed_and_a_month_when_the_clock_has_stood_by_it(
     for _ in range(27):
         machine.run(DAY_S / 2)
         assert age.now() == machine.clock.now - 30 * DAY_S
-    age = begin()  # a start does not make it wait anew
+    age = begin()  # a start does not begin the wait again
     machine.run(DAY_S)
     assert age.now() == machine.clock.now
     assert age.warning() == ""
@@ -116,9 +116,9 @@ def test_a_journal_keeps_everything_when_it_starts_with_a_clock_ahead(
 
     with closing(opened("one")) as journal:
         journal.append({"device": "slide"})
-    (tmp_path / "hwserver.clock").unlink()  # an earlier version wrote none
+    (tmp_path / "hwserver.clock").unlink()  # an earlier version did not write the file
     machine.clock.now += 60 * DAY_S
-    for boot in ("two", "three"):  # the second time there are samples of the wrong time
+    for boot in ("two", "three"):  # the second time, there are samples with the wrong time
         with closing(opened(boot)) as journal:
             journal.append({"device": "slide"})
             assert journal.tidy() == 0

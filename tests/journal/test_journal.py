@@ -373,7 +373,7 @@ def test_it_says_what_it_holds_of_any_time_whatever_the_clock_did(
                 journal.append(sample())
                 journal.append(sample("flow"))
                 times_of_boot.append(clock.now)
-    with closing(sqlite3.connect(path)) as db:  # bodies that are damaged are found, and gone
+    with closing(sqlite3.connect(path)) as db:  # damaged bodies are found and deleted
         db.executemany("UPDATE sample SET body = x'00' WHERE seq = ?", [(gap,) for gap in gaps])
         db.commit()
     start, end = window
@@ -528,7 +528,7 @@ def test_damage_while_it_is_open_costs_no_number_and_no_undamaged_sample(
         found = truth(journal, "slide", "flow")
         old = [key for key in found if key[1] == epoch]
         assert 2500 < len(old) < 3002
-        for device in ("slide", "flow"):  # also what was lost at the end is known
+        for device in ("slide", "flow"):  # losses at the end are known, too
             lost = sum(b - a + 1 for a, b, _ in gone(journal, device))
             assert lost + sum(key[0] == device for key in old) == 1501
             assert {why for *_, why in gone(journal, device)} <= {
@@ -547,7 +547,7 @@ def test_the_room_of_what_was_dropped_is_given_back_a_piece_at_a_time(
         for _ in range(sizes[0] // 100 + 1):
             journal.tidy()
             sizes.append(db.execute("PRAGMA page_count").fetchone()[0])
-            assert sizes[-2] - sizes[-1] <= 101  # one more may be a pointer map's
+            assert sizes[-2] - sizes[-1] <= 101  # one more may be of a pointer map
     assert sizes[0] > 500
     assert sizes[-1] < 20
 

@@ -41,7 +41,7 @@ def net(shared: Net, monkeypatch: pytest.MonkeyPatch) -> Net:
     monkeypatch.setenv("HCAM_HOME", str(shared.home))
     if shared.server is None or shared.server.poll() is not None:
         shared.start_server()
-    # A test that has left all alone must not cost the next one a question to every device.
+    # After a test that changed nothing, the next one need not ask every device.
     if shared.registrations() != shared.known or not shared.online_on_disk():
         shared.wait_for_devices(*DEVICES, *OTHERS, "recorder")
         shared.known = shared.registrations()

@@ -133,7 +133,7 @@ def has(field: str, value: float) -> Callable[[Sample], bool]:
 
 async def retained(net: Net, serializer: str) -> list[Sample]:
     """Return what a late subscriber of every device hears at once."""
-    if serializer == "msgpack":  # not a dependency of ours, but of the router
+    if serializer == "msgpack":  # a dependency of the router only
         url = f"ws://{net.address}/ws"
         said = net.run(ROUTER_PYTHON, "-c", RETAINED, url, *map(topic, FIELDS))
         found: list[Sample] = json.loads(said.splitlines()[0])
@@ -303,7 +303,7 @@ async def test_every_event_of_a_motor_does_what_it_says(net: Net) -> None:
         ):
             begin = net.last("slide")
             rpc("slide", name, **arguments)
-            rpc("slide", "connection.connect")  # which polls, or connects, at once
+            rpc("slide", "connection.connect")  # it polls or connects at once
             await follower.until(is_at(state, position, begin))
 
 
@@ -383,11 +383,11 @@ async def test_a_server_that_dies_announces_it_for_each_of_its_devices(net: Net)
         with pytest.raises(utils.NoSuchProcedureError):
             rpc("slide", "describe")
         before = {name: net.last(name) for name in FIELDS}
-        server = net.start_server()  # not in a thread: it would end with that
+        server = net.start_server()  # not in a thread, with which it would end
         await status.until(lambda s: s["state"] == "running" and s["pid"] == server.pid)
         # In a thread, so that this session goes on answering the router's pings.
         await asyncio.to_thread(net.wait_for_devices, *FIELDS)
-        for name, last in before.items():  # the numbers go on where they were
+        for name, last in before.items():  # the numbers continue
             assert rpc(name, "samples", last, 1)[0]["seq"] == last + 1
 
 

@@ -74,9 +74,9 @@ def test_every_frame_is_exposed_at_its_place_whatever_becomes_of_the_telescope(
 
     frames(net, 4)  # its server is restarted
     call("hipercam.gtc.rpc.simulate", "disconnect", times=1)
-    resume_until(net, 6)  # it answers no more for a while
+    resume_until(net, 6)  # it does not answer for a while
     call("hipercam.gtc.rpc.simulate", "hang", seconds=3.0)
-    resume_until(net, 12)  # and never settles, until somebody has looked
+    resume_until(net, 12)  # and does not settle until somebody has looked
     call("hipercam.gtc.rpc.simulate", "unsettled")
     until(lambda: state() == "nodding.paused" or "in position" in reasons())
     call("hipercam.gtc.rpc.simulate", "clear")

@@ -53,7 +53,7 @@ def examined(net: Net, code: int) -> dict[str, list[dict[str, Any]]]:
 
 def test_it_finds_an_instrument_without_faults(net: Net) -> None:
     rows = examined(net, 1 if clock_is_disciplined() is False else 0)
-    rows.pop("clocks")  # a machine of tests may have no time service
+    rows.pop("clocks")  # the test machine may have no time service
     wrong = [one for row in rows.values() for one in row if one["level"] != "OK"]
     assert not wrong
     for row in ("packages", "router", "instrument file", "hardware", "listeners", "files"):

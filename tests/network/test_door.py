@@ -217,7 +217,7 @@ async def test_a_web_page_commands_nothing(
         )
         assert (status, json.loads(text)["error"]) == (403, "wamp.error.not_authorized")
         assert not [name for name, _ in headers if name.startswith("access-control")]
-    await callee.call("wamp.session.count")  # what was published has come
+    await callee.call("wamp.session.count")  # the publication has arrived
     assert not heard
 
 

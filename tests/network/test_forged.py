@@ -67,7 +67,7 @@ async def test_what_others_publish_under_a_device_s_name_is_refused_and_told(own
         for further in range(1, 100):
             await forge(sessions["hwserver-flood"], real, seq=real["seq"] + further)
         await forge(sessions["hwserver-flood"], real, seq=2**62, epoch="f" * 12)
-        await forge(sessions["gtcserver"], real, device="gtc")  # which is declared, and away
+        await forge(sessions["gtcserver"], real, device="gtc")  # declared, but not running
         await forge(sessions["hserver"], real, device="ngc")
         for name in ghosts:
             await forge(sessions["hwserver-ghosts"], real, device=name, seq=10**9)

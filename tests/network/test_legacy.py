@@ -170,7 +170,7 @@ async def test_calls_of_the_detector_wait_for_each_other_and_telemetry_for_them(
     calls = [program.call(f"hipercam.ngc.rpc.{name}") for name in ("pon", "seq_start", "abort")]
     await has(lambda: len(detector.got) == 2)
     assert [one[0] for one in detector.got] == ["ngc.rpc.pon", "ngc.rpc.abort"]
-    await program.call("wamp.subscription.list")  # what was published before has come, too
+    await program.call("wamp.subscription.list")  # earlier publications have arrived, too
     del messages[:]
     other = await heard(program, "slide")
     servers["hwserver"].publish("slide", SLIDE)
@@ -268,7 +268,7 @@ assert [name for name, _ in answers] == ["pon", "standby", "poff"], answers
 assert "was not sent" in answers[1][1].args[0]
 assert [name for name, _ in sent] == ["pon", "poff"]
 gone = [begin("gone"), begin("gone too")]
-for call in reversed(gone):  # their caller has gone
+for call in reversed(gone):  # their caller has left
     call.cancel()
 sent[2][1].callback("done")
 begin("online")

@@ -60,7 +60,7 @@ def access(net: Net) -> Access:
 async def otto(net: Net, access: Access) -> AsyncIterator[Member]:
     """An observer."""
     async with join(net, access.add("otto", "observer")) as session:
-        await session.subscribe(print, "hipercam.otto")  # who subscribes is not idle
+        await session.subscribe(print, "hipercam.otto")  # a subscriber is not idle
         yield session
 
 

@@ -122,7 +122,7 @@ async def test_the_audit_is_right_about_each_device_after_kills_a_full_disk_and_
 ) -> None:
     for name in ("WAMP_SERVER", "HCAM_HOME"):
         monkeypatch.setenv(name, disk.environment[name])
-    monkeypatch.setattr(tools, "PATIENCE", 300.0)  # hours are no matter here
+    monkeypatch.setattr(tools, "PATIENCE", 300.0)  # hours do not matter here
     seconds = float(os.environ.get("HCAM_SOAK_S", "3600"))
     chance = random.Random(int(os.environ.get("HCAM_SOAK_SEED", "15")))
     disk.start_router("--instrument", disk.site)

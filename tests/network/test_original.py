@@ -258,7 +258,7 @@ def test_a_frozen_program_keeps_its_session_and_a_dead_machine_does_not(site: Si
     router_log = site.ours.home / "router" / "8080" / "router.log"
     frozen.send_signal(signal.SIGSTOP)
     for closed in (1, 2):
-        # Ours is closed when it has not answered a ping. Theirs has got two more by then.
+        # A new program is closed after one unanswered ping. The old one has missed two at the end.
         control = site.ours.start(sys.executable, "-c", JOIN, log=f"control{closed}")
         until((site.ours.home / f"control{closed}").read_text)
         control.send_signal(signal.SIGSTOP)

@@ -31,7 +31,7 @@ def test_a_recorder_killed_at_any_instant_neither_loses_nor_doubles(
         forks.stdin.write(b"\n")
         forks.stdin.flush()
         recorder = int(forks.stdout.readline())
-        if kills % 4:  # otherwise while it starts
+        if kills % 4:  # otherwise it is killed while it starts
             until(lambda before=before: joined(guest) > before)  # type: ignore[misc]
         time.sleep(instants.uniform(0, 0.6))
         os.kill(recorder, signal.SIGKILL)

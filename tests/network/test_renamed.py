@@ -97,6 +97,6 @@ def appended(net: Net) -> set[tuple[str, Number]]:
     """Return what is in the journals of the servers that have one."""
     found: set[tuple[str, Number]] = set()
     for server in BEFORE:
-        with suppress(sqlite3.OperationalError):  # it is just being made
+        with suppress(sqlite3.OperationalError):  # it is being created
             found |= {(server, number) for number in published(net, server)}
     return found

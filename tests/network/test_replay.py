@@ -68,7 +68,7 @@ async def test_every_sample_arrives_in_order_as_it_was_and_the_instrument_hears_
             return len(replayed) >= len(night)
 
         await soon(all_there)
-        await here.call("wamp.session.count")  # whatever the router had for this one has come
+        await here.call("wamp.session.count")  # everything from the router has arrived
         assert replayed == night
         assert count == said[-1] == 500
         assert not [one for one in live if str(one["device"]).startswith("replayed")]

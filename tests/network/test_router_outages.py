@@ -140,7 +140,7 @@ def test_no_sample_is_missing_after_an_outage_of_the_router(
 def answers(name: str) -> bool:
     try:
         return bool(call(f"hipercam.{name}.rpc.describe")["device"] == name)
-    except (NoSuchProcedureError, OutcomeUnknownError):  # or was sent to a session that is dead
+    except (NoSuchProcedureError, OutcomeUnknownError):  # or sent to a dead session
         return False
 
 

@@ -151,7 +151,7 @@ class Machine:
             until(lambda: self.run(command)[0] == 0)  # the page says to wait
         else:
             status, said = self.run(command)
-            accepted = {" doctor ": (0, 1, 2), " status ": (0, 1)}  # of whatever machine this is
+            accepted = {" doctor ": (0, 1, 2), " status ": (0, 1)}  # whatever machine this is
             well = next((codes for word, codes in accepted.items() if word in command), (0,))
             assert status in well, f"{command}\n{said}"
 
@@ -209,7 +209,7 @@ def test_a_site_is_started_backed_up_restored_and_upgraded(machine: Machine) -> 
     until(lambda: len(machine.rows() - then) > 3)
     then = machine.rows()
     machine.type_section("Restore it")
-    until(lambda: machine.rows() >= then)  # what the backup did not have came from the journals
+    until(lambda: machine.rows() >= then)  # the rest came from the journals
     machine.type_section("Upgrade it")
     assert machine.done == commands_of(PAGE), "every command of the page was considered"
     _, said = machine.run(machine.done[-1])

@@ -161,7 +161,7 @@ async def test_a_server_whose_connections_were_cut_is_back_before_the_router_has
         assert proxy.lose_clients()
 
         async def back() -> str:
-            with suppress(TimeoutError):  # the question went to the session that is dead
+            with suppress(TimeoutError):  # the question went to the dead session
                 async with asyncio.timeout(1):
                     return await epoch(session)
             return ""

@@ -58,7 +58,7 @@ class Terminal:
             while not self._closing.is_set():
                 if select.select([self.master], [], [], 0.2)[0]:
                     self.output = self.output[-200_000:] + os.read(self.master, 65536)
-        except OSError:  # nobody has the other end any more
+        except OSError:  # the other end is closed
             return
 
     def type(self, text: str) -> None:

@@ -67,7 +67,7 @@ def free_port() -> int:
     """Return a port nobody listens on, and that nobody else is given while this process lives."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
-        # A server that sets this, too, may listen there; the kernel gives the port to nobody.
+        # A server that also sets this may listen there; the kernel gives the port to no one else.
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         port: int = held.getsockname()[1]
         held.detach()
@@ -118,7 +118,7 @@ class Net:
         return os.environ | {
             "WAMP_SERVER": str(self.address),
             "HCAM_HOME": str(self.home),
-            "TMPDIR": str(self.home),  # for what a killed server leaves
+            "TMPDIR": str(self.home),  # for the remains of a killed server
         }
 
     def start(self, *command: str | Path, log: str, **more: Any) -> subprocess.Popen[bytes]:
@@ -259,7 +259,7 @@ class Net:
         try:
             query = "SELECT max(seq) FROM sample WHERE device = ?"
             return int(db.execute(query, (name,)).fetchone()[0] or 0)
-        except sqlite3.OperationalError:  # the server is just making it
+        except sqlite3.OperationalError:  # the server is creating it
             return 0
         finally:
             db.close()

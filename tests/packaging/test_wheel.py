@@ -74,7 +74,7 @@ def try_it(net: Net, hcam: Path) -> None:
     """Run the emulated instrument until every server has presented a device; end it by Ctrl-C."""
     up = net.start(hcam, "up", "--emulate", "--port", str(net.port), log="up.out")
     end = time.monotonic() + AT_MOST
-    while not answers(net.port):  # on a busy machine later than tests of a router alone wait
+    while not answers(net.port):  # a busy machine needs longer than for a router alone
         assert up.poll() is None, (net.home / "up.out").read_text()
         assert time.monotonic() < end, (net.home / "log" / "router.log").read_text()
         time.sleep(0.1)

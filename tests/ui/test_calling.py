@@ -113,7 +113,7 @@ def followed(*said: Sample | Exception) -> tuple[str, list[str]]:
 
 def test_only_samples_after_the_answer_are_judged() -> None:
     end, shown = followed(
-        sample(7, "inpos", 9.0),  # of before the motion
+        sample(7, "inpos", 9.0),  # from before the motion
         sample(7, "inpos", 9.0),
         sample(8, "moving", 1.0),
         sample(9, "moving", 1.0),

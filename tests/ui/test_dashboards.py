@@ -325,7 +325,7 @@ def test_limits_are_drawn_where_the_declarations_say(every: dict[str, Any]) -> N
         colours = [(step["value"], step["color"]) for step in defaults["thresholds"]["steps"]]
         low, high = ("transparent", "red") if bad == "above" else ("red", "transparent")
         assert colours == [(None, low), (bound, high)]
-        assert bound in defaults["custom"].values()  # in sight, though the values be far from it
+        assert bound in defaults["custom"].values()  # shown even if the values are far from it
         logarithmic = "scaleDistribution" in defaults["custom"]
         assert logarithmic == title.endswith("Pressure")
 
@@ -335,7 +335,7 @@ def test_the_band_and_the_styles_are_of_series_that_there_are(every: dict[str, A
         columns = [
             name for t in panel["targets"] for name in re.findall(r'AS "([^"]+)"', t["query"])
         ]
-        assert sorted(overrides(panel)) == sorted(columns), title  # each once, none else
+        assert sorted(overrides(panel)) == sorted(columns), title  # each once, and no others
         for name, properties in overrides(panel).items():
             assert properties["color"]["mode"] == "fixed"
             assert properties.get("custom.fillBelowTo", columns[0]) in columns

@@ -188,7 +188,7 @@ async def test_a_flood_of_refused_commands_is_bounded_and_counted(noted: Noted) 
     for _ in range(MAX_REFUSED + 500):
         await noted.publish("target_temperature1", 9999)
     assert len(noted.kept()) == MAX_REFUSED
-    await noted.call("stage_enable1.disable")  # what is not refused is noted all the same
+    await noted.call("stage_enable1.disable")  # a call that is not refused is noted nevertheless
     assert noted.newest()["what"] == "stage_enable1.disable"
     noted.agent.commands.note_count()
     assert "500 more were refused since" in noted.newest()["error"]

@@ -64,7 +64,7 @@ async def test_a_server_that_ends_while_the_telescope_settles_keeps_every_sample
     finally:
         running.cancel()
         await asyncio.wait([running])
-    telescope.emit()  # as a call does that ends late
+    telescope.emit()  # like a call that ends late
     assert telescope.motion.doing is None
     assert "not being kept" not in caplog.text
     assert not telescope.motion._tasks

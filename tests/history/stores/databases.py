@@ -64,7 +64,7 @@ class Server:
     def start(self) -> None:
         """Start it, and wait until it answers."""
         with (self.folder / "log").open("ab") as log:
-            # Not TERM, which a frozen process never gets to see.
+            # Not TERM: a frozen process does not receive it.
             command = [
                 "setpriv",
                 "--pdeathsig",

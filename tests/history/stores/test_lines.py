@@ -299,7 +299,7 @@ def test_each_version_is_spoken_to_in_its_own_way(
 
 @pytest.mark.parametrize(
     ("host", "encoding"),
-    [("127.0.0.1", None), ("127.1", "gzip")],  # the latter only the system takes for this machine
+    [("127.0.0.1", None), ("127.1", "gzip")],  # only the system takes the last one for this machine
 )
 def test_what_leaves_this_machine_is_compressed(
     server: Scripted, opened: Opener, host: str, encoding: str | None
