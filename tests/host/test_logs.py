@@ -61,7 +61,7 @@ def test_a_traceback_that_repeats_is_logged_once_an_hour() -> None:
     repeats = Repeats()
     shown = []
     for _ in range(3):
-        one = record("gps failed and is begun again", logging.ERROR, ours=True)
+        one = record("gps failed and is started again", logging.ERROR, ours=True)
         one.exc_info = (ValueError, ValueError("odd"), None)
         shown.append(repeats.filter(one))
     assert shown == [True, False, False]
@@ -87,7 +87,7 @@ def test_an_outage_of_the_router_is_logged_once_however_many_sessions_it_ends(
     said = [(one.levelname, one.getMessage()[:40]) for one in caplog.records]
     once = [
         ("WARNING", "no router at 127.0.0.1:1, trying again (refused)"[:40]),
-        ("INFO", "the router at 127.0.0.1:1 is there again, after"[:40]),
+        ("INFO", "the router at 127.0.0.1:1 is back after"[:40]),
     ]
     assert said == 2 * once
 

@@ -93,7 +93,7 @@ def test_a_page_has_what_was_appended(journal: Journal, value: Any) -> None:
     [None, "[]", b"[]", zlib.compress(b"{}"), zlib.compress(b"[1]"), zlib.compress(b"[{}")],
 )
 def test_what_is_no_page_is_refused(page: object) -> None:
-    with pytest.raises(ValueError, match="not a page of samples|not a list of samples"):
+    with pytest.raises(ValueError, match=r"not a page of samples|not a list of samples"):
         read_page(page)
 
 

@@ -431,7 +431,7 @@ async def test_a_device_calls_another_by_name_and_is_told_why_not(net: Net) -> N
             (
                 ("pressure1", "samples", -1),
                 utils.InvalidArgumentError,
-                "after is a whole number, not -1",
+                "after must be a whole number, not -1",
             ),
             (("pressure1", "nonsense"), utils.NotAuthorizedError, "not authorized to call"),
         ):

@@ -58,7 +58,7 @@ def test_the_commands_of_the_readme_do_what_it_says(site: Net) -> None:
     assert '{"args":[null]}' in run(site, curl)
     run(site, remove)
     assert "is not signed with the token of" in run(site, call_, code=1)
-    assert "this router knows no such name and token" in run(site, curl)
+    assert "the router does not know this name and token" in run(site, curl)
 
 
 def test_the_commands_of_the_page_do_what_it_says(site: Net) -> None:

@@ -38,7 +38,7 @@ RUNS = {
     "laptop": "",
 }
 STARTED = "router at wss://192.0.2.1:8443/ws"
-BACK = re.compile(r"^(\S+Z) INFO the router at 192\.0\.2\.1:8443 is there again", re.MULTILINE)
+BACK = re.compile(r"^(\S+Z) INFO the router at 192\.0\.2\.1:8443 is back", re.MULTILINE)
 LOG = ".local/state/hcam_devices/log"
 ADA = "export HCAM_KEY=~/ada.key\n"
 SNIFFER = Path(__file__).with_name("sniffer.py")

@@ -57,7 +57,7 @@ def test_a_journal_that_is_asked_in_a_wrong_way_says_so(own: Net) -> None:
     for name, arguments in wrong.items():
         with pytest.raises(InvalidArgumentError, match="is a"):
             call(f"hipercam.hwserver-flood.journal.{name}", *arguments)
-    with pytest.raises(InvalidArgumentError, match="devices is a list of names, not 'rackpc'"):
+    with pytest.raises(InvalidArgumentError, match="devices must be a list of names, not 'rackpc'"):
         call("hipercam.hwserver-flood.journal.inventory", "rackpc")
     assert call("hipercam.hwserver-flood.journal.samples", "rackpc", 0, 1)[0]["device"] == "rackpc"
 

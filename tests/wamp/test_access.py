@@ -108,7 +108,7 @@ def test_a_key_file_that_others_can_read_is_refused(folder: Path, bits: int) -> 
 )
 def test_what_is_no_key_file_is_refused(folder: Path, tmp_path: Path, text: str) -> None:
     access.write_secret(tmp_path / "x.key", text)
-    with pytest.raises(AccessError, match="is no key file"):
+    with pytest.raises(AccessError, match="is not a key file"):
         read_key(tmp_path / "x.key")
 
 

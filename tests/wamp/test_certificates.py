@@ -106,13 +106,13 @@ def test_another_name_or_a_lost_file_needs_another_certificate(tmp_path: Path) -
 def test_a_lost_or_damaged_key_of_the_ca_is_not_replaced_unasked(tmp_path: Path) -> None:
     made(tmp_path)
     (tmp_path / "ca.key").write_text("nonsense")
-    with pytest.raises(AccessError, match=r"ca\.key is no private key"):
+    with pytest.raises(AccessError, match=r"ca\.key is not a usable private key"):
         made(tmp_path)
     (tmp_path / "ca.key").unlink()
     with pytest.raises(AccessError, match="restore it from a backup, or remove"):
         made(tmp_path)
     (tmp_path / "ca.pem").write_text("nonsense")
-    with pytest.raises(AccessError, match=r"ca\.pem is no certificate"):
+    with pytest.raises(AccessError, match=r"ca\.pem is not a usable certificate"):
         made(tmp_path)
 
 
@@ -133,7 +133,7 @@ def test_a_key_file_has_the_ca_and_trusts_nothing_else(tmp_path: Path) -> None:
 def test_a_key_file_with_a_damaged_ca_is_refused(tmp_path: Path) -> None:
     text = Key.new("ada", "operator", "router.example:8443", "-----BEGIN NONSENSE\n").as_text()
     access.write_secret(tmp_path / "ada.key", text)
-    with pytest.raises(AccessError, match=r"is no key file: ca is no certificate"):
+    with pytest.raises(AccessError, match=r"is not a key file: ca is not a certificate"):
         access.read_key(tmp_path / "ada.key")
 
 

@@ -104,7 +104,7 @@ def test_a_server_that_may_open_too_few_files_says_what_to_raise(tmp_path: Path)
     )
     assert done.returncode == 1
     assert "hwserver needs about 290 open files, and this process may open 40 files" in done.stderr
-    assert "hwserver cannot begin (Too many open files), and this process may open" in done.stderr
+    assert "hwserver cannot start (Too many open files), and this process may open" in done.stderr
     assert "ulimit -Hn" in done.stderr
     assert "Traceback" not in done.stderr
 

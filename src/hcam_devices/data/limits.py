@@ -85,7 +85,7 @@ def refused(session: Any, message: Any) -> bool:
 
 
 def look(controller: Any) -> None:
-    """Show out who has neither sent a message nor waited for one for too long."""
+    """End sessions that have neither sent a message nor waited for one for too long."""
     now = reactor.seconds()
     for router in [realm.router for realm in controller.realms.values()]:
         if router.realm == LEGACY:

@@ -126,12 +126,12 @@ def read_key(path: Path) -> Key:
     try:
         key = Key(**tomllib.loads(content.decode()))
         if not all(isinstance(value, str) for value in asdict(key).values()):
-            raise TypeError("its values are texts")
+            raise TypeError("its values must be texts")
         if not HEX_KEY.fullmatch(key.key):
-            raise ValueError("key is no Ed25519 seed of 64 hexadecimal digits")
+            raise ValueError("key is not an Ed25519 seed of 64 hexadecimal digits")
         context_of(key.ca)
     except (ValueError, TypeError) as error:
-        raise AccessError(f"{path} is no key file: {error}") from None
+        raise AccessError(f"{path} is not a key file: {error}") from None
     return key
 
 
@@ -146,7 +146,7 @@ def context_of(ca: str) -> ssl.SSLContext | None:
     try:
         context = ssl.create_default_context(cadata=ca)
     except ssl.SSLError as error:
-        raise ValueError(f"ca is no certificate: {error}") from None
+        raise ValueError(f"ca is not a certificate: {error}") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     return context
 
@@ -247,7 +247,7 @@ def people(folder: Path) -> dict[str, Person]:
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise AccessError(
             f"{path} is damaged ({type(error).__name__}: {error}): repair it, or remove it and "
-            "start the router again, which lets in the programs of this machine only"
+            "start the router again, and only programs of this machine may join"
         ) from None
 
 

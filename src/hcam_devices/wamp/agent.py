@@ -229,7 +229,7 @@ class Agent:
             try:
                 self._session.publish_retained(uris.telemetry(self.device.name), sample)
             except TransportLost:
-                log.debug("%s: sample %s only in the journal", self.device.name, sample["seq"])
+                log.debug("%s: sample %s is only in the journal", self.device.name, sample["seq"])
 
     def _correct(self, sample: Any) -> None:
         """Publish the newest sample again after a late testament of an earlier session."""
@@ -409,14 +409,14 @@ class Agent:
         try:
             data = bytes.fromhex(hex)
         except (TypeError, ValueError):
-            raise ValueError(f"hex is bytes such as '01 3C', not {shorten(hex)}") from None
+            raise ValueError(f"hex must be bytes such as '01 3C', not {shorten(hex)}") from None
         if not data:
-            raise ValueError(f"hex is bytes such as '01 3C', not {shorten(hex)}")
+            raise ValueError(f"hex must be bytes such as '01 3C', not {shorten(hex)}")
         _check_seconds(seconds, MAX_EXCHANGE_S)
         if not hasattr(self.device.link, "exchange"):
-            raise ValueError(f"{self.device.name} takes no raw bytes such as {shorten(hex)}")
+            raise ValueError(f"{self.device.name} does not accept raw bytes such as {shorten(hex)}")
         if confirm is not True:
-            raise ValueError("nothing checks what is sent raw; if you are sure, add confirm=True")
+            raise ValueError("raw bytes are sent unchecked; if you are sure, add confirm=True")
         self.device.require_online()
         said: bytes = await self.device.link.exchange(data, seconds)
         return said.hex(" ")
@@ -424,4 +424,4 @@ class Agent:
 
 def _check_seconds(seconds: object, most: float) -> None:
     if not (is_number(seconds) and 0 < seconds <= most):
-        raise ValueError(f"seconds is more than 0 and at most {most:g}, not {shorten(seconds)}")
+        raise ValueError(f"seconds must be over 0, at most {most:g}, not {shorten(seconds)}")

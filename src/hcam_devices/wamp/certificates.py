@@ -140,7 +140,7 @@ def read(path: Path) -> x509.Certificate:
     try:
         return parsed(path.read_text(encoding="ascii"))
     except (OSError, ValueError) as error:
-        raise AccessError(f"{path} is no certificate that can be used: {error}") from None
+        raise AccessError(f"{path} is not a usable certificate: {error}") from None
 
 
 def parsed(text: str) -> x509.Certificate:
@@ -178,9 +178,9 @@ def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise TypeError("it is of another kind")
+            raise TypeError("its kind is wrong")
     except (OSError, ValueError, TypeError) as error:
-        raise AccessError(f"{path} is no private key that can be used: {error}") from None
+        raise AccessError(f"{path} is not a usable private key: {error}") from None
     return key
 
 

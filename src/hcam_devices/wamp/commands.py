@@ -139,7 +139,7 @@ class CommandLog:
         try:
             self._note(self._event(command, error))
         except Exception:  # the command itself has been carried out, and is answered
-            log.exception("%s: %s could not be noted", self.device.name, cut(command.what))
+            log.exception("%s: %s could not be recorded", self.device.name, cut(command.what))
 
     def _event(self, command: Command, error: str | None) -> dict[str, Any]:
         secrets: list[str] = []
@@ -208,7 +208,7 @@ class CommandLog:
         try:
             self.journal.append(record_of(event))
         except (sqlite3.Error, ValueError) as error:
-            log.error("%s: a command is not kept: %s: %s", self.device.name, event, error)
+            log.error("%s: a command is not recorded: %s: %s", self.device.name, event, error)
         self._publish(event)
 
 

@@ -60,11 +60,11 @@ class JournalService:
     ) -> dict[str, Any]:
         """Return which samples of all devices, or of some, there are: see ``Journal.inventory``."""
         if not isinstance(after, str):
-            raise ValueError(f"after is the name of a device, not {shorten(after)}")
+            raise ValueError(f"after must be the name of a device, not {shorten(after)}")
         if devices is not None and not (
             isinstance(devices, list) and all(isinstance(name, str) for name in devices)
         ):
-            raise ValueError(f"devices is a list of names, not {shorten(devices)}")
+            raise ValueError(f"devices must be a list of names, not {shorten(devices)}")
         period = _period(start, end)
         return await asyncio.to_thread(self.journal.inventory, devices, after, *period)
 
@@ -127,7 +127,7 @@ def _period(start: float | None, end: float | None) -> tuple[float, float]:
         low, high = UNIX_SECONDS
         if value is not None and not (is_number(value) and low <= value <= high):
             raise ValueError(
-                f"{name} is a time in Unix seconds, {low:g} to {high:g}, not {shorten(value)}"
+                f"{name} must be Unix seconds from {low:g} to {high:g}, not {shorten(value)}"
             )
     return -math.inf if start is None else start, math.inf if end is None else end
 
@@ -142,6 +142,6 @@ def _sample(text: bytes) -> Sample:
 def _check_place(after: object, limit: object, epoch: object) -> None:
     for name, value in (("after", after), ("limit", limit)):
         if type(value) is not int or not 0 <= value < 2**63:
-            raise ValueError(f"{name} is a whole number, not {shorten(value)}")
+            raise ValueError(f"{name} must be a whole number, not {shorten(value)}")
     if not isinstance(epoch, str):
-        raise ValueError(f"epoch is a text, not {shorten(epoch)}")
+        raise ValueError(f"epoch must be a text, not {shorten(epoch)}")

@@ -212,7 +212,7 @@ class Server:
                 await run(*args)
             except Exception:
                 self.restarts += 1
-                log.exception("%s failed and is begun again (restart %d)", what, self.restarts)
+                log.exception("%s failed and is started again (restart %d)", what, self.restarts)
             await asyncio.sleep(RESTART_AFTER)
 
     async def _announce(self, service: JournalService, session: Session) -> None:
@@ -278,9 +278,9 @@ class Server:
 
     def _displaced(self, reason: str) -> None:
         if reason:
-            log.error("the journal of %s cannot be asked: %s; end it", self.name, reason)
+            log.error("the journal of %s cannot be reached: %s; end it", self.name, reason)
         else:
-            log.info("the journal of %s can be asked again", self.name)
+            log.info("the journal of %s can be reached again", self.name)
 
     def _lost(self, over: asyncio.Future[str]) -> None:
         if self._named.is_set() and not over.cancelled():
@@ -361,7 +361,7 @@ async def until_told(server: Server) -> None:
     except OSError as error:
         if error.errno not in NO_MORE_FILES:
             raise
-        raise HcamError(too_few_files(f"{server.name} cannot begin ({error.strerror})")) from None
+        raise HcamError(too_few_files(f"{server.name} cannot start ({error.strerror})")) from None
 
 
 def _explainer() -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:

@@ -335,7 +335,7 @@ async def join(
             raise NotAuthorizedError(refused(address, session, session.refusal))
         if session.over.done() or not session.joined.done():
             why = session.over.result() if session.over.done() else "the connection was lost"
-            raise ConnectionError(f"{address} did not let us in: {why}")
+            raise ConnectionError(f"the router at {address} refused the session: {why}")
         with explained(address, session):
             yield session
         if not session.over.done():
@@ -425,7 +425,7 @@ class Outages:
         """Log that there is a session again, and how long there was none."""
         if since := self.since.pop((address, realm), None):
             seconds = time.monotonic() - since
-            log.info("the router at %s is there again, after %.1f s", address, seconds)
+            log.info("the router at %s is back after %.1f s", address, seconds)
 
 
 OUTAGES = Outages()

@@ -93,7 +93,7 @@ class RemoteSource:
             try:
                 listener(sample)
             except Exception:  # a bug of one view must not keep the others from hearing
-                log.exception("a view did not take a sample of %s", self.name)
+                log.exception("a view failed to process a sample of %s", self.name)
 
 
 class RemoteSources:
@@ -143,7 +143,7 @@ class RemoteSources:
         try:
             owner = await self._owners.owner(name)
         except (WampError, OSError) as error:
-            log.debug("the router does not say who owns %s: %r", name, error)
+            log.debug("it is not known who owns %s: %r", name, error)
             return
         if publisher is not None and publisher == owner:
             self._believe(name, publisher, sample)

@@ -80,7 +80,7 @@ class Transport(WampWebSocketClientProtocol):
             if data and self.transport:
                 self._dataReceived(data)
         except Exception:
-            log.exception("a connection to the router is dropped")
+            log.exception("the connection to the router is closed after an error")
             self._closeConnection(abort=True)  # type: ignore[no-untyped-call]
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
@@ -89,7 +89,7 @@ class Transport(WampWebSocketClientProtocol):
             for message in self._serializer.unserialize(payload, isBinary):
                 self._session.onMessage(message)
         except Exception as error:
-            log.exception("a message of the router cannot be handled")
+            log.exception("a message from the router cannot be processed")
             broken = isinstance(error, ProtocolError)
             self._bailout(
                 self.CLOSE_STATUS_CODE_PROTOCOL_ERROR

@@ -93,7 +93,7 @@ class Address(NamedTuple):
         if not match or not 0 < port < 65536:
             raise HcamError(
                 f"{text!r} is not a host or host:port (IPv6: [host] or [host]:port), "
-                "nor ws://host:port/ws or wss://host:port/ws; another path is not offered"
+                "or ws://host:port/ws or wss://host:port/ws; there is no other path"
             )
         return cls(match[1] or match[2], port)
 
