@@ -122,5 +122,5 @@ def test_the_router_may_be_named_as_its_clients_in_use_write_it(
 
 @pytest.mark.parametrize("text", ["wss://router:8080/wamp", "ws://router:8080/wamp", "ws://"])
 def test_another_url_is_refused_in_a_sentence(text: str) -> None:
-    with pytest.raises(HcamError, match=r"is not a host or host:port .* nor ws://host:port/ws"):
+    with pytest.raises(HcamError, match=r"is not a host or host:port .* or ws://host:port/ws"):
         Address.parse(text)

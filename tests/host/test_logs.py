@@ -87,7 +87,7 @@ def test_an_outage_of_the_router_is_logged_once_however_many_sessions_it_ends(
     said = [(one.levelname, one.getMessage()[:40]) for one in caplog.records]
     once = [
         ("WARNING", "no router at 127.0.0.1:1, trying again (refused)"[:40]),
-        ("INFO", "the router at 127.0.0.1:1 is back after"[:40]),
+        ("INFO", "the router at 127.0.0.1:1 is back after 1"[:40]),
     ]
     assert said == 2 * once
 
