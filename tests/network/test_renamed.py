@@ -55,7 +55,7 @@ def test_a_journal_that_is_asked_in_a_wrong_way_says_so(own: Net) -> None:
         "inventory": (["rackpc"], "", 3),
     }
     for name, arguments in wrong.items():
-        with pytest.raises(InvalidArgumentError, match="is a"):
+        with pytest.raises(InvalidArgumentError, match="must be"):
             call(f"hipercam.hwserver-flood.journal.{name}", *arguments)
     with pytest.raises(InvalidArgumentError, match="devices must be a list of names, not 'rackpc'"):
         call("hipercam.hwserver-flood.journal.inventory", "rackpc")
