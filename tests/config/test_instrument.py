@@ -154,6 +154,11 @@ MISTAKES = [
     ("[router]\nlisten = '0.0.0.0'\n[devices]", 1, "tls: it has to be true with listen = 0.0"),
     ("[router]\nlisten = '192.0.2.1'\ntls = false\n[devices]", 3, "tls: it has to be true"),
     ("[router]\nlisten = '0.0.0.0'\ntls = true\n[devices]", 1, "host: .*where programs find"),
+    (
+        "[router]\nlisten = '192.0.2.1'\ntls = true\nhost = '127.0.0.1'\n[devices]",
+        4,
+        "host: the router listens on 192.0.2.1, not there",
+    ),
     ("[router]\ntls = true\nhost = '::1'\n[devices]", 3, "host: .*no TLS over IPv6"),
     ("[router]\nnames = ['a b']\n[devices]", 2, "should match pattern"),
     ("[devices.a]\nkind = ", 2, "Invalid value"),

@@ -620,7 +620,7 @@ async def test_a_router_in_a_network_needs_tls_and_keys(
     with socket.create_server((listen, 0)) as listening:
         port = listening.getsockname()[1]
         site.address = Address("127.0.0.1", port)
-        table = f"[router]\ntls = true\nhost = '127.0.0.1'\nlisten = '{listen}'\n"
+        table = f"[router]\ntls = true\nhost = 'router.example'\nlisten = '{listen}'\n"
         site.file.write_text(f"{site.file.read_text()}\n{table}")
         site.instrument = load(site.file)
         only(await checks.listeners(site), level, text)

@@ -145,6 +145,8 @@ class Router(BaseModel):
         listen = info.data.get("listen", DEFAULT_HOST)
         if not host and listen == EVERY_NETWORK and info.data.get("tls"):
             raise ValueError(f"with listen = {listen} it has to say where programs find the router")
+        if not IPv4Address(listen).is_loopback and (host == "localhost" or host.startswith("127.")):
+            raise ValueError(f"the router listens on {listen}, not there: leave host out")
         if ":" in host and info.data.get("tls"):
             raise ValueError("Crossbar, the router, has no TLS over IPv6: give an IPv4 address")
         return host or listen
