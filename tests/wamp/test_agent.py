@@ -3,12 +3,13 @@
 import asyncio
 import random
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.serializer import CBORObjectSerializer, JsonObjectSerializer
 
 from hcam_devices.core.device import Sample
@@ -148,9 +149,31 @@ async def test_the_sample_of_a_command_is_published_before_its_answer(
         agent.device.emit()
         return "done"
 
-    for n, command in enumerate((at_once, later), start=1):
+    def in_vain() -> str:
+        agent.device.emit()
+        raise ValueError("no")
+
+    for n, command in enumerate((at_once, later, in_vain), start=1):
         monkeypatch.setattr(agent, "call", lambda *_, command=command: command())
         call = SimpleNamespace(procedure=".rpc.home", caller_authid="a", caller_authrole="b")
-        answer = agent._serve(_call=call)
-        assert (await answer if asyncio.iscoroutine(answer) else answer) == "done"
+        with pytest.raises(ApplicationError) if command is in_vain else nullcontext():
+            answer = agent._serve(_call=call)
+            assert (await answer if asyncio.iscoroutine(answer) else answer) == "done"
         assert (agent.device.name, n) in router.said
+
+
+async def test_a_sample_that_is_a_bug_keeps_no_other_device_from_publishing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(Journal(tmp_path / "journal.sqlite")) as journal:
+        outbox, router = Outbox(journal, MAX_BYTES), Router(journal)
+        names = "pressure1", "pressure2"
+        agents = [Agent(ENTRIES[n].build(), (n,), journal, outbox=outbox) for n in names]
+        for agent in agents:
+            agent._session = outbox.session = router  # type: ignore[assignment]
+        agents[0].publish(agents[0].device.snapshot() | {"pressure": object()})
+        agents[1].device.emit()
+        await asyncio.sleep(0)
+        assert router.said == ["begin", ("pressure2", 1), "end"]
+        assert "pressure1: a sample was not taken" in caplog.text
+        assert "not JSON serializable" in caplog.text

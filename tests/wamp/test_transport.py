@@ -165,6 +165,15 @@ async def test_messages_of_any_size_are_sent_masked_and_in_order(serializer: str
             router.session.transport.send(Event(1, 2, args=[object()]))
 
 
+async def test_nothing_is_sent_while_the_connection_is_being_closed() -> None:
+    async with connected("cbor") as router:
+        transport = router.session.transport
+        transport.close()  # type: ignore[no-untyped-call]
+        assert transport.isOpen()  # type: ignore[no-untyped-call]
+        with pytest.raises(TransportLost):
+            transport.send(Event(1, 2))
+
+
 async def test_any_message_answers_a_ping() -> None:
     async with connected("cbor") as router:
         transport = router.session.transport

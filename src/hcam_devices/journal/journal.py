@@ -275,19 +275,19 @@ class Journal:
 
     def append_all(
         self, samples: Sequence[dict[str, Any]], most: int = MAX_SAMPLE_BYTES
-    ) -> list[dict[str, Any] | ValueError | sqlite3.Error]:
+    ) -> list[dict[str, Any] | Exception]:
         """Keep samples in one transaction; return for each what ``append`` returns or raises.
 
         If one of them cannot be kept, each is appended alone.
         """
         if len(samples) > 1:
-            with suppress(ValueError, sqlite3.Error):
+            with suppress(Exception):  # whose error it is shows below
                 return [*self._here(lambda db: self._append_together(db, samples, most))]
-        kept: list[dict[str, Any] | ValueError | sqlite3.Error] = []
+        kept: list[dict[str, Any] | Exception] = []
         for sample in samples:
             try:
                 kept.append(self.append(sample, most))
-            except (ValueError, sqlite3.Error) as error:
+            except Exception as error:  # noqa: BLE001  (the caller gets any error)
                 kept.append(error)
         return kept
 

@@ -213,6 +213,8 @@ class Agent:
             alarm = self._alarm("journal", "ERR", reason, sample)
             unkept = {"device": self.device.name, "seq": None, "epoch": self.journal.epoch}
             kept = unkept | sample | {"alarms": [*sample["alarms"], alarm]}
+        elif isinstance(kept, Exception):
+            raise kept
         elif self._since:
             present = {(alarm["field"], alarm["severity"]) for alarm in sample["alarms"]}
             self._since = {key: at for key, at in self._since.items() if key in present}
@@ -259,6 +261,7 @@ class Agent:
             try:
                 reason = await self.device.set_unacknowledged(field, *args, **kwargs)
             finally:
+                self._outbox.flush()
                 self.commands.end(command, reason)
 
         return receive
@@ -297,6 +300,7 @@ class Agent:
 
     def _failed(self, name: str, error: Exception, command: Command | None) -> ApplicationError:
         """Return what the caller is told, and note it with the command."""
+        self._outbox.flush()
         told = self._explained(name, error)
         if command:
             self.commands.end(command, " ".join(map(str, told.args)) or told.error)

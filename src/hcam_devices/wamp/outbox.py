@@ -1,7 +1,7 @@
 """The way of samples from agents to the journal, and then to the router."""
 
 import asyncio
-import sqlite3
+import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TypeAlias
@@ -10,7 +10,9 @@ from ..core.device import Sample
 from ..journal import Journal
 from .session import Session
 
-Kept: TypeAlias = Sample | ValueError | sqlite3.Error
+log = logging.getLogger(__name__)
+
+Kept: TypeAlias = Sample | Exception
 """A sample as it is in the journal, or why it is not there."""
 
 
@@ -37,5 +39,8 @@ class Outbox:
             waiting, self._waiting = self._waiting, []
             kept = self.journal.append_all([sample for sample, _ in waiting], self.most)
             with self.session.together() if self.session else nullcontext():
-                for (_, publish), sample in zip(waiting, kept, strict=True):
-                    publish(sample)
+                for (sample, publish), result in zip(waiting, kept, strict=True):
+                    try:
+                        publish(result)
+                    except Exception:  # it must not keep other devices from publishing
+                        log.exception("%s: a sample was not taken", sample["device"])

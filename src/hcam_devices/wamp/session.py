@@ -210,7 +210,7 @@ class Session(ApplicationSession):
         transport: Any = self._transport
         if not transport:  # the router has answered for a lost session
             return
-        with suppress(TransportLost, Disconnected):
+        with suppress(TransportLost):
             try:
                 transport.send(answer)
             except (SerializationError, PayloadExceededError) as error:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from autobahn.asyncio.websocket import WampWebSocketClientProtocol
-from autobahn.exception import PayloadExceededError
+from autobahn.exception import Disconnected, PayloadExceededError
 from autobahn.wamp.exception import ProtocolError, SerializationError, TransportLost
 
 from .uris import MAX_MESSAGE_BYTES
@@ -106,7 +106,10 @@ class Transport(WampWebSocketClientProtocol):
             payload, binary = self._serializer.serialize(msg)
         except Exception as error:
             raise SerializationError(f"WAMP message serialization error: {error}") from error
-        self.sendMessage(payload, binary)
+        try:
+            self.sendMessage(payload, binary)
+        except Disconnected:  # it is being closed
+            raise TransportLost from None
 
     def sendMessage(self, payload: bytes, isBinary: bool = False, **options: Any) -> None:  # type: ignore[override]
         """Send a message.
