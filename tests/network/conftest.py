@@ -17,6 +17,7 @@ GUESTS = {
     "hwserver-shared": ["shared1"],
     "hwserver-other": ["other1"],
     "hwserver-two": ["both1=Both1", "both2"],
+    "hwserver-cut": ["cut1"],
 }
 """The devices of the modules that use a router which they have not started."""
 

@@ -27,7 +27,7 @@ async def presented(proxy: Proxy, folder: Path) -> AsyncIterator[Server]:
     file = folder / "cut.toml"
     file.write_text(GAUGE)
     entries = list(load(file).entries.values())
-    server = Server("cutserver", entries, proxy.address, folder, emulate=True)
+    server = Server("hwserver-cut", entries, proxy.address, folder, emulate=True)
     running = asyncio.create_task(server.run())
     try:
         yield server
@@ -37,13 +37,13 @@ async def presented(proxy: Proxy, folder: Path) -> AsyncIterator[Server]:
 
 
 async def test_a_connection_cut_anywhere_in_the_beginning_is_made_again(
-    net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    guest: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sessions, "FIRST_PAUSE", 0.001)
     monkeypatch.setattr(sessions, "LAST_PAUSE", 0.001)
-    async with Proxy(net.address) as proxy, client(net.address) as session:
-        proxy.cuts = list(range(0, 1240, 20))
-        status = await Follower.of(session, "hipercam.cutserver.status")
+    async with Proxy(guest.address) as proxy, client(guest.address) as session:
+        proxy.cuts = list(range(0, 2480, 40))
+        status = await Follower.of(session, "hipercam.hwserver-cut.status")
         telemetry = await Follower.of(session, "hipercam.cut1.telemetry")
         async with presented(proxy, tmp_path) as server:
 
@@ -61,11 +61,11 @@ async def test_a_connection_cut_anywhere_in_the_beginning_is_made_again(
 
 
 async def test_the_testament_of_a_lost_session_is_not_the_last_word(
-    net: Net, tmp_path: Path
+    guest: Net, tmp_path: Path
 ) -> None:
     """The server is back before the router has noticed that its first connection is dead."""
-    async with Proxy(net.address) as proxy, client(net.address) as session:
-        status = await Follower.of(session, "hipercam.cutserver.status")
+    async with Proxy(guest.address) as proxy, client(guest.address) as session:
+        status = await Follower.of(session, "hipercam.hwserver-cut.status")
         telemetry = await Follower.of(session, "hipercam.cut1.telemetry")
         async with presented(proxy, tmp_path):
             await status.until(lambda s: s["state"] == "running")
@@ -80,7 +80,7 @@ async def test_the_testament_of_a_lost_session_is_not_the_last_word(
             await telemetry.until(lambda s: s["timestamp"] is None, begin[1])
             await status.until(lambda s: s["state"] == "gone", begin[0])
             begin = len(status.heard), len(telemetry.heard)
-            last = await Follower.of(session, "hipercam.cutserver.status")
+            last = await Follower.of(session, "hipercam.hwserver-cut.status")
             await last.until(lambda s: s["state"] == "running")
             last = await Follower.of(session, "hipercam.cut1.telemetry")
             await last.until(lambda s: s["state"]["connection"] == "online")
