@@ -220,9 +220,8 @@ def test_a_host_at_which_nobody_would_find_the_router_is_told(
 ) -> None:
     net = Net(tmp_path)
     file = tmp_path / "ours.toml"
-    file.write_text(
-        re.sub("^host = .*$", 'host = "192.0.2.7"', load().path.read_text(), flags=re.M)
-    )
+    text = load().path.read_text()
+    file.write_text(text.replace("[router]", '[router]\nhost = "192.0.2.7"', 1))
     monkeypatch.setattr(Net, "environment", os.environ | {"HCAM_HOME": str(tmp_path)})
     said = net.hcam(command, "--instrument", str(file), code=1)
     assert words in said
