@@ -316,5 +316,7 @@ def test_victoria_metrics_cannot_be_counted(tmp_path: Path) -> None:
         other = Offsite(tmp_path, database.url)
         noted = other.keep(points(1, 50))
         result = other.audited(noted, 1, 50)
-        assert "offsite acknowledged 50 samples of 1 device, not counted: " in result.verdict
+        assert (
+            "offsite acknowledged 50 samples of 1 device, which cannot be counted" in result.verdict
+        )
         assert not result.complete
