@@ -97,6 +97,8 @@ def remove(name: str) -> None:
 def list_() -> None:
     """Print who may join, with roles and numbers of keys."""
     people = keys.people(keys.folder())
+    if not people:
+        click.echo(f"nobody yet: hcam router makes the keys of this machine in {keys.folder()}")
     width = max(map(len, people), default=0)
     for name, person in sorted(people.items()):
         number = len(person.keys)

@@ -208,7 +208,7 @@ def hints(address: Address, *, emulate: bool) -> str:
     hcam = this_program()
     if address != Address():
         hcam = f"WAMP_SERVER={address} {hcam}"
-    simulate = f"  ·  {hcam} simulate pressure1 set pressure=0.02" if emulate else ""
+    simulate = f"  ·  {hcam} simulate pressure1 silence" if emulate else ""
     return (
         f"Try, in another terminal:  {hcam} call slide.block{simulate}  ·  {hcam} --help"
         "  ·  Ctrl-C stops everything."
