@@ -173,7 +173,7 @@ async def torment(
         await asyncio.to_thread(disk.revive)
         match chance.choice(("forge", "forge", "forge", "kill", "full")):
             case "forge":
-                for real in list(witness.newest.values()):
+                for real in [witness.newest[one] for one in LOADS if one in witness.newest]:
                     seq = real["seq"] + chance.choice((1, 2, 50, 10**6))
                     epoch = chance.choice((real["epoch"], "f" * 12))
                     await forge(forger, real, seq=seq, epoch=epoch)
