@@ -59,6 +59,8 @@ STOPPED_BECAUSE = {
     **dict.fromkeys(range(130, 151), "temperature measurement"),
 }
 HEX = re.compile(rb"[0-9A-F]{2}")
+TEC_CURRENT_LIMIT = 10.7
+"""Greatest current through a peltier, in A. ``hcam_widgets`` imports it."""
 RESTORE_PERIOD_S = 60.0
 """Pause between attempts to restore HW Enable, because each write wears the flash memory."""
 
@@ -287,7 +289,7 @@ class _Controller:
 
     def current(self, *, on: bool) -> float:
         needed = 0.076 * (AMBIENT - self.object) + 0.5 * (self.object - self.target)
-        return min(max(needed, 0), 10.7) if on else 0.0
+        return min(max(needed, 0), TEC_CURRENT_LIMIT) if on else 0.0
 
 
 class Simulator(Base):
