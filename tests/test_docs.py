@@ -2,25 +2,30 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
+import tomllib
 from collections import defaultdict
 from contextlib import closing
 from pathlib import Path
 
+import click
 import pytest
 
+from hcam_devices.cli.main import main
 from hcam_devices.config.instrument import load
 from hcam_devices.core import sim
 from hcam_devices.journal import Journal
 from hcam_devices.wamp.agent import Agent
 
 from .devices.description import Description, stands_alone
-from .helpers import living, online, sample_where
+from .helpers import ENTRIES, living, online, sample_where
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(\w+) (file|output)=(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGE = (ROOT / "docs" / "adding-a-device.md").read_text()
+GOING_OVER = (ROOT / "docs" / "going-over-from-1.7.md").read_text()
 
 
 @pytest.fixture
@@ -89,3 +94,50 @@ def test_it_is_in_style_and_typed(written: Path) -> None:
     run(written, "-m", "ruff", "format", "--check", "--config", settings, dome)
     cache = str(ROOT / ".mypy_cache")
     run(written, "-m", "mypy", "--config-file", settings, "--cache-dir", cache, dome)
+
+
+def parsed(arguments: list[str]) -> click.Context:
+    """Parse the arguments of ``hcam`` without running it; return the context of its command."""
+    context = main.make_context("hcam", arguments)
+    while isinstance(group := context.command, click.Group):
+        name, command, rest = group.resolve_command(
+            context, [*context._protected_args, *context.args]
+        )
+        assert command is not None
+        context = command.make_context(name, rest, parent=context)
+    return context
+
+
+def test_going_over_names_only_commands_procedures_and_setpoints_that_exist() -> None:
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", GOING_OVER, re.MULTILINE | re.DOTALL)
+    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    lines += re.findall(r"`(hcam [^`]+)`", GOING_OVER)
+    for line in lines:
+        context = parsed(shlex.split(line)[1:])
+        named = context.params.get("procedure") or context.params.get("topic")
+        if named and "." in named:
+            device, _, rest = named.partition(".")
+            built = ENTRIES[device].build()
+            assert rest in built.procedures() or rest in built.fields, line
+    assert len(lines) > 10
+
+
+def test_going_over_has_the_fields_of_telemetry() -> None:
+    _, _, table = GOING_OVER.partition("\n## The database\n")
+    rows = re.findall(r"^\| (`.*) \| (.*) \|$", table, re.MULTILINE)
+    for before, now in rows:
+        for device, field in re.findall(
+            r"`(\w+)\.(\w+)`", now if "same" not in now else before + now
+        ):
+            assert field in ENTRIES[device].build().fields, f"{device}.{field}"
+    assert len(rows) == 9
+
+
+def test_the_settings_of_going_over_are_settings_of_an_instrument(tmp_path: Path) -> None:
+    path = tmp_path / "ours.toml"
+    blocks = re.findall(r"^```toml\n(.*?)^```$", GOING_OVER, re.MULTILINE | re.DOTALL)
+    path.write_text(load().path.read_text() + "".join(blocks))
+    instrument = load(path)
+    assert instrument.legacy.enabled
+    assert [*tomllib.loads(blocks[1])["stores"]] == ["site"]
+    assert "site" in instrument.stores
