@@ -902,9 +902,12 @@ async def test_what_the_recorder_has_kept_itself_is_not_lost(tmp_path: Path) -> 
     lose(there, "slide", 2)
     (lost,) = (await journals.inventory("hwserver")).lost
     unnumbered = sample("slide", 1) | {"seq": None, "epoch": there.epoch}
-    for kept, seconds in ((False, 1), (True, 2)):
-        recorder.listener.hear_foreign("slide", unnumbered | {"x": seconds})
-        assert await journals.kept_here(lost) is kept
+    for left in ([1], []):
+        recorder.listener.hear_foreign("slide", unnumbered | {"x": len(left)})
+        assert [note.samples for note in await journals.not_kept_here([lost])] == left
+    soon = lost._replace(since=lost.since + 0.3, until=lost.until + 0.3)
+    notes = await journals.not_kept_here([soon, lost._replace(samples=1)])
+    assert sum(note.samples for note in notes) == 1  # what is kept is not counted for both
 
 
 def test_a_damaged_note_costs_itself_alone(tmp_path: Path) -> None:

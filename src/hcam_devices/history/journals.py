@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import sqlite3
 from base64 import b64decode
 from collections import defaultdict
@@ -304,13 +305,27 @@ class Journals:
         for note in then.lost:
             found[note.device].lost.append(note)
 
-    async def kept_here(self, lost: Lost) -> bool:
-        """Return whether the recorder's own journal, on another disk, has the lost samples."""
-        if lost.epoch == self.own.epoch:
-            return False
-        period = lost.since - 1, lost.until + 1
-        held = await self.ask_own(self.own.holds, lost.device, *period)
-        return bool(sum(epoch["count"] for epoch in held["epochs"]) >= lost.samples)
+    async def not_kept_here(self, notes: Iterable[Lost]) -> list[Lost]:
+        """Return the losses of one device less what the recorder's own journal has of them.
+
+        It may be on another disk. It has no more of a sample than the time of its arrival, which
+        is at most a second from when it was lost; losses may be closer to one another than that.
+        """
+        left, kept, until = [], 0, -math.inf
+        for note in sorted(notes, key=lambda note: note.since):
+            if note.epoch == self.own.epoch:
+                left.append(note)
+                continue
+            if note.since - 1 > until:
+                kept, until = 0, note.since - 1
+            period = until, max(until, note.until + 1)
+            held = await self.ask_own(self.own.holds, note.device, *period)
+            until = period[1]
+            kept += sum(epoch["count"] for epoch in held["epochs"])
+            if kept < note.samples:
+                left.append(note._replace(samples=note.samples - kept))
+            kept = max(0, kept - note.samples)
+        return left
 
     async def ask_own(self, work: Callable[..., T], *arguments: Any) -> T:
         """Ask the recorder's own journal in a thread. Raises one of NO_ANSWER."""

@@ -203,7 +203,7 @@ class Recorder(Device):
             if note.since not in {other.since for other in said.lost}:
                 said.lost.append(note)
         for said in published.values():
-            said.lost = [note for note in said.lost if not await self.journals.kept_here(note)]
+            said.lost = await self.journals.not_kept_here(said.lost)
         noted = {replicator.store.name: await replicator.noted() for replicator in self.replicators}
 
         def compare() -> Audit:
