@@ -21,27 +21,31 @@ for tier, examples in (("check", 30), ("soak", 100)):
     hypothesis.settings.register_profile(tier, deadline=None, max_examples=examples)
 
 TOGETHER = (
-    ("network/test_up.py", "network/test_running_a_site.py"),
+    ("devices/test_faults.py",),
+    ("packaging/test_wheel.py",),
     ("network/test_cli.py", "network/test_replay.py"),
+    ("network/test_hserver.py", "network/test_gtcserver.py", "network/test_dither.py"),
+    ("network/test_original.py",),
+    ("network/test_up.py", "network/test_running_a_site.py"),
     (
         "network/test_recorder_killed.py",
         "network/test_recorder.py",
         "network/test_renamed.py",
         "network/test_history.py",
     ),
-    ("network/test_agent.py", "network/test_router_config.py", "network/test_doctor.py"),
     ("network/test_recorder_outages.py", "network/test_audit.py"),
+    ("network/test_agent.py", "network/test_router_config.py", "network/test_doctor.py"),
     ("network/test_bad_input.py", "network/test_utils.py", "network/test_connection_cuts.py"),
-    ("network/test_hserver.py", "network/test_gtcserver.py", "network/test_dither.py"),
-    ("packaging/test_wheel.py",),
-    ("network/test_original.py",),
-    ("network/test_access.py",),
-    ("devices/test_faults.py",),
     ("network/test_router_outages.py",),
-    ("network/test_forged.py",),
+    ("network/test_access.py",),
     ("stores/test_embedded.py",),
+    ("network/test_namespaces.py",),
+    ("journal/test_journal.py",),
+    ("network/test_keys.py",),
     ("network/test_router_abuse.py",),
+    ("network/test_door_people.py",),
     ("network/test_commands.py",),
+    ("network/test_forged.py",),
 )
 """Files for one worker, which share a router. What takes longest comes first, so that no worker is
 left alone with it at the end."""
