@@ -15,7 +15,7 @@ from typing import Any
 
 from hcam_devices.config.instrument import Entry
 from hcam_devices.core.device import Device, iso_from_s
-from hcam_devices.core.link import Local
+from hcam_devices.core.link import Lasting
 from hcam_devices.host.home import home
 from hcam_devices.journal import Journal
 from hcam_devices.wamp import uris
@@ -39,7 +39,7 @@ def samples(count: int) -> Iterator[dict[str, Any]]:
 class Head(Device):
     """Something that only says that it is there, so that the recorder knows of it."""
 
-    link_type = Local
+    link_type = Lasting
     poll_every = 0.5
 
 

@@ -14,7 +14,7 @@ from hcam_devices.config.instrument import Entry, carried, load
 from hcam_devices.core import sim
 from hcam_devices.core.device import Device, Sample, settings_of
 from hcam_devices.core.fields import Readback, Setpoint
-from hcam_devices.core.link import Local, Serial, quoted
+from hcam_devices.core.link import Lasting, Serial, quoted
 from hcam_devices.core.part import Alarm, Reading
 from hcam_devices.errors import ProtocolError, RefusedError
 
@@ -246,7 +246,7 @@ async def test_every_device_describes_all_its_fields_and_ends_when_cancelled(nam
 class Toy(Device):
     """Hardware that is in the test's hand."""
 
-    link_type = Local
+    link_type = Lasting
 
     level = Setpoint(unit="K", limits=(0, 1000), tolerance=1e-6)
     number = Readback()
@@ -472,7 +472,7 @@ async def test_what_comes_with_one_answer_is_asked_once_a_poll(kind: str) -> Non
 class Tank(Device):
     """Two fields with one answer, of which one may be set."""
 
-    link_type = Local
+    link_type = Lasting
     level = Readback(question="all", ref="level")
     goal = Setpoint(question="all", ref="goal", limits=(0, 10))
 

@@ -18,7 +18,7 @@ from hcam_devices.core import sim
 from hcam_devices.core.link import (
     MAX_UNREAD,
     Exactly,
-    Local,
+    Lasting,
     Serial,
     Tcp,
     Until,
@@ -451,7 +451,7 @@ async def test_a_serial_port_that_was_written_to_after_it_was_unplugged_is_lost(
 
 
 async def test_a_link_without_a_wire_is_there_until_it_is_closed() -> None:
-    link, loop = Local(), asyncio.get_running_loop()
+    link, loop = Lasting(), asyncio.get_running_loop()
     await link.open()
     woken = loop.create_future()
     woken.set_result(None)

@@ -7,7 +7,7 @@ from typing import Any
 from hcam_devices.config.instrument import Entry
 from hcam_devices.core.device import Device
 from hcam_devices.core.fields import Readback, Value
-from hcam_devices.core.link import Local
+from hcam_devices.core.link import Lasting
 from hcam_devices.host.home import home
 from hcam_devices.wamp import uris
 from hcam_devices.wamp.server import Server, until_told
@@ -16,7 +16,7 @@ from hcam_devices.wamp.server import Server, until_told
 class Ticker(Device):
     """Something that counts, in every unit."""
 
-    link_type = Local
+    link_type = Lasting
     poll_every = 0.05
 
     count = Readback(channels=8, doc="How often it was asked.")

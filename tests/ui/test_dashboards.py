@@ -26,7 +26,7 @@ from hcam_devices.config.stores import Embedded, InfluxDB
 from hcam_devices.core import sim
 from hcam_devices.core.device import Device, Sample
 from hcam_devices.core.fields import Labels, Readback, Setpoint, Value
-from hcam_devices.core.link import Local
+from hcam_devices.core.link import Lasting
 from hcam_devices.core.part import Alarm
 from hcam_devices.history.journals import Journals
 from hcam_devices.history.recorder import recorder_of
@@ -44,7 +44,7 @@ from ..history.stores.databases import influxdb
 class Invented(Device):
     """A device that answers from memory."""
 
-    link_type = Local
+    link_type = Lasting
     remembered: dict[str, Value]
 
     async def read(self, field: Readback) -> Value:

@@ -4,12 +4,12 @@ from ..errors import LINK_LOST, NotAllowedError, ProtocolError, RefusedError
 from .axis import Axis, Drive
 from .device import Device, Sample, Source, iso_from_s
 from .fields import Labels, Procedure, Range, Readback, Setpoint, Value, is_number, rpc, shorten
-from .link import Exactly, Local, Seconds, Serial, Tcp, Until
+from .link import Exactly, Lasting, Seconds, Serial, Tcp, Until
 from .part import Alarm, Part, Reading
 from .sim import Impatient, Simulator, toward
 
 __all__ = [
-    "LINK_LOST", "Alarm", "Axis", "Device", "Drive", "Exactly", "Impatient", "Labels", "Local",
+    "LINK_LOST", "Alarm", "Axis", "Device", "Drive", "Exactly", "Impatient", "Labels", "Lasting",
     "NotAllowedError", "Part", "Procedure", "ProtocolError", "Range", "Readback", "Reading",
     "RefusedError", "Sample", "Seconds", "Serial", "Setpoint", "Simulator", "Source", "Tcp",
     "Until", "Value", "is_number", "iso_from_s", "rpc", "shorten", "toward",

@@ -499,7 +499,7 @@ class Serial(_Wire):
 
 
 @dataclass(kw_only=True)
-class Local(_Traced):
+class Lasting(_Traced):
     """A link that lasts until it is closed: to this machine itself, or to be extended."""
 
     _lost: asyncio.Future[None] | None = field(default=None, init=False, repr=False)

@@ -9,7 +9,7 @@ from pymodbus.client import AsyncModbusTcpClient
 from pymodbus.exceptions import ModbusException
 
 from ..errors import RefusedError
-from .link import MAX_SKIPPED, Local, Port, Seconds, addresses_of, first_reached, quoted
+from .link import MAX_SKIPPED, Lasting, Port, Seconds, addresses_of, first_reached, quoted
 
 EXCEPTIONS = {
     1: "illegal function",
@@ -23,7 +23,7 @@ EXCEPTIONS = {
 
 
 @dataclass(kw_only=True)
-class Modbus(Local):
+class Modbus(Lasting):
     """Input registers of unit ``unit`` at ``host`` and ``port``; ``timeout`` in seconds."""
 
     host: str = "127.0.0.1"

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 from ..errors import ProtocolError, RefusedError
 from . import threads
-from .link import MAX_UNREAD, Local, Seconds, quoted
+from .link import MAX_UNREAD, Lasting, Seconds, quoted
 
 T = TypeVar("T")
 
@@ -116,7 +116,7 @@ class _Run:
 
 
 @dataclass(kw_only=True)
-class Programs(Local):
+class Programs(Lasting):
     """Programs in ``folder`` (if empty, on the PATH); each run ends within ``timeout`` seconds.
 
     At most ``most`` runs of one program answer questions at once. Commands run one at a time, but

@@ -10,7 +10,16 @@ import h11
 
 from ..errors import ProtocolError
 from ..host.http import Answer, Exchange
-from .link import MAX_SKIPPED, MAX_UNREAD, Local, Port, Seconds, addresses_of, first_reached, quoted
+from .link import (
+    MAX_SKIPPED,
+    MAX_UNREAD,
+    Lasting,
+    Port,
+    Seconds,
+    addresses_of,
+    first_reached,
+    quoted,
+)
 
 __all__ = ["Answer", "Get", "Web", "path_of", "quoted_segment", "response"]
 
@@ -42,7 +51,7 @@ class Get:
 
 
 @dataclass(kw_only=True)
-class Web(Local):
+class Web(Lasting):
     """HTTP at ``host`` and ``port``; the answer is there within ``timeout`` seconds.
 
     The look-up of the host may take as long again. Each request has a connection of its own: at one

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import psutil
 
-from ..core import Alarm, Device, Local, Readback, RefusedError
+from ..core import Alarm, Device, Lasting, Readback, RefusedError
 
 FIRST_LOOK_S = 0.5
 """The pause between the first look and the second one."""
@@ -53,7 +53,7 @@ def look_at_simulated() -> Look:
 class RackPC(Device):
     """The computer in the rack."""
 
-    link_type = Local
+    link_type = Lasting
     emulated: ClassVar[dict[str, Any]] = {"look": look_at_simulated, "interface": ""}
     poll_every = 10.0
 

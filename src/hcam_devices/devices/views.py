@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ..core import (
     Alarm,
     Device,
-    Local,
+    Lasting,
     Readback,
     Reading,
     RefusedError,
@@ -44,7 +44,7 @@ def seen(role: str, cls: type[Device], name: str, **changes: Any) -> Any:
 class View(Device):
     """A device whose fields are fields of its sources."""
 
-    link_type = Local
+    link_type = Lasting
 
     def __init__(self, name: str, **settings: Any) -> None:
         super().__init__(name, **settings)

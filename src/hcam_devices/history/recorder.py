@@ -22,7 +22,7 @@ from ..config.instrument import LOGGER, Entry, Instrument
 from ..config.stores import Embedded, InfluxDB, StoreSettings, place
 from ..core.device import Device
 from ..core.fields import Procedure, Readback, Value, rpc
-from ..core.link import Local
+from ..core.link import Lasting
 from ..core.part import Alarm
 from ..core.threads import ask, in_own_thread
 from ..errors import NotAllowedError
@@ -65,7 +65,7 @@ DISK_WITHIN = 2.0
 class Recorder(Device):
     """The recorder: its rate, its disks, and how complete each store is."""
 
-    link_type = Local
+    link_type = Lasting
     poll_every = 5.0
 
     heard = Readback(unit="1 / s", doc="Telemetry events per second that the recorder receives.")

@@ -34,7 +34,7 @@ from typing import Any, TypeAlias
 from .. import HcamError
 from ..core import threads
 from ..core.fields import is_number, shorten
-from ..core.link import MAX_SKIPPED, Local, Port, Seconds, addresses_of, quoted
+from ..core.link import MAX_SKIPPED, Lasting, Port, Seconds, addresses_of, quoted
 from ..errors import LINK_LOST, OutcomeUnknownError, ProtocolError, RefusedError
 from ..host.installation import install_extra, program
 from .ior import addresses
@@ -91,7 +91,7 @@ _loaded: dict[str, Any] = {}
 
 
 @dataclass(kw_only=True)
-class Corba(Local):
+class Corba(Lasting):
     """The object ``object_name`` of the name service at ``host`` and ``port``.
 
     ``timeout``: the deadline (s) of each call. ``idl``: the path of the site's IDL file.
