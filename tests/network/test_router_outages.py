@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -47,7 +48,8 @@ def worker_killed(net: Net) -> None:
 
 def all_killed(net: Net) -> None:
     for process in routers(net):
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # it ends with its parent
+            process.kill()
     gone(net)
 
 
