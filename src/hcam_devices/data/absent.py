@@ -1,8 +1,8 @@
 """Empty modules in place of packages that Crossbar imports and this router does not use.
 
-Crossbar imports the libraries of its markets on Ethereum, of tables in a database and of Tor at its
-start, in the controller and in the worker. They take 1.3 s of processor time and 60 MiB of memory
-in each of the two, and no configuration switches them off.
+At its start, Crossbar imports libraries for Ethereum markets, database tables and Tor. In each of
+its two processes (controller, worker) they cost 1.3 s of processor time and 60 MiB of memory, and
+no configuration switches them off.
 """
 
 import sys
@@ -30,7 +30,7 @@ PACKAGES = {
 
 
 class Absent(ModuleType):
-    """A module in which every name stands for a class that cannot be used."""
+    """A module whose every name is a class that raises when it is called."""
 
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):
@@ -43,7 +43,7 @@ class Absent(ModuleType):
 
 
 class Finder(MetaPathFinder, Loader):
-    """Finds these packages, and whatever is imported from within them."""
+    """Finds these packages, and every module within them."""
 
     def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:
         """Return an empty package."""
@@ -56,7 +56,7 @@ class Finder(MetaPathFinder, Loader):
         return Absent(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Do nothing: there is nothing in it."""
+        """Do nothing: the module is empty."""
 
 
 sys.meta_path.insert(0, Finder())

@@ -1,8 +1,8 @@
-"""Crossbar with bounds on what one client can take from the others.
+"""Crossbar with limits on the resources that one client can take from the others.
 
-Run by the Python of the router's environment, which has Crossbar but not this package:
-``python guarded_crossbar.py start --cbdir ...``. The node controller starts its worker by this
-program, too.
+The Python of the router's environment, which has Crossbar but not this package, runs it:
+``python guarded_crossbar.py start --cbdir ...``. The node controller starts its worker with it,
+too.
 """
 
 import ctypes
@@ -48,39 +48,39 @@ from txaio import make_logger  # type: ignore[attr-defined]  # noqa: E402
 log = make_logger()
 
 MAX_RECURSION = 1000
-"""Python's default. py_ecc, which Crossbar imports, raises it to 100,000: then one deeply nested
+"""Python's default. py_ecc, which Crossbar imports, raises it to 100,000, where one deeply nested
 message overflows the stack and ends the process."""
 LOOK_PERIOD_S = 0.5
 MAX_JOIN_S = 20.0
 """Close a WebSocket that has no session after this time. Servers wait 15 s for the welcome, and a
 busy one may take longer to ask for it."""
 BATCH_S = 1.0
-"""Autobahn's timers for pings end up to this much too early."""
+"""Autobahn's ping timers may end this much too early."""
 MAX_RETRANSMITS, MAX_PROBES = 5, 2
-"""A machine is dead if so many transmissions in a row, or probes of its full buffer, were in vain:
-after about 6 s, or up to 4 minutes if its buffer was full. Otherwise each got an answer."""
+"""A machine is dead if it left this many retransmissions, or probes of its full buffer, in a row
+unanswered: after about 6 s, or up to 4 minutes if its buffer was full."""
 MIN_UNREAD = 2**20
-"""Look at the limit of a client only if it has left this many bytes unread."""
+"""Check a client's limit only above this many unread bytes."""
 MAX_UNSENT_TOTAL = 64 * 2**20
-"""Above this many unread bytes of all clients, close those that have left most."""
+"""Close the slowest clients if all together leave more bytes unread."""
 MAX_BODY = 4 * 2**20
 """Close a client whose request is longer. Crossbar itself answers up to this size, with 413."""
 MAX_RETAINED = 4096
 MAX_RETAINED_BYTES = 32 * 2**20
-"""Topics, and bytes as Python text, retained for one client; and for all that have gone."""
+"""Limits of topics, and of bytes as Python text, for one client; and for all that left."""
 CLIENT_HELLO = b"\x16\x03"
-"""How a client begins that wants TLS."""
+"""The first bytes of a TLS client."""
 NO_TLS = "this router has no TLS"
 WANTS_TLS = (
     "this router takes TLS only: use https or wss, with the CA that is in your key file "
     "(hcam access add makes one; HCAM_KEY is its path)"
 )
 REPLAY = "replay"
-"""The realm of hcam replay. What was published there can be seen when the replay has ended."""
+"""The realm of hcam replay. Its retained events stay after the replay has ended."""
 
 
 class Retained:
-    """What is retained for one owner, oldest first: a topic and its size."""
+    """The retained topics of one owner and their sizes, oldest first."""
 
     def __init__(self) -> None:
         self.sizes: dict[str, int] = {}
@@ -98,12 +98,12 @@ class Retained:
 
     @property
     def excess(self) -> bool:
-        """Whether this is more than one owner may have."""
+        """Whether the owner is over its limits."""
         return len(self.sizes) > MAX_RETAINED or self.total > MAX_RETAINED_BYTES
 
 
 class GuardedBroker(Broker):  # type: ignore[misc]
-    """Gives back what a client retained when it has gone, except its testaments."""
+    """Deletes a client's retained events, except testaments, when it leaves."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -112,9 +112,9 @@ class GuardedBroker(Broker):  # type: ignore[misc]
         self.owners: dict[str, Retained] = {}
 
     def processPublish(self, session: Any, publish: Any) -> Any:
-        """Publish an event, and note whose it is if it is retained."""
+        """Publish an event, and note its owner if it is retained."""
         if publish.retain:
-            # Crossbar collects events that are only for some: there is no bound to these.
+            # Crossbar keeps every retained event that has selected receivers, without limit.
             publish.retain = not publish.eligible and not publish.exclude
         result = super().processPublish(session, publish)
         if publish.retain and any(
@@ -140,7 +140,7 @@ class GuardedBroker(Broker):  # type: ignore[misc]
             self._give_back(next(iter(owner.sizes)))
 
     def detach(self, session: Any) -> None:
-        """Forget a session, and what it retained."""
+        """Forget a session and its retained events."""
         super().detach(session)
         for topic in [*self.retained.pop(session, Retained()).sizes]:
             self._give_back(topic)
@@ -163,7 +163,7 @@ class GuardedRouter(Router):  # type: ignore[misc]
     broker = GuardedBroker
 
     def process(self, session: Any, msg: Any) -> None:
-        """Process a message that is not too long for the role of its sender."""
+        """Process a message unless it is too long for its sender's role."""
         if not limits.refused(session, msg):
             super().process(session, msg)
 
@@ -175,7 +175,7 @@ class GuardedRouterFactory(RouterFactory):  # type: ignore[misc]
 
 
 class GuardedRouterController(RouterController):  # type: ignore[misc]
-    """Looks at all connections twice a second, and closes those that take too much."""
+    """Checks all connections twice a second, and closes those over a limit."""
 
     router_factory_class = GuardedRouterFactory
 
@@ -183,7 +183,7 @@ class GuardedRouterController(RouterController):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         sys.setrecursionlimit(MAX_RECURSION)
         HTTPChannel.dataReceived = _data_received
-        # Twisted's own waits a turn of the loop for more to encrypt together with each message.
+        # Twisted's own delays each message by a turn of the loop, to encrypt more at once.
         TLSMemoryBIOFactory.protocol = TLSMemoryBIOProtocol
         TLSMemoryBIOProtocol.dataReceived = _for_tls_only(TLSMemoryBIOProtocol.dataReceived)
         tcp.Server.write = _write
@@ -192,8 +192,8 @@ class GuardedRouterController(RouterController):  # type: ignore[misc]
         websocket._dataReceived = _noting_time(websocket._dataReceived)
         websocket._sendAutoPing = _if_silent(websocket._sendAutoPing)
         websocket.onAutoPingTimeout = _unless_busy(websocket.onAutoPingTimeout)
-        # Crossbar colours and prints what it might log, whatever the log level: for every message,
-        # for who joins, and for each role.
+        # At any log level, Crossbar formats and colours log texts for every message, every client
+        # that joins, and every role.
         click.style = lambda text, **_: text
         for module in (crossbar_router, crossbar_session, crossbar_worker):
             module.pformat = repr
@@ -204,7 +204,7 @@ class GuardedRouterController(RouterController):  # type: ignore[misc]
         LoopingCall(self.look).start(LOOK_PERIOD_S)
 
     def look(self) -> None:
-        """Close what has to be closed. Raises nothing: an error would end the looking."""
+        """Close connections over a limit. Log every error: raised, it would end the loop."""
         for look in (self._close_excess, people.look, limits.look, door.guests.look):
             try:
                 look(self)
@@ -251,7 +251,7 @@ def _close(connection: Any, reason: str) -> None:
 
 
 def _write(connection: Any, data: bytes) -> None:
-    """Write to a client, unless it does not read: a burst may come between two looks."""
+    """Write to a client; close it if it does not read. A burst may come between looks."""
     tcp.Connection.write(connection, data)
     unread = _unsent(connection)
     if unread > MIN_UNREAD and not connection._aborting:
@@ -267,20 +267,20 @@ def _unsent(connection: Any) -> int:
 
 
 def _unwrapped(protocol: Any) -> Any:
-    """Return the protocol under those that count connections, or are TLS."""
+    """Return the protocol inside wrappers for TLS or connection counts."""
     while hasattr(protocol, "wrappedProtocol"):
         protocol = protocol.wrappedProtocol
     return protocol
 
 
 def _session(protocol: Any) -> Any:
-    """Return the session that has joined on a WebSocket connection; None without."""
+    """Return the joined session of a WebSocket connection, or None."""
     session = getattr(_unwrapped(protocol), "_session", None)
     return session if session is not None and session._session_id else None
 
 
 def _lacks_session(connection: Any) -> bool:
-    """Return whether something is a WebSocket connection on which no session is joined."""
+    """Return whether this is a WebSocket connection without a joined session."""
     if not isinstance(connection, tcp.Server):
         return False
     websocket = isinstance(_unwrapped(connection.protocol), WebSocketServerProtocol)
@@ -288,9 +288,9 @@ def _lacks_session(connection: Any) -> bool:
 
 
 def _making_room(build: Any) -> Any:
-    """Return what accepts a connection in place of the oldest idle one where there are too many.
+    """Return a ``buildProtocol`` that closes the oldest idle connection if there are too many.
 
-    So who has a key can join while somebody else holds as many connections as there may be.
+    A client with a key can then join while somebody else holds all connections.
     """
 
     def build_protocol(factory: Any, address: Any) -> Any:
@@ -305,7 +305,7 @@ def _making_room(build: Any) -> Any:
 
 
 def _log_sometimes(factory: Any) -> None:
-    """Log that there are too many connections, as seldom as Crossbar logs refusals."""
+    """Log that there are too many connections, as rarely as Crossbar logs refusals."""
     now = factory._reactor.seconds()
     if factory._last_logged is None or now - factory._last_logged >= factory.LOG_INTERVAL:
         factory._last_logged = now
@@ -314,7 +314,7 @@ def _log_sometimes(factory: Any) -> None:
 
 
 def _is_idle(protocol: Any) -> bool:
-    """Return whether a connection, not being cut yet, has no session and no request to answer."""
+    """Return whether an open connection has neither a session nor an unanswered request."""
     if protocol.transport._aborting:
         return False
     inner = _unwrapped(protocol)
@@ -324,7 +324,7 @@ def _is_idle(protocol: Any) -> bool:
 
 
 def _for_tls_only(receive: Any) -> Any:
-    """Return what takes bytes that should be TLS, and answers a request in plain HTTP."""
+    """Return a ``dataReceived`` for TLS that refuses plain HTTP with an answer."""
 
     def data_received(protocol: Any, data: bytes) -> None:
         if not hasattr(protocol, "first") and data[:1].isalpha():
@@ -352,7 +352,7 @@ def _noting_time(receive: Any) -> Any:
 
 
 def _if_silent(ping: Any) -> Any:
-    """Return what pings a client only if nothing has come from it for the interval of the pings."""
+    """Return a ``_sendAutoPing`` that pings only clients silent for a whole ping interval."""
 
     def send_auto_ping(protocol: Any) -> None:
         silent_for = protocol.factory.reactor.seconds() - protocol.heard_at
@@ -368,7 +368,7 @@ def _if_silent(ping: Any) -> Any:
 
 
 def _unless_busy(give_up: Any) -> Any:
-    """Return what gives up a client that has not answered a ping, unless it may be busy.
+    """Return an ``onAutoPingTimeout`` that spares clients that may be busy.
 
     Programs of version 1.7 do not answer while they ask their user something.
     """
@@ -385,16 +385,16 @@ def _unless_busy(give_up: Any) -> Any:
 
 
 def _is_acknowledged(connection: Any) -> bool:
-    """Return whether the other machine acknowledges what is sent to it, as the kernel sees it."""
+    """Return whether, by the kernel's counts, the other machine acknowledges sent bytes."""
     info = connection.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 4)
     retransmits, probes = info[2], info[3]
     return bool(retransmits < MAX_RETRANSMITS and probes < MAX_PROBES)
 
 
 def _data_received(channel: Any, data: bytes) -> None:
-    """Take bytes of a request, all of which have to come within the timeout of its first byte.
+    """Take bytes of a request; start its timeout at the first byte only.
 
-    Twisted starts the timeout again at each byte, so a slow request could hold its connection.
+    Twisted restarts the timeout at each byte, so a slow request could hold its connection.
     """
     if not channel.requests and not channel._buffer:
         channel.resetTimeout()
@@ -416,16 +416,16 @@ def _bounded(handle: Any) -> Any:
 
 
 class Keys(dict[int, Any]):
-    """The keys of a node, as Crossbar's own security module has them: the second is for Ed25519."""
+    """The keys of a node, like Crossbar's security module: number 1 is for Ed25519."""
 
     is_open, is_locked = True, False
 
 
 class GuardedNode(Node):  # type: ignore[misc]
-    """A node whose worker is this program, and that has no key for Ethereum."""
+    """A node whose worker is this program. It has no Ethereum key."""
 
     def load_keys(self, *_: object, **__: object) -> bool:
-        """Make a key for this run, which nobody outside the router asks for."""
+        """Make a key for this run. Nothing outside the router uses it."""
         self._node_secmod = Keys({1: CryptosignKey(SigningKey.generate(), can_sign=True)})
         return True
 

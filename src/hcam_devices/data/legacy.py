@@ -1,8 +1,8 @@
 """The realm of programs of version 1.7, and the bridge between it and the instrument.
 
 Imported in the router's worker, which has Crossbar but not this package. The bridge publishes the
-telemetry of each device there, and passes on what those programs call and set: in the instrument's
-realm, as a caller that is named by the address it came from.
+telemetry of each device there, and forwards calls and setpoints of those programs to the
+instrument's realm, as a caller named by the program's address.
 """
 
 from collections.abc import Callable, Generator
@@ -23,20 +23,20 @@ log = make_logger()
 
 NAME = "realm1"
 ANSWER_WITHIN_S = 60.0
-"""Programs of version 1.7 wait for ever: after this time a call is answered with an error."""
+"""Answer a call with an error after this time: programs of version 1.7 wait for ever."""
 OUTCOME_UNKNOWN, NOT_ALLOWED = (
     f"com.hipercam.error.{name}" for name in ("outcome_unknown", "not_allowed")
 )
 ONE_BY_ONE = "ngc.Controller"
-"""A kind of device whose calls wait for each other, as those of version 1.7 did."""
+"""Calls to devices of this kind run one at a time, as in version 1.7."""
 AT_ONCE = frozenset({"abort", "stop", "summary", "status"})
-"""The calls of such a device that do not wait."""
+"""Calls to such a device that do not wait."""
 
 
 class Device:
     """A device of the instrument, in both realms.
 
-    ``texts`` are its procedures whose arguments may be texts; others get what the text means.
+    ``texts`` are procedures that take texts; arguments of others are converted (``typed``).
     """
 
     def __init__(self, kind: str, texts: list[str]) -> None:
@@ -53,11 +53,11 @@ class Device:
             self.telemetry.hear(sample, reactor.seconds())
 
     def message(self, iso: str) -> bytes | None:
-        """Return the telemetry; of a sample that is not as it should be, that nothing is known."""
+        """Return the telemetry; if the sample is malformed, telemetry without any known value."""
         assert self.telemetry  # noqa: S101  (the others have no clock)
         try:
             message: bytes | None = self.telemetry.message(reactor.seconds(), iso)
-        except Exception as error:  # noqa: BLE001  (whatever is wrong with the sample)
+        except Exception as error:  # noqa: BLE001  (a malformed sample may raise any)
             if repr(error) != self.wrong:
                 self.wrong = repr(error)
                 log.error("a sample cannot be told to version 1.7: {wrong}", wrong=self.wrong)
@@ -66,7 +66,7 @@ class Device:
 
     @inlineCallbacks  # type: ignore[untyped-decorator]
     def answer(self, name: str, send: Callable[[], Any]) -> Generator[Any, Any, Any]:
-        """Send a call in its turn, and return the answer. Raises ApplicationError if it is late."""
+        """Send a call in its turn, and return the answer. Raise ApplicationError if it is late."""
         until = reactor.seconds() + ANSWER_WITHIN_S
         turn = self.turn if name not in AT_ONCE else None
         self.answering += 1
@@ -86,7 +86,7 @@ class Device:
 
 
 def within(seconds: float, name: str, called: Any) -> Any:
-    """Return a Deferred that fires as another, or fails after a time, while the other goes on."""
+    """Return a Deferred with the result of ``called``, or an error after ``seconds``."""
     answer: Any = Deferred()
 
     def give_up() -> None:
@@ -105,7 +105,7 @@ def within(seconds: float, name: str, called: Any) -> Any:
 
 
 def typed(text: Any) -> Any:
-    """Return the number, True or False that a text means; anything else as it is."""
+    """Convert a text to a number, True or False; return others unchanged."""
     if not isinstance(text, str):
         return text
     if text in ("True", "False"):
@@ -119,7 +119,7 @@ def typed(text: Any) -> Any:
 
 
 def without_folder(result: Any) -> Any:
-    """Return the answer of a call; a digit in the folder of a run would be taken for its number."""
+    """Return an answer without the run's folder: its digits would be taken for the run number."""
     if isinstance(result, dict) and NEWEST_FILE in result:
         return result | {NEWEST_FILE: base_name(result[NEWEST_FILE])}
     return result
@@ -128,15 +128,15 @@ def without_folder(result: Any) -> Any:
 class Bridge(QuietSession):  # type: ignore[misc]
     """The session in the realm of version 1.7.
 
-    ``config.extra`` contains: ``realm``, that of the instrument; ``role``, in which programs of
-    version 1.7 call there, and ``observer``, in which telemetry is heard; ``devices``, with kind,
-    setpoints and ``texts`` of each; ``strangers``, the roles of programs that only realm1 has, and
-    that devices call.
+    ``config.extra`` contains: ``realm``, the instrument's realm; ``role``, the role there of calls
+    from version 1.7, and ``observer``, that of the telemetry's subscriber; ``devices``, with kind,
+    setpoints and ``texts`` of each; ``strangers``, the roles of programs that devices call and that
+    only realm1 has.
     """
 
     @inlineCallbacks  # type: ignore[untyped-decorator]
     def onJoin(self, details: Any) -> Generator[Any, Any, None]:
-        """Present every device here, and the programs of this realm in that of the instrument."""
+        """Present every device here, and this realm's programs in the instrument's realm."""
         extra = self.config.extra
         ears = self._guest(NAME, extra["observer"])
         for number, (name, about) in enumerate(extra["devices"].items()):
@@ -150,7 +150,7 @@ class Bridge(QuietSession):  # type: ignore[misc]
             if device.telemetry:
                 period = device.telemetry.kind.period
                 publish = LoopingCall(self._publish, device, f"hipercam.{name}.telemetry")
-                # Not all at the same moment: each has hdriver read a pickle.
+                # Spread them out: hdriver reads a pickle for each.
                 reactor.callLater(period * number / len(extra["devices"]), publish.start, period)
         for name, role in extra["strangers"].items():
             mouth = self._guest(NAME, role)
@@ -187,8 +187,8 @@ class Bridge(QuietSession):  # type: ignore[misc]
 
     def _publish(self, device: Device, topic: str) -> None:
         if device.answering:
-            return  # as in version 1.7; hdriver would do twice what it does when a run ends
+            return  # as in version 1.7: hdriver would handle the end of a run twice
         iso = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
         if message := device.message(iso):
-            # Retained, because telemetry_gui lists topics that somebody hears or that retain.
+            # Retained: telemetry_gui lists only topics with subscribers or retained events.
             self.publish(topic, message, options=PublishOptions(retain=True))

@@ -1,11 +1,11 @@
 """Telemetry as programs of version 1.7 read it: a pickle of a dict, for each kind of device.
 
-``KINDS`` says what the dict contains, and what is given for a value that is not known: it must
-never look healthy to the instrument's GUI. That one, ``hdriver``, takes NaN for a check that is
-switched off, and raises its alarm for a value that is missing.
+``KINDS`` defines the keys of the dict, and the replacements for unknown values, which must never
+look healthy to the instrument's GUI, ``hdriver``. For NaN it switches a check off; for a missing
+value it raises its alarm.
 
-Pickles are written by hand, and none is read. Imported in the router's worker, which has neither
-this package nor astropy.
+Pickles are written by hand, and none is read. The router's worker imports this module; it has
+neither this package nor astropy.
 """
 
 import math
@@ -21,14 +21,14 @@ Sample: TypeAlias = Mapping[str, Any]
 
 
 class Quantity(NamedTuple):
-    """What becomes an ``astropy.units.Quantity`` where it is read."""
+    """Unpickled as an ``astropy.units.Quantity``."""
 
     value: float
     unit: str
 
 
 class Time(NamedTuple):
-    """What becomes an ``astropy.time.Time`` (UTC) where it is read."""
+    """Unpickled as an ``astropy.time.Time`` (UTC)."""
 
     iso: str
 
@@ -37,16 +37,16 @@ CALLS = {
     Quantity: (b"castropy.units\nQuantity\n", b"\x86R"),
     Time: (b"castropy.time\nTime\n", b"\x85R"),
 }
-"""The class to call, and the opcodes that call it with as many arguments."""
+"""The class to call, and the opcodes that call it with its arguments."""
 
 
 def pickled(value: Any) -> bytes:
-    """Return a pickle (protocol 2) of plain data, quantities and times. TypeError for others."""
+    """Pickle plain data, quantities and times (protocol 2). Raise TypeError for others."""
     return b"\x80\x02" + _pushed(value) + b"."
 
 
 def _pushed(value: Any) -> bytes:
-    """Return the opcodes that put a value on the stack of whoever reads them."""
+    """Return the opcodes that put a value on the unpickler's stack."""
     match value:
         case None:
             return b"N"
@@ -91,21 +91,21 @@ TELESCOPE = {
     "nodding.waiting": [*POINTED, "nodding enabled", "waiting_for_frame"],
     "nodding.paused": [*POINTED, "nodding enabled", "waiting_for_frame"],
 }
-"""States of the telescope. Any other is a motion, or one of unknown outcome: offsetting."""
+"""States of the telescope. Any other (moving, outcome unknown) is given as offsetting."""
 
 
 def connection(state: Mapping[str, str], machine: str = "connection") -> list[str]:
-    """Return whether a device is online; what is neither online nor offline is not online."""
+    """Return a device's connection: online, or offline for any other state."""
     return ["active", "online" if state.get(machine) == "online" else "offline"]
 
 
 def axis(state: Mapping[str, str], machine: str) -> list[str]:
-    """Return the state of an axis; one that is not known is not homed."""
+    """Return the state of an axis; if unknown, it is not homed."""
     return ["active", "motorController", *MOTOR.get(state.get(machine, ""), MOTOR["init"])]
 
 
 def sensors(*fields: str, **machines: str) -> Callable[[Sample], Any]:
-    """Return what makes the state of a device: a machine for each field, by default of its name."""
+    """Return a function that makes a state with a machine per field, by default of its name."""
     names = {**{one: one for one in fields}, **machines}
 
     def state(sample: Sample) -> dict[str, list[str]]:
@@ -119,7 +119,7 @@ def sensors(*fields: str, **machines: str) -> Callable[[Sample], Any]:
 
 
 def axes(*machines: str, of: str = "connection") -> Callable[[Sample], Any]:
-    """Return what makes the state of a device with axes, whose connection is called ``of``."""
+    """Return a function that makes the state of axes; ``of`` names their connection."""
 
     def state(sample: Sample) -> dict[str, list[str]]:
         ours = sample["state"]
@@ -129,7 +129,7 @@ def axes(*machines: str, of: str = "connection") -> Callable[[Sample], Any]:
 
 
 def compo_state(sample: Sample) -> dict[str, Any]:
-    """Return the state of COMPO: that of its arms, and that of its lens."""
+    """Return the state of COMPO: its arms and its lens."""
     arms, lens = axes("pickoff", "injection", of="arms"), axes("stage", of="lens")
     return {"arms_state": arms(sample), "lens_state": lens(sample)}
 
@@ -156,10 +156,10 @@ NEWEST_FILE = "exposure.newDataFileName"
 
 @dataclass(frozen=True)
 class Field:
-    """How a value is given: as a quantity if it has a unit, otherwise through ``form``.
+    """How to give a value: as a quantity if it has a unit, otherwise through ``form``.
 
-    ``unknown`` is given for one that is not known; or the value is left out. A position that is
-    not known is given as it was known last, and the device is offline.
+    ``unknown`` replaces an unknown value, which is left out by default. For an unknown position,
+    the last known one is given, and the device is offline.
     """
 
     unit: str = ""
@@ -167,18 +167,18 @@ class Field:
     form: Callable[[Any], Any] = lambda value: value
 
     def given(self, value: Any) -> Any:
-        """Return a value of a sample that is not null as version 1.7 had it."""
+        """Return a sample's value (not null) in the form of version 1.7."""
         number = value["value"] if isinstance(value, Mapping) and "value" in value else value
         return Quantity(float(number), value["unit"]) if self.unit else self.form(number)
 
     def instead(self) -> Any:
-        """Return what is given for a value that is not known."""
+        """Return the replacement for an unknown value."""
         return Quantity(self.unknown, self.unit) if self.unit else self.unknown
 
 
 @dataclass(frozen=True)
 class Kind:
-    """The telemetry of a kind of device, which is published every ``period`` seconds."""
+    """The telemetry of a kind of device, published every ``period`` seconds."""
 
     fields: Mapping[str, Field]
     state: Callable[[Sample], Any] | None = lambda sample: {}
@@ -186,18 +186,18 @@ class Kind:
 
 
 def header(telpars: Mapping[str, Any]) -> dict[str, str]:
-    """Return the telescope's header as texts, with NaN for what ``hdriver`` must find in it."""
+    """Return the telescope's header as texts, with NaN for missing items that hdriver needs."""
     needed = dict.fromkeys(("RADEG", "DECDEG", "INSTRPA", "ROTATOR", "M2UZ"), "nan")
     return needed | {name: str(value) for name, value in telpars.items() if value is not None}
 
 
 def base_name(path: Any) -> str:
-    """Return the name of a file without its folder, whose digits would be taken for the run's."""
+    """Return a file's name without its folder: hdriver reads digits there as the run number."""
     return PurePath(str(path)).name
 
 
 def numbered(count: int, **fields: Field) -> dict[str, Field]:
-    """Return the fields of so many channels."""
+    """Return the fields of ``count`` channels."""
     return {f"{name}{n}": one for name, one in fields.items() for n in range(1, count + 1)}
 
 
@@ -211,7 +211,7 @@ RACK_FIELDS = numbered(
     temperature=CELSIUS,
     target_temperature=CELSIUS_OR_NAN,
     heatsink=CELSIUS,
-    current=Field("A", INFINITE),  # hdriver has no alarm for one that is missing
+    current=Field("A", INFINITE),  # hdriver has no alarm for a missing current
     status=WORD,
     stage_enable=WORD,
 )
@@ -284,14 +284,14 @@ KINDS: Mapping[str, Kind] = {
 # --- messages ---------------------------------------------------------------------------------
 
 STALE_AFTER_S, STALE_PERIODS = 30.0, 4
-"""A device is unknown if nothing was heard for this time, and for as many of its periods."""
+"""A sample is stale after this time, and this many periods of its device."""
 OFFLINE = dict.fromkeys(("connection", "arms", "lens"), "offline")
-"""The connections of a device, and of the parts of a view, where a position is not known."""
+"""Connections of a device, or of parts of a view, if a position is unknown."""
 NOTHING: Sample = {"state": {}}
 
 
 class Telemetry:
-    """What is published of one device: its newest sample, as long as that is not stale."""
+    """The published telemetry of one device: its newest sample until that is stale."""
 
     def __init__(self, kind: Kind, now: float) -> None:
         self.kind = kind
@@ -301,21 +301,21 @@ class Telemetry:
         self._positions: dict[str, dict[str, Any]] = {}
 
     def hear(self, sample: Sample, now: float) -> None:
-        """Take a sample that came at ``now``, in seconds of any clock that is steady."""
+        """Take a sample that came at ``now``, in seconds of any steady clock."""
         self._sample, self._heard_at = sample, now
 
     def message(self, now: float, iso: str) -> bytes | None:
         """Return the telemetry; None if the device may still be starting.
 
-        ``iso`` is the time to give for a device that was never heard. Raises an error if the sample
-        is not as devices of this kind have it.
+        ``iso`` is the time to give for a device that never sent a sample. Raises any error if the
+        sample does not fit the kind.
         """
         stale = now - self._heard_at > max(STALE_AFTER_S, STALE_PERIODS * self.kind.period)
         sample = NOTHING if stale else self._sample
         return None if sample is None else pickled(self._told(sample, iso))
 
     def unknown(self, iso: str) -> bytes:
-        """Return the telemetry of a device of which nothing is known now."""
+        """Return the telemetry without any known value."""
         return pickled(self._told(NOTHING, iso))
 
     def _told(self, sample: Sample, iso: str) -> dict[str, Any]:
@@ -337,7 +337,7 @@ class Telemetry:
         return told
 
     def _position(self, name: str, field: Field, value: Any) -> dict[str, Any]:
-        """Return the position and the target of an axis, as they were known last."""
+        """Return the last known position and target of an axis."""
         here, target = (value or {}).get("current"), (value or {}).get("target")
         if here is not None:
             # Before an axis is homed it has no target, and hdriver cannot do without one.

@@ -1,6 +1,6 @@
-"""What one client may take from the others, by its role.
+"""Limits of one client, by its role.
 
-Imported in the router's worker, which has Crossbar but not this package.
+The router's worker imports this module; it has Crossbar but not this package.
 """
 
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ from people import NOT_AUTHORIZED, show_out
 from twisted.internet import reactor
 
 LEGACY = "realm1"
-"""The realm of programs of version 1.7, which may be idle: they do not join again."""
+"""The realm of version 1.7. Its programs may be idle: they do not rejoin."""
 IDLE = "wamp.close.idle"
 QUESTIONS = (Call, Publish, Register, Subscribe)
 """Messages that may be refused."""
 
 OTHERS = SimpleNamespace(message=2**20, unread=8 * 2**20, at_once=8192, idle_s=None)
-"""The limits of connections without a session, and where the configuration has none for roles.
-``hcam_devices.wamp.roles.Limit`` says what they mean."""
+"""Limits of connections without a session, and of roles without limits in the configuration.
+``hcam_devices.wamp.roles.Limit`` defines them."""
 
 _limits: dict[str | None, Any] = {}
 
@@ -37,7 +37,7 @@ def of(role: str | None) -> Any:
 
 
 def excess(name: str, role: str, others: int) -> str | None:
-    """Return why a name may not have one more session or request; None if it may."""
+    """Return why a name may have no further session or request, or None."""
     most = of(role).at_once
     if others < most:
         return None
@@ -45,7 +45,7 @@ def excess(name: str, role: str, others: int) -> str | None:
 
 
 def accepting(accept: Any, controller: Any) -> Any:
-    """Return what lets somebody join, unless this name has too many sessions."""
+    """Return an ``_accept`` that denies a name with too many sessions."""
 
     def accept_unless(pending: Any) -> Any:
         name, role = pending._authid, pending._authrole
@@ -62,15 +62,15 @@ def accepting(accept: Any, controller: Any) -> Any:
 
 
 def too_long(size: int, role: str) -> str | None:
-    """Return why a role may not send a message of ``size`` bytes; None if it may."""
+    """Return why a role may not send ``size`` bytes in a message, or None."""
     most = of(role).message
     return f"the message has {size} bytes, and role {role} may send {most}" if size > most else None
 
 
 def refused(session: Any, message: Any) -> bool:
-    """Return whether a message, the last that its transport received, is too long.
+    """Return whether a message, the last one its transport received, is too long.
 
-    Whoever waits for an answer gets one.
+    A sender that waits gets an error.
     """
     session.heard_at = reactor.seconds()
     size = getattr(session._transport, "message_data_total_length", 0)
@@ -85,7 +85,7 @@ def refused(session: Any, message: Any) -> bool:
 
 
 def look(controller: Any) -> None:
-    """End sessions that have neither sent a message nor waited for one for too long."""
+    """End sessions that sent nothing, and waited for nothing, for too long."""
     now = reactor.seconds()
     for router in [realm.router for realm in controller.realms.values()]:
         if router.realm == LEGACY:
@@ -95,7 +95,7 @@ def look(controller: Any) -> None:
         for role, sessions in router._authrole_to_sessions.items():
             most = of(role).idle_s
             for session in [*sessions] if most else ():
-                if not isinstance(session, RouterSession):  # it is for callers over HTTP
+                if not isinstance(session, RouterSession):  # a session for HTTP callers
                     continue
                 new = not hasattr(session, "heard_at")
                 if new or subscriptions[session] or calls.get(session):
