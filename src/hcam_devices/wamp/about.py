@@ -1,4 +1,4 @@
-"""What a server says of itself: the answer of ``hipercam.<server>.rpc.about()``."""
+"""A server's report on itself: the answer of ``hipercam.<server>.rpc.about()``."""
 
 import platform
 import time
@@ -34,7 +34,7 @@ class About(BaseModel):
 def about(
     owner: Owner, commit: str, *, emulated: bool, clock: Callable[[], float] = time.time
 ) -> About:
-    """Return what a server of this process says of itself now."""
+    """Return the report of a server in this process."""
     return About(
         server=owner.server,
         version=version("hcam_devices"),

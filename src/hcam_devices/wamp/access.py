@@ -1,8 +1,8 @@
-"""Who may join the router: a list of people and programs, and the key file that each of them has.
+"""Access to the router: the list of people and programs that may join, and their key files.
 
 The router reads ``HCAM_HOME/access/people.json`` whenever somebody joins, so a change takes effect
-at once. It has public keys and hashes of tokens only. A key file has the secrets: its owner alone
-may read it. Programs of this machine find theirs in ``HCAM_HOME/access/keys``.
+at once. It has public keys and hashes of tokens only. A key file has secrets: only its owner may
+read it. Programs of this machine find theirs in ``HCAM_HOME/access/keys``.
 """
 
 import fcntl
@@ -27,7 +27,7 @@ from ..host.home import home, writable_or_explain
 LOCAL = "local"
 """The name of the key of ``hcam`` and of scripts on the machine of the router."""
 ANONYMOUS = "anonymous"
-"""The name of whoever joins without a key: nobody else can have it."""
+"""The reserved name of all clients that join without a key."""
 PEOPLE = "people.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}", re.ASCII)
 HEX_KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -44,7 +44,7 @@ HOSTNAME_MISMATCH and IP_ADDRESS_MISMATCH."""
 
 
 class AccessError(HcamError):
-    """A key file or the list of people cannot be used, with what to do about it."""
+    """A key file or the list of people is unusable; the text tells what to do."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Key:
     """The content of a key file.
 
     ``router`` is host:port, ``key`` an Ed25519 seed in hexadecimal, ``token`` the secret for HTTP,
-    ``ca`` the certificate in PEM by which a router with TLS is known (empty without TLS).
+    ``ca`` the CA certificate (PEM) that a router's TLS is checked with; empty without TLS.
     """
 
     name: str
@@ -103,7 +103,7 @@ def as_toml(*, ca: str, **values: str) -> str:
 
 @dataclass(frozen=True)
 class Person:
-    """Who may join: a person or a program, with public keys and the hash of the token for HTTP."""
+    """A person or program that may join, with public keys and the hash of the token for HTTP."""
 
     role: str
     keys: tuple[str, ...]
@@ -114,7 +114,7 @@ class Person:
 
 
 def read_key(path: Path) -> Key:
-    """Return the key in a file. Raises AccessError if others can read it, or it is no key file."""
+    """Return the key in a file. Raise AccessError if others can read it, or it is no key file."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -137,9 +137,9 @@ def read_key(path: Path) -> Key:
 
 @cache
 def context_of(ca: str) -> ssl.SSLContext | None:
-    """Return what trusts a CA (PEM) and nothing else, for TLS; None if it is empty.
+    """Return a TLS context that trusts only a CA (PEM); None if ``ca`` is empty.
 
-    Raises ValueError if it is no certificate.
+    Raises ValueError if ``ca`` is no certificate.
     """
     if not ca:
         return None
@@ -181,7 +181,7 @@ def _ca_name(ca: str) -> str:
 
 
 def own_key(program: str = LOCAL) -> Key | None:
-    """Return the key of a program: that at HCAM_KEY, else its own in HCAM_HOME; None without any.
+    """Return a program's key: at HCAM_KEY, else its own in HCAM_HOME; None if there is none.
 
     Raises AccessError if the file cannot be used.
     """
@@ -201,17 +201,17 @@ def folder() -> Path:
 
 
 def keys_folder(folder: Path) -> Path:
-    """Return where the programs of this machine find their keys."""
+    """Return the folder of the keys of this machine's programs."""
     return folder / "keys"
 
 
 def key_path(program: str) -> Path:
-    """Return where a program of this machine finds its key, if HCAM_KEY does not say."""
+    """Return the path of a program's key on this machine, if HCAM_KEY is not set."""
     return keys_folder(folder()) / f"{program}.key"
 
 
 def name_of_router(folder: Path, address: str) -> str:
-    """Return the address of the router in the keys of this machine; ``address`` without any.
+    """Return the router's address in this machine's keys, or ``address`` if there are none.
 
     Requests over HTTP are signed for this name, whatever port the router has now.
     """
@@ -229,7 +229,7 @@ def local_key(folder: Path) -> Key | None:
 
 
 def people(folder: Path) -> dict[str, Person]:
-    """Return who may join, by name. Raises AccessError if the list cannot be used."""
+    """Return the list of people, by name. Raise AccessError if it is unusable."""
     path = folder / PEOPLE
     try:
         content = path.read_bytes()
@@ -254,9 +254,9 @@ def people(folder: Path) -> dict[str, Person]:
 def add(
     folder: Path, name: str, role: str, router: str, path: Path | None = None, *, ca: str = ""
 ) -> Path:
-    """Let somebody in; return the path of the new key file, in the folder if none is given.
+    """Let somebody in; return the path of the new key file, by default in the folder.
 
-    Raises AccessError if the name is taken, or is none, or the file exists.
+    Raises AccessError if the name is taken or invalid, or the file exists.
     """
     with _changed(folder) as known:
         _require_new(name, known)
@@ -270,9 +270,9 @@ def add(
 
 
 def add_public(folder: Path, name: str, role: str, public: str) -> None:
-    """Let somebody in whose key was made elsewhere; or give somebody a further key.
+    """Let somebody in with a key made elsewhere, or give somebody a further key.
 
-    Raises AccessError if the name is taken by another role, or is none, or the key is none.
+    Raises AccessError if another role has the name, or the name or key is invalid.
     """
     public = public.lower()
     if not HEX_KEY.fullmatch(public):
@@ -287,7 +287,7 @@ def add_public(folder: Path, name: str, role: str, public: str) -> None:
 
 
 def remove(folder: Path, name: str) -> None:
-    """Shut somebody out, and remove the key file in the folder. Raises AccessError if unknown."""
+    """Shut somebody out; remove the key file in the folder. Raise AccessError if unknown."""
     with _changed(folder) as known:
         if known.pop(name, None) is None:
             raise AccessError(
@@ -297,10 +297,10 @@ def remove(folder: Path, name: str) -> None:
 
 
 def make_missing(folder: Path, roles: Mapping[str, str], router: str, ca: str = "") -> None:
-    """Make the keys that programs of this machine lack (their roles by name), and let them in.
+    """Make missing keys of this machine's programs (``roles`` by name), and let them in.
 
-    A key that was copied to another machine keeps its right to join. New keys say that
-    the router is at ``router``; with a CA, or without one from now on, the others do, too.
+    A key that was copied to another machine keeps its right to join. New keys contain the
+    address ``router``; existing ones get it if there is a CA, or was one.
     """
     with _changed(folder) as known:
         for name, role in roles.items():
@@ -330,7 +330,7 @@ def _require_new(name: str, known: Mapping[str, Person]) -> None:
 
 @contextmanager
 def _changed(folder: Path) -> Iterator[dict[str, Person]]:
-    """Give the list of people to be changed, and write it afterwards if it has changed."""
+    """Yield the list of people for changes, and write it afterwards if it has changed."""
     path = folder / PEOPLE
     with writable_or_explain(path):
         for each in (folder, keys_folder(folder)):
@@ -348,7 +348,7 @@ def _changed(folder: Path) -> Iterator[dict[str, Person]]:
 
 
 def write_secret(path: Path, text: str) -> None:
-    """Write a file that its owner alone can read, as a whole or not at all. Raises HcamError."""
+    """Write a file for its owner only, as a whole or not at all. Raise HcamError on failure."""
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with writable_or_explain(path):
         try:

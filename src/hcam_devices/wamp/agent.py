@@ -1,4 +1,4 @@
-"""The agent of a device: presents what the device declares as URIs, in its server's session.
+"""The agent of a device presents the device's declarations as URIs in its server's session.
 
 The device does not wait for it: while there is no router, samples go to the journal.
 """
@@ -34,8 +34,8 @@ from .session import Session
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 500_000
-"""The largest sample, as JSON. The router drops a client that sends more than a megabyte. In CBOR a
-sample has at most 9/5 of these bytes (``0.5, `` has 5 as JSON and 9 as CBOR), in a page 9/8."""
+"""The largest sample as JSON. The router drops a client that sends more than a megabyte. CBOR takes
+at most 9/5 of these bytes (``0.5, `` takes 5 in JSON, 9 in CBOR), a page 9/8."""
 SET_UP_WITHIN = 15.0
 MAX_WIRE_S = 86_400.0
 MAX_EXCHANGE_S = 10.0
@@ -52,7 +52,7 @@ OWN_PROCEDURES: dict[str, dict[str, Any]] = {
     "exchange": {"audience": "engineer"},
     "simulate": {"audience": "engineer"},
 }
-"""How an agent declares the procedures that it adds to those of its device."""
+"""Declarations of the procedures that an agent adds to its device."""
 
 
 class Agent:
@@ -88,9 +88,9 @@ class Agent:
         self.warning: str | None = None
         self._since: dict[tuple[str, str], str] = {}
         self.taken = ""
-        """Why the device is presented by another server and not by this one."""
+        """Why another server presents the device instead."""
         self.displaced = ""
-        """Why commands do not arrive here: another program has taken the name by force."""
+        """Why no commands arrive: another program took the name by force."""
         self.stands_in: Callable[[str], bool] = lambda procedure: False
         self._untrace: asyncio.TimerHandle | None = None
         self._session: Session | None = None
@@ -100,7 +100,7 @@ class Agent:
         device.call_peer = self.call_peer
 
     async def present(self, session: Session) -> None:
-        """Present the device in a session. After an error nothing is left of the attempt.
+        """Present the device in a session. An error undoes the whole attempt.
 
         Raises NameTakenError if another session has one of the names, TimeoutError if the router
         does not answer, autobahn's errors if it refuses or the session is over.
@@ -149,7 +149,7 @@ class Agent:
     async def _claim_names(
         self, session: Session, made: list[Callable[[], Awaitable[None]]]
     ) -> None:
-        """Register every name. Raises NameTakenError if another session has one."""
+        """Register every name. Raise NameTakenError if another session has one."""
         try:
             for alias in self.names:
                 registration = await session.claim(
@@ -222,7 +222,7 @@ class Agent:
         self._send(kept)
 
     def _alarm(self, field: str, severity: str, reason: str, sample: Sample) -> dict[str, str]:
-        """Return an alarm of the agent's own, with the time of the first sample that has it."""
+        """Return one of the agent's own alarms, with the time of its first sample."""
         since = self._since.setdefault((field, severity), sample["timestamp"])
         return {"field": field, "severity": severity, "reason": reason, "since": since}
 
@@ -299,7 +299,7 @@ class Agent:
         return answer
 
     def _failed(self, name: str, error: Exception, command: Command | None) -> ApplicationError:
-        """Return what the caller is told, and note it with the command."""
+        """Return the error for the caller, and note it with the command."""
         self._outbox.flush()
         told = self._explained(name, error)
         if command:

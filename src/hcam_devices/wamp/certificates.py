@@ -1,7 +1,7 @@
 """The site's own certificate authority (CA), and the certificate of its router.
 
 ``HCAM_HOME/access`` on the router's machine has ``ca.key`` and ``ca.pem``, ``router.key`` and
-``router.pem``. Key files contain ``ca.pem``, and those who use them trust no other CA.
+``router.pem``. Key files contain ``ca.pem``; their users trust no other CA.
 """
 
 import platform
@@ -21,20 +21,20 @@ from .access import AccessError, write_secret
 
 CA_LASTS = timedelta(days=3650)
 CA_RENEWED = timedelta(days=1100)
-"""The certificate of the CA is renewed when it ends within this time: later than the router's."""
+"""Renew the CA's certificate when it ends within this time. It must outlast the router's."""
 ROUTER_LASTS = timedelta(days=825)
-"""Some programs, such as Apple's, take no server's certificate that lasts longer."""
+"""Apple's programs, among others, refuse a server's certificate that lasts longer."""
 ROUTER_RENEWED = timedelta(days=275)
 BACKDATED = timedelta(hours=1)
 """Clocks of clients may be slow by this much."""
 
 
 def make_missing(folder: Path, names: Collection[str], now: datetime | None = None) -> str:
-    """Make what is missing, and renew what ends soon; return the certificate of the CA in PEM.
+    """Make missing files; renew certificates that end soon; return the CA's in PEM.
 
     ``names`` are names and addresses of the router. A renewed CA has the key and the name of the
-    old one, which stays good until it ends, so that key files need not be replaced at once. Raises
-    AccessError for a file that cannot be used, HcamError if none can be written.
+    old one, which stays valid until it ends, so key files need not be replaced at once. Raises
+    AccessError if a file is unusable, HcamError if a file cannot be written.
     """
     now = now or datetime.now(UTC)
     with writable_or_explain(folder):
@@ -58,7 +58,7 @@ def make_missing(folder: Path, names: Collection[str], now: datetime | None = No
 
 
 def _authority(folder: Path, now: datetime) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    """Return the certificate and the key of the CA, made or renewed if need be."""
+    """Return the CA's certificate and key; make or renew them if necessary."""
     path, key_path = folder / "ca.pem", folder / "ca.key"
     old = read(path) if path.exists() else None
     if key_path.exists():
@@ -92,7 +92,7 @@ def _signed(
     now: datetime,
     names: Collection[str] | None = None,
 ) -> x509.Certificate:
-    """Return a certificate for a server with these names; without any, for a CA."""
+    """Return a certificate for a server with these names, or for a CA if none."""
     is_ca = names is None
     usage = dict.fromkeys(
         (
@@ -136,7 +136,7 @@ def _general(name: str) -> x509.GeneralName:
 
 
 def read(path: Path) -> x509.Certificate:
-    """Return the certificate in a file. Raises AccessError if it cannot be used."""
+    """Return the certificate in a file. Raise AccessError if it is unusable."""
     try:
         return parsed(path.read_text(encoding="ascii"))
     except (OSError, ValueError) as error:
@@ -144,7 +144,7 @@ def read(path: Path) -> x509.Certificate:
 
 
 def parsed(text: str) -> x509.Certificate:
-    """Return a certificate from PEM. Raises ValueError."""
+    """Parse PEM. Raise ValueError if it is invalid."""
     return x509.load_pem_x509_certificate(text.encode())
 
 
@@ -154,7 +154,7 @@ def as_text(certificate: x509.Certificate) -> str:
 
 
 def name_of(certificate: x509.Certificate) -> str:
-    """Return the name of whom a certificate is about."""
+    """Return the subject's name in a certificate."""
     return ", ".join(str(one.value) for one in certificate.subject)
 
 

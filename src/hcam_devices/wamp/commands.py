@@ -1,7 +1,7 @@
-"""Who did what: each command that an agent receives is noted, with its outcome.
+"""Notes of who did what: each command that an agent receives, and its outcome.
 
-A note is published as the event ``hipercam.<device>.command`` and appended to the journal. Nothing
-waits for it: a command is noted when it has been answered.
+A note is published as the event ``hipercam.<device>.command`` and appended to the journal. Notes
+delay no command: it is noted after its answer.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 MAX_REFUSED = 20
 """Note at most this many refused commands of a device at once, and REFUSED_PER_S after them."""
 REFUSED_PER_S = 1.0
-"""About as many as a device has samples, so that refused commands cannot fill the journal."""
+"""About the rate of a device's samples, so that refused commands cannot fill the journal."""
 COUNT_EVERY_S = 10.0
 """Note this often how many refused commands were not noted one by one."""
 MAX_TEXT = 200
@@ -34,7 +34,7 @@ MAX_ERROR = 500
 MAX_ITEMS = 10
 """Show at most this many arguments, and items of a list or object."""
 MAX_DEPTH = 2
-"""Show lists and objects within arguments as deep as this."""
+"""Show nested lists and objects of arguments to this depth."""
 MAX_JSON = 2000
 """Show arguments in full if they are at most this many characters of JSON."""
 MAX_SCANNED = 4000
@@ -109,7 +109,7 @@ class CommandLog:
         *,
         why: object,
     ) -> Command:
-        """Return a command that has just arrived; ``caller`` is who sent it, and the role."""
+        """Return a command that has just arrived; ``caller`` is its sender's name and role."""
         seen = self._newest()
         keys, machine = concerned(self.device, what, procedure)
         before = {key: seen[key] for key in keys if key in seen} if seen else {}
@@ -121,7 +121,7 @@ class CommandLog:
         return command
 
     def _time(self) -> str:
-        """Return the time, which no other command of the last second has: it is their key."""
+        """Return the time, made unique within the last second: it is a command's key."""
         now = round(self.device.clock() * 1000)
         if self._last_ms - 1000 < now <= self._last_ms:
             now = self._last_ms + 1
@@ -129,7 +129,7 @@ class CommandLog:
         return iso_from_s(now / 1000)
 
     def end(self, command: Command, error: str | None) -> None:
-        """Note a command that has been answered; ``error`` is why it failed, or None."""
+        """Note an answered command; ``error`` is the reason for its failure, or None."""
         if command not in self._running:  # the server has ended meanwhile
             return
         self._running.discard(command)
@@ -138,7 +138,7 @@ class CommandLog:
             return
         try:
             self._note(self._event(command, error))
-        except Exception:  # the command itself has been carried out, and is answered
+        except Exception:  # the command itself has been carried out and answered
             log.exception("%s: %s could not be recorded", self.device.name, cut(command.what))
 
     def _event(self, command: Command, error: str | None) -> dict[str, Any]:
@@ -161,7 +161,7 @@ class CommandLog:
         }
 
     def close(self) -> None:
-        """Note what is under way, and how many refused commands were not noted."""
+        """Note unfinished commands, and the number of refused ones not noted."""
         for command in list(self._running):
             self.end(command, "its server ended before it was answered: its outcome is unknown")
         if self._counting:
@@ -169,7 +169,7 @@ class CommandLog:
         self.note_count()
 
     def note_count(self) -> None:
-        """Note how many refused commands were not noted one by one, if there were any."""
+        """Note the number of refused commands not noted one by one, unless it is 0."""
         self._counting = None
         if not self._unnoted:
             return
@@ -215,7 +215,7 @@ class CommandLog:
 def concerned(
     device: Device, what: str, procedure: Procedure | None
 ) -> tuple[tuple[str, ...], str]:
-    """Return the names in telemetry of the values that a command concerns, and of the axis."""
+    """Return the telemetry names of the values that a command concerns, and its axis."""
     if procedure is None:
         return (), ""
     machine = procedure.moves or what.rpartition(".")[0]
@@ -242,7 +242,7 @@ def _number_after(seen: Sample | None, newest: Sample | None) -> int | None:
     return number + 1 if newest is seen else number
 
 
-# --- what is shown of arguments -------------------------------------------------------------
+# --- arguments as shown in notes ------------------------------------------------------------
 
 
 def cut(text: str, most: int = MAX_TEXT) -> str:
@@ -251,13 +251,13 @@ def cut(text: str, most: int = MAX_TEXT) -> str:
 
 
 def without_secrets(text: str, known: Sequence[str] = ()) -> str:
-    """Return the beginning of a text, with everything hidden that looks like a secret.
+    """Return the beginning of a text, and hide everything that looks like a secret.
 
-    ``known`` are secrets that may be in it.
+    ``known`` are secrets that it may contain.
     """
     text = text[:MAX_SCANNED]
     for secret in known:
-        for part in (secret, secret[:50]):  # an error quotes the beginning of a long one
+        for part in (secret, secret[:50]):  # errors quote the beginning of a long secret
             text = text.replace(part, HIDDEN) if len(part) > 2 else text
     for pattern in SECRETS:
         text = pattern.sub(lambda found: (found.groups("") or ("",))[0] + HIDDEN, text)
@@ -272,7 +272,7 @@ def _hidden(word: re.Match[str]) -> str:
 
 
 def shown(value: Any, secrets: list[str], depth: int = 0) -> Any:
-    """Return what is shown of an argument, as short plain data; add hidden texts to ``secrets``."""
+    """Return an argument as short plain data for a note; add hidden texts to ``secrets``."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int) and value.bit_length() < 64:

@@ -32,7 +32,7 @@ UNIX_SECONDS = 1.5e9, 1e10
 
 
 class JournalService:
-    """Answers questions about a journal. Its methods raise ValueError for a wrong argument."""
+    """Serves a journal's contents. Its methods raise ValueError for a wrong argument."""
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
@@ -41,7 +41,7 @@ class JournalService:
     async def register(
         self, session: Session, server: str, displaced: Callable[[str], None]
     ) -> None:
-        """Offer the procedures under the name of the server; ``displaced`` as ``claim`` says.
+        """Offer the procedures under the server's name; ``displaced`` as in ``claim``.
 
         Raises NameTakenError if another server has the name.
         """
@@ -96,7 +96,7 @@ class JournalService:
         return b64encode(b"".join(found)[start * SIZE : end * SIZE]).decode()
 
     def _block(self, device: str, epoch: str, block: int) -> bytes:
-        """Return the digests of a block of numbers. Whole blocks are kept: they never change."""
+        """Return the digests of a block of numbers. Cache whole blocks: they never change."""
         if known := self._blocks.get((device, epoch, block)):
             return known
         found = [NONE] * BLOCK
@@ -107,7 +107,7 @@ class JournalService:
             except ValueError:  # no store keeps such a sample either
                 continue
         packed = b"".join(found)
-        if NONE not in found[not block :]:  # numbers begin with 1
+        if NONE not in found[not block :]:  # numbers start at 1
             self._blocks[device, epoch, block] = packed
             while len(self._blocks) > MAX_BLOCKS:
                 self._blocks.pop(next(iter(self._blocks)), None)
@@ -122,7 +122,7 @@ class JournalService:
 
 
 def _period(start: float | None, end: float | None) -> tuple[float, float]:
-    """Return two Unix times. Raises ValueError if one is neither None nor plausible."""
+    """Return two Unix times. Raise ValueError if one is given and implausible."""
     for name, value in (("start", start), ("end", end)):
         low, high = UNIX_SECONDS
         if value is not None and not (is_number(value) and low <= value <= high):

@@ -1,4 +1,4 @@
-"""``realm1``: what the router's configuration contains for programs of version 1.7.
+"""``realm1``: the part of the router's configuration for programs of version 1.7.
 
 The bridge between that realm and the instrument's runs in the router (``data/legacy.py``).
 """
@@ -18,19 +18,19 @@ REALM = "realm1"
 PORT = 8080
 """The port of the router that is built into programs of version 1.7."""
 LOCAL, GUEST, BRIDGE = "anonymous", "program", "bridge"
-"""Roles in realm1: of who may also observe in the instrument's realm, because it listens on
-loopback; of others without a key; and of the bridge. No person has one of them."""
+"""Roles in realm1: of clients that may also observe in the instrument's realm, as it listens on
+loopback; of others without a key; of the bridge. No person has one."""
 LIMIT = roles.Limit(roles.MIB, 8 * roles.MIB, 128)
-"""``hdriver`` sends the tables of a whole run, and leaves unread what comes while it asks."""
+"""``hdriver`` sends the tables of a whole run, and reads nothing while it asks its user."""
 DOORS = "call", "publish"
 
 
 def with_realm1(
     configuration: dict[str, Any], instrument: Instrument, entries: Iterable[Entry], port: int
 ) -> dict[str, Any]:
-    """Return a configuration with a door in which programs of version 1.7 find their realm.
+    """Return a configuration with a door, extended by the realm of version 1.7.
 
-    Without a key they may do there what an operator may. They come in on loopback, and at the
+    Without a key, its programs have an operator's rights. They connect on loopback, and at the
     addresses of ``[legacy] listen``: on ``port`` if the router listens there without TLS, otherwise
     on the port that is built into them. Raises RouterError if the router needs that port.
     """
@@ -77,7 +77,7 @@ def with_realm1(
 def require_addresses(configuration: dict[str, Any]) -> None:
     """Raise RouterError if the router cannot listen where ``with_realm1`` has added an address.
 
-    Crossbar would end, with the reason in its log only, after it has been up for a moment.
+    Crossbar would start, and soon end with the reason in its log only.
     """
     [worker] = configuration["workers"]
     for endpoint in (one["endpoint"] for one in worker["transports"][1:]):
@@ -98,7 +98,7 @@ def _anonymous(role: str) -> dict[str, Any]:
 
 
 def _presented(entry: Entry) -> dict[str, Any]:
-    """Return what the bridge has to know of a device."""
+    """Return the bridge's description of a device."""
     device: Device = entry.build()
     return {
         "kind": entry.cls.kind(),

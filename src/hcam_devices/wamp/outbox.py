@@ -1,4 +1,4 @@
-"""The way of samples from agents to the journal, and then to the router."""
+"""Passes samples from agents to the journal, and then to the router."""
 
 import asyncio
 import logging
@@ -13,13 +13,13 @@ from .session import Session
 log = logging.getLogger(__name__)
 
 Kept: TypeAlias = Sample | Exception
-"""A sample as it is in the journal, or why it is not there."""
+"""A sample as the journal has it, or the journal's error."""
 
 
 class Outbox:
-    """Keeps the samples of one turn of the loop together, and only then has them published.
+    """Keeps all samples of a turn of the loop in one write, and publishes them afterwards.
 
-    ``session`` is the one in which they are published.
+    ``session`` is the session that publishes them.
     """
 
     def __init__(self, journal: Journal, most: int) -> None:
@@ -42,5 +42,5 @@ class Outbox:
                 for (sample, publish), result in zip(waiting, kept, strict=True):
                     try:
                         publish(result)
-                    except Exception:  # it must not keep other devices from publishing
+                    except Exception:  # a bug of one device must not stop the others
                         log.exception("%s: a sample was not taken", sample["device"])

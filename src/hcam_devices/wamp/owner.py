@@ -1,8 +1,8 @@
 """The owners of names on the network: a server, its host and process, and its start.
 
 Each session of a server carries its owner. The owner of a device's name is the session that has
-registered ``hipercam.<device>.rpc.``; the router discloses who published an event, so that what a
-device publishes can be told from what others publish under its name.
+registered ``hipercam.<device>.rpc.``; the router discloses the publisher of each event, so a
+device's events can be told from those of others under its name.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ class Owner:
 
     @classmethod
     def of(cls, session: Mapping[str, Any]) -> "Owner | None":
-        """Return the owner of a session by its details; None if it is no server of ours."""
+        """Return the owner in a session's details; None if it is no server of ours."""
         said = (session.get("authextra") or {}).get(EXTRA)
         try:
             owner = cls(**said or {})
@@ -83,7 +83,7 @@ class Owners:
 
     def __init__(self) -> None:
         self.known: dict[str, int | None] = {}
-        """The session that owns a name, None if no session does."""
+        """The session that owns each name; None if no session does."""
         self.strangers: set[tuple[str, int | None]] = set()
         """Pairs of a name and a session that publishes under it without owning it."""
         self._session: ApplicationSession | None = None
@@ -92,14 +92,14 @@ class Owners:
         self._servers: dict[int, str] = {}
 
     async def follow(self, session: ApplicationSession) -> None:
-        """Ask this session's router from now on. Raises autobahn's errors."""
+        """Use this session's router from now on. Raise autobahn's errors."""
         self._session = session
         self._forget_all()
         options = SubscribeOptions(match="prefix")
         await session.subscribe(self._changed, uris.REGISTRATIONS, options)
 
     def _changed(self, _: Any, registration: Any) -> None:
-        """Forget the owner of a name whose registration was made, taken or ended."""
+        """Forget a name's owner after its registration was made, taken or ended."""
         if isinstance(registration, dict):
             self.forget(uris.device_of(str(registration.get("uri"))))
         elif registration in self._names:
@@ -116,7 +116,7 @@ class Owners:
             each.clear()
 
     async def owner(self, name: str) -> int | None:
-        """Return the session that owns a name now, None if no session does.
+        """Return the session that owns a name, or None if no session does.
 
         Raises OSError, TimeoutError or one of autobahn's errors if the router does not answer.
         """
@@ -158,7 +158,7 @@ class Owners:
             return next(iter(sessions), None)
 
     async def server(self, session: int) -> str:
-        """Return the server that a session says it is of; empty if it is no server of ours.
+        """Return the server that a session claims to be; empty if it is none of ours.
 
         Raises as ``owner`` does.
         """

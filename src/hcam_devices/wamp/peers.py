@@ -22,7 +22,7 @@ async def call_device(
     within: float = 10.0,
     **kwargs: Any,
 ) -> Any:
-    """Call a procedure of a device through a session; raises as ``core.device.CallPeer``."""
+    """Call a device's procedure through a session; raise as ``core.device.CallPeer``."""
     what = f"{device}.{procedure}"
     if session is None or not session.is_attached():
         raise OfflineError(f"{what} cannot be called: there is no router")

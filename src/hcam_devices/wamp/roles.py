@@ -22,10 +22,10 @@ OBSERVER, OPERATOR, ENGINEER, RECORDER = "observer", "operator", "engineer", "re
 
 @dataclass(frozen=True)
 class Limit:
-    """What a client of a role may take from the others.
+    """The limits of a client of a role.
 
     ``message``: bytes of one message or request. ``unread``: bytes sent to it that it has not read,
-    beyond what the kernel holds. ``at_once``: sessions of one name, and its requests over HTTP that
+    without the kernel's buffers. ``at_once``: sessions of one name, and its HTTP requests that
     wait for an answer. ``idle_s``: seconds without a message and without a subscription; None if
     there is no limit.
     """
@@ -63,7 +63,7 @@ WHOSE_NAME = ("wamp.registration.lookup", "wamp.registration.list_callees", "wam
 
 @dataclass(frozen=True)
 class Rule:
-    """What is allowed at a URI, or, if it is empty or ends in a dot, wherever one begins so."""
+    """The actions allowed at a URI; if it is empty or ends in a dot, at all that begin so."""
 
     uri: str
     allow: frozenset[Action]
@@ -79,10 +79,10 @@ class Rule:
 
 
 def merged(rules: Iterable[Rule]) -> list[Rule]:
-    """Return rules, one for each URI, of which the longest alone decides as all together do.
+    """Return one rule per URI, for Crossbar, where the longest matching rule decides alone.
 
-    That is how Crossbar decides; rules do not add up there. Where a URI goes on after that of an
-    exact rule, it allows nothing.
+    Each contains what all given rules allow there together. An exact rule allows nothing at a
+    longer URI.
     """
     allowed: dict[str, frozenset[Action]] = {}
     for rule in rules:
@@ -102,12 +102,12 @@ def role_of(server: str) -> str:
 
 
 def limit(role: str) -> Limit:
-    """Return what a client of a role may take from the others."""
+    """Return the limits of a client of a role."""
     return LIMITS.get(role, DEVICE_LIMIT)
 
 
 def servers(entries: Iterable[Entry]) -> list[str]:
-    """Return the servers that have a role of their own, also those that are none of ours."""
+    """Return the servers that have their own role, including other projects' servers."""
     declared = _Declarations(entries)
     return sorted([*declared.servers, *declared.strangers()])
 
@@ -136,7 +136,7 @@ def replay_roles(entries: Iterable[Entry]) -> list[dict[str, Any]]:
 
 
 def strangers(entries: Iterable[Entry]) -> list[str]:
-    """Return the programs that devices call and that are no devices, such as the autoguider."""
+    """Return the programs that devices call but that are no devices, such as the autoguider."""
     return sorted(_Declarations(entries).strangers())
 
 
@@ -158,14 +158,14 @@ def realm1_roles(
 
 
 def least_role(*, read_only: bool = False, audience: str | None = None) -> str:
-    """Return the least of the roles of people that may call a procedure declared so."""
+    """Return the lowest role of people that may call a procedure declared so."""
     if audience is None or audience == "program":
         return OBSERVER if read_only else OPERATOR
     return audience
 
 
 class _Declarations:
-    """The names of devices on the network, with what may be called and set there."""
+    """The network names of devices, with their procedures and setpoints."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         self.entries = list(entries)
@@ -173,7 +173,7 @@ class _Declarations:
         self.servers = sorted({entry.server for entry in self.entries} | {LOGGER})
 
     def rules(self) -> dict[str, list[Rule]]:
-        """Return what each role allows."""
+        """Return the rules of each role."""
         observer = [
             *_rules("subscribe", [f"{uris.PREFIX}."]),
             *_rules("call", [*LOOK_UP, *self.procedures(OBSERVER)]),
@@ -193,7 +193,7 @@ class _Declarations:
         }
 
     def procedures(self, role: str) -> Iterator[str]:
-        """Yield what people need at least a role to call."""
+        """Yield procedures for which people need this role."""
         if role == OBSERVER:
             yield from (uris.rpc(server, "about") for server in self.servers)
         for entry in self.entries:
@@ -210,7 +210,7 @@ class _Declarations:
                 yield from (uris.setpoint(alias, name) for alias in entry.names)
 
     def server(self, server: str) -> list[Rule]:
-        """Return what a server may do: present its devices, call their peers, and show sources."""
+        """Return a server's rules: present its devices, call their peers, show sources."""
         entries = [entry for entry in self.entries if entry.server == server]
         names = [name for entry in entries for name in entry.names]
         topics = [uris.status(server), *(uris.telemetry(entry.name) for entry in entries)]
@@ -245,12 +245,12 @@ class _Declarations:
         return rules
 
     def strangers(self) -> set[str]:
-        """Return the peers of devices that are none of the devices, such as the autoguider."""
+        """Return the peers of devices that are no devices, such as the autoguider."""
         peers = {peer for device in self.devices.values() for peer in device.peers}
         return peers - {name for entry in self.entries for name in entry.names}
 
     def stranger(self, name: str) -> list[Rule]:
-        """Return what a program that is no server of ours may do under its name."""
+        """Return the rules of a program that is no server of ours."""
         return [
             *_rules("register", [uris.rpc(name)]),
             *_rules("publish", [uris.telemetry(name)]),

@@ -1,7 +1,7 @@
 """The router, Crossbar: its configuration, and running it.
 
-Crossbar's own dependencies are old, so it lives in an environment of its own: ``router`` inside
-ours. Its configuration is generated; ``data/router.json`` is what the default instrument gives.
+Crossbar's own dependencies are old, so it has a separate environment: ``router`` inside ours. Its
+configuration is generated; ``data/router.json`` is the one for the default instrument.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ ROLES = [
         ],
     }
 ]
-"""The only role of a plain Crossbar with the carried file: any program of the machine has it."""
+"""The only role of a plain Crossbar with the shipped file, for any program of the machine."""
 
 STARTS_WITHIN = 60.0
 STOPS_WITHIN = 8.0
@@ -55,15 +55,15 @@ MAX_CONNECTIONS = 8192
 SPARE_FILES = 100
 """Open files of the router other than connections."""
 USUAL_OPEN_FILES = 1024
-"""Debian's soft limit, under which a plain Crossbar runs that is started with the shipped file."""
+"""Debian's soft limit, which a plain Crossbar with the shipped file runs under."""
 PAGES = "pages"
 """The folder of the pages for browsers, in the router's own folder."""
 CLIENT_TIMEOUT_S = 10
-"""A connection without a request, or with a part of one only, is closed after this time."""
+"""Close a connection without a complete request after this time."""
 
 
 def overview(instrument: Instrument) -> dict[str, Any]:
-    """Return the instrument as ``GET /instrument`` answers: title, servers, devices."""
+    """Return the answer to ``GET /instrument``: title, servers, devices."""
     devices = [
         (entry.name, entry.cls.kind(), entry.server, entry.aliases)
         for entry in instrument.entries.values()
@@ -81,7 +81,7 @@ def overview(instrument: Instrument) -> dict[str, Any]:
 
 
 def page(instrument: Instrument) -> str:
-    """Return the web page at ``/``: the devices, and where to look further."""
+    """Return the web page at ``/``: the devices, and links to more."""
     told = overview(instrument)
     title, where = escape(told["title"]), told["websocket"]
     rows = "\n".join(
@@ -127,7 +127,7 @@ def configuration(
             "auto_ping_timeout": 5000,
             "auto_ping_size": 12,
             "max_message_size": uris.MAX_MESSAGE_BYTES,
-            # Browsers send an Origin, programs do not: no web page is let in.
+            # Browsers send an Origin, programs do not: refuse all web pages.
             "allowed_origins": [],
             "allow_null_origin": False,
         },
@@ -182,11 +182,11 @@ def with_door(configuration: dict[str, Any], hosts: list[str]) -> dict[str, Any]
 def with_access(
     configuration: dict[str, Any], entries: Iterable[Entry], folder: Path, router: str, on: Router
 ) -> dict[str, Any]:
-    """Return a configuration with a door in which everybody has a role, and nobody else comes in.
+    """Return a configuration with a door that admits only clients with a role.
 
     ``entries`` are the devices that may be presented, with the recorder; ``folder`` has the list of
-    those who may join, and the certificate; ``router`` is the name for which their requests over
-    HTTP are signed. ``on`` says where the router listens: beyond loopback nobody is anonymous.
+    people who may join, and the certificate; ``router`` is the name for which requests over HTTP
+    are signed. ``on`` says where the router listens: beyond loopback nobody is anonymous.
     """
     devices = [*entries]
     realms = {uris.REALM: roles.roles(devices), uris.REPLAY: roles.replay_roles(devices)}
@@ -223,17 +223,17 @@ def for_plain_crossbar(configuration: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_text(instrument: Instrument, port: int) -> str:
-    """Return the configuration for a plain Crossbar, as the package carries it."""
+    """Return the configuration for a plain Crossbar, as it is shipped."""
     return json.dumps(configuration(instrument, port), indent=2) + "\n"
 
 
 def shipped() -> Path:
-    """Return the configuration that the package carries."""
+    """Return the path of the shipped configuration."""
     return Path(str(files("hcam_devices") / "data" / "router.json"))
 
 
 def crossbar() -> Path:
-    """Return Crossbar's program; RouterError if it is not installed."""
+    """Return Crossbar's path. Raise RouterError if it is missing."""
     folder = installed_router()
     if folder is None:
         raise RouterError(
@@ -244,14 +244,14 @@ def crossbar() -> Path:
 
 
 def with_parent_death_signal(command: list[str]) -> list[str]:
-    """Return a command that gets SIGTERM when its parent dies, even if that was killed."""
+    """Return a command that gets SIGTERM when its parent dies or is killed."""
     return ["setpriv", "--pdeathsig", "TERM", "--", *command]
 
 
 def own_address(router: Router, given: Address) -> Address:
-    """Return where programs of this machine find the router that runs here.
+    """Return the address of this machine's router for programs of this machine.
 
-    ``given`` is where they look for it. Raises RouterError if it will not listen there.
+    ``given`` is their setting. Raises RouterError if the router will not listen there.
     """
     try:
         found = {str(info[4][0]) for info in socket.getaddrinfo(given.host, None, socket.AF_INET)}
@@ -295,9 +295,9 @@ def listening(port: int, host: str = DEFAULT_HOST) -> bool:
 
 
 def answers(port: int, host: str = DEFAULT_HOST, ca: str = "") -> bool:
-    """Return whether the router serves its paths; it accepts connections some time before.
+    """Return whether the router serves its paths. It accepts connections earlier.
 
-    With a CA (PEM) it has to answer with TLS, and a certificate of that CA.
+    With a CA (PEM), it must answer with TLS and a certificate of that CA.
     """
     connection = Connection(host, port, access.context_of(ca))
     try:
@@ -325,7 +325,7 @@ def guarded(
 
 
 async def run(instrument: Instrument, entries: list[Entry], where: Address, folder: Path) -> int:
-    """Run the router of an instrument until SIGINT or SIGTERM; returns its exit status.
+    """Run an instrument's router until SIGINT or SIGTERM; return its exit status.
 
     ``entries`` are the devices that may be presented; ``where`` is the router for programs of this
     machine (``own_address``). Their keys, and the certificate, are made before anybody can join.
@@ -359,7 +359,7 @@ async def run(instrument: Instrument, entries: list[Entry], where: Address, fold
             stdin=asyncio.subprocess.DEVNULL,
             stdout=file,
             stderr=file,
-            # UTC for the times in its log. Crossbar would tell systemd too early that it is ready.
+            # UTC for times in its log. Crossbar itself would report READY=1 to systemd too early.
             env=os.environ | {"TZ": "UTC", "NOTIFY_SOCKET": ""},
             start_new_session=True,
         )

@@ -1,7 +1,7 @@
 """One server: some devices of the instrument in one process, each with its agent, and a journal.
 
-With emulation each device's simulator is served on a free loopback port, and the device is pointed
-there; nothing else differs.
+With emulation, each device connects to its simulator on a free loopback port; nothing else
+differs.
 """
 
 import asyncio
@@ -45,11 +45,11 @@ log = logging.getLogger(__name__)
 TIDY_EVERY = 60.0
 RESTART_AFTER = 1.0
 ANSWER_WITHIN = 2.0
-"""Start the devices if the router has not said within this time whether the name is taken."""
+"""Start the devices if the router does not tell in this time whether the name is taken."""
 PRESENTED_WITHIN = 30.0
-"""Seconds after which systemd hears READY=1 even if a device is not presented."""
+"""Seconds until READY=1 is sent to systemd even if a device is not presented."""
 MAX_PRESENTING = 100
-"""Present at most this many devices at once, so that the router answers others meanwhile."""
+"""Present at most this many devices at once, so that the router can answer others."""
 FILES_PER_DEVICE = 2
 """A device keeps its lock and its link to the hardware open."""
 FILES_PER_SIMULATOR = 2
@@ -65,7 +65,7 @@ class Server:
     """The devices of one server; ``run`` presents them until it is cancelled.
 
     While another process has the server's name on the network, nothing runs: no device touches its
-    hardware. ``elsewhere`` are the devices of other servers that its views show. ``beside`` returns
+    hardware. ``elsewhere`` are devices of other servers that its views show. ``beside`` returns
     further tasks to keep running, by name.
     """
 
@@ -96,10 +96,10 @@ class Server:
         self._commit = ""
 
     async def run(self) -> None:
-        """Present the devices. Raises AlreadyRunningError if another process has one, or the name.
+        """Present the devices. Raise AlreadyRunningError if another process has one, or the name.
 
-        Raises HcamError if the home cannot be written. A journal is written by one process only: it
-        may have to replace the file.
+        Raises HcamError if the home cannot be written. Only one process writes a journal, because
+        it may have to replace the file.
         """
         async with AsyncExitStack() as stack:
             for what in (*(entry.name for entry in self.entries), f"{self.name}.sqlite"):
@@ -216,7 +216,7 @@ class Server:
             await asyncio.sleep(RESTART_AFTER)
 
     async def _announce(self, service: JournalService, session: Session) -> None:
-        """Register the server's name as soon as it is free, and publish that the server runs."""
+        """Register the server's name once it is free, and publish that the server runs."""
         session.over.add_done_callback(self._lost)
         while True:
             try:
@@ -242,7 +242,7 @@ class Server:
         }
 
         def say(event: Any = gone) -> None:
-            """Publish it again after a testament that says that a server of this name has gone."""
+            """Publish the status again after a testament of a server of this name."""
             if isinstance(event, dict) and event.get("state") == "gone":
                 session.publish_retained(topic, here)
 
@@ -365,7 +365,7 @@ async def until_told(server: Server) -> None:
 
 
 def _explainer() -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
-    """Return an exception handler for a loop: a lack of open files is one sentence, said once."""
+    """Return a loop's exception handler; it logs a lack of open files once, in one sentence."""
     told = False
 
     def explain(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
