@@ -81,8 +81,8 @@ class Rule:
 def merged(rules: Iterable[Rule]) -> list[Rule]:
     """Return one rule per URI, for Crossbar, where the longest matching rule decides alone.
 
-    Each contains what all given rules allow there together. An exact rule allows nothing at a
-    longer URI.
+    Each allows all that the given rules covering its URI allow. An exact rule allows nothing at
+    a longer URI.
     """
     allowed: dict[str, frozenset[Action]] = {}
     for rule in rules:

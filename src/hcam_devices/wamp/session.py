@@ -1,7 +1,7 @@
-"""One membership of a realm of the router, made again whenever it is lost.
+"""One session in a realm of the router, joined again whenever it is lost.
 
 A name on the network belongs to one server: a session claims it, and never takes it from another
-server that lives.
+live server.
 """
 
 import asyncio
@@ -44,10 +44,10 @@ log = logging.getLogger(__name__)
 
 JOIN_WITHIN = 3.0
 PATIENT = 15.0
-"""Join within this time if it is tried again for ever: a busy machine may be slow."""
+"""Timeout of joining when it is retried for ever: a busy machine may be slow."""
 FIRST_PAUSE, LAST_PAUSE = 0.2, 1.0
 PING_EVERY, PING_TIMEOUT = 5.0, 3.0
-"""A frozen router is noticed within the sum of these seconds."""
+"""A frozen router is noticed within the sum of both (s)."""
 CBOR = CBORObjectSerializer()
 REFUSALS = (
     "wamp.error.not_authorized",
@@ -56,11 +56,11 @@ REFUSALS = (
     "wamp.error.no_such_principal",
     "wamp.error.no_such_role",
 )
-"""The errors of a router that works, and does not allow what was asked."""
+"""The errors with which a working router refuses a request."""
 WANTS_TLS = f"[{HTTPStatus.UPGRADE_REQUIRED}]"
-"""In the reason for which a WebSocket is not opened, if the router takes TLS only."""
+"""Part of the reason why no WebSocket opens, if the router takes TLS only."""
 REFUSED_PAUSE_S = 30.0
-"""Ask again after this time what the router has refused: somebody may have allowed it."""
+"""Retry a refused request after this time: somebody may have allowed it."""
 CLAIM_AGAIN = 1.0
 """Seconds between attempts to register a name that another session has."""
 
@@ -87,14 +87,14 @@ class Session(ApplicationSession):
         extra = self.owner.as_extra() if self.owner else {}
         if self.key:
             extra["pubkey"] = self.key.public
-            # A router without keys, such as Crossbar with the shipped file, lets everybody in.
+            # A router without keys (Crossbar with the shipped file) admits everybody.
             methods = ["cryptosign", "anonymous"]
             self.join(self.config.realm, methods, self.key.name, authextra=extra)
         else:
             self.join(self.config.realm, authextra=extra or None)
 
     def onChallenge(self, challenge: Any) -> str:
-        """Return the signed challenge, which proves who it is."""
+        """Return the signed challenge, which proves its identity."""
         assert self.key  # noqa: S101  (only who has a key is challenged)
         message = bytes.fromhex(challenge.extra["challenge"])
         return self.key.sign(message).hex() + message.hex()
@@ -107,9 +107,9 @@ class Session(ApplicationSession):
         details_arg: str | None = None,
         displaced: Callable[[str], None] = lambda _: None,
     ) -> Any:
-        """Register a procedure; return it. Raises NameTakenError if another session has it.
+        """Register a procedure; return it. Raise NameTakenError if another session has it.
 
-        An earlier session of the same owner is displaced: it is dead, and the router has not
+        It displaces an earlier session of the same owner, whose death the router has not
         noticed yet. ``displaced`` is called with the reason when another program has taken the
         name by force, and with an empty text once the name is back.
         """
@@ -135,7 +135,7 @@ class Session(ApplicationSession):
         await registration.unregister()
 
     async def _holder(self, uri: str, match: str) -> NameTakenError | None:
-        """Return an error that names the holder of a procedure; None if nobody has it any more."""
+        """Return an error that names a procedure's holder; None if it is free by now."""
         try:
             registration = await self.call("wamp.registration.lookup", uri, {"match": match})
             if registration is None:
@@ -149,7 +149,7 @@ class Session(ApplicationSession):
             raise
 
     def onMessage(self, msg: Any) -> None:
-        """Answer calls, and take a claimed name back that the router gave to another session."""
+        """Answer calls, and take back claimed names that the router gave to another session."""
         if isinstance(msg, Invocation) and self._session_id and not msg.enc_algo:
             self._invoke(msg)
             return
@@ -163,7 +163,7 @@ class Session(ApplicationSession):
             task.add_done_callback(self._taking_back.discard)
 
     def _invoke(self, msg: Any) -> None:
-        """Answer a call. What autobahn does with two turns of the loop is done at once here."""
+        """Answer a call at once; autobahn would need two turns of the loop."""
         registration = self._registrations.get(msg.registration)
         if registration is None or msg.request in self._invocations or msg.receive_progress:
             super().onMessage(msg)
@@ -255,12 +255,12 @@ class Session(ApplicationSession):
             raise TransportLost from None
 
     def together(self) -> AbstractContextManager[None]:
-        """Return a context in which all that is sent leaves in one piece, at its end."""
+        """Return a context that sends all its messages in one piece, at its end."""
         transport: Any = self._transport
         return transport.together() if transport else nullcontext()
 
     def onJoin(self, details: Any) -> None:
-        """Keep the name and the role that the router gives, and resolve ``joined``."""
+        """Store the name and role given by the router, and resolve ``joined``."""
         self.name, self.role = details.authid, details.authrole
         self.joined.set_result(None)
 
@@ -299,9 +299,9 @@ async def join(
     """Join a realm, and leave it at the end.
 
     The key is that of the owner's server, or else ``hcam``'s own. Raises OSError or TimeoutError if
-    there is no connection within ``JOIN_WITHIN`` seconds, or no answer ``within`` as many;
-    NotAuthorizedError if the router refuses this, or what is asked of it within the context;
-    AccessError if the key file cannot be used, or trusts another router.
+    there is no connection in ``JOIN_WITHIN`` seconds, or no answer in ``within`` seconds;
+    NotAuthorizedError if the router refuses this, or a request within the context; AccessError if
+    the key file is unusable, or trusts another router.
     """
     session = Session(realm, owner, own_key(owner.server if owner else LOCAL))
     loop = asyncio.get_running_loop()
@@ -347,7 +347,7 @@ async def join(
 
 
 async def _connected(host: str, port: int) -> socket.socket:
-    """Return a socket that is connected to an IP address. Raises OSError."""
+    """Return a socket connected to an IP address. Raise OSError on failure."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -380,7 +380,7 @@ async def _opened(
 
 @contextmanager
 def explained(address: Address, session: Session) -> Iterator[None]:
-    """Raise NotAuthorizedError for an error which says that the router does not allow something."""
+    """Raise NotAuthorizedError in place of an error with which the router refuses a request."""
     try:
         yield
     except ApplicationError as error:
@@ -390,7 +390,7 @@ def explained(address: Address, session: Session) -> Iterator[None]:
 
 
 def refused(address: Address, session: Session, reason: str) -> str:
-    """Return a sentence that a router does not allow something to a session, and what to do."""
+    """Return a sentence on a request that the router refused a session, and what to do."""
     program = session.owner.server if session.owner else LOCAL
     if session.key:
         return (
@@ -406,7 +406,7 @@ def refused(address: Address, session: Session, reason: str) -> str:
 
 
 class Outages:
-    """Logs each outage of a router once, however many sessions of this process it ends."""
+    """Logs each outage of a router once for all sessions of this process."""
 
     def __init__(self) -> None:
         self.since: dict[tuple[Address, str], float] = {}
@@ -422,7 +422,7 @@ class Outages:
         log.log(level, f"{what}, trying again (%s)", address, reason or type(error).__name__)
 
     def end(self, address: Address, realm: str) -> None:
-        """Log that there is a session again, and how long there was none."""
+        """Log that a session is back, and the length of the outage."""
         if since := self.since.pop((address, realm), None):
             seconds = time.monotonic() - since
             log.info("the router at %s is back after %.1f s", address, seconds)
@@ -440,7 +440,7 @@ async def keep_joined(
 ) -> None:
     """Join, call ``on_join``, and join again whenever the session is over, for ever.
 
-    What the router refuses is logged once, and tried again after a long pause.
+    A refusal by the router is logged once, and retried after a long pause.
     """
     backoff = Backoff(FIRST_PAUSE, LAST_PAUSE)
     told = False

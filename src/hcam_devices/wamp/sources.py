@@ -1,7 +1,7 @@
-"""Devices of other servers that the views of this server show, heard through the router.
+"""Devices of other servers that this server's views show, heard through the router.
 
-A sample is believed if the session that published it has registered the device's name. The
-testament of that session is believed too, also when the name has been freed before it arrives.
+A sample is believed if the session that published it has registered the device's name. That
+session's testament is believed, too, even if it arrives after the name was freed.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ class _State(BaseModel):
 
 
 class _Header(BaseModel):
-    """The part of a sample that a view uses without looking for a field."""
+    """The part of a sample that every view uses, whatever its fields."""
 
     device: str
     epoch: str
@@ -48,7 +48,7 @@ class _Header(BaseModel):
 
 
 class RemoteSource:
-    """A device of another server. It has what ``core.device.Source`` demands."""
+    """A device of another server. It implements ``core.device.Source``."""
 
     def __init__(self, entry: Entry, session: Callable[[], Session | None]) -> None:
         self.name = entry.name
@@ -58,11 +58,11 @@ class RemoteSource:
         self._unreadable = ""
 
     def nested(self) -> dict[str, str]:
-        """Return the pairs that are one value of the telemetry: readback -> setpoint."""
+        """Map each readback to the setpoint in the same value of the telemetry."""
         return self._declared.nested()
 
     async def set(self, name: str, value: object) -> Value:
-        """Set a setpoint there, read the telemetry that follows, and return the value accepted.
+        """Set a setpoint there, read the next telemetry, and return the accepted value.
 
         Raises as ``core.device.CallPeer``.
         """
@@ -72,7 +72,7 @@ class RemoteSource:
         return accepted
 
     def hear(self, sample: Any) -> None:
-        """Hand a sample to every listener, unless it is the one that came last, sent again."""
+        """Pass a sample to every listener, unless it repeats the last one."""
         try:
             header = _Header.model_validate(sample)
             if header.device != self.name:
@@ -92,19 +92,19 @@ class RemoteSource:
         for listener in self.listeners:
             try:
                 listener(sample)
-            except Exception:  # a bug of one view must not keep the others from hearing
+            except Exception:  # a bug of one view must not stop the others
                 log.exception("a view failed to process a sample of %s", self.name)
 
 
 class RemoteSources:
-    """The devices of other servers that the views of a server show, by name in ``devices``."""
+    """Devices of other servers that a server's views show, by name in ``devices``."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         self.devices = {entry.name: RemoteSource(entry, self._joined) for entry in entries}
         self._owners = Owners()
         self._session: Session | None = None
         self._believed: dict[str, int] = {}
-        """The session whose sample of a device was believed last."""
+        """The session of each device's last believed sample."""
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._warned: set[str] = set()
 
@@ -112,7 +112,7 @@ class RemoteSources:
         return self._session
 
     async def follow(self, session: Session) -> None:
-        """Hear the devices through a session. Raises autobahn's errors."""
+        """Hear the devices through a session. Raise autobahn's errors."""
         if not self.devices:
             return
         self._session = session
@@ -125,7 +125,7 @@ class RemoteSources:
             )
 
     def hear(self, name: str, sample: Any = None, *_: Any, _event: EventDetails, **__: Any) -> None:
-        """Handle one event under the topic of a device, whoever has published it."""
+        """Handle an event from any publisher under a device's topic."""
         publisher = _event.publisher
         if publisher is not None and publisher == self._owners.known.get(name):
             self._believe(name, publisher, sample)
@@ -134,7 +134,7 @@ class RemoteSources:
                 self.devices[name].hear(sample)
         elif name in self._owners.known:
             self._disbelieve(name, publisher)
-        elif name not in self._asking:  # the events until the answer comes are left out
+        elif name not in self._asking:  # events before the answer are left out
             asking = asyncio.create_task(self._ask(name, publisher, sample))
             self._asking[name] = asking
             asking.add_done_callback(lambda _: self._asking.pop(name))
@@ -166,7 +166,7 @@ class RemoteSources:
 
 
 def is_testament(sample: Any) -> bool:
-    """Return whether an event says that the server of a device has gone: it has no time."""
+    """Return whether a sample is a testament of its device's server: it has no time."""
     return (
         isinstance(sample, dict)
         and sample.get("seq", 0) is None

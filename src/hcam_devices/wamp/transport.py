@@ -1,7 +1,7 @@
-"""The WebSocket of a session: autobahn's, with a short way for whole binary messages.
+"""The WebSocket of a session: autobahn's, with a fast path for whole binary messages.
 
-autobahn waits two turns of the loop for each message, and prepares texts that nobody logs. Text,
-fragments, pings, large messages and everything of the handshake take autobahn's way.
+autobahn waits two turns of the loop for each message, and prepares texts that nobody logs. It still
+handles text, fragments, pings, large messages and the handshake.
 """
 
 import logging
@@ -41,7 +41,7 @@ def frame(payload: bytes) -> bytes:
 
 
 def cut(data: bytes) -> tuple[bytes, bytes] | None:
-    """Return the whole short message with which the data begin, and the rest; else None."""
+    """Split off a whole short message at the start of the data; None if there is none."""
     if len(data) < 4 or data[0] != BINARY or data[1] > 126:
         return None
     start, size = 2, data[1]
@@ -84,7 +84,7 @@ class Transport(WampWebSocketClientProtocol):
             self._closeConnection(abort=True)  # type: ignore[no-untyped-call]
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        """Hand the messages to the session; end the connection if one makes no sense."""
+        """Pass messages to the session; end the connection if one is malformed."""
         try:
             for message in self._serializer.unserialize(payload, isBinary):
                 self._session.onMessage(message)
@@ -99,7 +99,7 @@ class Transport(WampWebSocketClientProtocol):
             )
 
     def send(self, msg: Any) -> None:
-        """Send a message. Raises TransportLost, or SerializationError."""
+        """Send a message. Raise TransportLost or SerializationError."""
         if not self._session:
             raise TransportLost
         try:
@@ -114,8 +114,8 @@ class Transport(WampWebSocketClientProtocol):
     def sendMessage(self, payload: bytes, isBinary: bool = False, **options: Any) -> None:  # type: ignore[override]
         """Send a message.
 
-        Raises Disconnected if the connection is being closed, PayloadExceededError if the router
-        would drop the connection, with all devices of the server, because of the message.
+        Raises Disconnected if the connection is being closed, PayloadExceededError if the message
+        would make the router drop the connection, with all devices of the server.
         """
         if len(payload) > MAX_MESSAGE_BYTES:
             raise PayloadExceededError(

@@ -1,4 +1,4 @@
-"""Where the router is, and every name on the network but those of errors (``..errors``).
+"""The router's address, and all names on the network except errors (``..errors``).
 
 No other code spells a URI.
 """
@@ -26,14 +26,14 @@ ALL_STATUS = f"{PREFIX}..status"
 """The wildcard subscription that hears every server."""
 
 ALL_COMMANDS = f"{PREFIX}..command"
-"""And the one that hears who commands what."""
+"""The wildcard for notes of commands."""
 
 REGISTRATIONS = "wamp.registration."
 """The prefix of the router's own events about who registers which procedures."""
 
 UNKNOWN_PATH = 404, 405
-"""How the router answers a request (405: a POST) at a path that it does not know: while it starts,
-at every path."""
+"""The router's answers to a request (405: a POST) at an unknown path; while it starts, at every
+path."""
 
 
 def telemetry(device: str) -> str:
@@ -57,7 +57,7 @@ def wire(device: str) -> str:
 
 
 def command(device: str) -> str:
-    """Return the topic of who commands a device to do what."""
+    """Return the topic of notes of a device's commands."""
     return f"{PREFIX}.{device}.command"
 
 
@@ -102,10 +102,10 @@ class Address(NamedTuple):
 
 
 def address(find_key: Callable[[], Key | None] = own_key) -> Address:
-    """Return where the router is: as WAMP_SERVER says, else the key file at HCAM_KEY.
+    """Return the router's address: from WAMP_SERVER, else from the key file at HCAM_KEY.
 
-    Without both it is at the default address; or where this machine's key says, if that is a key
-    for TLS. Raises HcamError if what says so has a mistake.
+    Without both, it comes from this machine's key if that is for TLS, else it is the default.
+    Raises HcamError if the variable or key file is invalid.
     """
     if given := os.environ.get("WAMP_SERVER"):
         return Address.parse(given)
@@ -130,6 +130,6 @@ def expand_procedure(short: str) -> str:
 
 
 def device_of(uri: str) -> str:
-    """Return the device that a URI of ours names; nothing if it is not ours."""
+    """Return the device in a URI; an empty text if the URI is not ours."""
     prefix, _, rest = uri.partition(".")
     return rest.partition(".")[0] if prefix == PREFIX else ""

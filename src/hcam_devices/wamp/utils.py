@@ -52,18 +52,18 @@ __all__ = [
 
 TIMEOUT = 10.0
 PRESENT_WITHIN = 5.0
-"""A program that is not frozen answers a first, short question within this time."""
+"""A live program answers a first, short request within this time."""
 CONNECT_WITHIN = 3.0
 MAX_IDLE_S = 5.0
 """Call over a new connection after this time. The router closes one that was idle for 10 s, and a
-request that it no longer reads would have an unknown outcome."""
+request on a closed one would have an unknown outcome."""
 NOT_FOR_THIS_CALLER = 401, 403, 421, 426
-"""How the router answers wrong credentials, web pages, requests to another router, and requests
-without TLS if it takes TLS only."""
+"""The router's answers to wrong credentials, web pages, requests to another router, and requests
+without TLS if it needs TLS."""
 
 _kept = threading.local()
 _keys: dict[tuple[str | None, ...], Key] = {}
-"""The keys that were read, for each place where they are looked for."""
+"""The keys read so far, by the settings that locate them."""
 
 
 def unreachable(where: Address, error: Exception, within: float) -> str:
@@ -100,13 +100,13 @@ def _connection(where: Address, ca: str, timeout: float) -> Connection:
 
 def _key() -> Key | None:
     place = os.environ.get("HCAM_KEY"), os.environ.get("HCAM_HOME")
-    if place not in _keys and (key := own_key()):  # there may be one later, if there is none
+    if place not in _keys and (key := own_key()):  # a missing key may be made later
         _keys[place] = key
     return _keys.get(place)
 
 
 def _signature(key: Key | None, where: Address, path: str, content: bytes) -> dict[str, str]:
-    """Return the header that names the caller (decision 0135); it is missing without a key."""
+    """Return the header that names the caller (decision 0135); none without a key."""
     if key is None or not key.token:
         return {}
     now, nonce = f"{time():.6f}", secrets.token_hex(16)
@@ -164,8 +164,8 @@ def _post(path: str, body: dict[str, Any], timeout: float) -> Any:
 def call(procedure: str, *args: Any, timeout: float = TIMEOUT, **kwargs: Any) -> Any:
     """Call a procedure and return its result.
 
-    Raises a WampError: of the type that fits, with the error's URI and text. After
-    OutcomeUnknownError the command may have been carried out; it is never sent twice.
+    Raises the WampError that fits, with the error's URI and text. After OutcomeUnknownError
+    the command may have been carried out; it is never sent twice.
     """
     body = {"procedure": procedure, "args": args, "kwargs": kwargs}
     answer = _post("/call", body, timeout).get("args")
@@ -173,7 +173,7 @@ def call(procedure: str, *args: Any, timeout: float = TIMEOUT, **kwargs: Any) ->
 
 
 def publish(topic: str, *args: Any, timeout: float = TIMEOUT, **kwargs: Any) -> None:
-    """Publish to a topic. Whether a device accepts the value is seen in its telemetry.
+    """Publish to a topic. Only telemetry shows if a device accepts the value.
 
     Raises a WampError if the router cannot be reached or does not allow it.
     """
