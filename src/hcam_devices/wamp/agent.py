@@ -199,7 +199,7 @@ class Agent:
         self._outbox.add(sample, partial(self._kept, sample))
 
     def _kept(self, sample: Sample, kept: Kept) -> None:
-        """Publish a sample that is in the journal, or say in an alarm why it is not."""
+        """Publish a kept sample, or an alarm with the reason why it is not kept."""
         if isinstance(kept, ValueError):
             log.error("%s: %s", self.device.name, kept)
             alarm = self._alarm("telemetry", "ERR", str(kept), sample)
@@ -337,7 +337,7 @@ class Agent:
     async def call_peer(
         self, device: str, procedure: str, *args: Any, within: float = 10.0, **kwargs: Any
     ) -> Any:
-        """Call another device, as ``device.CallPeer`` says."""
+        """Call another device: see ``device.CallPeer``."""
         what = f"{device}.{procedure}"
         if procedure not in self.device.peers.get(device, ()):
             raise LookupError(f"{type(self.device).__name__} does not declare that it calls {what}")

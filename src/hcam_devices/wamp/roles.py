@@ -56,9 +56,9 @@ LOOK_UP = (
     ),
     "wamp.session.count",
 )
-"""What people may ask the router: ``hcam call`` and ``hcam publish`` do."""
+"""Router procedures that ``hcam call`` and ``hcam publish`` use."""
 WHOSE_NAME = ("wamp.registration.lookup", "wamp.registration.list_callees", "wamp.session.get")
-"""What a server asks when another has its name, and the recorder of each name."""
+"""Router procedures for servers and the recorder, to find the owner of a name."""
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ class Session(ApplicationSession):
         self.owner, self.key = owner, key
         self.name = self.role = ""
         self.refusal = ""
-        """Why the router does not let it in."""
+        """Why the router refuses it."""
         self._claims: dict[int, tuple[Any, ...]] = {}
         self._taking_back: set[asyncio.Task[None]] = set()
 
@@ -240,7 +240,7 @@ class Session(ApplicationSession):
             log.debug("%s is claimed by the next session: %s", uri, error)
 
     def publish_retained(self, topic: str, value: Any) -> None:
-        """Publish a value that the router keeps for late subscribers. Raises TransportLost.
+        """Publish a value that the router keeps for late subscribers. Raise TransportLost.
 
         It does the same as ``publish``, in half the time.
         """

@@ -29,7 +29,7 @@ ALL_COMMANDS = f"{PREFIX}..command"
 """The wildcard for notes of commands."""
 
 REGISTRATIONS = "wamp.registration."
-"""The prefix of the router's own events about who registers which procedures."""
+"""The prefix of the router's own events about registrations."""
 
 UNKNOWN_PATH = 404, 405
 """The router's answers to a request (405: a POST) at an unknown path; while it starts, at every
@@ -62,7 +62,7 @@ def command(device: str) -> str:
 
 
 def status(server: str) -> str:
-    """Return the topic that says whether a server came or went."""
+    """Return the topic of a server's starts and ends."""
     return f"{PREFIX}.{server}.status"
 
 
@@ -116,7 +116,7 @@ def address(find_key: Callable[[], Key | None] = own_key) -> Address:
 
 
 def expand(short: str) -> str:
-    """Return the full name of what a person typed, e.g. ``slide.target_position``."""
+    """Expand a name that a person typed, e.g. ``slide.target_position``."""
     return short if short.startswith((f"{PREFIX}.", "wamp.")) else f"{PREFIX}.{short}"
 
 
