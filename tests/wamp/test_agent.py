@@ -17,6 +17,7 @@ from hcam_devices.journal import Journal
 from hcam_devices.wamp.agent import MAX_BYTES, Agent
 from hcam_devices.wamp.journal_service import JournalService
 from hcam_devices.wamp.outbox import Outbox
+from hcam_devices.wamp.owner import NameTakenError
 from hcam_devices.wamp.uris import MAX_MESSAGE_BYTES
 
 from ..helpers import ENTRIES, reasons
@@ -160,6 +161,20 @@ async def test_the_sample_of_a_command_is_published_before_its_answer(
             answer = agent._serve(_call=call)
             assert (await answer if asyncio.iscoroutine(answer) else answer) == "done"
         assert (agent.device.name, n) in router.said
+
+
+async def test_a_name_that_is_refused_after_it_was_taken_loses_no_samples(agent: Agent) -> None:
+    errors = [NameTakenError("hipercam.pressure1.rpc.", {}), ApplicationError("x.refused", "no")]
+
+    async def claim(*_: object) -> None:
+        raise errors.pop(0)
+
+    session: Any = SimpleNamespace(claim=claim, owner=None)
+    for error, kept in ((NameTakenError, 0), (ApplicationError, 1)):
+        with pytest.raises(error):
+            await agent.present(session)
+        agent.publish(agent.device.snapshot())
+        assert len(agent.samples()) == kept
 
 
 async def test_a_sample_that_is_a_bug_keeps_no_other_device_from_publishing(

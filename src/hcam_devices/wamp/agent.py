@@ -117,7 +117,9 @@ class Agent:
                     {},
                     publish_options={"retain": True},
                 )
-        except (NameTakenError, ApplicationError):
+        except (NameTakenError, ApplicationError) as error:
+            if isinstance(error, ApplicationError):
+                self.taken = ""  # nobody else presents it: its samples are kept again
             with suppress(AutobahnError):
                 for undo in made:
                     await undo()
