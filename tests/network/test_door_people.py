@@ -305,7 +305,7 @@ async def test_a_script_without_a_key_file_only_observes(
     monkeypatch.setenv("WAMP_SERVER", str(net.address))
     monkeypatch.setenv("HCAM_HOME", str(tmp_path))
     await asyncio.to_thread(utils.call, "hipercam.look")
-    with pytest.raises(utils.NotAuthorizedError):
+    with pytest.raises(utils.NotAuthorizedError, match="set HCAM_KEY to a key file"):
         await asyncio.to_thread(utils.call, "hipercam.move", 1)
     assert called == [("look", "anonymous at 127.0.0.1", "observer")]
 

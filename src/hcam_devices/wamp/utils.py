@@ -157,7 +157,10 @@ def _post(path: str, body: dict[str, Any], timeout: float) -> Any:
         )
     if status != 200 or "error" in answer:
         text = " ".join(str(part) for part in answer.get("args") or ())
-        raise from_uri(answer.get("error", uri), text)
+        told = answer.get("error", uri)
+        if key is None and told == NotAuthorizedError.uri:
+            text += "; no key was used: set HCAM_KEY to a key file (hcam access add makes one)"
+        raise from_uri(told, text)
     return answer
 
 
