@@ -907,7 +907,7 @@ async def test_what_the_recorder_has_kept_itself_is_not_lost(tmp_path: Path) -> 
         assert [note.samples for note in await journals.not_kept_here([lost])] == left
     soon = lost._replace(since=lost.since + 0.3, until=lost.until + 0.3)
     notes = await journals.not_kept_here([soon, lost._replace(samples=1)])
-    assert sum(note.samples for note in notes) == 1  # what is kept is not counted for both
+    assert sum(note.samples for note in notes) == 1  # a kept sample counts for one loss only
 
 
 def test_a_damaged_note_costs_itself_alone(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ class Site:
         until((self.control.home / "sniffer.out").read_text)
 
     def sniffed(self) -> int:
-        """Return how many packets at the switch had a name of ours in plain text until now."""
+        """Return how many packets at the switch had one of our names in plain text until now."""
         *_, last = (self.control.home / "sniffer.out").read_text().split()
         return int(last)
 

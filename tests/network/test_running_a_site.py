@@ -151,7 +151,7 @@ class Machine:
             until(lambda: self.run(command)[0] == 0)  # the page says to wait
         else:
             status, said = self.run(command)
-            accepted = {" doctor ": (0, 1, 2), " status ": (0, 1)}  # whatever machine this is
+            accepted = {" doctor ": (0, 1, 2), " status ": (0, 1)}  # it depends on the machine
             well = next((codes for word, codes in accepted.items() if word in command), (0,))
             assert status in well, f"{command}\n{said}"
 

@@ -139,7 +139,7 @@ class Doorkeeper(ApplicationSession):
     """The component of a Crossbar that is not ours: it does for the door what ours does itself."""
 
     def onJoin(self, details: Any) -> None:
-        """Look from now on who has to be shown out."""
+        """From now on, end the sessions of people who were removed."""
         transport: Any = self._transport
         controller = guests.controller = transport._router._factory.worker
 

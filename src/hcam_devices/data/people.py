@@ -151,7 +151,7 @@ def _show_out_unless(person: Person | None, session: Any) -> None:
 
 
 def show_out(session: Any, error: str, reason: str) -> None:
-    """Say goodbye to a session; abort its connection if it is still there the next time."""
+    """End a session; if it is still there at the next call, drop its connection."""
     if session._goodbye_sent:
         session._transport.dropConnection(abort=True)
     else:
