@@ -3,12 +3,14 @@
 Everything runs in a network of its own with nothing but loopback, because the original knows
 only port 8080 and the addresses of the telescope. Each system gets a router, a bare echo on it
 (the floor) and its emulated hardware server; what is compared is asked in turn, block by block.
+In brackets: the least and the greatest of the same figure of ten parts of the run.
 """
 
 import argparse
 import json
 import math
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -30,13 +32,35 @@ HERE = Path(__file__).resolve().parent
 VENV = HERE.parent / ".venv"
 ORIGINAL = VENV / "original"
 LAUNCHES, SLICES = 5, 10
-SETTLE, START_LIMIT, PROBE_LIMIT = 10, 60, 300  # seconds
+VIEWERS, CROWDS = 500, 4  # sessions, and the keys that they join with
+SETTLE, START_LIMIT, PROBE_LIMIT = 10, 60, 1800  # seconds
 QUIET = 0.1  # cores that other programs may use before the table mentions it
 HUGE = 2**52  # a number above that of every sample: the reply is empty
 DEVICES = """
 from hcam_devices.config.instrument import load
 print(*(entry.name for entry in load().choose("hwserver")))
 """
+SIMULATORS = """
+import asyncio, json
+from contextlib import AsyncExitStack
+from hcam_devices.config.instrument import load
+from hcam_devices.core import sim
+
+async def main():
+    async with AsyncExitStack() as stack:
+        lines = []
+        for entry in load().choose("hwserver"):
+            settings = {"kind": entry.cls.kind(), **entry.settings}
+            if entry.cls.simulator:
+                settings |= await stack.enter_async_context(sim.serve(entry.cls.simulator()))
+            lines += [f"[devices.{entry.name}]"]
+            lines += [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
+        print(json.dumps({"instrument": "\\n".join(lines)}), flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+"""Serves the simulators of hwserver and prints an instrument file with their places."""
 BENCH = """
 [servers.hwserver-bench]
 
@@ -231,12 +255,74 @@ def start_server(stack: ExitStack, system: System) -> Running:
     return server
 
 
+def waits(process: psutil.Process) -> float:
+    """Return how often the threads of a process have waited so far."""
+    threads = (psutil.Process(thread.id) for thread in process.threads())
+    return sum(thread.num_ctx_switches().voluntary for thread in threads)
+
+
+def idle_alone(system: System, seconds: float) -> None:
+    """Sample a server whose simulators are another program, as hardware would be."""
+    served: Command = [system.python, "-c", SIMULATORS]
+    samples: Samples = defaultdict(list)
+    with running(system, served, reports=True) as simulators:
+        file = system.home / "alone.toml"
+        with limit(START_LIMIT, lambda: "the simulators"):
+            file.write_text(next(simulators.reports())["instrument"])
+        server: Command = [*system.server[:-1], "--instrument", file]
+        with running(system, server) as program:
+            idle(system, program, samples, seconds)
+    system.own |= {f"{quantity} alone": found for quantity, found in samples.items()}
+
+
+def commands(system: System) -> None:
+    """Sample the processor time of ``hcam call``, and how long ``hcam status`` takes.
+
+    hwlogger does not run: nothing must wait for a server that is not there.
+    """
+    hcam: Command = [system.python, system.python.parent / "hcam"]
+    status: Command = ["status", "--instrument", system.home / "alone.toml"]
+    for _ in range(SLICES):
+        for quantity, command in (
+            ("hcam call", ["call", "pressure1.telemetry"]),
+            ("hcam status", status),
+        ):
+            used, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+            subprocess.run(
+                [*hcam, *command], env=system.env, stdout=subprocess.DEVNULL, check=False
+            )
+            system.own[quantity].append(time.monotonic() - start)
+            spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+            cpu = spent.ru_utime + spent.ru_stime - used.ru_utime - used.ru_stime
+            system.own[f"{quantity} cpu"].append(cpu)
+
+
+def view(system: System, router: Running, seconds: float) -> None:
+    """Sample a value's way to the last of many viewers, and the processor time of the router."""
+    with ExitStack() as stack:
+        for n in range(CROWDS):
+            key = system.home / f"viewer{n}.key"
+            add: Command = [system.python.parent / "hcam", "access", "add", f"viewer{n}"]
+            add += ["--role", "observer", "--out", key]
+            subprocess.run(add, env=system.env, stdout=subprocess.DEVNULL, check=True)
+            crowd = system.session("crowd", "--count", str(VIEWERS // CROWDS), "--key", str(key))
+            crowding = stack.enter_context(running(system, crowd, reports=True))
+            with limit(PROBE_LIMIT, lambda: "the viewers"):
+                next(crowding.reports())
+        for _ in range(SLICES):
+            start, used = time.monotonic(), router.cpu()
+            time.sleep(seconds / SLICES)
+            cores = (router.cpu() - used) / (time.monotonic() - start)
+            system.own["router"].append(cores)
+        system.own |= system.ask(system.session("view"))
+
+
 def idle(system: System, program: Running, samples: Samples, seconds: float) -> None:
     """Sample memory, processes and processor time of a program that nobody asks anything."""
     time.sleep(SETTLE)
     psutil.cpu_percent()
     for _ in range(SLICES):
-        start, used = time.monotonic(), program.cpu()
+        start, used, waited = time.monotonic(), program.cpu(), program.sum(waits)
         time.sleep(seconds / SLICES)
         if program.process.status() == psutil.STATUS_ZOMBIE:
             raise OSError("it has ended")
@@ -246,6 +332,7 @@ def idle(system: System, program: Running, samples: Samples, seconds: float) -> 
         samples["others"].append(max(0.0, machine - cores))
         samples["pss"].append(program.sum(lambda p: p.memory_full_info().pss / 2**20))
         samples["processes"].append(len(program.tree()))
+        samples["waits"].append((program.sum(waits) - waited) / (time.monotonic() - start))
     if (others := statistics.fmean(samples["others"])) > QUIET:
         system.notes.append(f"{system.name}: other programs kept {others:.2f} cores busy")
 
@@ -253,7 +340,7 @@ def idle(system: System, program: Running, samples: Samples, seconds: float) -> 
 def measure(system: System, seconds: float, *, with_server: bool) -> None:
     """Fill in what one system, and the floor on its router, take."""
     with system.attempt("everything"), ExitStack() as stack:
-        stack.enter_context(running(system, system.router))
+        router = stack.enter_context(running(system, system.router))
         with ExitStack() as once:
             start_echo(once, system)
         system.floor.clear()  # the first one waited for the router
@@ -267,6 +354,9 @@ def measure(system: System, seconds: float, *, with_server: bool) -> None:
             for _ in range(LAUNCHES - 1):
                 with ExitStack() as once:
                     start_server(once, system)
+            if system.keys:
+                with system.attempt("devices without simulators"):
+                    idle_alone(system, seconds)
             server = start_server(stack, system)
             with system.attempt("memory and idle processor"):
                 idle(system, server, system.own, seconds)
@@ -286,6 +376,11 @@ def measure(system: System, seconds: float, *, with_server: bool) -> None:
             system.floor["call"] = system.own.pop("post")
         with system.attempt("setpoint"):
             system.own |= system.ask(system.session("setpoint"))
+        if system.keys:
+            with system.attempt("commands"):
+                commands(system)
+            with system.attempt("viewers"):
+                view(system, router, seconds)
 
 
 def ours(home: Path) -> System:
@@ -384,45 +479,63 @@ class Row:
     at_most: float = math.inf
     over_floor: bool = False
 
-    def of(self, samples: Samples) -> float:
-        """Return the statistic in the unit of the title; NaN if there are no samples."""
-        taken = samples.get(self.quantity)
+    def of(self, system: System, slice_: slice = slice(None)) -> float:
+        """Return the statistic of ours or the original in its unit; NaN if it is not known."""
+        figure = self._statistic(system.own, slice_)
+        return figure / self._statistic(system.floor, slice_) if self.over_floor else figure
+
+    def spread(self, system: System) -> str:
+        """Return the least and the greatest of the figures of up to ten parts of the run."""
+        count = min(SLICES, len(system.own.get(self.quantity, [])))
+        parts = [self.of(system, slice(n, None, count)) for n in range(count)]
+        return f" [{digits(min(parts))}-{digits(max(parts))}]" if count > 1 else ""
+
+    def _statistic(self, samples: Samples, slice_: slice) -> float:
+        taken = samples.get(self.quantity, [])[slice_]
         return STATISTICS[self.statistic](taken) * self.factor if taken else math.nan
 
     def cells(self, systems: list[System]) -> list[str]:
         """Return what the table shows: original, ours, floor, ours / original, target."""
-        old, new, floor = math.nan, math.nan, math.nan
+        old, new, floor, ratio, target = "-", "-", "-", "-", ""
+        figures = {system.name: self.of(system) for system in systems}
         for system in systems:  # where both were measured, the floor is the present version's
-            floor = self.of(system.floor)
-            figure = self.of(system.own) / (floor if self.over_floor else 1)
-            old, new = (figure, new) if system.name == "original" else (old, figure)
-        floor = floor / floor if self.over_floor else floor
-        target = "" if math.isinf(self.at_most) else f"<= {self.at_most:g}"
-        if target and not math.isnan(new):
-            target += " met" if new <= self.at_most else " MISSED"
-        ratio = new / old if old else math.nan
-        shown = [
-            "-" if math.isnan(x) else f"{float(f'{x:.3g}'):g}" for x in (old, new, floor, ratio)
-        ]
-        return [self.title, *shown, target]
+            figure = figures[system.name]
+            text = "-" if math.isnan(figure) else digits(figure) + self.spread(system)
+            old, new = (text, new) if system.name == "original" else (old, text)
+            floor = "1" if self.over_floor else digits(self._statistic(system.floor, slice(None)))
+        if len(figures) == 2:
+            ratio = digits(figures["ours"] / figures["original"])
+        if not math.isinf(self.at_most):
+            figure = figures.get("ours", math.nan)
+            verdict = "" if math.isnan(figure) else " met" if figure <= self.at_most else " MISSED"
+            target = f"<= {self.at_most:g}{verdict}"
+        return [self.title, old, new, floor, ratio, target]
 
 
 ROWS = [
     Row("devices", "devices", "max"),
-    Row("memory (PSS), MiB", "pss", "p50", at_most=100),
+    Row("memory (PSS), MiB", "pss", "p50"),
+    Row("memory / floor", "pss", "p50", at_most=1.3, over_floor=True),
     Row("processes", "processes", "p50", at_most=1),
-    Row("idle CPU, cores", "cpu", "mean", at_most=0.02),
+    Row("idle CPU, devices alone, cores", "cpu alone", "mean", at_most=0.005),
+    Row("idle CPU, with simulators, cores", "cpu", "mean", at_most=0.006),
+    Row("idle waits/s, with simulators", "waits", "mean"),
     Row("other programs meanwhile, cores", "others", "mean"),
-    Row("launch to true values*, s", "launch", "p50", at_most=2),
+    Row("launch to true values*, s", "launch", "p50", at_most=0.5),
     Row("RPC p50, ms", "rpc", "p50", 1e3),
-    Row("RPC p50 / echo", "rpc", "p50", at_most=1.1, over_floor=True),
+    Row("RPC p50 / echo", "rpc", "p50", at_most=1.0, over_floor=True),
     Row("RPC p99, ms", "rpc", "p99", 1e3),
-    Row("RPC p99 / echo", "rpc", "p99", at_most=1.5, over_floor=True),
+    Row("RPC p99 / echo", "rpc", "p99", at_most=1.1, over_floor=True),
     Row("rpc.describe p50, ms", "describe", "p50", 1e3),
     Row("call() p50, ms", "call", "p50", 1e3),
     Row("call() p50 / bare POST", "call", "p50", at_most=1.1, over_floor=True),
+    Row("hcam call, ms of processor time", "hcam call cpu", "p50", 1e3, at_most=55),
+    Row("hcam status, s", "hcam status", "p50", at_most=0.5),
     Row("setpoint to telemetry p50, ms", "setpoint", "p50", 1e3),
-    Row("setpoint to telemetry p95, ms", "setpoint", "p95", 1e3, at_most=20),
+    Row("setpoint to telemetry p50 / floor", "setpoint", "p50", at_most=1.2, over_floor=True),
+    Row("setpoint to telemetry p95, ms", "setpoint", "p95", 1e3),
+    Row(f"{VIEWERS} viewers: value p95, ms", "view", "p95", 1e3, at_most=30),
+    Row(f"{VIEWERS} viewers: router, cores", "router", "mean", at_most=0.2),
 ]
 
 
@@ -449,10 +562,18 @@ def main() -> int:
     """Measure what is asked for; 1 when something of it could not be measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=30, help="how long idleness is watched")
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="also 1000 gauges (scale.py) and catching up (recorder.py)",
+    )
     parser.add_argument("--only", choices=["ours", "original", "floor"])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the distributions here")
     args = parser.parse_args()
     if ALONE not in os.environ:
+        if args.all:
+            for other in (["scale.py", "1", "1000"], ["recorder.py"]):
+                subprocess.run([sys.executable, HERE / other[0], *other[1:]], check=False)
         if args.only in (None, "original"):
             install_original()
         go_alone()

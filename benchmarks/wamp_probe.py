@@ -18,14 +18,16 @@ from typing import Any
 
 from autobahn.asyncio.component import Component
 from autobahn.asyncio.wamp import Session
-from autobahn.wamp.types import PublishOptions
+from autobahn.wamp.types import PublishOptions, SubscribeOptions
 
 ECHO = "hipercam.bench.rpc.echo"
 SET, SHOWN = "hipercam.bench.target_position", "hipercam.bench.telemetry"
+ALL_TELEMETRY = "hipercam..telemetry"
 SLIDE = "hipercam.slide"
 TARGETS = (1440.0, 1437.0)  # pixels, near home: a short move between two samples
-BLOCKS, CALLS, SETPOINTS = 100, 20, 20  # blocks, and calls of each procedure in one
+BLOCKS, CALLS, SETPOINTS = 100, 20, 200  # blocks, and calls of each procedure in one
 PATIENCE = 60.0  # seconds without an answer
+PING = 0x89  # the first byte of such a frame
 
 Telemetry = Any
 """Plain data of ours; of the original bytes, a pickle, which is searched and never read."""
@@ -132,10 +134,16 @@ async def ask(session: Any, calls: dict[str, list[Any]]) -> None:
     report(**took)
 
 
-async def floor_setpoint(session: Any) -> None:
+async def floor_setpoint(session: Any, quantity: str = "setpoint", topic: str = SHOWN) -> None:
     """Time from publishing a number to hearing it back from a bare subscriber."""
     heard: asyncio.Queue[float] = asyncio.Queue()
-    await session.subscribe(heard.put_nowait, SHOWN)
+
+    def hear(value: Any) -> None:
+        if not isinstance(value, dict):  # the telemetry of a device
+            heard.put_nowait(value)
+
+    match = "wildcard" if topic == ALL_TELEMETRY else "exact"
+    await session.subscribe(hear, topic, SubscribeOptions(match=match))
     took = []
     for n in range(SETPOINTS):
         await asyncio.sleep(random.uniform(0, 0.1))
@@ -143,7 +151,18 @@ async def floor_setpoint(session: Any) -> None:
         session.publish(SET, n)
         await asyncio.wait_for(heard.get(), PATIENCE)
         took.append(time.perf_counter() - start)
-    report(setpoint=took)
+    report(**{quantity: took})
+
+
+async def crowd(sessions: list[Any]) -> None:
+    """Subscribe sessions to the telemetry of all devices, and drop what comes, pings excepted."""
+    for session in sessions:
+        await session.subscribe(print, ALL_TELEMETRY, SubscribeOptions(match="wildcard"))
+        protocol = session._transport
+        read = protocol.data_received
+        protocol.data_received = lambda data, read=read: data[0] == PING and read(data)
+    report(ready=time.monotonic())
+    await asyncio.Event().wait()
 
 
 def shows_target(telemetry: Telemetry, wanted: float) -> bool:
@@ -182,7 +201,7 @@ async def setpoint(session: Any) -> None:
     took = []
     for n in range(SETPOINTS):
         wanted = TARGETS[n % len(TARGETS)]
-        await asyncio.sleep(random.uniform(0, 2))
+        await asyncio.sleep(random.uniform(0, 1))
         start = time.perf_counter()
         session.publish(f"{SLIDE}.target_position", wanted)
         await until(partial(shows_target, wanted=wanted))
@@ -223,7 +242,8 @@ async def main() -> None:
     """Do what the command line says in one session."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "what", choices=["echo", "watch", "ask", "floor", "setpoint", "flood", "hear"]
+        "what",
+        choices=["echo", "watch", "ask", "floor", "setpoint", "flood", "hear", "view", "crowd"],
     )
     parser.add_argument("url")
     parser.add_argument("realm")
@@ -246,6 +266,11 @@ async def main() -> None:
             await floor_setpoint(session)
         case "setpoint":
             await setpoint(session)
+        case "view":
+            await floor_setpoint(session, "view", ALL_TELEMETRY)
+        case "crowd":
+            more = [await join(args.url, args.realm, args.key) for _ in range(args.count - 1)]
+            await crowd([session, *more])
         case "hear":
             await hear(session, args.devices)
         case "flood":

@@ -21,11 +21,31 @@ for tier, examples in (("check", 30), ("soak", 100)):
     hypothesis.settings.register_profile(tier, deadline=None, max_examples=examples)
 
 TOGETHER = (
+    ("network/test_interlocks.py",),
+    ("network/test_client_outages.py",),
     ("devices/test_faults.py",),
     ("packaging/test_wheel.py",),
-    ("network/test_cli.py", "network/test_replay.py"),
-    ("network/test_hserver.py", "network/test_gtcserver.py", "network/test_dither.py"),
+    (
+        "network/test_cli.py",
+        "network/test_replay.py",
+        "network/test_agent.py",
+        "network/test_router_config.py",
+        "network/test_doctor.py",
+        "network/test_panel.py",
+    ),
+    (
+        "network/test_hserver.py",
+        "network/test_gtcserver.py",
+        "network/test_dither.py",
+        "network/test_second_server.py",
+        "network/test_tls.py",
+    ),
+    ("network/test_hdriver.py",),
+    ("network/test_night.py",),
     ("network/test_original.py",),
+    ("network/test_going_over.py",),
+    ("network/test_original_guis.py",),
+    ("network/test_one_environment.py",),
     ("network/test_up.py", "network/test_running_a_site.py"),
     (
         "network/test_recorder_killed.py",
@@ -34,9 +54,20 @@ TOGETHER = (
         "network/test_history.py",
     ),
     ("network/test_recorder_outages.py", "network/test_audit.py"),
-    ("network/test_agent.py", "network/test_router_config.py", "network/test_doctor.py"),
-    ("network/test_bad_input.py", "network/test_utils.py", "network/test_connection_cuts.py"),
+    (
+        "network/test_client.py",
+        "network/test_values.py",
+        "network/test_bluesky.py",
+        "network/test_tools_page.py",
+    ),
+    (
+        "network/test_events.py",
+        "network/test_bad_input.py",
+        "network/test_utils.py",
+        "network/test_connection_cuts.py",
+    ),
     ("network/test_router_outages.py",),
+    ("network/test_panel_truth.py", "network/test_panel_stand_ins.py"),
     ("network/test_access.py",),
     ("stores/test_embedded.py",),
     ("network/test_namespaces.py",),
@@ -95,9 +126,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begin with what takes longest; leave out the variants that only a soak runs."""
+    """Begin with what takes longest; leave out the variants that only a soak runs.
+
+    Tests of the network come together, since their routers end with them.
+    """
     order = {name: place for place, name in enumerate(GROUP)}
-    items.sort(key=lambda item: order.get(within_folder(item.path), len(order)))
+
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        name = within_folder(item.path)
+        return order.get(name, len(order)), not name.startswith("network/")
+
+    items.sort(key=place)
     if config.getoption("--soak"):
         return
     left_out = [item for item in items if item.get_closest_marker("soak")]

@@ -1,13 +1,15 @@
 """Helpers of several tests: wait for a sample, run a device, set a clock."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from hcam_devices import testing
 from hcam_devices.config.instrument import Entry, load
 from hcam_devices.core.device import Device
+from hcam_devices.journal.points import Point
 from hcam_devices.journal.ranges import SampleRange, SampleRanges
+from hcam_devices.journal.records import Record
 from hcam_devices.testing import (
     AT_MOST,
     FAST,
@@ -70,3 +72,8 @@ async def presented(
 def samples(device: str, epoch: str, first: int, last: int) -> SampleRanges:
     """Return samples of one device; none if ``last`` is 0."""
     return SampleRanges([SampleRange(device, epoch, first, last)] * bool(last))
+
+
+def records(points: Iterable[Point]) -> list[Record]:
+    """Return points as stores take them."""
+    return [*map(Record.of, points)]

@@ -5,7 +5,6 @@ import re
 import shlex
 import subprocess
 import sys
-import tomllib
 from collections import defaultdict
 from contextlib import closing
 from pathlib import Path
@@ -16,23 +15,34 @@ import pytest
 from hcam_devices.cli.main import main
 from hcam_devices.config.instrument import load
 from hcam_devices.core import sim
+from hcam_devices.history.stores.embedded import EmbeddedStore
 from hcam_devices.journal import Journal
+from hcam_devices.journal.points import Point, night_bounds
 from hcam_devices.wamp.agent import Agent
 
 from .devices.description import Description, stands_alone
-from .helpers import ENTRIES, living, online, sample_where
+from .helpers import ENTRIES, living, online, records, sample_where
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(\w+) (file|output)=(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGE = (ROOT / "docs" / "adding-a-device.md").read_text()
+TELESCOPE = (ROOT / "docs" / "adding-a-telescope.md").read_text()
+DATA = (ROOT / "docs" / "data.md").read_text()
 GOING_OVER = (ROOT / "docs" / "going-over-from-1.7.md").read_text()
+INSTALL = (ROOT / "docs" / "install.md").read_text()
+WRONG = (ROOT / "docs" / "when-something-is-wrong.md").read_text()
 
 
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
-    """Write the files of the page."""
+    """Write the files of the page about devices."""
+    return write(tmp_path, PAGE)
+
+
+def write(tmp_path: Path, page: str) -> Path:
+    """Write the files of a page."""
     files: dict[str, list[str]] = defaultdict(list)
-    for _, what, name, text in BLOCK.findall(PAGE):
+    for _, what, name, text in BLOCK.findall(page):
         files[name if what == "file" else f"{name}.output"].append(text)
     (tmp_path / "devices").mkdir()
     for name, parts in files.items():
@@ -80,7 +90,7 @@ async def test_its_table_builds_it_and_it_runs_emulated(written: Path) -> None:
 
 def test_it_describes_itself_in_the_documented_form(written: Path) -> None:
     (entry,) = load(written / "ours.toml").entries.values()
-    with closing(Journal(written / "journal.sqlite")) as journal:
+    with closing(Journal(written / "journal")) as journal:
         described = Agent(entry.build(), entry.names, journal).describe()
     Description.model_validate_json(json.dumps(described))
     for part in (*described["fields"].values(), *described["procedures"].values()):
@@ -96,6 +106,20 @@ def test_it_is_in_style_and_typed(written: Path) -> None:
     run(written, "-m", "mypy", "--config-file", settings, "--cache-dir", cache, dome)
 
 
+def test_the_telescope_of_the_page_is_built_typed_and_tested(tmp_path: Path) -> None:
+    folder = write(tmp_path, TELESCOPE)
+    assert len(BLOCK.findall(TELESCOPE)) == TELESCOPE.count("\n```") // 2
+    settings, scope = str(ROOT / "pyproject.toml"), str(folder / "devices" / "linescope.py")
+    tests = str(folder / "test_linescope.py")
+    run(folder, "-m", "pytest", "-p", "no:cacheprovider", "-c", settings, tests)
+    run(folder, "-m", "ruff", "check", "--config", settings, scope)
+    run(folder, "-m", "ruff", "format", "--check", "--config", settings, scope)
+    cache = str(ROOT / ".mypy_cache")
+    run(folder, "-m", "mypy", "--config-file", settings, "--cache-dir", cache, scope)
+    (entry,) = load(folder / "ours.toml").entries.values()
+    assert entry.build().describe()["fields"]["moving"]["type"] == "bool"
+
+
 def parsed(arguments: list[str]) -> click.Context:
     """Parse the arguments of ``hcam`` without running it; return the context of its command."""
     context = main.make_context("hcam", arguments)
@@ -108,18 +132,32 @@ def parsed(arguments: list[str]) -> click.Context:
     return context
 
 
-def test_going_over_names_only_commands_procedures_and_setpoints_that_exist() -> None:
-    blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", GOING_OVER, re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize(
+    "page", [GOING_OVER, WRONG, INSTALL], ids=["going over", "wrong", "install"]
+)
+def test_a_page_names_only_commands_procedures_and_setpoints_that_exist(page: str) -> None:
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", page, re.MULTILINE | re.DOTALL)
     lines = [line.strip() for block in blocks for line in block.splitlines()]
-    lines += re.findall(r"`(hcam [^`]+)`", GOING_OVER)
+    lines = [line.replace("./hcam ", "hcam ").replace("~/hcam/bin/hcam", "hcam") for line in lines]
+    lines = [line for line in lines if re.search(r"(^| )hcam ", line)]
+    lines += re.findall(r"`(hcam [^`]+)`", re.sub(r"\s+", " ", page))
     for line in lines:
-        context = parsed(shlex.split(line)[1:])
+        words = shlex.split(line)
+        context = parsed(words[words.index("hcam") + 1 :])
         named = context.params.get("procedure") or context.params.get("topic")
         if named and "." in named:
             device, _, rest = named.partition(".")
             built = ENTRIES[device].build()
             assert rest in built.procedures() or rest in built.fields, line
-    assert len(lines) > 10
+    assert len(lines) > 6
+
+
+def test_the_errors_that_are_explained_are_those_of_the_programs() -> None:
+    programs = "".join(path.read_text() for path in (ROOT / "src" / "hcam_devices").rglob("*.py"))
+    programs = re.sub(r'"\s+f?"', "", programs)  # a text on several lines
+    explained = re.findall(r"^\| `([^`]+)` \|", WRONG, re.MULTILINE)
+    assert [text for text in explained if text not in programs] == []
+    assert len(explained) > 8
 
 
 def test_going_over_has_the_fields_of_telemetry() -> None:
@@ -139,5 +177,51 @@ def test_the_settings_of_going_over_are_settings_of_an_instrument(tmp_path: Path
     path.write_text(load().path.read_text() + "".join(blocks))
     instrument = load(path)
     assert instrument.legacy.enabled
-    assert [*tomllib.loads(blocks[1])["stores"]] == ["site"]
-    assert "site" in instrument.stores
+    assert [*instrument.stores] == ["local", "site"]
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with two closed nights of ccd1, a sample a minute, and the first hour of another."""
+    home = tmp_path_factory.mktemp("home")
+    with closing(EmbeddedStore("local", home / "history")) as store:
+        for night in ("2026-11-21", "2026-11-22", "2026-11-23"):
+            noon, _ = night_bounds(night)
+            last = 60 if night == "2026-11-23" else 1440
+            store.write(records([
+                Point(
+                    *("ccd1", night, n, noon + n * 60_000),
+                    {"temperature": -90 + n // 60 / 4, "state.health": "OK"},
+                    {"temperature": "deg_C"},
+                )
+                for n in range(last)
+            ]))  # fmt: skip
+            if last == 1440:
+                assert store.close_nights(night) == []
+    return home
+
+
+@pytest.mark.parametrize(
+    "name", [name for _, what, name, _ in BLOCK.findall(DATA) if what == "file"]
+)
+def test_recorded_data_are_read_as_its_page_says(history: Path, tmp_path: Path, name: str) -> None:
+    blocks = {f"{what}{name}": text for _, what, name, text in BLOCK.findall(DATA)}
+    if name == "with_clickhouse.py":
+        pytest.importorskip("chdb")  # too large to be required
+    (tmp_path / name).write_text(blocks[f"file{name}"])
+    done = subprocess.run(
+        ["sh" if name.endswith(".sh") else sys.executable, name],
+        cwd=tmp_path,
+        env={
+            "HCAM_HOME": str(history),
+            "HOME": str(tmp_path),
+            "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+            "WAMP_SERVER": "127.0.0.1:1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = blocks[f"output{name}"].splitlines()
+    assert list(map(str.rstrip, done.stdout.splitlines())) == list(map(str.rstrip, told))

@@ -1,7 +1,7 @@
-"""Suggestions for a name that does not exist, and the usage of a procedure."""
+"""Names without their numbers, suggestions for wrong ones, and the usage of a procedure."""
 
+import re
 from collections.abc import Iterable, Mapping
-from difflib import SequenceMatcher
 from typing import Any
 
 SHOWN = 12
@@ -13,8 +13,15 @@ PART = 0.75
 """The likeness of a name that is part of the other one."""
 
 
+def family(name: str) -> str:
+    """Return a name without its number: ``pressure`` for ``pressure1``."""
+    return re.sub(r"\d+$", "", name)
+
+
 def likeness(name: str, other: str) -> float:
     """Return how like (0 to 1) a name is to another one, or to the part after its last dot."""
+    from difflib import SequenceMatcher  # noqa: PLC0415  (only mistakes need it)
+
     wanted = name[:MAX_COMPARED].lower()
     ends = {other.lower(), other.lower().rpartition(".")[2]}
     inside = PART if len(wanted) >= 4 and wanted in other.lower() else 0.0

@@ -24,6 +24,8 @@ from .core.link import Serial, Tcp
 from .core.modbus import Modbus
 
 FAST = {"poll_every": 0.02}
+IMPATIENCE = 0.1
+"""The timeout (s) of a device whose hardware has a fault."""
 AT_MOST = 120.0
 """Seconds after which a test that waits has failed, on a machine ten times too busy as well."""
 
@@ -38,8 +40,9 @@ HARMLESS: dict[str, dict[str, Any]] = {
 
 WIRE: dict[str, dict[str, Any]] = {
     "silence": {},
-    "late": {"seconds": 1.0, "times": 1},  # longer than a busy machine stops this process
-    "late for ever": {"seconds": 1.0, "times": 1000},
+    # Each comes when the fault is cleared, by when the device has certainly given up.
+    "late": {"seconds": AT_MOST, "times": 1},
+    "late for ever": {"seconds": AT_MOST, "times": 1000},
     "garbage": {},
     "drop": {},
     "drop the first": {"index": 0},
@@ -229,12 +232,15 @@ def faults_of(cls: type[Device], without: Iterable[str] = ()) -> list[Fault]:
     ``without`` names faults of its own simulator that tell the truth: they change the hardware, or
     something that no field shows. Test them by themselves.
     """
-    offers = cls.simulator().offers()
+    simulator = cls.simulator()
+    offers = simulator.offers()
     apart = {*TRUE, "silence", *CHECKED, *HARMLESS, *without}
     found: dict[str, dict[str, Any]] = {name: {} for name in offers if name not in apart}
     found |= WIRE
     found |= {name: {} for name in sorted(CHECKED) if "checksum" in offers}
     found |= {name: chosen for name, chosen in HARMLESS.items() if name in offers}
+    if simulator.programs:  # a program prints its answer when it has the whole
+        del found["split"]
     if not keeps_a_connection(cls):  # the answer has come, and nothing else was to be kept
         del found["disconnect afterwards"]
     return [Fault(title, chosen) for title, chosen in found.items()]
@@ -253,25 +259,30 @@ async def check_fault(
     simulator.folder = untouched.folder = folder
     told: list[Sample] = []
     beside: list[Sample] = []
+    # How long a program takes depends on the machine: without a fault it has to have an answer.
+    patience = AT_MOST if simulator.programs else IMPATIENCE
     async with (
-        presented(build, simulator, timeout=0.1) as device,
-        presented(build, untouched, timeout=20.0) as neighbour,
+        presented(build, simulator, timeout=patience) as device,
+        presented(build, untouched, timeout=AT_MOST) as neighbour,
     ):
-        truth = await sample_where(device, complete)
         await sample_where(neighbour, complete)
+        truth = await sample_where(device, complete)  # its next poll begins with the fault
         device.listeners.append(told.append)
         neighbour.listeners.append(beside.append)
 
+        device.link.timeout = IMPATIENCE
         simulator.simulate(fault.name, **fault.chosen)
         if fault.name == "unnamed":  # its name is only looked up when it was restarted
             simulator.simulate("disconnect", when="before", times=1)
         if fault.name in ON_CONNECTION:
             simulator.hang_up()
-        for _ in range(4):
-            await sample_where(device, lambda sample: True)
         for _ in range(3):
             await sample_where(neighbour, lambda sample: True)
+        for _ in range(4):
+            await sample_where(device, lambda sample: True)
+        # No poll has begun since its last sample, so none has the fault in a part of its replies.
         during = list(told)
+        device.link.timeout = patience
         simulator.simulate("clear")
         await sample_where(device, complete)
         await sample_where(device, complete)

@@ -39,4 +39,5 @@ def test_the_command_lines_of_version_1_7_are_understood(
     assert done.exit_code == 0, done.output
     [(name, instrument, emulate)] = served
     assert (name, emulate) == (command.name, emulated)
-    assert instrument.entries["gtc"].settings.get("data") == data
+    entry = instrument.entries.get("gtc")  # only gtcserver reads its settings
+    assert (entry.settings.get("data") if entry else None) == data

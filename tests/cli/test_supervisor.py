@@ -150,7 +150,9 @@ def test_the_router_is_the_first_of_those_that_run(stage: Stage, emulate: bool) 
     assert [child.name for child in servers] == list(instrument.servers)
     assert "hwlogger" in instrument.servers
     for child in servers:
-        assert ("--emulate" in child.command) == (emulate and child.name != "hwlogger")
+        assert ("--emulate" in child.command) == (
+            emulate and child.name not in ("hwlogger", "hwalarm")
+        )
     for child in (first, *servers):
         assert child.command[-2:] == ["--instrument", str(instrument.path)]
         assert child.environment["WAMP_SERVER"] == str(address)
@@ -201,7 +203,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 @pytest.mark.parametrize(
     ("own", "names"),
     [
-        ("192.0.2.1", ["router", "hwlogger"]),
+        ("192.0.2.1", ["router", "hwalarm", "hwlogger"]),
         ("192.0.2.2", ["hwserver"]),
         ("192.0.2.3", ["hwserver-dome"]),
     ],

@@ -1,6 +1,8 @@
 """Loading the instrument file; all mistakes in it are reported at once, with their lines."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,64 @@ def test_devices_are_chosen_by_server_and_by_pattern() -> None:
     assert instrument.choose("hserver", "ccd?") == []
     assert [entry.name for entry in instrument.choose("gtcserver")] == ["gtc"]
     assert "gtc" not in [entry.name for entry in instrument.choose("hwserver")]
+
+
+ONE_SERVER = """
+import sys
+from pathlib import Path
+from hcam_devices.config.instrument import load
+print(*load(Path(sys.argv[1]), "hserver").entries)
+print(*sorted(name for name in sys.modules if name.startswith("hcam_devices.devices.")))
+"""
+TWO_SERVERS = """
+[devices.head]
+kind = "views.CCDHead"
+server = "hserver"
+gauge = "gauge"
+rack = "rack"
+channel = 1
+recorder = "flow"
+pen = 1
+[devices.gauge]
+kind = "pdr900.VacuumGauge"
+port = 1
+[devices.rack]
+kind = "meerstetter.PeltierRack"
+port = 2
+[devices.flow]
+kind = "minitrend.FlowRecorder"
+port = 3
+[devices.chiller]
+kind = "chiller.CoolingCircuit"
+port = 4
+"""
+
+
+def test_a_server_loads_its_own_devices_and_those_that_its_views_show(tmp_path: Path) -> None:
+    path = write(tmp_path, TWO_SERVERS)
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_SERVER, path], capture_output=True, text=True, check=True
+    )
+    entries, modules = done.stdout.splitlines()
+    assert sorted(entries.split()) == ["flow", "gauge", "head", "rack"]
+    assert "hcam_devices.devices.pdr900" in modules
+    assert "hcam_devices.devices.chiller" not in modules
+    shown = load(path, "hserver").sources_elsewhere("hserver")
+    assert sorted(entry.name for entry in shown) == ["flow", "gauge", "rack"]
+
+
+def test_a_mistake_in_a_device_of_another_server_does_not_stop_a_server(tmp_path: Path) -> None:
+    path = write(tmp_path, TWO_SERVERS + "colour = 1\n")
+    assert "head" in load(path, "hserver").entries
+    for server in ("", "hwserver"):
+        with pytest.raises(InstrumentError, match="colour is not a setting here"):
+            load(path, server)
+    shown = write(tmp_path, TWO_SERVERS.replace("port = 2", "port = 0"))
+    with pytest.raises(InstrumentError, match="port: Input should be greater"):
+        load(shown, "hserver")  # its view shows the rack
+    twice = write(tmp_path, TWO_SERVERS + 'aliases = ["gauge"]\n')
+    with pytest.raises(InstrumentError, match="'gauge' is already a name of gauge"):
+        load(twice, "hserver")
 
 
 def test_no_setting_of_a_device_has_the_name_of_one_that_every_table_has() -> None:
@@ -112,6 +172,8 @@ def test_where_the_router_is(tmp_path: Path, table: str, host: str, certified: s
 
 GAUGE = 'kind = "pdr900.VacuumGauge"'
 OFFSITE = "[stores.o]\nkind = 'influxdb'\nurl = 'http://192.0.2.20:8086'\n"
+ONE = f"[devices.a]\n{GAUGE}\nport = 1\n"
+ADA = "[devices]\n[notify.ada]\nurls = ['json://x']\n"
 MISTAKES = [
     ('[devices.a]\nkind = "pdr900.Gauge"', 2, "no kind of device 'pdr900.Gauge'"),
     ('[devices.a]\nkind = "pdr901.VacuumGauge"', 2, "no kind of device"),
@@ -141,10 +203,24 @@ MISTAKES = [
     (f'[devices."a.b"]\n{GAUGE}\nport = 1', 1, "'a.b' is not a device name"),
     ("[devices]\na = 5", 2, "a: .*not 5"),
     ("devices = 5", 1, "devices: .*not 5"),
-    ("[devices]\n[stores.local]\nkind = 'embedded'\nraw_days = 0", 4, "raw_days: .*not 0"),
+    ("[devices]\n[stores.local]\nkind = 'embedded'\nkeep_days = 0", 4, "keep_days: .*not 0"),
     ("[router]\nport = 8080", 1, "devices is missing"),
     ("[router]\nport = 0\n[devices]", 2, "port: .*not 0"),
-    ("[devices]\n[rooter]", 2, "rooter is not a setting here; there are devices, legacy, router"),
+    (
+        "[devices]\n[rooter]",
+        2,
+        "rooter is not a setting here; there are alarms, devices, interlocks, legacy",
+    ),
+    ("[devices]\n[alarms.pressure]", 2, "'pressure' is no alarm: write a device or a glob, a dot"),
+    (f"{ONE}[alarms.'b.pressure']", 4, "'b.pressure' is no alarm"),
+    (f"{ONE}[alarms.'a.presure']", 4, "a has no alarm presure; did you mean pressure"),
+    (f"{ONE}[alarms.'*.pressure']\ndelay = -1", 5, "delay: .*not -1"),
+    (f"{ONE}[alarms.'*.pressure']\nhealthy = [1, 0]", 5, "it has to be .low, high."),
+    (f"{ONE}[alarms.'*.pressure']\nhealthy = [1]", 5, "healthy: "),
+    (f"{ONE}[alarms.'*.pressure']\ndeadband = 0.6", 5, "deadband: .*not 0.6"),
+    (f"{ONE}[alarms.'*.pressure']\nlatch = 1", 5, "latch: .*not 1"),
+    (f"{ONE}[alarms.'*.pressure']\nremind = 5", 5, "remind: .*not 5"),
+    (f"{ONE}[alarms.'*.pressure']\nadvise = 'x'", 5, "advise is not a setting here"),
     ("[devices]\n[legacy]\nlisten = ['x']", 3, "'x' is not an IPv4 address of this machine"),
     ("[devices]\n[legacy]\nlisten = ['0.0.0.0']", 3, "name each address of this machine"),
     ("[devices]\n[legacy]\nlisten = ['127.0.0.1']", 3, "on this machine itself they always may"),
@@ -167,11 +243,21 @@ MISTAKES = [
     ("[devices]\n[stores]", 2, r"\[stores\] is empty, so nothing would be recorded"),
     ("[devices]\n[stores.a]\n[stores.b]", 3, "folder: 'history' is already used by a"),
     ("[devices]\n[stores.a]\n[stores.b]\nfolder = 'x/../history'", 4, "already used by a"),
-    ("[devices]\n[stores.a]\nraw_days = 0", 3, r"\[stores.a\] raw_days: .*not 0"),
+    ("[devices]\n[stores.a]\nkeep_days = 0", 3, r"\[stores.a\] keep_days: .*not 0"),
     ("[devices]\n[stores.A]", 2, "'A' is not a store name"),
     ("[devices]\n[stores.a]\nkind = 'sqlite'", 3, "no kind of store 'sqlite'; there are embedded,"),
+    ("[devices]\n[stores.a]\nkind = 'folder'\nfolder = 'x'", 4, "must be an absolute path"),
+    (
+        "[devices]\n[stores.a]\nkind = 'folder'\nfolder = '/x'",
+        4,
+        "copies of a store of kind embedded",
+    ),
     ("[devices]\n[stores.a]\nkind = 5", 3, "no kind of store 5; there are embedded, influxdb"),
-    ("[devices]\n[stores.a]\nbucket = 'b'", 3, "not a setting here; there are folder, kind, raw"),
+    (
+        "[devices]\n[stores.a]\nbucket = 'b'",
+        3,
+        "not a setting here; there are folder, keep_days, kind",
+    ),
     (f"[devices]\n{OFFSITE}bukket = 'b'", 5, "not a setting here; there are api, bucket,"),
     (f"[devices]\n{OFFSITE}", 2, r"\[stores.o\] give either database, or organization .*"),
     (f"[devices]\n{OFFSITE}database = 'b'\nuser = 'u'\nsecret_file = '/s'", 4, "begin with https"),
@@ -183,6 +269,30 @@ MISTAKES = [
     ),
     (f"[devices]\n{OFFSITE}secret_variable = 48151623", 5, "valid string$"),
     ("stores = 5\n[devices]", 1, "stores: .*dictionary"),
+    ("notify = 5\n[devices]", 1, "notify: .*dictionary$"),
+    ("[devices]\n[notify]\nobserver = 'mailto://x'", 3, r"has to be a table, \[notify.observer\]"),
+    ("[devices]\n[notify]\nheartbeet = 'http://x'", 3, "a table.*did you mean heartbeat"),
+    ("[devices]\n[notify.'Ada L']", 2, "'Ada L' is not a name"),
+    ("[devices]\n[notify.ada]", 2, "urls is missing"),
+    ("[devices]\n[notify.ada]\nurl = ['json://x']\nurls = ['json://x']", 3, "did you mean urls"),
+    ("[devices]\n[notify.ada]\nurls = []", 3, "urls: it has to be a list of 1 to 20 URLs"),
+    ("[devices]\n[notify.ada]\nurls = 'json://x'", 3, "urls: it has to be a list of 1 to 20"),
+    (f"[devices]\n[notify.ada]\nurls = {['json://x'] * 21}", 3, "it has to be a list of 1 to 20"),
+    ("[devices]\n[notify.ada]\nurls = ['json://x', 5]", 3, "number 2 of 2 has to be a URL of app"),
+    ("[devices]\n[notify.ada]\nurls = ['ada@x.org']", 3, "begins with the service, such as"),
+    ("[devices]\n[notify.ada]\nurls = ['json://']", 3, "number 1 of 1 has to be a URL"),
+    ("[devices]\n[notify.ada]\nurls = ['json://a b']", 3, "a URL of apprise without blanks"),
+    ("[devices]\n[notify.ada]\nurls = ['json://x', 'json://x']", 3, "number 2 of 2 is there twice"),
+    (f"{ADA}after = -1", 4, r"\[notify.ada\] after: .*greater than or equal to 0, not -1"),
+    (f"{ADA}after = nan", 4, "after: .*not nan"),
+    (f"{ADA}after = 86401", 4, "after: .*less than or equal to 86400, not 86401"),
+    (f"{ADA}after = '3 min'", 4, "after: .*not '3 min'"),
+    (f"{ADA}after = true", 4, "after: .*not True"),
+    ("[devices]\n[notify]\nheartbeat = 5", 3, "heartbeat: it has to be a URL of http or https"),
+    ("[devices]\n[notify]\nheartbeat = 'ftp://x'", 3, "heartbeat: it has to be a URL of http or"),
+    ("[devices]\n[notify]\nheartbeat = 'https://'", 3, "heartbeat: .* with a host"),
+    ("[devices]\n[notify]\nheartbeat = 'https://a:b@x/'", 3, "without user and password"),
+    ("[devices]\n[notify.heartbeat]\nurls = ['json://x']", 2, "heartbeat: it has to be a URL"),
 ]
 
 
@@ -305,7 +415,7 @@ def test_mistakes_in_servers_are_named(
         with pytest.raises(InstrumentError, match=mistake):
             load(file)
     else:
-        assert load(file).servers == sorted({server, "hwlogger"})
+        assert load(file).servers == sorted({server, "hwalarm", "hwlogger"})
 
 
 def test_the_sources_of_a_view_may_be_in_other_servers(tmp_path: Path) -> None:
@@ -344,3 +454,20 @@ def test_every_declared_field_has_its_name_in_history() -> None:
     assert fields["pressure1.pressure"][1].scale == "log"
     for same in ("slide.position", "meerstetter1.target_temperature1", "ngc.exposure.time"):
         assert fields[same][0] == same
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        "[notify]\nobserver = 'json://hunter2'",
+        "[notify.ada]\nurls = 'json://hunter2'",
+        "[notify.ada]\nurls = ['hunter2']",
+        "[notify.ada]\nurls = ['json://hunter2', 'json://hunter2']",
+        "[notify.ada]\nurls = ['json://x']\npassword = 'hunter2'",
+        "[notify]\nheartbeat = 'https://hunter2:x@host/'",
+    ],
+)
+def test_mistakes_in_notify_show_no_url(tmp_path: Path, mistake: str) -> None:
+    with pytest.raises(InstrumentError, match=r"\[notify") as error:
+        load(write(tmp_path, f"[devices]\n{mistake}"))
+    assert "hunter2" not in str(error.value)

@@ -390,6 +390,42 @@ async def test_poll_now_during_a_poll_polls_again_at_once() -> None:
         await sample_where(toy, lambda sample: toy.polls == 2)
 
 
+@pytest.mark.parametrize(
+    ("now", "phase", "pause"),
+    [
+        (1000.0, 0.0, 4.0),
+        (1001.5, 0.0, 2.5),
+        (1002.9, 0.0, 1.1),
+        (1003.2, 0.0, 4.8),  # hardware that takes most of the period gets a rest
+        (1000.0, 0.2, 4.2),
+        (999.9, 0.2, 4.3),
+    ],
+)
+async def test_devices_of_one_period_poll_at_the_same_moments_wherever_they_began(
+    monkeypatch: pytest.MonkeyPatch, now: float, phase: float, pause: float
+) -> None:
+    pauses: list[float] = []
+    asked = asyncio.Event()
+
+    class Link(Lasting):
+        async def idle(self, seconds: float, wake: asyncio.Future[None]) -> None:
+            pauses.append(seconds)
+            asked.set()
+            await wake
+
+    class Idle(Device):
+        link_type = Link
+
+    device = Idle("idle", poll_every=4.0)
+    device.phase += phase
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+    running = asyncio.create_task(device.run())
+    await asked.wait()
+    running.cancel()
+    await asyncio.wait([running])
+    assert pauses == [pytest.approx(pause)]
+
+
 async def test_a_readback_cannot_be_set() -> None:
     with pytest.raises(ValueError, match="it is a readback"):
         await Toy().set("number", 1)

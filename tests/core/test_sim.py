@@ -16,7 +16,7 @@ from hcam_devices.core.link import Until
 from hcam_devices.core.sim import WIRE_FAULTS, damage
 from hcam_devices.devices import meerstetter
 
-from ..helpers import AT_MOST, SIMULATED, fed, presented, sample_where
+from ..helpers import AT_MOST, SIMULATED, fed, presented, sample_where, until
 
 each = pytest.mark.parametrize("entry", SIMULATED.values(), ids=SIMULATED)
 
@@ -123,6 +123,21 @@ def test_faults_are_shown_set_and_cleared() -> None:
     assert parrot.simulate("clear")["faults"] == {}
 
 
+async def test_a_late_reply_comes_when_faults_are_cleared() -> None:
+    parrot = Parrot()
+    async with sim.serve(parrot) as place:
+        reader, writer = await asyncio.open_connection(**place)
+        parrot.simulate("late", seconds=10 * AT_MOST)
+        writer.write(b"one\n")
+        await until(lambda: "late" not in parrot.faults)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.readline(), 0.05)
+        parrot.simulate("clear")
+        async with asyncio.timeout(AT_MOST):
+            assert await reader.readline() == b"one\n"
+        writer.close()
+
+
 def test_a_damaged_reply_differs_in_one_byte() -> None:
     assert damage(b"", "drop", 3) == b""
     assert damage(b"abc", "drop", 4) == b"ac"
@@ -217,6 +232,31 @@ async def test_nothing_unasked_comes_between_the_pieces_of_a_reply() -> None:
     lines = (await heard(talker, b"one\ntwo\n")).splitlines()
     assert [line for line in lines if line != b"(knob)"] == [b"one", b"two", b"end"]
     assert b"(knob)" in lines
+
+
+async def test_hardware_that_speaks_only_after_requests_sleeps_until_then() -> None:
+    class Echo(Parrot):
+        pending = b""
+        calls = 0
+
+        def answer(self, frame: bytes) -> bytes:
+            self.pending = b"(" + frame + b" done)\n"
+            return super().answer(frame)
+
+        def unsolicited(self) -> tuple[bytes, float | None]:
+            said, self.pending = self.pending, b""
+            self.calls += 1
+            return said, math.inf
+
+    echo = Echo()
+    async with sim.serve(echo) as place, asyncio.timeout(AT_MOST):
+        reader, writer = await asyncio.open_connection(**place)
+        for frame in (b"one", b"two"):
+            writer.write(frame + b"\n")
+            assert await reader.readline() == frame + b"\n"
+            assert await reader.readline() == b"(" + frame + b" done)\n"
+        writer.close()
+    assert echo.calls == 3
 
 
 async def test_who_is_busy_says_nothing_at_all() -> None:

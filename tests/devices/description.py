@@ -46,6 +46,9 @@ class FieldDescription(Strict):
         description="The setpoint that a readback follows, or the readback of a setpoint."
     )
     path: list[Text] = Field(min_length=1, description="Where the value is in telemetry.")
+    source: tuple[Text, Text] | None = Field(
+        description="The device and the field that a view shows here; null elsewhere."
+    )
 
 
 class Schema(Strict):
@@ -58,6 +61,7 @@ class Schema(Strict):
     minimum: float | None = None
     maximum: float | None = None
     exclusiveMinimum: float | None = None
+    minLength: int | None = None
     maxLength: int | None = None
     properties: "dict[str, Schema] | None" = None
     required: list[Text] | None = None
@@ -104,6 +108,28 @@ class AxisDescription(Strict):
     )
 
 
+class InterlockDescription(Strict):
+    """What its server refuses, or does by itself; its state is ``state.<name>`` in telemetry."""
+
+    kind: Literal["trip", "permissive"]
+    armed: bool = Field(description="Without it, the interlock has no effect.")
+    when: list[Text] = Field(description="All of these trip it,")
+    during: float | None = Field(description="after so many seconds.")
+    then: list[Text] = Field(description="What it then sets.")
+    verify: Text | None = Field(description="What has to be seen afterwards.")
+    unless: list[Text] = Field(description="It refuses commands unless all of these are proven.")
+    lowering: bool = Field(description="It refuses a setpoint only if it becomes lower.")
+    guards: list[Text] = Field(description="The commands that it may refuse.")
+    advice: Text
+    reason: str
+    to_confirm: str
+    state: Text | None = Field(description="At the time of the answer; null if it is not armed.")
+    why: str = Field(description="Why it is in that state.")
+    chart: dict[str, dict[str, Text]] = Field(
+        description="By state: the commands <name>.<command> that it allows, and what follows."
+    )
+
+
 class Description(Strict):
     """What ``hipercam.<device>.rpc.describe()`` answers."""
 
@@ -118,6 +144,9 @@ class Description(Strict):
     fields: dict[str, FieldDescription]
     axes: dict[str, AxisDescription]
     procedures: dict[str, ProcedureDescription]
+    interlocks: dict[str, InterlockDescription] = Field(
+        description="Those that it shows, and those that guard a command of it: <device>.<name>."
+    )
 
 
 LEANS = re.compile(r"(Of|At|In|On|From|By|It|Its|Where) ")

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
+from hcam_devices.alarms.server import entry_of as alarms
 from hcam_devices.config.instrument import load
 from hcam_devices.core.axis import CHART, COMMANDS, Axis, S
 from hcam_devices.core.device import Device
-from hcam_devices.history.recorder import entry_of
+from hcam_devices.history.recorder import entry_of as recorder
 from hcam_devices.journal import Journal
 from hcam_devices.wamp.agent import Agent
 
@@ -32,7 +33,7 @@ def described() -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield what each device of each carried instrument says, with its agent and its simulator."""
     for file in FILES:
         instrument = load(Path(file))
-        for entry in (*instrument.entries.values(), entry_of(instrument)):
+        for entry in (*instrument.entries.values(), recorder(instrument), alarms()):
             device, names = entry.build(), entry.names
             more = {"simulate": device.simulator().simulate} if device.simulator else {}
             with TemporaryDirectory() as folder, closing(Journal(Path(folder) / "j")) as journal:

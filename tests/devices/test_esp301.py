@@ -539,7 +539,7 @@ async def test_another_controller_or_another_unit_stays_offline(
         ("insert", {"index": 2}),
         ("identity", {}),
         ("unsolicited", {}),
-        ("late", {"seconds": 2.0, "times": 2}),
+        ("late", {"seconds": AT_MOST, "times": 2}),
     ],
 )
 async def test_whatever_happens_on_the_wire_it_goes_offline_and_comes_back(

@@ -155,7 +155,7 @@ async def test_a_card_without_satellites_says_so() -> None:
         ("garbage", {}, "GetSatInfo|GR_GetValidity|HW_GetTime"),
         ("flip", {}, "GetSatInfo: there is no"),
         ("silence", {}, "did not end within"),
-        ("late", {"times": 3}, "did not end within"),
+        ("late", {"seconds": AT_MOST, "times": 3}, "did not end within"),
         ("busy", {}, "did not end within"),
         ("disconnect", {"when": "before"}, "GetSatInfo|GR_GetValidity|HW_GetTime"),
         ("disconnect", {"when": "during"}, "there is no"),

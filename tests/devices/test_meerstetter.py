@@ -343,14 +343,24 @@ async def test_off_on_purpose_is_respected_also_after_a_lost_link_until_it_is_se
             clock.now += 61
             sample = await sample_where(rack, online)
             assert sample["stage_enable1"] == "Static OFF"
-            assert "switched off with set_stage_enable1" in reasons(sample, "stage_enable1")
+            assert "cooling is switched off" in reasons(sample, "stage_enable1")
             assert sample["alarms"][0]["severity"] == "WARN"
         assert await rack.set("stage_enable1", 3) == "HW Enable"
         assert not reasons(await polls(rack, 1))
         assert simulator.written == ["0", "3"]
-        simulator.controllers[1].enable = 0
-        clock.now += 61
-        await sample_where(rack, enabled)
+
+
+async def test_nothing_switches_cooling_on_by_itself_however_it_was_switched_off() -> None:
+    clock = Clock()
+    simulator = Watched(clock)
+    simulator.controllers[1].enable = 0
+    async with presented(ENTRY, simulator, clock=clock) as rack:
+        for _ in range(3):
+            sample = await polls(rack, 2)
+            assert sample["stage_enable1"] == "Static OFF"
+            assert "switches it on" in reasons(sample, "stage_enable1")
+            clock.now += 61
+    assert simulator.written == []
 
 
 async def test_off_that_was_refused_does_not_stop_the_safeguard() -> None:

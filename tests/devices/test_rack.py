@@ -126,7 +126,7 @@ async def test_it_comes_back_from_every_fault_of_the_wire(fault: str) -> None:
     simulator = Simulator()
     async with presented(ENTRY, simulator, timeout=0.2) as rack:
         await sample_where(rack, online)
-        chosen = {"seconds": 1} if fault in ("delay", "late") else {}
+        chosen = {"seconds": AT_MOST} if fault in ("delay", "late") else {}
         simulator.simulate(fault, **({"times": 1000} | chosen))
         sample = await sample_where(rack, offline)
         assert sample["dewpoint"] is None

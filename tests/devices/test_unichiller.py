@@ -14,7 +14,18 @@ from hcam_devices.core.device import Device
 from hcam_devices.devices.unichiller import Codec, Simulator, WaterChiller, decode, encode
 from hcam_devices.errors import ProtocolError, RefusedError
 
-from ..helpers import FAST, Clock, fed, living, offline, online, presented, reasons, sample_where
+from ..helpers import (
+    AT_MOST,
+    FAST,
+    Clock,
+    fed,
+    living,
+    offline,
+    online,
+    presented,
+    reasons,
+    sample_where,
+)
 
 ENTRY = load(carried("wht")).entries["chiller"]
 STATUS = b"[S01G15I001900187C504AB"
@@ -285,7 +296,7 @@ async def test_commands_need_a_chiller() -> None:
         ("drop", {"index": 12}, "wrong checksum"),
         ("insert", {"index": 12}, "wrong checksum"),
         ("silence", {}, "did not answer within"),
-        ("late", {}, "did not answer within"),
+        ("late", {"seconds": AT_MOST}, "did not answer within"),
         ("busy", {}, "did not answer within|closed"),
         ("disconnect", {"when": "before"}, "closed|reset"),
         ("disconnect", {"when": "during"}, "closed|reset"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import json
 import shutil
 import threading
 import time
@@ -25,8 +26,8 @@ from hcam_devices.history.stores import AwayError
 from hcam_devices.history.stores.lost import LostNotes
 from hcam_devices.journal import Journal
 from hcam_devices.journal.notebook import Lost
-from hcam_devices.journal.points import Point, flatten
 from hcam_devices.journal.ranges import SampleRange, SampleRanges
+from hcam_devices.journal.records import Page, Record, page_of, read_page, record_of
 from hcam_devices.wamp.journal_service import JournalService
 from hcam_devices.wamp.owner import Owners
 
@@ -52,13 +53,13 @@ class MemoryStore:
         self.failures: list[bool] = []
         self.fault: Exception = AwayError("out for lunch")
 
-    def rows(self, points: Sequence[Point]) -> Sequence[Point]:
-        return points
+    def rows(self, records: Sequence[Record]) -> Sequence[Record]:
+        return records
 
-    def write(self, points: Sequence[Point]) -> None:
+    def write(self, records: Sequence[Record]) -> None:
         if self.failures and self.failures.pop(0):
             raise self.fault
-        for one in points:
+        for one in records:
             if (one.device, one.epoch, one.seq) not in self.stored:
                 self.kept.append((one.device, one.epoch, one.seq))
                 self.stored.add(one.device, one.epoch, one.seq, one.seq)
@@ -97,7 +98,6 @@ class MemoryJournals(Journals):
         self.kept = samples
         self.dropped: dict[str, list[SampleRange]] = {}
         self.reachable = True
-        self.salvaging = False
         self.present_epoch = "now"
         self.asked = 0
 
@@ -114,7 +114,6 @@ class MemoryJournals(Journals):
         return Inventory(
             server=server,
             epoch=self.present_epoch,
-            salvaging=self.salvaging,
             held=[
                 SampleRange(*key, next(held.ranges_of(key)).first, held.newest(*key))
                 for key in sorted(held.keys)
@@ -126,12 +125,12 @@ class MemoryJournals(Journals):
             oldest=None,
         )
 
-    async def samples(self, server: str, device: str, after: int, epoch: str) -> list[Sample]:
+    async def page(self, server: str, device: str, after: int, epoch: str) -> Page:
         await asyncio.sleep(0)
         if not self.reachable:
             raise ConnectionError("no router")
         later = [s for s in self.kept[device] if s["epoch"] == epoch and s["seq"] > after]
-        return later[:7]
+        return read_page(page_of(map(json.dumps, later[:7])))
 
 
 @pytest.fixture(autouse=True)
@@ -200,7 +199,7 @@ def test_every_sample_is_stored_once_whatever_happens(events: list[str]) -> None
                 for name in ("ccd1", "slide"):
                     journals.kept[name].append(sample(name, seq, epoch))
                 for _ in range({"heard": 1, "missed": 0, "twice": 2}[event]):
-                    replicator.hear(flatten(sample(device, seq, epoch)))
+                    replicator.hear(record_of(sample(device, seq, epoch)))
         running.cancel()
         await asyncio.wait([running])
         journals.reachable = True
@@ -219,7 +218,7 @@ async def test_live_samples_are_written_while_a_backlog_is_fetched() -> None:
     running = asyncio.create_task(replicator.run())
     await reached(lambda: bool(store.kept))
     journals.kept["ccd1"].append(sample("ccd1", 500))
-    replicator.hear(flatten(sample("ccd1", 500)))
+    replicator.hear(record_of(sample("ccd1", 500)))
     await reached(lambda: ("ccd1", "a", 500) in store.stored)
     assert ("ccd1", "a", 480) not in store.stored
     running.cancel()
@@ -250,10 +249,10 @@ async def test_a_forged_number_far_ahead_neither_stops_nor_replaces_what_is_true
     journals = MemoryJournals({"ccd1": [sample("ccd1", 1)]})
     store = MemoryStore()
     replicator = Replicator(store, journals)
-    replicator.hear(flatten(sample("ccd1", 1)))
-    replicator.hear(flatten(sample("ccd1", 2) | {"seq": 10**15}))
+    replicator.hear(record_of(sample("ccd1", 1)))
+    replicator.hear(record_of(sample("ccd1", 2) | {"seq": 10**15}))
     journals.kept["ccd1"].append(sample("ccd1", 2))
-    replicator.hear(flatten(sample("ccd1", 2)))
+    replicator.hear(record_of(sample("ccd1", 2)))
     await until_complete(replicator, journals)
     assert sorted(store.kept) == [("ccd1", "a", 1), ("ccd1", "a", 2)]
 
@@ -266,7 +265,7 @@ async def test_while_a_store_is_away_nothing_waits_in_memory_and_people_are_told
     replicator._is_away("503: the database is starting")
     for seq in range(1, 100):
         journals.kept["ccd1"].append(sample("ccd1", seq))
-        replicator.hear(flatten(sample("ccd1", seq)))
+        replicator.hear(record_of(sample("ccd1", seq)))
     assert replicator._live == []
     (alarm,) = replicator.notices()
     assert alarm.severity == "WARN"
@@ -286,13 +285,13 @@ async def test_a_store_that_does_not_answer_is_told() -> None:
     end = threading.Event()
 
     class StuckStore(MemoryStore):
-        def write(self, points: Sequence[Point]) -> None:
+        def write(self, records: Sequence[Record]) -> None:
             end.wait()
-            super().write(points)
+            super().write(records)
 
     now = [1e9]
     replicator = Replicator(StuckStore(), MemoryJournals({"ccd1": []}), clock=lambda: now[0])
-    point = flatten(sample("ccd1", 1))._replace(time=round(1e12))
+    point = record_of(sample("ccd1", 1))._replace(time=round(1e12))
     replicator.hear(point)
     running = asyncio.create_task(replicator.run())
     await reached(lambda: replicator._writing == [point])
@@ -320,7 +319,7 @@ async def test_what_is_heard_is_written_while_a_journal_lets_wait() -> None:
     replicator.due = {"ccd1"}
     running = asyncio.create_task(replicator.run())
     await reached(lambda: not replicator.due)
-    replicator.hear(flatten(sample("ccd1", 1)))
+    replicator.hear(record_of(sample("ccd1", 1)))
     await reached(lambda: len(store.kept) == 1)
     running.cancel()
     await asyncio.wait([running])
@@ -338,26 +337,24 @@ async def test_a_page_that_cannot_be_read_does_not_stop_the_rest() -> None:
     assert [(one.first, one.last) for one in store.lost] == [(2, 2)]
 
 
-async def test_what_a_journal_restores_after_damage_is_not_given_up_meanwhile() -> None:
+async def test_a_journal_that_turns_out_to_be_damaged_is_asked_again_before_samples_are_lost() -> (
+    None
+):
     whole = [sample("ccd1", n) for n in range(1, 30)]
 
     class Damaged(MemoryJournals):
-        async def samples(self, server: str, device: str, after: int, epoch: str) -> list[Sample]:
+        async def page(self, server: str, device: str, after: int, epoch: str) -> Page:
             if after == 7 and self.present_epoch == "now":
-                self.present_epoch, self.salvaging, self.kept["ccd1"] = "new", True, []
-            return await super().samples(server, device, after, epoch)
+                self.present_epoch, self.kept["ccd1"] = "new", whole[:10] + whole[12:]
+                self.dropped["ccd1"] = [SampleRange("ccd1", "a", 11, 12, "lost by damage")]
+                return {}
+            return await super().page(server, device, after, epoch)
 
     journals = Damaged({"ccd1": whole})
     store = MemoryStore()
     replicator = Replicator(store, journals)
     replicator.due = {"ccd1"}
     running = asyncio.create_task(replicator.run())
-    await reached(lambda: journals.salvaging)
-    asked = journals.asked
-    await reached(lambda: journals.asked > asked + 3)
-    assert store.lost == []
-    journals.salvaging, journals.kept["ccd1"] = False, whole[:10] + whole[12:]
-    journals.dropped["ccd1"] = [SampleRange("ccd1", "a", 11, 12, "lost by damage")]
     await reached(lambda: ("ccd1", "a", 29) in store.stored)
     running.cancel()
     await asyncio.wait([running])
@@ -366,12 +363,40 @@ async def test_what_a_journal_restores_after_damage_is_not_given_up_meanwhile() 
     assert store.lost == [SampleRange("ccd1", "a", 11, 12, "lost by damage")]
 
 
+def journals_in(folder: Path) -> list[Path]:
+    return [*folder.glob("hwserver.*.sqlite")]
+
+
+async def test_what_can_be_read_of_a_damaged_journal_comes_home_and_the_rest_is_lost(
+    tmp_path: Path,
+) -> None:
+    journals = ServedJournals(tmp_path, {"hwserver": ["slide"]})
+    journals.fill("hwserver", "slide", 4000)
+    journals.kept["hwserver"].close()
+    (file,) = journals_in(tmp_path)
+    data = bytearray(file.read_bytes())
+    for at in (len(data) // 3, len(data) // 2):
+        data[at : at + 4096] = bytes(4096)
+    file.write_bytes(data)
+    journals.serve("hwserver")
+    store = MemoryStore()
+    replicator = Replicator(store, journals)
+    running = asyncio.create_task(replicator.run())
+    await reached(lambda: len(store.kept) + sum(one.samples for one in store.lost) == 4000)
+    running.cancel()
+    await asyncio.wait([running])
+    replicator.close()
+    assert 3000 < len(store.kept) < 4000
+    assert {one.reason for one in store.lost} == {f"{file.name} is damaged"}
+    assert len(store.stored) == 4000
+
+
 async def test_numbers_lost_while_they_are_fetched_are_settled_with_the_journals_reason() -> None:
     class Damaged(MemoryJournals):
-        async def samples(self, server: str, device: str, after: int, epoch: str) -> list[Sample]:
+        async def page(self, server: str, device: str, after: int, epoch: str) -> Page:
             self.kept[device] = [one for one in self.kept[device] if one["seq"] != 5]
             self.dropped[device] = [SampleRange("ccd1", "a", 5, 5, "the record was damaged")]
-            return await super().samples(server, device, after, epoch)
+            return await super().page(server, device, after, epoch)
 
     journals = Damaged({"ccd1": [sample("ccd1", n) for n in range(1, 10)]})
     store = MemoryStore()
@@ -407,7 +432,7 @@ async def test_that_a_store_is_away_is_noticed_although_no_page_comes_either() -
     store = MemoryStore()
     store.failures = [True]
     replicator = Replicator(store, journals)
-    replicator.hear(flatten(sample("ccd1", 1)))
+    replicator.hear(record_of(sample("ccd1", 1)))
     inventory = await MemoryJournals({}).inventory("hwserver")
     with pytest.raises(AwayError):
         await replicator._fetch(SampleRange("ccd1", "a", 2, 9), inventory)
@@ -418,20 +443,20 @@ async def test_a_backlog_that_cannot_be_written_is_no_reason_not_to_end() -> Non
     asked = asyncio.Event()
 
     class Slow(MemoryJournals):
-        async def samples(self, server: str, device: str, after: int, epoch: str) -> list[Sample]:
+        async def page(self, server: str, device: str, after: int, epoch: str) -> Page:
             if after:
                 asked.set()
                 await asyncio.Event().wait()
-            return await super().samples(server, device, after, epoch)
+            return await super().page(server, device, after, epoch)
 
     journals = Slow({"ccd1": [sample("ccd1", n) for n in range(1, 30)]})
     store = MemoryStore()
     written = threading.Event()
     write_now = store.write
 
-    def write(points: Sequence[Point]) -> None:
+    def write(records: Sequence[Record]) -> None:
         written.wait(20)
-        write_now(points)
+        write_now(records)
 
     store.write = write  # type: ignore[method-assign]
     store.failures = [True] * 1000
@@ -484,7 +509,7 @@ class ServedJournals(Journals):
 
     def __init__(self, folder: Path, servers: dict[str, list[str]]) -> None:
         super().__init__({name: server for server, names in servers.items() for name in names})
-        self.own = Journal(folder / "hwlogger.sqlite")
+        self.own = Journal(folder / "hwlogger")
         self.folder = folder
         self.kept: dict[str, Journal] = {}
         self.answers: dict[str, Callable[..., Any]] = {}
@@ -492,9 +517,9 @@ class ServedJournals(Journals):
             self.serve(server)
 
     def serve(self, server: str) -> None:
-        self.kept[server] = Journal(self.folder / f"{server}.sqlite")
+        self.kept[server] = Journal(self.folder / server)
         service = JournalService(self.kept[server])
-        for call in (service.inventory, service.samples_compressed, service.digests):
+        for call in (service.inventory, service.page, service.digests):
             self.answers[f"hipercam.{server}.journal.{call.__name__}"] = call
 
     def fill(self, server: str, device: str, count: int) -> None:
@@ -508,17 +533,6 @@ class ServedJournals(Journals):
         return await answer if inspect.isawaitable(answer) else answer
 
 
-async def test_a_journal_that_is_being_restored_says_so_although_it_has_nothing(
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "hwserver.sqlite.damaged-1").touch()
-    journals = ServedJournals(tmp_path, {"hwserver": ["slide"]})
-    assert (await journals.inventory("hwserver")).salvaging
-    published = await journals.published(1.8e9, 1.9e9)
-    assert published["slide"].silent == "its journal was damaged and is being restored: try later"
-    assert published["slide"].epochs is None
-
-
 async def test_what_is_gone_of_a_journal_is_known_although_it_has_nothing_more(
     tmp_path: Path,
 ) -> None:
@@ -529,7 +543,7 @@ async def test_what_is_gone_of_a_journal_is_known_although_it_has_nothing_more(
 
     journals = ServedJournals(tmp_path, {"hwserver": ["slide"]})
     journals.kept["hwserver"].close()
-    path = tmp_path / "hwserver.sqlite"
+    path = tmp_path / "hwserver"
     journal = Journal(path, keep=100, clock=clock, steady=clock)
     journals.answers["hipercam.hwserver.journal.inventory"] = JournalService(journal).inventory
     journal.append({"device": "slide", "x": 1.0})
@@ -537,7 +551,9 @@ async def test_what_is_gone_of_a_journal_is_known_although_it_has_nothing_more(
     journal.tidy()
     found = await journals.inventory("hwserver")
     assert not found.held
-    assert [one[2:] for one in found.gone] == [(1, 1, "older than 0.00115741 days")]
+    assert [one[2:] for one in found.gone] == [
+        (1, 1, "the journal keeps samples for 0.00115741 days, and at most 2 GB")
+    ]
 
 
 async def test_each_server_is_asked_for_all_devices_that_its_journal_has(tmp_path: Path) -> None:
@@ -608,7 +624,7 @@ async def test_an_inventory_that_is_nonsense_is_no_answer(
     assert isinstance(answers["hwlogger"], Inventory)
 
 
-async def test_a_journal_that_began_anew_has_not_lost_what_it_still_salvages(
+async def test_a_journal_that_began_anew_while_it_was_asked_is_asked_again(
     tmp_path: Path,
 ) -> None:
     journals = ServedJournals(tmp_path, {"hwserver": ["rackpc"]})
@@ -616,7 +632,8 @@ async def test_a_journal_that_began_anew_has_not_lost_what_it_still_salvages(
     replicator = Replicator(MemoryStore(), journals)
     before = await journals.inventory("hwserver")
     journals.kept["hwserver"].close()
-    (tmp_path / "hwserver.sqlite").rename(tmp_path / "away")
+    for file in journals_in(tmp_path):
+        file.rename(tmp_path / "away")
     journals.serve("hwserver")
     with pytest.raises(ConnectionError, match="asked again later"):
         await replicator._fetch(before.held[0], before)
@@ -687,7 +704,7 @@ def test_what_another_program_says_is_numbered_once_however_often_it_is_said(
     undated = {"timestamp": None, "x": 2}
     for one in (said, said, epitaph, said | {"x": 3}, undated, undated):
         listener.hear(one, _event=event())
-    assert [(one.seq, one.values["x"]) for one in replicator._live] == [
+    assert [(one.seq, one.point.values["x"]) for one in replicator._live] == [
         (1, 1),
         (2, 3),
         (3, 2),
@@ -717,8 +734,8 @@ def test_nothing_of_what_another_program_says_is_left_out(
 ) -> None:
     listener, replicator = listener_in(tmp_path)
     listener.hear(*args, _event=event(), **named)
-    (point,) = replicator._live
-    assert point.values == kept
+    (record,) = replicator._live
+    assert record.point.values == kept
     assert listener.notices() == []
 
 
@@ -726,7 +743,7 @@ def test_who_says_more_than_is_kept_is_told(tmp_path: Path) -> None:
     listener, replicator = listener_in(tmp_path)
     many = {f"x{n}": n for n in range(501)}
     listener.hear(many, _event=event())
-    assert len(replicator._live[0].values) == 500
+    assert len(replicator._live[0].point.values) == 500
     (alarm,) = listener.notices()
     assert "only 500 fields of each sample of guider are recorded" in alarm.reason
 
@@ -797,7 +814,7 @@ async def test_only_the_owner_of_a_name_is_recorded_under_it(tmp_path: Path) -> 
         await heard(listener, "slide", 666, sample("slide", seq, epoch) | {"x": 666.0})
     await heard(listener, "slide", None, sample("slide", 2) | {"x": 666.0})
     await heard(listener, "slide", 1, sample("slide", 2))
-    assert [(one.seq, one.values["x"]) for one in replicator._live] == [(1, 1.0), (2, 2.0)]
+    assert [(one.seq, one.point.values["x"]) for one in replicator._live] == [(1, 1.0), (2, 2.0)]
     assert len(owners.asked) <= 3
     (alarm,) = (one for one in listener.notices() if "names" in one.reason)
     assert "4 samples under the names of slide since " in alarm.reason
@@ -846,7 +863,7 @@ async def test_invented_names_are_bounded_and_told(
         await heard(listener, name, 666, sample(name, 10**9))
     assert [one.device for one in replicator._live] == ["ghost0", "ghost1", "autoguider"]
     assert replicator._live[0].seq == 1
-    assert replicator._live[0].values["said.seq"] == 1e9
+    assert replicator._live[0].point.values["said.seq"] == 1e9
     (alarm,) = listener.notices()
     assert alarm.reason.startswith("4 samples of ghost2, ghost3, ghost4 are not recorded")
 

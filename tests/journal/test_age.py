@@ -12,7 +12,7 @@ from hcam_devices.journal import DAY_S, Journal
 from hcam_devices.journal.age import AgeClock
 from hcam_devices.journal.points import Point, night_bounds
 
-from ..helpers import Clock
+from ..helpers import Clock, records
 
 KEEP = 14 * DAY_S
 NOW = Clock().now
@@ -109,7 +109,7 @@ def test_without_a_file_the_newest_of_the_data_counts(
 def test_a_journal_keeps_everything_when_it_starts_with_a_clock_ahead(
     machine: Machine, tmp_path: Path
 ) -> None:
-    path = tmp_path / "hwserver.sqlite"
+    path = tmp_path / "hwserver"
 
     def opened(boot: str) -> Journal:
         return Journal(path, clock=machine.clock, steady=machine.steady, boot=boot)
@@ -134,7 +134,7 @@ def test_a_journal_keeps_everything_when_it_starts_with_a_clock_ahead(
 def test_what_was_appended_by_a_clock_of_1970_is_as_young_as_what_came_before(
     machine: Machine, tmp_path: Path
 ) -> None:
-    path = tmp_path / "hwserver.sqlite"
+    path = tmp_path / "hwserver"
     for boot, now in (("one", NOW), ("two", 1000.0), ("three", NOW + DAY_S)):
         machine.clock.now = now
         opened = Journal(path, clock=machine.clock, steady=machine.steady, boot=boot)
@@ -151,16 +151,21 @@ def test_a_store_keeps_its_nights_when_it_starts_with_a_clock_ahead(
     begin, end = night_bounds(night)
 
     def opened() -> EmbeddedStore:
-        return EmbeddedStore("local", tmp_path, clock=machine.clock, steady=machine.steady)
+        return EmbeddedStore(
+            "local", tmp_path, keep_days=30, clock=machine.clock, steady=machine.steady
+        )
 
     machine.clock.now = end / 1000
     with closing(opened()) as store:
-        store.write([Point("ccd1", "a", 1, begin, {"x": 1.0}, {})])
+        store.write(records([Point("ccd1", "a", 1, begin, {"x": 1.0}, {})]))
     (tmp_path / "nights.clock").unlink()
     machine.clock.now += 60 * DAY_S
     for seq in (2, 3):
         with closing(opened()) as store:
-            store.write([Point("ccd1", "a", seq, int(machine.clock.now * 1000), {"x": 1.0}, {})])
+            store.write(
+                records([Point("ccd1", "a", seq, int(machine.clock.now * 1000), {"x": 1.0}, {})])
+            )
+            assert store.close_nights() == []
             store.tidy()
             assert "60 days after" in store.warning
     assert night in NightFiles(tmp_path).nights()

@@ -1,19 +1,17 @@
-"""The journal: gapless numbers, bounds, and survival of kills, reboots and damage."""
+"""The journal: gapless numbers, a file a night, bounds, kills, reboots and a full disk."""
 
 import json
-import random
 import re
-import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
 import zlib
+from base64 import b64encode
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
-from itertools import islice
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -22,19 +20,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hcam_devices.journal import DAY_S, Journal, contents, read_page, upkeep
+from hcam_devices.journal import DAY_S, Journal
 from hcam_devices.journal import journal as module
 from hcam_devices.journal.journal import MAX_REPLY_BYTES
-from hcam_devices.journal.notebook import Lost, Notebook
-from hcam_devices.journal.salvage import Value, records
-from hcam_devices.journal.tables import MAX_SAMPLE_BYTES, PAIRS, pack
+from hcam_devices.journal.notebook import SIZE, Notebook
+from hcam_devices.journal.part import BETWEEN, BODIES, FIRST, LAST, NEXT_PAIR, Part
+from hcam_devices.journal.points import flatten, night_of
+from hcam_devices.journal.records import MAX_SAMPLE_BYTES, Record, read_page, sample_of
 
 from ..helpers import AT_MOST, Clock
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "deep" / "journal.sqlite"
+    return tmp_path / "deep" / "journal"
 
 
 @pytest.fixture
@@ -44,7 +43,7 @@ def journal(path: Path) -> Iterator[Journal]:
 
 
 def sample(device: str = "slide", **more: Any) -> dict[str, Any]:
-    return {"device": device, "position": 1.5} | more
+    return {"device": device, "timestamp": "2026-11-22T04:44:44.196Z", "position": 1.5} | more
 
 
 def fill(journal: Journal, count: int, device: str = "slide", **more: Any) -> list[int]:
@@ -84,16 +83,22 @@ def test_a_page_fits_into_a_message_and_has_at_least_one_sample(journal: Journal
 @pytest.mark.parametrize("value", [1e-7, -0.0, 2**63, 10**400, "é\n", "\ud800", [[None, True]]])
 def test_a_page_has_what_was_appended(journal: Journal, value: Any) -> None:
     journal.append(sample(value=value))
-    page = read_page(journal.samples_compressed("slide", 0, 9, journal.epoch))
-    assert page == [sample(value=value, seq=1, epoch=journal.epoch)]
+    kept = sample(value=value, seq=1, epoch=journal.epoch)
+    assert journal.samples("slide", 0, 9) == [kept]
+    record = read_page(journal.page("slide", 0, 9, journal.epoch))[1]
+    assert record
+    assert record.point == Record.of(flatten(kept)).point
 
 
 @pytest.mark.parametrize(
     "page",
-    [None, "[]", b"[]", zlib.compress(b"{}"), zlib.compress(b"[1]"), zlib.compress(b"[{}")],
+    [
+        *(None, "[]", b"[]", zlib.compress(b"{}")),
+        *(b64encode(zlib.compress(text)) for text in (b"[1]", b'{"x":0}\n1 1 [1]', b"{}\n1")),
+    ],
 )
 def test_what_is_no_page_is_refused(page: object) -> None:
-    with pytest.raises(ValueError, match=r"not a page of samples|not a list of samples"):
+    with pytest.raises(ValueError, match=r"not a page of samples|not the beginning of a record"):
         read_page(page)
 
 
@@ -155,7 +160,6 @@ def test_of_samples_that_are_appended_together_each_that_can_be_kept_is_kept(
         again = journal.append_all([good, sample("flow")])
         assert [one["seq"] for one in again if isinstance(one, dict)] == [4, 2]
         assert lost(journal) == [(clock.now, clock.now, 1)]
-        assert not journal._lost  # it is noted in the journal
         assert seqs(journal) == [1, 2, 3, 4]
 
 
@@ -213,18 +217,32 @@ def gone(journal: Journal, device: str = "slide") -> list[tuple[int, int, str]]:
     return [(one["first"], one["last"], one["reason"]) for one in journal.holds(device)["gone"]]
 
 
+def reason(days: float, size: float) -> str:
+    return f"the journal keeps samples for {days:g} days, and at most {size:g} GB"
+
+
+def files(path: Path) -> list[Path]:
+    """Return the files of a journal in the order in which they were begun."""
+    return sorted(path.parent.glob(f"{path.name}.*.sqlite"))
+
+
 def truth(journal: Journal, *devices: str) -> dict[tuple[str, str, int], dict[str, Any]]:
     """Return all samples; see that each number is either given or gone, and counted rightly."""
     found: dict[tuple[str, str, int], dict[str, Any]] = {}
     for device in devices or ("slide",):
-        said = journal.holds(device)
+        samples = {
+            one["epoch"]: {
+                sample["seq"]: sample for sample in all_of(journal, device, one["epoch"])
+            }
+            for one in journal.holds(device)["epochs"]
+        }
+        said = journal.holds(device)  # now that it is known what can be read
         lost: dict[str, list[int]] = defaultdict(list)
         for one in said["gone"]:
             lost[one["epoch"]] += range(one["first"], one["last"] + 1)
         for one in said["epochs"]:
             epoch = one["epoch"]
-            kept = {sample["seq"]: sample for sample in all_of(journal, device, epoch)}
-            numbers = list(kept)
+            numbers = list(samples[epoch])
             assert (numbers[0], numbers[-1], len(numbers)) == (
                 one["first"],
                 one["last"],
@@ -232,30 +250,29 @@ def truth(journal: Journal, *devices: str) -> dict[tuple[str, str, int], dict[st
             )
             numbers += lost[epoch]
             assert sorted(numbers) == list(range(1, max(numbers) + 1))
-            found |= {(device, epoch, seq): sample for seq, sample in kept.items()}
+            found |= {(device, epoch, seq): sample for seq, sample in samples[epoch].items()}
     return found
 
 
 def test_what_is_too_old_is_dropped_but_no_number_is_used_twice(path: Path) -> None:
     clock = Clock()
-    old = "older than 14 days"
     with closing(Journal(path, clock=clock, steady=clock, boot="one")) as journal:
         fill(journal, 1000)
         clock.now += 15 * DAY_S
         fill(journal, 2)
         assert journal.tidy() == 1000
         assert seqs(journal) == [1001, 1002]
-        assert gone(journal) == [(1, 1000, old)]
+        assert gone(journal) == [(1, 1000, reason(14, 2))]
         clock.now += 15 * DAY_S
         assert journal.tidy() == 2
-        assert (seqs(journal), gone(journal)) == ([], [(1, 1002, old)])
+        assert (seqs(journal), gone(journal)) == ([], [(1, 1002, reason(14, 2))])
         assert journal.devices() == {"slide"}
     with closing(Journal(path, clock=clock, boot="one")) as journal:
         assert fill(journal, 1) == [1003]
     with closing(Journal(path, clock=clock, steady=clock, boot="two")) as journal:
         clock.now += 15 * DAY_S
         assert journal.tidy() == 1
-        assert gone(journal) == [(1, 1003, old)]
+        assert gone(journal) == [(1, 1003, reason(14, 2))]
         assert fill(journal, 1) == [1]
 
 
@@ -314,8 +331,8 @@ def test_what_is_too_much_is_dropped_oldest_first_while_others_append(path: Path
         kept = [seq for _, _, seq in truth(journal)]
         assert sum(dropped) > 0
         assert kept == list(range(kept[0], 3001))
-        assert gone(journal) == [(1, 3000 - len(kept), "the journal reached 0.0004 GB")]
-    assert path.stat().st_size < 2 * most
+        assert gone(journal) == [(1, 3000 - len(kept), reason(14, 0.0004))]
+        assert sum(file.stat().st_size for file in files(path)) < 1.5 * most
 
 
 def all_of(
@@ -329,17 +346,19 @@ def all_of(
 
 def test_of_several_devices_and_epochs_the_oldest_is_dropped_first(path: Path) -> None:
     clock = Clock()
+    most = 400_000
     for boot in ("one", "two"):
-        with closing(Journal(path, clock=clock, boot=boot, most=100_000)) as journal:
+        with closing(Journal(path, clock=clock, boot=boot, most=most)) as journal:
             for n in range(600):
                 clock.now += 1
                 for device in ("slide", "flow"):
-                    journal.append(sample(device, text=f"{n * 7919:x}" * 30, time=clock.now))
-    with closing(Journal(path, clock=clock, boot="two", most=100_000)) as journal:
-        assert journal.tidy() > 1200
-        times = [one["time"] for one in truth(journal, "slide", "flow").values()]
-        assert len(times) > 100
-        assert min(times) > clock.now - len(times) / 2 - upkeep.SPAN_S
+                    journal.append(sample(device, text=f"{n * 7919:x}" * 50, time=clock.now))
+                if n % 20 == 0:
+                    journal.tidy()
+            times = [one["time"] for one in truth(journal, "slide", "flow").values()]
+            assert sum(file.stat().st_size for file in files(path)) < 1.5 * most
+            assert 500 < len(times) < 1200
+            assert min(times) > clock.now - len(times) / 2
 
 
 def test_a_clock_that_was_put_back_does_not_hang_the_tidying(path: Path) -> None:
@@ -363,7 +382,7 @@ def test_it_says_what_it_holds_of_any_time_whatever_the_clock_did(
     gaps: set[int],
     window: tuple[int | None, int | None],
 ) -> None:
-    path = tmp_path_factory.mktemp("holds") / "journal.sqlite"
+    path = tmp_path_factory.mktemp("holds") / "journal"
     clock = Clock(100.0)
     times: list[list[float]] = [[], []]
     for times_of_boot in times:
@@ -373,9 +392,10 @@ def test_it_says_what_it_holds_of_any_time_whatever_the_clock_did(
                 journal.append(sample())
                 journal.append(sample("flow"))
                 times_of_boot.append(clock.now)
-    with closing(sqlite3.connect(path)) as db:  # damaged bodies are found and deleted
-        db.executemany("UPDATE sample SET body = x'00' WHERE seq = ?", [(gap,) for gap in gaps])
-        db.commit()
+    for file in files(path):
+        with closing(sqlite3.connect(file)) as db:
+            db.executemany("UPDATE sample SET body = x'00' WHERE seq = ?", [(gap,) for gap in gaps])
+            db.commit()
     start, end = window
     period = (-inf if start is None else start, inf if end is None else end)
     with closing(Journal(path, clock=clock, boot=str(id(times[1])))) as journal:
@@ -410,7 +430,6 @@ def test_what_it_holds_is_plain_data_and_complete(journal: Journal) -> None:
         "keep": 14 * DAY_S,
         "most": 2_000_000_000,
         "oldest": Clock().now,
-        "salvaging": False,
         "epochs": [{"epoch": journal.epoch, "first": 1, "last": 3, "count": 3}],
         "gone": [],
         "lost": [],
@@ -419,11 +438,11 @@ def test_what_it_holds_is_plain_data_and_complete(journal: Journal) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    [PAIRS, contents.EPOCHS, contents.HELD, contents.HELD_BETWEEN, module.NEWEST],
+    [BETWEEN, BODIES, FIRST, LAST, NEXT_PAIR],
 )
 def test_what_is_asked_often_looks_only_at_what_it_needs(journal: Journal, query: str) -> None:
     fill(journal, 3)
-    with closing(sqlite3.connect(journal.path)) as db:
+    with closing(sqlite3.connect(files(journal.path)[-1])) as db:
         named = dict.fromkeys(re.findall(r":(\w+)", query))
         values = named or (None,) * query.count("?")
         plan = db.execute(f"EXPLAIN QUERY PLAN {query}", values).fetchall()
@@ -433,273 +452,13 @@ def test_what_is_asked_often_looks_only_at_what_it_needs(journal: Journal, query
 def test_an_almost_full_disk_is_told(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     journal.tidy()
     assert journal.warning is None or "GB are free" in journal.warning
-    monkeypatch.setattr(upkeep, "MIN_FREE_BYTES", 10**18)
+    monkeypatch.setattr(module, "MIN_FREE_BYTES", 10**18)
     journal.tidy()
     assert journal.warning
     assert "make room" in journal.warning
-    monkeypatch.setattr(upkeep, "MIN_FREE_BYTES", 0)
+    monkeypatch.setattr(module, "MIN_FREE_BYTES", 0)
     journal.tidy()
     assert journal.warning is None
-
-
-def overwrite(file: Path) -> None:
-    with file.open("r+b") as stream:
-        stream.write(b"not a database at all" * 10)
-
-
-def cut_to(size: float) -> Callable[[Path], None]:
-    def cut(file: Path) -> None:
-        whole = file.stat().st_size
-        with file.open("r+b") as stream:
-            stream.truncate(int(whole * size) if size < 1 else int(size))
-
-    return cut
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [overwrite, cut_to(0.5), cut_to(0.9), cut_to(4096), cut_to(100), cut_to(5000)],
-    ids=["header", "half", "nine tenths", "first page", "100 bytes", "5000 bytes"],
-)
-def test_a_damaged_journal_is_kept_aside_and_a_new_epoch_begins(
-    path: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
-) -> None:
-    with closing(Journal(path, boot="one")) as journal:
-        fill(journal, 3000)
-        epoch = journal.epoch
-    damage(path)
-    damaged = path.read_bytes()
-    with closing(Journal(path, boot="one", clock=Clock(5.0))) as journal:
-        assert journal.epoch != epoch
-        assert fill(journal, 2) == [1, 2]
-        assert seqs(journal) == [1, 2]
-    assert path.with_name("journal.sqlite.damaged-5").read_bytes() == damaged
-    assert "is damaged" in caplog.text
-
-
-def large(path: Path, clock: Clock) -> Journal:
-    """Return a journal of two devices, most of which is not in SQLite's cache."""
-    with closing(Journal(path, clock=clock, boot="one")) as journal:
-        for device in ("slide", "flow"):
-            fill(journal, 1500, device, text=random.Random(1).randbytes(800).hex())
-    return Journal(path, clock=clock, steady=clock, boot="one")
-
-
-def spoil(path: Path, first: int, last: int) -> None:
-    """Overwrite some pages, and make SQLite notice that the file has changed."""
-    with closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA user_version = 1")
-        with path.open("r+b") as stream:
-            stream.seek(first * 4096)
-            stream.write(random.Random(2).randbytes((last - first) * 4096))
-        db.execute("PRAGMA user_version = 2")
-        db.commit()
-
-
-@pytest.mark.parametrize("seen_by", ["append", "samples", "holds", "tidy", "newest"])
-def test_damage_while_it_is_open_costs_no_number_and_no_undamaged_sample(
-    path: Path, seen_by: str
-) -> None:
-    clock = Clock()
-    with closing(large(path, clock)) as journal:
-        epoch = journal.epoch
-        fill(journal, 1)
-        fill(journal, 1, "flow")
-        pages = path.stat().st_size // 4096
-        if seen_by == "samples":
-            spoil(path, pages // 2, pages // 2 + 20)
-        else:
-            spoil(path, 1, 20)
-        match seen_by:
-            case "append":
-                fill(journal, 1)
-            case "samples":
-                list(all_of(journal, "flow"))
-                list(all_of(journal, "slide"))
-            case "holds":
-                journal.holds("flow")
-            case "tidy":
-                journal.tidy()
-            case "newest":
-                journal.samples("rack", 0, 1)
-        assert journal.epoch != epoch
-        assert fill(journal, 1) == [2 if seen_by == "append" else 1]
-        journal.tidy()
-        found = truth(journal, "slide", "flow")
-        old = [key for key in found if key[1] == epoch]
-        assert 2500 < len(old) < 3002
-        for device in ("slide", "flow"):  # losses at the end are known, too
-            lost = sum(b - a + 1 for a, b, _ in gone(journal, device))
-            assert lost + sum(key[0] == device for key in old) == 1501
-            assert {why for *_, why in gone(journal, device)} <= {
-                f"lost by damage ({path.name}.salvaged-{clock.now:.0f})"
-            }
-
-
-def test_the_room_of_what_was_dropped_is_given_back_a_piece_at_a_time(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = Clock()
-    monkeypatch.setattr(module, "MAX_PAGES", 100)
-    with closing(large(path, clock)) as journal, closing(sqlite3.connect(path)) as db:
-        clock.now += 15 * DAY_S
-        sizes = [db.execute("PRAGMA page_count").fetchone()[0]]
-        for _ in range(sizes[0] // 100 + 1):
-            journal.tidy()
-            sizes.append(db.execute("PRAGMA page_count").fetchone()[0])
-            assert sizes[-2] - sizes[-1] <= 101  # one more may be of a pointer map
-    assert sizes[0] > 500
-    assert sizes[-1] < 20
-
-
-def test_damage_that_is_never_read_is_found_by_the_first_tidying(path: Path) -> None:
-    with closing(Journal(path, boot="one")) as journal:
-        fill(journal, 2000)
-        epoch = journal.epoch
-    spoil(path, 30, 31)
-    with closing(Journal(path, boot="one")) as journal:
-        assert fill(journal, 1) == [2001]
-        journal.tidy()
-        assert journal.epoch != epoch
-        assert len(truth(journal)) > 1800
-        epoch = journal.epoch
-        journal.tidy()
-        assert journal.epoch == epoch
-
-
-def test_a_damaged_body_is_no_sample_but_gone(path: Path) -> None:
-    with closing(Journal(path, boot="one")) as journal:
-        fill(journal, 30)
-    data = path.read_bytes()
-    with closing(sqlite3.connect(path)) as db:
-        query = "SELECT body FROM sample WHERE seq IN (3, 4, 5, 9, 30)"
-        for (body,) in db.execute(query).fetchall():
-            data = data.replace(body, body[:20] + bytes([body[20] ^ 4]) + body[21:])
-    path.write_bytes(data)
-    with closing(Journal(path, boot="one")) as journal:
-        assert seqs(journal, 2, 2) == [6, 7]
-        why = "the record was damaged"
-        assert gone(journal) == [(3, 5, why)]
-        journal.tidy()
-        assert gone(journal) == [(3, 5, why), (9, 9, why), (30, 30, why)]
-        assert len(truth(journal)) == 25
-    with closing(Journal(path, boot="one")) as journal:
-        assert fill(journal, 1) == [31]
-
-
-def test_samples_in_the_wrong_place_are_salvaged(path: Path) -> None:
-    with closing(Journal(path, boot="one")) as journal:
-        kept = fill(journal, 30)
-        epoch = journal.epoch
-    with closing(sqlite3.connect(path)) as db:
-        db.execute("UPDATE sample SET seq = 1000 WHERE seq = 5")
-        db.execute("UPDATE sample SET device = 'nobody' WHERE seq = 7")
-        db.execute("UPDATE sample SET epoch = 3 WHERE seq = 9")
-        db.commit()
-    with closing(Journal(path, boot="one")) as journal:
-        journal.tidy()
-        assert seqs(journal, epoch=epoch) == kept
-        assert gone(journal) == []
-
-
-def test_salvaging_is_completed_after_an_interruption(
-    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    clock = Clock()
-    with closing(large(path, clock)) as journal:
-        epoch = journal.epoch
-    overwrite(path)
-
-    def some(file: Path) -> Iterator[tuple[Value, ...]]:
-        yield from islice(records(file), 4000)
-        raise OSError("the disk has gone")
-
-    with monkeypatch.context() as patch, closing(Journal(path, clock=clock, boot="one")) as journal:
-        patch.setattr(upkeep, "records", some)
-        journal.tidy()
-    assert "the disk has gone" in caplog.text
-    with closing(Journal(path, clock=clock, boot="one")) as journal:
-        assert journal.holds("slide")["salvaging"]
-        assert [one["epoch"] for one in journal.holds("slide")["epochs"]] == []
-        assert seqs(journal, epoch=epoch) == []
-        fill(journal, 1)
-        journal.tidy()
-        assert not journal.holds("slide")["salvaging"]
-        assert len(truth(journal, "slide", "flow")) == 3001
-        assert [one["epoch"] for one in journal.holds("slide")["epochs"]] == [epoch, journal.epoch]
-    assert "3000 samples" not in caplog.text  # some had been copied before
-    assert "0 are lost" in caplog.text
-    assert "may be lost, too" in caplog.text
-    assert path.with_name(f"{path.name}.salvaged-{clock.now:.0f}").exists()
-
-
-def test_no_file_that_was_put_aside_is_replaced_by_another_of_the_same_second(path: Path) -> None:
-    for n in (1, 2, 3):
-        with closing(Journal(path, clock=Clock(), boot="one")) as journal:
-            fill(journal, 1)
-            journal.tidy()
-            assert len([*path.parent.glob("*.salvaged-*")]) == n - 1
-            assert len(truth(journal)) == n
-        overwrite(path)
-
-
-def test_nothing_is_copied_on_a_full_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with closing(Journal(path, boot="one")) as journal:
-        fill(journal, 3000)
-    overwrite(path)
-    monkeypatch.setattr(upkeep, "MIN_FREE_BYTES", 10**18)
-    with closing(Journal(path, boot="one")) as journal:
-        journal.tidy()
-        assert journal.holds("slide")["salvaging"]
-        monkeypatch.setattr(upkeep, "MIN_FREE_BYTES", 0)
-        journal.tidy()
-        assert len(truth(journal)) == 3000
-
-
-def test_closing_does_not_wait_for_a_thread(path: Path) -> None:
-    with closing(large(path, Clock())) as journal:
-        running = threading.Thread(target=lambda: [journal.tidy() for _ in range(3)])
-        running.start()
-    running.join(AT_MOST)
-    assert not running.is_alive()
-    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
-        journal.append(sample())
-    with pytest.raises(sqlite3.OperationalError, match="closed"):
-        journal.holds("slide")
-
-
-def test_an_earlier_form_of_the_journal_is_opened(path: Path) -> None:
-    with closing(Journal(path, boot="one")) as journal:
-        fill(journal, 30)
-        epoch = journal.epoch
-    with closing(sqlite3.connect(path)) as db:
-        db.executescript(
-            "DROP TABLE gone; DROP INDEX sample_when; CREATE INDEX sample_time ON sample (time);"
-            "UPDATE sample SET epoch = 1; UPDATE epoch SET id = 1;"
-        )
-    with closing(Journal(path, boot="one")) as journal:
-        assert journal.epoch == epoch
-        assert fill(journal, 1) == [31]
-        journal.tidy()
-        assert journal.epoch == epoch
-        assert len(truth(journal)) == 31
-
-
-def test_an_empty_file_is_a_new_journal(path: Path) -> None:
-    path.parent.mkdir()
-    path.touch()
-    with closing(Journal(path, boot="one")) as journal:
-        assert fill(journal, 1) == [1]
-
-
-def test_a_journal_that_only_cannot_be_opened_is_not_put_aside(path: Path) -> None:
-    with closing(Journal(path, boot="one")) as journal:
-        fill(journal, 1)
-    path.rename(path.with_name("elsewhere"))
-    path.mkdir()
-    with pytest.raises(sqlite3.OperationalError):
-        Journal(path, boot="one")
-    assert path.is_dir()
 
 
 APPEND = """
@@ -732,99 +491,6 @@ def test_a_process_killed_while_it_appends_loses_nothing_that_was_appended(path:
         assert len(kept) in (told, told + 1)
 
 
-def spoil_header(data: bytearray, rng: random.Random) -> None:
-    data[:210] = b"not a database at all" * 10
-
-
-def flip(data: bytearray, rng: random.Random) -> None:
-    for _ in range(rng.choice((1, 10, 100))):
-        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-
-
-def blank(data: bytearray, rng: random.Random) -> None:
-    for _ in range(rng.choice((1, 5))):
-        at = rng.randrange(0, len(data), 4096)
-        data[at : at + 4096] = bytes(len(data[at : at + 4096]))
-
-
-def misplace(data: bytearray, rng: random.Random) -> None:
-    a, b = (rng.randrange(0, len(data) - 4096, 4096) for _ in range(2))
-    data[a : a + 4096] = data[b : b + 4096]
-
-
-def cut(data: bytearray, rng: random.Random) -> None:
-    del data[rng.randrange(len(data)) :]
-
-
-def undamaged(path: Path, before: bytes, after: bytes, frame: int) -> set[tuple[str, int, bytes]]:
-    """Return the samples on pages, or frames of the WAL, that are as they were."""
-    header = 32 if frame else 0
-    step = 4096 + frame
-    clean = bytearray(before)
-    for at in range(header, len(before), step):
-        if before[at : at + step] != after[at : at + step]:
-            clean[at + frame : at + step] = bytes(4096)
-    alone = path.with_name("alone")
-    shutil.rmtree(alone, ignore_errors=True)
-    alone.mkdir()
-    (alone / ("file-wal" if frame else "file")).write_bytes(clean)
-    return {
-        (str(row[0]), int(str(row[2])), row[4])
-        for row in records(alone / "file")
-        if len(row) == 5 and isinstance(row[4], bytes)
-    }
-
-
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("damage", [spoil_header, flip, blank, misplace, cut])
-@pytest.mark.parametrize("place", ["", "-wal"], ids=["file", "wal"])
-def test_no_undamaged_sample_is_lost_and_what_is_gone_is_told(
-    path: Path, place: str, damage: Callable[[bytearray, random.Random], None], seed: int
-) -> None:
-    rng = random.Random(seed)
-    clock = Clock()
-    devices = "slide", "flow", "rack"
-    kept: dict[tuple[str, str, int], dict[str, Any]] = {}
-    with closing(
-        Journal(path.with_name("original"), clock=clock, steady=clock, boot="one")
-    ) as journal:
-        fill(journal, 200)
-        clock.now += 20 * DAY_S
-        journal.tidy()  # so that some are gone already
-    for boot in ("one", "two"):
-        with closing(Journal(path.with_name("original"), clock=clock, boot=boot)) as journal:
-            for n in range(60):
-                if n == 30:
-                    journal.tidy()
-                clock.now += 1
-                for device in devices:
-                    one = journal.append(sample(device, text=rng.randbytes(60).hex()))
-                    kept[device, journal.epoch, one["seq"]] = one
-            for end in ("", "-wal"):  # as after a kill
-                shutil.copyfile(f"{journal.path}{end}", f"{path}{end}")
-            epochs = {epoch for _, epoch, _ in kept}
-    file = path.with_name(path.name + place)
-    before = file.read_bytes()
-    data = bytearray(before)
-    damage(data, rng)
-    file.write_bytes(data)
-    safe = undamaged(path, before, bytes(data), 24 if place else 0)
-    bodies = {pack(json.dumps(one).encode()): key for key, one in kept.items()}
-    expected = {bodies[body] for _, _, body in safe if body in bodies}
-
-    with closing(Journal(path, clock=clock, boot="two")) as journal:
-        for device in devices:
-            fill(journal, 1, device)
-        journal.tidy()
-        new = journal.epoch
-        found = truth(journal, *devices)
-        assert not journal.holds("slide")["salvaging"]
-        for key, one in found.items():
-            assert kept.get(key, one) == one or damage is cut
-            assert key in kept or key[1] == new or key[1] in epochs
-        assert expected <= found.keys()
-
-
 class FullDisk:
     """Makes writing to a journal fail as on a full disk, while ``full``; reading goes on."""
 
@@ -834,11 +500,22 @@ class FullDisk:
 
         class Connection(sqlite3.Connection):
             def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
-                if disk.full and sql.startswith("INSERT"):
-                    raise sqlite3.OperationalError("database or disk is full")
+                disk.check(sql)
                 return super().execute(sql, *arguments)
 
+            def executemany(self, sql: str, rows: Any, /) -> sqlite3.Cursor:
+                disk.check(sql)
+                return super().executemany(sql, rows)
+
+            def executescript(self, sql: str, /) -> sqlite3.Cursor:
+                disk.check(sql)
+                return super().executescript(sql)
+
         monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Connection))
+
+    def check(self, sql: str) -> None:
+        if self.full and ("INSERT" in sql or "CREATE" in sql):
+            raise sqlite3.OperationalError("database or disk is full")
 
 
 def lost(journal: Journal, device: str = "slide", *during: float) -> list[tuple[float, ...]]:
@@ -896,7 +573,6 @@ def test_what_was_lost_is_known_although_the_disk_was_full_until_the_end(
         assert lost(following) == [(begin + 2, begin + 8, 4)]
     with closing(Journal(path, clock=clock, boot="two")) as following:
         assert lost(following) == [(begin + 2, begin + 8, 4)]
-    journal._lost.clear()
     journal.close()
 
 
@@ -907,44 +583,282 @@ def test_notes_of_what_was_lost_survive_damage(path: Path, disk: FullDisk) -> No
         lose(journal, clock, 4)
         disk.full = False
         fill(journal, 300)
-    with path.open("r+b") as file:
-        file.seek(100)
-        file.write(b"\x99" * 20)
+    files(path)[-1].write_bytes(b"nothing of it is left")
     with closing(Journal(path, clock=clock, boot="one")) as journal:
         journal.tidy()
         assert lost(journal) == [(begin + 2, begin + 8, 4)]
 
 
-def test_the_notebook_takes_as_many_notes_as_there_is_room_for(path: Path) -> None:
+def test_a_notebook_is_written_in_place_and_proves_itself(path: Path) -> None:
     path.parent.mkdir()
-    notebook = Notebook(path.parent / "journal.lost")
-    many = [Lost(f"device{n}", "4f3c0a9be1d2", 1e9, 1e9, 3, "disk full") for n in range(3000)]
-    notebook.write(many)
-    kept = notebook.read()
-    assert 800 < len(kept) < 3000
-    assert kept == many[: len(kept)]
-    assert notebook.path.stat().st_size == 131_072
-    notebook.write([])
-    assert notebook.read() == []
+    notebook = Notebook(path)
+    assert notebook.read() is None
+    notebook.write({"a": "long" * 100})
+    there = path.stat()
+    for content in ({"a": 1}, {}, {"b": [2, "é"]}):
+        notebook.write(content)
+        assert notebook.read() == content
+    assert (path.stat().st_ino, path.stat().st_size) == (there.st_ino, there.st_size)
+    assert there.st_size == there.st_blocks * 512 == SIZE
+    notebook.write({"a": "x" * SIZE})
+    notebook.close()
+    notebook.write({"a": "y"})
+    assert Notebook(path).read() == {"a": "y"}
+    text = path.read_bytes()
+    path.write_bytes(text.replace(b"y", b"z"))
+    assert notebook.read() is None
 
 
 def test_a_journal_is_closed_while_it_is_being_tidied(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     journal = Journal(path, clock=Clock())
     fill(journal, 3)
-    begun = threading.Event()
+    begun, closed = threading.Event(), threading.Event()
+    connect = Part.connect
 
-    def check(_: upkeep.Upkeep) -> None:
+    def wait(part: Part, **more: Any) -> sqlite3.Connection:
         begun.set()
-        while not journal._leave:
-            pass
+        assert closed.wait(AT_MOST)
+        return connect(part, **more)
 
-    monkeypatch.setattr(upkeep.Upkeep, "check", check)
-    threads = [threading.Thread(target=work, daemon=True) for work in (journal.tidy, journal.close)]
-    threads[0].start()
+    monkeypatch.setattr(Part, "connect", wait)
+    tidying = threading.Thread(target=journal.tidy, daemon=True)
+    tidying.start()
     assert begun.wait(AT_MOST)
-    threads[1].start()
-    for thread in threads:
-        thread.join(AT_MOST)
-    assert not any(thread.is_alive() for thread in threads)
+    journal.close()
+    closed.set()
+    tidying.join(AT_MOST)
+    assert not tidying.is_alive()
+    assert caplog.text == ""
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        journal.append(sample())
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        journal.holds("slide")
+    assert journal.tidy() == 0
+
+
+NOON = Clock().now // DAY_S * DAY_S + DAY_S / 2
+
+
+def test_each_night_has_a_file_and_an_epoch_goes_on_over_noon_and_restarts(path: Path) -> None:
+    clock = Clock(NOON - 10)
+    epochs: set[str] = set()
+    for boot in ("one", "one", "two"):
+        with closing(Journal(path, clock=clock, steady=clock, boot=boot)) as journal:
+            first = 1 if boot == "two" else 1 + len(epochs) * 30
+            for _ in range(3):
+                fill(journal, 10)
+                fill(journal, 1, "flow")
+                clock.now += 10
+            epochs.add(journal.epoch)
+            assert seqs(journal, 0, 1000) == [*range(1, first + 30)]
+            clock.now += DAY_S - 30
+    assert len(epochs) == 2
+    evening = (
+        night_of(round(1000 * NOON - 1)),
+        *(night_of(round(1000 * (NOON + n * DAY_S))) for n in range(3)),
+    )
+    nights = [evening[n] for n in (0, 1, 2, 2, 3)]
+    assert [file.name for file in files(path)] == [
+        f"journal.{number:06d}.{night}.sqlite" for number, night in enumerate(nights, 1)
+    ]
+
+
+def test_a_page_and_a_period_may_cross_noon(path: Path) -> None:
+    clock = Clock(NOON - 10)
+    with closing(Journal(path, clock=clock, steady=clock, boot="one")) as journal:
+        for _ in range(20):
+            clock.now += 1
+            fill(journal, 10)
+        assert len(files(path)) == 2
+        for after, limit in ((0, 500), (85, 10), (89, 1), (90, 5), (95, 200)):
+            expected = [*range(after + 1, min(after + limit, 200) + 1)]
+            assert seqs(journal, after, limit) == expected
+            page = read_page(journal.page("slide", after, limit))
+            assert [*page] == expected
+        records = journal.records("slide", 80, 110, journal.epoch)
+        assert [seq for seq, _ in records] == [*range(80, 111)]
+        assert [sample_of(text)["seq"] for _, text in records] == [*range(80, 111)]
+        for start, end, first, last in (
+            (-5, 5, 41, 140),
+            (0, inf, 91, 200),
+            (-inf, 0, 1, 90),
+            (1, 2, 101, 110),
+        ):
+            held = journal.inventory(None, "", NOON + start, NOON + end)["held"]
+            assert held == [["slide", journal.epoch, first, last]]
+
+
+def test_pages_are_right_while_files_are_removed_and_begun(path: Path) -> None:
+    clock = Clock(NOON)
+    with closing(Journal(path, clock=clock, steady=clock, boot="one", keep=5 * DAY_S)) as journal:
+        done = threading.Event()
+        faults: list[Exception] = []
+
+        def read() -> None:
+            try:
+                while not done.is_set():
+                    low = max((one["last"] for one in journal.holds("slide")["gone"]), default=0)
+                    page = seqs(journal, low, 300)
+                    assert page == list(range(page[0], page[0] + len(page)))
+                    held = journal.inventory()["held"]
+                    assert all(first <= last for *_, first, last in held)
+                    journal.records("slide", low, low + 50, journal.epoch)
+            except Exception as error:  # noqa: BLE001
+                faults.append(error)
+
+        fill(journal, 10)
+        readers = [threading.Thread(target=read) for _ in range(3)]
+        for reader in readers:
+            reader.start()
+        dropped = 0
+        for _ in range(60):
+            clock.now += DAY_S
+            fill(journal, 100)
+            dropped += journal.tidy()
+        done.set()
+        for reader in readers:
+            reader.join(AT_MOST)
+        assert faults == []
+        assert gone(journal) == [(1, dropped, reason(5, 2))]
+        assert seqs(journal) == [*range(dropped + 1, 6011)]
+        assert len(files(path)) == 6
+
+
+def test_at_noon_on_a_full_disk_the_journal_goes_on_in_the_old_file(
+    path: Path, disk: FullDisk, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock(NOON - 10)
+    with closing(Journal(path, clock=clock, boot="one")) as journal:
+        fill(journal, 3)
+        clock.now += 20
+        disk.full = True
+        lose(journal, clock, 2)
+        assert "goes on in journal.000001" in caplog.text
+        disk.full = False
+        assert fill(journal, 2) == [4, 5]
+        assert len(files(path)) == len([*path.parent.glob("*.json")]) == 1
+        clock.now += DAY_S
+        assert fill(journal, 2) == [6, 7]
+        assert len(files(path)) == 2
+        assert seqs(journal) == [*range(1, 8)]
+
+
+def test_what_a_killed_process_had_not_noted_is_counted(path: Path) -> None:
+    with closing(Journal(path, boot="one")) as journal:
+        fill(journal, 5)
+        (notebook,) = path.parent.glob("*.json")
+        before = notebook.read_bytes()
+        fill(journal, 1)
+        fill(journal, 1, "flow")
+        epoch = journal.epoch
+    notebook.write_bytes(before)
+    with closing(Journal(path, boot="one")) as journal:
+        assert journal.epoch == epoch
+        assert (fill(journal, 1), fill(journal, 1, "flow")) == ([7], [2])
+
+
+@pytest.mark.parametrize("boot", ["one", "two"])
+def test_samples_that_a_power_failure_took_are_gone_and_their_numbers_are_not_used_again(
+    path: Path, boot: str
+) -> None:
+    with closing(Journal(path, boot="one")) as journal:
+        fill(journal, 10)
+        epoch = journal.epoch
+    with closing(sqlite3.connect(files(path)[0])) as db:
+        db.execute("DELETE FROM sample WHERE seq > 7")
+        db.commit()
+    with closing(Journal(path, boot=boot)) as journal:
+        assert journal.epoch != epoch
+        assert fill(journal, 1) == [1]
+        assert seqs(journal, epoch=epoch) == [*range(1, 8)]
+        assert gone(journal) == [(8, 10, f"{files(path)[0].name} is damaged")]
+        assert len(truth(journal)) == 8
+
+
+def test_without_its_notebook_a_file_is_still_read_but_its_epoch_does_not_go_on(
+    path: Path,
+) -> None:
+    with closing(Journal(path, boot="one")) as journal:
+        fill(journal, 10)
+        epoch = journal.epoch
+    (notebook,) = path.parent.glob("*.json")
+    notebook.unlink()
+    for _ in range(2):
+        with closing(Journal(path, boot="one")) as journal:
+            assert journal.epoch != epoch
+            assert seqs(journal, epoch=epoch) == [*range(1, 11)]
+    assert len(files(path)) == 2
+
+
+def test_a_file_that_somebody_removed_is_gone_and_a_new_epoch_begins(path: Path) -> None:
+    with closing(Journal(path, boot="one")) as journal:
+        fill(journal, 10)
+        epoch = journal.epoch
+        (file,) = files(path)
+        file.unlink()
+        journal.tidy()
+        assert journal.epoch != epoch
+        assert fill(journal, 1) == [1]
+        assert seqs(journal, epoch=epoch) == []
+        assert gone(journal) == [(1, 10, f"{file.name} is damaged")]
+    with closing(Journal(path, boot="one")) as journal:
+        assert gone(journal) == [(1, 10, reason(14, 2))]
+
+
+OLD = """
+PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;
+CREATE TABLE epoch (id INTEGER PRIMARY KEY, name TEXT NOT NULL, boot TEXT NOT NULL);
+CREATE TABLE sample (
+    device TEXT, epoch INTEGER, seq INTEGER, time REAL NOT NULL, body BLOB NOT NULL,
+    PRIMARY KEY (device, epoch, seq)
+) WITHOUT ROWID;
+CREATE TABLE gone (
+    device TEXT, epoch TEXT, first INTEGER, last INTEGER, reason TEXT NOT NULL,
+    noticed REAL NOT NULL, PRIMARY KEY (device, epoch, first)
+) WITHOUT ROWID;
+CREATE TABLE lost (
+    device TEXT, epoch TEXT, since REAL, until REAL, samples INTEGER, reason TEXT,
+    PRIMARY KEY (device, epoch, since)
+) WITHOUT ROWID;
+CREATE INDEX sample_when ON sample (device, epoch, time);
+"""
+
+
+def test_the_journal_of_an_earlier_version_is_read_until_it_is_old(path: Path) -> None:
+    path.parent.mkdir()
+    clock = Clock()
+    old = path.with_name("journal.sqlite")
+    with closing(sqlite3.connect(old)) as db:
+        db.executescript(OLD)
+        for id_, epoch in ((1000, "bbbb"), (2000, "aaaa")):
+            db.execute("INSERT INTO epoch VALUES (?, ?, 'one')", (id_, epoch))
+            for device in ("slide", "flow"):
+                for seq in range(11, 31):
+                    head = {"device": device, "seq": seq, "epoch": epoch}
+                    body = zlib.compress(json.dumps(head | {"x": seq}).encode())
+                    row = (device, id_, seq, clock.now + seq, body)
+                    db.execute("INSERT INTO sample VALUES (?, ?, ?, ?, ?)", row)
+        db.execute("INSERT INTO lost VALUES ('slide', 'aaaa', 5.0, 6.0, 2, 'disk full')")
+        db.commit()
+    size = old.stat().st_size
+    clock.now += 60
+    for _ in range(2):
+        with closing(Journal(path, clock=clock, steady=clock, boot="one", most=1000)) as journal:
+            fill(journal, 1)
+            journal.tidy()
+            assert [one["epoch"] for one in journal.holds("flow")["epochs"]] == ["bbbb", "aaaa"]
+            assert [key[2] for key in truth(journal, "flow")] == [*range(11, 31), *range(11, 31)]
+            assert seqs(journal, 15, 3, epoch="aaaa") == [16, 17, 18]
+            assert lost(journal) == [(5.0, 6.0, 2)]
+            start = clock.now - 60
+            held = journal.holds("flow", start + 15, start + 25)["epochs"]
+            assert [(one["first"], one["last"]) for one in held] == [(15, 24)] * 2
+            assert journal.inventory()["used"] < size
+    assert old.stat().st_size == size
+    with closing(Journal(path, clock=clock, steady=clock, boot="one")) as journal:
+        clock.now += 15 * DAY_S
+        assert journal.tidy() >= 80
+        assert not old.exists()
+        assert [one[:2] for one in gone(journal, "flow")] == [(1, 30), (1, 30)]

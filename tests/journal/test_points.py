@@ -19,6 +19,9 @@ from hcam_devices.journal.points import (
     nights,
     unflatten,
 )
+from hcam_devices.journal.records import Record
+
+from ..helpers import records
 
 SLIDE: dict[str, Any] = {
     "device": "slide",
@@ -132,9 +135,9 @@ def test_a_time_that_a_store_cannot_hold_is_none(never: str) -> None:
 @pytest.mark.parametrize("extreme", ["1970-01-01T00:00:00Z", "2261-12-31T23:59:59.999Z"])
 def test_the_first_and_the_last_time_can_be_held(tmp_path: Path, extreme: str) -> None:
     point = flatten(SLIDE | {"timestamp": extreme, "seq": 999_999})
-    assert int(line_of(point).split()[-1]) < 2**63
+    assert int(line_of(Record.of(point)).split()[-1]) < 2**63
     with closing(EmbeddedStore("embedded", tmp_path)) as store:
-        store.write([point])
+        store.write(records([point]))
     (night,) = NightFiles(tmp_path).nights()
     assert list(NightFiles(tmp_path).samples(night)) == [point]
     assert milliseconds(unflatten(point)["timestamp"]) == milliseconds(extreme)

@@ -5,12 +5,13 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .tools import BIN, Net
+from .tools import BIN, INSTRUMENT, Net, until
 
 
 def ip(*arguments: str) -> None:
@@ -40,6 +41,14 @@ class Host(Net):
     def start(self, *command: Any, log: str, **more: Any) -> subprocess.Popen[bytes]:
         return super().start(*self.inside, *command, log=log, **more)
 
+    def run(self, *command: Any, **more: Any) -> str:
+        return super().run(*self.inside, *command, **more)
+
+    def wait_until_online(self) -> None:
+        """Wait until every device of the default instrument is on the network, and online."""
+        every = len(INSTRUMENT.names)
+        until(lambda: f"{every} of {every} devices" in self.hcam("status", code=None))
+
     def up(self, file: Path) -> subprocess.Popen[bytes]:
         command = (BIN / "hcam", "up", "--emulate", "--instrument", file)
         return self.start(*command, log="up.out")
@@ -51,6 +60,8 @@ class Host(Net):
 
 HUB = "hub"
 """The name of the bridge, and the end of the name of its namespace."""
+NUMBERS = count()
+"""A number for each network that this process makes: several may be there at once."""
 
 
 @contextmanager
@@ -60,7 +71,7 @@ def made_hosts(
     """Make machines, with their homes in a folder; skip the test where that is impossible."""
     if reason := why_not():
         pytest.skip(f"network namespaces cannot be made: {reason}")
-    prefix = f"hcam{os.getpid()}"
+    prefix = f"hcam{os.getpid()}-{next(NUMBERS)}-"
     hub = prefix + HUB
     made: list[str] = []
     found: list[Host] = []

@@ -4,9 +4,13 @@ import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import closing, suppress
 from pathlib import Path
 
-from hcam_devices.history.stores.nights import NightFiles
+import duckdb
+
+from hcam_devices.history.stores.files import connect
+from hcam_devices.journal.records import unpack
 
 from .tools import PATIENCE, Net, until
 
@@ -32,23 +36,31 @@ def joined(net: Net) -> int:
 
 def published(net: Net, server: str = "hwserver-flood") -> set[Number]:
     """Return the numbers of every sample that the journal on disk has."""
-    file = net.home / "journal" / f"{server}.sqlite"
-    db = sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=PATIENCE)
-    try:
-        return set(
-            db.execute("SELECT device, name, seq FROM sample JOIN epoch ON epoch.id = sample.epoch")
-        )
-    finally:
-        db.close()
+    found: set[Number] = set()
+    for file in (net.home / "journal").glob(f"{server}.*.sqlite"):
+        db = sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=PATIENCE)
+        with closing(db), suppress(sqlite3.OperationalError):  # the server is creating it
+            keys = (unpack(body)[0] for (body,) in db.execute("SELECT body FROM sample"))
+            found |= {key for key in keys if key}
+    return found
 
 
 def stored(net: Net, folder: str = "history") -> Counter[Number]:
-    """Return how often each number is in the night files, whatever the store believes."""
+    """Return how often each number is in the files of the store, whatever it believes."""
+    history = net.home / folder
     found: Counter[Number] = Counter()
-    history = NightFiles(net.home / folder)
-    for night in history.nights():
-        for point in history.samples(night):
-            found[point.device, point.epoch, point.seq] += 1
+    if not (history / "tonight.sqlite").exists():
+        return found
+    with closing(connect(history / "tonight.sqlite")) as db:
+        db.execute("BEGIN")
+        found.update(db.execute("SELECT device, epoch, seq FROM sample"))
+        for device, night, name in db.execute("SELECT device, night, name FROM file"):
+            path = str(history / "nights" / night / name)
+            try:
+                rows = duckdb.execute("SELECT epoch, seq FROM read_parquet(?)", [path]).fetchall()
+            except duckdb.IOException:  # it has just been replaced
+                return stored(net, folder)
+            found.update((device, *row) for row in rows)
     return found
 
 

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
-from autobahn.wamp.exception import ApplicationError
+from autobahn.wamp.exception import ApplicationError, TransportLost
 from autobahn.wamp.types import PublishOptions, RegisterOptions, SubscribeOptions
 
 from hcam_devices.config.instrument import load
@@ -122,14 +122,21 @@ async def surprises(session: Client, wanted: list[Right]) -> list[str]:
     return found
 
 
+async def try_role(net: Net, role: str, own: Key | None, wanted: list[Right]) -> None:
+    async with client(net.address, key=own) as session:
+        assert session.role == role
+        assert await surprises(session, wanted) == []
+
+
 async def try_everything(net: Net, *actions: str) -> None:
     wanted = [right for right in rights(INSTRUMENT) if right.action in actions and possible(right)]
     for role, own in [*keys(net).items(), ("observer", None)]:
-        async with client(net.address, key=own) as session:
-            assert session.role == role
-            mine = [right for right in wanted if right.role == role]
-            assert len(mine) > 800
-            assert await surprises(session, mine) == []
+        mine = [right for right in wanted if right.role == role]
+        assert len(mine) > 800
+        try:
+            await try_role(net, role, own, mine)
+        except TransportLost:  # the router ends the session of a starved test: once more
+            await try_role(net, role, own, mine)
 
 
 async def test_every_role_may_do_what_it_should_and_nothing_else(net: Net) -> None:

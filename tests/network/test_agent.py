@@ -66,7 +66,7 @@ MACHINES = {
     "compo_lens": {"stage"},
     "compo_arms": {"pickoff", "injection"},
     "compo": {"pickoff", "injection", "stage", "arms", "lens"},
-} | {name: {"health"} for name in HEADS}
+} | {name: {"health", "coolant", "overheating", "vacuum", "cooling"} for name in HEADS}
 SENSOR = ("enable", "disable")
 CONTROLLER = (*SENSOR, "targetSet")
 MOTOR = ("enable", "disable", "home", "positionSet", "move", "stop")
@@ -412,7 +412,7 @@ async def test_a_device_calls_another_by_name_and_is_told_why_not(net: Net) -> N
     device = replace(load().entries["pressure1"], cls=Curious).build()
     with pytest.raises(ConnectionError, match="there is no network here"):
         await device.call_peer("slide", "block")
-    journal = Journal(net.home / "peer.sqlite")
+    journal = Journal(net.home / "peer")
     agent = Agent(device, ("autoguider",), journal)
     with pytest.raises(ConnectionError, match="there is no router"):
         await device.call_peer("slide", "block")

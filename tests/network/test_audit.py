@@ -9,7 +9,6 @@ import pytest
 from click.testing import CliRunner
 
 from hcam_devices.cli.main import main
-from hcam_devices.history.stores.nights import NightFiles
 from hcam_devices.wamp import utils
 from hcam_devices.wamp.utils import OutcomeUnknownError, call
 
@@ -38,43 +37,67 @@ def test_a_night_that_is_being_recorded_is_complete_up_to_now(own: Net) -> None:
     assert found["stores"][0]["lines"][0]["published"] > 0
 
 
-def test_rows_taken_from_the_store_are_missed_at_once(own: Net) -> None:
-    file = own.home / "history" / f"{NightFiles(own.home / 'history').nights()[-1]}.sqlite"
-    db = sqlite3.connect(file, timeout=20)
+def test_rows_taken_from_the_store_are_missed_and_fetched_again(as_left: Net) -> None:
+    db = sqlite3.connect(as_left.home / "history" / "tonight.sqlite", timeout=20)
     with db:
         count = db.execute("DELETE FROM sample WHERE seq = 2").rowcount
     db.close()
     assert count >= len(DEVICES)
-    said = own.hcam("audit", code=1)
+    said = as_left.hcam("audit", code=1)
     assert f"local lacks {count} of " in said
     assert "slide 2 (epoch " in said
     assert "noted as stored, but missing or damaged" in said
+    until(lambda: call("hipercam.recorder.rpc.audit", timeout=60)["complete"])
 
 
-def test_without_a_server_nothing_is_certain(own: Net) -> None:
-    assert own.server
-    own.server.terminate()
-    own.server.wait()
-    said = own.hcam("audit", code=1)
+def test_a_closed_file_that_is_damaged_is_named_and_fetched_again(as_left: Net) -> None:
+    as_left.hcam("history", "close")
+    (path,) = (as_left.home / "history" / "nights").glob("*/slide.parquet")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    said = as_left.hcam("audit", code=1)
+    assert f"{path} is damaged" in said
+    assert "slide 1-" in said
+    until(lambda: call("hipercam.recorder.rpc.audit", timeout=60)["complete"])
+    assert len([*(as_left.home / "history" / "damaged").glob("*/slide.parquet-*")]) == 1
+
+
+def test_without_a_server_nothing_is_certain(as_left: Net) -> None:
+    assert as_left.server
+    as_left.server.terminate()
+    as_left.server.wait()
+    said = as_left.hcam("audit", code=1)
     assert (
         f"its journal does not answer: check that its server is running ({len(DEVICES)} devices)"
         in said
     )
 
 
-def test_without_the_recorder_its_files_alone_are_looked_at(own: Net) -> None:
-    (recorder,) = living(own.home, "hwlogger")
-    everything = f"({len(DEVICES) + len(OTHERS) + 1} devices)"  # and the recorder
+def test_without_the_recorder_its_files_alone_are_looked_at(as_left: Net) -> None:
+    (recorder,) = living(as_left.home, "hwlogger")
+    everything = f"({len(DEVICES) + len(OTHERS) + 2} devices)"  # and the recorder and alarms
     recorder.kill()
+    recorder.wait()
+    db = sqlite3.connect(as_left.home / "history" / "tonight.sqlite", timeout=20)
+    with db:
+        # not of slide, whose samples were lost before, with another cause
+        deleted = db.execute(
+            "DELETE FROM sample WHERE (device, seq) = (SELECT device, max(seq) - 1 FROM sample"
+            " WHERE device NOT IN ('slide', 'recorder') GROUP BY device HAVING count(*) > 1)"
+        ).rowcount
+    db.close()
+    assert deleted == 1
     reasons = {
         "the recorder is not running": lambda: None,
-        f"no router answers at {own.address}": own.end,
+        f"no router answers at {as_left.address}": as_left.end,
     }
     for reason, happens in reasons.items():
         happens()
-        said = own.hcam("audit", code=1)
+        said = as_left.hcam("audit", code=1)
         assert f"{reason}, so no journal was asked {everything}" in said
-        assert "slide 2 (epoch " in said
+        assert "(epoch " in said
+        assert "not stored, and no journal answered" in said
 
 
 @pytest.mark.parametrize("router", [True, False])

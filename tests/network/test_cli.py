@@ -19,7 +19,7 @@ from .conftest import DEVICES, OTHERS
 from .tools import BIN, PATIENCE, Net, free_port, living, until
 
 COMMANDS = ["up", "router", "watch", "status", "call", "publish", "simulate", "config check"]
-COMMANDS += ["audit", "replay", "doctor", "systemd"]
+COMMANDS += ["audit", "replay", "doctor", "systemd", "get", "set", "monitor", "stubs"]
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_watch_once_says_that_no_device_matches(net: Net) -> None:
 def test_status_says_that_all_is_well(net: Net) -> None:
     told = net.hcam("status")
     assert "hwserver is running" in told
-    everything = len(DEVICES) + len(OTHERS) + 1  # and the recorder
+    everything = len(DEVICES) + len(OTHERS) + 2  # and the recorder, and the alarms
     assert f"{everything} of {everything} devices are online" in told
     assert not re.search("^(ERR|WARN)", told, re.MULTILINE)
 

@@ -11,12 +11,12 @@ from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.types import PublishOptions
 
 from hcam_devices.history.stores.embedded import EmbeddedStore
-from hcam_devices.history.stores.nights import NIGHT_TABLES, NightFiles, streams
+from hcam_devices.history.stores.nights import NightFiles
 from hcam_devices.journal import Journal
-from hcam_devices.journal.checked import reading, sealed
 from hcam_devices.journal.points import flatten
 from hcam_devices.wamp.utils import call
 
+from ..helpers import records
 from .recorded import LOADS, joined, published, start_flood, stored
 from .tools import Client, Net, client, soon, until
 
@@ -93,59 +93,52 @@ def audited() -> dict[str, Any]:
     return dict(store)
 
 
-def test_a_row_that_somebody_has_altered_is_named_and_fetched_again(own: Net) -> None:
-    night = NightFiles(own.home / "history").nights()[-1]
-    alter(own.home / "history" / f"{night}.sqlite", "load2", 5)
-    said = own.hcam("audit", code=1)
+def test_a_row_that_somebody_has_altered_is_named_and_fetched_again(as_left: Net) -> None:
+    alter(as_left.home / "history", "load2", 5)
+    said = as_left.hcam("audit", code=1)
     assert "1 ALTERED" in said
     assert "load2 5 (epoch " in said
     assert "differs from the journal, which is right: it is fetched again" in said
-    until(lambda: "ALTERED" not in own.hcam("audit", code=1))  # gtc and ngc do not answer
+    until(lambda: "ALTERED" not in as_left.hcam("audit", code=1))  # gtc and ngc do not answer
     lines = {line["device"]: line["verdict"] for line in audited()["lines"]}
     assert lines["load2"] == "complete"
 
 
-def test_what_an_earlier_recorder_believed_is_of_unknown_origin(own: Net) -> None:
+def test_what_an_earlier_recorder_believed_is_of_unknown_origin(as_left: Net) -> None:
     """Before owners were asked, an invented epoch was recorded like any other."""
-    before = joined(own)
-    recorder = own.started[-1]
+    before = joined(as_left)
+    recorder = as_left.started[-1]
     recorder.terminate()
     recorder.wait()
-    invented = own.home / "invented.sqlite"
+    invented = as_left.home / "invented.sqlite"
     journal = Journal(invented)
     sample = call("hipercam.load3.rpc.telemetry")
     numbered = journal.append({k: v for k, v in sample.items() if k not in ("seq", "epoch")})
     journal.close()
-    write(own.home / "history", numbered)
-    own.start_recorder()
-    until(lambda: joined(own) > before)
-    own.wait_for_devices("recorder")
+    write(as_left.home / "history", numbered)
+    as_left.start_recorder()
+    until(lambda: joined(as_left) > before)
+    as_left.wait_for_devices("recorder")
     until(lambda: "load3" in {line["device"] for line in audited()["lines"]})
     lines = {line["device"]: line["verdict"] for line in audited()["lines"]}
     assert lines["load3"] == "1 OF UNKNOWN ORIGIN"
 
 
-def alter(file: Path, device: str, seq: int) -> None:
-    """Change a value in a night's file so that the row still proves itself."""
-    db = reading(file, NIGHT_TABLES)
-    found = [one for one in streams(db) if one.device == device]
-    db.close()
-    db = sqlite3.connect(file, timeout=20)
-    query = "SELECT stream, time, seq, body FROM sample WHERE stream = ? AND seq = ?"
+def alter(folder: Path, device: str, seq: int) -> None:
+    """Change the value of a counter in a row of tonight."""
+    db = sqlite3.connect(folder / "tonight.sqlite", timeout=20)
+    joined = "sample JOIN shape ON shape.id = sample.shape"
+    query = f"SELECT body, columns FROM {joined} WHERE sample.device = ? AND seq = ?"
     with db:
-        rows = ((stream, db.execute(query, (stream.id, seq)).fetchone()) for stream in found)
-        stream, (*key, body) = next((stream, row) for stream, row in rows if row)
-        numbers = list(stream.body.unpack_from(body))
-        numbers[[name for name, *_ in stream.fields].index("count1")] = FORGED
-        db.execute(
-            "UPDATE sample SET body = ? WHERE stream = ? AND time = ? AND seq = ?",
-            (sealed(stream.body.pack(*numbers), *key), *key),
-        )
+        body, columns = map(json.loads, db.execute(query, (device, seq)).fetchone())
+        body[columns.index("count1")] = FORGED
+        row = json.dumps(body), device, seq
+        db.execute("UPDATE sample SET body = ? WHERE device = ? AND seq = ?", row)
     db.close()
 
 
 def write(folder: Path, sample: dict[str, Any]) -> None:
     """Record a sample as a store does."""
     store = EmbeddedStore("local", folder)
-    store.write([flatten(sample)])
+    store.write(records([flatten(sample)]))
     store.close()

@@ -30,6 +30,7 @@ from hcam_devices.wamp.owner import Owner
 from hcam_devices.wamp.session import keep_joined
 from hcam_devices.wamp.utils import InvalidArgumentError, NoSuchProcedureError, call
 
+from ..helpers import records
 from .tools import BIN, PATIENCE, Net, soon
 
 SAMPLES = 12_345
@@ -60,7 +61,9 @@ def store(tmp_path: Path) -> Iterator[EmbeddedStore]:
         {"temperature": -90 + n % 100 / 100, "health": f"OK {n // 5000}"} for n in range(SAMPLES)
     ]
     units = {"temperature": "deg_C"}
-    store.write([Point("ccd9", "a", n, begin + n * 1000, row, units) for n, row in enumerate(rows)])
+    store.write(
+        records([Point("ccd9", "a", n, begin + n * 1000, row, units) for n, row in enumerate(rows)])
+    )
     yield store
     store.close()
 
@@ -73,7 +76,7 @@ async def recording(net: Net, store: EmbeddedStore, folder: Path) -> AsyncIterat
     device = recorder_of([store.name])(
         "recorder", replicators=replicators, journals=journals, folder=folder, stores={}
     )
-    journal = Journal(folder / "journal.sqlite")
+    journal = Journal(folder / "journal")
     present = Agent(device, ("recorder",), journal).present
     owner = Owner("hwlogger", iso_from_s(0))
     agent = asyncio.create_task(keep_joined(net.address, present, owner=owner))

@@ -1,22 +1,28 @@
 """Run the commands on keys of the README and of docs/keys.md, word for word."""
 
 import asyncio
+import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.types import RegisterOptions
 
+from hcam_devices.config.instrument import load
 from hcam_devices.wamp import utils
 from hcam_devices.wamp.access import read_key
 from hcam_devices.wamp.router import answers
 from hcam_devices.wamp.utils import call
 
+from ..wamp.test_legacy_telemetry import SLIDE, parsed
+from .test_door import call as call_of
+from .test_door import send
 from .test_running_a_site import commands_of
-from .tools import BIN, ROUTER_PYTHON, Net, client, free_port, soon, until
+from .tools import BIN, ROUTER_PYTHON, Follower, Net, client, free_port, soon, until
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text().partition("\n## Who may do what\n")[2]
@@ -73,10 +79,15 @@ def test_the_commands_of_the_page_do_what_it_says(site: Net) -> None:
 
 
 @pytest.fixture
-def plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Net]:
+def plain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Net]:
     """A Crossbar that is not ours, started as the page says; nobody is on it."""
     net = Net(tmp_path)
     net.port = free_port()
+    file = net.home / "site.toml"
+    file.write_text(load().path.read_text() + getattr(request, "param", ""))
+    monkeypatch.setenv("HCAM_INSTRUMENT", str(file))
     monkeypatch.setenv("WAMP_SERVER", str(net.address))
     monkeypatch.setenv("HCAM_HOME", str(net.home))
     try:
@@ -118,3 +129,28 @@ async def test_a_crossbar_of_one_s_own_has_keys_roles_and_the_door(plain: Net) -
                 return not ada.is_attached()
 
             await soon(gone)
+
+
+@pytest.mark.parametrize("plain", ["\n[legacy]\nenabled = true\n"], indirect=True)
+async def test_a_crossbar_of_one_s_own_serves_programs_of_version_1_7(plain: Net) -> None:
+    made = json.loads((plain.home / "crossbar" / "config.json").read_text())
+    [transport] = made["workers"][0]["transports"]
+    # hdriver answers no ping while it asks its user something.
+    assert transport["paths"]["ws"]["options"]["auto_ping_timeout"] > 1_000_000
+    got: list[Any] = []
+    stage_move = "hipercam.slide.rpc.stage.move"
+
+    def move(*args: Any, _call: Any) -> None:
+        got.append((*args, _call.caller_authid))
+
+    async with client(plain.address, key=plain.key("hwserver")) as server:
+        options = RegisterOptions("prefix", details_arg="_call")
+        await server.register(move, "hipercam.slide.rpc.", options)
+        async with client(plain.address, realm="realm1", key=None) as program:
+            heard = await Follower.of(program, "hipercam.slide.telemetry")
+            await program.call(stage_move, "1")
+            server.publish("hipercam.slide.telemetry", SLIDE)
+            assert parsed(await heard.next(bool))["position"]
+        answer = await asyncio.to_thread(send, plain, "/call", call_of(stage_move, 2))
+    assert answer[0] == 200, answer
+    assert got == [(1, "realm1 at 127.0.0.1"), (2, "anonymous at 127.0.0.1")]

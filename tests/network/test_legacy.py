@@ -4,9 +4,10 @@ import asyncio
 import json
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
+from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from autobahn.wamp.exception import ApplicationError
@@ -123,7 +124,8 @@ async def test_telemetry_is_the_newest_sample_on_a_clock(
     await has(lambda: messages[-1]["state"]["connection"] == ["active", "offline"])
     topics = await program.call("wamp.subscription.list")
     there = [await program.call("wamp.subscription.get", one) for one in topics["exact"]]
-    assert "hipercam.slide.telemetry" in [one["uri"] for one in there]
+    listed = {f"hipercam.{name}.telemetry" for name in load().entries}
+    assert listed <= {one["uri"] for one in there}  # before any of the others has said anything
 
 
 async def test_a_setpoint_and_a_call_arrive_in_order_and_named_by_address(
@@ -182,6 +184,36 @@ async def test_calls_of_the_detector_wait_for_each_other_and_telemetry_for_them(
     await has(lambda: messages)
 
 
+async def post(net: Net, procedure: str, *args: Any) -> Any:
+    """Call as a script of version 1.7 does, over HTTP; return the answer."""
+    _, answer, _ = await asyncio.to_thread(send, net, "/call", call(procedure, *args))
+    return json.loads(answer)
+
+
+async def test_calls_over_http_wait_with_those_of_realm1(
+    net: Net, program: Client, servers: dict[str, StandIn]
+) -> None:
+    detector = servers["hserver"]
+    await detector.present("ngc", "NGC")
+    detector.wait["ngc.rpc.pon"] = asyncio.Event()
+    calls: list[Any] = [program.call("hipercam.ngc.rpc.pon")]
+    await has(lambda: detector.got)
+    with closing(HTTPConnection("127.0.0.1", net.port)) as left:
+        left.request("POST", "/call", call("hipercam.ngc.rpc.poff"))
+        await post(net, "hipercam.ngc.rpc.summary")
+    calls.append(asyncio.create_task(post(net, "hipercam.NGC.rpc.seq_start")))
+    for name in ("ngc.rpc.abort", "NGC.rpc.summary"):
+        await post(net, f"hipercam.{name}")
+    # Somebody with a key does not wait: the device itself refuses what it cannot do now.
+    async with client(net.address, key=net.key("local")) as ours:
+        await ours.call("hipercam.ngc.rpc.seq_stop")
+    names = ["ngc.rpc.pon", "ngc.rpc.summary", "ngc.rpc.abort", "NGC.rpc.summary"]
+    assert [one[0] for one in detector.got] == [*names, "ngc.rpc.seq_stop"]
+    detector.wait["ngc.rpc.pon"].set()
+    await asyncio.gather(*calls)
+    assert [one[0] for one in detector.got][5:] == ["NGC.rpc.seq_start"]  # poff's caller has left
+
+
 async def test_the_autoguider_is_called_where_it_is(
     net: Net, program: Client, servers: dict[str, StandIn]
 ) -> None:
@@ -193,6 +225,32 @@ async def test_the_autoguider_is_called_where_it_is(
     await program.register(lambda *dither: dithers.append(dither), name)
     await offset(name, 1.0, 2.0)
     assert dithers == [(1.0, 2.0)]
+
+
+@pytest.mark.parametrize("match", ["exact", "prefix"])
+async def test_an_autoguider_with_a_key_precedes_one_of_realm1(
+    net: Net, program: Client, servers: dict[str, StandIn], match: Literal["exact", "prefix"]
+) -> None:
+    offset, name = servers["gtcserver"].session.call, "hipercam.autoguider.rpc.add_relative_dither"
+    dithers: list[Any] = []
+    await program.register(lambda *dither: dithers.append(("realm1", *dither)), name)
+    # As net.autoguider(), without the settings of this process.
+    net.hcam("access", "add", "autoguider", "--role", "device", "--server", "autoguider")
+    try:
+        async with client(net.address, key=net.key("autoguider")) as ours:
+            registered = name if match == "exact" else "hipercam.autoguider.rpc."
+            options = RegisterOptions(match)
+            await ours.register(lambda *dither: dithers.append(dither), registered, options)
+            await offset(name, 1.0, 2.0)
+            assert dithers == [(1.0, 2.0)]
+    finally:
+        net.hcam("access", "remove", "autoguider")
+
+    async def is_called_again() -> bool:
+        await offset(name, 3.0, 4.0)
+        return bool(dithers[-1] == ("realm1", 3.0, 4.0))
+
+    await soon(is_called_again)
 
 
 async def test_a_program_cannot_pose_as_a_device(program: Client) -> None:
@@ -222,32 +280,32 @@ async def test_a_key_is_for_the_other_realm_and_no_key_for_this_one(
 async def test_the_door_finds_what_a_prefix_serves_by_its_exact_name(
     net: Net, servers: dict[str, StandIn]
 ) -> None:
-    async def post(procedure: str, *args: Any) -> Any:
-        _, answer, _ = await asyncio.to_thread(send, net, "/call", call(procedure, *args))
-        return json.loads(answer)["args"][0]
+    async def look_up(procedure: str) -> Any:
+        return (await post(net, "wamp.registration.lookup", procedure))["args"][0]
 
     hardware = servers["hwserver"]
     await hardware.present("slide")
-    assert await post("wamp.registration.lookup", "hipercam.slide.rpc.stage.move")
-    assert await post("wamp.registration.lookup", "hipercam.nobody.rpc.stage.move") is None
-    await post("hipercam.slide.rpc.stage.move")
+    assert await look_up("hipercam.slide.rpc.stage.move")
+    assert await look_up("hipercam.nobody.rpc.stage.move") is None
+    await post(net, "hipercam.slide.rpc.stage.move")
     assert hardware.got == [("slide.rpc.stage.move", {}, "anonymous at 127.0.0.1", "operator")]
 
 
 CLOCK = """
-import legacy
+import turns
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-legacy.reactor = clock = Clock()
-device = legacy.Device("ngc.Controller", [])
+turns.reactor = clock = Clock()
+ngc = turns.Turns("ngc.Controller")
+turns.take(["ngc", "NGC"], ngc)
 answers, sent = [], []
 
-def begin(name):
+def begin(name, device="ngc"):
     def send():
         sent.append((name, Deferred()))
         return sent[-1][1]
-    answer = device.answer(name, send)
+    answer = turns.answer(f"hipercam.{device}.rpc.{name}", send)
     answer.addBoth(lambda result: answers.append((name, getattr(result, "value", result))))
     return answer
 
@@ -267,14 +325,25 @@ clock.advance(30)
 assert [name for name, _ in answers] == ["pon", "standby", "poff"], answers
 assert "was not sent" in answers[1][1].args[0]
 assert [name for name, _ in sent] == ["pon", "poff"]
-gone = [begin("gone"), begin("gone too")]
+sent[1][1].callback("late")
+gone = begin("gone"), begin("gone too", "NGC")
+begin("online")
 for call in reversed(gone):  # their caller has left
     call.cancel()
+assert len(sent) == 3, "the device still carries the first one out, and the second is not sent"
 sent[2][1].callback("done")
-begin("online")
 sent[3][1].callback("done")
-assert answers[5] == ("online", "done") and not device.answering
-assert not clock.getDelayedCalls()
+assert [name for name, _ in sent[2:]] == ["gone", "online"]
+assert answers[-1] == ("online", "done") and not ngc.answering
+begin("stuck")
+begin("abort")
+begin("hangs", "slide")
+begin("hangs as well", "slide")
+assert [name for name, _ in sent[4:]] == ["stuck", "abort", "hangs", "hangs as well"]
+clock.advance(60)
+assert all(error.error.endswith("outcome_unknown") for _, error in answers[-4:]), answers[-4:]
+sent[-1][1].errback(ValueError())
+assert not ngc.answering and not clock.getDelayedCalls()
 """
 
 

@@ -5,13 +5,13 @@ Port 8080 is built into them, so there is a network for them alone.
 
 import ast
 import json
-import os
+import math
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,11 @@ import pytest
 
 from hcam_devices.config.instrument import load
 
+from .gui import ORIGINAL, commands, need_original, samples, site_file, written
 from .namespaces import Host, made_hosts
-from .tools import BIN, living, until
+from .tools import BIN, PATIENCE, living, until
 
-ORIGINAL = Path(__file__).parents[2] / ".venv" / "original" / "bin"
 DESK, HEAD = "10.77.0.1", "10.77.0.2"
-SITE = f"""
-[legacy]
-enabled = true
-listen = ["{DESK}"]
-"""
 SHOWN = [
     *("meerstetter1", "pressure1", "flow", "slide", "compo_lens", "compo_arms", "compo", "ccd1"),
     *("ngc", "gtc", "rack", "gps", "chiller"),
@@ -44,31 +39,15 @@ class Site:
 
     def __init__(self, ours: Host, theirs: Host) -> None:
         self.ours, self.theirs = ours, theirs
-        self.file = self.ours.home / "site.toml"
-        self.file.write_text(load().path.read_text() + SITE)
+        file = site_file(ours.home)
+        file.write_text(f'{file.read_text()}listen = ["{DESK}"]\n')
+        ours.up(file)
 
-    def hcam(self, *arguments: str) -> str:
-        """Run ``hcam`` on the machine of the router; return what it prints, or nothing."""
-        command = (*self.ours.inside, str(BIN / "hcam"), *arguments)
-        done = subprocess.run(
-            command,
-            env=self.ours.environment,
-            text=True,
-            capture_output=True,
-            timeout=120,
-            check=False,
-        )
-        return done.stdout
-
-    def call(self, procedure: str, *args: object) -> Any:
-        said = self.hcam("call", procedure, *map(json.dumps, args))
-        return json.loads(said) if said.strip() else None
-
-    def begin(self, *command: str, log: str) -> subprocess.Popen[bytes]:
+    def begin(self, *command: str, log: str, **more: Any) -> subprocess.Popen[bytes]:
         """Start a program of version 1.7."""
         env = self.theirs.environment | {"WAMP_SERVER": DESK, "PYTHONUNBUFFERED": "1"}
         inside = ("env", *(f"{name}={env[name]}" for name in ("WAMP_SERVER", "PYTHONUNBUFFERED")))
-        return self.theirs.start(*inside, *self._program(*command), log=log)
+        return self.theirs.start(*inside, *self._program(*command), log=log, **more)
 
     @staticmethod
     def _program(name: str, *args: str) -> tuple[str, ...]:
@@ -81,6 +60,14 @@ class Site:
         process = self.begin(*command, log=log)
         until(lambda: process.poll() is not None)
         return (self.theirs.home / log).read_text()
+
+    def given(self, device: str, who: str, since: str) -> list[str]:
+        """Return a caller's commands to a device that arrived after a time and were done.
+
+        They are recorded after their answers, so earlier ones may be recorded after that time.
+        """
+        found = commands(self.ours.home, who, device)
+        return [written(one) for one in found if one["timestamp"] > since and not one["error"]]
 
     def router(self) -> psutil.Process:
         """Return the process of the router that has the connections."""
@@ -98,17 +85,11 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    if not ORIGINAL.exists():
-        missing = "version 1.7 is not there: run tests/original"
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing)
-        pytest.skip(missing)
+    need_original()
     addresses = {"desk": DESK, "head": HEAD}
     with made_hosts(tmp_path_factory.mktemp("original"), addresses) as hosts:
         site = Site(*hosts)
-        site.ours.up(site.file)
-        for device in SHOWN:
-            until(lambda name=device: (site.call(f"{name}.telemetry") or {}).get("seq"))  # type: ignore[misc]
+        site.ours.wait_until_online()
         yield site
 
 
@@ -151,9 +132,10 @@ def test_show_telemetry_shows_what_ours_says(site: Site) -> None:
         shown = until(lambda log=log: messages(log))  # type: ignore[misc]
         program.kill()
         for time, state, values in shown[:3]:
-            samples = site.call(f"{device}.samples")
             [sample] = [
-                one for one in samples if abs(seconds(one["timestamp"]) - seconds(time)) < 0.006
+                one
+                for one in samples(site.ours.home, device)
+                if abs(seconds(one["timestamp"]) - seconds(time)) < 0.006
             ]
             if device == "ngc":
                 sample["exposure.newDataFileName"] = Path(sample["exposure.newDataFileName"]).name
@@ -179,13 +161,13 @@ def test_do_wamp_call_and_publish_wamp_msg_command_and_are_named(site: Site) -> 
     assert called("slide.rpc.stage.move") == "Result:  None"
 
     def is_there() -> bool:
-        position = site.call("slide.telemetry")["position"]["current"]
+        position = samples(site.ours.home, "slide")[-1]["position"]["current"]
         return bool(position["value"] == pytest.approx(900, abs=1))
 
     until(is_there)
-    noted = site.hcam("history", "--commands", "slide")
-    assert re.search(rf"realm1 at {re.escape(HEAD)}\b.*stage\.move", noted), noted
-    assert re.search(rf"realm1 at {re.escape(HEAD)}\b.*target_position", noted), noted
+    said = [rf"realm1 at {re.escape(HEAD)}\b.* {one}" for one in ("target_position", "stage.move")]
+    found = ".*\n.*".join(said)
+    until(lambda: re.search(found, site.ours.hcam("history", "--commands", "slide")))
 
 
 CALLS = """
@@ -222,15 +204,107 @@ def test_call_and_publish_find_every_procedure_over_http(site: Site) -> None:
     assert 'not authorized to call procedure "hipercam.slide.rpc.nothing"' in said[-1]
 
 
+@pytest.fixture(params=["original", pytest.param("one", marks=pytest.mark.soak)])
+def programs(request: pytest.FixtureRequest) -> Path:
+    """Return the programs with version 1.7, and with our package in its place."""
+    if request.param == "original":
+        return ORIGINAL
+    environment: Path = request.getfixturevalue("environment")
+    return environment / "bin"
+
+
+TYPED = {
+    "gtc_tweak_focus": "0.05\n",
+    "gtc_tweak_pointing": "10, 5\n",
+    "gtc_pointing_test": "500 500\n510 490\nc\np\na\nf\n",
+}
+"""What is typed into each script of the telescope."""
+PIXEL, HEADING = 0.081, 209.7
+"""Arcseconds, and the position angle (degrees) of the camera where the rotator is at 0."""
+
+
+def offset(x: float, y: float, angle: float) -> tuple[float, float]:
+    """Return the offset in arcseconds that moves stars by some pixels, at a position angle."""
+    turn = math.radians(angle - HEADING)
+    ra, dec = -x * PIXEL, -y * PIXEL
+    return (
+        ra * math.cos(turn) + dec * math.sin(turn),
+        dec * math.cos(turn) - ra * math.sin(turn),
+    )
+
+
+def test_the_scripts_of_the_telescope_command_it(site: Site, programs: Path) -> None:
+    who = "gtc", f"anonymous at {HEAD}", datetime.now(UTC).isoformat()
+    said = ""
+    for script, typed in TYPED.items():
+        log = f"{script}-{len(site.theirs.started)}"
+        command = (str(programs / "python"), str(programs / script))
+        process = site.begin(*command, log=log, stdin=subprocess.PIPE)
+        process.communicate(typed.encode(), PATIENCE)  # two end with an error: no more is typed
+        said += (site.theirs.home / log).read_text()
+    angle = float(samples(site.ours.home, "gtc")[-1]["telpars"]["INSTRPA"])
+
+    def moved(command: str, x: float, y: float) -> bool:
+        found = re.fullmatch(r"gtc\.gtc\.do_offset\(raoff=(\S+), decoff=(\S+)\)", command)
+        there = found and (float(found[1]), float(found[2]))
+        return there == pytest.approx(offset(x, y, angle), abs=0.01)
+
+    until(lambda: len(site.given(*who)) >= 8)
+    focus, pointing, start, star, *others = site.given(*who)
+    assert focus == "gtc.change_focus(0.05)", said
+    assert "done." in said
+    assert moved(pointing, 10, 5), (pointing, offset(10, 5, angle))
+    assert start == "gtc.start_pointing_model(25)"
+    assert moved(star, -10, 10), (star, offset(-10, 10, angle))
+    assert others == [
+        "gtc.change_star()",
+        "gtc.change_star(nearby=False)",
+        "gtc.add_star(carry_on=True)",
+        "gtc.add_star(carry_on=False)",
+    ]
+
+
+SERVERS = "hserver", "gtcserver"
+
+
+def test_stop_hicam_ends_the_detectors_program_and_our_servers(site: Site, programs: Path) -> None:
+    # It ends every process of the machine with such a name, so it gets a machine's processes.
+    machine = site.ours.start(
+        *("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "sleep", "infinity"),
+        log="machine",
+    )
+    [first] = until(lambda: psutil.Process(machine.pid).children())
+
+    def inside(*command: Any, log: str) -> subprocess.Popen[bytes]:
+        there = ("nsenter", f"--target={first.pid}", "--pid", "--mount")
+        home = ("env", f"HCAM_HOME={site.ours.home / 'second'}", "WAMP_SERVER=127.0.0.1")
+        return site.ours.start(*there, *home, *command, log=log)
+
+    logs = [site.ours.home / f"{name}-{machine.pid}" for name in SERVERS]
+    servers = [
+        inside(BIN / name, "--emulate", log=log.name)
+        for name, log in zip(SERVERS, logs, strict=True)
+    ]
+    until(lambda: all("presents" in log.read_text() for log in logs))
+    count = "import psutil; assert len(psutil.pids()) < 9"
+    assert inside(programs / "python", "-c", count, log="count").wait(PATIENCE) == 0
+    who = "ngc", "anonymous at 127.0.0.1", datetime.now(UTC).isoformat()
+    stop = inside(programs / "python", programs / "stop_hicam", log="stop")
+    assert stop.wait(PATIENCE) == 0, (site.ours.home / "stop").read_text()
+    assert [server.wait(PATIENCE) for server in servers] == [0, 0]
+    machine.kill()
+    until(lambda: site.given(*who) == ["ngc.stop_ngc_server()"])
+    site.ours.hcam("call", "ngc.start_ngc_server")
+
+
 def test_a_program_finds_the_router_again_that_was_killed(site: Site) -> None:
     log = site.theirs.home / "again.shown"
     program = site.begin("show_telemetry", "hipercam.slide.telemetry", log=log.name)
     until(lambda: messages(log))
     site.router().kill()
-    shown = len(messages(log))
-    until(lambda: len(messages(log)) > shown + 2)
-    for device in SHOWN:
-        until(lambda name=device: (site.call(f"{name}.telemetry") or {}).get("seq"))  # type: ignore[misc]
+    killed = str(datetime.now(UTC))
+    until(lambda: messages(log)[-1][0] > killed)
+    site.ours.wait_until_online()
     program.kill()
     until(lambda: not site.connections())
 
@@ -265,9 +339,9 @@ def test_a_frozen_program_keeps_its_session_and_a_dead_machine_does_not(site: Si
         until(lambda closed=closed: router_log.read_text().count("ping timeout") == closed)  # type: ignore[misc]
         control.kill()
     assert site.connections() == before + 1
-    shown = len(messages(log))
+    thawed = str(datetime.now(UTC))
     frozen.send_signal(signal.SIGCONT)
-    until(lambda: len(messages(log)) > shown + 8)
+    until(lambda: messages(log)[-1][0] > thawed)
 
     subprocess.run(
         ["ip", "-n", site.theirs.inside[-1], "link", "set", "eth0", "down"], check=True, timeout=60

@@ -96,7 +96,7 @@ def newest(device: str) -> Any:
 
 def fill(net: Net, count: int) -> None:
     """Write a journal that a server has left behind."""
-    journal = Journal(net.home / "journal" / "hwserver-flood.sqlite")
+    journal = Journal(net.home / "journal" / "hwserver-flood")
     begin = time.time() - 2 * count
     for number in range(count):
         fields = {f"count{n}": {"value": float(number), "unit": "deg_C"} for n in range(1, 9)}

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 
+import duckdb
 import psutil
 
 from ..conftest import Scaled
@@ -47,22 +48,42 @@ def kill_router(net: Net) -> None:
     net.router.wait()
 
 
-def test_a_store_that_cannot_be_opened_holds_up_no_other(own: Net) -> None:
-    recorders = living(own.home, "hwlogger")
+def test_a_store_that_cannot_be_opened_holds_up_no_other(as_left: Net) -> None:
+    recorders = living(as_left.home, "hwlogger")
     for process in recorders:
         process.kill()
     psutil.wait_procs(recorders)
-    (own.home / "second").touch()
-    (own.home / "site.toml").write_text(TWO_STORES)
-    before = len(stored(own))
-    own.start_recorder("--instrument", own.home / "site.toml")
-    until(lambda: len(stored(own)) > before + 100)
-    newest = own.newest("recorder")
+    (as_left.home / "second").touch()
+    (as_left.home / "site.toml").write_text(TWO_STORES)
+    before = len(stored(as_left))
+    as_left.start_recorder("--instrument", as_left.home / "site.toml")
+    until(lambda: len(stored(as_left)) > before + 100)
+    newest = as_left.newest("recorder")
     (alarm,) = newest["alarms"]
     assert alarm["field"] == "rate_second"
     assert "second cannot be used now" in alarm["reason"]
     assert newest["gone_second"] is None
-    (own.home / "second").unlink()
-    all_home(own)
-    wanted = published(own)
-    until(lambda: wanted <= stored(own, "second").keys())
+    (as_left.home / "second").unlink()
+    all_home(as_left)
+    wanted = published(as_left)
+    until(lambda: wanted <= stored(as_left, "second").keys())
+
+
+def test_a_night_is_closed_on_demand_with_and_without_a_recorder(as_left: Net) -> None:
+    if not living(as_left.home, "hwlogger"):
+        as_left.start_recorder()
+    before = len(stored(as_left))
+    until(lambda: len(stored(as_left)) > before + 50)
+    for _ in range(2):
+        before = sum(device == "load1" for device, *_ in stored(as_left))
+        as_left.hcam("history", "close")
+        (file,) = as_left.home.glob("history/nights/*/load1.parquet")
+        closed = duckdb.execute("SELECT count(*) FROM read_parquet(?)", [str(file)]).fetchone()
+        assert closed
+        assert closed[0] >= before > 0
+        running = living(as_left.home, "hwlogger")
+        for process in running:
+            process.kill()
+        psutil.wait_procs(running)
+    as_left.start_recorder()
+    all_home(as_left)

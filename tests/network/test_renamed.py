@@ -47,9 +47,9 @@ def test_what_was_published_under_former_names_comes_home(own: Net) -> None:
         assert all(f"\n{name} " in said for name in ("rackpc", "rackcomputer", "removed", "moved"))
 
 
-def test_a_journal_that_is_asked_in_a_wrong_way_says_so(own: Net) -> None:
+def test_a_journal_that_is_asked_in_a_wrong_way_says_so(as_left: Net) -> None:
     wrong: dict[str, tuple[Any, ...]] = {
-        "samples_compressed": ("rackpc", -1),
+        "page": ("rackpc", -1),
         "samples": ("rackpc", 0, "all"),
         "digests": ("rackpc", 1, 2, 3),
         "inventory": (["rackpc"], "", 3),

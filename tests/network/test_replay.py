@@ -10,13 +10,14 @@ import pytest
 from autobahn.wamp.types import SubscribeOptions
 
 from hcam_devices import HcamError
-from hcam_devices.history.replay import Progress, moment, paced, recorded, replay
+from hcam_devices.history.replay import Progress, paced, recorded, replay
 from hcam_devices.history.stores.embedded import EmbeddedStore
-from hcam_devices.journal.points import Point, flatten, milliseconds, unflatten
+from hcam_devices.history.stores.nights import NightFiles
+from hcam_devices.journal.points import Point, flatten, unflatten
 from hcam_devices.wamp import uris
 from hcam_devices.wamp.uris import Address
 
-from ..helpers import Clock
+from ..helpers import Clock, records
 from .tools import BIN, PATIENCE, Client, Net, Sample, client, free_port, soon, until
 
 NIGHT = "2026-11-22"
@@ -121,15 +122,6 @@ async def test_a_late_sample_does_not_delay_those_after_it() -> None:
     assert slept == [0.5]
 
 
-def test_a_time_of_a_night_is_in_its_evening_or_its_morning() -> None:
-    assert moment(NIGHT, "12:00") == milliseconds("2026-11-22T12:00:00Z")
-    assert moment(NIGHT, "23:00") == milliseconds("2026-11-22T23:00:00Z")
-    assert moment(NIGHT, "1:30:05") == milliseconds("2026-11-23T01:30:05Z")
-    for wrong in ("24:00", "soon", "12", "", "-1:00"):
-        with pytest.raises(HcamError, match="is not a time such as"):
-            moment(NIGHT, wrong)
-
-
 async def test_no_router_is_told_with_what_was_published() -> None:
     nowhere = Address("127.0.0.1", free_port())
     with pytest.raises(HcamError, match=r"no router at .* published until then: nothing"):
@@ -156,22 +148,22 @@ def test_progress_is_told_now_and_then_and_at_the_end() -> None:
 
 
 @pytest.fixture
-def history(tmp_path: Path) -> Path:
+def history(tmp_path: Path) -> NightFiles:
     """A folder with a small night."""
     store = EmbeddedStore("local", tmp_path / "history")
     times = ("13:00:00.000", "22:59:59.999", "23:00:00.000", "23:30:00.000", "23:59:59.000")
     for number, clock_time in enumerate(times, 1):
         for device in ("ccd1", "slide"):
-            store.write([flatten(sample(device, number, clock_time))])
+            store.write(records([flatten(sample(device, number, clock_time))]))
     store.close()
-    return tmp_path / "history"
+    return NightFiles(tmp_path / "history")
 
 
 async def numbers(points: AsyncIterator[Point]) -> list[tuple[str, int]]:
     return [(point.device, point.seq) async for point in points]
 
 
-async def test_a_part_of_a_night_and_some_devices_can_be_chosen(history: Path) -> None:
+async def test_a_part_of_a_night_and_some_devices_can_be_chosen(history: NightFiles) -> None:
     assert len(await numbers(recorded(history, NIGHT))) == 10
     part = recorded(history, NIGHT, "ccd*", "23:00", "23:59:59")
     assert await numbers(part) == [("ccd1", 3), ("ccd1", 4)]
@@ -189,27 +181,38 @@ async def test_a_part_of_a_night_and_some_devices_can_be_chosen(history: Path) -
     ],
 )
 async def test_nothing_to_replay_is_told(
-    history: Path, night: str, pattern: str, said: str
+    history: NightFiles, night: str, pattern: str, said: str
 ) -> None:
     with pytest.raises(HcamError, match=said):
         await numbers(recorded(history, night, pattern))
 
 
-async def test_a_time_without_samples_is_told(history: Path) -> None:
+async def test_a_time_without_samples_is_told(history: NightFiles) -> None:
     with pytest.raises(HcamError, match="0:24 is not after 00:25 in a night"):
         await numbers(recorded(history, NIGHT, "*", "00:25", "0:24"))
+    for wrong in ("24:00", "soon", "12", "-1:00"):
+        with pytest.raises(HcamError, match="is not a time such as"):
+            await numbers(recorded(history, NIGHT, "*", wrong))
     with pytest.raises(HcamError, match=rf"samples of ccd\* in {NIGHT}, but none at that time"):
         await numbers(recorded(history, NIGHT, "ccd*", "00:25", "00:26"))
 
 
 def test_the_command_publishes_and_no_option_leads_into_the_realm_of_the_instrument(
-    net: Net, history: Path
+    net: Net, history: NightFiles
 ) -> None:
-    again = "env", f"HCAM_HOME={history.parent}", BIN / "hcam", "replay", NIGHT, "--speed", "1e6"
+    again = (
+        "env",
+        f"HCAM_HOME={history.folder.parent}",
+        BIN / "hcam",
+        "replay",
+        NIGHT,
+        "--speed",
+        "1e6",
+    )
     said = net.run(*again, code=1)
     assert "refuses local, which has no key" in said
     assert "not authorized to publish" in said
-    (history.parent / "access").symlink_to(net.access)
+    (history.folder.parent / "access").symlink_to(net.access)
     told = net.run(*again)
     assert told.startswith(f"{NIGHT} 23:59:59 UTC   ")
     assert told.endswith("   10 samples\n")
@@ -217,10 +220,11 @@ def test_the_command_publishes_and_no_option_leads_into_the_realm_of_the_instrum
     assert "No such option" in net.hcam("replay", NIGHT, "--realm", "hipercam", code=2)
 
 
-def test_ctrl_c_ends_a_replay_quietly(net: Net, history: Path) -> None:
-    (history.parent / "access").symlink_to(net.access)
+def test_ctrl_c_ends_a_replay_quietly(net: Net, history: NightFiles) -> None:
+    (history.folder.parent / "access").symlink_to(net.access)
     process = net.start(
-        *("env", f"HCAM_HOME={history.parent}", BIN / "hcam", "replay", NIGHT), log="replay.out"
+        *("env", f"HCAM_HOME={history.folder.parent}", BIN / "hcam", "replay", NIGHT),
+        log="replay.out",
     )
     until(lambda: f"REPLAY {NIGHT} 13:00" in net.hcam("watch", "--once", "--realm", "replay"))
     process.send_signal(signal.SIGINT)

@@ -3,15 +3,16 @@
 import json
 import socket
 from contextlib import closing
-from dataclasses import replace
 from http.client import HTTPConnection
 
 import psutil
 import pytest
 
+from hcam_devices.alarms.server import Alarms
 from hcam_devices.config.instrument import load
 from hcam_devices.history.recorder import recorder_of
-from hcam_devices.wamp.router import as_text, configuration, overview, page, shipped
+from hcam_devices.wamp.presentation import overview
+from hcam_devices.wamp.router import as_text, configuration, panel, shipped
 
 from .tools import PATIENCE, Net, living
 
@@ -54,9 +55,11 @@ def test_the_router_says_which_instrument_it_is_of(net: Net) -> None:
     instrument = load()
     status, text = get(net, "/instrument")
     told = json.loads(text)
-    assert (status, told) == (200, json.loads(json.dumps(overview(instrument))))
+    own = [f"http://{name}:{net.port}" for name in ("127.0.0.1", "localhost")]
+    wanted = overview(instrument) | {"origins": own}
+    assert (status, told) == (200, json.loads(json.dumps(wanted)))
     assert told["title"] == "HiPERCAM on the GTC"
-    assert told["servers"] == ["gtcserver", "hserver", "hwlogger", "hwserver"]
+    assert told["servers"] == ["gtcserver", "hserver", "hwalarm", "hwlogger", "hwserver"]
     assert [one["name"] for one in told["devices"]] == instrument.names
     ngc, *_ = (one for one in told["devices"] if one["name"] == "ngc")
     assert ngc == {
@@ -64,22 +67,18 @@ def test_the_router_says_which_instrument_it_is_of(net: Net) -> None:
         "kind": "ngc.Controller",
         "server": "hserver",
         "aliases": ["NGC"],
+        "place": "detector",
+        "group": "",
+        "silent_after": 26.0,
     }
-    for one in told["devices"][:-1]:
+    for one in told["devices"][:-2]:
         assert instrument.entries[one["name"]].build().describe()["kind"] == one["kind"]
-    assert told["devices"][-1]["kind"] == recorder_of(instrument.stores).kind()
+    assert told["devices"][-2]["kind"] == recorder_of(instrument.stores).kind()
+    assert told["devices"][-1]["kind"] == Alarms.kind()
 
 
-def test_a_browser_is_shown_the_devices_and_no_other_file(net: Net) -> None:
-    status, text = get(net, "/")
-    assert (status, text) == (200, page(load()))
-    assert "<title>HiPERCAM on the GTC</title>" in text
-    for name in load().names:
-        assert f"<tr><td>{name}<td>" in text
+def test_a_browser_is_given_the_panel_and_no_other_file(net: Net) -> None:
+    assert get(net, "/") == (200, (panel() / "index.html").read_text())
+    assert get(net, "/style.css") == (200, (panel() / "style.css").read_text())
     for path in ("/nonsense", "/../config.json", "/%2e%2e/config.json", "/instrument/x"):
         assert get(net, path)[0] == 404
-
-
-def test_a_title_is_shown_as_it_is_written() -> None:
-    text = page(replace(load(), title="<b> & Söhne"))
-    assert "<h1>&lt;b&gt; &amp; Söhne</h1>" in text

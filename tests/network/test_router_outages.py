@@ -81,11 +81,15 @@ def frozen(net: Net) -> None:
         return {c.laddr.port for c in server.net_connections() if c.raddr[1:] == (net.port,)}
 
     before = connections()
-    for process in routers(net):
-        process.suspend()
-    until(lambda: not before & connections())
-    for process in routers(net):
-        process.resume()
+    try:
+        for process in routers(net):
+            with suppress(psutil.NoSuchProcess):  # a program that the server asked
+                process.suspend()
+        until(lambda: not before & connections())
+    finally:
+        for process in routers(net):
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 def test_a_server_started_before_the_router_finds_it_by_itself(own: Net) -> None:

@@ -213,5 +213,7 @@ def test_a_site_is_started_backed_up_restored_and_upgraded(machine: Machine) -> 
     machine.type_section("Upgrade it")
     assert machine.done == commands_of(PAGE), "every command of the page was considered"
     _, said = machine.run(machine.done[-1])
-    assert re.search(r"^OK +servers .*running: hwlogger, hwserver$", said, re.MULTILINE), said
+    assert re.search(r"^OK +servers .*running: hwalarm, hwlogger, hwserver$", said, re.MULTILINE), (
+        said
+    )
     assert not (machine.net.home / "systemd").exists(), "--out is where the units go"

@@ -15,15 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.async_api import expect
 
-from hcam_devices.config.instrument import Router
+from hcam_devices.client import connect
+from hcam_devices.config.tables import Router
 from hcam_devices.wamp import access, certificates, session, utils
 from hcam_devices.wamp.access import AccessError, Key, read_key
 from hcam_devices.wamp.router import answers, own_address
 from hcam_devices.wamp.session import join, keep_joined
 from hcam_devices.wamp.uris import Address, address
 from hcam_devices.wamp.utils import NotAuthorizedError, RouterError, call
+from tests.browser import chromium
 
+from .panel import panel
 from .tools import BIN, INSTRUMENT, PATIENCE, Net, soon, until
 
 QUESTION = '{"procedure": "wamp.session.count"}'
@@ -119,6 +123,15 @@ def test_a_key_file_is_all_that_a_client_needs(
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
+def test_the_client_library_finds_key_and_router(net: Secure, stranger: Path) -> None:
+    with connect() as instrument:
+        assert instrument.slide.set("target_position", 1000) == 1000
+    with connect(key=net.key_file("ada")) as instrument:
+        assert instrument.slide.position.unit == "pix"
+    with pytest.raises(AccessError, match="cannot prove that it is the one of"):
+        connect(str(net.address), key=stranger).open()
+
+
 def test_curl_comes_in_with_a_netrc(net: Secure, tmp_path: Path) -> None:
     """The key file serves as the file of the CA, too."""
     ada = read_key(net.key_file("ada"))
@@ -134,6 +147,16 @@ def test_curl_comes_in_with_a_netrc(net: Secure, tmp_path: Path) -> None:
         check=False,
     )
     assert json.loads(done.stdout)["args"][0] > 0, done.stderr
+
+
+async def test_people_come_in_with_a_browser(net: Secure) -> None:
+    async with chromium() as browser, panel(browser, net, ignore_https_errors=True) as page:
+        await page.load(scheme="https")
+        await expect(page.at("command:slide.block")).to_have_count(0)
+        await page.give("ada", read_key(net.key_file("ada")).token)
+        await expect(page.at("answer")).to_have_text("You are ada, operator.")
+        await expect(page.at("command:slide.block")).to_be_enabled()
+        assert f"wss://{net.address}/ws" in page.asked
 
 
 def post(http: HTTPConnection, **headers: str) -> tuple[int, str]:

@@ -171,7 +171,14 @@ def test_a_killed_hcam_up_leaves_no_process_behind(terminal: Terminal) -> None:
     until(lambda: not listening(net.port))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.soak),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.soak),
+    ],
+)
 def test_a_signal_while_it_begins_ends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
@@ -227,7 +234,14 @@ def test_a_host_at_which_nobody_would_find_the_router_is_told(
     assert words in said
 
 
-@pytest.mark.parametrize("output", ["closed", "full", "pipe"])
+@pytest.mark.parametrize(
+    "output",
+    [
+        pytest.param("closed", marks=pytest.mark.soak),
+        pytest.param("full", marks=pytest.mark.soak),
+        "pipe",
+    ],
+)
 def test_it_goes_on_when_nobody_can_read_what_it_prints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
 ) -> None:

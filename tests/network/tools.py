@@ -11,9 +11,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -24,7 +23,8 @@ from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.serializer import CBORSerializer, JsonSerializer
 from autobahn.wamp.types import ComponentConfig, SubscribeOptions
 
-from hcam_devices.config.instrument import load
+from hcam_devices.config.instrument import COMMON, load
+from hcam_devices.journal.records import sample_of, unpack
 from hcam_devices.wamp import access, utils
 from hcam_devices.wamp.access import Key, own_key, read_key
 from hcam_devices.wamp.roles import role_of
@@ -151,7 +151,7 @@ class Net:
         assert "Traceback" not in said
         return said
 
-    def hcam(self, *arguments: str, code: int = 0) -> str:
+    def hcam(self, *arguments: str, code: int | None = 0) -> str:
         return self.run(BIN / "hcam", *arguments, code=code)
 
     def start_router(self, *arguments: str | Path) -> None:
@@ -221,6 +221,9 @@ class Net:
     def start_recorder(self, *arguments: str | Path) -> subprocess.Popen[bytes]:
         return self.start(BIN / "hwlogger", *arguments, log="hwlogger.out")
 
+    def start_alarms(self, *arguments: str | Path) -> subprocess.Popen[bytes]:
+        return self.start(BIN / "hwalarm", *arguments, log="hwalarm.out")
+
     def wait_for_devices(self, *names: str) -> None:
         """Wait until the devices can be called, and have read their hardware."""
         for name in names:
@@ -252,17 +255,18 @@ class Net:
     def last(self, name: str) -> int:
         """Return the newest number in the journal on disk: no network."""
         entry = INSTRUMENT.entries.get(name)
-        file = self.home / "journal" / f"{entry.server if entry else 'hwlogger'}.sqlite"
-        if not file.exists():
-            return 0
-        db = sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=PATIENCE)
-        try:
-            query = "SELECT max(seq) FROM sample WHERE device = ?"
-            return int(db.execute(query, (name,)).fetchone()[0] or 0)
-        except sqlite3.OperationalError:  # the server is creating it
-            return 0
-        finally:
-            db.close()
+        found = 0
+        common = {device: server for server, device in COMMON.items()}
+        for file in self._journals(entry.server if entry else common.get(name, "*")):
+            db = sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=PATIENCE)
+            with closing(db), suppress(sqlite3.OperationalError):  # the server is creating it
+                query = "SELECT max(seq) FROM sample WHERE device = ?"
+                found = max(found, db.execute(query, (name,)).fetchone()[0] or 0)
+        return found
+
+    def _journals(self, server: str = "*") -> list[Path]:
+        """Return the files of journals; those of each server in order."""
+        return sorted((self.home / "journal").glob(f"{server}.*.sqlite"))
 
     def registrations(self) -> Any:
         """Return the numbers of all registrations: others, when a server has come back."""
@@ -270,13 +274,13 @@ class Net:
 
     def online_on_disk(self) -> bool:
         """Return whether every device is online in its newest sample in a journal."""
-        for file in (self.home / "journal").glob("*.sqlite"):
+        newest: dict[str, bytes] = {}
+        for file in self._journals():
             with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=PATIENCE)) as db:
-                newest = db.execute("SELECT body, max(seq) FROM sample GROUP BY device").fetchall()
-            records = [json.loads(zlib.decompress(body)) for body, _ in newest]
-            if any(one["state"]["connection"] != "online" for one in records if "state" in one):
-                return False
-        return True
+                query = "SELECT device, body, max(seq) FROM sample GROUP BY device"
+                newest |= {device: body for device, body, _ in db.execute(query)}
+        records = [sample_of(unpack(body)[1]) for body in newest.values()]
+        return all(one["state"]["connection"] == "online" for one in records if "state" in one)
 
     def end(self) -> None:
         """End everything, whatever state it is in."""

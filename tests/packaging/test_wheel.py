@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import tarfile
 import time
 import zipfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -21,8 +23,9 @@ from ..network.tools import Net, living, until
 
 ROOT = Path(__file__).parents[2]
 AT_MOST = 600.0
+VERSION = version("hcam_devices")
 
-pytestmark = pytest.mark.skipif(
+anew = pytest.mark.skipif(
     os.environ.get("CI") != "true", reason="installs everything anew, for a minute; set CI=true"
 )
 
@@ -70,6 +73,19 @@ def offered(said: str) -> list[str]:
     return shlex.split(command[1])
 
 
+def a_python(number: str) -> str | None:
+    """Return the path of a Python of this version, on PATH or of pyenv."""
+    versions = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
+    found = [*versions.glob(f"{number}.*/bin/python"), shutil.which(f"python{number}")]
+    return next((str(each) for each in found if each and runs(each)), None)
+
+
+def runs(python: Path | str) -> bool:
+    """Return whether this starts; a shim of pyenv may not."""
+    done = subprocess.run([python, "-c", ""], capture_output=True, check=False)
+    return done.returncode == 0
+
+
 def try_it(net: Net, hcam: Path) -> None:
     """Run the emulated instrument until every server has presented a device; end it by Ctrl-C."""
     up = net.start(hcam, "up", "--emulate", "--port", str(net.port), log="up.out")
@@ -90,15 +106,21 @@ def try_it(net: Net, hcam: Path) -> None:
     until(lambda: not living(net.home))
 
 
+@anew
 def test_the_distributions_have_every_file_of_the_repository(built: Path, wheel: Path) -> None:
     [source] = built.glob("*.tar.gz")
     with tarfile.open(source) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
     assert tracked(".") <= packed
-    installed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert installed == {f"hcam_devices/{name}" for name in tracked("src/hcam_devices")}
+    names = zipfile.ZipFile(wheel).namelist()
+    installed = {name for name in names if ".dist-info/" not in name}
+    files = tracked("src/hcam_devices")
+    assert installed == {f"hcam_devices/{name}" for name in files}
+    licences = {Path(name).name for name in names if ".dist-info/licenses/" in name}
+    assert licences == {"LICENSE"} | {Path(name).name for name in files if "/LICENSE-" in name}
 
 
+@anew
 def test_in_an_environment_each_error_offers_the_command_that_cures_it(
     net: Net, wheel: Path, tmp_path: Path
 ) -> None:
@@ -113,9 +135,11 @@ def test_in_an_environment_each_error_offers_the_command_that_cures_it(
     try_it(net, programs / "hcam")
 
 
-def test_for_a_user_beside_pythons_own_packages(
-    net: Net, wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@anew
+def test_the_source_distribution_for_a_user_beside_pythons_own_packages(
+    net: Net, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    [source] = built.glob("*.tar.gz")
     base = Path(sys.base_prefix) / "bin" / "python3"
     assert uv("pip", "install", "--quiet", "--target", str(tmp_path / "pip"), "pip") == 0
     monkeypatch.setenv("PYTHONUSERBASE", str(tmp_path / "user"))
@@ -123,6 +147,22 @@ def test_for_a_user_beside_pythons_own_packages(
     with monkeypatch.context() as with_pip:
         with_pip.setenv("PYTHONPATH", str(tmp_path / "pip"))
         flags = ["--user", "--break-system-packages"]
-        net.run(base, "-m", "pip", "install", *flags, f"{wheel}[gtc]", timeout=AT_MOST)
+        net.run(base, "-m", "pip", "install", *flags, f"{source}[gtc]", timeout=AT_MOST)
     net.run(tmp_path / "user" / "bin" / "hcam", "router", "install", timeout=AT_MOST)
     try_it(net, tmp_path / "user" / "bin" / "hcam")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("number", ["3.11", "3.12", "3.13"])
+def test_each_python_installs_both_files(
+    net: Net, built: Path, tmp_path: Path, number: str
+) -> None:
+    python = a_python(number)
+    if python is None:
+        pytest.skip(f"there is no Python {number}")
+    programs = tmp_path / "venv" / "bin"
+    assert uv("venv", "--quiet", "--seed", "--python", python, str(programs.parent)) == 0
+    for file in built.glob("hcam_devices-*"):
+        net.run(programs / "pip", "install", "--force-reinstall", file, timeout=AT_MOST)
+        assert net.run(programs / "hcam", "--version") == f"hcam_devices {VERSION}\n"
+        assert "no mistakes" in net.run(programs / "hcam", "config", "check")

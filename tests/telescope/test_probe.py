@@ -12,7 +12,7 @@ from hcam_devices.core import sim
 from hcam_devices.telescope.corba import Corba
 from hcam_devices.telescope.ior import describe
 from hcam_devices.telescope.sim import IDL, Simulator
-from hcam_devices.ui.probe import report
+from hcam_devices.ui.probe import as_lines, report
 
 from ..helpers import AT_MOST
 from .orb import name_service, telescope
@@ -59,7 +59,7 @@ async def test_without_gtcserver_the_instrument_file_says_where_the_telescope_is
 async def test_nothing_is_moved_or_set() -> None:
     simulator = Simulator()
     async with sim.serve(simulator) as place:
-        lines = await report(Corba(**(place | {"timeout": AT_MOST})))
+        lines = list(as_lines(await report(Corba(**(place | {"timeout": AT_MOST})))))
     assert "alive        yes" in lines
     assert not simulator.commands()
     assert all(operation.startswith(("get", "are", "is")) for operation in simulator.heard)

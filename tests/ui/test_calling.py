@@ -106,8 +106,9 @@ def followed(*said: Sample | Exception) -> tuple[str, list[str]]:
     def sleep(seconds: float) -> None:
         clock.now += seconds
 
-    end = follow(telemetry, "stage", AXIS, shown.append, sleep=sleep, clock=clock)
+    last, end = follow(telemetry, "stage", AXIS, shown.append, sleep=sleep, clock=clock)
     assert not list(answers), "the end was seen too early"
+    assert last == said[-1]
     return end, shown
 
 
@@ -188,9 +189,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_success_without_an_answer_is_said(asked: list[str]) -> None:
-    assert call("slide.stage.stop", [], 1.0) == "slide.stage.stop: done"
-    assert call("slide.block", [], 1.0).startswith("slide.block: begun")
-    assert call("slide.telemetry", [], 1.0) == "null", "there is no sample yet"
+    assert call("slide.stage.stop", [], 1.0) == (None, "slide.stage.stop: done")
+    assert call("slide.block", [], 1.0)[1].startswith("slide.block: begun")
+    assert call("slide.telemetry", [], 1.0) == (None, "null"), "there is no sample yet"
+
+
+def test_a_device_is_no_procedure(asked: list[str]) -> None:
+    with pytest.raises(HcamError, match=r"slide is a device: .* such as slide\.stage\.move;"):
+        call("slide", ["stage.move"], 1.0)
+    assert asked == ["describe"]
 
 
 def test_a_program_that_does_not_describe_itself_can_be_called(
@@ -202,7 +209,7 @@ def test_a_program_that_does_not_describe_itself_can_be_called(
         return [procedure, *args]
 
     monkeypatch.setattr(utils, "call", answer)
-    said = call("autoguider.add_relative_dither", ["1", "2"], 1.0)
+    _, said = call("autoguider.add_relative_dither", ["1", "2"], 1.0)
     assert "hipercam.autoguider.rpc.add_relative_dither" in said
     with pytest.raises(HcamError, match="its motions are unknown; nothing was sent"):
         call("autoguider.add_relative_dither", ["1", "2"], 1.0, wait=True)

@@ -24,7 +24,7 @@ from hcam_devices.cli.main import main
 from hcam_devices.config.instrument import Entry, Instrument, load
 from hcam_devices.config.stores import Embedded, InfluxDB
 from hcam_devices.core import sim
-from hcam_devices.core.device import Device, Sample
+from hcam_devices.core.device import Device, Sample, iso_from_s
 from hcam_devices.core.fields import Labels, Readback, Setpoint, Value
 from hcam_devices.core.link import Lasting
 from hcam_devices.core.part import Alarm
@@ -34,7 +34,9 @@ from hcam_devices.history.replicator import Replicator
 from hcam_devices.history.stores.line_protocol import LineStore
 from hcam_devices.host.installation import install_extra
 from hcam_devices.journal.points import flatten
+from hcam_devices.journal.records import record_of
 from hcam_devices.ui import dashboards
+from hcam_devices.ui.alert_rules import alert_rules
 
 from ..helpers import FAST, Clock, complete, living, online, sample_where
 from ..history.stores.databases import InfluxDB as Database
@@ -154,6 +156,13 @@ async def lived(recorder: Device) -> list[Sample]:
     return said
 
 
+def counted() -> Sample:
+    """Return a sample of the alarms, in which one was raised."""
+    head = {"device": "alarms", "timestamp": iso_from_s(time.time()), "alarms": []}
+    state = {"connection": "online"}
+    return head | {"state": state, "errors": 1, "changes": "ERR ccd1.flow raised: 0.1 l / min"}
+
+
 def known(sample: Sample) -> bool:
     pairs = [value for value in sample.values() if isinstance(value, dict) and "target" in value]
     return complete(sample) and all(pair["target"] for pair in pairs)
@@ -204,8 +213,8 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
         }
         parts |= {"journals": Journals({})} | FAST
         recorder = recorder_of(EXTENDED.stores)("recorder", **parts)
-        samples = asyncio.run(lived(recorder))
-        points = [flatten(one | {"epoch": "e", "seq": n}) for n, one in enumerate(samples, 1)]
+        samples = [*asyncio.run(lived(recorder)), counted()]
+        points = [record_of(one | {"epoch": "e", "seq": n}) for n, one in enumerate(samples, 1)]
         stores[0].write(stores[0].rows(points))
         for replicator in replicators:
             replicator.close()
@@ -255,6 +264,90 @@ def test_the_table_of_alarms_has_alarms_only(every: dict[str, Any], history: His
             rows = history.rows(panel, target["query"], device)
             assert rows
             assert all(json.loads(row["alarms"]) for row in rows), title
+
+
+def test_alarms_are_marks_on_every_dashboard(every: dict[str, Any], history: History) -> None:
+    for title, board in every.items():
+        (mark,) = board["annotations"]["list"]
+        assert mark["target"]["textColumn"] == "text"
+        assert mark["datasource"]["uid"] == "hcam-offsite"
+        rows = history.rows({"interval": "10s"}, mark["target"]["query"], "")
+        assert [row["text"] for row in rows] == ["ERR ccd1.flow raised: 0.1 l / min"], title
+
+
+# --- alert rules ----------------------------------------------------------------------------
+
+
+def rules_of(instrument: Instrument = EXTENDED) -> dict[str, dict[str, Any]]:
+    """Return the alert rules of an instrument, by title."""
+    (group,) = json.loads(json.dumps(alert_rules(instrument, "hcam-offsite")))["groups"]
+    return {rule["title"]: rule for rule in group["rules"]}
+
+
+def test_every_query_of_an_alert_rule_finds_data(history: History) -> None:
+    rules = rules_of()
+    assert len(rules) > 15
+    for title, rule in rules.items():
+        query = rule["data"][0]["model"]["query"]
+        assert not history.empty({"interval": "10s"}, query), f"{title}: {query}"
+        wrong = query.replace('" WHERE', 'x" WHERE')
+        assert history.empty({"interval": "10s"}, wrong), f"{title}: {wrong}"
+
+
+def test_alert_rules_are_as_grafana_expects() -> None:
+    rules = rules_of()
+    assert len({rule["uid"] for rule in rules.values()}) == len(rules)
+    for rule in rules.values():
+        assert re.fullmatch(r"[\w-]{1,40}", rule["uid"])
+        refs = [data["refId"] for data in rule["data"]]
+        assert rule["condition"] == refs[-1]
+        assert [data["model"].get("expression") for data in rule["data"]] == [None, *refs[:-1]]
+        assert [data["datasourceUid"] for data in rule["data"]] == [
+            "hcam-offsite",
+            *["__expr__"] * 2,
+        ]
+        assert rule["annotations"]["summary"]
+
+
+def evaluator(rule: dict[str, Any]) -> Any:
+    (condition,) = rule["data"][-1]["model"]["conditions"]
+    return condition["evaluator"]
+
+
+def test_an_alert_rule_is_what_the_device_declares() -> None:
+    rules = rules_of()
+    flow = rules["ccd1.flow"]
+    assert evaluator(flow) == {"type": "lt", "params": [0.4]}
+    assert flow["annotations"]["summary"] == "ccd1.flow is below 0.4 l / min"
+    assert flow["annotations"]["description"].startswith("Look at the chiller")
+    assert flow["for"] == "60s", "Grafana looks each minute"
+    assert evaluator(rules["pressure1.pressure"]) == {"type": "outside_range", "params": [0, 0.008]}
+    assert "ccd1.pressure" not in rules, "a view does not repeat its source"
+    assert rules["alarms.silent"]["noDataState"] == "Alerting"
+
+
+def test_the_instrument_file_changes_an_alert_rule(tmp_path: Path) -> None:
+    text = load().path.read_text()
+    (tmp_path / "ours.toml").write_text(
+        f'{text}\n[alarms."*.pressure"]\nhealthy = [-inf, 1e-3]\n'
+        'delay = 100\nadvice = "Call Ada."\n'
+        '[alarms."rackpc.mem"]\nadvice = ""\n'
+    )
+    rules = rules_of(load(tmp_path / "ours.toml"))
+    pressure = rules["pressure1.pressure"]
+    assert evaluator(pressure) == {"type": "gt", "params": [0.001]}
+    assert pressure["for"] == "120s"
+    assert pressure["annotations"]["description"] == "Call Ada."
+    assert "rackpc.mem" not in rules, "a notice is no alarm"
+    long = replace(
+        EXTENDED.entries["ngc"], name="a_detector_with_a_name_that_is_long", cls=Controller
+    )
+    (uid,) = {
+        rule["uid"]
+        for title, rule in rules_of(instrument_with({"offsite": store()}, long)).items()
+        if title.startswith(long.name)
+    }
+    assert re.fullmatch("hcam-[0-9a-f]{16}", uid)
 
 
 # --- what Grafana will read -----------------------------------------------------------------
@@ -450,7 +543,7 @@ def test_they_are_the_same_bytes_every_time(tmp_path: Path) -> None:
         for name in ("one", "other")
     )
     assert one == other
-    assert len(one) == 2 + len(dashboards.BOARDS) + 1
+    assert len(one) == 3 + len(dashboards.BOARDS) + 1
 
 
 def files(folder: Path) -> list[Path]:
@@ -510,7 +603,7 @@ def test_a_store_that_grafana_cannot_look_at_is_said(
     tmp_path: Path, monkeypatch: Any, stores: Any, options: list[str], said: str
 ) -> None:
     instrument = instrument_with(stores)
-    monkeypatch.setattr("hcam_devices.config.instrument.load", lambda _: instrument)
+    monkeypatch.setattr("hcam_devices.config.instrument.load", lambda *_: instrument)
     result = CliRunner().invoke(main, ["dashboards", str(tmp_path / "new"), *options])
     assert result.exit_code == 1
     assert said in result.output
@@ -518,7 +611,7 @@ def test_a_store_that_grafana_cannot_look_at_is_said(
 
 
 def test_the_command_says_what_it_wrote(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("hcam_devices.config.instrument.load", lambda _: DEFAULT)
+    monkeypatch.setattr("hcam_devices.config.instrument.load", lambda *_: DEFAULT)
     result = CliRunner().invoke(main, ["dashboards", str(tmp_path)])
     assert (result.exit_code, result.output.startswith(f"{tmp_path}: Overview, CCD heads")) == (
         0,
@@ -527,7 +620,7 @@ def test_the_command_says_what_it_wrote(tmp_path: Path, monkeypatch: Any) -> Non
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("hcam_devices.config.instrument.load", lambda _: DEFAULT)
+    monkeypatch.setattr("hcam_devices.config.instrument.load", lambda *_: DEFAULT)
     (tmp_path / "dashboards").write_text("a file")
     result = CliRunner().invoke(main, ["dashboards", str(tmp_path)])
     assert result.exit_code == 1

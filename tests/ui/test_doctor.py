@@ -1,7 +1,6 @@
 """Each check of ``hcam doctor`` finds its fault and names the cure."""
 
 import asyncio
-import json
 import re
 import socket
 import time
@@ -14,9 +13,10 @@ from typing import Any
 import pytest
 
 from hcam_devices import HcamError
-from hcam_devices.config.instrument import Router, load
+from hcam_devices.config.instrument import load
+from hcam_devices.config.tables import Legacy, Router
 from hcam_devices.core.device import iso_from_s
-from hcam_devices.ui import checks, doctor
+from hcam_devices.ui import access_checks, checks, doctor
 from hcam_devices.ui.checks import HERE, LEVELS, Finding, Heard, Site
 from hcam_devices.wamp import access, certificates
 from hcam_devices.wamp.about import About
@@ -59,7 +59,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
         Address("127.0.0.1", 1),
         home,
         load(tmp_path / "ours.toml"),
-        servers={name: heard(name) for name in ("hwserver", "hwlogger")},
+        servers={name: heard(name) for name in ("hwserver", "hwlogger", "hwalarm")},
         samples={
             "gauge": online,
             "arms": online,
@@ -67,7 +67,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
         },
         statuses={
             name: {"state": "running", "host": HERE, "emulated": False}
-            for name in ("hwserver", "hwlogger")
+            for name in ("hwserver", "hwlogger", "hwalarm")
         },
     )
 
@@ -87,7 +87,7 @@ def only(found: Any, level: str, text: str) -> Finding:
                                   "clocks", "servers", "versions", "recorder"])  # fmt: skip
 async def test_a_check_that_finds_no_fault_says_so(site: Site, name: str) -> None:
     site.servers = {name: heard(name, host="elsewhere") for name in site.servers}
-    only(await checks.CHECKS[name](site), "OK", "")
+    only(await doctor.CHECKS[name](site), "OK", "")
 
 
 async def test_a_package_that_does_not_fit(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,9 +122,9 @@ def test_the_requirements_of_this_package_are_all_looked_at() -> None:
 async def test_a_router_that_is_neither_installed_nor_there(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "installed_router", lambda: None)
+    monkeypatch.setattr(access_checks, "installed_router", lambda: None)
     site.no_router = "no router at 127.0.0.1:1"
-    absent, silent = await checks.router(site)
+    absent, silent = await access_checks.router(site)
     assert (absent.level, silent.level) == ("WARN", "ERR")
     assert absent.cure.endswith("router install")
     assert f"router --instrument {site.file}, or systemctl restart" in silent.cure
@@ -133,12 +133,12 @@ async def test_a_router_that_is_neither_installed_nor_there(
 async def test_a_router_on_another_machine_that_refuses(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "installed_router", lambda: None)
+    monkeypatch.setattr(access_checks, "installed_router", lambda: None)
     table = '[router]\nlisten = "192.0.2.1"\ntls = true\n'
     site.file.write_text(f"{FILE.format(port=1)}\n{table}")
     site.instrument = load(site.file)
     site.no_router, site.refused = "the router refuses 'ada'", True
-    one = only(await checks.router(site), "ERR", "refuses 'ada'")
+    one = only(await access_checks.router(site), "ERR", "refuses 'ada'")
     assert "hcam access add" in one.cure
 
 
@@ -214,17 +214,19 @@ async def test_a_serial_port_that_is_missing(site: Site) -> None:
 async def test_a_port_open_to_other_machines(site: Site) -> None:
     with socket.create_server(("0.0.0.0", 0)) as listening:
         site.address = Address("127.0.0.1", listening.getsockname()[1])
-        one = only(await checks.listeners(site), "ERR", "listens to other machines, on 0.0.0.0")
+        one = only(
+            await access_checks.listeners(site), "ERR", "listens to other machines, on 0.0.0.0"
+        )
     assert one.where == HERE
 
 
 async def test_a_home_that_others_may_write(site: Site) -> None:
     journal = site.home / "journal"
     journal.chmod(0o777)
-    one = only(await checks.files(site), "ERR", "others can write there")
+    one = only(await access_checks.files(site), "ERR", "others can write there")
     assert one.cure == f"chmod go-w {journal}"
     journal.chmod(0o700)
-    only(await checks.files(site), "OK", "")
+    only(await access_checks.files(site), "OK", "")
 
 
 async def test_a_key_that_others_can_read(site: Site) -> None:
@@ -234,41 +236,48 @@ async def test_a_key_that_others_can_read(site: Site) -> None:
         folder.chmod(0o700)
     (keys / "local.key").write_text("secret")
     (keys / "local.key").chmod(0o640)
-    one = only(await checks.files(site), "ERR", "others can use the keys there")
+    one = only(await access_checks.files(site), "ERR", "others can use the keys there")
     assert one.cure == f"chmod go= {keys / 'local.key'}"
     (keys / "local.key").chmod(0o600)
-    only(await checks.files(site), "OK", "")
+    only(await access_checks.files(site), "OK", "")
 
 
 async def test_keys_that_are_known_and_keys_that_are_not(site: Site) -> None:
-    assert not await checks.keys(site), "there is no list of people here"
+    assert not await access_checks.keys(site), "there is no list of people here"
     folder = site.home / "access"
-    people = {"local": "engineer", "hwserver": "device-hwserver", "hwlogger": "recorder"}
+    people = {
+        "local": "engineer",
+        "hwserver": "device-hwserver",
+        "hwlogger": "recorder",
+        "hwalarm": "device-hwalarm",
+    }
     access.make_missing(folder, people, "h:1")
     access.add(folder, "ann", "observer", "h:1")
-    only(await checks.keys(site), "OK", "4 names may join")
+    only(await access_checks.keys(site), "OK", "5 names may join")
 
     access.remove(folder, "hwlogger")
-    one = only(await checks.keys(site), "ERR", "hwlogger has no key")
+    one = only(await access_checks.keys(site), "ERR", "hwlogger has no key")
     assert f"access add hwlogger --role recorder --instrument {site.file}" in one.cure
     access.make_missing(folder, people, "h:1")
 
     access.add(folder, "gone", "device-oldserver", "h:1")
-    one = only(await checks.keys(site), "WARN", "gone has the role device-oldserver, which")
+    one = only(await access_checks.keys(site), "WARN", "gone has the role device-oldserver, which")
     assert one.cure.endswith("access remove gone")
     access.remove(folder, "gone")
 
     path = access.keys_folder(folder) / "hwserver.key"
     path.unlink()
     access.write_secret(path, access.Key.new("hwserver", "device-hwserver", "h:1").as_text())
-    one = only(await checks.keys(site), "ERR", "the router does not know this key of hwserver")
+    one = only(
+        await access_checks.keys(site), "ERR", "the router does not know this key of hwserver"
+    )
     assert one.where == str(path)
     path.chmod(0o644)
-    only(await checks.keys(site), "ERR", "others can read the key file")
+    only(await access_checks.keys(site), "ERR", "others can read the key file")
     path.unlink()
 
     (folder / "people.json").chmod(0o644)
-    one = only(await checks.keys(site), "ERR", "others can read .*people.json")
+    one = only(await access_checks.keys(site), "ERR", "others can read .*people.json")
     assert one.cure == f"chmod 600 {folder / 'people.json'}"
 
 
@@ -285,9 +294,9 @@ async def test_keys_that_are_known_and_keys_that_are_not(site: Site) -> None:
 )
 async def test_what_hcam_may_do(site: Site, who: str, role: str, level: str, text: str) -> None:
     site.who, site.role = who, role
-    only(await checks.own_role(site), level, text)
+    only(await access_checks.own_role(site), level, text)
     site.no_router = "it is away"
-    assert not await checks.own_role(site)
+    assert not await access_checks.own_role(site)
 
 
 async def test_a_key_file_that_cannot_be_used(
@@ -310,10 +319,10 @@ async def test_a_secret_that_everybody_can_read(site: Site, tmp_path: Path) -> N
     site.file.write_text(FILE.format(port=1) + store)
     site.instrument = load(site.file)
     secret.chmod(0o644)
-    one = only(await checks.files(site), "ERR", "everybody can read the secret of store off")
+    one = only(await access_checks.files(site), "ERR", "everybody can read the secret of store off")
     assert one.cure == f"chmod o= {secret}"
     secret.chmod(0o640)
-    only(await checks.files(site), "OK", "")
+    only(await access_checks.files(site), "OK", "")
 
 
 @pytest.mark.parametrize(
@@ -428,16 +437,16 @@ async def test_a_door_that_is_open_to_web_pages(site: Site, open_to: str, text: 
         return 101 if "upgrade: websocket" in lines else 200
 
     def look(address: Address) -> Awaitable[Any]:
-        return checks.web_door(replace(site, address=address))
+        return access_checks.web_door(replace(site, address=address))
 
     only(await answering(status, look), "OK" if open_to == "nothing" else "ERR", text)
 
 
 async def test_a_router_of_another_version(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "installed_router", Path)
+    monkeypatch.setattr(access_checks, "installed_router", Path)
 
     def look(address: Address) -> Awaitable[Any]:
-        return checks.router(replace(site, address=address))
+        return access_checks.router(replace(site, address=address))
 
     found = await answering(lambda _: 400, look)
     only(found, "WARN", r"Crossbar 1\.2\.3 is running; this version needs \d+\.")
@@ -505,7 +514,7 @@ def test_findings_as_text_and_as_json() -> None:
     assert re.search(
         r"^ERR  files +/a: b\?\[31m\n +cure: chmod\nOK   web +c: d\n1 error, 0 w", text
     )
-    told = json.loads(doctor.as_json(found))
+    told = doctor.as_object(found)
     assert told["exit"] == 2
     wanted = {"row": "files", "level": "ERR", "where": "/a", "text": "b\x1b[31m", "cure": "chmod"}
     assert told["findings"][0] == wanted
@@ -520,18 +529,26 @@ def test_an_answer_of_a_server_is_checked() -> None:
 
 async def test_who_may_command_because_programs_of_version_1_7_may(site: Site) -> None:
     assert site.instrument
-    assert not await checks.version_1_7(site)
+    assert not await access_checks.version_1_7(site)
     site.file.write_text(FILE.format(port=1) + '[legacy]\nenabled = true\nlisten = ["192.0.2.1"]\n')
     site.instrument = load(site.file)
-    told, network, port = await checks.version_1_7(site)
+    told, network, port = await access_checks.version_1_7(site)
     assert "every program on the router's machine may command as an operator" in told.text
+    assert "in realm1 and over HTTP (127.0.0.1 port 1); commands are recorded" in told.text
     assert told.where.endswith(":11")
     assert network.level == port.level == "WARN"
-    assert "everybody who reaches 192.0.2.1 may command" in network.text
+    assert "everybody who reaches 192.0.2.1 port 1 may command" in network.text
     assert "remove listen" in network.cure
     assert "at port 8080, not 1" in port.text
     site.instrument = replace(site.instrument, router=Router(tls=True, port=8443))
-    assert len(await checks.version_1_7(site)) == 2, "they have a port of their own"
+    _, network = await access_checks.version_1_7(site)
+    assert "everybody who reaches 192.0.2.1 port 8080 may command" in network.text
+    [heard] = await access_checks.listeners(site)
+    assert "at 192.0.2.1 for programs of version 1.7, accepts connections" in heard.text
+    legacy = Legacy(enabled=True, listen=[])
+    site.instrument = replace(site.instrument, legacy=legacy)
+    [heard] = await access_checks.listeners(site)
+    assert "nothing of ours accepts connections" in heard.text
 
 
 # --- certificates ---------------------------------------------------------------------------
@@ -560,18 +577,18 @@ def secured(site: Site, days_ago: float = 0, names: str = "") -> None:
 )
 async def test_a_certificate_that_ends(site: Site, age: float, level: str, text: str) -> None:
     secured(site, age)
-    one = only(await checks.certificates(site), level, text)
+    one = only(await access_checks.certificates(site), level, text)
     assert level == "OK" or "systemctl restart hcam-router" in one.cure
 
 
 async def test_without_tls_there_are_no_certificates_to_look_at(site: Site) -> None:
     access.make_missing(site.home / "access", {"local": "engineer"}, "127.0.0.1:1")
-    assert await checks.certificates(site) == []
+    assert await access_checks.certificates(site) == []
 
 
 async def test_a_certificate_that_lacks_a_name(site: Site) -> None:
     secured(site, names='names = ["router.example"]')
-    one = only(await checks.certificates(site), "ERR", "is not for router.example")
+    one = only(await access_checks.certificates(site), "ERR", "is not for router.example")
     assert "start it again" in one.cure
 
 
@@ -580,12 +597,14 @@ async def test_a_key_file_of_another_ca_or_of_none(site: Site, tmp_path: Path) -
     folder = site.home / "access"
     other = certificates.make_missing(tmp_path / "other", {"127.0.0.1"})
     path = access.add(folder, "ada", "operator", "127.0.0.1:1", ca=other)
-    one = only(await checks.certificates(site), "ERR", "has not signed the router's certificate")
+    one = only(
+        await access_checks.certificates(site), "ERR", "has not signed the router's certificate"
+    )
     assert one.where == str(path)
     assert "access remove ada" in one.cure
     path.unlink()
     access.add(folder, "bob", "operator", "127.0.0.1:1")
-    only(await checks.certificates(site), "WARN", "has no CA, so nobody can join with it")
+    only(await access_checks.certificates(site), "WARN", "has no CA, so nobody can join with it")
 
 
 async def test_the_ca_in_a_key_file_ends(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -594,7 +613,7 @@ async def test_the_ca_in_a_key_file_ends(site: Site, monkeypatch: pytest.MonkeyP
     given = old.rename(site.home / "given.key")
     monkeypatch.setenv("HCAM_KEY", str(given))
     certificates.make_missing(site.home / "access", {"127.0.0.1"})
-    one = only(await checks.certificates(site), "WARN", "the CA in this key file ends on ")
+    one = only(await access_checks.certificates(site), "WARN", "the CA in this key file ends on ")
     assert one.where == str(given)
 
 
@@ -615,7 +634,7 @@ async def test_a_router_in_a_network_needs_tls_and_keys(
     async def request(*_: Any, tls: bool = True) -> tuple[int, dict[str, str]]:
         return (unnamed if tls else plain), {}
 
-    monkeypatch.setattr(checks, "_request", request)
+    monkeypatch.setattr(access_checks, "_request", request)
     monkeypatch.setattr(Router, "is_open", True)
     with socket.create_server((listen, 0)) as listening:
         port = listening.getsockname()[1]
@@ -623,4 +642,58 @@ async def test_a_router_in_a_network_needs_tls_and_keys(
         table = f"[router]\ntls = true\nhost = 'router.example'\nlisten = '{listen}'\n"
         site.file.write_text(f"{site.file.read_text()}\n{table}")
         site.instrument = load(site.file)
-        only(await checks.listeners(site), level, text)
+        only(await access_checks.listeners(site), level, text)
+
+
+# --- messages to people ---------------------------------------------------------------------
+
+
+def told(site: Site, notify: str, **sample: Any) -> Site:
+    """Return a site whose file has a table ``[notify]``, and a sample of the alarms."""
+    site.file.write_text(f"{site.file.read_text()}\n{notify}\n")
+    site.file.chmod(0o600)
+    samples = {**site.samples, "alarms": {"alarms": []} | sample}
+    return replace(site, instrument=load(site.file), samples=samples)
+
+
+NOTIFY = """[notify]
+heartbeat = "http://127.0.0.1:1/secret"
+[notify.ada]
+urls = ["json://127.0.0.1:1/secret"]
+"""
+
+
+async def test_nobody_who_can_be_told_is_a_warning(site: Site) -> None:
+    people, watcher = await checks.messages(site)
+    only([people], "WARN", r"nobody is told of errors who is not looking: there is no .notify.NAME")
+    only([watcher], "WARN", "nobody elsewhere notices if this machine ends")
+    assert "hwalarm" in people.cure
+    for status in site.statuses.values():
+        status["emulated"] = True  # type: ignore[index]
+    assert {finding.level for finding in await checks.messages(site)} == {"OK"}
+
+
+async def test_people_who_can_be_told_are_named(site: Site) -> None:
+    known = told(site, NOTIFY, heartbeat={"value": 50.0, "unit": "s"})
+    only(await checks.messages(known), "OK", "ada can be told, and a heartbeat is sent")
+
+
+async def test_a_heartbeat_that_was_not_heard_is_a_warning(site: Site) -> None:
+    known = told(site, NOTIFY, heartbeat={"value": 100.0, "unit": "s"})
+    only(await checks.messages(known), "WARN", "the one before is 100 s old")
+
+
+async def test_messages_that_were_not_sent_are_an_error(site: Site) -> None:
+    alarm = {"field": "undelivered", "severity": "ERR", "reason": "1 message, not sent: refused"}
+    known = told(site, NOTIFY, alarms=[alarm])
+    found = only(await checks.messages(known), "ERR", "1 message, not sent: refused")
+    assert found.cure.endswith("alarms messages")
+
+
+async def test_urls_that_everybody_can_read_are_an_error(site: Site) -> None:
+    known = told(site, NOTIFY)
+    only(await access_checks.files(known), "OK", "")
+    known.file.chmod(0o644)
+    found = only(await access_checks.files(known), "ERR", "everybody can read the URLs of .notify.")
+    assert found.cure == f"chmod o= {known.file}"
+    assert "secret" not in found.text.replace("secrets", "")

@@ -14,12 +14,12 @@ from hcam_devices.config.instrument import load
 from hcam_devices.core.fields import Readback
 from hcam_devices.ui import terminal as view
 from hcam_devices.ui.picture import Picture, draw
-from hcam_devices.ui.samples import SILENT_AFTER_S, row, state_of
+from hcam_devices.ui.samples import row, state_of
 from hcam_devices.ui.terminal import status, watch
 from hcam_devices.wamp import uris
 from hcam_devices.wamp.uris import Address
 
-from ..helpers import AT_MOST, until
+from ..helpers import until
 from .test_terminal import LONG, sample
 
 
@@ -150,10 +150,15 @@ def test_the_gauges_in_one_row_are_shown_as_a_gauge() -> None:
 
 def test_a_device_that_says_nothing_any_more_is_silent() -> None:
     said = sample("slide") | {"state": {"connection": "online", "stage": "inpos"}}
-    assert state_of({}, 0.0) == "no news"
-    assert state_of(said, SILENT_AFTER_S) == "inpos"
-    assert state_of(said, SILENT_AFTER_S + 1) == "silent"
-    assert state_of(said | {"state": {"connection": "offline", "stage": "?"}}, 0.0) == "offline"
+    assert state_of({}) == "no news"
+    assert state_of(said) == "inpos"
+    assert state_of(said, silent=True) == "silent"
+    assert state_of(said | {"state": {"connection": "offline", "stage": "?"}}) == "offline"
+    picture = Picture(load(), "*")
+    picture.hear(said)
+    assert picture.state("slide") == "inpos"
+    picture.heard["slide"] -= 27.0  # three polls of 2 s, and 20 s
+    assert picture.state("slide") == "silent"
 
 
 def test_a_router_that_does_not_answer_is_told_in_the_title() -> None:
@@ -189,7 +194,6 @@ def test_the_picture_fits_whatever_there_is_to_say(size: tuple[int, int]) -> Non
 )
 async def test_status_is_1_unless_all_is_well(
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
     heard: dict[str, Any],
     all_is_well: bool,
     said: str,
@@ -201,8 +205,9 @@ async def test_status_is_1_unless_all_is_well(
             picture.hear(heard.get(name, sample(name)))
 
     monkeypatch.setattr(view, "look", look)
-    assert await status(load(), Address()) == (0 if all_is_well else 1)
-    assert said in capsys.readouterr().out
+    found = await status(load(), Address())
+    assert found.well == all_is_well
+    assert said in found.text
 
 
 class Terminal(io.StringIO):
@@ -225,42 +230,69 @@ class Session:
         self.handlers[topic] = handler
 
 
-async def test_a_look_ends_when_everything_has_been_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_look_ends_with_the_answer_after_all_retained_events(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     instrument = load()
+    topics: list[str] = []
 
     class Retaining(Session):
         async def subscribe(self, handler: Callable[[Any], None], topic: str, options: Any) -> None:
-            for name in instrument.names:
+            topics.append(topic)
+            for name in instrument.names[1:]:
                 if topic == uris.telemetry(name):
                     handler(sample(name))
-            for server in instrument.servers:
-                if topic == uris.status(server):
-                    handler({"server": server, "state": "running"})
 
     @asynccontextmanager
     async def join(address: Address, realm: str) -> AsyncIterator[Retaining]:
         yield Retaining()
 
     monkeypatch.setattr(view, "join", join)
-    monkeypatch.setattr(view, "MAX_LOOK_S", float("inf"))
     picture = Picture(instrument, "*")
-    async with asyncio.timeout(AT_MOST):
-        await view.look(picture, Address())
-    assert picture.complete.is_set()
-
-
-async def test_a_look_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    @asynccontextmanager
-    async def join(address: Address, realm: str) -> AsyncIterator[Session]:
-        yield Session()
-
-    monkeypatch.setattr(view, "join", join)
-    monkeypatch.setattr(view, "MAX_LOOK_S", 0.0)
-    picture = Picture(load(), "*")
-    async with asyncio.timeout(AT_MOST):
-        await view.look(picture, Address())
+    await view.look(picture, Address())
     assert picture.router
-    assert not picture.complete.is_set()
+    assert [name for name, heard in picture.samples.items() if not heard] == instrument.names[:1]
+    asked = [*map(uris.telemetry, instrument.names), *map(uris.status, instrument.servers)]
+    assert topics == [*asked, uris.ALL_TELEMETRY]
+
+
+class Subscription:
+    """A subscription whose end the test sees."""
+
+    def __init__(self, handlers: dict[str, Callable[[Any], None]], topic: str) -> None:
+        self.handlers, self.topic = handlers, topic
+
+    async def unsubscribe(self) -> None:
+        del self.handlers[self.topic]
+
+
+class Subscribing(Session):
+    async def subscribe(self, handler: Callable[[Any], None], topic: str, options: Any) -> Any:
+        self.handlers[topic] = handler
+        return Subscription(self.handlers, topic)
+
+
+async def test_of_many_devices_what_changed_is_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(view, "MAX_LIVE", 3)
+    session, picture = Subscribing(), Picture(load(), "*")
+    await view.follow(picture, session)  # type: ignore[arg-type]
+    heard = session.handlers
+    assert uris.ALL_TELEMETRY not in heard
+    heard[uris.telemetry("slide")](sample("slide", "stuck") | {"x": 1.0, "y": 1.0})
+    changes = heard[uris.ALL_CHANGES]
+    for nonsense in (None, {}, {"devices": 1}, {"devices": {"slide": 1}}):
+        changes(nonsense)
+    changes({"server": "hwserver", "devices": {"slide": {"y": 2.0}, "compo": {"y": 2.0}}})
+    assert (picture.samples["slide"]["x"], picture.samples["slide"]["y"]) == (1.0, 2.0)
+    assert not picture.samples["compo"]  # its whole sample has not come
+    await until(lambda: uris.telemetry("slide") not in heard)
+    assert uris.telemetry("ngc") in heard  # its server does not publish what changed
+    heard[uris.status("hwserver")]({"server": "hwserver", "state": "gone"})
+    await until(lambda: uris.telemetry("slide") in heard)
+    heard[uris.telemetry("slide")](sample("slide") | {"state": {"connection": "offline"}})
+    assert picture.state("slide") == "offline"
 
 
 async def test_the_live_view_shows_what_is_heard_and_gives_the_terminal_back(
@@ -282,7 +314,7 @@ async def test_the_live_view_shows_what_is_heard_and_gives_the_terminal_back(
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setenv("TERM", "xterm")
     watching = asyncio.create_task(watch(load(), Address(), "slide"))
-    await until(lambda: uris.telemetry("slide") in session.handlers)
+    await until(lambda: uris.ALL_TELEMETRY in session.handlers)
     session.handlers[uris.ALL_TELEMETRY](sample("slide", "stuck at 1100"))
     await until(lambda: terminal.shows("stuck at 1100"))
     session.handlers[uris.telemetry("slide")](sample("slide", "stuck at 1200"))

@@ -114,7 +114,7 @@ def test_a_state_is_shown_in_full_where_there_is_room(width: int) -> None:
     picture.hear(sample("compo") | COMPO)
     text = "\n".join(shown(picture, (width, 60)))
     assert "nodding.waiting/idle" in text
-    assert "online/online/inpos" in text
+    assert "online/inpos" in text
 
 
 def test_every_device_is_reached_by_scrolling_and_the_way_back_leads_to_what_fits() -> None:

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from hcam_devices.alarms.server import entry_of as alarms
 from hcam_devices.config.instrument import Entry, Instrument, load
 from hcam_devices.core.fields import Setpoint
-from hcam_devices.history.recorder import entry_of
+from hcam_devices.history.recorder import entry_of as recorder
 from hcam_devices.wamp.roles import ACTIONS, Action
 
 INSTRUMENTS = {name: load(Path(name)) for name in ("hipercam", "wht")}
@@ -17,7 +18,7 @@ OF_AGENTS = {
     **dict.fromkeys(("describe", "telemetry", "samples", "journal"), "observer"),
     **dict.fromkeys(("wire", "exchange", "simulate"), "engineer"),
 }
-OF_JOURNALS = ("inventory", "samples", "samples_compressed", "digests")
+OF_JOURNALS = ("inventory", "samples", "page", "digests")
 LOOK_UPS = {
     f"wamp.{what}.{how}"
     for what in ("registration", "subscription")
@@ -69,7 +70,7 @@ class Declared:
     """The names of an instrument on the network."""
 
     def __init__(self, instrument: Instrument) -> None:
-        self.entries: list[Entry] = [*instrument.entries.values(), entry_of(instrument)]
+        self.entries: list[Entry] = [*instrument.entries.values(), recorder(instrument), alarms()]
         self.servers = instrument.servers
         self.procedures: dict[str, str] = {}
         """The least role of people that may call it."""
@@ -85,9 +86,11 @@ class Declared:
         known = {name for entry in self.entries for name in entry.names}
         for entry in self.entries:
             self._add(entry, known)
+        self.owner["hipercam.alarms.changed"] = "hwalarm"
         for server in self.servers:
             status = f"hipercam.{server}.status"
             self.owner[status] = self.heard[status] = server
+            self.owner[f"hipercam.{server}.changes"] = server
             about = f"hipercam.{server}.rpc.about"
             self.owner[about], self.procedures[about] = server, "observer"
             for name in ("", *OF_JOURNALS):
@@ -159,8 +162,9 @@ class Declared:
             topic = ".rpc." not in uri and ".journal." not in uri
             return (own and topic) or (level >= 1 and uri in self.setpoints)
         if action == "subscribe":
-            if level >= 0 or server == "hwlogger":
-                return ours or (server == "hwlogger" and uri.startswith("wamp.registration."))
+            hears_all = server in ("hwlogger", "hwalarm")
+            if level >= 0 or hears_all:
+                return ours or (hears_all and uri.startswith("wamp.registration."))
             asks_whose = server in self.shown and uri.startswith("wamp.registration.")
             return self.heard.get(uri) == server or asks_whose or uri in self.shown.get(server, ())
         return self._may_call(server, uri, level)

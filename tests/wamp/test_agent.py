@@ -25,7 +25,7 @@ from ..helpers import ENTRIES, reasons
 
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[Agent]:
-    with closing(Journal(tmp_path / "journal.sqlite")) as journal:
+    with closing(Journal(tmp_path / "journal")) as journal:
         yield Agent(ENTRIES["pressure1"].build(), ("pressure1",), journal)
 
 
@@ -51,8 +51,8 @@ async def test_the_largest_sample_fits_into_a_message(agent: Agent, worst: str) 
     assert newest["pressure"] == WORST[worst]
     for serializer in (CBORObjectSerializer(), JsonObjectSerializer()):
         name = agent.device.name
-        compressed = JournalService(agent.journal).samples_compressed(name)
-        for said in (newest, agent.samples(), compressed):
+        page = JournalService(agent.journal).page(name)
+        for said in (newest, agent.samples(), page):
             data = serializer.serialize(said)  # type: ignore[no-untyped-call]
             assert len(data) < MAX_MESSAGE_BYTES - 1000
 
@@ -108,7 +108,7 @@ class Router:
 async def test_samples_of_one_turn_are_kept_together_and_then_leave_in_one_piece(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with closing(Journal(tmp_path / "journal.sqlite")) as journal:
+    with closing(Journal(tmp_path / "journal")) as journal:
         kept: list[int] = []
         append_all: Callable[..., Any] = journal.append_all
 
@@ -180,7 +180,7 @@ async def test_a_name_that_is_refused_after_it_was_taken_loses_no_samples(agent:
 async def test_a_sample_that_is_a_bug_keeps_no_other_device_from_publishing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with closing(Journal(tmp_path / "journal.sqlite")) as journal:
+    with closing(Journal(tmp_path / "journal")) as journal:
         outbox, router = Outbox(journal, MAX_BYTES), Router(journal)
         names = "pressure1", "pressure2"
         agents = [Agent(ENTRIES[n].build(), (n,), journal, outbox=outbox) for n in names]

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,9 +55,10 @@ class Noted:
         result = self.agent._serve(*args, _call=details, **kwargs)
         return await result if asyncio.iscoroutine(result) else result
 
-    async def publish(self, field: str, *args: Any, **kwargs: Any) -> None:
+    def publish(self, field: str, *args: Any, **kwargs: Any) -> Awaitable[None]:
         event = SimpleNamespace(publisher_authid="bob", publisher_authrole="engineer")
-        await self.agent._setter(field)(*args, _event=event, **kwargs)
+        done: Awaitable[None] = self.agent._setter(field)(*args, _event=event, **kwargs)
+        return done
 
     def kept(self) -> list[dict[str, Any]]:
         """Return the events of the records in the journal."""
@@ -72,7 +73,7 @@ class Noted:
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
-    with closing(Journal(tmp_path / "journal.sqlite")) as journal:
+    with closing(Journal(tmp_path / "journal")) as journal:
         yield journal
 
 
@@ -119,6 +120,15 @@ async def test_a_setpoint_is_noted_with_what_was_before_and_the_sample_after(
 def Simulator_of(name: str) -> Any:
     entry = ENTRIES[name]
     return entry.cls.simulator(seed=1)
+
+
+async def test_a_setpoint_is_noted_with_an_earlier_time_than_a_call_after_it(noted: Noted) -> None:
+    setting = asyncio.ensure_future(noted.publish("target_temperature1", -60))
+    with pytest.raises(ApplicationError):
+        await noted.call("reset", 1)
+    await setting
+    times = {event["what"]: event["time"] for event in noted.kept()}
+    assert times["target_temperature1"] < times["reset"]
 
 
 async def test_a_motion_is_noted_with_its_axis(journal: Journal) -> None:
@@ -221,6 +231,7 @@ async def test_commands_of_one_moment_have_times_of_their_own(journal: Journal) 
         {"args": ["user=alice password=hunter2"]},
         {"args": [SEED]},
         {"args": [TOKEN]},
+        # pragma: allowlist nextline secret
         {"args": ["-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----"]},
         {"why": "the password: hunter2"},
     ],

@@ -98,9 +98,12 @@ def test_texts_are_kept_for_what_takes_a_text(tmp_path: Path) -> None:
     worker = made(site(tmp_path), 8080)
     devices = worker["components"][0]["extra"]["devices"]
     assert devices["ngc"]["texts"] == ["add_hdu", "cmd", "load_setup", "setup", "status"]
-    assert not any(one["texts"] for name, one in devices.items() if name != "ngc")
+    bypass = [f"{one}.bypass" for one in ("coolant", "overheating", "vacuum", "cooling")]
+    assert devices["ccd1"]["texts"] == bypass
+    assert not any(devices[name]["texts"] for name in ("slide", "gtc", "meerstetter1"))
     assert devices["slide"] == {
         "kind": "zaber.FocalPlaneSlide",
+        "names": ["slide", "FocalPlaneSlide"],
         "setpoints": ["target_position"],
         "texts": [],
     }

@@ -255,5 +255,7 @@ def test_compo_is_two_devices_in_one() -> None:
 def test_every_kind_is_told_and_has_the_fields_of_its_device(name: str) -> None:
     """A field that was renamed would be unknown for ever."""
     for entry in load(carried(name)).entries.values():
-        device = entry.build()
-        assert {*legacy.KINDS[entry.cls.kind()].fields} <= device.values().keys(), entry.name
+        device, fields = entry.build(), legacy.KINDS[entry.cls.kind()].fields
+        assert {*fields} <= device.values().keys(), entry.name
+        for field in fields.keys() & device.fields.keys():
+            assert fields[field].unit in ("", device.fields[field].unit), f"{entry.name}.{field}"

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hcam_devices.alarms.server import entry_of as alarms
 from hcam_devices.config.instrument import load
-from hcam_devices.history.recorder import entry_of
+from hcam_devices.history.recorder import entry_of as recorder
 from hcam_devices.wamp import roles
 from hcam_devices.wamp.roles import ACTIONS, Action, Rule, merged
 
@@ -48,16 +49,27 @@ def test_merged_rules_decide_as_if_any_rule_that_matches_may_allow(
 
 
 @given(RULES)
-def test_merged_rules_are_one_for_each_uri(rules: list[Rule]) -> None:
-    found = [rule.uri for rule in merged(rules)]
-    assert sorted(found) == sorted({rule.uri for rule in rules})
-    assert merged(merged(rules)) == merged(rules)
+def test_no_merged_rule_can_be_left_out(rules: list[Rule]) -> None:
+    found = merged(rules)
+    assert merged(found) == found
+    for rule in found:
+        others = {one.uri: one for one in found if one is not rule}
+        shorter = [uri for uri in others if rule.uri.startswith(uri)]
+        assert {one for one in ACTIONS if decided(others, rule.uri, one)} != rule.allow or not (
+            shorter and others[max(shorter, key=len)].is_prefix
+        )
+
+
+@given(RULES)
+def test_what_a_rule_allows_is_allowed_beside_any_other(rules: list[Rule]) -> None:
+    for rule in rules:
+        assert all(decision(merged(rules), rule.uri, action) for action in rule.allow)
 
 
 def test_each_role_begins_with_a_rule_that_allows_nothing() -> None:
     for instrument in INSTRUMENTS.values():
         for make in (roles.roles, roles.replay_roles):
-            for role in make([*instrument.entries.values(), entry_of(instrument)]):
+            for role in make([*instrument.entries.values(), recorder(instrument), alarms()]):
                 assert role["permissions"][0] == {
                     "uri": "",
                     "match": "prefix",
@@ -75,7 +87,7 @@ def generated(name: str | Path) -> dict[str, list[Rule]]:
             Rule(one["uri"], frozenset(action for action in ACTIONS if one["allow"][action]))
             for one in role["permissions"]
         ]
-        for role in roles.roles([*instrument.entries.values(), entry_of(instrument)])
+        for role in roles.roles([*instrument.entries.values(), recorder(instrument), alarms()])
     }
 
 

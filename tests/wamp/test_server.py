@@ -68,7 +68,7 @@ async def test_a_server_that_ends_while_the_telescope_settles_keeps_every_sample
     assert telescope.motion.doing is None
     assert "not being kept" not in caplog.text
     assert not telescope.motion._tasks
-    journal = Journal(tmp_path / "journal" / "gtcserver.sqlite")
+    journal = Journal(tmp_path / "journal" / "gtcserver")
     last = journal.samples("gtc", 0, 10_000)[-1]
     journal.close()
     assert last["seq"] > 1

@@ -1,6 +1,7 @@
 """How a session answers calls, without a router."""
 
 import asyncio
+import socket
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ from autobahn.wamp.exception import ProtocolError, SerializationError
 from autobahn.wamp.message import Error, Interrupt, Invocation, Yield
 from autobahn.wamp.request import Endpoint, Registration
 
-from hcam_devices.wamp.session import Session
+from hcam_devices.wamp.session import Session, _connected, _opened
+from hcam_devices.wamp.uris import Address
 
 from ..helpers import until
 
@@ -95,3 +97,14 @@ async def test_an_answer_of_a_lost_session_is_dropped(wire: Wire) -> None:
     answers.set_result("too late")
     await until(lambda: not session._invocations)
     assert wire.sent == []
+
+
+async def test_an_answer_after_samples_is_sent_at_once() -> None:
+    loop = asyncio.get_running_loop()
+    async with await loop.create_server(asyncio.Protocol, "127.0.0.1") as server:
+        address = Address("127.0.0.1", server.sockets[0].getsockname()[1])
+        connected = await _connected(*address)
+        transport, _ = await _opened(asyncio.Protocol, connected, address, None)
+        used = transport.get_extra_info("socket")
+        assert used.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        transport.abort()

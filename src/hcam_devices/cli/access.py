@@ -7,11 +7,12 @@ import click
 from .. import HcamError
 from ..config.instrument import Instrument
 from ..names import did_you_mean
+from ..ui.troubles import count
 from ..wamp import access as keys
 from ..wamp import roles
 from ..wamp.router import make_keys
 from ..wamp.uris import Address
-from .program import Group, example, given
+from .program import Group, example, given, say
 
 DEVICE = "device"
 
@@ -77,16 +78,17 @@ def add(
         own = keys.local_key(folder)
     router, ca = (own.router, own.ca) if own else (str(address), "")
     if public is None:
-        click.echo(keys.add(folder, name, role, router, out, ca=ca))
+        made = str(keys.add(folder, name, role, router, out, ca=ca))
+        say({"name": name, "role": role, "file": made}, made)
     elif out is None:
         keys.add_public(folder, name, role, public)
-        if ca:
-            click.echo(f"# of the router, for the key file:\n{keys.as_toml(router=router, ca=ca)}")
+        text = f"# of the router, for the key file:\n{keys.as_toml(router=router, ca=ca)}"
+        say({"name": name, "role": role, "router": router, "ca": ca}, text if ca else ())
     else:
         raise click.UsageError("--public makes no key file: omit --out")
 
 
-@access.command(epilog=example("hcam access remove ada"))
+@access.command(silent=True, epilog=example("hcam access remove ada"))
 @click.argument("name")
 def remove(name: str) -> None:
     """Remove NAME and its keys. If it has joined, its connection is closed."""
@@ -98,8 +100,11 @@ def list_() -> None:
     """Print who may join, with roles and numbers of keys."""
     people = keys.people(keys.folder())
     if not people:
-        click.echo(f"nobody yet: hcam router makes the keys of this machine in {keys.folder()}")
+        text = f"nobody yet: hcam router makes the keys of this machine in {keys.folder()}"
+        click.echo(text, err=True)
     width = max(map(len, people), default=0)
-    for name, person in sorted(people.items()):
-        number = len(person.keys)
-        click.echo(f"{name:<{width}}  {person.role}, {number} key{'s' * (number != 1)}")
+    known = [(name, person.role, len(person.keys)) for name, person in sorted(people.items())]
+    say(
+        {name: {"role": role, "keys": keys} for name, role, keys in known},
+        (f"{name:<{width}}  {role}, {count(keys, 'key')}" for name, role, keys in known),
+    )

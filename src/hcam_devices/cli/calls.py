@@ -4,18 +4,23 @@ import click
 
 from ..ui import calling
 from ..wamp.uris import Address
-from .program import NEGATIVE, Command, Number, example, given
+from .completion import devices, procedures, setpoints
+from .program import NEGATIVE, WHY, Command, Number, example, given, say
 
 
 @click.command(
     cls=Command,
     context_settings=NEGATIVE,
+    exits={
+        0: "done; with --wait, it has arrived",
+        1: "refused, not answered or not arrived, for the reason on standard error",
+    },
     epilog=example(
         "hcam call slide.block --wait   or   hcam call ngc   or   "
         "hcam call ngc.load_setup @setup.json"
     ),
 )
-@click.argument("procedure")
+@click.argument("procedure", shell_complete=procedures)
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @click.option(
     "--timeout",
@@ -26,9 +31,9 @@ from .program import NEGATIVE, Command, Number, example, given
 @click.option(
     "--wait",
     is_flag=True,
-    help="Wait until the motion has ended; exit with status 1 if it failed.",
+    help="Wait until the motion has ended; show meanwhile how far it is, on standard error.",
 )
-@click.option("--why", default="", help="The reason, which hcam history --commands shows.")
+@WHY
 @given("address")
 def call(
     procedure: str, args: tuple[str, ...], *, timeout: float, wait: bool, why: str, address: Address
@@ -38,16 +43,23 @@ def call(
     With only the name of a device (hcam call ngc), list its procedures. @FILE stands for the text
     of a file, and @@ for an @. A command that could do harm says so, and needs confirm=true. Ctrl-C
     ends the wait for a motion, not the motion.
+
+    --json prints the answer; for the name of a device its description; and with --wait the sample
+    in which the axis has arrived.
     """
-    click.echo(calling.call(procedure, args, timeout, wait=wait, why=why))
+    say(*calling.call(procedure, args, timeout, wait=wait, why=why))
 
 
 @click.command(
-    cls=Command, context_settings=NEGATIVE, epilog=example("hcam publish slide.target_position -50")
+    cls=Command,
+    context_settings=NEGATIVE,
+    silent=True,
+    exits={0: "published; the device has not answered"},
+    epilog=example("hcam publish slide.target_position -50"),
 )
-@click.argument("topic")
+@click.argument("topic", shell_complete=setpoints)
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
-@click.option("--why", default="", help="The reason, which hcam history --commands shows.")
+@WHY
 @given("address")
 def publish(topic: str, args: tuple[str, ...], *, why: str, address: Address) -> None:
     """Publish ARGS to TOPIC, to set a value without an answer.
@@ -64,7 +76,7 @@ def publish(topic: str, args: tuple[str, ...], *, why: str, address: Address) ->
         "hcam simulate pressure1 set base=0.02   or   hcam simulate slide silence times=3"
     ),
 )
-@click.argument("device")
+@click.argument("device", shell_complete=devices)
 @click.argument("fault", default="")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 @given("address")
@@ -73,5 +85,4 @@ def simulate(device: str, fault: str, options: tuple[str, ...], *, address: Addr
 
     Without FAULT, list the faults and values of DEVICE.
     """
-    for line in calling.simulate(device, fault, options):
-        click.echo(line)
+    say(*calling.simulate(device, fault, options))

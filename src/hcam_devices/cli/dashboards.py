@@ -7,7 +7,7 @@ import click
 from .. import HcamError
 from ..config.instrument import Instrument
 from ..host.installation import install_extra
-from .program import Command, example, given
+from .program import Command, example, given, say
 
 
 @click.command(cls=Command, epilog=example("hcam dashboards grafana --instrument ours.toml"))
@@ -30,4 +30,4 @@ def dashboards(folder: Path, *, store: str | None, instrument: Instrument) -> No
             f"this installation lacks the packages for dashboards: {install_extra('grafana')}"
         ) from None
     titles = dashboards.write(folder, instrument, store)
-    click.echo(f"{folder}: {', '.join(titles)}")
+    say({"folder": str(folder), "dashboards": titles}, f"{folder}: {', '.join(titles)}")

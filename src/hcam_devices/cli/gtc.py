@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from ..ui.probe import probed
+from ..ui.probe import as_lines, probed
 from ..wamp.uris import Address
-from .program import Group, Number, example, given
+from .program import Group, Number, example, given, say
 
 
 @click.group(cls=Group)
@@ -15,7 +15,10 @@ def gtc() -> None:
     """Examine the telescope's own server."""
 
 
-@gtc.command(epilog=example("hcam gtc probe --host 192.0.2.5 --idl telescope.idl"))
+@gtc.command(
+    exits={1: "the server does not answer, or was not found"},
+    epilog=example("hcam gtc probe --host 192.0.2.5 --idl telescope.idl"),
+)
 @click.option("--host", help="The host of the CORBA name service (default: as gtcserver uses).")
 @click.option("--port", type=click.IntRange(1, 65535), help="The port of the CORBA name service.")
 @click.option("--idl", help="The site's IDL file, if there is one.")
@@ -25,9 +28,8 @@ def probe(address: Address, file: Path | None, **given: Any) -> None:
     """Report the type, ORB and addresses of the telescope's server, and what can be read there.
 
     By default the name service is the one that the running gtcserver uses, emulated or not, or
-    else the one in the instrument file. Nothing is moved or set. Exit with status 1 if the server
-    does not answer.
+    else the one in the instrument file. Nothing is moved or set.
     """
     settings = {name: value for name, value in given.items() if value is not None}
-    for line in probed(address, file, settings):
-        click.echo(line)
+    found = probed(address, file, settings)
+    say(found, as_lines(found))

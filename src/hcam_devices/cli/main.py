@@ -2,7 +2,7 @@
 
 import click
 
-from .program import LazyGroup
+from .program import VERSION, LazyGroup
 
 SECTIONS = {
     "Run the instrument": {
@@ -14,7 +14,13 @@ SECTIONS = {
     },
     "Watch and command it": {
         "watch": ("watch", "Show the devices live."),
-        "status": ("watch", "Print a summary; exit with status 1 if anything is wrong."),
+        "panel": ("panel", "Print the address of the web page that shows them."),
+        "status": ("watch", "Print a summary of what runs, and of what is wrong."),
+        "alarms": ("alarms", "Show the alarms; acknowledge, shelve, hand over."),
+        "get": ("values", "Print values of devices."),
+        "set": ("values", "Set a value, and print what was read back."),
+        "monitor": ("values", "Print values whenever they are read."),
+        "stubs": ("stubs", "Write types of the devices, for scripts in Python."),
         "call": ("calls", "Call a procedure of a device, or list its procedures."),
         "publish": ("calls", "Set a value without an answer."),
     },
@@ -27,13 +33,13 @@ SECTIONS = {
     "Find faults": {
         "doctor": ("doctor", "Check the installation; print what is wrong and the cure."),
         "wire": ("watch", "Show the bytes between a device and its hardware."),
+        "drill": ("drill", "Rehearse alarms and interlocks with the simulated hardware."),
         "simulate": ("calls", "Give a simulated device a fault or other values."),
         "gtc": ("gtc", "Examine the telescope's own server."),
     },
 }
 
 
-@click.group(cls=LazyGroup, sections=SECTIONS)
-@click.version_option(package_name="hcam_devices")
+@click.group(cls=LazyGroup, sections=SECTIONS, params=[VERSION])
 def main() -> None:
     """Run, watch and command the hardware of HiPERCAM."""

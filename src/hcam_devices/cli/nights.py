@@ -10,27 +10,33 @@ from ..config.instrument import Instrument
 from ..history import audit as audits
 from ..history import auditing
 from ..history import replay as replays
+from ..history.archive import files_here
 from ..wamp.uris import Address
-from .program import DEVICES, Command, Number, example, given, heed_interrupts
+from .completion import nights
+from .program import DEVICES, Command, Number, example, given, heed_interrupts, say
 
 
-@click.command(cls=Command, epilog=example("hcam audit 2026-11-22"))
-@click.argument("night", default="")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.command(
+    cls=Command,
+    exits={0: "every sample is stored exactly once", 1: "one is not, or that is uncertain"},
+    epilog=example("hcam audit 2026-11-22"),
+)
+@click.argument("night", default="", shell_complete=nights)
 @given("address", "file")
-def audit(night: str, *, as_json: bool, address: Address, file: Path | None) -> None:
+def audit(night: str, *, address: Address, file: Path | None) -> None:
     """Check that every sample published in NIGHT (default: tonight) is stored exactly once.
 
-    NIGHT is the date of its evening, or tonight, or yesterday (the night before). Exit with status
-    1 if a sample is not stored exactly once, or if that is uncertain.
+    NIGHT is the date of its evening, or tonight, or yesterday (the night before).
     """
     result = auditing.audit(night, file)
-    click.echo(result.model_dump_json(indent=2) if as_json else "\n".join(audits.text(result)))
+    say(result.model_dump(mode="json"), audits.text(result))
     raise SystemExit(0 if result.complete else 1)
 
 
-@click.command(cls=Command, epilog=example("hcam replay 2026-11-22 --from 23:00 --speed 60"))
-@click.argument("night")
+@click.command(
+    cls=Command, silent=True, epilog=example("hcam replay 2026-11-22 --from 23:00 --speed 60")
+)
+@click.argument("night", shell_complete=nights)
 @click.option(
     "--speed",
     type=Number(0, min_open=True),
@@ -55,7 +61,7 @@ def replay(
 
     NIGHT is the date of its evening, or tonight, or yesterday (the night before).
     """
-    points = replays.recorded(replays.folder_of(instrument), night, pattern, begin, end)
+    points = replays.recorded(files_here(instrument.path), night, pattern, begin, end)
     progress = replays.Progress(sys.stdout)
     heed_interrupts()
     try:

@@ -34,7 +34,7 @@ def show_telemetry() -> None:
     watch.main([device_of(text) or text for text in sys.argv[1:]])
 
 
-@click.command(cls=Command, epilog=example("gtc_archive_ingest"))
+@click.command(cls=Command, silent=True, epilog=example("gtc_archive_ingest"))
 @given("address")
 def gtc_archive_ingest(address: Address) -> None:
     """Transfer the observations into the GTC's archive, and wait until that has ended.

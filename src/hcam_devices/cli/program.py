@@ -1,11 +1,12 @@
 """What all programs and commands share: options, the log, and the printing of errors."""
 
 import importlib
+import json
 import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from io import TextIOWrapper
 from pathlib import Path
@@ -16,6 +17,7 @@ import click
 from .. import HcamError
 from ..config.router import router_of
 from ..host import limits, logs, output
+from ..ui import times
 from ..wamp import uris
 from ..wamp.uris import Address
 
@@ -42,15 +44,28 @@ PORT = click.option("--port", type=click.IntRange(1, 65535), help="The port of t
 NEGATIVE = {"ignore_unknown_options": True}
 """Context settings of a command that takes ``-50`` as an argument and not as an option."""
 LOG_LEVEL_KEY = "hcam_devices.log_level"
+JSON_KEY = "hcam_devices.json"
+WHY = click.option("--why", default="", help="The reason, which hcam history --commands shows.")
+UTC = click.option(
+    "--utc/--local",
+    "utc",
+    default=True,
+    expose_value=False,
+    callback=lambda _, __, utc: times.use(local=not utc),
+    help="Print times in UTC (the default) or in the zone of this machine; JSON and CSV have UTC.",
+)
+EXITS = {0: "done", 1: "failed, for the reason on standard error", 2: "wrong usage", 130: "Ctrl-C"}
+"""What the exit status of a command means, unless it says otherwise."""
 
 
 def given(*wanted: str, url: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator that passes the wanted keyword arguments to a command.
 
-    ``instrument``: the instrument, loaded. ``address``: the address of the router, which
-    ``wamp.utils.call`` and ``publish`` use from then on, too. ``file``: the path of the instrument
-    file, not read, or None for the default. The command gets the option --instrument, and also
-    --url if it wants the address and ``url`` is true.
+    ``instrument``: the instrument, loaded; of a server (the option ``named``) only its own part.
+    ``address``: the address of the router, which ``wamp.utils.call`` and ``publish`` use from then
+    on, too. ``file``: the path of the instrument file, not read, or None for the default. The
+    command gets the option --instrument, and also --url if it wants the address and ``url`` is
+    true.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -62,7 +77,7 @@ def given(*wanted: str, url: bool = True) -> Callable[[Callable[..., Any]], Call
                 # Not imported above, because that takes 0.3 s, which hcam call avoids.
                 from ..config.instrument import load  # noqa: PLC0415
 
-                options["instrument"] = load(file)
+                options["instrument"] = load(file, options.get("named", ""))
             if "address" in wanted:
                 options["address"] = router_address(url, file)
             return command(*args, **options)
@@ -71,6 +86,32 @@ def given(*wanted: str, url: bool = True) -> Callable[[Callable[..., Any]], Call
         return URL(run) if "address" in wanted and url else run
 
     return decorate
+
+
+def spanned(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options ``last``, ``start``, ``end`` and ``night`` (``archive.span``)."""
+    options = (
+        click.option(
+            "--last", metavar="TIME", help="Start so long ago: 90s, 15m, 24h (the default), 7d, 2w."
+        ),
+        click.option(
+            "--from", "start", metavar="UTC", help="Start at a date, a date and time, or a time."
+        ),
+        click.option(
+            "--to",
+            "end",
+            metavar="UTC",
+            help="End at a date, a date and time, or a time (default: now).",
+        ),
+        click.option(
+            "--night",
+            metavar="DATE",
+            help="From noon of this date to the next noon; or tonight, or yesterday.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def router_address(url: str | None, file: Path | None) -> Address:
@@ -137,6 +178,41 @@ LOG_LEVEL = click.Option(
 )
 
 
+JSON = click.Option(
+    ["--json"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda ctx, _, wanted: ctx.meta.update({JSON_KEY: wanted}),
+    help="Print JSON: one object or list or, for readings, an object on each line.",
+)
+
+
+def wants_json() -> bool:
+    """Return whether the running command was given --json."""
+    return bool(click.get_current_context().meta.get(JSON_KEY))
+
+
+def say(data: Any, text: str | Iterable[str], *, indent: int | None = 2) -> None:
+    """Print what a command found: with --json ``data``, otherwise the text or its lines.
+
+    JSON has null for NaN and infinities. ``indent`` is None for an object on one line.
+    """
+    if wants_json():
+        click.echo(json.dumps(_finite(data), indent=indent, ensure_ascii=False))
+        return
+    for line in (text,) if isinstance(text, str) else text:
+        click.echo(line)
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
 class Failure(click.ClickException):
     """An error that is printed as a sentence, with exit status 1 and systemd's error priority."""
 
@@ -146,19 +222,36 @@ class Failure(click.ClickException):
 
 
 class Command(click.Command):
-    """A command with a log. An error is a sentence and exit status 1; after Ctrl-C it is 130.
+    """A command with a log and --json. An error is a sentence and exit status 1.
 
-    ``log_level`` is the default level of the log.
+    ``log_level`` is the default level of the log. ``exits``: what a status means, where that is not
+    as in EXITS. ``silent``: it prints nothing for programs, and so has no --json.
     """
 
-    def __init__(self, *args: Any, log_level: str = "warning", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        log_level: str = "warning",
+        exits: Mapping[int, str] | None = None,
+        silent: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.log_level = log_level
+        self.context_settings.setdefault("help_option_names", ["-h", "--help"])
+        self.log_level, self.silent = log_level, silent
+        self.exits = {**EXITS, **(exits or {})}
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Return the command's own parameters, those of its log, and --help."""
+        """Return the command's own parameters, --json, those of its log, and --help."""
         *own, help_ = super().get_params(ctx)
-        return [*own, VERBOSE, LOG_LEVEL, help_]
+        return [*own, *(() if self.silent else (JSON,)), VERBOSE, LOG_LEVEL, help_]
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what the exit statuses mean, and the example."""
+        if not isinstance(self, click.Group) or self.invoke_without_command:
+            with formatter.section("Exit status"):
+                formatter.write_dl([(str(status), what) for status, what in self.exits.items()])
+        super().format_epilog(ctx, formatter)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command as a program; exit with status 1 if its output cannot be written."""
@@ -196,6 +289,31 @@ class Group(Command, click.Group):
     """A command that has commands."""
 
     command_class = Command
+
+    def __init__(self, *args: Any, silent: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, silent=silent, **kwargs)
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        # 60 ms, which only this option needs
+        from importlib.metadata import version  # noqa: PLC0415  (only for --version)
+
+        from ..host.installation import commit  # noqa: PLC0415  (see above)
+
+        state = f" (git {found})" if (found := commit()) else ""
+        click.echo(f"hcam_devices {version('hcam_devices')}{state}")
+        ctx.exit()
+
+
+VERSION = click.Option(
+    ["--version"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version and, of a checkout, the commit; -dirty if a file was changed.",
+)
 
 
 class LazyGroup(Group):

@@ -1,4 +1,4 @@
-"""The servers, which present devices on the network, and ``hwlogger``, which records."""
+"""The servers, which present devices on the network, ``hwlogger``, and ``hwalarm``."""
 
 import logging
 from collections.abc import Callable
@@ -10,7 +10,6 @@ import click
 from .. import HcamError
 from ..config.instrument import Instrument, program_of
 from ..core.device import settings_of
-from ..history import recorder
 from ..host.machine import why_elsewhere
 from ..telescope.corba import require_corba
 from ..wamp import server
@@ -34,7 +33,9 @@ def _server(
     argument of that name.
     """
 
-    @click.command(cls=Command, log_level="info", name=name, help=doc, epilog=example(sample))
+    @click.command(
+        cls=Command, silent=True, log_level="info", name=name, help=doc, epilog=example(sample)
+    )
     @path
     @EMULATE
     @DEVICES
@@ -110,8 +111,24 @@ gtcserver = _server(
 )
 
 
-@click.command(cls=Command, log_level="info", epilog=example("hwlogger --instrument ours.toml"))
+@click.command(
+    cls=Command, silent=True, log_level="info", epilog=example("hwlogger --instrument ours.toml")
+)
 @given("instrument", "address")
 def hwlogger(instrument: Instrument, address: Address) -> None:
     """Record every device into the stores of the instrument file."""
+    from ..history import recorder  # noqa: PLC0415  (30 ms, which the other servers do not need)
+
     recorder.serve(instrument, address)
+
+
+@click.command(
+    cls=Command, silent=True, log_level="info", epilog=example("hwalarm --instrument ours.toml")
+)
+@given("instrument", "address")
+def hwalarm(instrument: Instrument, address: Address) -> None:
+    """Judge the telemetry of every device, keep the alarms, and tell people of them."""
+    from ..alarms.server import serve  # noqa: PLC0415  (which the other servers do not need)
+    from ..history.figures import entry_of  # noqa: PLC0415  (see above)
+
+    serve(instrument, entry_of(instrument), address)

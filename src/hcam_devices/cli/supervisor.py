@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .. import HcamError
-from ..config.instrument import LOGGER, Instrument, command_of
+from ..config.instrument import COMMON, Instrument, command_of
 from ..core.backoff import Backoff
 from ..errors import RouterError
 from ..host import output, rotation, surroundings
@@ -194,7 +194,7 @@ def children(
         else:
             own, *options = command_of(name)
             command = [str(program(own)), *options]
-            if emulate and name != LOGGER:
+            if emulate and name not in COMMON:
                 command += ["--emulate"]
         known = environment.copy()
         if name == ROUTER or access.key_path(name).exists():
@@ -205,12 +205,14 @@ def children(
 
 def hints(address: Address, *, emulate: bool) -> str:
     """Return a line of commands to try."""
-    hcam = this_program()
+    hcam, key = this_program(), access.local_key(access.folder())
+    scheme = "https" if key and key.ca else "http"
     if address != Address():
         hcam = f"WAMP_SERVER={address} {hcam}"
     simulate = f"  ·  {hcam} simulate pressure1 silence" if emulate else ""
     return (
-        f"Try, in another terminal:  {hcam} call slide.block{simulate}  ·  {hcam} --help"
+        f"The panel: {scheme}://{address}/  ·  Try, in another terminal:  {hcam} call slide.block"
+        f"{simulate}  ·  {hcam} --help"
         "  ·  Ctrl-C stops everything."
     )
 

@@ -6,7 +6,7 @@ import click
 
 from ..config import units
 from ..config.instrument import Instrument
-from .program import Command, example, given
+from .program import Command, example, given, say
 from .supervisor import runs_here
 
 
@@ -31,5 +31,6 @@ def systemd(instrument: Instrument, *, user: str, home: Path, out: Path) -> None
     Nothing is installed or started; docs/running-a-site.md says how to do that.
     """
     names = runs_here(instrument) if instrument.hosts else ()
-    for path in units.write(instrument, units.Installation(user, home), out, names):
-        click.echo(path)
+    written = units.write(instrument, units.Installation(user, home), out, names)
+    paths = list(map(str, written))
+    say({"files": paths}, paths)

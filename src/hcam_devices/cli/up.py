@@ -11,7 +11,7 @@ from . import supervisor
 from .program import EMULATE, PORT, Command, example, given
 
 
-@click.command(cls=Command, epilog=example("hcam up --emulate"))
+@click.command(cls=Command, silent=True, epilog=example("hcam up --emulate"))
 @EMULATE
 @PORT
 @click.option(

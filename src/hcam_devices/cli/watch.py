@@ -1,6 +1,7 @@
 """``hcam watch``, ``status`` and ``wire``: the present state of the devices."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 import click
@@ -9,18 +10,20 @@ from ..config.instrument import Instrument
 from ..ui import calling, terminal
 from ..wamp import uris
 from ..wamp.uris import Address
-from .program import Command, example, given, heed_interrupts
+from .completion import devices
+from .program import UTC, Command, example, given, heed_interrupts, say
 
 
-@click.command(cls=Command, epilog=example("hcam watch 'ccd*'"))
-@click.argument("pattern", default="*")
-@click.option("--once", is_flag=True, help="Print the state once, after a second, and end.")
+@click.command(cls=Command, silent=True, epilog=example("hcam watch 'ccd*'"))
+@click.argument("pattern", default="*", shell_complete=devices)
+@click.option("--once", is_flag=True, help="Print the state once, and end.")
 @click.option(
     "--realm",
     type=click.Choice([uris.REALM, uris.REPLAY]),
     default=uris.REALM,
     help="Show the instrument (the default), or what hcam replay publishes.",
 )
+@UTC
 @given("instrument", "address")
 def watch(
     instrument: Instrument, address: Address, *, pattern: str, once: bool, realm: str
@@ -37,11 +40,18 @@ def watch(
         raise SystemExit(0) from None
 
 
-@click.command(cls=Command, epilog=example("hcam status"))
+@click.command(
+    cls=Command,
+    exits={0: "all is well", 1: "a device is silent or offline, or there is an alarm"},
+    epilog=example("hcam status"),
+)
+@UTC
 @given("instrument", "address")
 def status(instrument: Instrument, address: Address) -> None:
-    """Print a summary; exit with status 1 if anything is wrong."""
-    raise SystemExit(asyncio.run(terminal.status(instrument, address)))
+    """Print a summary of what runs, and of what is wrong."""
+    found = asyncio.run(terminal.status(instrument, address))
+    say(found.data, found.text)
+    raise SystemExit(0 if found.well else 1)
 
 
 @click.command(
@@ -50,7 +60,7 @@ def status(instrument: Instrument, address: Address) -> None:
         "hcam wire pressure1 --record fault.jsonl   or   hcam wire slide --send '01 3C'"
     ),
 )
-@click.argument("device")
+@click.argument("device", shell_complete=devices)
 @click.option("--seconds", default=60.0, help="How long to listen (default: 60 s).")
 @click.option(
     "--record",
@@ -59,6 +69,7 @@ def status(instrument: Instrument, address: Address) -> None:
 )
 @click.option("--send", metavar="HEX", help="Send raw bytes, print the reply, and end.")
 @click.option("--confirm", is_flag=True, help="Confirm --send, whose bytes nothing checks.")
+@UTC
 @given("address")
 def wire(
     device: str,
@@ -71,6 +82,6 @@ def wire(
 ) -> None:
     """Show the bytes between DEVICE and its hardware, with times and meaning."""
     if send is None:
-        asyncio.run(terminal.wire(device, address, seconds, record))
+        asyncio.run(terminal.wire(device, address, seconds, record, partial(say, indent=None)))
     else:
-        click.echo(calling.exchange(device, send, confirm=confirm))
+        say(*calling.exchange(device, send, confirm=confirm))

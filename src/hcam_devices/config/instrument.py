@@ -21,56 +21,72 @@ The class is the schema of the table: its annotated names, and those of its link
     [servers.hwserver-dome]          # a second hwserver, for devices with server = "hwserver-dome"
     host = "192.0.2.31"
 
-    [legacy]                         # programs of version 1.7 (see Legacy)
+    [legacy]                         # programs of version 1.7 (see tables.py)
     enabled = true
 
     [stores.offsite]                 # a store for history; by default files in HCAM_HOME
     kind = "influxdb"
     url = "http://192.0.2.20:8086"
+
+    [interlocks.coolant]             # what a server refuses or does by itself (see interlocks.py)
+    for_each = "ccd*"
+
+    [alarms."ccd*.pressure"]         # changes what is declared where the field is (see tables.py)
+    healthy = [0, 1e-3]
+    delay = 10
+
+    [notify.observer]                # a person to tell of errors that nobody acknowledges
+    urls = ["mailtos://..."]         # of apprise; they are secrets
 """
 
+import fnmatch
 import os
 import re
 import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from importlib.resources import files
-from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, ClassVar
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    ConfigDict,
-    Field,
     ValidationError,
-    ValidationInfo,
     create_model,
-    field_validator,
 )
 
 from .. import HcamError
+from ..core.condition import Declared
 from ..core.device import Device, settings_of
 from ..core.fields import Readback, shorten
+from ..core.interlock import Interlock
 from ..names import did_you_mean
+from .interlocks import InterlockTable, Resolver
 from .kinds import KindError, find, is_ours
-from .router import DEFAULT_HOST, DEFAULT_PORT, EVERY_NETWORK
-from .stores import Embedded, InfluxDB, StoreSettings, is_near, place
+from .stores import Embedded, Folder, InfluxDB, StoreSettings, is_near, place
+from .tables import STRICT, Common, File, Judgment, Legacy, Notify, Router, Server
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-STRICT = ConfigDict(extra="forbid", strict=True)
-HOST = r"^[\w.:-]+$"
-NO_SECRETS = ("api", "raw_days", "timeout")
-"""Settings of stores that are not secret: messages may quote their values."""
+NO_SECRETS = ("api", "keep_days", "timeout", "after")
+"""Settings of stores and of [notify] that are not secret: messages may quote their values."""
 PROGRAMS = "hwserver", "hserver", "gtcserver"
 """The programs that present devices. Each is also the name of a server."""
 LOGGER = "hwlogger"
 """The server, and the program, that presents the recorder. There is only one."""
-SERVER = re.compile(rf"(?:{'|'.join(PROGRAMS)})(?:-[a-z0-9_]+)?|{LOGGER}")
-STORES: dict[str, type[StoreSettings]] = {"embedded": Embedded, "influxdb": InfluxDB}
+ALARMS = "hwalarm"
+"""The server, and the program, that presents the alarms. There is only one."""
+COMMON = {LOGGER: "recorder", ALARMS: "alarms"}
+"""The servers that every instrument has, and their devices, which its file does not name."""
+OF_ALL = "connection", "journal", "commands", "telemetry"
+"""The alarms that every device may have."""
+SERVER = re.compile(rf"(?:{'|'.join(PROGRAMS)})(?:-[a-z0-9_]+)?|{'|'.join(COMMON)}")
+STORES: dict[str, type[StoreSettings]] = {
+    "embedded": Embedded,
+    "influxdb": InfluxDB,
+    "folder": Folder,
+}
 
 
 def program_of(server: str) -> str:
@@ -88,135 +104,6 @@ class InstrumentError(HcamError):
     """The mistakes in an instrument file: one line each, with file and line number."""
 
 
-def _address(text: str) -> str:
-    """Return the address of one network interface; ValueError if a text is none."""
-    try:
-        address = IPv4Address(text)
-    except ValueError:
-        raise ValueError(f"{shorten(text)} is not an IPv4 address of this machine") from None
-    if address.is_unspecified or address.is_loopback:
-        raise ValueError(
-            f"{text}: name each address of this machine at which programs of version 1.7 may "
-            "come in; on this machine itself they always may"
-        )
-    return text
-
-
-class Router(BaseModel):
-    """The router: ``[router]`` in the file.
-
-    It listens on one address, ``listen``. Programs look for it at ``host``, by default the same;
-    ``names`` are further names and addresses by which it may be called.
-    """
-
-    model_config = STRICT
-
-    port: int = Field(default=DEFAULT_PORT, ge=1, le=65535)
-    listen: str = DEFAULT_HOST
-    tls: bool = Field(default=False, validate_default=True)
-    names: list[Annotated[str, Field(pattern=HOST, max_length=253)]] = []
-    host: str = Field(default="", validate_default=True)
-
-    @field_validator("listen")
-    @classmethod
-    def _is_an_address(cls, listen: str) -> str:
-        try:
-            return str(IPv4Address(listen))
-        except ValueError:
-            raise ValueError(
-                "it has to be an IPv4 address of the router's machine, such as 192.0.2.1 "
-                "(Crossbar, the router, has no TLS over IPv6)"
-            ) from None
-
-    @field_validator("tls")
-    @classmethod
-    def _is_needed(cls, tls: bool, info: ValidationInfo) -> bool:
-        listen = info.data.get("listen", DEFAULT_HOST)
-        if not tls and not IPv4Address(listen).is_loopback:
-            raise ValueError(
-                f"it has to be true with listen = {listen}, because everybody in that network "
-                "could read and command the instrument otherwise"
-            )
-        return tls
-
-    @field_validator("host")
-    @classmethod
-    def _has_a_default(cls, host: str, info: ValidationInfo) -> str:
-        listen = info.data.get("listen", DEFAULT_HOST)
-        if not host and listen == EVERY_NETWORK and info.data.get("tls"):
-            raise ValueError(f"with listen = {listen} it has to say where programs find the router")
-        if not IPv4Address(listen).is_loopback and (host == "localhost" or host.startswith("127.")):
-            raise ValueError(f"the router listens on {listen}, not there: leave host out")
-        if ":" in host and info.data.get("tls"):
-            raise ValueError("Crossbar, the router, has no TLS over IPv6: give an IPv4 address")
-        return host or listen
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the router listens to other machines."""
-        return not IPv4Address(self.listen).is_loopback
-
-    @property
-    def certified(self) -> set[str]:
-        """The names and addresses that are in the router's certificate."""
-        return {self.host, self.listen, *self.names} - {EVERY_NETWORK}
-
-    @property
-    def elsewhere(self) -> str:
-        """A warning if programs look for the router where it does not listen, or empty."""
-        if self.is_open or self.host in ("localhost", self.listen):
-            return ""
-        return (
-            f"[router] host is {self.host!r}, but the router of hcam up and hcam router listens on "
-            f"{self.listen} only: servers and hcam find no router unless another runs at "
-            f"{self.host}, port {self.port}; leave host out to use the router on this machine, "
-            "or set listen, with tls = true, to its address in the network"
-        )
-
-
-class Legacy(BaseModel):
-    """Programs of version 1.7: ``[legacy]`` in the file.
-
-    ``enabled``: whether they may join the router, in the realm ``realm1``, and command without a
-    key; from this machine, and from wherever the addresses of this machine in ``listen`` can be
-    reached.
-    """
-
-    model_config = STRICT
-
-    enabled: bool = False
-    listen: list[Annotated[str, AfterValidator(_address)]] = []
-
-
-class _Server(BaseModel):
-    """Where a server runs: ``[servers.NAME]`` in the file."""
-
-    model_config = STRICT
-
-    host: str = Field(default="", pattern=HOST, max_length=253)
-
-
-class _File(BaseModel):
-    model_config = STRICT
-
-    title: str = Field(default="", max_length=100)
-    router: Router = Router()
-    legacy: Legacy = Legacy()
-    servers: dict[str, dict[str, Any]] = {}
-    devices: dict[str, dict[str, Any]]
-    stores: dict[str, dict[str, Any]] = {}
-
-
-class _Common(BaseModel):
-    """The settings of a device's table that do not depend on its kind."""
-
-    model_config = STRICT
-
-    kind: str
-    server: str = "hwserver"
-    aliases: list[str] = []
-
-
 @dataclass(frozen=True)
 class Entry:
     """A device as the instrument file declares it."""
@@ -226,6 +113,7 @@ class Entry:
     server: str
     aliases: tuple[str, ...]
     settings: dict[str, Any]
+    interlocks: tuple[Declared, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -239,7 +127,9 @@ class Entry:
 
     def build(self, **overrides: Any) -> Device:
         """Return a new device that is not running; ``overrides`` replace settings of the file."""
-        return self.cls(self.name, **(self.settings | overrides))
+        device = self.cls(self.name, **(self.settings | overrides))
+        device.parts += map(Interlock, self.interlocks)
+        return device
 
 
 @dataclass(frozen=True)
@@ -254,11 +144,16 @@ class Instrument:
     stores: Mapping[str, StoreSettings]
     hosts: Mapping[str, str]
     """The host of each server whose table sets one."""
+    alarms: Mapping[str, Mapping[str, Any]]
+    """What the file changes of the judgment of alarms, by glob."""
+    notify: Mapping[str, Notify]
+    heartbeat: str
+    """The URL that hwalarm asks for each minute, so that an outside watcher misses it; or empty."""
 
     @property
     def servers(self) -> list[str]:
-        """The names of the servers, including hwlogger."""
-        return sorted({entry.server for entry in self.entries.values()} | {LOGGER})
+        """The names of the servers, including hwlogger and hwalarm."""
+        return sorted({entry.server for entry in self.entries.values()} | COMMON.keys())
 
     def host_of(self, server: str) -> str:
         """Return the host on which a server runs: by default the router's."""
@@ -275,8 +170,8 @@ class Instrument:
 
     @property
     def names(self) -> list[str]:
-        """The names of all devices, the recorder last."""
-        return [*self.entries, "recorder"]
+        """The names of all devices, the recorder and the alarms last."""
+        return [*self.entries, *COMMON.values()]
 
     def recorded_fields(self) -> dict[str, tuple[str, Readback]]:
         """Return the recorded name and the field for each declared name.
@@ -306,17 +201,19 @@ def carried(name: str) -> Path:
     return Path(str(files("hcam_devices") / "data" / f"{name}.toml"))
 
 
-def load(path: Path | None = None) -> Instrument:
+def load(path: Path | None = None, server: str = "") -> Instrument:
     """Return the instrument that a file declares: ``hipercam`` (the default), ``wht``, or a path.
 
-    Raises InstrumentError, which lists all mistakes in the file.
+    With ``server`` it has only the devices of that server, and those that its views show. The kinds
+    of other devices are not imported, which takes a third of the time, nor are their settings
+    checked. Raises InstrumentError, which lists all mistakes in the file.
     """
     path = path or carried("hipercam")
     if not path.is_file() and (known := carried(str(path))).is_file():
         path = known
     text = _text(path)
     try:
-        return _Reader(path, text).instrument(tomllib.loads(text))
+        return _Reader(path, text, server).instrument(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"at line (\d+)", str(error))
         last = len(text.splitlines())
@@ -336,7 +233,7 @@ def _text(path: Path) -> str:
 
 
 def _tables(content: dict[str, Any], key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the tables in a table; _File reports anything else in it as a mistake."""
+    """Yield the tables in a table; File reports anything else in it as a mistake."""
     tables = content.get(key)
     for name, table in (tables if isinstance(tables, dict) else {}).items():
         if isinstance(table, dict):
@@ -353,20 +250,26 @@ def _no_such_server(name: str, known: Collection[str]) -> str:
 class _Reader:
     """Reads one file and collects its mistakes."""
 
-    def __init__(self, path: Path, text: str) -> None:
-        self.path, self.lines = path, text.splitlines()
+    schemas: ClassVar[dict[type[Device], type[BaseModel]]] = {}
+    """The models of settings, for all files: making them takes most of the time of ``load``."""
+
+    def __init__(self, path: Path, text: str, server: str) -> None:
+        self.path, self.lines, self.server = path, text.splitlines(), server
         self.mistakes: list[tuple[int, str]] = []
-        self.schemas: dict[type[Device], type[BaseModel]] = {}
 
     def instrument(self, content: dict[str, Any]) -> Instrument:
-        file = self._check(_File, content, ())
-        entries = {}
+        file = self._check(File, content, ())
+        declared = {}
         for name, table in _tables(content, "devices"):
-            if entry := self._entry(name, table):
-                entries[name] = entry
-        self._check_names(entries.values())
-        self._check_sources(entries)
-        hosts = self._hosts(content, entries.values())
+            if entry := self._declared(name, table):
+                declared[name] = entry
+        self._check_names(declared.values())
+        hosts = self._hosts(content, declared.values())
+        alarms = self._alarms(content, declared)
+        entries = {name: _judged(one, alarms) for name, one in self._entries(declared).items()}
+        entries = self._with_interlocks(content, declared, entries)
+        self._check_alarms(alarms, entries)
+        notify, heartbeat = self._notify(content)
         stores = {}
         for name, table in _tables({"stores": {"local": {}}} | content, "stores"):
             if store := self._store(name, table):
@@ -390,32 +293,149 @@ class _Reader:
             entries,
             stores,
             hosts,
+            alarms,
+            notify,
+            heartbeat,
         )
 
-    def _entry(self, name: str, table: dict[str, Any]) -> Entry | None:
+    def _alarms(
+        self, content: dict[str, Any], declared: Iterable[str]
+    ) -> dict[str, dict[str, Any]]:
+        """Return what each table changes."""
+        found = {}
+        names = [*declared, *COMMON.values(), *PROGRAMS, *COMMON]
+        for pattern, table in _tables(content, "alarms"):
+            device, dot, alarm = pattern.partition(".")
+            if not dot or not alarm or not any(fnmatchcase(name, device) for name in names):
+                meant = did_you_mean(device, names)
+                self._mistake(
+                    ("alarms", *pattern.split(".")),
+                    f"{pattern!r} is no alarm: write a device or a glob, a dot, and the name of an "
+                    f'alarm, such as "ccd*.pressure"{meant}',
+                )
+            if judgment := self._check(Judgment, table, ("alarms", *pattern.split("."))):
+                found[pattern] = judgment.model_dump(exclude_none=True)
+        return found
+
+    def _check_alarms(self, patterns: Iterable[str], entries: Mapping[str, Entry]) -> None:
+        """Note patterns that no alarm of the devices has; those of the servers are not checked."""
+        for pattern in patterns:
+            device, _, alarm = pattern.partition(".")
+            found = [entries[name] for name in fnmatch.filter(entries, device)]
+            known = list(OF_ALL)
+            for entry in found:
+                guards = [one.name for one in entry.interlocks]
+                known += [*entry.cls.fields, *entry.cls.advice, *guards]
+            if found and not fnmatch.filter(known, alarm):
+                self._mistake(
+                    ("alarms", *pattern.split(".")),
+                    f"{device} has no alarm {alarm}{did_you_mean(alarm, known)}",
+                )
+
+    def _notify(self, content: dict[str, Any]) -> tuple[dict[str, Notify], str]:
+        """Return whom to tell, and the URL for the heartbeat."""
+        found, heartbeat = {}, ""
+        tables = content.get("notify")
+        for name, table in (tables if isinstance(tables, dict) else {}).items():
+            if name == "heartbeat":
+                heartbeat = table if isinstance(table, str) else ""
+                if not re.fullmatch(r"https?://[\w.-]+(:\d+)?(/\S*)?", heartbeat):
+                    self._mistake(
+                        ("notify", name),
+                        "heartbeat: it has to be a URL of http or https, with a host, and without "
+                        "user and password",
+                    )
+            elif not NAME.fullmatch(name):
+                self._mistake(
+                    ("notify", name), f"{name!r:.60} is not a name (lower case letters, digits, _)"
+                )
+            elif not isinstance(table, dict):
+                self._mistake(
+                    ("notify", name),
+                    f"{name}: it has to be a table, [notify.{name}] with urls"
+                    f"{did_you_mean(name, ('heartbeat',))}",
+                )
+            elif notify := self._check(Notify, table, ("notify", name)):
+                found[name] = notify
+        return found, heartbeat
+
+    def _declared(self, name: str, table: dict[str, Any]) -> Entry | None:
+        """Return an entry whose class and settings are still those of the file."""
         place = ("devices", name)
         if not NAME.fullmatch(name):
             self._mistake(place, f"{name!r} is not a device name (lower case letters, digits, _)")
-        common_keys = _Common.model_fields.keys()
-        common = self._check(_Common, {k: v for k, v in table.items() if k in common_keys}, place)
+        common_keys = Common.model_fields.keys()
+        common = self._check(Common, {k: v for k, v in table.items() if k in common_keys}, place)
         if common is None:
             return None
         for alias in common.aliases:
             if not ALIAS.fullmatch(alias):
                 self._mistake((*place, "aliases"), f"{alias!r} is not a name (letters, digits, _)")
-        cls = self._kind(common.kind, place)
+        return Entry(name, Device, common.server, tuple(common.aliases), table)
+
+    def _entries(self, declared: Mapping[str, Entry]) -> dict[str, Entry]:
+        """Return the entries that are wanted, with their classes and checked settings."""
+        wanted = [name for name, one in declared.items() if self.server in ("", one.server)]
+        entries = {}
+        for name in wanted:  # it grows
+            if entry := self._entry(declared[name]):
+                entries[name] = entry
+                for source in entry.sources:
+                    if source not in declared:
+                        meant = did_you_mean(source, declared)
+                        self._mistake(("devices", name), f"there is no device {source!r}{meant}")
+                    elif source not in wanted:
+                        wanted.append(source)
+        return entries
+
+    def _with_interlocks(
+        self, content: dict[str, Any], declared: Collection[str], entries: dict[str, Entry]
+    ) -> dict[str, Entry]:
+        """Return the entries with the interlocks of those that are of the wanted server."""
+        tables = list(_tables(content, "interlocks"))
+        if not tables or self.mistakes:
+            return entries
+        devices = {name: entry.build() for name, entry in entries.items()}
+        resolver = Resolver(devices, {name: entry.server for name, entry in entries.items()})
+        found = dict(entries)
+        for name, content_of in tables:
+            place = ("interlocks", name)
+            if not NAME.fullmatch(name):
+                self._mistake(place, f"{name!r} is not a name (lower case letters, digits, _)")
+            table: InterlockTable | None = self._check(InterlockTable, content_of, place)
+            if table is None:
+                continue
+            if mistakes := list(table.mistakes()):
+                for key, text in mistakes:
+                    self._mistake((*place, key), text)
+                continue
+            if not any(fnmatchcase(one, table.for_each) for one in declared):
+                self._mistake((*place, "for_each"), f"no device matches {table.for_each!r}")
+            for entry in list(found.values()):
+                if fnmatchcase(entry.name, table.for_each) and self.server in ("", entry.server):
+                    try:
+                        one = resolver.declared(name, table, devices[entry.name])
+                    except ValueError as error:
+                        self._mistake(place, str(error))
+                        break
+                    both = (*found[entry.name].interlocks, one)
+                    found[entry.name] = replace(found[entry.name], interlocks=both)
+        return found
+
+    def _entry(self, declared: Entry) -> Entry | None:
+        place, table = ("devices", declared.name), declared.settings
+        cls = self._kind(table["kind"], place)
         if cls is None:
             return None
         if cls not in self.schemas:
             fields: dict[str, Any] = settings_of(cls) | settings_of(cls.link_type)
             self.schemas[cls] = create_model(cls.__name__, __config__=STRICT, **fields)
-        settings = self._check(
-            self.schemas[cls], {k: v for k, v in table.items() if k not in common_keys}, place
-        )
+        own = {k: v for k, v in table.items() if k not in Common.model_fields}
+        settings = self._check(self.schemas[cls], own, place)
         if settings is None:
             return None
         given = settings.model_dump(exclude_unset=True)
-        entry = Entry(name, cls, common.server, tuple(common.aliases), given)
+        entry = replace(declared, cls=cls, settings=given)
         return entry if is_ours(cls) or self._can_be_built(entry, place) else None
 
     def _can_be_built(self, entry: Entry, place: tuple[str, ...]) -> bool:
@@ -465,6 +485,12 @@ class _Reader:
                         f"folder: {folder!r} is already used by {taken[folder]}: choose another",
                     )
                 taken[folder] = name
+        for name, store in stores.items():
+            if isinstance(store, Folder) and (not taken or str(store.folder) in taken):
+                self._mistake(
+                    ("stores", name, "folder"),
+                    "folder: it gets copies of a store of kind embedded, in another folder",
+                )
 
     def _kind(self, kind: str, place: tuple[str, ...]) -> type[Device] | None:
         try:
@@ -482,7 +508,7 @@ class _Reader:
                 reason = mistake["msg"].removeprefix("Value error, ")
                 if mistake["loc"]:
                     reason = f"{loc[-1]}: {reason}"
-                    if loc[0] != "stores" or loc[-1] in NO_SECRETS:
+                    if loc[0] not in ("stores", "notify") or loc[-1] in NO_SECRETS:
                         reason += f", not {shorten(mistake['input'])}"
                 text = {
                     "missing": f"{loc[-1]} is missing",
@@ -494,7 +520,7 @@ class _Reader:
             return None
 
     def _check_names(self, entries: Iterable[Entry]) -> None:
-        taken: dict[str, str] = {}
+        taken = {device: server for server, device in COMMON.items()}
         for entry in entries:
             for name in entry.names:
                 if name in taken:
@@ -502,20 +528,13 @@ class _Reader:
                     self._mistake(place, f"{name!r} is already a name of {taken[name]}")
                 taken[name] = entry.name
 
-    def _check_sources(self, entries: dict[str, Entry]) -> None:
-        for entry in entries.values():
-            for source in entry.sources:
-                if source not in entries:
-                    meant = did_you_mean(source, entries)
-                    self._mistake(("devices", entry.name), f"there is no device {source!r}{meant}")
-
     def _hosts(self, content: dict[str, Any], entries: Iterable[Entry]) -> dict[str, str]:
         """Return the host of each server that sets one; check the servers of the devices."""
         tables = dict(_tables(content, "servers"))
-        known = {*PROGRAMS, *tables} - {LOGGER}
+        known = {*PROGRAMS, *tables} - COMMON.keys()
         for entry in entries:
             place = ("devices", entry.name, "server")
-            if not SERVER.fullmatch(entry.server) or entry.server == LOGGER:
+            if not SERVER.fullmatch(entry.server) or entry.server in COMMON:
                 self._mistake(place, f"server: {_no_such_server(entry.server, PROGRAMS)}")
             elif entry.server not in known:
                 self._mistake(
@@ -526,10 +545,10 @@ class _Reader:
         used = [table.get("server", PROGRAMS[0]) for _, table in _tables(content, "devices")]
         found = {}
         for name, table in tables.items():
-            settings = self._check(_Server, table, ("servers", name))
+            settings = self._check(Server, table, ("servers", name))
             if not SERVER.fullmatch(name):
-                self._mistake(("servers", name), _no_such_server(name, (*PROGRAMS, LOGGER)))
-            elif name not in (*used, LOGGER):
+                self._mistake(("servers", name), _no_such_server(name, (*PROGRAMS, *COMMON)))
+            elif name not in (*used, *COMMON):
                 self._mistake(("servers", name), f'no device has server = "{name}"')
             elif settings and settings.host:
                 found[name] = settings.host
@@ -538,6 +557,21 @@ class _Reader:
     def _mistake(self, place: tuple[str, ...], text: str) -> None:
         where = f"[{'.'.join(place[:2])}] " if len(place) > 1 else ""
         self.mistakes.append((_line(self.lines, place), where + text))
+
+
+def _judged(entry: Entry, alarms: Mapping[str, Mapping[str, Any]]) -> Entry:
+    """Return an entry whose class has the healthy ranges of the file."""
+    changed = {
+        name: replace(field, healthy=tuple(changes["healthy"]))
+        for pattern, changes in alarms.items()
+        for name, field in entry.cls.fields.items()
+        if "healthy" in changes and fnmatchcase(f"{entry.name}.{name}", pattern)
+    }
+    if not changed:
+        return entry
+    cls = entry.cls
+    own = {"__module__": cls.__module__, "__doc__": cls.__doc__, "fields": cls.fields | changed}
+    return replace(entry, cls=type(cls.__name__, (cls,), own))
 
 
 def line_of(path: Path, *place: str) -> int:

@@ -1,4 +1,8 @@
-"""The tables of stores in the instrument file: InfluxDB, or a database that accepts its lines.
+"""The tables of stores in the instrument file: files here, copies of them, or a database.
+
+    [stores.archive]
+    kind = "folder"                          # copies of closed nights
+    folder = "/mnt/archive/hipercam"         # on another disk
 
     [stores.offsite]
     kind = "influxdb"
@@ -63,21 +67,32 @@ class SecretError(Exception):
 
 
 class InfluxDB(BaseModel):
-    """The settings of an InfluxDB of any version; ``timeout`` is in seconds."""
+    """An InfluxDB of any version, or VictoriaMetrics."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     kind: Literal["influxdb"]
+    """A database that takes InfluxDB's line protocol."""
     url: Annotated[str, AfterValidator(_url)]
+    """Where it is, such as https://history.example.org:8086."""
     api: Literal[3] | None = None
+    """3 for version 3; versions 1 and 2 are known by the other settings."""
     database: Text | None = None
+    """The database of version 1 or 3, or of VictoriaMetrics."""
     organization: Text | None = None
+    """The organization of version 2."""
     bucket: Text | None = None
+    """The bucket of version 2."""
     user: Text | None = None
+    """The user of version 1, if it needs one."""
     secret_file: File | None = None
+    """The file of the password or token."""
     secret_variable: Text | None = None
+    """The environment variable of the password or token."""
     ca: File | None = None
+    """A file of certificates to trust instead of the system's."""
     timeout: float = Field(default=10.0, gt=0, le=300)
+    """The deadline (s) of a request."""
 
     @property
     def version(self) -> int:
@@ -161,24 +176,38 @@ def _from_file(path: Path) -> str:
 
 
 class Embedded(BaseModel):
-    """Files on this machine: samples are kept for ``raw_days``, their minute means for ever."""
+    """Files on the recorder's machine."""
 
     model_config = STRICT
 
     kind: Literal["embedded"] = "embedded"
-    raw_days: int = Field(default=30, ge=1)
+    """The kind if nothing is said."""
+    keep_days: int | None = Field(default=None, ge=1)
+    """Days for which samples are kept; by default for ever."""
     folder: str = ""
+    """Where they are; by default ``HCAM_HOME/history``."""
 
 
-StoreSettings: TypeAlias = Embedded | InfluxDB
+class Folder(BaseModel):
+    """Copies of the closed nights of the first embedded store, such as on a network disk."""
+
+    model_config = STRICT
+
+    kind: Literal["folder"]
+    """Copies of closed nights."""
+    folder: File
+    """Where they go, on another disk."""
+
+
+StoreSettings: TypeAlias = Embedded | InfluxDB | Folder
 
 
 def place(settings: StoreSettings, home: Path) -> Path:
-    """Return the folder of a store's files; a relative ``folder`` is in ``home``.
+    """Return the folder of a store's own files; a relative ``folder`` is in ``home``.
 
     ``~`` is the user's home directory. Raises HcamError if there is none.
     """
-    if isinstance(settings, InfluxDB):
+    if not isinstance(settings, Embedded):
         return home / "stores"
     folder = os.path.expanduser(settings.folder or "history")
     if folder.startswith("~"):

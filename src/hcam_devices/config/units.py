@@ -19,7 +19,7 @@ from ..core.process import Programs
 from ..host.installation import program
 from ..telescope.corba import Corba
 from .instrument import LOGGER, Entry, Instrument, command_of
-from .stores import Embedded, InfluxDB, place
+from .stores import Embedded, Folder, InfluxDB, place
 
 TARGET = "hcam.target"
 """Starts, stops and restarts all units of the instrument."""
@@ -189,6 +189,7 @@ MemoryMax=1G
         if self.name == LOGGER:
             stores = self.instrument.stores.values()
             folders = {place(store, home) for store in stores if isinstance(store, Embedded)}
+            folders |= {store.folder for store in stores if isinstance(store, Folder)}
             for folder in sorted(folders):
                 if not folder.is_relative_to(home):
                     text += f"ReadWritePaths={_quoted(str(folder))}\n"

@@ -11,7 +11,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -30,6 +30,8 @@ Sample: TypeAlias = dict[str, Any]
 FIRST_PAUSE = 0.1
 BUSY_POLL_S = 0.5
 """Seconds between polls while a part is busy."""
+MIN_PAUSE = 0.25
+"""The least part of a period between two polls, for hardware that answers slowly."""
 MAX_LOGGED_REASONS = 10
 """Log at most this many different reasons of one outage: some quote what the hardware answered."""
 
@@ -58,6 +60,11 @@ class Source(Protocol):
 
     async def set(self, name: str, value: object) -> Value:
         """Set a setpoint and return what the hardware says it is now; raises as ``Device.set``."""
+
+
+Guard: TypeAlias = Callable[["Device", str, float | None], None]
+"""Raises NotAllowedError if a command of a device must not be carried out now; with the number that
+a setpoint would get, or None."""
 
 
 async def _alone(device: str, procedure: str, *_: Any, **__: Any) -> Any:
@@ -113,11 +120,20 @@ class Device:
     fields: ClassVar[dict[str, Readback]] = {}
     pairs: ClassVar[dict[str, str]] = {}
     """Which setpoint a readback follows: readback -> setpoint."""
+    acts_on: ClassVar[dict[str, Readback]] = {}
+    """Setpoints of sources that a view does not show, but that its interlocks may set."""
+
+    advice: ClassVar[dict[str, str]] = {}
+    """What an observer should do about alarms that are not about a field, by their name; an empty
+    text if there is nothing to do, so that the alarm is a notice and is not raised."""
 
     peers: ClassVar[dict[str, tuple[str, ...]]] = {}
     """The procedures of other devices that it calls with ``call_peer``."""
 
     poll_every: Seconds = 2.0
+    """Seconds between polls while nothing moves."""
+    phase = 0.0
+    """Seconds by which its polls come after those of other devices with the same period."""
 
     def __init_subclass__(cls) -> None:
         """Collect the declarations of the class body, with a family of channels spelled out."""
@@ -158,6 +174,11 @@ class Device:
         self._logged: set[str] = set()  # causes of this outage
         self.listeners: list[Callable[[Sample], None]] = []
         self.call_peer: CallPeer = _alone
+        self.guards: list[Guard] = []
+        self.interlocks: dict[str, Callable[[], dict[str, Any]]] = {}
+        """Describes each interlock that the device shows, or that guards a command of it."""
+        self.record: Callable[[str, str, Sequence[str], str, str | None], None] = lambda *_: None
+        """Records what an interlock did by itself: who, what, arguments, why, and the error."""
         self._wake: asyncio.Future[None] | None = None
         self._setting = asyncio.Lock()  # so that each setpoint is read back before the next
         self._forget(self.offline_reason)
@@ -193,7 +214,7 @@ class Device:
                     self.emit()
                     busy = any(part.busy for part in self.parts)
                     pause = min(self.poll_every, BUSY_POLL_S) if busy else self.poll_every
-                    await self.link.idle(pause, wake)
+                    await self.link.idle(self._until_next_poll(pause), wake)
             except Exception as error:
                 self._disconnected(error)
                 if not isinstance(error, (*LINK_LOST, RefusedError, ValueError)):
@@ -202,6 +223,14 @@ class Device:
                 self.link.close()
             self.emit()
             await asyncio.wait([self._new_wake()], timeout=backoff.next())
+
+    def _until_next_poll(self, period: float) -> float:
+        """Return the pause (s) until the next multiple of the period, or the one after it.
+
+        So all devices of a process poll together, and it wakes less often.
+        """
+        pause = (self.phase - asyncio.get_running_loop().time()) % period
+        return pause if pause > MIN_PAUSE * period else pause + period
 
     def _connected(self) -> None:
         self.connection = "online"
@@ -241,6 +270,10 @@ class Device:
     def sources(self) -> tuple[str, ...]:
         """Return the names of the devices it is a view of; none if it has hardware of its own."""
         return ()
+
+    def origin(self, field: Readback) -> tuple[str, str]:
+        """Return the device and the name there of a field: those of a source, for a view."""
+        return self.name, field.name
 
     def passes_on(self) -> set[tuple[str, str]]:
         """Return the setpoints of its sources that it sets, each with the source's name first."""
@@ -345,6 +378,7 @@ class Device:
                 f"{name} protects the detector while it is {' or '.join(protects)}; to set "
                 f"it to {field.words[int(number)]} anyway, call set_{name} with confirm=True"
             )
+        self.require_permission(f"set_{name}", number)
         await self.write(field, number)
         self.answers.pop(field.question, None)
         self.readings[name] = reading = await self._reading(field)
@@ -380,6 +414,14 @@ class Device:
             raise ConnectionError(
                 f"{self.name} is offline ({self.offline_reason}); nothing was sent"
             )
+
+    def require_permission(self, command: str, value: float | None = None) -> None:
+        """Raise NotAllowedError if an interlock refuses a command now.
+
+        ``value`` is the number that a setpoint would get.
+        """
+        for guard in self.guards:
+            guard(self, command, value)
 
     # --- what the network sees --------------------------------------------------------------
 
@@ -440,6 +482,13 @@ class Device:
         return {
             readback: target for part in self.parts for readback, target in part.nested().items()
         }
+
+    def path(self, name: str) -> tuple[str, ...]:
+        """Return where the value of a field is in telemetry: the keys, from the outside."""
+        for readback, setpoint in self.nested().items():
+            if name in (readback, setpoint):
+                return readback, "current" if name == readback else "target"
+        return (name,)
 
     def alarms(self) -> list[Alarm]:
         """Return everything that is wrong, worst first."""
@@ -538,9 +587,6 @@ class Device:
         where the value is in telemetry.
         """
         pairs = self.pairs | {setpoint: readback for readback, setpoint in self.pairs.items()}
-        paths: dict[str, list[str]] = {}
-        for readback, setpoint in self.nested().items():
-            paths |= {readback: [readback, "current"], setpoint: [readback, "target"]}
         return {
             "device": self.name,
             "kind": self.kind(),
@@ -548,7 +594,8 @@ class Device:
             "poll_every": self.poll_every,
             "link": {name: getattr(self.link, name) for name in settings_of(self.link_type)},
             "fields": {
-                name: field.describe() | {"pair": pairs.get(name), "path": paths.get(name, [name])}
+                name: field.describe()
+                | {"pair": pairs.get(name), "path": list(self.path(name)), "source": None}
                 for name, field in self.fields.items()
             },
             "axes": {

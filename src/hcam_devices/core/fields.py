@@ -12,6 +12,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -53,7 +54,14 @@ class Readback:
     Fields that share an answer name the same ``question``, which is asked once a poll; ``ref`` is
     then the index or key of the field in the answer.
 
-    A value outside the range ``healthy`` is an alarm. ``deployed_name`` is the name under which
+    A value outside the range ``healthy`` is an alarm. It is raised after ``delay`` seconds; it is
+    over once the value is inside the range by the fraction ``deadband`` of the limit. If it should
+    ``latch``, it stays until somebody has acknowledged it (by default an error does, a warning does
+    not). ``advice`` says what an observer should do; if it is empty there is nothing to do, so the
+    alarm is a notice that is shown and not raised. ``because`` names fields of the device whose
+    alarms explain an alarm of this one. None means the default of ``alarms/rules.py``.
+
+    ``deployed_name`` is the name under which
     deployed clients enable and disable the reading (default: ``name``). ``name`` is the name in
     telemetry; give it where it is not a name in Python (``exposure.time``). ``scale`` is the scale
     of plots. People see ``digits`` decimals (on a ``log`` scale, of the mantissa).
@@ -66,6 +74,11 @@ class Readback:
     question: Any = None
     kind: Callable[[Any], Value] = float
     healthy: Range | None = None
+    delay: float | None = None
+    deadband: float | None = None
+    latch: bool | None = None
+    advice: str | None = None
+    because: tuple[str, ...] = ()
     channels: int = 0
     deployed_name: str = ""
     scale: Literal["linear", "log"] = "linear"
@@ -152,14 +165,16 @@ class Setpoint(Readback):
     """A value that may be set, within ``limits`` or to one of ``words``.
 
     To replace a value in ``needs_confirm_to_leave``, which protects something, a caller has to pass
-    ``confirm=True``. ``tolerance`` is the largest difference between the value set and the value
-    read back. ``readback`` names the field that follows the setpoint (default: ``X`` of
-    ``target_X``, if there is one).
+    ``confirm=True``. An interlock may set it to one of the words that are ``safe``, and to nothing
+    else; no interlock refuses these. ``tolerance`` is the largest difference between the value set
+    and the value read back. ``readback`` names the field that follows the setpoint (default: ``X``
+    of ``target_X``, if there is one).
     """
 
     limits: Range = (-math.inf, math.inf)
     words: Labels = field(default_factory=Labels)
     needs_confirm_to_leave: tuple[str, ...] = ()
+    safe: tuple[str, ...] = ()
     tolerance: float = 1e-4
     readback: str = ""
 
@@ -182,7 +197,7 @@ class Setpoint(Readback):
         if unit != self.unit:
             try:
                 # astropy costs 0.7 s and 35 MiB to import, and most servers never need it.
-                number = await in_own_thread(_convert, number, unit, self.unit)
+                number = await in_own_thread(convert, number, unit, self.unit)
             except ValueError as error:
                 raise ValueError(
                     f"{number:g} {shorten(unit)}: {error}; it takes {self._allowed()}"
@@ -267,7 +282,8 @@ def _words(kind: object) -> dict[str, str] | None:
     return {str(code): word for code, word in words.items()} or None
 
 
-def _convert(number: float, unit: str, to: str) -> float:
+def convert(number: float, unit: str, to: str) -> float:
+    """Return a number in another unit. Raises ValueError if that is not possible."""
     from astropy import units as u  # noqa: PLC0415  (see accept)
 
     if len(unit) > 60:
@@ -289,6 +305,10 @@ def shorten(value: object) -> str:
 
 Audience: TypeAlias = Literal["observer", "operator", "engineer", "program"]
 """Who uses a procedure: people in one of three roles, or only programs (it gets no button)."""
+
+
+CALLER: ContextVar[str] = ContextVar("caller", default="")
+"""Who has called the procedure that runs, as the router knows the caller."""
 
 
 def rpc(

@@ -275,6 +275,7 @@ class _Wire(_Traced):
     """A stream of bytes in both directions; every exchange ends within ``timeout`` seconds."""
 
     timeout: Seconds = 1.0
+    """The deadline (s) of an answer."""
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
     _stream: _Stream | None = field(default=None, init=False, repr=False)
     _why: str = field(default="", init=False, repr=False)
@@ -424,7 +425,9 @@ class Tcp(_Wire):
     """A TCP connection to ``host`` and ``port``."""
 
     host: str = "127.0.0.1"
+    """The name or address of the hardware, or of what leads to it."""
     port: Port
+    """Its TCP port."""
     _addresses: list[str] = field(default_factory=list, init=False, repr=False)
 
     async def open(self) -> None:
@@ -458,8 +461,11 @@ class Serial(_Wire):
     """
 
     path: str
+    """The file of the serial port, such as /dev/ttyUSB0."""
     baudrate: Annotated[int, Field(gt=0)] = 9600
+    """The speed of the port, bit/s."""
     rtscts: bool = False
+    """Whether each side waits until the other is ready (hardware handshake)."""
     _closing: Any = field(default=None, init=False, repr=False)
 
     async def _connect(self) -> _Stream:

@@ -27,9 +27,13 @@ class Modbus(Lasting):
     """Input registers of unit ``unit`` at ``host`` and ``port``; ``timeout`` in seconds."""
 
     host: str = "127.0.0.1"
+    """The name or address of the hardware, or of what leads to it."""
     port: Port = 502
+    """Its TCP port."""
     unit: Annotated[int, Field(ge=0, le=255)] = 1
+    """The Modbus unit."""
     timeout: Seconds = 1.0
+    """The deadline (s) of an answer."""
     _client: AsyncModbusTcpClient | None = field(default=None, init=False, repr=False)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
     _heard: bytes = field(default=b"", init=False, repr=False)

@@ -125,7 +125,9 @@ class Programs(Lasting):
     """
 
     folder: str = ""
+    """The folder of the programs; if empty, they are found on the PATH."""
     timeout: Seconds = 2.0
+    """The time (s) within which each run ends."""
     most: ClassVar[int] = 4
     _asking: dict[str, asyncio.Semaphore] = field(default_factory=dict, init=False, repr=False)
     _commanding: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)

@@ -5,7 +5,7 @@ says depends on ``self.clock``, so tests decide what time it is. ``serve`` puts 
 loopback port and applies the faults that people inject:
 
     delay seconds=0.2       each reply comes later
-    late seconds=2          one reply comes after the driver has given up
+    late seconds=2          one reply comes when the driver has given up, or on clear
     split size=1 gap=0.005  replies arrive in pieces
     double                  every reply arrives twice
     drop|flip|insert index= one byte of the reply is damaged
@@ -38,7 +38,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from ..names import did_you_mean
 from .fields import Range, shorten
@@ -61,6 +61,8 @@ WIRE_FAULTS: dict[str, dict[str, Any]] = {
     "refuse": {},
 }
 """The faults of a connection, with their options and defaults."""
+
+Beyond: TypeAlias = dict[str, dict[Literal["above", "below", "alarm"], dict[str, Any]]]
 
 USUAL_RANGE = (-1e6, 1e6)
 DISCONNECT_WHEN = ("before", "during", "after")
@@ -114,6 +116,12 @@ class Simulator:
     controls: ClassVar[tuple[str, ...]] = ()
     ranges: ClassVar[dict[str, Range]] = {}
     """The ranges of numbers among the controls that are narrower than ``USUAL_RANGE``."""
+    beyond: ClassVar[Beyond] = {}
+    """The controls that bring a field, by its name without a channel, ``above`` or ``below`` all
+    its limits, or bring about an ``alarm`` that is about no limit: ``hcam drill`` sets them, and
+    later sets them back."""
+    unplugged = "refuse"
+    """The fault with which the device is offline, for ``hcam drill``."""
     programs: ClassVar[tuple[str, ...]] = ()
     serial: ClassVar[bool] = False
     link_settings: ClassVar[dict[str, Any]] = {}
@@ -132,6 +140,7 @@ class Simulator:
         self.faults: dict[str, dict[str, Any]] = {}
         self._recorded: dict[bytes, list[bytes]] | None = None
         self._hang_up: list[Callable[[bytes], None]] = []
+        self._cleared = asyncio.Event()
 
     def answer(self, frame: bytes) -> bytes:
         """Return the reply to a frame, or empty bytes if the hardware would not answer."""
@@ -189,7 +198,10 @@ class Simulator:
         return self.renumber(said, frame)
 
     def unsolicited(self) -> tuple[bytes, float | None]:
-        """Return unsolicited bytes to send now, and the seconds until the next call, or None."""
+        """Return unsolicited bytes to send now, and the seconds until the next call.
+
+        They are infinite if only a request can be the reason for the next call, None if nothing is.
+        """
         return b"", None
 
     def stands_in(self, procedure: str) -> bool:
@@ -224,6 +236,8 @@ class Simulator:
             self._set(chosen)
         elif fault == "clear":
             self.faults.clear()
+            self._cleared.set()
+            self._cleared = asyncio.Event()
         elif fault in offers:
             self.faults[fault] = options = _chosen(fault, offers[fault], chosen)
             if fault not in WIRE_FAULTS and not self._changes_replies(fault):
@@ -271,6 +285,12 @@ class Simulator:
             if options["times"] <= 0:
                 del self.faults[name]
         return options
+
+    async def hold(self, seconds: float) -> None:
+        """Wait some seconds, or until all faults are cleared."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._cleared.wait()
 
     def own_faults(self, reply: bytes) -> bytes:
         """Apply the faults of this kind of device to a reply."""
@@ -330,6 +350,7 @@ class _Conversation:
     ) -> None:
         self.sim, self.reader, self.writer = sim, reader, writer
         self._turn = asyncio.Lock()
+        self._asked = asyncio.Event()
 
     async def run(self) -> None:
         if "refuse" in self.sim.faults:
@@ -346,6 +367,7 @@ class _Conversation:
                 buffer += data
                 while (frame := self.sim.cut(buffer)) is not None:
                     await self._answer(frame)
+                self._asked.set()
         except ConnectionError:
             return
         except Exception:
@@ -363,12 +385,16 @@ class _Conversation:
     async def _speak(self) -> None:
         while True:
             self.sim.catch_up()
+            self._asked.clear()
             said, pause = self.sim.unsolicited()
             if not self.sim.faults.keys() & {"busy", "silence"}:
                 await self._send(said)
             if pause is None:
                 return
-            await asyncio.sleep(pause)
+            if math.isinf(pause):
+                await self._asked.wait()
+            else:
+                await asyncio.sleep(pause)
 
     async def _answer(self, frame: bytes) -> None:
         sim = self.sim
@@ -386,7 +412,7 @@ class _Conversation:
             reply = self._damaged(reply)
             for slow in (sim.fault("delay"), sim.fault("late")):
                 if slow:
-                    await asyncio.sleep(slow["seconds"])
+                    await sim.hold(slow["seconds"])
         if when == "during":
             reply = reply[: len(reply) // 2]
         await self._send(reply, sim.fault("split") if reply else None)

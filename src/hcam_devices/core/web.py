@@ -60,8 +60,11 @@ class Web(Lasting):
     """
 
     host: str = "127.0.0.1"
+    """The name or address of the server."""
     port: Port = 80
+    """Its TCP port."""
     timeout: Seconds = 5.0
+    """The deadline (s) of an answer."""
 
     async def ask(self, codec: Any, ref: Any, value: None = None) -> Any:
         """Return what the codec makes of the ``Answer`` to its request, a ``Get``.

@@ -18,10 +18,12 @@ from ipaddress import ip_address
 from typing import Any
 
 import limits
+import turns
 from autobahn.twisted.wamp import ApplicationSession
 from autobahn.wamp.exception import ApplicationError, InvalidUriError
 from autobahn.wamp.types import CallResult, ComponentConfig, PublishOptions
 from people import NOT_AUTHORIZED, look, people
+from twisted.internet.defer import CancelledError
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
@@ -233,6 +235,8 @@ class Door(Resource):  # type: ignore[misc]
         """Answer a request: at once if it is refused, else when the call has returned."""
         request.setHeader(b"cache-control", b"no-store")
         request.setHeader(b"content-type", b"application/json; charset=UTF-8")
+        gone: list[Failure] = []
+        request.notifyFinish().addErrback(gone.append)
         try:
             answer = self._begin(request)
         except RefusedError as error:
@@ -240,8 +244,6 @@ class Door(Resource):  # type: ignore[misc]
             if error.status == 401:
                 request.setHeader(b"www-authenticate", b'Basic realm="hipercam"')
             return _dump(error.answer)
-        gone: list[Failure] = []
-        request.notifyFinish().addErrback(gone.append)
 
         def finish(body: bytes) -> None:
             if not gone:
@@ -275,12 +277,19 @@ class Door(Resource):  # type: ignore[misc]
         guest = guests.guest(self.realm, caller)
         if text := limits.excess(caller.name, caller.role, guest.waiting):
             raise RefusedError(429, NOT_AUTHORIZED, text)
-        try:
-            answer = begin(guest.session, uri, args, kwargs, wanted.get("options") or {})
-        except InvalidUriError as error:
-            raise RefusedError(400, ApplicationError.INVALID_URI, str(error)) from None
-        except Exception as error:  # noqa: BLE001  (so Autobahn tells of unsuitable arguments)
-            raise RefusedError(400, f"the arguments cannot be sent: {error}") from None
+
+        def send() -> Any:
+            try:
+                return begin(guest.session, uri, args, kwargs, wanted.get("options") or {})
+            except InvalidUriError as error:
+                raise RefusedError(400, ApplicationError.INVALID_URI, str(error)) from None
+            except Exception as error:  # noqa: BLE001  (so Autobahn tells of unsuitable arguments)
+                raise RefusedError(400, f"the arguments cannot be sent: {error}") from None
+
+        if caller.listed or begin is not _call:
+            return guest.wait_for(send())
+        answer = turns.answer(uri, send)
+        request.notifyFinish().addErrback(lambda _: answer.cancel())
         return guest.wait_for(answer)
 
     def _caller(self, request: Any, body: bytes) -> Caller:
@@ -397,6 +406,11 @@ BEGIN: dict[bytes, tuple[Callable[..., Any], str]] = {
 def _failed(failure: Failure, request: Any) -> bytes:
     """Return the body for an error: 200 for one of the callee or of the router's rules."""
     error = failure.value
+    if isinstance(error, CancelledError):  # the caller has left
+        return b""
+    if isinstance(error, RefusedError):
+        request.setResponseCode(error.status)
+        return _dump(error.answer)
     if isinstance(error, ApplicationError):
         try:
             return _dump({"error": error.error, "args": error.args, "kwargs": error.kwargs or {}})

@@ -159,7 +159,7 @@ class Field:
     """How to give a value: as a quantity if it has a unit, otherwise through ``form``.
 
     ``unknown`` replaces an unknown value, which is left out by default. For an unknown position,
-    the last known one is given, and the device is offline.
+    the last known one is given, with an infinite target, and the device is offline.
     """
 
     unit: str = ""
@@ -186,8 +186,11 @@ class Kind:
 
 
 def header(telpars: Mapping[str, Any]) -> dict[str, str]:
-    """Return the telescope's header as texts, with NaN for missing items that hdriver needs."""
-    needed = dict.fromkeys(("RADEG", "DECDEG", "INSTRPA", "ROTATOR", "M2UZ"), "nan")
+    """Return the telescope's header as texts, with NaN for missing items that hdriver needs.
+
+    A missing angle of the rotator is infinite: with NaN, hdriver sees no limit for 12 hours.
+    """
+    needed = dict.fromkeys(("RADEG", "DECDEG", "INSTRPA", "M2UZ"), "nan") | {"ROTATOR": "inf"}
     return needed | {name: str(value) for name, value in telpars.items() if value is not None}
 
 
@@ -298,7 +301,7 @@ class Telemetry:
         self._sample: Sample | None = None
         self._heard_at = now
         self._iso = ""
-        self._positions: dict[str, dict[str, Any]] = {}
+        self._positions: dict[str, Any] = {}
 
     def hear(self, sample: Sample, now: float) -> None:
         """Take a sample that came at ``now``, in seconds of any steady clock."""
@@ -337,11 +340,12 @@ class Telemetry:
         return told
 
     def _position(self, name: str, field: Field, value: Any) -> dict[str, Any]:
-        """Return the last known position and target of an axis."""
+        """Return the last known position of an axis, and its target."""
         here, target = (value or {}).get("current"), (value or {}).get("target")
-        if here is not None:
-            # Before an axis is homed it has no target, and hdriver cannot do without one.
-            pair = {"current": here, "target": here if target is None else target}
-            self._positions[name] = {key: field.given(one) for key, one in pair.items()}
-        nowhere = dict.fromkeys(("current", "target"), Quantity(NAN, field.unit))
-        return self._positions.get(name, nowhere)
+        if here is None:
+            # hdriver shows a slide as healthy, offline or not, unless it is far from its target.
+            last = self._positions.get(name, Quantity(NAN, field.unit))
+            return {"current": last, "target": Quantity(INFINITE, field.unit)}
+        self._positions[name] = position = field.given(here)
+        # Before an axis is homed it has no target, and hdriver cannot do without one.
+        return {"current": position, "target": field.given(target) if target else position}

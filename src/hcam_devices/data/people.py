@@ -1,12 +1,17 @@
-"""Who may join: the list of people, Crossbar's authenticator of keys, and the end of sessions.
+"""Who may join: the list of people, Crossbar's authenticators, and the end of sessions.
+
+Programs have keys. People in a web browser give their token: Crossbar calls it a ticket.
 
 Imported in the router's worker, which has Crossbar but not this package.
 """
 
+import hmac
 import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
+from ipaddress import ip_address
 from typing import Any
 
 from autobahn.wamp.exception import ApplicationError
@@ -124,13 +129,49 @@ def create(config: dict[str, Any], controller: Any) -> Callable[..., Any]:
     return cryptosign
 
 
+def create_for_tokens(config: dict[str, Any], controller: Any) -> Callable[..., Any]:
+    """Return Crossbar's authenticator of tokens; ``config`` contains ``people``, a file."""
+    people.watch(config["people"])
+
+    def ticket(realm: str, authid: str, details: dict[str, Any]) -> Any:
+        person = people.known().get(authid)
+        hashed = sha256(str(details["ticket"]).encode()).digest()
+        if not _is_private(details["transport"]):
+            text = "a token may not cross a network without TLS: use https, and make a new token"
+        elif (
+            person is None or person.token is None or not hmac.compare_digest(person.token, hashed)
+        ):
+            text = f"the router does not know this token of {authid!r}: see hcam access list"
+        else:
+            return {
+                "realm": realm,
+                "authid": authid,
+                "role": person.role,
+                "extra": {"token": _fingerprint(person)},
+            }
+        return fail(Refusal(ApplicationError(NOT_AUTHORIZED, text)))
+
+    return ticket
+
+
+def _is_private(transport: dict[str, Any]) -> bool:
+    """Return whether others could not read what a connection carries (``peer``: tcp4:ADDRESS:N)."""
+    address = str(transport["peer"]).partition(":")[2].rpartition(":")[0].strip("[]")
+    return bool(transport["is_secure"]) or ip_address(address).is_loopback
+
+
+def _fingerprint(person: Person) -> str:
+    """Return what tells a token from the next one of its owner, but not what it is."""
+    return sha256(b"fingerprint" + (person.token or b"")).hexdigest()[:16]
+
+
 def look(controller: Any) -> None:
-    """End the sessions of people who were removed, or whose key or role was changed."""
+    """End the sessions of people who were removed, or whose key, token or role was changed."""
     known = people.known()
     for realm in controller.realms.values():
         for sessions in [*realm.router._authid_to_sessions.values()]:
             for session in [*sessions]:
-                if session.authmethod != "cryptosign":
+                if session.authmethod not in ("cryptosign", "ticket"):
                     continue
                 try:
                     _show_out_unless(known.get(session.authid), session)
@@ -143,6 +184,10 @@ def _show_out_unless(person: Person | None, session: Any) -> None:
         reason = f"{session.authid!r} was removed"
     elif person.role != session.authrole:
         reason = f"{session.authid!r} has the role {person.role} now"
+    elif session.authmethod == "ticket":
+        if session.authextra["token"] == _fingerprint(person):
+            return
+        reason = f"{session.authid!r} has another token now"
     elif session.authextra["pubkey"] not in person.keys:
         reason = f"this key of {session.authid!r} was removed"
     else:

@@ -113,6 +113,7 @@ class Simulator(Base):
 
     programs = ("ngcbCmd", "dbRead", "dbWrite", "ngcdcsStartServer", "ngcdcsStopServer")
     controls = ("speed",)
+    unplugged = "hang"
     ranges: ClassVar[dict[str, Range]] = {"speed": (1e-3, 1e4)}
     cut = Until(b"\n")
 

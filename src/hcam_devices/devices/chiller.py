@@ -124,8 +124,11 @@ class CoolingCircuit(Device):
     poll_every = 10.0
 
     entity: str = "TemperatureSensor3"
+    """The entity of the context broker that has the temperatures."""
     service: str = "gtc"
+    """The header ``fiware-service`` of each request."""
     service_path: str = "/"
+    """The header ``fiware-servicePath`` of each request."""
     oldest: Seconds = 900.0
     """The age (s) above which a value counts as unknown."""
 

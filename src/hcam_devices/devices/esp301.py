@@ -180,7 +180,9 @@ class Line(Serial):
     """A serial port with the controller's settings: 19200 baud, hardware handshake."""
 
     baudrate: int = 19200
+    """The speed of the port, bit/s."""
     rtscts: bool = True
+    """Whether each side waits until the other is ready (hardware handshake)."""
 
 
 class Arm(Axis):
@@ -257,6 +259,7 @@ class Arms(Device):
     codec = Codec()
 
     homed_at_start: bool = False
+    """Whether arms whose motors are on count as homed when this program starts."""
 
     pickoff_angle, target_pickoff_angle = angles("pickoff")
     injection_angle, target_injection_angle = angles("injection")
@@ -350,6 +353,16 @@ class Arms(Device):
         done = await self._is(arm, DONE)
         position = number(await self.ask(f"{arm.number}TP?"))
         arm.follow(position, done=done, on=await self._is(arm, ON), asked_at=asked_at)
+
+    advice: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(
+            ("pickoff", "injection"),
+            "Do what the reason says. If the motor is off, home the arm; if it stalled, look "
+            "whether something is in its way. COMPO can stay where it is: it disturbs no run.",
+        ),
+        "controller": "Switch the ESP301 off and on, then home both arms. If the error comes "
+        "again, call support; COMPO disturbs no run where it is.",
+    }
 
     def notices(self) -> Iterator[Alarm]:
         """Return alarms for errors since the last command, and for motors that are off."""

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 from ..core import Alarm, Device, ProtocolError, Readback, RefusedError, Sample, Until
 from ..core import Simulator as Base
 from ..core.process import Output, Programs
-from ..core.sim import printed
+from ..core.sim import Beyond, printed
 
 SATELLITES, VALIDITY, TIME = "GetSatInfo", "GR_GetValidity", "HW_GetTime"
 TRACKED = re.compile(r"Number of satellites tracked:\s*(\d+)")
@@ -120,7 +120,16 @@ class TimingCard(Device):
     link_type: ClassVar[Any] = Programs
 
     poll_every: float = 10.0
+    advice: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(
+            ("time_valid", "pps_valid", "synced"),
+            "Check the cable from the antenna to the card, and num_sats: it needs about four. Data "
+            "can be taken; note in the log that their times may be wrong.",
+        ),
+        "timestamp": "",  # the reason says all, and synced has the advice
+    }
     board: int = 0
+    """The number of the card, as its programs count."""
 
     num_sats = Readback(
         question=SATELLITES,
@@ -172,6 +181,9 @@ class Simulator(Base):
 
     programs = (SATELLITES, VALIDITY, TIME)
     controls = ("satellites", "time_valid", "pps_valid", "synced", "offset", "holdover")
+    beyond: ClassVar[Beyond] = {
+        name: {"alarm": {name: False}} for name in ("time_valid", "pps_valid", "synced")
+    }
     cut = Until(b"\n")
 
     def __init__(self, wall: Callable[[], int] = time.time_ns, **settings: Any) -> None:

@@ -243,6 +243,19 @@ class Telescope(Device):
         header = None if self.groups is None else typed(self.header)
         return super().values() | {"telpars": header}
 
+    advice: ClassVar[dict[str, str]] = {
+        "telpars": "Ask the telescope's operator whether its server runs. Data can be taken; note "
+        "pointing and airmass in the log, because the header has none.",
+        "dither": "Do what the reason says. To end the dithering: hcam call {device}.stop_nodding. "
+        "The frames taken so far are good.",
+        "gtc": "Ask the telescope's operator where the telescope is before you move it again; "
+        "nothing is repeated by itself.",
+        "archive": "Data are safe on the disk of the runs. Start the transfer again in the "
+        "morning, and tell support.",
+        "m1_noise_max": "Data can be taken. Ask the telescope's operator to set the limit.",
+        "autoguider": "Ask the telescope's operator whether the star is still guided on.",
+    }
+
     def notices(self) -> Iterator[Alarm]:
         """Return alarms about the header, the limit of the M1 noise, and the autoguider."""
         for field, reason in self.not_done.items():

@@ -21,6 +21,7 @@ from pydantic import Field
 
 from ..core import (
     Alarm,
+    Beyond,
     Device,
     Labels,
     ProtocolError,
@@ -29,6 +30,7 @@ from ..core import (
     RefusedError,
     Setpoint,
     Until,
+    is_number,
     rpc,
     toward,
 )
@@ -61,6 +63,8 @@ STOPPED_BECAUSE = {
 HEX = re.compile(rb"[0-9A-F]{2}")
 TEC_CURRENT_LIMIT = 10.7
 """Greatest current through a peltier, in A. ``hcam_widgets`` imports it."""
+NO_CURRENT_A = 0.2
+"""A channel that should cool and has less current is stopped by the coolant interlock."""
 RESTORE_PERIOD_S = 60.0
 """Pause between attempts to restore HW Enable, because each write wears the flash memory."""
 
@@ -150,10 +154,21 @@ class PeltierRack(Device):
         doc="Temperature at which this channel keeps its CCD.",
     )
     status = Readback(
-        ref=104, kind=STATUS, channels=3, doc="State of the controller of this channel."
+        ref=104,
+        kind=STATUS,
+        channels=3,
+        advice="Note the error number. Check coolant and heatsink, then restart the controller: "
+        "hcam call {device}.reset CHANNEL. If the error comes again, call support.",
+        doc="State of the controller of this channel.",
     )
     current = Readback(
-        unit="A", ref=1020, channels=3, doc="Current through the peltier of this channel."
+        unit="A",
+        ref=1020,
+        channels=3,
+        advice="Look at the coolant: is the pump on, is the flow of this head above 0.4 l/min? "
+        "When it flows, the interlock closes and cooling continues by itself. If it does not, "
+        "call support.",
+        doc="Current through the peltier of this channel.",
     )
     heatsink = Readback(
         unit="deg_C",
@@ -166,14 +181,17 @@ class PeltierRack(Device):
         kind=STAGE_ENABLE,
         channels=3,
         words=Labels({OFF: STAGE_ENABLE[OFF], HW_ENABLE: STAGE_ENABLE[HW_ENABLE]}),
+        advice="If nobody works on the cooling, switch it on again with the interlock: hcam call "
+        "{device}.set_stage_enable1 'HW Enable' (with the channel's number). Ask who did it: hcam "
+        "history --commands.",
         needs_confirm_to_leave=(STAGE_ENABLE[HW_ENABLE],),
+        safe=(STAGE_ENABLE[OFF],),
         doc="Output enable: with HW Enable the coolant interlock can stop the peltier.",
     )
 
     def __init__(self, name: str, **settings: Any) -> None:
         super().__init__(name, **settings)
         self.codec = Codec(int(self.clock() * 1000) % 0x10000)
-        self._off_on_purpose: set[str] = set()
         self._asserted_at: dict[str, float] = {}
         self._not_restored: dict[str, str] = {}
         self._errors: dict[str, str] = {}
@@ -210,7 +228,7 @@ class PeltierRack(Device):
         unread = field.deployed_name in self.disabled
         now = (await self._reading(field) if unread else self.readings[name]).value
         overdue = self.clock() - self._asserted_at.get(name, -math.inf) >= RESTORE_PERIOD_S
-        if now in (None, STAGE_ENABLE[HW_ENABLE]) or name in self._off_on_purpose:
+        if now in (None, STAGE_ENABLE[HW_ENABLE], STAGE_ENABLE[OFF]):  # only people switch it on
             self._not_restored.pop(name, None)
             return
         if not overdue:
@@ -225,20 +243,21 @@ class PeltierRack(Device):
         if not unread:
             self.readings[name] = await self._reading(field)
 
+    def _should_cool(self, channel: int) -> bool:
+        """Return whether a channel is enabled and runs, and its CCD is warmer than its setpoint."""
+        value = {
+            name: self.readings[f"{name}{channel}"].value
+            for name in ("status", "stage_enable", "temperature", "target_temperature")
+        }
+        now, target = value["temperature"], value["target_temperature"]
+        enabled = value["stage_enable"] in (STAGE_ENABLE[STATIC_ON], STAGE_ENABLE[HW_ENABLE])
+        warmer = is_number(now) and is_number(target) and now > target
+        return value["status"] == STATUS[2] and enabled and warmer
+
     async def write(self, field: Setpoint, value: float) -> None:
         """Send a setpoint only if it differs, to save wear of the flash memory."""
-        was_off = field.name in self._off_on_purpose
-        if field.ref[0] == 2010:
-            self._on_purpose(field.name, off=value == OFF)
-        try:
-            if field.differs(value, await self.read(field)):
-                await super().write(field, value)
-        except BaseException:
-            self._on_purpose(field.name, off=was_off)
-            raise
-
-    def _on_purpose(self, name: str, *, off: bool) -> None:
-        (self._off_on_purpose.add if off else self._off_on_purpose.discard)(name)
+        if field.differs(value, await self.read(field)):
+            await super().write(field, value)
 
     @rpc(label="Reset controller")
     async def reset(self, address: Annotated[int, Field(ge=1, le=3)]) -> None:
@@ -247,13 +266,25 @@ class PeltierRack(Device):
         await self.ask(("RS", address))
 
     def notices(self) -> Iterator[Alarm]:
-        """Return alarms for controllers in error, and for channels without the interlock."""
+        """Return alarms for controllers in error, and for channels stopped by the interlock.
+
+        A channel without the interlock is an alarm, too.
+        """
         for name, reason in self._errors.items():
             yield Alarm(name, "ERR", reason)
+        for channel in (1, 2, 3):
+            current = self.readings[f"current{channel}"].value
+            if self._should_cool(channel) and is_number(current) and current < NO_CURRENT_A:
+                reason = (
+                    f"{current:.2f} A although channel {channel} should cool: the coolant "
+                    "interlock is open, or the peltier is not connected"
+                )
+                yield Alarm(f"current{channel}", "ERR", reason)
         for name in (f"stage_enable{channel}" for channel in (1, 2, 3)):
             now = self.readings[name].value
-            if now == STAGE_ENABLE[OFF] and name in self._off_on_purpose:
-                yield Alarm(name, "WARN", f"cooling was switched off with set_{name}")
+            if now == STAGE_ENABLE[OFF]:
+                on = f"set_{name} to {STAGE_ENABLE[HW_ENABLE]} switches it on"
+                yield Alarm(name, "WARN", f"cooling is switched off ({now}); {on}")
             elif now not in (None, STAGE_ENABLE[HW_ENABLE]):
                 why = self._not_restored.get(name, "")
                 reason = f"{now}: the coolant interlock is bypassed{why}"
@@ -293,19 +324,56 @@ class _Controller:
 
 
 class Simulator(Base):
-    """A rack of three controllers at -90 deg_C; an open ``interlock`` means no coolant."""
+    """A rack of three controllers at -90 deg_C; an open ``interlock`` means no coolant.
+
+    Their warm sides are hotter than they should be by ``overheat``, their CCDs warmer than they are
+    by ``warmer`` (K). ``error`` and ``enable`` are those of all three.
+    """
 
     cut = Codec.cut
     greeting = b"Welcome to LTR-1200\r\n"
-    controls = ("interlock",)
+    controls = ("interlock", "overheat", "warmer", "error", "enable")
+    ranges: ClassVar[dict[str, Range]] = {
+        "overheat": (0, 100),
+        "warmer": (0, 100),
+        "error": (0, 999),
+        "enable": (0, 3),
+    }
+    beyond: ClassVar[Beyond] = {
+        "heatsink": {"above": {"overheat": 30.0}},
+        "current": {"alarm": {"interlock": "open"}},
+        "status": {"alarm": {"error": 11}},
+        "stage_enable": {"alarm": {"enable": OFF}},
+        "temperature": {"alarm": {"warmer": 10.0}},
+    }
     WRITABLE: ClassVar[dict[int, Range]] = {108: (0, 1), 2010: (0, 3), 3000: (-273, 1000)}
     READ_ONLY = (100, 104, 105, 106, 107, 1000, 1001, 1020, 1021)
     EVERYBODY = 255
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.interlock = "closed"
+        self.interlock, self.overheat, self.warmer = "closed", 0.0, 0.0
         self.controllers = {n: _Controller(-90.0) for n in (1, 2, 3)}
+
+    @property
+    def error(self) -> int:
+        """The error of the controllers; 0 is none."""
+        return max(controller.error for controller in self.controllers.values())
+
+    @error.setter
+    def error(self, code: int) -> None:
+        for controller in self.controllers.values():
+            controller.error = code
+
+    @property
+    def enable(self) -> int:
+        """The output enable of the controllers, as another client would set it."""
+        return max(controller.enable for controller in self.controllers.values())
+
+    @enable.setter
+    def enable(self, value: int) -> None:
+        for controller in self.controllers.values():
+            controller.enable = value
 
     def advance(self, dt: float) -> None:
         """Cool or warm each CCD, with a time constant of 4 minutes."""
@@ -364,8 +432,8 @@ class Simulator(Base):
             106: int(controller.error != 0),  # the instance of the error; 107 is its parameter
             107: 0,
             108: controller.saving_disabled,
-            1000: controller.object + self.random.gauss(0, 0.01),
-            1001: controller.sink + self.random.gauss(0, 0.05),
+            1000: controller.object + self.warmer + self.random.gauss(0, 0.01),
+            1001: controller.sink + self.overheat + self.random.gauss(0, 0.05),
             1020: current,
             1021: 1.9 * current,
             2010: controller.enable,

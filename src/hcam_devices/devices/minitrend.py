@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from ..core import Alarm, Device, Exactly, Range, Readback, Value
+from ..core import Alarm, Beyond, Device, Exactly, Range, Readback, Value
 from ..core import Simulator as Base
 from ..core.modbus import Modbus
 
@@ -38,6 +38,8 @@ class FlowRecorder(Device):
         question=ALARMS,
         kind=bool,
         channels=6,
+        advice="Read the display of the flow recorder, which says which limit of this pen it "
+        "guards; then look at the chiller and the valves of this head.",
         doc="Whether one of the six alarms of this pen is on.",
     )
 
@@ -66,6 +68,10 @@ class Simulator(Base):
 
     controls = ("flow", "pump", "alarms")
     ranges: ClassVar[dict[str, Range]] = {"alarms": (0, 0xFFFF)}
+    beyond: ClassVar[Beyond] = {
+        "pen": {"below": {"pump": False}},
+        "alarm": {"alarm": {"alarms": 1}},
+    }
     flow, pump, alarms = 1.05, True, 0
     cut = Exactly(6, lambda buffer: 6 + int.from_bytes(buffer[4:6], "big"))
 

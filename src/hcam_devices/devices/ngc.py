@@ -138,6 +138,7 @@ class Controller(Device):
     codec = Codec()
 
     data: str = ""
+    """The folder of the runs; by default that in the base name of the controller."""
 
     state = attribute(
         STATE, "State of the controller: OFF, LOADED, STANDBY or ONLINE (hardware connected)."
@@ -171,6 +172,8 @@ class Controller(Device):
         unit="GB",
         ref=DISK,
         healthy=(10, float("inf")),
+        advice="Move old runs from the disk of the runs to another one, before the next long run. "
+        "Below 1 GB no run is started.",
         doc="Free space on the disk of the runs; below 1 GB no run is started.",
     )
 
@@ -350,6 +353,18 @@ class Controller(Device):
                 f"the folder of the runs is unknown (base name {self._said(BASE)!r}): set data"
             )
         return runs.folder_of(folder)
+
+    advice: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(
+            ("start_ngc_server", "stop_ngc_server", "setup_ngc_server"),
+            "Read the reason, look whether the controller has power, and try the command again. "
+            "After the second failure, call support.",
+        ),
+        SUBSTATE: "Stop the run, read the controller's log, then hcam call {device}.reset. If the "
+        "error comes again, call support. The CCDs stay cold.",
+        "frames_done": "Start the dithering (gtc.start_nodding), or trigger a frame by hand: hcam "
+        "call {device}.trigger. hcam call {device}.stop ends the run.",
+    }
 
     def notices(self) -> Iterator[Alarm]:
         """Return alarms for an error of the controller, and for a run that waits for a trigger."""

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from ..core import Device, ProtocolError, Readback, RefusedError, Until, toward
+from ..core import Beyond, Device, ProtocolError, Readback, RefusedError, Until, toward
 from ..core import Simulator as Base
 
 EVERYBODY, EVERYBODY_SILENTLY = 254, 255
@@ -72,12 +72,16 @@ class VacuumGauge(Device):
     """The pressure inside one CCD head."""
 
     address: Annotated[int, Field(ge=1, le=EVERYBODY)] = EVERYBODY
+    """The address of the gauge on its line; 254 is answered by every gauge."""
 
     pressure = Readback(
         unit="mbar",
         ref="PR1",
         kind=pressure_number,
         healthy=(0, 8e-3),
+        advice="Check that the head's valve is closed and its pump, if one is connected, runs. "
+        "Compare the other heads. If it still rises and the CCD is cold, call support: a warm-up "
+        "takes hours.",
         deployed_name="gauge",
         scale="log",
         digits=1,
@@ -115,6 +119,7 @@ class Simulator(Base):
 
     cut = Until(re.compile(b";FF", re.IGNORECASE))
     controls = ("pressure", "base", "unit", "address", "locked")
+    beyond: ClassVar[Beyond] = {"pressure": {"above": {"pressure": 0.2, "base": 0.2}}}
     CONSTANTS: ClassVar[dict[str, str]] = {
         "SNC": "1125123457",
         "FVC": "1.10",

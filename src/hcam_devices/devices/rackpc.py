@@ -12,7 +12,7 @@ import psutil
 
 from ..core import Alarm, Device, Lasting, Readback, RefusedError
 
-FIRST_LOOK_S = 0.5
+FIRST_LOOK_S = 0.1
 """The pause between the first look and the second one."""
 LOOKS = 7
 """The number of looks to keep; the first and the last are a minute apart."""
@@ -58,15 +58,19 @@ class RackPC(Device):
     poll_every = 10.0
 
     interface: str = ""
+    """The network interface whose traffic is read; by default the busiest."""
 
     cpu = Readback(
         unit="%",
         healthy=(0, 95),
+        advice="",  # nobody has to act on a busy computer
         doc="Processor load, mean over the last minute.",
     )
     mem = Readback(
         unit="%",
         healthy=(0, 90),
+        advice="End programs on the rack's computer that are not needed, such as plots. If it "
+        "stays, restart the servers between two runs; nothing recorded is lost.",
         doc="Memory in use, mean over the last minute.",
     )
     net_in = Readback(unit="MB / s", ref=0, doc="Data received from the network in a second.")
@@ -78,7 +82,7 @@ class RackPC(Device):
         self._looks: deque[Look] = deque(maxlen=LOOKS)
 
     async def on_connect(self) -> None:
-        """Look twice, half a second apart, so that there are means at once."""
+        """Look twice within a moment, so that there are means at once."""
         self._looks.clear()
         self._looks.append(self._look())
         await self.link.idle(FIRST_LOOK_S, self._new_wake())

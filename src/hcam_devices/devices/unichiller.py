@@ -15,7 +15,7 @@ complement. A frame with a mistake is not answered. Sources: Huber manuals of th
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from ..core import (
     Alarm,
@@ -107,6 +107,12 @@ class WaterChiller(Device):
     """A water chiller with a pump."""
 
     codec = Codec()
+
+    advice: ClassVar[dict[str, str]] = {
+        "alarm": "Read the display of the chiller, check its level of coolant, then acknowledge: "
+        "hcam call {device}.cancel_alarm, and pump_on. The CCDs warm up without it.",
+        "mode": "If nobody works on the cooling: hcam call {device}.pump_on.",
+    }
 
     settle: Seconds = 2.0
     """The time (s) for which the coolant circulates before the cooling begins."""

@@ -7,7 +7,7 @@ those of other servers through the router. It judges them on a timer, too, to no
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ..core import (
     Alarm,
@@ -45,6 +45,7 @@ class View(Device):
     """A device whose fields are fields of its sources."""
 
     link_type = Lasting
+    phase = 0.2  # when its sources have answered
 
     def __init__(self, name: str, **settings: Any) -> None:
         super().__init__(name, **settings)
@@ -137,6 +138,13 @@ class View(Device):
         source, name = self.origin(field)
         await self._devices[source].set(name, value)
 
+    def describe(self) -> dict[str, Any]:
+        """Return what is declared; ``source`` of a field is its device and field, as a list."""
+        told = super().describe()
+        for name, field in self.fields.items():
+            told["fields"][name]["source"] = [*self.origin(field)]
+        return told
+
     def emit(self) -> None:
         """Hand a sample to every listener."""
         self._emitted = self.states(), self.alarms()
@@ -167,12 +175,25 @@ class CCDHead(View):
     """
 
     gauge: str
+    """The device that reads the pressure of this head."""
     rack: str
+    """The peltier rack that cools its CCD."""
     channel: Literal[1, 2, 3]
+    """The channel of the rack."""
     recorder: str
+    """The device that reads the coolant flow."""
     pen: Literal[1, 2, 3, 4, 5, 6]
+    """The pen of the flow recorder."""
 
-    temperature = seen("rack", PeltierRack, "temperature", doc="Temperature of the CCD.")
+    temperature = seen(
+        "rack",
+        PeltierRack,
+        "temperature",
+        because=("peltier_current", "peltier_status", "flow", "stage_enable"),
+        advice="Wait while it approaches its setpoint. If it does not, look at this head's flow, "
+        "heatsink and peltier_current; data taken now have more dark current.",
+        doc="Temperature of the CCD.",
+    )
     setpoint = seen(
         "rack",
         PeltierRack,
@@ -186,13 +207,25 @@ class CCDHead(View):
         FlowRecorder,
         "pen",
         healthy=(0.4, math.inf),
+        advice="Look at the chiller and at the valves of this head: is the pump on, is there "
+        "coolant? The interlock stops the peltier without flow, and the CCD warms up slowly.",
         doc="Flow of the coolant through the CCD head.",
     )
     heatsink = seen("rack", PeltierRack, "heatsink", doc="Temperature of the peltier's warm side.")
-    peltier_current = seen("rack", PeltierRack, "current", doc="Current through the peltier.")
+    peltier_current = seen(
+        "rack",
+        PeltierRack,
+        "current",
+        because=("flow", "peltier_status"),
+        advice=None,  # the rack judges it
+        doc="Current through the peltier.",
+    )
     peltier_status = seen(
         "rack", PeltierRack, "status", kind=str, doc="State of the peltier controller."
     )
+    acts_on: ClassVar[dict[str, Readback]] = {
+        "stage_enable": seen("rack", PeltierRack, "stage_enable")
+    }
 
     def origin(self, field: Readback) -> tuple[str, str]:
         """Return the source of a field, and the name of the field there, with its channel."""
@@ -225,7 +258,9 @@ class COMPO(View):
     """COMPO as one device: its two arms and its lens. It sets their targets, but moves nothing."""
 
     arms: str
+    """The device of the two arms."""
     lens: str
+    """The device of the lens."""
 
     pickoff_angle = seen("arms", Arms, "pickoff_angle")
     target_pickoff_angle = seen("arms", Arms, "target_pickoff_angle")

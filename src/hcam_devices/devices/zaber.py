@@ -13,7 +13,7 @@ reference.
 import math
 import struct
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..core import (
     Alarm,
@@ -153,6 +153,11 @@ class LinearStage(Device):
             asked_at=asked_at,
         )
         await super().poll()
+
+    advice: ClassVar[dict[str, str]] = {
+        "stage": "Stop it, look whether something is in its way, and home it again: hcam call "
+        "{device}.stage.home. If the error comes again, call support.",
+    }
 
     def notices(self) -> Iterator[Alarm]:
         """Return an alarm for an error that the stage reported unsolicited."""
@@ -371,7 +376,7 @@ class Simulator(Base):
             self._pending += frame(1, 10 if turning else 11, int(self.position))
         self._turning = turning
         pending, self._pending = self._pending, b""
-        return pending, 0.25
+        return pending, math.inf if self.status == IDLE and not turning else 0.25
 
     def fault_error(self, reply: bytes, code: int = 255) -> bytes:
         """Refuse everything."""
@@ -388,3 +393,14 @@ class Simulator(Base):
     def fault_unsolicited(self, reply: bytes) -> bytes:
         """Report a turn of the knob before each reply."""
         return frame(1, 10, int(self.position)) + reply
+
+
+if not TYPE_CHECKING:  # or the type checker would find any name here
+
+    def __getattr__(name: str) -> Any:
+        """Return ``ZaberLS`` or ``ZaberLSEmulator``, which only ``slide_eng`` imports from here."""
+        if name in ("ZaberLS", "ZaberLSEmulator"):
+            from ..models import driver  # noqa: PLC0415  (it does I/O, unlike this module)
+
+            return getattr(driver, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

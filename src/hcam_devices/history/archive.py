@@ -15,15 +15,14 @@ import os
 import re
 import sys
 import time
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
-from functools import cache, partial
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from .. import HcamError
 from ..config.stores import Embedded, InfluxDB, StoreSettings, place
@@ -31,11 +30,11 @@ from ..host.home import home
 from ..journal.commands import event_of
 from ..journal.points import (
     DAY_MS,
+    TIMES,
     Field,
     milliseconds,
     night_bounds,
     night_named,
-    night_of,
     timestamp_of,
 )
 from ..names import nearest
@@ -47,7 +46,13 @@ from ..wamp.utils import (
     RouterError,
     call,
 )
-from .stores.nights import NightFiles
+
+if TYPE_CHECKING:
+    from astropy.timeseries import TimeSeries
+
+    from .stores.nights import NightFiles
+
+T = TypeVar("T")
 
 Reply: TypeAlias = dict[str, Any]
 Moment: TypeAlias = str | int
@@ -64,10 +69,6 @@ MAX_COMMANDS = 1000
 """Return at most this many commands in one reply."""
 MAX_TEXT = 300_000
 """Return at most this many characters of texts in one reply."""
-WINDOW = 3 * HOUR
-"""Read raw samples of this length (ms) at a time."""
-OLD_WINDOW = 7 * DAY_MS
-"""Read minutes of old nights of this length (ms) at a time."""
 MAX_LOST = 20
 """Name at most this many losses in one reply."""
 ANSWER_WITHIN = 60.0
@@ -88,8 +89,7 @@ class Span(NamedTuple):
         return f"{text_from_ms(self.start)[:digits]} to {text_from_ms(self.end)[:digits]} UTC"
 
 
-EVER = Span(0, 253_370_764_800_000)
-"""To the year 9999."""
+EVER = Span(TIMES.start, TIMES.stop)
 
 
 def text_from_ms(time: int) -> str:
@@ -115,21 +115,23 @@ def moment(given: Moment, now: int) -> int:
         found = given
     else:
         text = str(given)
-        clock_time = re.match(r"\d\d:\d\d", text)
+        clock_time = re.match(r"\d?\d:\d\d", text)
         if clock_time and re.search("[+-]", text):
             raise HistoryError(
                 f"{given!r} has a zone but no date: add the date (2026-11-22T{given}), or give UTC"
             )
         try:
             if clock_time:
-                found = milliseconds(f"{text_from_ms(now)[:10]}T{text}")
+                day, zero = text_from_ms(now)[:10], "0" * (text[1] == ":")
+                found = milliseconds(f"{day}T{zero}{text}")
                 found -= DAY_MS if found > now else 0
             else:
                 found = milliseconds(text)
         except ValueError:
+            hint = "; for a night use --night" * (text in ("tonight", "yesterday"))
             raise HistoryError(
                 f"{given!r} is not a time such as 2026-11-22, 2026-11-22T21:30 or 21:30 (UTC), "
-                "from 1970 to 2261; for a night use --night (tonight, yesterday)"
+                f"from 1970 to 2261{hint}"
             ) from None
     return min(max(found, EVER.start), EVER.end)
 
@@ -175,12 +177,12 @@ class Archive:
     cannot be read.
     """
 
-    def __init__(self, files: NightFiles) -> None:
+    def __init__(self, files: "NightFiles") -> None:
         self.files = files
 
     def fields(self) -> dict[str, dict[str, str]]:
         """Return the unit (``""`` if none) of every field, by device and name."""
-        return self.files.fields(*EVER)
+        return self.files.fields()
 
     def history(self, field: str, start: int, end: int, points: int = 1000) -> Reply:
         """Return the history of a field, as plain data of less than 500 kB.
@@ -193,18 +195,16 @@ class Archive:
         last known text, and ``earlier`` the count of omitted changes.
 
         ``newest`` is null or, if the span is empty, the time of the newest value. ``lost`` contains
-        sentences about samples of the span that were published but stored nowhere. ``rolled_up``:
-        whether a part of the span is so old that only minutes are kept.
+        sentences about samples of the span that were published but stored nowhere.
         """
         if not 1 <= points <= MAX_POINTS:
             raise HistoryError(f"points must be from 1 to {MAX_POINTS}, not {points}")
         device, name, reply = self._head(field, Span(start, end))
-        found = self.files.downsampled(device, name, start, end, points, numbers=True)
+        found = self.files.downsampled(device, name, start, end, points)
         if not found:
             recorded = self._samples(device, name, Span(start, end))
-            texts = (sample for sample in recorded if isinstance(sample[2], str))
-            if first := next(texts, None):
-                return reply | _changes(chain([first], texts), points)
+            if first := next(recorded, None):
+                return reply | _changes(chain([first], recorded), points)
         columns = zip(*found, strict=True) if found else [()] * 6
         keys = ("time", "min", "mean", "max", "last", "n")
         return self._or_newest(
@@ -214,28 +214,15 @@ class Archive:
     def raw(self, field: str, start: int, end: int) -> Reply:
         """Return samples as recorded: ``field``, ``unit``, ``time`` (ms), ``seq`` and ``value``.
 
-        ``seq`` is the number of the sample, equal for all of its fields. In nights of which only
-        minutes are kept, the last value of each minute has the number 0. If ``next`` is not null,
+        ``seq`` is the number of the sample, equal for all of its fields. If ``next`` is not null,
         there is more: ask again with it as ``start``. ``newest`` and ``lost`` are as in
         ``history``.
         """
         device, name, reply = self._head(field, Span(start, end))
-        times: list[int] = []
-        seqs: list[int] = []
-        values: list[Field] = []
-        room = MAX_TEXT
-        for at, seq, value in self._samples(device, name, Span(start, end)):
-            room -= _size(value)
-            if len(times) >= MAX_VALUES or room < 0:
-                # Do not separate samples of the same time, unless there are no others.
-                upto = at if at != times[0] else at + 1
-                keep = bisect_left(times, upto)
-                times, seqs, values = times[:keep], seqs[:keep], values[:keep]
-                return reply | {"time": times, "seq": seqs, "value": values, "next": upto}
-            times.append(at)
-            seqs.append(seq)
-            values.append(value)
-        return self._or_newest(reply | {"time": times, "seq": seqs, "value": values, "next": None})
+        recorded = self._samples(device, name, Span(start, end), MAX_VALUES + 1)
+        found, more = _page(recorded, itemgetter(0), lambda sample: _size(sample[2]), MAX_VALUES)
+        times, seqs, values = map(list, zip(*found, strict=True)) if found else ([], [], [])
+        return self._or_newest(reply | {"time": times, "seq": seqs, "value": values, "next": more})
 
     def commands(self, device: str | None, start: int, end: int) -> Reply:
         """Return the commands to a device, or to all devices, in order of time.
@@ -244,85 +231,74 @@ class Archive:
         are more: ask again with it as ``start``.
         """
         points = self.files.commands(device, start, end)
-        if not points and device is not None and device not in (known := self.fields()):
-            there = nearest(device, list(known)) or "nothing yet"
-            raise HistoryError(f"there is no history of {device!r}; there is history of {there}")
-        found: list[dict[str, Any]] = []
-        room = MAX_TEXT
-        for point in points:
-            event = event_of(point)
-            room -= len(json.dumps(event))
-            if found and (len(found) >= MAX_COMMANDS or room < 0):
-                # Do not separate commands of the same time, unless there are no others.
-                first, upto = found[0]["time"], event["time"]
-                if upto == first:
-                    return {"commands": found, "next": point.time + 1}
-                kept = [command for command in found if command["time"] != upto]
-                return {"commands": kept, "next": point.time}
-            found.append(event)
-        return {"commands": found, "next": None}
+        if not points and device is not None:
+            self._of(device)
+        events = map(event_of, points)
+        found, more = _page(events, _time, lambda event: len(json.dumps(event)), MAX_COMMANDS)
+        return {"commands": found, "next": more}
 
     def _head(self, field: str, span: Span) -> tuple[str, str, Reply]:
         """Return the device and the name of a field, and the first entries of a reply."""
         device, _, name = field.partition(".")
-        units = self.files.fields(*span)  # reading the fields of all nights takes longer
-        if name not in units.get(device, {}):
-            units = self.fields()
-        if device not in units:
-            there = nearest(device, list(units)) or "nothing yet"
-            raise HistoryError(f"there is no history of {device!r}; there is history of {there}")
-        if name not in units[device]:
+        units = self._of(device)
+        if name not in units:
             wrong = f"{device} has no {name!r}" if name else f"name a field of {device}"
-            raise HistoryError(f"{wrong}; it has {nearest(name, list(units[device]))}")
+            raise HistoryError(f"{wrong}; it has {nearest(name, list(units))}")
         lost = self.files.lost(device, *span)
         more = [f"and {len(lost) - MAX_LOST} more losses"] * (len(lost) > MAX_LOST)
-        return (
-            device,
-            name,
-            {
-                "field": field,
-                "unit": units[device][name],
-                "newest": None,
-                "lost": [*map(str, lost[:MAX_LOST]), *more],
-                "rolled_up": self.files.has_minutes(device, name, *span),
-            },
-        )
+        said = [*map(str, lost[:MAX_LOST]), *more]
+        return device, name, {"field": field, "unit": units[name], "newest": None, "lost": said}
+
+    def _of(self, device: str) -> dict[str, str]:
+        """Return the units of the fields of a device. Raises HistoryError if there is none."""
+        every = self.fields()
+        if device not in every:
+            there = nearest(device, list(every)) or "nothing yet"
+            raise HistoryError(f"there is no history of {device!r}; there is history of {there}")
+        return every[device]
 
     def _or_newest(self, reply: Reply) -> Reply:
-        """Add the time of the newest minute with a value to an empty reply."""
+        """Add the time of the newest value to an empty reply."""
         if reply["time"]:
             return reply
         device, _, name = reply["field"].partition(".")
-        newest = self.files.newest(device, name)
-        minute = newest - newest % MINUTE
-        found = self.files.downsampled(device, name, minute - HOUR, minute + MINUTE, 61)
-        return reply | {"newest": found[-1].time if found else newest}
+        if newest := self.files.newest(device, name):
+            return reply | {"newest": newest}
+        raise HistoryError(f"no sample with {reply['field']} is kept any more")
 
-    def _samples(self, device: str, name: str, span: Span) -> Iterator[tuple[int, int, Field]]:
-        """Yield times, numbers and values, or the minutes of old nights, a few hours at a time.
+    def _samples(
+        self, device: str, name: str, span: Span, most: int = 0
+    ) -> Iterator[tuple[int, int, Field]]:
+        """Yield times, numbers and values, a night at a time; of each the oldest ``most``."""
+        for night in self.files.nights(device):
+            start, end = night_bounds(night)
+            if start < span.end and span.start < end:
+                part = max(start, span.start), min(end, span.end)
+                yield from self.files.series(device, name, *part, most)
 
-        A period without values is skipped in one step, however long it is.
-        """
-        rolled_up = cache(partial(self.files.has_minutes, device, name))
-        begins = {night_bounds(night)[0] for night in self.files.nights()}
-        start, end = span
-        while (start := self.files.first(device, name, start, end)) < end:
-            begin, until = night_bounds(night_of(start))
-            if begin in begins:
-                stop = min(start + WINDOW, until, end)
-                recorded = self.files.series(device, name, start, stop)
-                if recorded and not rolled_up(begin, until):
-                    yield from recorded
-                    start = stop
-                    continue
-            else:
-                after = (later for later in begins if later > start)
-                stop = min(start - start % MINUTE + OLD_WINDOW, end, *after)
-            minute = start - start % MINUTE
-            points = -(-(stop - minute) // MINUTE)
-            found = self.files.downsampled(device, name, minute, minute + points * MINUTE, points)
-            yield from ((bucket.time, 0, bucket.last) for bucket in found if bucket.time >= start)
-            start = stop
+
+def _page(
+    items: Iterable[T], time: Callable[[T], int], size: Callable[[T], int], most: int
+) -> tuple[list[T], int | None]:
+    """Return the first items, in order of time, which fit into a reply, and the time of the rest.
+
+    Items of the same time are not separated, unless there are no others.
+    """
+    found: list[T] = []
+    room = MAX_TEXT
+    for item in items:
+        room -= size(item)
+        if found and (len(found) >= most or room < 0):
+            upto = time(item)
+            if upto == time(found[0]):
+                return found, upto + 1
+            return [other for other in found if time(other) != upto], upto
+        found.append(item)
+    return found, None
+
+
+def _time(event: dict[str, Any]) -> int:
+    return milliseconds(event["time"])
 
 
 def _size(value: Field) -> int:
@@ -378,30 +354,45 @@ Source: TypeAlias = Archive | Remote
 def source(instrument: Path | None = None) -> tuple[Source, str]:
     """Return the recorder at WAMP_SERVER or, if it does not answer, an archive and the reason.
 
-    The archive has the files of the instrument's first embedded store. Raises HistoryError if there
-    are none.
+    The archive has the files of ``files_here``. Raises HistoryError if there are none.
     """
     with suppress(RouterError, NoSuchProcedureError, OutcomeUnknownError):
         described = call(uris.rpc("recorder", "describe"), timeout=PRESENT_WITHIN)
         if "history" in described["procedures"]:
             return Remote(), ""
-    # takes 0.7 s, which is only needed without a recorder
-    from ..config.instrument import load  # noqa: PLC0415
-
     where = f"no recorder answers at {uris.address()} (WAMP_SERVER)"
+    try:
+        files = files_here(instrument)
+    except HistoryError as error:
+        raise HistoryError(f"{where}, and {error}") from None
+    return Archive(files), f"{where}: reading {files.folder} instead"
+
+
+def files_here(instrument: Path | None = None, folder: Path | None = None) -> "NightFiles":
+    """Return the files of an instrument's first embedded store; ``folder`` is the home.
+
+    Raises HistoryError if there are none.
+    """
+    from ..config.instrument import load  # noqa: PLC0415  (takes 1 s, with a recorder in vain)
+    from .stores.nights import NightFiles  # noqa: PLC0415
+
     given = instrument or os.environ.get("HCAM_INSTRUMENT")
     stores = load(Path(given) if given else None).stores
-    folders = embedded_folders(stores)
+    folders = embedded_folders(stores, folder)
     if not folders:
-        raise HistoryError(f"{where}, and {elsewhere(stores)}")
+        raise HistoryError(elsewhere(stores))
     if not folders[0].is_dir():
-        raise HistoryError(f"{where}, and there is no history in {folders[0]} (HCAM_HOME)")
-    return Archive(NightFiles(folders[0])), f"{where}: reading {folders[0]} instead"
+        raise HistoryError(f"there is no history in {folders[0]} (HCAM_HOME)")
+    return NightFiles(folders[0])
 
 
-def embedded_folders(stores: Mapping[str, StoreSettings]) -> list[Path]:
-    """Return the folders of the embedded stores, in the order of the instrument file."""
-    return [place(store, home()) for store in stores.values() if isinstance(store, Embedded)]
+def embedded_folders(stores: Mapping[str, StoreSettings], folder: Path | None = None) -> list[Path]:
+    """Return the folders of the embedded stores, in the order of the instrument file.
+
+    ``folder`` is the home.
+    """
+    embedded = (store for store in stores.values() if isinstance(store, Embedded))
+    return [place(store, folder or home()) for store in embedded]
 
 
 def elsewhere(stores: Mapping[str, StoreSettings]) -> str:
@@ -473,31 +464,39 @@ def lost(replies: Iterable[Reply]) -> list[str]:
     return list(dict.fromkeys(text for reply in replies for text in reply["lost"]))
 
 
-ROLLED_UP = (
-    "a part of this is so old that only minutes are kept: min, mean, max and the last sample; all "
-    "samples are kept for the store's raw_days (default: 30)"
-)
-"""The note on history that is older than ``raw_days``."""
-
-
 def timeseries(
     *fields: str,
     last: str | None = None,
     start: Moment | datetime | None = None,
     end: Moment | datetime | None = None,
     night: str | None = None,
-) -> Any:
+) -> "TimeSeries":
     """Return samples as recorded, as an astropy TimeSeries with a column for each field.
 
-    Numbers have their units. The fields of one sample are one row. Missing values are masked, and
-    so are texts in a column with numbers. A sample in which none of the fields could be read has no
-    row: ask for ``ccd1.alarms``, too, to see it. Nights older than the store's ``raw_days``
-    (default: 30) have the last sample of each minute, with a note on stderr.
+    Numbers have their units. Times are unique and increase: there is one row for each ms with
+    samples, which has the last value of each field. Missing values are masked, and so are texts in
+    a column with numbers. A sample in which none of the fields could be read has no row: ask for
+    ``ccd1.alarms``, too, to see it.
 
     The span is the last 24 hours, or as in ``span``; ``start`` and ``end`` may also be an astropy
     Time or a datetime (UTC if it has no zone). The samples come from the recorder or, with a note
     on stderr, from the files. Raises HistoryError or WampError.
     """
+    from astropy.time import Time  # noqa: PLC0415  (see ``as_timeseries``)
+
+    start, end = (
+        Time(given).utc.isot if isinstance(given, datetime | Time) else given
+        for given in (start, end)
+    )
+    asked = span(round(time.time() * 1000), last, start, end, night)
+    place, note = source()
+    if note:
+        print(note, file=sys.stderr)
+    return as_timeseries(place, fields, asked)
+
+
+def as_timeseries(source: Source, fields: tuple[str, ...], span: Span) -> "TimeSeries":
+    """Return what ``timeseries`` does, from a source."""
     # takes 0.7 s, which the recorder and hcam do not need
     import numpy as np  # noqa: PLC0415
     from astropy.table import MaskedColumn  # noqa: PLC0415
@@ -511,28 +510,20 @@ def timeseries(
             "name at least one field, such as 'ccd1.temperature', 'ccd2.temperature'"
         )
     fields = tuple(dict.fromkeys(fields))
-    start, end = (
-        Time(given).utc.isot if isinstance(given, datetime | Time) else given
-        for given in (start, end)
-    )
-    asked = span(round(time.time() * 1000), last, start, end, night)
-    place, note = source()
-    if note:
-        print(note, file=sys.stderr)
-    pages, streams = zip(*(samples(place, field, asked) for field in fields), strict=True)
+    pages, streams = zip(*(samples(source, field, span) for field in fields), strict=True)
     for text in lost(pages):
         print(text, file=sys.stderr)
     if all(page["newest"] for page in pages):
-        raise HistoryError(nothing(pages[0], asked))
-    if any(page["rolled_up"] for page in pages):
-        print(ROLLED_UP, file=sys.stderr)
-    found = list(rows(streams))
-    ms = np.array([at for at, _ in found], dtype=np.int64)
+        raise HistoryError(nothing(pages[0], span))
+    found: dict[int, dict[str, Field]] = defaultdict(dict)
+    for at, _, field, value in chain(*streams):
+        found[at][field] = value
+    ms = np.array(sorted(found), dtype=np.int64)
     times = Time(ms // DAY_MS * 86400.0, ms % DAY_MS / 1000, format="unix", scale="utc")
     times.format = "isot"
     series = TimeSeries(time=times)
     for field, page in zip(fields, pages, strict=True):
-        values = [row.get(field) for _, row in found]
+        values = [found[at].get(field) for at in ms.tolist()]
         if not all(value is None or isinstance(value, str) for value in values):
             values = [None if isinstance(value, str) else value for value in values]
         missing = np.array([value is None for value in values])

@@ -1,6 +1,7 @@
-"""``hcam audit``: asks the recorder for an audit or, without a recorder, reads the stores."""
+"""``hcam audit`` and ``hcam history close``: ask the recorder or, without one, use its stores."""
 
 import time
+from contextlib import closing
 from pathlib import Path
 
 from .. import HcamError
@@ -9,11 +10,14 @@ from ..host.home import home
 from ..journal.points import night_bounds, night_named, night_of
 from ..wamp import uris, utils
 from . import audit as audits
+from .archive import embedded_folders
 from .audit import Audit, Published
 from .inventory import lost_between, readers
+from .stores import AwayError
+from .stores.embedded import EmbeddedStore
 
-MAX_AUDIT_S = 600.0
-"""The longest time of the recorder's audit, which reads every store."""
+ANSWER_WITHIN = 600.0
+"""The longest time (s) in which the recorder reads every store, or closes a night."""
 
 
 def audit(night: str, file: Path | None) -> Audit:
@@ -24,8 +28,8 @@ def audit(night: str, file: Path | None) -> Audit:
     """
     night = night_named(night, round(time.time() * 1000))
     try:
-        utils.call(uris.rpc("recorder", "describe"), timeout=utils.PRESENT_WITHIN)
-        answer = utils.call(uris.rpc("recorder", "audit"), night, timeout=MAX_AUDIT_S)
+        _find_recorder()
+        answer = utils.call(uris.rpc("recorder", "audit"), night, timeout=ANSWER_WITHIN)
         return Audit.model_validate(answer)
     except utils.NoSuchProcedureError:
         return _of_stores(night, file, "the recorder is not running")
@@ -34,6 +38,36 @@ def audit(night: str, file: Path | None) -> Audit:
         if isinstance(error, utils.OutcomeUnknownError) and _router_answers():
             reason = "the recorder does not answer (see HCAM_HOME/log/hwlogger.log)"
         return _of_stores(night, file, reason)
+
+
+def close(night: str, file: Path | None) -> list[str]:
+    """Write what there is of a night (a date, tonight or yesterday) into its closed files.
+
+    Return a sentence for each file that could not be written. Raises HcamError if ``night`` is not
+    a night, or if the files of a store cannot be used.
+    """
+    night = night_named(night, round(time.time() * 1000))
+    try:
+        night_bounds(night)
+        _find_recorder()
+    except ValueError as error:
+        raise HcamError(str(error)) from None
+    except (utils.NoSuchProcedureError, utils.RouterError, utils.OutcomeUnknownError):
+        troubles = []
+        for folder in embedded_folders(load(file).stores):
+            try:
+                with closing(EmbeddedStore(folder.name, folder)) as store:
+                    troubles += store.close_nights(night)
+            except AwayError as error:
+                raise HcamError(str(error)) from None
+        return troubles
+    found: list[str] = utils.call(uris.rpc("recorder", "close"), night, timeout=ANSWER_WITHIN)
+    return found
+
+
+def _find_recorder() -> None:
+    """Raise an error at once if there is no recorder, or no router, that answers."""
+    utils.call(uris.rpc("recorder", "describe"), timeout=utils.PRESENT_WITHIN)
 
 
 def _router_answers() -> bool:

@@ -3,100 +3,44 @@
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from http import HTTPStatus
-from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
+from weakref import finalize
 
-from ..config.stores import InfluxDB, SecretError, StoreSettings, place
-from ..journal.checked import Table, is_damage, reading
-from ..journal.digest import digest
+from ..config.stores import Folder, InfluxDB, SecretError, StoreSettings, place
+from ..journal.digest import SIZE, digest
 from ..journal.notebook import Lost
-from ..journal.points import night_bounds, night_of, nights
+from ..journal.points import night_bounds, night_of
 from ..journal.ranges import SampleRange, SampleRanges
+from .archive import embedded_folders
 from .audit import Row, StoreReader
+from .child import Child
+from .copier import MARKER
 from .stores import AwayError
+from .stores.embedded import LOST
+from .stores.files import away, connect
 from .stores.http import Connection
-from .stores.ledger import LEDGER, load
+from .stores.ledger import read_notes
 from .stores.line_protocol import name_of, one_line
 from .stores.lost import LostNotes
-from .stores.nights import (
-    HALF_HOUR,
-    HALVES,
-    MAIN,
-    MAIN_TABLES,
-    NIGHT_TABLES,
-    SERIES,
-    NightFiles,
-    away,
-    points_of,
-    streams,
-)
+from .stores.nights import NightFiles, points_in
+from .stores.tonight import DAY, NAME, NIGHTS, entries
 
 MARGIN = 3_600_000
 """Look for samples this far (ms) outside the night, because noon may pass between a sample and its
 entry in the journal."""
 ROWS_AT_A_TIME = 10_000
-
-
-class Files:
-    """Reads the readable parts of a store's files; ``troubles`` names the other parts."""
-
-    def __init__(self) -> None:
-        self.troubles: list[str] = []
-
-    def read(
-        self, path: Path, tables: Iterable[Table], take: Callable[[sqlite3.Connection], None]
-    ) -> None:
-        """Call ``take`` with a file, if it exists."""
-        try:
-            if path.exists():
-                with closing(reading(path, tables)) as db:
-                    take(db)
-        except (OSError, sqlite3.OperationalError) as error:
-            self._report(str(away(path, error)))
-        except sqlite3.Error as error:
-            if not is_damage(error):
-                raise
-            self._report(f"{path} is damaged: {error}")
-
-    def _report(self, trouble: str) -> None:
-        if trouble not in self.troubles:
-            self.troubles.append(trouble)
-
-    def stored(self, path: Path, tables: Iterable[Table]) -> SampleRanges:
-        """Return the samples that a file notes as stored."""
-        found = SampleRanges()
-
-        def take(db: sqlite3.Connection) -> None:
-            nonlocal found
-            found |= load(db)
-
-        self.read(path, tables, take)
-        return found
-
-    def notes(self, path: Path, tables: Iterable[Table]) -> tuple[SampleRanges, list[SampleRange]]:
-        """Return the samples that a ledger notes as stored, and those of them that are missing.
-
-        The latter are lost or were rejected, and have the reason.
-        """
-        gone: list[SampleRange] = []
-        rejected: dict[str, SampleRanges] = defaultdict(SampleRanges)
-
-        def take(db: sqlite3.Connection) -> None:
-            query = "SELECT device, epoch, first, last, cause FROM gone"
-            gone.extend(SampleRange(*row) for row in db.execute(query))
-            for *number, reason in db.execute("SELECT device, epoch, seq, seq, reason FROM aside"):
-                rejected[f"set aside: {reason}"].add(*number)
-
-        stored = self.stored(path, tables)
-        self.read(path, tables, take)
-        for reason, some in rejected.items():
-            gone += [samples._replace(reason=reason) for samples in some.ranges()]
-        return stored, gone
+ISLANDS = f"""
+SELECT device, epoch, min(seq), max(seq), min(time), max(time) FROM (
+    SELECT *, {DAY} AS day,
+        seq - row_number() OVER (PARTITION BY device, epoch, {DAY} ORDER BY seq) AS island
+    FROM sample)
+GROUP BY device, epoch, day, island
+"""  # noqa: S608
 
 
 def belonging(
@@ -131,66 +75,113 @@ def extent(numbers: Iterable[tuple[str, int]]) -> dict[str, tuple[int, int]]:
 
 
 class Nights:
-    """A ``StoreReader`` of the files of an EmbeddedStore."""
+    """A ``StoreReader`` of the files of an EmbeddedStore.
 
-    def __init__(self, name: str, folder: Path, night: str) -> None:
-        self.name, self.folder = name, folder
+    Another process reads the closed files, because the recorder does without DuckDB. With
+    ``copies``, it reads their copies in that folder, and no rows of tonight.
+    """
+
+    def __init__(self, name: str, folder: Path, night: str, copies: Path | None = None) -> None:
+        self.name, self._copies = name, copies
         self._start, self._end = night_bounds(night)
         self.night = night_of(self._start)  # the date in its usual form
-        self._files = Files()
-        self.troubles = self._files.troubles
-        self.stored, self.gone = self._files.notes(self._path(MAIN), MAIN_TABLES)
-        self._noted = {"": self.stored - SampleRanges(self.gone)}
-        for date in NightFiles(folder).nights():
-            self._noted[date] = self._files.stored(self._path(date), NIGHT_TABLES)
-            self.stored |= self._noted[date]
+        self._files, self._child = NightFiles(folder), Child(folder)
+        finalize(self, self._child.close)  # it takes 100 MB
+        self.troubles: list[str] = []
         self.uncounted = ""
-        self._files.read(self._path(MAIN), MAIN_TABLES, self._count)
+        self.stored, self.gone = SampleRanges(), list[SampleRange]()
+        self._noted: dict[str, list[tuple[str, int, int, SampleRange]]] = defaultdict(list)
+        """Night, first and last time (ms) of a file, or of rows, and samples in it, by device."""
+        path = folder / NAME
+        try:
+            if path.exists():
+                with closing(connect(path)) as db:
+                    self._read(db)
+        except sqlite3.OperationalError as error:
+            self.troubles.append(str(away(path, error)))
+        except (sqlite3.Error, TypeError, ValueError) as error:
+            self.troubles.append(f"{path} is damaged: {error}")
 
-    def _count(self, db: sqlite3.Connection) -> None:
-        span = self._start // HALF_HOUR, self._end // HALF_HOUR
-        series = db.execute(SERIES).fetchall()
-        if any(db.execute(HALVES, (number, *span)).fetchone() for number, _ in series):
-            self.uncounted = "only minutes are kept of such old nights"
+    def _read(self, db: sqlite3.Connection) -> None:
+        """Read the catalogue and the notes."""
+        db.execute("BEGIN")
+        query = "SELECT device, epoch, first, last, reason FROM gone ORDER BY noticed"
+        self.gone = [SampleRange(*row) for row in db.execute(query)]
+        found = [part for part in self.gone if not part.reason.startswith(LOST)]
+        for night, name, device, first, last, _, samples, *_ in entries(db):
+            self._noted[device] += ((night, first, last, part) for part in samples.ranges())
+            copies = self._copies if night == self.night else None
+            if copies is None or (copies / NIGHTS / night / name).exists():
+                found += samples.ranges()
+        for *island, first, last in db.execute(ISLANDS):
+            part = SampleRange(*island)
+            self._noted[part.device].append((night_of(first), first, last, part))
+            if self._copies is None:
+                found.append(part)
+        self.stored = SampleRanges(found)
 
     def rows_of(self, device: str) -> tuple[list[Row], SampleRanges]:
         """See ``StoreReader``."""
-        window = self._start - MARGIN, self._end + MARGIN
-        found = [row for night in nights(*window) for row in self._rows(night, device, *window)]
+        found = self._rows(device, self._start - MARGIN, self._end + MARGIN)
         before: dict[str, int] = {}
         after: dict[str, int] = {}
         here = [(row.epoch, row.seq) for row in found if self._start <= row.time < self._end]
-        for night, noted in self._noted.items():
-            for who, epoch, first, last, _ in noted.ranges():
-                if who == device and night < self.night:
-                    before[epoch] = max(last, before.get(epoch, 0))
-                elif who == device and night > self.night:
-                    after[epoch] = min(first, after.get(epoch, first))
-                elif who == device:
-                    here += [(epoch, first), (epoch, last)]
+        for night, _, _, (_, epoch, first, last, _) in self._noted[device]:
+            if night < self.night:
+                before[epoch] = max(last, before.get(epoch, 0))
+            elif night > self.night:
+                after[epoch] = min(first, after.get(epoch, first))
+            else:
+                here += [(epoch, first), (epoch, last)]
         return found, belonging(device, before, extent(here), after)
 
     def find(self, wanted: SampleRange) -> list[Row]:
         """See ``StoreReader``."""
         samples = SampleRanges([wanted])
-        there = [night for night, noted in self._noted.items() if night and noted & samples]
-        rows = chain.from_iterable(self._rows(night, wanted.device) for night in there)
-        return [row for row in rows if (wanted.device, row.epoch, row.seq) in samples]
+        spans = {
+            (first, last)
+            for _, first, last, part in self._noted[wanted.device]
+            if SampleRanges([part]) & samples
+        }
+        rows = (row for first, last in spans for row in self._rows(wanted.device, first, last + 1))
+        found = {row[:2]: row for row in rows if (wanted.device, *row[:2]) in samples}
+        return [*found.values()]
 
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.sqlite"
-
-    def _rows(self, night: str, device: str, *window: int) -> list[Row]:
-        found: list[Row] = []
-
-        def take(db: sqlite3.Connection) -> None:
-            for stream in streams(db):
-                if stream.device == device:
-                    for point in points_of(db, stream, *window):
-                        found.append(Row(point.epoch, point.seq, point.time, digest(point)))
-
-        self._files.read(self._path(night), NIGHT_TABLES, take)
-        return found
+    def _rows(self, device: str, start: int, end: int) -> list[Row]:
+        """Return the samples of a device in a span (ms), but not those in damaged files."""
+        copies = self._copies
+        if copies and not (copies / MARKER).exists():
+            raise AwayError(f"{copies} has no copies: mount its disk")
+        columns = self._files.columns(device)
+        while True:
+            there = self._files.snapshot(device, columns, start, end)
+            root = copies or self._files.folder
+            paths = [root / path.relative_to(self._files.folder) for path, _ in there.files]
+            files = [
+                (str(path), known)
+                for path, (_, known) in zip(paths, there.files, strict=True)
+                if not copies or path.exists()
+            ]
+            answer: dict[str, Any] = {"rows": [], "damaged": []}
+            try:
+                if files:
+                    answer = self._child.ask("content", device, files, start, end)
+            except (OSError, ValueError) as error:
+                raise AwayError(f"the files of {device} cannot be read: {error}") from error
+            if self._files.is_current(there):
+                break
+        for path in answer["damaged"]:
+            if (trouble := f"{path} is damaged") not in self.troubles:
+                self.troubles.append(trouble)
+        points = () if copies else points_in(there, columns)
+        return [
+            *(Row(point.epoch, point.seq, point.time, digest(point)) for point in points),
+            *(
+                Row(epoch, seq, time, code.to_bytes(SIZE, "little"))
+                for epoch, *lists in answer["rows"]
+                for seq, time, code in zip(*lists, strict=True)
+            ),
+        ]
 
 
 class Lines:
@@ -199,12 +190,19 @@ class Lines:
     def __init__(self, name: str, settings: InfluxDB, folder: Path, night: str) -> None:
         self.name, self.settings = name, settings
         self._start, self._end = night_bounds(night)
-        files = Files()
-        self.troubles = files.troubles
-        self.stored, self.gone = files.notes(folder / f"{name}.sqlite", LEDGER)
+        self.troubles: list[str] = []
+        self.stored, self.gone = SampleRanges(), list[SampleRange]()
+        path = folder / f"{name}.sqlite"
+        try:
+            if path.exists():
+                self.stored, self.gone = read_notes(path)
+        except (OSError, sqlite3.Error) as error:
+            self.troubles.append(str(away(path, error)))
         self.uncounted = ""
-        if settings.version != 1 or not self._answers():
+        if settings.version != 1:
             self.uncounted = "only an InfluxDB of version 1 can be read"
+        elif not self._answers():
+            self.uncounted = "VictoriaMetrics loses the last seconds if it is killed"
 
     def rows_of(self, device: str) -> tuple[list[Row], SampleRanges]:
         """See ``StoreReader``."""
@@ -293,11 +291,14 @@ def readers(
     found: list[StoreReader] = []
     for name, settings in stores.items():
         folder = place(settings, home)
-        reader = (
-            Lines(name, settings, folder, night)
-            if isinstance(settings, InfluxDB)
-            else Nights(name, folder, night)
-        )
+        reader: StoreReader
+        if isinstance(settings, InfluxDB):
+            reader = Lines(name, settings, folder, night)
+        elif isinstance(settings, Folder):
+            (source, *_) = embedded_folders(stores, home)
+            reader = Nights(name, source, night, settings.folder)
+        else:
+            reader = Nights(name, folder, night)
         reader.stored = (noted or {}).get(name, reader.stored)
         found.append(reader)
     return found

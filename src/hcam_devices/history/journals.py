@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from operator import attrgetter
 from typing import Any, TypeVar
 
 from autobahn.wamp.exception import ApplicationError
@@ -17,15 +16,14 @@ from autobahn.wamp.exception import Error as WampError
 from pydantic import BaseModel, Field
 
 from ..config.instrument import LOGGER
-from ..core.device import Sample
 from ..core.fields import shorten
 from ..core.threads import ask
-from ..journal import KEEP, Journal, read_page
+from ..journal import KEEP, Journal
 from ..journal.commands import commands_of, device_of
 from ..journal.digest import SIZE
 from ..journal.notebook import Lost
-from ..journal.points import Point, flatten
 from ..journal.ranges import SampleRange, SampleRanges
+from ..journal.records import Page, Record, read_page
 from ..wamp import uris
 from ..wamp.journal_service import JournalService
 from ..wamp.session import Session
@@ -53,7 +51,7 @@ class Inventory(BaseModel):
 
     server: str
     epoch: str
-    """The present epoch of the journal; a new journal file has a new one."""
+    """The present epoch of the journal."""
     held: list[SampleRange] = Field(default=[])
     gone: list[SampleRange] = Field(default=[])
     lost: list[Lost] = Field(default=[])
@@ -64,7 +62,6 @@ class Inventory(BaseModel):
     """The limit (bytes) of ``used``."""
     oldest: float | None
     """Unix time of the oldest sample."""
-    salvaging: bool = False
     next: str | None = None
 
     @property
@@ -81,7 +78,7 @@ class Inventory(BaseModel):
 
     def covers(self, now: float) -> float:
         """Return how far back (s) the journal reaches, or will reach when it is full."""
-        if self.oldest is None or self.used < 0.9 * self.most:
+        if self.oldest is None or self.used < 0.8 * self.most:  # a full one drops an eighth
             return self.keep
         return now - self.oldest
 
@@ -209,31 +206,34 @@ class Journals:
         """Return how far back (s) all journals reach."""
         return min((inventory.covers(now) for inventory in self._newest.values()), default=KEEP)
 
-    async def samples(self, server: str, device: str, after: int, epoch: str) -> list[Sample]:
+    async def page(self, server: str, device: str, after: int, epoch: str) -> Page:
         """Return some of the samples with numbers above ``after``. Raises one of NO_ANSWER."""
         arguments = device, after, PAGE, epoch
         if server == OWN:
-            return await self.ask_own(self.own.samples, *arguments)
-        return read_page(await self._call(uris.journal(server, "samples_compressed"), *arguments))
+            return read_page(await self.ask_own(self.own.page, *arguments))
+        return read_page(await self._call(uris.journal(server, "page"), *arguments))
 
     async def pages(
         self, server: str, wanted: SampleRange
-    ) -> AsyncGenerator[tuple[int, list[Point]]]:
+    ) -> AsyncGenerator[tuple[int, list[Record]]]:
         """Yield samples in order, with the number up to which they are complete.
 
         The next page is requested while the caller handles one. Raises one of NO_ANSWER.
         """
         device, epoch, first, last, _ = wanted
-        asked = asyncio.ensure_future(self.samples(server, device, first - 1, epoch))
+        asked = asyncio.ensure_future(self.page(server, device, first - 1, epoch))
         try:
             while first <= last:
-                samples = await asked
-                seqs = (sample.get("seq") for sample in samples)
-                upto = max((n for n in seqs if type(n) is int and first <= n <= last), default=last)
+                page = await asked
+                upto = max((seq for seq in page if first <= seq <= last), default=last)
                 if upto < last:
-                    asked = asyncio.ensure_future(self.samples(server, device, upto, epoch))
+                    asked = asyncio.ensure_future(self.page(server, device, upto, epoch))
                 await asyncio.sleep(0)  # let the question go out and the write begin
-                yield upto, _points(samples, wanted._replace(first=first, last=upto))
+                records = (record for record in page.values() if record)
+                yield (
+                    upto,
+                    [one for one in records if one[:2] == wanted[:2] and first <= one.seq <= upto],
+                )
                 first = upto + 1
         finally:
             asked.cancel()
@@ -272,7 +272,7 @@ class Journals:
                         (samples.epoch, samples.first, await self.digests(server, samples))
                     )
                 except NO_ANSWER as error:
-                    said.silent = _silence(server, error)
+                    said.silent = _silence(error)
         for device in found.keys() | epochs.keys():
             found[device].epochs = None if found[device].silent else epochs[device]
         return dict(found)
@@ -289,7 +289,7 @@ class Journals:
         known = self.by_server({*self.declared, *self.presented})
         mine = {*known.get(server, ()), *self._listed.get(server, ())}
         for answer in (ever, then):
-            if silence := _silence(server, answer):
+            if silence := _silence(answer):
                 for device in {*found, *mine} if server == OWN else mine:
                     found[device].silent = silence
         if isinstance(ever, Exception) or isinstance(then, Exception):
@@ -352,26 +352,11 @@ def _no_answer() -> Iterator[None]:
         raise OSError(f"the recorder's own journal: {error}") from error
 
 
-def _silence(server: str, answer: Exception | Inventory) -> str:
-    """Return why the answer of a journal is missing or incomplete; empty if it is complete."""
+def _silence(answer: Exception | Inventory) -> str:
+    """Return why the answer of a journal is missing; empty if it is not."""
     if isinstance(answer, Inventory):
-        whose = "the recorder's own" if server == OWN else "its"
-        return f"{whose} journal was damaged and is being restored: try later" * answer.salvaging
+        return ""
     if getattr(answer, "error", "") == ApplicationError.NO_SUCH_PROCEDURE:
         return "its journal does not answer: check that its server is running"
     reason = " ".join(map(str, answer.args)) or type(answer).__name__
     return f"its journal does not answer: {reason}"
-
-
-def _points(samples: list[Sample], wanted: SampleRange) -> list[Point]:
-    """Return the wanted samples in order, without those that no store can keep."""
-    found = []
-    for sample in samples:
-        try:
-            point = flatten(sample)
-        except ValueError as error:
-            log.warning("a sample of %s cannot be kept: %s", wanted.device, error)
-            continue
-        if point[:2] == wanted[:2] and wanted.first <= point.seq <= wanted.last:
-            found.append(point)
-    return sorted(found, key=attrgetter("seq"))

@@ -20,7 +20,8 @@ from ..core.device import iso_from_s
 from ..core.part import Alarm
 from ..journal import DAY_S
 from ..journal.commands import commands_of, is_commands
-from ..journal.points import MAX_FIELDS, Point, flatten, milliseconds
+from ..journal.points import MAX_FIELDS, milliseconds
+from ..journal.records import Record, record_of
 from ..wamp import uris
 from ..wamp.owner import Owners
 from ..wamp.session import Session
@@ -206,15 +207,15 @@ class Listener:
     def _hear_device(self, device: str, publisher: int, sample: dict[Any, Any]) -> None:
         """Handle a sample from the owner of a device's name."""
         try:
-            point = flatten(sample)
-            if point.device != device:
-                raise ValueError(f"{point.device} speaks as {device}")
+            record = record_of(sample)
+            if record.device != device:
+                raise ValueError(f"{record.device} speaks as {device}")
         except (ValueError, TypeError):
             self.hear_foreign(device, sample)
             return
-        if (device, point.epoch) in self.journals.epochs:
+        if (device, record.epoch) in self.journals.epochs:
             self._unexplained.pop(device, None)
-            self._pass_on(point)
+            self._pass_on(record)
         else:
             self._fetch(device)
             if device not in self._unexplained and len(self._unexplained) < MAX_UNDECIDED:
@@ -267,16 +268,16 @@ class Listener:
         else:
             self._unkept = ""
             self._foreign[device] = said
-            self._pass_on(flatten(numbered))
+            self._pass_on(record_of(numbered))
 
-    def _pass_on(self, point: Point) -> None:
-        apart = point.time / 1000 - self.clock()
+    def _pass_on(self, record: Record) -> None:
+        apart = record.time / 1000 - self.clock()
         if abs(apart) > MAX_APART_S:
-            self._apart[point.device] = self.clock(), apart
-        if len(point.values) >= MAX_FIELDS:
-            self._cut.add(point.device)
+            self._apart[record.device] = self.clock(), apart
+        if len(record.shape.columns) >= MAX_FIELDS:
+            self._cut.add(record.device)
         for replicator in self.replicators:
-            replicator.hear(point)
+            replicator.hear(record)
 
     def notices(self) -> list[Alarm]:
         """Return alarms about telemetry that is not recorded, or not recorded properly."""

@@ -10,45 +10,44 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import product
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from .. import HcamError
 from ..config.instrument import LOGGER, Entry, Instrument
-from ..config.stores import Embedded, InfluxDB, StoreSettings, place
-from ..core.device import Device
+from ..config.stores import Embedded, Folder, InfluxDB, StoreSettings, place
 from ..core.fields import Procedure, Readback, Value, rpc
-from ..core.link import Lasting
 from ..core.part import Alarm
 from ..core.threads import ask, in_own_thread
 from ..errors import NotAllowedError
 from ..host.home import exclusive, home
 from ..journal import DAY_S, Journal
 from ..journal.notebook import Lost
-from ..journal.points import night_bounds, night_of
+from ..journal.points import night_bounds, night_named, night_of
 from ..journal.ranges import SampleRange, SampleRanges
 from ..wamp.server import Server, Task, until_told
 from ..wamp.session import keep_joined
 from ..wamp.uris import Address
-from .archive import Archive, Moment, Reply, elsewhere, span
-from .audit import ALTERED, Audit, Audited, Published, audit
+from .archive import Moment, Reply, elsewhere, embedded_folders, span
+from .audit import ALTERED, LOST, Audit, Audited, Published, audit
+from .copier import Copier
+from .figures import Figures, names_of, with_stores
 from .inventory import lost_between, readers
-from .journals import NO_ANSWER, Journals
+from .journals import Journals
 from .listener import Listener
 from .replicator import Replicator
 from .stores import AwayError, Store
 from .stores.embedded import EmbeddedStore
 from .stores.line_protocol import LineStore
 from .stores.lost import LostNotes
-from .stores.nights import NightFiles
+from .stores.tonight import GRACE_MS, PART_MS
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 MAX_LOOKS = 50
 """Before an audit, wait up to this many times 0.1 s for the newest samples to be written."""
@@ -58,22 +57,16 @@ OPEN_PERIOD_S = 10.0
 """Try this often to open a store that could not be opened."""
 ANSWER_WITHIN = 60.0
 """Timeout (s) of reading history, including the wait for other callers."""
+CLOSE_PERIOD_S = 10.0
+"""Look this often whether there is something to close."""
+MAX_OPEN = 500_000
+"""Close after so many new samples, without waiting for the next part."""
 DISK_WITHIN = 2.0
 """Timeout (s) of reading the free space of a disk."""
 
 
-class Recorder(Device):
+class Recorder(Figures):
     """The recorder: its rate, its disks, and how complete each store is."""
-
-    link_type = Lasting
-    poll_every = 5.0
-
-    heard = Readback(unit="1 / s", doc="Telemetry events per second that the recorder receives.")
-    disk = Readback(
-        unit="GB",
-        healthy=(2, math.inf),
-        doc="Free space on the fullest disk of the history.",
-    )
 
     def __init__(
         self,
@@ -83,17 +76,25 @@ class Recorder(Device):
         journals: Journals,
         folder: Path,
         stores: Mapping[str, StoreSettings],
+        copiers: Sequence[Copier] = (),
         **settings: Any,
     ) -> None:
-        self.replicators, self.journals = replicators, journals
+        self.replicators, self.journals, self.copiers = replicators, journals, copiers
         self.folder, self.stores = folder, stores
         self.unopened: dict[str, str] = {}
         """Why a store could not be opened yet, by store."""
         self._counted: dict[str, tuple[float, int]] = {}
         self._remembered: set[Lost] = set()
+        self._closing = asyncio.Lock()
+        self._closed: dict[str, tuple[int, int]] = {}
+        """By store: when files were last closed (in parts), and how many samples it had then."""
         self._repairing: asyncio.Task[None] | None = None
         super().__init__(name, **settings)
         self.listener = Listener(replicators, journals, self.clock)
+
+    def _embedded(self) -> Iterator[EmbeddedStore]:
+        stores = (replicator.store for replicator in self.replicators)
+        return (store for store in stores if isinstance(store, EmbeddedStore))
 
     # --- procedures -------------------------------------------------------------------------
 
@@ -108,13 +109,15 @@ class Recorder(Device):
     ) -> Reply:
         """Return min, mean, max and last of a field (ccd1.temperature) in equal pieces of time."""
         asked = span(round(self.clock() * 1000), last, start, end)
-        return await self._look(lambda archive: archive.history(field, *asked, points))
+        reply: Reply = await self._look("history", field, *asked, points)
+        return reply
 
     @rpc(read_only=True, label="Samples")
     async def raw(self, field: str, start: Moment, end: Moment) -> Reply:
         """Return samples of a field as recorded, and the start of the next page."""
         asked = span(round(self.clock() * 1000), None, start, end)
-        return await self._look(lambda archive: archive.raw(field, *asked))
+        reply: Reply = await self._look("raw", field, *asked)
+        return reply
 
     @rpc(read_only=True, label="Commands")
     async def commands(
@@ -126,33 +129,78 @@ class Recorder(Device):
     ) -> Reply:
         """Return the commands to a device, or to all, and the start of the next page."""
         asked = span(round(self.clock() * 1000), last, start, end)
-        return await self._look(lambda archive: archive.commands(device, *asked))
+        reply: Reply = await self._look("commands", device, *asked)
+        return reply
 
     async def recorded(self) -> dict[str, dict[str, str]]:
         """Return the unit of every recorded field, by device and name."""
-        return await self._look(lambda archive: archive.fields())
+        fields: dict[str, dict[str, str]] = await self._look("fields")
+        return fields
 
     def procedures(self) -> dict[str, Procedure]:
-        """Return the procedures of a device, and ``fields``, which lists the recorded fields."""
-        return super().procedures() | {"fields": Procedure(self.recorded, read_only=True)}
+        """Return the procedures of a device, ``fields``, which lists these, and ``close``."""
+        more = {
+            "fields": Procedure(self.recorded, read_only=True),
+            "close": Procedure(self.close_night),
+        }
+        return super().procedures() | more
 
-    async def _look(self, how: Callable[[Archive], T]) -> T:
-        """Read history from the files of a store, for one caller at a time.
+    async def _look(self, method: str, *args: Any) -> Any:
+        """Read history from the files of a store, in another process, for one caller at a time.
 
         Raises NotAllowedError if no store has files here, OSError if they cannot be read now.
         """
-        for replicator in self.replicators:
-            if isinstance(replicator.store, EmbeddedStore):
-                folder = replicator.store.folder
-                archive = Archive(NightFiles(folder))
-                try:
-                    return await ask(f"the folder {folder}", how, archive, within=ANSWER_WITHIN)
-                except AwayError as error:
-                    raise ConnectionError(str(error)) from None
+        for store in self._embedded():
+            work = store.child.ask, method, *args
+            try:
+                return await ask(f"the folder {store.folder}", *work, within=ANSWER_WITHIN)
+            except AwayError as error:
+                raise ConnectionError(str(error)) from None
         for name, reason in self.unopened.items():
             if isinstance(self.stores[name], Embedded):
                 raise ConnectionError(f"store {name}: {reason}")
         raise NotAllowedError(elsewhere(self.stores))
+
+    # --- closing ----------------------------------------------------------------------------
+
+    async def close_night(self, night: str = "") -> list[str]:
+        """Write what there is of a night (default: tonight) into its files; return the troubles."""
+        night = night_named(night or "tonight", round(self.clock() * 1000))
+        night_bounds(night)  # raises ValueError
+        return [
+            trouble
+            for replicator in self.replicators
+            for trouble in await self._close(replicator, night)
+        ]
+
+    async def _close(self, replicator: Replicator, night: str = "") -> list[str]:
+        store = replicator.store
+        if not isinstance(store, EmbeddedStore):
+            return []
+        async with self._closing:
+            troubles = await in_own_thread(store.close_nights, night, replicator.call)
+        for copier in self.copiers:
+            copier.poll_now()
+        return troubles
+
+    async def close_nights(self, name: str) -> None:
+        """Close the parts and nights of a store when they are over."""
+        while True:
+            await self.close_due(name)
+            await asyncio.sleep(CLOSE_PERIOD_S)
+
+    async def close_due(self, name: str) -> None:
+        """Close what is due in a store, once for each part, or after MAX_OPEN new samples."""
+        for replicator in self.replicators:
+            part = int(self.clock() * 1000 - GRACE_MS) // PART_MS
+            before, written = self._closed.get(name, (-1, 0))
+            large = replicator.written - written > MAX_OPEN
+            if replicator.store.name == name and (part != before or large):
+                self._closed[name] = part, replicator.written
+                try:
+                    await self._close(replicator)
+                except (AwayError, OSError, ValueError) as error:
+                    log.warning("store %s closes no files now: %s", name, error)
 
     # --- figures and alarms -----------------------------------------------------------------
 
@@ -178,6 +226,9 @@ class Recorder(Device):
             if name == "rate":
                 raise ValueError(f"store {store} is not open yet: {self.unopened[store]}")
             return None
+        for copier in self.copiers:
+            if copier.name == store:
+                return float(copier.backlog)
         replicator = next(each for each in self.replicators if each.store.name == store)
         if name == "rate":
             return self._rate(store, replicator.written)
@@ -211,29 +262,36 @@ class Recorder(Device):
             return audit(night, published, found, self.clock())
 
         result = await in_own_thread(compare)
-        altered = [store for store in result.stores if store.total("altered")]
-        if altered and (self._repairing is None or self._repairing.done()):
-            self._repairing = asyncio.create_task(self._repair(altered))
+        wrong = [one for one in result.stores if one.troubles or one.total("altered", "missing")]
+        if wrong and (self._repairing is None or self._repairing.done()):
+            self._repairing = asyncio.create_task(self._repair(night, wrong))
         return result.model_dump()
 
-    async def _repair(self, stores: list[Audited]) -> None:
-        """Fetch the samples again that differ from the journals according to an audit."""
-        for store in stores:
-            (replicator,) = (each for each in self.replicators if each.store.name == store.name)
-            assert isinstance(replicator.store, EmbeddedStore)  # noqa: S101  (only these are compared)
-            altered = SampleRanges(
+    async def _repair(self, night: str, stores: list[Audited]) -> None:
+        """Fetch the samples again that an audit did not find, or that differ from the journals."""
+        for copier in self.copiers:
+            if copier.name in {store.name for store in stores}:
+                await in_own_thread(copier.verify, night)
+        for store, replicator in product(stores, self.replicators):
+            kept = replicator.store
+            if kept.name != store.name or not isinstance(kept, EmbeddedStore):
+                continue  # rows of databases cannot be replaced
+            wrong = SampleRanges(
                 SampleRange(finding.device, finding.epoch, finding.first, finding.last)
                 for finding in store.findings
-                if finding.cause == ALTERED
+                if finding.cause in (ALTERED, LOST)
             )
             try:
-                await replicator.repair(replicator.store.replace, altered)
-            except (*NO_ANSWER, AwayError) as error:
+                await in_own_thread(replicator.call, kept.check, night)
+                if wrong:
+                    await in_own_thread(kept.repair, wrong, replicator.call)
+            except (AwayError, OSError, ValueError) as error:
                 log.warning(
                     "store %s was not repaired, the next audit will try again: %s",
                     store.name,
                     error,
                 )
+            replicator.poll_now()
 
     async def remember_lost(self) -> None:
         """Note the losses in the journals, which will forget them, beside each store."""
@@ -271,29 +329,25 @@ class Recorder(Device):
             found.append(Alarm("disk", "ERR", f"{newest}{more}"))
         for replicator in self.replicators:
             found += replicator.notices()
+        for copier in self.copiers:
+            found += copier.notices()
         return found
 
 
-def recorder_of(stores: Iterable[str]) -> type[Recorder]:
-    """Return the class of the recorder, with the figures of some stores."""
-    declared: dict[str, Any] = {}
-    for store in stores:
-        declared |= {
-            f"rate_{store}": Readback(unit="1 / s", doc=f"Samples per second stored in {store}."),
-            f"lag_{store}": Readback(unit="s", doc=f"Delay until a sample is in {store}."),
-            f"backlog_{store}": Readback(doc=f"Samples that {store} does not have yet."),
-            f"aside_{store}": Readback(doc=f"Samples that {store} has rejected."),
-            f"gone_{store}": Readback(doc=f"Samples that {store} will never have."),
-        }
-    return type(
-        "Recorder", (Recorder,), {"__module__": __name__, "__doc__": Recorder.__doc__} | declared
-    )
+def recorder_of(stores: Iterable[str], folders: Iterable[str] = ()) -> type[Recorder]:
+    """Return the class of the recorder, with the figures of some stores and folders of copies."""
+    return with_stores(Recorder, stores, folders)
+
+
+def recorder_for(stores: Mapping[str, StoreSettings]) -> type[Recorder]:
+    """Return the class of the recorder of an instrument."""
+    return recorder_of(*names_of(stores))
 
 
 def entry_of(instrument: Instrument, **parts: Any) -> Entry:
     """Return the recorder as a device of an instrument; without ``parts`` it is idle."""
     idle = {"replicators": [], "journals": Journals({}), "folder": Path(), "stores": {}}
-    return Entry("recorder", recorder_of(instrument.stores), LOGGER, (), idle | parts)
+    return Entry("recorder", recorder_for(instrument.stores), LOGGER, (), idle | parts)
 
 
 def _free(folder: Path) -> float:
@@ -310,9 +364,10 @@ def open_store(name: str, settings: StoreSettings, folder: Path) -> Store[Any]:
     Raises AwayError if its files cannot be used.
     """
     where = place(settings, folder)
-    if isinstance(settings, InfluxDB):
-        return LineStore(name, settings, where)
-    return EmbeddedStore(name, where, raw_days=settings.raw_days)
+    if isinstance(settings, Embedded):
+        return EmbeddedStore(name, where, keep_days=settings.keep_days)
+    assert isinstance(settings, InfluxDB)  # noqa: S101  (the other kind gets copies of files)
+    return LineStore(name, settings, where)
 
 
 def serve(instrument: Instrument, address: Address) -> None:
@@ -324,6 +379,13 @@ def serve(instrument: Instrument, address: Address) -> None:
         journals = Journals({entry.name: entry.server for entry in instrument.entries.values()})
         replicators: list[Replicator] = []
         unopened: dict[str, str] = {}
+        sources = embedded_folders(instrument.stores, folder)
+        copiers = [
+            Copier(name, settings.folder, sources[0], folder / "stores" / f"{name}.folder")
+            for name, settings in instrument.stores.items()
+            if isinstance(settings, Folder)
+        ]
+        stores = [name for name in instrument.stores if name not in {one.name for one in copiers}]
 
         def try_open(name: str) -> None:
             try:
@@ -331,11 +393,14 @@ def serve(instrument: Instrument, address: Address) -> None:
             except AwayError as error:
                 unopened[name] = str(error)
             else:
+                store = replicator.store
+                if isinstance(store, EmbeddedStore) and store.folder == sources[0]:
+                    store.copies = lambda: [one.folder for one in copiers if not one.away]
                 stack.callback(replicator.close)
                 replicators.append(replicator)
                 unopened.pop(name, None)
 
-        for name in instrument.stores:
+        for name in stores:
             try_open(name)
         if not replicators:
             raise HcamError("\n".join(f"store {name}: {why}" for name, why in unopened.items()))
@@ -354,6 +419,7 @@ def serve(instrument: Instrument, address: Address) -> None:
             "journals": journals,
             "folder": folder,
             "stores": instrument.stores,
+            "copiers": copiers,
         }
         entry = entry_of(instrument, **parts)
 
@@ -368,7 +434,13 @@ def serve(instrument: Instrument, address: Address) -> None:
                     address, recorder.listener.follow, owner=server.owner
                 ),
                 "lost samples": recorder.remember_lost,
-                **{f"store {name}": partial(keep, name) for name in instrument.stores},
+                **{f"store {name}": partial(keep, name) for name in stores},
+                **{f"store {copier.name}": copier.run for copier in copiers},
+                **{
+                    f"closing {name}": partial(recorder.close_nights, name)
+                    for name, settings in instrument.stores.items()
+                    if isinstance(settings, Embedded)
+                },
             }
 
         server = Server(LOGGER, [entry], address, folder, emulate=False, beside=beside)

@@ -6,19 +6,16 @@ present ones, and nothing here reaches the instrument's realm.
 
 import asyncio
 import math
-import re
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from fnmatch import fnmatchcase
 from itertools import islice
-from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from autobahn.wamp.exception import Error as WampError
 from autobahn.wamp.types import PublishOptions
 
 from .. import HcamError
-from ..config.instrument import Instrument
 from ..journal.commands import is_commands
 from ..journal.points import Point, night_bounds, night_named, night_of, timestamp_of, unflatten
 from ..names import did_you_mean
@@ -26,60 +23,37 @@ from ..wamp import uris
 from ..wamp.session import JOIN_WITHIN, join
 from ..wamp.uris import Address
 from ..wamp.utils import unreachable
-from .archive import embedded_folders, text_from_ms
+from .archive import moment, text_from_ms
 from .stores import AwayError
-from .stores.nights import NightFiles
 
-CLOCK_TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?")
+if TYPE_CHECKING:
+    from .stores.nights import NightFiles
+
 SHOW_PERIOD_S = 0.2
 READ_AT_ONCE = 500
 ACKNOWLEDGE_EVERY = 100
 """Wait for the router after this many samples, so that they do not pile up."""
 
 
-def folder_of(instrument: Instrument) -> Path:
-    """Return the folder of the instrument's first embedded store. Raises HcamError if none."""
-    folders = embedded_folders(instrument.stores)
-    if not folders:
-        raise HcamError(
-            f"{instrument.path} has no store of kind embedded, the only kind that can be replayed"
-        )
-    return folders[0]
-
-
-def moment(night: str, clock_time: str) -> int:
-    """Return a clock time (UTC) such as ``23:00`` or ``01:30:05`` in a night, in ms.
-
-    Raises HcamError if the time or the night is not valid.
-    """
-    try:
-        noon, _ = night_bounds(night)
-    except ValueError as error:
-        raise HcamError(str(error)) from None
-    match = CLOCK_TIME.fullmatch(clock_time)
-    if not match:
-        raise HcamError(f"{clock_time!r} is not a time such as 23:00 or 01:30:05 (UTC)")
-    hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    since_noon = (hours - 12) % 24
-    return noon + 1000 * (3600 * since_noon + 60 * minutes + seconds)
-
-
 async def recorded(
-    folder: Path, night: str, pattern: str = "*", begin: str = "12:00", end: str = ""
+    history: "NightFiles", night: str, pattern: str = "*", begin: str = "12:00", end: str = ""
 ) -> AsyncIterator[Point]:
-    """Yield the samples of a night in a folder of an EmbeddedStore, in order of time.
+    """Yield the recorded samples of a night, in order of time.
 
     ``night`` may be tonight or yesterday. The default ``end`` is that of the night. Files are read
     in a thread. Raises HcamError if there are no samples or they cannot be read.
     """
     night = night_named(night, round(time.time() * 1000))
-    start, stop = moment(night, begin), moment(night, end or "12:00")
-    first, last = night_bounds(night)
+    try:
+        first, last = night_bounds(night)
+    except ValueError as error:
+        raise HcamError(str(error)) from None
+    night = night_of(first)  # in the usual form
+    start, stop = moment(begin, last - 1), moment(end or "12:00", last - 1)
     stop = last if stop == first else stop
     if stop <= start:
         raise HcamError(f"{end} is not after {begin} in a night, which is from 12:00 to 12:00 UTC")
-    history = NightFiles(folder)
-    points = history.samples(night_of(start), start, stop)
+    points = history.samples(night, start, stop)
     chosen = (
         point
         for point in points
@@ -91,21 +65,18 @@ async def recorded(
             nothing = False
             for point in some:
                 yield point
+        if nothing:
+            raise HcamError(await asyncio.to_thread(_nothing, history, night, pattern))
     except AwayError as error:
         raise HcamError(str(error)) from None
-    if nothing:
-        raise HcamError(await asyncio.to_thread(_nothing, history, night_of(start), pattern))
 
 
-def _nothing(history: NightFiles, night: str, pattern: str) -> str:
+def _nothing(history: "NightFiles", night: str, pattern: str) -> str:
     """Return why there are no samples of a night to replay."""
     if night not in (nights := history.nights()):
         there = ", ".join(nights) or "none"
         return f"{history.folder} has no samples of {night}; its nights are: {there}"
-    try:
-        devices = sorted(history.fields(*night_bounds(night)))
-    except AwayError as error:
-        return str(error)
+    devices = history.devices(night)
     if not any(fnmatchcase(device, pattern) for device in devices):
         meant = did_you_mean(pattern, devices)
         return f"no device of {night} matches {pattern!r}; there are: {', '.join(devices)}{meant}"

@@ -19,8 +19,8 @@ from ..core.backoff import Backoff
 from ..core.device import iso_from_s
 from ..core.part import Alarm
 from ..journal import DAY_S
-from ..journal.points import Point
 from ..journal.ranges import SampleRange, SampleRanges
+from ..journal.records import Record
 from .journals import NO_ANSWER, Inventory, Journals
 from .stores import AwayError, Store
 
@@ -46,7 +46,7 @@ NOT_THERE = "the device's journal does not have it, or it cannot be read"
 FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 30.0
 """The first and the longest pause before an unavailable store is tried again."""
 MAX_BUSY_S = 120.0
-"""Alarm on a store that has not answered for this long. A roll-up takes about 20 s."""
+"""Alarm on a store that has not answered for this long (s)."""
 
 
 class Replicator:
@@ -68,8 +68,8 @@ class Replicator:
         self.away = ""
         self.away_since = 0.0
         self._lag = 0.0
-        self._live: list[Point] = []
-        self._writing: list[Point] = []
+        self._live: list[Record] = []
+        self._writing: list[Record] = []
         self._busy_since: float | None = None
         self._accepts = True
         self._newest: dict[tuple[str, str], int] = {}
@@ -78,23 +78,23 @@ class Replicator:
         self._checked = self._tidied = -math.inf
         self._thread = ThreadPoolExecutor(1, f"store {store.name}")
 
-    def hear(self, point: Point) -> None:
+    def hear(self, record: Record) -> None:
         """Queue a live sample. If samples before it are missing, mark the device as ``due``."""
-        key = point.device, point.epoch
+        key = record.device, record.epoch
         newest = self._newest.get(key)
-        if newest is None or point.seq != newest + 1:
-            if newest is not None and point.seq <= newest:
+        if newest is None or record.seq != newest + 1:
+            if newest is not None and record.seq <= newest:
                 return
-            self.due.add(point.device)
-            if newest is not None and point.seq - newest > MAX_JUMP:
+            self.due.add(record.device)
+            if newest is not None and record.seq - newest > MAX_JUMP:
                 return
-        self._newest[key] = point.seq
+        self._newest[key] = record.seq
         if self._accepts and len(self._live) < MAX_LIVE:
-            self._live.append(point)
+            self._live.append(record)
             if len(self._live) >= FLUSH_AT:
                 self._wake.set()
         else:
-            self.due.add(point.device)
+            self.due.add(record.device)
 
     def poll_now(self) -> None:
         """Ask every journal at once instead of at the next check."""
@@ -161,6 +161,10 @@ class Replicator:
         """Return a copy of the samples that the store notes as stored."""
         noted: SampleRanges = await self._do(self.store.stored.copy)
         return noted
+
+    def call(self, what: Callable[..., Any], *args: Any) -> Any:
+        """Call a method of the store, in the store's thread, from any other thread."""
+        return self._thread.submit(what, *args).result()
 
     async def _do(self, what: Callable[..., Any], *args: Any) -> Any:
         """Run a function in the store's thread. Any error there becomes an AwayError."""
@@ -242,8 +246,8 @@ class Replicator:
         first = samples.first
         try:
             async with aclosing(self.journals.pages(inventory.server, samples)) as pages:
-                async for upto, points in pages:
-                    waiting.append(self.store.rows(points))
+                async for upto, records in pages:
+                    waiting.append(self.store.rows(records))
                     if len(waiting) == MAX_PAGES or writing.done() or upto == samples.last:
                         await writing
                         fetched = samples._replace(first=first, last=upto, reason=NOT_THERE)
@@ -258,38 +262,17 @@ class Replicator:
             await asyncio.gather(writing, return_exceptions=True)
         await writing
 
-    async def repair(
-        self, replace: Callable[[Sequence[Point]], None], samples: SampleRanges
-    ) -> None:
-        """Let the store ``replace`` samples with those of the journals.
-
-        Raises one of NO_ANSWER, or AwayError.
-        """
-        for server, answer in (await self.journals.inventories()).items():
-            if not isinstance(answer, Inventory):
-                continue
-            for part in (samples & SampleRanges(answer.held)).ranges():
-                async with aclosing(self.journals.pages(server, part)) as pages:
-                    async for _, points in pages:
-                        if points:
-                            await self._do(replace, points)
-                log.warning(
-                    "store %s: %s %d to %d (epoch %s) differed from the journal and were replaced",
-                    *(self.store.name, part.device, part.first, part.last, part.epoch),
-                )
-
     async def _bring(self, fetched: SampleRange, rows: list[Any], inventory: Inventory) -> None:
         """Write rows; samples that are still missing are lost if the journal is still the same.
 
-        A damaged journal gets a new epoch, and restores its old samples later.
+        A journal that turns out to be damaged gets a new epoch, and is asked again.
         """
         await self._write(rows)
         if SampleRanges([fetched]) - self.store.stored:
             now = await self.journals.inventory(inventory.server, [fetched.device])
             if now.epoch != inventory.epoch:
                 raise ConnectionError("its journal has a new epoch, and is asked again later")
-            if not now.salvaging:
-                await self._settle([*now.gone, fetched])
+            await self._settle([*now.gone, fetched])
 
     async def _settle(self, lost: list[SampleRange]) -> None:
         """Note that the store will never have lost samples, except those it already has."""
@@ -307,7 +290,7 @@ class Replicator:
         """The number of samples, in journals or received, that the store does not have yet."""
         known = SampleRanges(SampleRange(*key, 1, last) for key, last in self._newest.items())
         queued = SampleRanges(
-            SampleRange(*point[:3], point.seq) for point in (*self._live, *self._writing)
+            SampleRange(*record[:3], record.seq) for record in (*self._live, *self._writing)
         )
         return len(known - self.store.stored - queued)
 
@@ -318,8 +301,8 @@ class Replicator:
         away = self.clock() - self.away_since if self.away else 0.0
         return max(self._lag, waiting, away)
 
-    def _late(self, points: list[Point]) -> float:
-        return self.clock() - min((point.time / 1000 for point in points), default=math.inf)
+    def _late(self, records: list[Record]) -> float:
+        return self.clock() - min((record.time / 1000 for record in records), default=math.inf)
 
     def notices(self) -> list[Alarm]:
         """Return alarms about losses on the last day, rejected samples, and the store itself."""

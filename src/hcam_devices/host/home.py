@@ -1,13 +1,13 @@
 """The home folder, which contains all files that the programs write, and its locks."""
 
 import fcntl
+import json
 import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from platformdirs import user_state_path
+from typing import Any
 
 from .. import HcamError
 from .limits import NO_MORE_FILES
@@ -22,7 +22,66 @@ def home() -> Path:
         return Path(given).absolute()
     if os.path.expanduser("~") == "~" and not os.environ.get("XDG_STATE_HOME"):
         raise HcamError("this user has no home directory: set HCAM_HOME to a folder for its files")
-    return user_state_path("hcam_devices", appauthor=False)
+    return user_folder("XDG_STATE_HOME", "~/.local/state")
+
+
+def user_folder(variable: str, default: str) -> Path:
+    """Return the user's folder for this package, as in the XDG Base Directory Specification."""
+    given = os.environ.get(variable, "")
+    return Path(given if os.path.isabs(given) else default).expanduser() / "hcam_devices"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file for its owner only, as a whole or not at all; return when it is on disk.
+
+    Raises OSError.
+    """
+    fresh = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
+    try:
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Return when the names of the files in a folder are on disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class KeptState:
+    """A small state in a JSON file of its own; there is no file while there is no state."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the state, or None. Raises OSError, or ValueError if it is damaged."""
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        if not isinstance(content, dict):
+            raise ValueError(f"{self.path} has {type(content).__name__}, not an object")
+        return content
+
+    def save(self, content: dict[str, Any] | None) -> None:
+        """Keep a state, or None; return when it is on disk. Raises OSError."""
+        if content is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self.path, json.dumps(content) + "\n")
+        elif self.path.exists():
+            self.path.unlink()
+            _sync_folder(self.path.parent)
 
 
 class AlreadyRunningError(HcamError):

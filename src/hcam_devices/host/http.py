@@ -7,16 +7,18 @@ answer is not HTTP or is cut short.
 """
 
 import socket
-import ssl
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import h11
 
 from ..errors import ProtocolError
+
+if TYPE_CHECKING:  # 9 ms, which hcam call does not need without TLS
+    import ssl
 
 CHUNK = 65536
 MAX_QUOTE = 100
@@ -107,7 +109,7 @@ class Exchange:
 class Connection:
     """A blocking connection that is kept between requests; it is TLS if there is a ``context``."""
 
-    def __init__(self, host: str, port: int, context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, host: str, port: int, context: "ssl.SSLContext | None" = None) -> None:
         self.host, self.port, self._context = host, port, context
         self._socket: socket.socket | None = None
         self._http = h11.Connection(h11.CLIENT)
@@ -138,11 +140,15 @@ class Connection:
         try:
             self._socket.settimeout(0)
             self._socket.recv(1)
-        except (BlockingIOError, ssl.SSLWantReadError):
+        except BlockingIOError:
             return False
-        except OSError:
-            return True
+        except OSError as error:
+            return type(error).__name__ != "SSLWantReadError"  # ssl may not be imported
         return True  # the end, or bytes that nobody asked for
+
+    def get(self, target: str, *, timeout: float) -> Answer:
+        """Get a document as ``post`` sends one."""
+        return self._ask("GET", target, {}, b"", timeout=timeout)
 
     def post(
         self,
@@ -158,6 +164,18 @@ class Connection:
         The connection is closed after an error, and after an answer that says so or is longer than
         ``max_bytes``.
         """
+        return self._ask("POST", target, headers, body, timeout=timeout, max_bytes=max_bytes)
+
+    def _ask(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        timeout: float,
+        max_bytes: int | None = None,
+    ) -> Answer:
         name = f"[{self.host}]" if ":" in self.host else self.host
         usual = {
             "Host": f"{name}:{self.port}",
@@ -167,7 +185,7 @@ class Connection:
         until = time.monotonic() + timeout
         try:
             exchange = Exchange(
-                self._http, "POST", target, usual | dict(headers), body, max_bytes=max_bytes
+                self._http, method, target, usual | dict(headers), body, max_bytes=max_bytes
             )
             answer = self._exchange(exchange, until)
         except BaseException:  # also Ctrl-C: a late answer would be taken for the next one

@@ -21,6 +21,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from .. import HcamError
+from .home import user_folder
 
 LOCK = Path(__file__).parent.parent / "data" / "router.lock"
 STAMP = "hcam-stamp"
@@ -92,11 +93,9 @@ def commit() -> str:
 
 def router_folders() -> list[Path]:
     """Return where the router may be: in the checkout, in HCAM_HOME, in the user's data folder."""
-    from platformdirs import user_data_path  # noqa: PLC0415  (./setup installs it later)
-
     home = os.environ.get("HCAM_HOME")
     homes = [Path(home).absolute()] if home else []
-    homes.append(user_data_path("hcam_devices", appauthor=False))
+    homes.append(user_folder("XDG_DATA_HOME", "~/.local/share"))
     return [Path(sys.prefix) / "router", *(folder / "crossbar" for folder in homes)]
 
 

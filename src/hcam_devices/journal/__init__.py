@@ -2,6 +2,5 @@
 
 from .age import DAY_S
 from .journal import KEEP, Journal
-from .tables import read_page
 
-__all__ = ["DAY_S", "KEEP", "Journal", "read_page"]
+__all__ = ["DAY_S", "KEEP", "Journal"]

@@ -5,42 +5,34 @@ new epoch: when the journal is new or was damaged, or the machine has restarted.
 loses nothing when a process dies, but may lose its last second when the power fails, and no number
 may ever be used twice.)
 
-Each number from 1 to the last of an epoch is either a sample or ``gone``, with the reason. Only
-samples lost after the last one left of an epoch cannot be known. Samples that could not be kept at
-all, on a full disk, have no number: how many and when is noted as ``lost``.
+Each night has a file of its own (``part.py``), which is removed as a whole when it is old. A
+damaged file stays where it is: what SQLite can read of it is still there, the next sample begins
+another file and epoch. Each number from 1 to the last of an epoch is either a sample or ``gone``,
+with the reason. Samples that could not be kept at all, on a full disk, have no number: how many and
+when is noted as ``lost``.
 """
 
 import json
 import logging
 import math
-import os
+import re
+import shutil
 import sqlite3
 import threading
 import time
-import zlib
-from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import closing, contextmanager, suppress
+from itertools import chain, takewhile
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 from .age import DAY_S, AgeClock
-from .contents import devices_in, held, lost, newest_gone, oldest
-from .notebook import Lost, Notebook
-from .salvage import overlooked
-from .tables import MAX_SAMPLE_BYTES, SCHEMA, pack, pairs, transaction, unpack, used
-from .upkeep import (
-    DamagedError,
-    LeaveError,
-    OverlookedError,
-    Upkeep,
-    free,
-    is_damage,
-    put_aside,
-    short_of_disk,
-)
+from .notebook import Lost
+from .part import INSERT, Part, is_damage
+from .points import night_of
+from .ranges import SampleRange, SampleRanges
+from .records import MAX_SAMPLE_BYTES, pack, page_of, sample_of
 
 log = logging.getLogger(__name__)
 
@@ -50,26 +42,24 @@ KEEP = 14 * DAY_S
 MAX_REPLY_BYTES = 200_000
 MAX_PAGE_BYTES = 750_000
 """The limits of a reply: in base64, incompressible samples still fit into the router's megabyte."""
-MAX_PAGES = 200
-"""Pages vacuumed per step. Publishers block meanwhile, so keep it small."""
+MAX_REPLY_RANGES = 2000
+"""Report at most this many ranges of samples of a device that are gone."""
+MIN_FREE_BYTES = 1_000_000_000
+"""Warn if fewer bytes are free on the disk of a journal."""
+CHUNK = 1000
+"""Read at most this many samples at a time."""
+PARTS = 8
+"""Begin another file when one has this part of the bytes that a journal may have."""
 
-NEWEST = """
-SELECT max(ifnull((SELECT max(seq) FROM sample WHERE device = :device AND epoch = :number), 0),
-    ifnull((SELECT max(last) FROM gone WHERE device = :device AND epoch = :name), 0))
-"""
-NEWEST_TIME = "SELECT max(time) FROM sample WHERE device = ? AND epoch = ?"
-encode = json.JSONEncoder(allow_nan=False).encode
-T = TypeVar("T")
+ENDLESS = 2**63
+"""Above every number."""
 
 
 class Journal:
     """The samples of one server: at most ``keep`` seconds old, in at most ``most`` bytes.
 
-    A ``clock`` that jumps makes nothing older: ``steady`` counts the running time (``age.py``).
-
-    A damaged file is put aside as ``<name>.damaged-<Unix time>`` and a new one begins at once. The
-    next ``tidy`` copies what can be salvaged, under its old epochs; the file that was put aside
-    then stays as ``<name>.salvaged-<Unix time>``.
+    ``path`` is the beginning of the names of its files: ``<path>.000017.2026-11-22.sqlite``. A
+    ``clock`` that jumps makes nothing older: ``steady`` counts the running time (``age.py``).
 
     ``append`` and ``samples`` are quick; methods that take longer are for other threads.
     ``warning`` is a problem of the disk or the clock, as of the last ``tidy``, for an alarm.
@@ -87,174 +77,107 @@ class Journal:
     ) -> None:
         self.path, self.keep, self.most, self.clock = path, keep, most, clock
         self.warning: str | None = None
-        self.epoch = ""
-        self._boot = boot or BOOT_ID.read_text(encoding="ascii").strip()
-        self._last: dict[str, int] = {}
-        self._ends: dict[str, tuple[str, dict[str, int]]] = {}
+        self.epoch = self._night = ""
         self._db: sqlite3.Connection | None = None
-        self._checked = self._closed = self._leave = False
+        self._boot = boot or BOOT_ID.read_text(encoding="ascii").strip()
         self._lock = threading.RLock()
-        self._gate = threading.Condition()
-        self._guests: set[sqlite3.Connection] = set()
+        self._closed = False
+        self._losing: dict[str, Lost] = {}
+        self._retired: list[tuple[Part, sqlite3.Connection]] = []
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._notebook = Notebook(path.with_suffix(".lost"))
-        self._lost = {(note.device, note.since): note for note in self._notebook.read()}
-        self._note_lost(self._open())
-        age = path.with_suffix(".clock")
-        self._age = AgeClock(age, keep, clock, steady, lambda: self._here(self._newest_time))
+        now = clock()
+        stems = self._stems()
+        self._parts = [Part(stem) for stem in stems]
+        sound = [part.load(now, check=part.stem == stems[-1]) for part in self._parts]
+        if not (self._parts and self._continue(sound[-1])):
+            self._begin(now)
+        age = path.with_name(f"{path.name}.clock")
+        self._age = AgeClock(age, keep, clock, steady, self._newest_time)
 
-    # --- the file ---------------------------------------------------------------------------
+    # --- the files --------------------------------------------------------------------------
 
-    def _open(self, tries: int = 3) -> sqlite3.Connection:
-        """Open the file; put aside what is damaged, and begin a new epoch then."""
-        db = self._connect()
+    def _stems(self) -> list[Path]:
+        """Return the files without their endings, in the order in which they were begun."""
+        ours = rf"{re.escape(self.path.name)}(\.\d{{6}}\.\d{{4}}-\d\d-\d\d)?(?=\.(sqlite|json)$)"
+        found = (re.match(ours, file.name) for file in self.path.parent.iterdir())
+        return sorted({self.path.with_name(match[0]) for match in found if match})
+
+    def _continue(self, sound: bool) -> bool:
+        """Go on with the newest file, if it is sound and the machine was not restarted since."""
+        part = self._parts[-1]
+        if part.boot != self._boot or part.removed:
+            return False
         try:
-            db.execute("PRAGMA schema_version").fetchone()  # before anything is written
-            accepted = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
-            if overlooked(self._named("-wal"), accepted):
-                raise OverlookedError("its WAL has samples after a damaged page")
-            db.executescript(SCHEMA)
-            self._epoch, self.epoch = self._current_epoch(db, anew=tries < 3)
-        except BaseException as error:
-            damaged = tries > 0 and is_damage(error)
-            try:
-                if damaged:
-                    self._put_aside(error)
-            finally:
-                db.close()
-            if not damaged:
+            db = part.connect(append=True) if sound else None
+        except sqlite3.Error as error:
+            if not is_damage(error):
                 raise
-            return self._open(tries - 1)
-        self._last.clear()
-        self._db = db
-        return db
+            db = None
+        if not db:
+            log.error("%s is damaged: a new epoch begins in another file", part.path)
+            return False
+        self._db, self._night = db, part.stem.name[-10:]
+        (self.epoch,) = part.held
+        return True
 
-    def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self.path, isolation_level=None, timeout=5, check_same_thread=False)
-        db.text_factory = lambda text: text.decode(errors="replace")  # damaged text is no error
-        return db
-
-    def _named(self, end: str) -> Path:
-        return self.path.with_name(self.path.name + end)
-
-    def _current_epoch(self, db: sqlite3.Connection, *, anew: bool) -> tuple[int, str]:
-        with transaction(db):
-            last = db.execute("SELECT id, name, boot FROM epoch ORDER BY id DESC").fetchone()
-            if last and last[2] == self._boot and not anew:
-                return last[0], last[1]
-            new = max(int(self.clock()), last[0] + 1 if last else 1), uuid4().hex[:12]
-            db.execute("INSERT INTO epoch VALUES (?, ?, ?)", (*new, self._boot))
-            return new
-
-    def _put_aside(self, error: BaseException) -> None:
-        """Rename the file, or only its WAL; the caller closes every connection to it."""
-        number = int(self.clock())
-        while any(self.path.parent.glob(f"{self.path.name}.*-{number}*")):  # salvaged ones, too
-            number += 1
-        aside = self._named(f".damaged-{number}")
+    def _begin(self, now: float, epoch: str = "") -> None:
+        """Begin another file, in a new epoch if none is given. Raises sqlite3.Error."""
+        held = self._parts[-1].held[epoch] if epoch else {}
+        number = 1
+        if self._parts and self._parts[-1].stem != self.path:
+            number += int(self._parts[-1].stem.name.split(".")[-2])
+        night = night_of(round(1000 * now))
+        part = Part(self.path.with_name(f"{self.path.name}.{number:06d}.{night}"))
+        part.boot, part.since, part.until = self._boot, now, now
+        numbers = {device: [last + 1, last] for device, (_, last) in held.items()}
+        part.held[epoch or uuid4().hex[:12]] = numbers
         try:
-            if self._named("-wal").exists():  # SQLite deletes it when it closes the file
-                os.link(self._named("-wal"), aside.with_name(f"{aside.name}-wal"))
-            if not isinstance(error, OverlookedError):
-                self.path.rename(aside)
-                for end in ("-wal", "-shm"):
-                    self._named(end).unlink(missing_ok=True)
-        except OSError as failed:
-            raise sqlite3.OperationalError(f"it is damaged ({error}); {failed}") from failed
-        self._ends[aside.name] = self.epoch, dict(self._last)
-        log.error(
-            "%s is damaged (%s): put aside as %s; a new epoch begins, and what can be read of the"
-            " old ones will be copied", self.path, error, aside.name,
-        )  # fmt: skip
+            db = part.create()
+        except OSError as error:
+            raise sqlite3.OperationalError(f"{part.path} cannot be created: {error}") from error
+        if self._db:
+            self._retired.append((self._parts[-1], self._db))
+        self._end_losses()
+        self._parts.append(part)
+        self._db, self._night = db, night
+        (self.epoch,) = part.held
 
-    def _begin_anew(self, error: sqlite3.Error, epoch: str) -> None:
-        """Replace a file in which damage was found, unless another thread just has."""
-        with self._lock:
-            if self.epoch == epoch and not self._closed:
-                with self._alone():
-                    self._put_aside(error)
-                    if self._db:
-                        self._db.close()
-                        self._db = None
-                    self._open(tries=2)
-
-    def _here(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Work with the connection that stays open; again with a new file after damage."""
-        with self._lock:
-            if self._closed:
-                raise sqlite3.ProgrammingError(f"{self.path.name} is closed")
-            try:
-                return work(self._db or self._open(tries=2))
-            except sqlite3.Error as error:
-                if not is_damage(error):
-                    raise
-                self._begin_anew(error, self.epoch)
-            return work(self._db or self._open(tries=2))
-
-    def _apart(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Work that takes longer, in a thread, with a connection of its own.
-
-        It must not wait for ``_lock``, whose holder may be waiting for the end of this work.
-        """
-        for _ in range(3):
-            epoch = self.epoch
-            try:
-                with self._another() as db:
-                    return work(db)
-            except sqlite3.Error as error:
-                if is_damage(error):
-                    self._begin_anew(error, epoch)
-                elif (
-                    self._closed
-                    or getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_INTERRUPT
-                ):
-                    raise
-        raise sqlite3.OperationalError(f"{self.path.name} was damaged repeatedly")
-
-    @contextmanager
-    def _another(self) -> Iterator[sqlite3.Connection]:
-        with self._gate:
-            while self._leave:
-                self._gate.wait()
-            if self._closed:
-                raise LeaveError(f"{self.path.name} is closed")
-            db = self._connect()
-            self._guests.add(db)
+    def _turn(self, now: float) -> None:
+        """Begin the file of another night."""
+        if (night := night_of(round(1000 * now))) == self._night:
+            return
         try:
-            yield db
-        finally:
-            with self._gate:
-                self._guests.discard(db)
-                db.close()
-                self._gate.notify_all()
+            self._begin(now, self.epoch)
+        except sqlite3.Error as error:  # the file that is there may have room
+            log.error("the journal goes on in %s: %s", self._parts[-1].path.name, error)
+            self._night = night
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Interrupt all threads that use the file: it must not be renamed while it is open."""
-        with self._gate:
-            self._leave = True
-            while self._guests:
-                for guest in self._guests:
-                    guest.interrupt()
-                self._gate.wait(0.02)
-            try:
-                yield
-            finally:
-                self._leave = False
-                self._gate.notify_all()
-
-    def _stay(self) -> None:
-        if self._leave:
-            raise LeaveError("interrupted")
+    def _abandon(self, part: Part, why: object) -> None:
+        """Begin another file if the present one is damaged. Raises sqlite3.Error."""
+        with self._lock:
+            if part is self._parts[-1] and not self._closed:
+                log.error("%s is damaged (%s): a new epoch begins in another file", part.path, why)
+                self._begin(self.clock())
 
     def close(self) -> None:
-        """Close the file; the work of other threads with it is interrupted."""
-        with self._lock, self._alone():
-            if self._db:
-                self._note_lost(self._db)
+        """Close the files. Nothing can be appended or read any more."""
+        with self._lock:
             self._closed = True
             if self._db:
-                self._db.close()
+                self._retired.append((self._parts[-1], self._db))
+                self._db = None
+        self._close_retired()
+
+    def _close_retired(self) -> None:
+        with self._lock:
+            retired, self._retired = self._retired, []
+        for part, db in retired:
+            db.close()
+            part.notebook.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise sqlite3.ProgrammingError(f"{self.path.name} is closed")
 
     # --- samples ----------------------------------------------------------------------------
 
@@ -263,14 +186,15 @@ class Journal:
 
         Raises ValueError if JSON cannot carry it (NaN, thousands of digits) or it would be more
         than ``most`` bytes, sqlite3.Error if it cannot be written. No number is used then; a sample
-        that cannot be written is noted as lost as soon as anything can be written.
+        that cannot be written is noted as lost.
         """
-        try:
-            (kept,) = self._here(lambda db: self._append_together(db, [sample], most))
-        except sqlite3.Error as error:
-            with self._lock:
+        with self._lock:
+            self._check_open()
+            try:
+                (kept,) = self._append([sample], most)
+            except sqlite3.Error as error:
                 self._lose(sample["device"], str(error))
-            raise
+                raise
         return kept
 
     def append_all(
@@ -281,8 +205,9 @@ class Journal:
         If one of them cannot be kept, each is appended alone.
         """
         if len(samples) > 1:
-            with suppress(Exception):  # whose error it is shows below
-                return [*self._here(lambda db: self._append_together(db, samples, most))]
+            with suppress(Exception), self._lock:  # whose error it is shows below
+                self._check_open()
+                return [*self._append(samples, most)]
         kept: list[dict[str, Any] | Exception] = []
         for sample in samples:
             try:
@@ -291,71 +216,62 @@ class Journal:
                 kept.append(error)
         return kept
 
-    def _append_together(
-        self, db: sqlite3.Connection, samples: Sequence[dict[str, Any]], most: int
-    ) -> list[dict[str, Any]]:
-        if len(samples) == 1:
-            kept = [self._append(db, samples[0], most)]
-        else:
-            before = {sample["device"]: self._newest(db, sample["device"]) for sample in samples}
-            try:
-                with transaction(db):
-                    kept = [self._append(db, sample, most) for sample in samples]
-            except BaseException:
-                self._last |= before
+    def _append(self, samples: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+        now = self.clock()
+        self._turn(now)
+        try:
+            kept = self._insert(samples, most, now)
+        except sqlite3.Error as error:
+            if not is_damage(error):
                 raise
-        if self._lost:
-            self._note_lost(db)
+            self._abandon(self._parts[-1], error)
+            kept = self._insert(samples, most, now)
+        self._end_losses()
         return kept
 
-    def _append(self, db: sqlite3.Connection, sample: dict[str, Any], most: int) -> dict[str, Any]:
-        device = sample["device"]
-        seq = self._newest(db, device) + 1
-        numbered = {"device": device, "seq": seq, "epoch": self.epoch} | sample
-        text = encode(numbered).encode()
-        if len(text) > most:
-            raise ValueError(f"a sample of {len(text)} bytes is more than {most}")
-        db.execute(
-            "INSERT INTO sample VALUES (?, ?, ?, ?, ?)",
-            (device, self._epoch, seq, self.clock(), pack(text)),
-        )
-        self._last[device] = seq
-        return numbered
+    def _insert(
+        self, samples: Sequence[dict[str, Any]], most: int, now: float
+    ) -> list[dict[str, Any]]:
+        part, db = self._parts[-1], self._db
+        assert db  # noqa: S101  (it is not closed)
+        held = part.held[self.epoch]
+        last: dict[str, int] = {}
+        kept, rows = [], []
+        for sample in samples:
+            device = sample["device"]
+            seq = last[device] = 1 + (last.get(device) or held.get(device, (1, 0))[1])
+            numbered = {"device": device, "seq": seq, "epoch": self.epoch} | sample
+            rows.append((device, seq, now, pack(numbered, most)))
+            kept.append(numbered)
+        if len(rows) == 1:
+            db.execute(INSERT, rows[0])
+        else:
+            with _transaction(db):
+                db.executemany(INSERT, rows)
+        for device, seq in last.items():
+            held.setdefault(device, [1, 0])[1] = seq
+        part.since, part.until = min(part.since, now), max(part.until, now)
+        try:
+            part.write_notes()
+        except OSError as error:  # the samples are there nevertheless
+            log.debug("%s cannot be written: %s", part.notebook.path, error)
+        return kept
 
     def _lose(self, device: str, reason: str) -> None:
         """Count a sample that could not be kept, in the file that needs no disk space."""
-        now = self.clock()
-        open_notes = (note for note in self._lost.values() if note[:2] == (device, self.epoch))
-        note = next(open_notes, Lost(device, self.epoch, now, now, 0, reason))
-        self._lost[device, note.since] = note._replace(until=now, samples=note.samples + 1)
-        self._notebook.write(self._lost.values())
-
-    def _note_lost(self, db: sqlite3.Connection) -> None:
-        """Move the notes of lost samples into the journal, if it can be written now."""
-        if not self._lost:
-            return
+        now, part = self.clock(), self._parts[-1]
+        note = self._losing.get(device, Lost(device, self.epoch, now, now, 0, reason))
+        note = note._replace(until=now, samples=note.samples + 1)
+        self._losing[device] = part.lost[device, note.since] = note
         try:
-            with transaction(db):
-                for note in self._lost.values():
-                    db.execute("INSERT OR REPLACE INTO lost VALUES (?, ?, ?, ?, ?, ?)", note)
-        except sqlite3.Error as error:
-            log.debug("%s: lost samples are noted later: %s", self.path.name, error)
-            return
-        for note in self._lost.values():
-            log.error(
-                "%s: %d samples of %s, published without a number from %s to %s, are lost: %s",
-                *(self.path.name, note.samples, note.device),
-                *(_utc(note.since), _utc(note.until), note.reason),
-            )
-        self._lost.clear()
-        self._notebook.write(())
+            part.write_notes()
+        except OSError as error:
+            log.error("%s cannot be written: %s; %s", part.notebook.path, error, note)
 
-    def _newest(self, db: sqlite3.Connection, device: str) -> int:
-        """Return the newest number that the device has had in this epoch; 0 if there is none."""
-        if device not in self._last:
-            asked = {"device": device, "number": self._epoch, "name": self.epoch}
-            (self._last[device],) = db.execute(NEWEST, asked).fetchone()
-        return self._last[device]
+    def _end_losses(self) -> None:
+        for note in self._losing.values():
+            log.error("%s: %s", self.path.name, note)
+        self._losing.clear()
 
     def samples(
         self, device: str, after: int, limit: int, epoch: str | None = None
@@ -365,65 +281,71 @@ class Journal:
         At most ``limit``, and no more than fit into one message: ask again until none come.
         """
         texts = self._texts(device, after, limit, epoch or self.epoch, MAX_REPLY_BYTES)
-        return [json.loads(text) for text in texts]
+        return [sample_of(text) for text in texts]
 
-    def samples_compressed(
-        self, device: str, after: int, limit: int, epoch: str | None = None
-    ) -> str:
+    def page(self, device: str, after: int, limit: int, epoch: str | None = None) -> str:
         """Return more of the same at once, for ``read_page``: nobody on the way parses them."""
-        texts = self._texts(device, after, limit, epoch or self.epoch, MAX_PAGE_BYTES)
-        # As a text: the router's HTTP interface never answers if it is given bytes.
-        return b64encode(zlib.compress(b"[%b]" % b",".join(texts), 1)).decode()
+        return page_of(self._texts(device, after, limit, epoch or self.epoch, MAX_PAGE_BYTES))
 
-    def _texts(self, device: str, after: int, limit: int, epoch: str, most: int) -> list[bytes]:
-        """Return samples as they were written: up to ``most`` bytes of them, but one at least."""
+    def _texts(self, device: str, after: int, limit: int, epoch: str, most: int) -> list[str]:
+        """Return records as they were written: up to ``most`` bytes of them, but one at least."""
+        found: list[str] = []
+        size = 0
+        for _, text in self._bodies(device, epoch, after + 1, ENDLESS, limit):
+            size += len(text)
+            if limit <= 0 or (found and size > most):
+                break
+            found.append(text)
+            if len(found) == limit:
+                break
+        return found
 
-        def look(db: sqlite3.Connection) -> list[bytes]:
-            if epoch == self.epoch and after >= self._newest(db, device):
-                return []
-            found: list[bytes] = []
-            bad: list[int] = []
-            size = 0
-            for seq, body in db.execute(
-                "SELECT seq, body FROM sample WHERE device = ? AND seq > ? AND epoch ="
-                " (SELECT id FROM epoch WHERE name = ? AND boot <> 'salvaging') ORDER BY seq",
-                (device, after, epoch),
-            ):
-                key, text = unpack(body)
-                size += len(text)
-                if len(found) >= limit or (found and size > most):
-                    break
-                if key is None:
-                    bad.append(seq)
-                elif key != (device, epoch, seq):
-                    raise DamagedError(f"sample {seq} of {device} has the record of another")
-                else:
-                    found.append(text)
-            self._upkeep(db).lose(device, epoch, bad)
-            return found
+    def records(self, device: str, first: int, last: int, epoch: str) -> list[tuple[int, str]]:
+        """Return numbers and records of the samples between two numbers. For a thread."""
+        return list(self._bodies(device, epoch, first, last, CHUNK))
 
-        return self._here(look)
+    def _bodies(
+        self, device: str, epoch: str, first: int, last: int, chunk: int
+    ) -> Iterator[tuple[int, str]]:
+        """Yield numbers and records of samples that can be read; note which cannot be.
 
-    def records(self, device: str, first: int, last: int, epoch: str) -> list[tuple[int, bytes]]:
-        """Return numbers and JSON of the undamaged samples between two numbers. For a thread."""
+        It ends early, rather than with a hole, when a file is removed after the first sample.
+        """
+        step, begun = max(1, min(chunk, CHUNK)), False
+        for part, there in self._ranges(device).get(epoch, ()):
+            if part.removed and begun:
+                return
+            end = min(there.last, last)
+            for start in range(max(there.first, first), 0 if part.removed else end + 1, step):
+                wanted = there._replace(first=start, last=min(start + step - 1, end))
+                following = start
+                for seq, text in part.bodies(wanted):
+                    if seq > following:
+                        self._miss(part, wanted._replace(first=following, last=seq - 1))
+                    yield seq, text
+                    following, begun = seq + 1, True
+                if following <= wanted.last:
+                    if part.removed and begun:
+                        return
+                    self._miss(part, wanted._replace(first=following))
 
-        def look(db: sqlite3.Connection) -> list[tuple[int, bytes]]:
-            found = []
-            for seq, body in db.execute(
-                "SELECT seq, body FROM sample WHERE device = ? AND seq BETWEEN ? AND ? AND epoch ="
-                " (SELECT id FROM epoch WHERE name = ? AND boot <> 'salvaging') ORDER BY seq",
-                (device, first, last, epoch),
-            ):
-                key, text = unpack(body)
-                if key == (device, epoch, seq):
-                    found.append((seq, text))
-            return found
+    def _miss(self, part: Part, gone: SampleRange) -> None:
+        """Note that samples which should be in a file cannot be read."""
+        with self._lock:
+            if part.removed:  # meanwhile
+                return
+            if not part.gone:
+                log.error("%s is damaged: some of its samples cannot be read", part.path)
+            part.gone = part.gone | SampleRanges([gone])
+        with suppress(sqlite3.Error):  # the next sample tries again
+            self._abandon(part, "samples cannot be read")
 
-        return self._apart(look)
+    # --- what there is ----------------------------------------------------------------------
 
     def devices(self) -> set[str]:
-        """Return the devices of which there are samples, or were. For a thread."""
-        return self._apart(lambda db: devices_in(db) | {note.device for note in self._unnoted()})
+        """Return the devices of which there are samples, or were."""
+        with self._lock:
+            return set().union(*(part.devices for part in self._parts))
 
     def inventory(
         self,
@@ -441,38 +363,31 @@ class Journal:
 
         ``epoch`` is the present one; no other journal has it, nor this one when it was made anew.
         ``oldest`` is the Unix time of the oldest sample or None, ``keep`` is in seconds, ``most``
-        and ``used`` are in bytes. While ``salvaging``, earlier epochs are still being copied from a
-        damaged file, and nothing of them is shown.
+        and ``used`` are in bytes.
 
         The devices are those with names above ``after``, in order, as many as fit into one message;
         if there are more, ``next`` is the last of them, otherwise None.
         """
-
-        def look(db: sqlite3.Connection) -> dict[str, Any]:
-            db.execute("BEGIN")  # so that everything is of one moment
-            found: dict[str, Any] = {"held": [], "gone": [], "lost": [], "next": None}
-            unnoted = self._unnoted()
-            names = devices
-            if names is None:
-                names = devices_in(db) | {note.device for note in unnoted}
-            size, last = 0, None
-            for device in sorted(name for name in set(names) if name > after):
-                if size > MAX_REPLY_BYTES:
-                    found["next"] = last
-                    break
-                new = {
-                    "held": [[device, *samples[:3]] for samples in held(db, device, start, end)],
-                    "gone": [[device, *samples] for samples in newest_gone(db, device)],
-                    "lost": [list(note) for note in lost(db, unnoted, device, start, end)],
-                }
-                size += len(json.dumps(new))
-                for name, rows in new.items():
-                    found[name] += rows
-                last = device
-            found["oldest"] = next((pair.oldest for pair in pairs(db)), None)
-            return found | self._bounds(db)
-
-        return self._apart(look)
+        found: dict[str, Any] = {"held": [], "gone": [], "lost": [], "next": None}
+        names = self.devices() if devices is None else set(devices)
+        size, last = 0, None
+        for device in sorted(name for name in names if name > after):
+            if size > MAX_REPLY_BYTES:
+                found["next"] = last
+                break
+            held, gone = self._contents(device, start, end)
+            new = {
+                "held": [[device, *samples[:3]] for samples in held],
+                "gone": [list(samples) for samples in gone],
+                "lost": [list(note) for note in self._lost(device, start, end)],
+            }
+            size += len(json.dumps(new))
+            for name, rows in new.items():
+                found[name] += rows
+            last = device
+        with self._lock:
+            since = [part.since for part in self._parts if part.samples and not part.removed]
+        return found | {"oldest": min(since, default=None)} | self._bounds()
 
     def holds(self, device: str, start: float = -math.inf, end: float = math.inf) -> dict[str, Any]:
         """Return which samples of one device are in the journal, for people. For a thread.
@@ -481,95 +396,166 @@ class Journal:
         ``count`` of the samples that were appended from ``start`` until before ``end`` (Unix
         seconds). ``free`` is in bytes, on the disk. All else is as in ``inventory``, with names.
         """
-
-        def look(db: sqlite3.Connection) -> dict[str, Any]:
-            db.execute("BEGIN")
-            epochs = [
-                dict(zip(("epoch", "first", "last", "count"), samples, strict=True))
-                for samples in held(db, device, start, end)
-            ]
-            gone = [
-                dict(zip(("epoch", "first", "last", "reason"), samples, strict=True))
-                for samples in newest_gone(db, device)
-            ]
-            notes = lost(db, self._unnoted(), device, start, end)
-            return {
-                "device": device,
-                "epochs": epochs,
-                "gone": gone,
-                "lost": [note._asdict() for note in notes],
-                "free": free(self.path),
-                "oldest": oldest(db, device),
-                **self._bounds(db),
-            }
-
-        return self._apart(look)
-
-    def _unnoted(self) -> list[Lost]:
-        """Return the losses that are not noted in the journal yet."""
-        return list(self._lost.values())
-
-    def _bounds(self, db: sqlite3.Connection) -> dict[str, Any]:
+        held, gone = self._contents(device, start, end)
+        names = "epoch", "first", "last", "count"
         return {
-            "epoch": self.epoch,
-            "keep": self.keep,
-            "most": self.most,
-            "used": used(db),
-            "salvaging": bool(put_aside(self.path)),
+            "device": device,
+            "epochs": [dict(zip(names, samples, strict=True)) for samples in held],
+            "gone": [
+                {name: value for name, value in samples._asdict().items() if name != "device"}
+                for samples in gone
+            ],
+            "lost": [note._asdict() for note in self._lost(device, start, end)],
+            "free": shutil.disk_usage(self.path.parent).free,
+            "oldest": self._oldest(device),
+            **self._bounds(),
         }
+
+    def _ranges(self, device: str) -> dict[str, list[tuple[Part, SampleRange]]]:
+        """Return where the numbers of a device are or were, by epoch, in order."""
+        found: dict[str, list[tuple[Part, SampleRange]]] = {}
+        with self._lock:
+            self._check_open()
+            for part in self._parts:
+                for epoch, devices in part.held.items():
+                    if device in devices:
+                        first, last = devices[device]
+                        samples = SampleRange(device, epoch, first, last)
+                        found.setdefault(epoch, []).append((part, samples))
+        return found
+
+    def _contents(
+        self, device: str, start: float, end: float
+    ) -> tuple[list[tuple[str, int, int, int]], list[SampleRange]]:
+        """Return epoch, first, last and count of the samples of a period, and all that are gone."""
+        held: list[tuple[str, int, int, int]] = []
+        gone: list[SampleRange] = []
+        days, size = self.keep / DAY_S, self.most / 1e9
+        too_old = f"the journal keeps samples for {days:g} days, and at most {size:g} GB"
+        for epoch, ranges in self._ranges(device).items():
+            there = [each for each in ranges if not each[0].removed and each[1].samples > 0]
+            newest = max(samples.last for _, samples in ranges)
+            dropped = SampleRanges([SampleRange(device, epoch, 1, newest)])
+            dropped -= SampleRanges(samples for _, samples in there)
+            gone += [samples._replace(reason=too_old) for samples in dropped.ranges()]
+            for part, _ in there:
+                reason = f"{part.path.name} is damaged"
+                unreadable = part.gone.ranges_of((device, epoch))
+                gone += [samples._replace(reason=reason) for samples in unreadable]
+            found = [part.between(samples, start, end) for part, samples in there]
+            if rows := [row for row in found if row]:
+                held.append((epoch, rows[0][0], rows[-1][1], sum(row[2] for row in rows)))
+        return held, gone[-MAX_REPLY_RANGES:]
+
+    def _lost(self, device: str, start: float, end: float) -> list[Lost]:
+        with self._lock:
+            notes = [note for part in self._parts for note in part.lost.values()]
+        return [
+            note
+            for note in notes
+            if note.device == device and start <= note.until and note.since < end
+        ]
+
+    def _oldest(self, device: str) -> float | None:
+        every = chain(*self._ranges(device).values())
+        there = (each for each in every if not each[0].removed and each[1].samples > 0)
+        return next((part.oldest(samples) for part, samples in there), None)
+
+    def _bounds(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "keep": self.keep, "most": self.most, "used": self._used()}
+
+    def _used(self) -> int:
+        """Return the bytes of the files, but not of one of an earlier version."""
+        with self._lock:
+            parts = self._bounded()
+        return sum(part.size() for part in parts)
+
+    def _bounded(self) -> list[Part]:
+        """Return the files whose size is limited."""
+        return [part for part in self._parts if not part.removed and part.stem != self.path]
 
     # --- upkeep -----------------------------------------------------------------------------
 
     def tidy(self) -> int:
         """Do the regular work; return how many samples were dropped. For a thread.
 
-        Drop samples beyond the bounds, copy what can be salvaged, and check, once after the
-        opening, that every number is there. Work that fails is logged and done the next time.
+        Write the samples of the last minute into the file itself, and remove files that are too old
+        or too many. Work that fails is logged and done the next time.
         """
         try:
             now = self._age.now()
-            warnings = filter(None, (short_of_disk(self.path), self._age.warning()))
+            warnings = filter(None, (self._short_of_disk(), self._age.warning()))
             self.warning = "; ".join(warnings) or None
-            if self._lost:
-                self._here(self._note_lost)
-            return self._apart(lambda db: self._tidy(db, now))
-        except (OSError, sqlite3.OperationalError, sqlite3.ProgrammingError) as error:
+            with self._lock:
+                self._check_open()
+                part = self._parts[-1]
+                if part.samples:
+                    self._turn(self.clock())
+                    large = part.size() > self.most / PARTS
+                    if part is self._parts[-1] and (large or part.until < now - self.keep):
+                        self._begin(self.clock(), self.epoch)
+                part = self._parts[-1]
+            self._close_retired()
+            try:
+                with closing(part.connect(append=True)) as db:
+                    db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            except sqlite3.Error as error:
+                if not is_damage(error) and part.path.exists():
+                    raise
+                self._abandon(part, error)
+            return self._drop(now - self.keep)
+        except (OSError, sqlite3.Error) as error:
             if not self._closed:
                 log.error(
                     "%s: the regular maintenance failed and is repeated later: %s",
-                    self.path.name,
-                    error,
+                    *(self.path.name, error),
                 )
             return 0
 
-    def _upkeep(self, db: sqlite3.Connection) -> Upkeep:
-        return Upkeep(db, self.path, self._epoch, self.epoch, self.clock, self._stay)
+    def _drop(self, before: float) -> int:
+        """Remove files whose samples are older than a Unix time, and the oldest if too many."""
+        with self._lock:
+            *parts, _ = self._parts
+        # Later files are younger, whatever the clock said then.
+        old = list(takewhile(lambda part: not part.samples or part.until < before, parts))
+        dropped = [part for part in old if not part.removed]
+        for part in dropped:
+            part.remove()
+        while self._used() > self.most and (rest := self._bounded()[:-1]):
+            rest[0].remove()
+            dropped.append(rest[0])
+        for part in old:
+            if part.until < before - self.keep:  # the stores have had time to note what is gone
+                part.forget()
+                with self._lock:
+                    self._parts.remove(part)
+        count = sum(part.samples for part in dropped)
+        if count:
+            log.info("%s: dropped %d samples that were too old or too many", self.path.name, count)
+        return count
 
-    def _newest_time(self, db: sqlite3.Connection) -> float | None:
+    def _newest_time(self) -> float | None:
         """Return when the newest sample was appended, without times that are in the future."""
-        times = [
-            db.execute(NEWEST_TIME, (pair.device, pair.id)).fetchone()[0] for pair in pairs(db)
-        ]
-        times += [file.stat().st_mtime for file in put_aside(self.path) if file.exists()]
         now = self.clock()
+        times = [time for part in self._parts if part.samples for time in (part.since, part.until)]
         return max((moment for moment in times if moment <= now), default=None)
 
-    def _tidy(self, db: sqlite3.Connection, now: float) -> int:
-        upkeep = self._upkeep(db)
-        if not self._checked:
-            upkeep.check()
-            self._checked = True
-        dropped = upkeep.drop(now - self.keep, f"older than {self.keep / DAY_S:g} days", self.most)
-        db.executescript(f"PRAGMA incremental_vacuum({MAX_PAGES})")  # execute would free one
-        db.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        if dropped:
-            log.info(
-                "%s: dropped %d samples that were too old or too many", self.path.name, dropped
-            )
-        for aside in put_aside(self.path):
-            upkeep.salvage(aside, *self._ends.get(aside.name, ("", {})))
-        return dropped
+    def _short_of_disk(self) -> str | None:
+        if (free := shutil.disk_usage(self.path.parent).free) >= MIN_FREE_BYTES:
+            return None
+        return (
+            f"{free / 1e9:.2f} GB are free on the disk of {self.path}, less than"
+            f" {MIN_FREE_BYTES / 1e9:g} GB: make room, or samples will be lost"
+        )
 
 
-def _utc(when: float) -> str:
-    return datetime.fromtimestamp(when, UTC).isoformat(" ", "seconds")[:19]
+@contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise

@@ -1,17 +1,15 @@
-"""Notes of lost samples in a file of fixed size, which can be written on a full disk."""
+"""Small files that are overwritten in place, which a full disk does not prevent."""
 
-import json
-import logging
 import os
 import time
-from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from zlib import crc32
 
-log = logging.getLogger(__name__)
+import orjson
 
 SIZE = 131_072
-"""Bytes: enough for notes of about 800 devices."""
+"""Bytes reserved for a notebook: enough for some 800 losses."""
 
 
 class Lost(NamedTuple):
@@ -37,44 +35,49 @@ class Lost(NamedTuple):
 
 
 class Notebook:
-    """Notes that replace one another in place, so that no disk space is needed.
+    """A file with JSON and its checksum, in room that was reserved on the disk.
 
-    File systems that never write in place (btrfs, ZFS) may refuse that as well: the notes are then
-    logged. They survive when the process is killed, but perhaps not when the power fails.
+    What is written survives when the process is killed, but perhaps not when the power fails. File
+    systems that never write in place (btrfs, ZFS) may refuse to write on a full disk.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            if not path.exists() or path.stat().st_size != SIZE:
-                new = path.with_name(f"{path.name}.new")
-                new.write_bytes(b" " * SIZE)
-                new.replace(path)
-        except OSError as error:
-            log.error(
-                "%s, for notes of samples lost on a full disk, cannot be created: %s", path, error
-            )
+        self._fd: int | None = None
+        self._room = self._length = 0
 
-    def read(self) -> list[Lost]:
-        """Return the notes; none if they cannot be read."""
+    def read(self) -> Any:
+        """Return what was written; None if there is nothing, or it is damaged."""
         try:
-            text = self.path.read_text(encoding="utf-8").strip()
-            return [Lost(*note) for note in json.loads(text)] if text else []
-        except (OSError, TypeError, ValueError) as error:
-            log.error(
-                "%s cannot be read, so it is not known which samples were lost: %s",
-                self.path,
-                error,
-            )
-            return []
+            checksum, _, text = self.path.read_bytes().rstrip(b" ").partition(b" ")
+            return orjson.loads(text) if int(checksum, 16) == crc32(text) else None
+        except (OSError, ValueError):
+            return None
 
-    def write(self, notes: Iterable[Lost]) -> None:
-        """Replace the notes with as many as there is room for."""
-        texts = [json.dumps(note) for note in notes]
-        while len(text := f"[{','.join(texts)}]".encode()) > SIZE:
-            log.error("%s is full: no room for %s", self.path, texts.pop())
-        try:
-            with self.path.open("r+b", buffering=0) as file:
-                os.pwrite(file.fileno(), text.ljust(SIZE), 0)
-        except OSError as error:
-            log.error("%s cannot be written: %s; lost samples: %s", self.path, error, text.decode())
+    def write(self, content: Any) -> None:
+        """Replace what was written. Raises OSError."""
+        text = orjson.dumps(content)
+        text = b"%08x %b" % (crc32(text), text)
+        if self._fd is None or len(text) > self._room:
+            self.close()
+            self._fd = self._open(len(text))
+            self._room = self._length = os.fstat(self._fd).st_size
+        os.pwrite(self._fd, text.ljust(self._length), 0)
+        self._length = len(text)
+
+    def _open(self, least: int) -> int:
+        before = self.path.read_bytes() if self.path.exists() else b""
+        if len(before) < least:
+            new = self.path.with_name(f"{self.path.name}.new")
+            new.write_bytes(before.ljust(max(SIZE, 2 * least)))
+            new.replace(self.path)
+        return os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Bring what was written to the disk; the next ``write`` opens the file again."""
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)

@@ -68,6 +68,8 @@ def flatten(sample: dict[str, Any]) -> Point:
     device, epoch, seq = sample.get("device"), sample.get("epoch"), sample.get("seq")
     if not isinstance(device, str) or not isinstance(epoch, str):
         raise ValueError("it has no device or epoch")
+    if not (device + epoch).isprintable():  # a file could not keep it
+        raise ValueError(f"its device {device!a} or epoch {epoch!a} is not printable")
     if type(seq) is not int or not 0 < seq < 2**63:
         raise ValueError(f"{device}: it has no number")
     timestamp = sample.get("timestamp")
@@ -80,11 +82,11 @@ def flatten(sample: dict[str, Any]) -> Point:
         del rest[name]
     if "alarms" in rest:
         rest["alarms"] = json.dumps(rest["alarms"], default=str) if rest["alarms"] else "[]"
-    _put("", rest, values, units, 0)
+    put("", rest, values, units, 0)
     return Point(device, epoch, seq, milliseconds(timestamp), values, units)
 
 
-def _put(
+def put(
     path: str, inside: dict[str, Any], values: dict[str, Field], units: dict[str, str], depth: int
 ) -> None:
     """Add the values inside of ``path``, which is empty or ends in a dot, and their units."""
@@ -104,7 +106,7 @@ def _put(
             values[name] = value[:MAX_TEXT_LENGTH]
         elif kind is dict:
             if depth < MAX_DEPTH:
-                _put(f"{name}.", value, values, units, depth + 1)
+                put(f"{name}.", value, values, units, depth + 1)
         elif kind is int:
             with suppress(OverflowError):
                 values[name] = float(value)

@@ -98,10 +98,15 @@ class Corba(Lasting):
     """
 
     host: str = "127.0.0.1"
+    """The machine of CORBA's name service."""
     port: Port = 12008
+    """The TCP port of the name service."""
     timeout: Seconds = 2.0
+    """The deadline (s) of each call."""
     object_name: str = "HIPERTelescopeServer"
+    """The name of the telescope's server in the name service."""
     idl: str = ""
+    """The path of the site's IDL file, by which operations are called as it declares them."""
     _telescope: Call | None = field(default=None, init=False, repr=False)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
 

@@ -16,6 +16,7 @@ from .. import HcamError
 from ..errors import refusal
 from ..names import did_you_mean, usage
 from ..wamp import uris, utils
+from ..wamp.motion import is_later, progress
 
 WIDTH = 80
 NAME_WIDTH = 26
@@ -80,12 +81,13 @@ def arguments(texts: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
 
 def call(
     procedure: str, texts: Sequence[str], timeout: float, *, wait: bool = False, why: str = ""
-) -> str:
-    """Call a procedure by its short or full name, and return the text to print.
+) -> tuple[Any, str]:
+    """Call a procedure by its short or full name; return its answer, and the text to print.
 
-    For the name of a device alone (``ngc``), return its listing. With ``wait``, return when the
-    motion that the procedure begins has ended. ``why`` is recorded with the command. Raises
-    HcamError if the call is refused, or the motion did not arrive.
+    For the name of a device alone (``ngc``), these are its description and its listing. With
+    ``wait``, return when the motion that the procedure begins has ended; the answer is the sample
+    in which the axis has arrived. ``why`` is recorded with the command. Raises HcamError if the
+    call is refused, or the motion did not arrive.
     """
     full = uris.expand_procedure(procedure)
     prefix, _, name = full.partition(".rpc.")
@@ -93,8 +95,12 @@ def call(
     if not name and not full.startswith("wamp."):
         if not described:
             raise HcamError(no_such_device(full))
-        if not texts:
-            return "\n".join(listing(described))
+        if texts:
+            raise HcamError(
+                f"{procedure} is a device: name its procedure, such as {procedure}.{texts[0]}; "
+                f"hcam call {procedure} lists them"
+            )
+        return described, "\n".join(listing(described))
     known = described.get("procedures", {}).get(name, {})
     short = f"{uris.device_of(full)}.{name}" if described else full
     axis = known.get("moves") or ""
@@ -108,10 +114,11 @@ def call(
     if reason := refusal(answer):
         raise HcamError(reason)
     if wait:
-        return f"{short}: {_wait(prefix, short, axis, described)}"
+        sample, text = _wait(prefix, short, axis, described)
+        return sample, f"{short}: {text}"
     if answer is None and known and not known["read_only"]:
-        return f"{short}: " + ("begun (--wait waits for the end)" if axis else "done")
-    return json.dumps(answer, indent=2, ensure_ascii=False)
+        return None, f"{short}: " + ("begun (--wait waits for the end)" if axis else "done")
+    return answer, json.dumps(answer, indent=2, ensure_ascii=False)
 
 
 def ask(procedure: str, *args: Any, **kwargs: Any) -> Any:
@@ -142,8 +149,8 @@ def publish(topic: str, texts: Sequence[str], why: str = "") -> None:
     utils.publish(full, *positional, **named)
 
 
-def simulate(device: str, fault: str, texts: Sequence[str]) -> Iterator[str]:
-    """Give a simulated device a fault, and yield lines with its faults and values.
+def simulate(device: str, fault: str, texts: Sequence[str]) -> tuple[Any, Iterator[str]]:
+    """Give a simulated device a fault; return its faults and values, and lines with them.
 
     Without a fault nothing changes, and the possible faults come first.
     """
@@ -151,6 +158,10 @@ def simulate(device: str, fault: str, texts: Sequence[str]) -> Iterator[str]:
     answer = ask(uris.rpc(device, "simulate"), fault, **named)
     if fault:
         del answer["may inject"]
+    return answer, _titled(answer)
+
+
+def _titled(answer: dict[str, dict[str, Any]]) -> Iterator[str]:
     for title, content in answer.items():
         yield f"{title}:"
         for name, value in content.items():
@@ -160,10 +171,13 @@ def simulate(device: str, fault: str, texts: Sequence[str]) -> Iterator[str]:
             yield f"  {name:<12} {shown}"
 
 
-def exchange(device: str, sent: str, *, confirm: bool) -> str:
-    """Send raw bytes (in hexadecimal) to a device's hardware, and return the reply as a line."""
+def exchange(device: str, sent: str, *, confirm: bool) -> tuple[str, str]:
+    """Send raw bytes to a device's hardware; return the reply, and a line with it.
+
+    Both are hexadecimal.
+    """
     answer = ask(uris.rpc(device, "exchange"), sent, confirm=confirm)
-    return f"{answer}   {bytes.fromhex(answer).decode('ascii', 'backslashreplace')!r}"
+    return answer, f"{answer}   {bytes.fromhex(answer).decode('ascii', 'backslashreplace')!r}"
 
 
 def _describe(prefix: str) -> dict[str, Any]:
@@ -208,7 +222,9 @@ def _no_motion(short: str, described: dict[str, Any]) -> str:
 # --- the end of a motion --------------------------------------------------------------------
 
 
-def _wait(prefix: str, short: str, axis: str, described: dict[str, Any]) -> str:
+def _wait(
+    prefix: str, short: str, axis: str, described: dict[str, Any]
+) -> tuple[dict[str, Any], str]:
     def telemetry() -> Any:
         return utils.call(f"{prefix}.rpc.telemetry")
 
@@ -238,8 +254,8 @@ def follow(
     *,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
-) -> str:
-    """Wait until an axis has arrived, and return a text with its position and the time it took.
+) -> tuple[dict[str, Any], str]:
+    """Wait until an axis has arrived; return that sample, and its position and duration as text.
 
     ``telemetry`` returns the newest sample, ``declared`` is the axis in the description of the
     device, and ``show`` is called with each new position. A command answers before its motion is in
@@ -252,21 +268,12 @@ def follow(
     while True:
         sleep(LOOK_PERIOD_S)
         sample = _reach(telemetry, axis, sleep, clock)
-        if not _later(sample, before):
+        if not is_later(sample, before):
             continue
-        if sample["state"]["connection"] != "online":
-            why = _reasons(sample, "connection") or "offline"
-            raise HcamError(f"{sample['device']} is offline ({why}): the motion may go on")
-        state, place = sample["state"].get(axis), _place(sample, declared)
-        if state in declared["arrived"]:
-            return f"{axis} is {state}{place} after {clock() - began:.1f} s"
-        if state not in declared["busy"]:
-            why = _reasons(sample, axis, declared["readback"], declared["setpoint"])
-            raise HcamError(
-                f"{axis} did not arrive: it is {state}{place}{why and f' ({why})'}; "
-                "check it before you repeat the command"
-            )
-        if (text := f"{axis} is {state}{place}") != shown:
+        arrived, text = progress(sample, axis, declared)
+        if arrived:
+            return sample, f"{text} after {clock() - began:.1f} s"
+        if text != shown:
             show(text)
             shown = text
 
@@ -289,26 +296,6 @@ def _reach(
         if clock() - began > MAX_SILENCE_S:
             raise HcamError(f"it is unknown whether {axis} has arrived: {error}")
         sleep(LOOK_PERIOD_S)
-
-
-def _later(sample: dict[str, Any], before: dict[str, Any]) -> bool:
-    numbers = sample["seq"], before["seq"]
-    if None in numbers or sample["epoch"] != before["epoch"]:  # the journal is broken or new
-        return bool(sample["timestamp"] > before["timestamp"])
-    return bool(numbers[0] > numbers[1])
-
-
-def _place(sample: dict[str, Any], declared: dict[str, Any]) -> str:
-    pair = sample.get(declared["readback"])
-    if not isinstance(pair, dict) or not pair.get("current"):
-        return ""
-    current, target = pair["current"], pair["target"]
-    goal = f" (target {target['value']:.2f})" if target else ""
-    return f" at {current['value']:.2f} {current['unit']}{goal}"
-
-
-def _reasons(sample: dict[str, Any], *fields: str) -> str:
-    return "; ".join(alarm["reason"] for alarm in sample["alarms"] if alarm["field"] in fields)
 
 
 # --- the listing of a device ---------------------------------------------------------------------

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..journal.points import milliseconds
+from . import times
 
-COLUMNS = ("time (UTC)", "device", "who", "command", "outcome", "why")
+COLUMNS = ("device", "who", "command", "outcome", "why")
 
 
 def printable(text: str) -> str:
@@ -19,7 +20,9 @@ def printable(text: str) -> str:
 
 def table(events: Iterable[dict[str, Any]]) -> Iterator[str]:
     """Yield the lines of a table of commands; its head comes first, also if there are none."""
-    rows = [COLUMNS, *map(row, events)]
+    events = list(events)
+    zone = times.zone(events[0]["time"]) if events else "UTC"
+    rows = [(f"time ({zone})", *COLUMNS), *map(row, events)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for cells in rows:
         padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
@@ -32,8 +35,7 @@ def row(event: dict[str, Any]) -> tuple[str, ...]:
     if event["role"] and event["role"] != who:
         who += f" ({event['role']})"
     done = "done" if event["error"] is None else f"error: {event['error']}"
-    time = event["time"][:19].replace("T", " ")
-    cells = time, event["device"], who, typed(event), done, event["why"] or ""
+    cells = times.text(event["time"]), event["device"], who, typed(event), done, event["why"] or ""
     return tuple(printable(cell) for cell in cells)
 
 

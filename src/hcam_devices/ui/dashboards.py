@@ -36,8 +36,9 @@ from ..core.axis import S
 from ..core.device import Device
 from ..core.fields import Labels, Range, Readback, Setpoint
 from ..history.journals import Journals
-from ..history.recorder import recorder_of
+from ..history.recorder import recorder_for
 from ..history.stores.line_protocol import name_of
+from .alert_rules import alert_rules
 
 
 class Board(NamedTuple):
@@ -184,6 +185,17 @@ class Query(Dataquery, Builder[Dataquery]):
             "resultFormat": self.form,
             "alias": "$col",
         }
+
+
+@dataclass
+class Marks(Dataquery):
+    """A query whose column ``text`` is the text of marks, in the words of Grafana's data source."""
+
+    query: Query
+
+    def to_json(self) -> dict[str, object]:
+        """Return the JSON of the query in a dashboard."""
+        return self.query.to_json() | {"textColumn": "text", "fromAnnotations": True}
 
 
 Columns: TypeAlias = dict[Device, list[tuple[str, str, str]]]
@@ -382,12 +394,30 @@ def texts() -> Table:
     return panel.override_by_name("Time", wide).height(10)
 
 
+def marks(source: common.DataSourceRef) -> grafana.AnnotationQuery:
+    """Return the marks of alarms on every plot: raised, worse, acknowledged, over."""
+    query = Query(
+        "marks",
+        'SELECT "changes" AS "text" FROM "alarms" WHERE "changes" != \'\' AND $timeFilter '
+        "ORDER BY time DESC LIMIT 500",
+        "table",
+        source,
+    )
+    return grafana.AnnotationQuery(
+        name="Alarms",
+        datasource=source,
+        enable=True,
+        icon_color=COLOURS["ERR"],
+        target=Marks(query),
+    )
+
+
 # --- dashboards -----------------------------------------------------------------------------
 
 
 def devices_of(instrument: Instrument) -> list[Device]:
     """Return every device of an instrument, not running; the recorder is the last."""
-    kind = recorder_of(instrument.stores)
+    kind = recorder_for(instrument.stores)
     recorder = kind("recorder", replicators=[], journals=Journals({}), folder=Path(), stores={})
     return [*(entry.build() for entry in instrument.entries.values()), recorder]
 
@@ -442,6 +472,7 @@ def dashboard(
         refresh="5m",
         panels=arrange(rows, source),
         templating=grafana.DashboardDashboardTemplating([chosen]),
+        annotations=grafana.AnnotationContainer([marks(source)]),
         links=[
             grafana.DashboardLink(
                 "Dashboards",
@@ -493,6 +524,7 @@ def write(folder: Path, instrument: Instrument, store: str | None = None) -> lis
     files: dict[str, object] = {
         "datasources/hcam.yaml": {"apiVersion": 1, "datasources": [datasource(source, settings)]},
         "dashboards/hcam.yaml": {"apiVersion": 1, "providers": [PROVIDER]},
+        "alerting/hcam.yaml": alert_rules(instrument, str(source.uid)),
         **{f"dashboards/hcam/{d.uid}.json": d for d in made},
     }
     try:

@@ -4,13 +4,11 @@ A check that hangs or fails costs only its own findings.
 """
 
 import asyncio
-import json
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from autobahn.wamp.exception import Error as WampError
 from pydantic import ValidationError
@@ -25,14 +23,35 @@ from ..wamp.about import About
 from ..wamp.session import Session, join
 from ..wamp.uris import Address
 from ..wamp.utils import unreachable
-from .checks import ANSWER_WITHIN_S, CHECKS, HERE, LEVELS, Check, Finding, Heard, Site
+from . import access_checks, checks
+from .checks import ANSWER_WITHIN_S, HERE, LEVELS, Finding, Heard, Site
 from .picture import Picture
-from .terminal import MAX_LOOK_S, follow
+from .terminal import follow
 from .troubles import count
 
 LOAD_WITHIN_S = 2.0
 ROUTER_WITHIN_S = 3.0
 CHECK_WITHIN_S = 3.0
+Check: TypeAlias = Callable[[Site], Awaitable[Sequence[Finding]]]
+CHECKS: Mapping[str, Check] = {
+    "packages": checks.packages,
+    "router": access_checks.router,
+    "instrument file": checks.instrument_file,
+    "hardware": checks.hardware,
+    "serial ports": checks.serial_ports,
+    "listeners": access_checks.listeners,
+    "version 1.7": access_checks.version_1_7,
+    "files": access_checks.files,
+    "keys": access_checks.keys,
+    "own role": access_checks.own_role,
+    "certificates": access_checks.certificates,
+    "clocks": checks.clocks,
+    "servers": checks.servers,
+    "versions": checks.versions,
+    "recorder": checks.recorder,
+    "messages": checks.messages,
+    "web door": access_checks.web_door,
+}
 Found: TypeAlias = Sequence[tuple[str, Finding]]
 """Findings, each with the name of its check."""
 
@@ -75,12 +94,6 @@ async def _ask_router(site: Site, session: Session) -> None:
     picture = Picture(site.instrument, "*")
     site.samples, site.statuses = picture.samples, picture.servers
 
-    async def look() -> None:
-        await follow(picture, session)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(MAX_LOOK_S):
-                await picture.complete.wait()
-
     async def hear(server: str) -> None:
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
@@ -93,7 +106,9 @@ async def _ask_router(site: Site, session: Session) -> None:
         offset = about.time - (before + after) / 2
         site.servers[server] = Heard(about, offset, (after - before) / 2)
 
-    await asyncio.gather(look(), *(hear(server) for server in site.instrument.servers))
+    await asyncio.gather(
+        follow(picture, session), *(hear(server) for server in site.instrument.servers)
+    )
 
 
 async def examine(file: Path | None, find_address: Callable[[], Address]) -> Found:
@@ -136,7 +151,7 @@ def as_text(found: Found) -> str:
     return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
 
 
-def as_json(found: Found) -> str:
-    """Return the exit status and the findings as JSON."""
+def as_object(found: Found) -> dict[str, Any]:
+    """Return the exit status and the findings."""
     findings = [{"row": check} | asdict(finding) for check, finding in found]
-    return json.dumps({"exit": exit_status(found), "findings": findings}, indent=2)
+    return {"exit": exit_status(found), "findings": findings}

@@ -1,6 +1,6 @@
 """The picture of an instrument: its newest samples, and how a terminal shows them."""
 
-import asyncio
+import math
 import time
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -12,12 +12,15 @@ from rich.text import Text
 
 from ..config.instrument import Instrument
 from ..core.device import iso_from_s
-from ..names import did_you_mean
+from ..names import did_you_mean, family
 from ..wamp import uris
+from ..wamp.presentation import overview
 from ..wamp.uris import Address
+from . import times
+from .alarms import DEVICE, in_one_line
 from .keys import Browser
 from .samples import Declared, is_telemetry, row, state_of
-from .troubles import Causes, Trouble, family, some
+from .troubles import Causes, Trouble, some
 
 COLOURS = {
     **dict.fromkeys(("online", "OK", "inpos", "ONLINE"), "green"),
@@ -40,6 +43,10 @@ class Picture:
             name: {} for name in instrument.names if fnmatchcase(name, pattern)
         }
         """The newest sample of each device; empty if none has arrived."""
+        told = overview(instrument)["devices"]
+        self.groups = {device["name"]: device["group"] for device in told}
+        """The name of the row that a device shares with its siblings, or empty."""
+        self._silent_after = {device["name"]: device["silent_after"] for device in told}
         self.heard: dict[str, float] = {}
         """The time of each device's last sample, on a clock that never steps."""
         self.causes = Causes(instrument)
@@ -47,8 +54,6 @@ class Picture:
         """The newest status of each server."""
         self.router = False
         """Whether the router answers."""
-        self.complete = asyncio.Event()
-        """Set once each device of the pattern and each server has been heard."""
 
     def declared(self, name: str, sample: dict[str, Any]) -> Declared:
         """Return the fields of a device, or of the siblings that share a row, by name."""
@@ -71,7 +76,17 @@ class Picture:
             self.samples[name] = sample
             self.heard[name] = time.monotonic()
             self.causes.hear(sample, iso_from_s(time.time()))
-            self._note_complete()
+
+    def hear_changes(self, event: Any) -> list[str]:
+        """Add what changed in samples; return the names of the devices in the event."""
+        devices = event.get("devices") if isinstance(event, dict) else None
+        if not isinstance(devices, dict) or not all(
+            isinstance(one, dict) for one in devices.values()
+        ):
+            return []
+        for name, changed in devices.items():
+            self.hear(self.samples.get(name, {}) | changed | {"device": name})
+        return [*devices]
 
     def hear_status(self, status: Any) -> None:
         """Add a status event, unless it is the end of another process of a running server."""
@@ -80,11 +95,6 @@ class Picture:
             same = all(known.get(key) == status.get(key) for key in ("host", "pid", "since"))
             if same or status["state"] == "running" or known["state"] != "running":
                 self.servers[str(status["server"])] = status
-                self._note_complete()
-
-    def _note_complete(self) -> None:
-        if all(self.samples.values()) and self.servers.keys() >= {*self.instrument.servers}:
-            self.complete.set()
 
     def unmatched(self) -> str:
         """Return a message that no device matches the pattern."""
@@ -100,6 +110,13 @@ class Picture:
             states.setdefault(f"{server['state']}{emulated}", []).append(name)
         return "  ".join(f"{', '.join(names)} {state}" for state, names in states.items())
 
+    def of_alarms(self) -> str:
+        """Return a line on the alarm system; empty if nothing is wrong, or it is not shown."""
+        if DEVICE not in self.samples or self.realm == uris.REPLAY or not self.heard:
+            return ""
+        now = time.monotonic()
+        return in_one_line(self.samples[DEVICE], now - self.heard.get(DEVICE, now), time.time())
+
     def troubles(self) -> list[Trouble]:
         """Return the causes of all alarms, worst first."""
         return self.causes.troubles(self.samples)
@@ -111,7 +128,8 @@ class Picture:
     def state(self, name: str) -> str:
         """Return the state of a device in one word."""
         now = time.monotonic()
-        return state_of(self.samples[name], now - self.heard.get(name, now))
+        age = now - self.heard.get(name, now)
+        return state_of(self.samples[name], silent=age > self._silent_after.get(name, math.inf))
 
 
 class Changes:
@@ -157,6 +175,8 @@ def draw(
     head = [_title(picture, address)]
     if picture.servers:
         head.append(Text(picture.running(), style="bold"))
+    if text := picture.of_alarms():
+        head.append(Text(text, style="bold yellow"))
     alarms = fitted(picture.alarms(), width, max(height // 3, 3))
     for line in (*head, *alarms):
         line.truncate(width, overflow="ellipsis")
@@ -171,9 +191,10 @@ def _title(picture: Picture, address: Address) -> Text:
     title = Text("HiPERCAM", style="bold")
     title.append(f"  router {address} " + ("" if picture.router else "does not answer (yet)"))
     if picture.realm != uris.REPLAY:
-        return title.append(time.strftime("  %H:%M:%S UTC", time.gmtime()))
-    times = [str(sample["timestamp"]) for sample in picture.samples.values() if sample]
-    newest = max(times, default="")[:19].replace("T", " ")
+        now = round(time.time() * 1000)
+        return title.append(f"  {times.text(now)[11:]} {times.zone(now)}")
+    read = [str(sample["timestamp"]) for sample in picture.samples.values() if sample]
+    newest = max(read, default="")[:19].replace("T", " ")
     return title.append(f"  REPLAY {newest}", style="bold red")
 
 
@@ -226,26 +247,26 @@ def rows(picture: Picture, width: int, room: int, browser: Browser) -> list[Text
 
 def summary(picture: Picture, names: list[str], most: int) -> tuple[dict[str, Any], int]:
     """Return the samples for at most ``most`` rows, and the number of omitted samples."""
-    samples = siblings({name: picture.samples[name] for name in names})
+    samples = siblings(picture, names)
     hidden = len(samples) - most + 1 if len(samples) > most else 0
     ranked = sorted(samples, key=lambda name: unimportance(name, picture, samples[name]))
     kept = {*ranked[: len(samples) - hidden]}
     return {name: sample for name, sample in samples.items() if name in kept}, hidden
 
 
-def siblings(samples: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Join the samples of numbered devices that have one value each, such as gauges.
+def siblings(picture: Picture, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return samples by their rows: devices of a group, such as gauges, share one.
 
-    A device with an alarm keeps its own sample.
+    A device with an alarm, or without its value, keeps its own row.
     """
     joined: dict[str, dict[str, Any]] = {}
-    for name, sample in samples.items():
-        kind = family(name)
-        values = [value for field, value in sample.items() if field.startswith(kind)]
-        if kind == name or sample.get("alarms") or len(values) != 1:
+    for name in names:
+        sample, group = picture.samples[name], picture.groups.get(name)
+        if not group or sample.get("alarms") or family(name) not in sample:
             joined[name] = sample
         else:
-            joined.setdefault(f"{kind}s", {"state": sample["state"]})[name] = values[0]
+            shared = joined.setdefault(group, {"state": sample["state"]})
+            shared[name] = sample[family(name)]
     return joined
 
 
@@ -257,7 +278,7 @@ def unimportance(name: str, picture: Picture, sample: dict[str, Any]) -> int:
     """
     if name not in picture.samples:
         return 1
-    quiet = not sample.get("alarms") and state_of(sample, 0) == "online"
+    quiet = not sample.get("alarms") and state_of(sample) == "online"
     return (1 if name in picture.causes.sources else 0) + (2 if quiet else 0)
 
 
@@ -276,7 +297,7 @@ class _Table:
         A state that is longer than its column shifts the fields of its row to the right.
         """
         known = name in self.picture.samples
-        state = self.picture.state(name) if known else state_of(sample, 0)
+        state = self.picture.state(name) if known else state_of(sample)
         first = Text(name, style="bold")
         first.truncate(self.name_width, pad=True)
         second = Text(state, style=COLOURS.get(state, "yellow"))

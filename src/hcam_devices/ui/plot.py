@@ -4,14 +4,16 @@ The input is replies of ``hipercam.recorder.rpc.history``, which ``history.archi
 """
 
 import csv
+import heapq
 import json
 import math
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from statistics import median
 from typing import TextIO
@@ -25,7 +27,6 @@ from ..history.archive import (
     HOUR,
     MAX_POINTS,
     MINUTE,
-    ROLLED_UP,
     SECOND,
     Reply,
     Source,
@@ -35,10 +36,10 @@ from ..history.archive import (
     nothing,
     rows,
     samples,
-    text_from_ms,
 )
 from ..host.installation import install_extra
 from ..journal.points import DAY_MS, timestamp_of
+from . import times as clock
 from .commands import moments, printable
 from .troubles import count
 
@@ -75,24 +76,21 @@ def show(
 ) -> int:
     """Show fields on stdout or in a PNG; return 1 if one of them has no values, otherwise 0.
 
-    ``how`` is ``plot``, ``table`` or ``csv``; the default is a plot in a terminal, and a table in a
-    pipe. Plots mark the times of commands. Without fields, list all fields. ``points`` is the
-    number of lines of a table. ``declared``: the declarations of fields, for digits and scale.
+    ``how`` is ``plot``, ``table``, ``csv`` or ``json``; the default is a plot in a terminal, and a
+    table in a pipe. Plots mark the times of commands. Without fields, list all fields. ``points``
+    is the number of lines of a table. ``declared``: the declarations of fields, for digits and
+    scale.
     """
     if not fields:
-        known = source.fields()
-        for device, units in sorted(known.items()):
-            names = (f"{name} [{unit}]" if unit else name for name, unit in sorted(units.items()))
-            print(printable(f"{device}: {', '.join(names)}"))
-        return 0 if known else 1
+        return listed(source.fields(), as_json=how == "json")
 
     def asked(field: str, pieces: int) -> Reply:
         return source.history(field, *span, pieces) | {"declared": declared.get(field)}
 
     shown = how == "plot" or sys.stdout.isatty()
     terminal = shutil.get_terminal_size() if shown else None
-    if how == "csv":
-        replies = write_csv(source, fields, span, sys.stdout)
+    if how in WRITERS:
+        replies = WRITERS[how](source, fields, span, sys.stdout)
     elif how == "table" or not (png or terminal):
         lines = max(terminal.lines // len(fields) - 4, 5) if terminal else 24
         replies = [asked(field, points or lines) for field in fields]
@@ -114,16 +112,25 @@ def show(
             console = Console(highlight=False, width=terminal.columns)
             for line in charts(replies, span, *terminal, moments(events)):
                 console.print(line)
-    return _note(replies, span)
+    return note(replies, span)
 
 
-def _note(replies: Sequence[Reply], span: Span) -> int:
-    """Print notes on empty, incomplete and averaged replies; return 1 if one of them is empty."""
+def listed(known: Mapping[str, Mapping[str, str]], *, as_json: bool) -> int:
+    """Print the fields of each device, with their units; return 1 if there are none."""
+    if as_json:
+        print(json.dumps(known, indent=2, ensure_ascii=False))
+    else:
+        for device, units in sorted(known.items()):
+            names = (f"{name} [{unit}]" if unit else name for name, unit in sorted(units.items()))
+            print(printable(f"{device}: {', '.join(names)}"))
+    return 0 if known else 1
+
+
+def note(replies: Sequence[Reply], span: Span) -> int:
+    """Print notes on empty and incomplete replies; return 1 if one of them is empty."""
     empty = [reply for reply in replies if reply["newest"]]
-    for note in (*(nothing(reply, span) for reply in empty), *lost(replies)):
-        print(printable(note), file=sys.stderr)
-    if any(reply["rolled_up"] for reply in replies):
-        print(ROLLED_UP, file=sys.stderr)
+    for text in (*(nothing(reply, span) for reply in empty), *lost(replies)):
+        print(printable(text), file=sys.stderr)
     return 1 if empty else 0
 
 
@@ -225,13 +232,14 @@ class Times:
         """Return at most ``most`` round times (ms), each with its label."""
         length = self.span.end - self.span.start
         step = next((step for step in TIME_STEPS if length / step <= most), TIME_STEPS[-1])
-        first = -(-self.span.start // step) * step
+        offset = clock.offset_ms(self.span.start)  # a summer time may end in the span
+        first = -(-(self.span.start + offset) // step) * step - offset
         return {time: _mark(time, step) for time in range(first, self.span.end + 1, step)}
 
 
 def _mark(time: int, step: int) -> str:
-    text = text_from_ms(time)
-    if step >= DAY_MS or time % DAY_MS == 0:
+    text = clock.text(time)
+    if step >= DAY_MS or text.endswith("00:00:00"):
         return text[:10]
     return text[11:16] if step >= MINUTE else text[11:19]
 
@@ -331,7 +339,7 @@ def charts(
     for unit, group in plots:
         scale = ", logarithmic" if logarithmic(group) else ""
         title = ", ".join(reply["field"] for reply in group)
-        yield Text(printable(f"{title}  {unit}{scale}  {span}"), "bold")
+        yield Text(printable(f"{title}  {unit}{scale}  {shown(span)}"), "bold")
         yield from chart(group, span, width, min(each, 20), marked)
         for reply, colour in zip(group, COLOURS * len(group), strict=False):
             yield Text("━━", colour).append(words[reply["field"]], "default")
@@ -341,6 +349,13 @@ def charts(
         yield Text(
             f"{MARK} {count(len(marked), 'command')}: hcam history --commands lists them", "dim"
         )
+
+
+def shown(span: Span) -> str:
+    """Return a span as text, with the name of the zone."""
+    digits = 16 if span.end - span.start >= HOUR else 19
+    start, end = (clock.text(time)[:digits] for time in span)
+    return f"{start} to {end} {clock.zone(span.end)}"
 
 
 def by_unit(replies: list[Reply]) -> Iterator[tuple[str, list[Reply]]]:
@@ -362,7 +377,7 @@ def in_words(reply: Reply, span: Span) -> str:
     piece = length / MAX_POINTS / MINUTE  # a time is the start of its piece
 
     def when(index: int) -> str:
-        return f"({text_from_ms(times[index])[digits]})"
+        return f"({clock.text(times[index])[digits]})"
 
     return (
         f"{reply['field']}: last {written(reply['last'][-1])} {when(-1)}, "
@@ -386,12 +401,12 @@ def table(reply: Reply) -> Iterator[str]:
 def _table(reply: Reply) -> Iterator[str]:
     unit = f"  {reply['unit']}" if reply["unit"] else ""
     if "value" in reply:
-        yield f"{'time (UTC)':<19}  {reply['field']}"
+        yield f"{_head(reply):<19}  {reply['field']}"
         if reply["earlier"]:
             yield f"({reply['earlier']} changes before)"
         for time, value in zip(reply["time"], reply["value"], strict=True):
-            yield f"{text_from_ms(time)}  {value}"
-        yield f"{text_from_ms(reply['until'])}  still {reply['value'][-1]}"
+            yield f"{clock.text(time)}  {value}"
+        yield f"{clock.text(reply['until'])}  still {reply['value'][-1]}"
         return
     columns = ("min", "mean", "max", "last")
     written = writer(reply)
@@ -399,10 +414,14 @@ def _table(reply: Reply) -> Iterator[str]:
     widths = [max(map(len, [name, *some])) for name, some in zip(columns, cells, strict=True)]
     yield f"{reply['field']}{unit}"
     lines = [columns, *zip(*cells, strict=True)]
-    firsts = ["time (UTC)", *map(text_from_ms, reply["time"])]
+    firsts = [_head(reply), *map(clock.text, reply["time"])]
     for first, line, n in zip(firsts, lines, ["n", *reply["n"]], strict=True):
         numbers = "  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True))
         yield f"{first:<19}  {numbers}  {n:>5}"
+
+
+def _head(reply: Reply) -> str:
+    return f"time ({clock.zone(reply['time'][-1])})"
 
 
 def write_csv(source: Source, fields: tuple[str, ...], span: Span, out: TextIO) -> list[Reply]:
@@ -414,6 +433,22 @@ def write_csv(source: Source, fields: tuple[str, ...], span: Span, out: TextIO) 
     for time, row in rows(streams):
         writer.writerow([timestamp_of(time), *(row.get(field, "") for field in fields)])
     return list(pages)
+
+
+def write_json(source: Source, fields: tuple[str, ...], span: Span, out: TextIO) -> list[Reply]:
+    """Write all values of fields in order of time, an object on each line; return first pages."""
+    pages, streams = zip(*(samples(source, field, span) for field in fields), strict=True)
+    units = {field: page["unit"] for field, page in zip(fields, pages, strict=True)}
+    for time, seq, name, value in heapq.merge(*streams, key=itemgetter(0)):
+        device, _, field = name.partition(".")
+        keep = not isinstance(value, float) or math.isfinite(value)
+        found = {"device": device, "field": field, "value": value if keep else None}
+        found |= {"unit": units[name], "time": timestamp_of(time), "seq": seq}
+        out.write(f"{json.dumps(found, ensure_ascii=False)}\n")
+    return list(pages)
+
+
+WRITERS = {"csv": write_csv, "json": write_json}
 
 
 def write_png(replies: list[Reply], span: Span, file: Path, marked: Sequence[int] = ()) -> None:
@@ -467,10 +502,11 @@ def write_png(replies: list[Reply], span: Span, file: Path, marked: Sequence[int
         for text in panel.legend(loc="upper left", fontsize="small").get_texts():
             text.set_parse_math(False)
     panel.set_xlim(*_moments(span))
-    locator = AutoDateLocator()  # type: ignore[no-untyped-call]
+    zone = clock.moment(span.end).tzinfo
+    locator = AutoDateLocator(tz=zone)  # type: ignore[no-untyped-call]
     panel.xaxis.set_major_locator(locator)
-    panel.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
-    panel.set_xlabel("UTC")
+    panel.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=zone))  # type: ignore[no-untyped-call]
+    panel.set_xlabel(clock.zone(span.end))
     try:
         figure.savefig(file, format="png", dpi=120)
     except OSError as error:
@@ -501,4 +537,4 @@ def _word(field: str, value: str) -> str:
 
 
 def _moments(times: Iterable[int]) -> list[datetime]:
-    return [datetime.fromtimestamp(time / 1000, UTC) for time in times]
+    return list(map(clock.moment, times))

@@ -19,20 +19,20 @@ from ..wamp import uris, utils
 from ..wamp.uris import Address
 
 
-def probed(address: Address, file: Path | None, settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield lines about the telescope's server; nothing is moved or set.
+def probed(address: Address, file: Path | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is found out about the telescope's server; nothing is moved or set.
 
     ``settings`` are settings of the link. Without a host or port among them, use the link of the
     gtcserver at the router ``address``, or else of the instrument file. Raises HcamError if the
     server does not answer, or if CORBA is not installed.
     """
     require_corba()
+    found: dict[str, Any] = {}
     if not settings.keys() & {"host", "port"}:
-        found_by, known = _link_settings(address, file)
+        found["found by"], known = _link_settings(address, file)
         settings = {**known, **settings}
-        yield f"{'found by':<12} {found_by}"
     try:
-        yield from asyncio.run(report(Corba(**settings)))
+        return found | asyncio.run(report(Corba(**settings)))
     except (*LINK_LOST, ValueError) as error:
         raise HcamError(str(error)) from None
 
@@ -53,24 +53,31 @@ def _link_settings(address: Address, file: Path | None) -> tuple[str, dict[str, 
         return f"{instrument.path} (no gtcserver is running at {address})", described["link"]
 
 
-async def report(link: Corba) -> list[str]:
-    """Return lines about a telescope's server: its reference and its answers.
+def as_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield lines about a telescope's server."""
+    for name, value in found.items():
+        if isinstance(value, dict):
+            yield from (f"  {operation:<34} {answer}" for operation, answer in value.items())
+        else:
+            yield f"{name:<12} {', '.join(value) if isinstance(value, list) else value}"
+
+
+async def report(link: Corba) -> dict[str, Any]:
+    """Return what a telescope's server is: the contents of its reference, and its answers.
 
     Raises as ``Corba.open``; the text of the error includes the contents of the reference.
     """
-    known = describe(await link.reference())
-    known["addresses"] = ", ".join(known["addresses"])
-    lines = [f"{name:<12} {value}" for name, value in known.items()]
+    found = dict(describe(await link.reference()))
     try:
         await link.open()
     except LINK_LOST as error:
-        raise ConnectionError("\n".join([*lines, f"{'alive':<12} no: {error}"])) from None
-    lines.append(f"{'alive':<12} yes")
+        lines = as_lines(found | {"alive": f"no: {error}"})
+        raise ConnectionError("\n".join(lines)) from None
+    answers: dict[str, str] = {}
     for operation in READABLE:
         try:
-            answer = shorten(await link.ask(None, operation))
+            answers[operation] = shorten(await link.ask(None, operation))
         except (*LINK_LOST, RefusedError, ValueError) as error:
-            answer = f"not read: {error}"
-        lines.append(f"  {operation:<34} {answer}")
+            answers[operation] = f"not read: {error}"
     link.close()
-    return lines
+    return found | {"alive": "yes", "values": answers}

@@ -6,33 +6,33 @@ from typing import Any, TypeAlias
 from rich.text import Text
 
 from ..core.fields import Readback
-from .troubles import SEVERITIES, family
+from ..names import family
+from ..wamp.presentation import AT_REST, EXPOSURE, UNITS
+from .troubles import SEVERITIES
 
 Declared: TypeAlias = Mapping[str, Readback]
 """Fields by their names in a sample."""
 
-SILENT_AFTER_S = 60.0
-"""A device whose newest sample is older is shown as silent."""
-PRETTY_UNITS = {"deg_C": "°C", "l / min": "l/min", "MB / s": "MB/s", "1 / s": "/s"}
 NO_FIELDS = {"device", "seq", "epoch", "timestamp", "state", "alarms", "state_reason"}
 """The entries of a sample that are not shown as fields."""
-DETECTOR_FIELDS = ("system.stateName", "system.subStateName", "exposure.expStatusName", "run")
+DETECTOR_FIELDS = [EXPOSURE[name] for name in ("state", "activity", "outcome", "run")]
 """Fields that only a detector has."""
 BAR_LENGTH = 20
 
 
-def state_of(sample: dict[str, Any], age: float) -> str:
-    """Return the state of a device in one word, from its newest sample and the sample's age (s)."""
+def state_of(sample: dict[str, Any], *, silent: bool = False) -> str:
+    """Return the state of a device in one word, from its newest sample, if that is not too old."""
     if not sample:
         return "no news"
     states = dict(sample["state"])
-    if age > SILENT_AFTER_S:
+    if silent:
         return "silent"
     connection = states.pop("connection", "online")
     if connection == "online" and is_detector(sample):
         words = {"active": "exposing", "error": "error"}
-        return words.get(sample["system.subStateName"], str(sample["system.stateName"]))
-    return connection if connection != "online" else "/".join(states.values()) or connection
+        return words.get(sample[EXPOSURE["activity"]], str(sample[EXPOSURE["state"]]))
+    others = dict.fromkeys(state for state in states.values() if state != AT_REST)
+    return connection if connection != "online" else "/".join(others) or connection
 
 
 def row(sample: dict[str, Any], declared: Declared, width: int, *, compact: bool) -> Text:
@@ -80,7 +80,7 @@ def fields(sample: dict[str, Any], declared: Declared) -> Iterator[tuple[str, li
             if "value" not in value:  # a table, such as the telescope's header
                 continue
             unit, text = value["unit"], written(value["value"])
-        families.setdefault(family(name), ([], PRETTY_UNITS.get(unit, unit)))[0].append(text)
+        families.setdefault(family(name), ([], UNITS.get(unit, unit)))[0].append(text)
     for name, (values, unit) in families.items():
         same = len(values) > 1 and len(set(values)) == 1
         yield name, [f"{values[0]} x{len(values)}"] if same else values, unit
@@ -107,26 +107,27 @@ def is_detector(sample: dict[str, Any]) -> bool:
 
 def exposure(sample: dict[str, Any], declared: Declared) -> Text:
     """Return the state of a detector's run, with a progress bar while it is active."""
-    active = sample["system.subStateName"] == "active"
-    done, expected = sample.get("frames_done"), sample.get("frames_expected")
-    parts = [f"run {sample['run']}" if active else f"last run {sample['run']}"]
+    active = sample[EXPOSURE["activity"]] == "active"
+    done, expected = (sample.get(EXPOSURE[name]) for name in ("done", "expected"))
+    run = sample[EXPOSURE["run"]]
+    parts = [f"run {run}" if active else f"last run {run}"]
     if not active:
-        parts[0] += f" ({sample['exposure.expStatusName']})"
+        parts[0] += f" ({sample[EXPOSURE['outcome']]})"
     if done is not None:
         parts.append(f"{done} of {expected} frames" if expected else f"{done} frames")
     if active and expected and done is not None:
         full = round(BAR_LENGTH * min(done / expected, 1))
         parts[-1] += f" {'━' * full}{'╌' * (BAR_LENGTH - full)} {100 * done // expected}%"
-    left = sample.get("exposure.countDown")
+    left = sample.get(EXPOSURE["left"])
     if active and left:
         parts.append(f"{left['value']:.0f} s left")
-    if sample.get("cldc_0.statusName") == "disabled":
+    if sample.get(EXPOSURE["clocks"]) == "disabled":
         parts.append("clocks disabled")
-    for name, what in (("data_rate", ""), ("disk_free", " left")):
+    for name, what in ((EXPOSURE["rate"], ""), (EXPOSURE["disk"], " left")):
         if value := sample.get(name):
             unit = value["unit"]
             text = writer(declared, name)(value["value"])
-            parts.append(f"{text} {PRETTY_UNITS.get(unit, unit)}{what}")
+            parts.append(f"{text} {UNITS.get(unit, unit)}{what}")
     return Text(" \u00b7 ".join(parts))
 
 
@@ -134,7 +135,7 @@ def is_telemetry(sample: Any) -> bool:
     """Return whether a sample can be shown, because any program may publish to its topic."""
     try:
         row(sample, {}, 80, compact=False)
-        texts = [sample["device"], sample["state"]["connection"], state_of(sample, 0)]
+        texts = [sample["device"], sample["state"]["connection"], state_of(sample)]
         for alarm in sample["alarms"]:
             texts += [alarm["field"], alarm["reason"], alarm.get("since") or ""]
             if alarm["severity"] not in SEVERITIES:

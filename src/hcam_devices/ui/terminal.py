@@ -1,19 +1,20 @@
 """The instrument in a terminal: ``hcam watch``, ``hcam status`` and ``hcam wire``."""
 
 import asyncio
+import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.exception import Error as WampError
 from autobahn.wamp.types import SubscribeOptions
 from rich.console import Console
 from rich.live import Live
+from rich.text import Text
 
 from .. import HcamError
 from ..config.instrument import Instrument
@@ -22,13 +23,17 @@ from ..wamp import uris
 from ..wamp.session import JOIN_WITHIN, Session, join, keep_joined
 from ..wamp.uris import Address
 from ..wamp.utils import TIMEOUT, unreachable
+from . import times
 from .calling import no_such_device
 from .keys import Browser, pressed
 from .picture import Changes, Picture, draw
 
-MAX_LOOK_S = 1.0
-"""Wait this long for devices and servers from which the router has retained nothing."""
+log = logging.getLogger(__name__)
+
 REDRAW_PERIOD_S = 0.5
+SILENT = "not heard"
+MAX_LIVE = 50
+"""Of more devices than this, hear what changed, from servers that publish it."""
 
 
 async def watch(
@@ -74,14 +79,47 @@ async def watch(
 
 
 async def follow(picture: Picture, session: Session) -> None:
-    """Subscribe a picture to its devices and servers, with their retained events."""
+    """Subscribe a picture to its devices and servers; it then has heard all retained events."""
     last = SubscribeOptions(get_retained=True)
-    servers = picture.instrument.servers
+    instrument = picture.instrument
+    many = len(picture.samples) > MAX_LIVE and picture.realm == uris.REALM
+    live: dict[str, Any] = {}
+    begun: set[asyncio.Future[Any]] = set()
+
+    async def listen(name: str) -> None:
+        live[name] = None  # it is being subscribed
+        live[name] = await session.subscribe(picture.hear, uris.telemetry(name), last)
+
+    def begin(what: Awaitable[Any]) -> None:
+        task = asyncio.ensure_future(what)
+        begun.add(task)
+        task.add_done_callback(end)
+
+    def end(task: asyncio.Future[Any]) -> None:
+        begun.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.debug("a subscription was not changed: %s", error)
+
+    def hear_changes(event: Any) -> None:
+        for name in picture.hear_changes(event):
+            if live.get(name):
+                begin(live.pop(name).unsubscribe())
+
+    def hear_status(event: Any) -> None:
+        picture.hear_status(event)
+        gone = isinstance(event, dict) and event.get("state") == "gone" and event.get("server")
+        for name, entry in instrument.entries.items():  # their testaments are telemetry
+            if many and gone == entry.server and name in picture.samples and name not in live:
+                begin(listen(name))
+
+    statuses = map(uris.status, instrument.servers)
     await asyncio.gather(
-        session.subscribe(picture.hear, uris.ALL_TELEMETRY, SubscribeOptions(match="wildcard")),
-        *(session.subscribe(picture.hear, uris.telemetry(name), last) for name in picture.samples),
-        *(session.subscribe(picture.hear_status, uris.status(name), last) for name in servers),
+        *map(listen, picture.samples),
+        *(session.subscribe(hear_status, topic, last) for topic in statuses),
     )
+    # The router answers in order: this answer comes after all retained events.
+    hear, topic = (hear_changes, uris.ALL_CHANGES) if many else (picture.hear, uris.ALL_TELEMETRY)
+    await session.subscribe(hear, topic, SubscribeOptions(match="wildcard"))
     picture.router = True
 
 
@@ -90,9 +128,6 @@ async def look(picture: Picture, address: Address) -> None:
     try:
         async with join(address, picture.realm) as session:
             await follow(picture, session)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(MAX_LOOK_S):
-                    await picture.complete.wait()
     except (OSError, WampError) as error:
         raise HcamError(unreachable(address, error, JOIN_WITHIN)) from None
 
@@ -122,40 +157,74 @@ async def _print_changes(picture: Picture, console: Console) -> None:
     while True:
         await asyncio.sleep(REDRAW_PERIOD_S)
         now = Changes(picture)
-        clock = time.strftime("%H:%M:%S", time.gmtime())
+        clock = times.text(round(time.time() * 1000))[11:]
         for line in now.after(before):
             console.print(f"{clock} {line}", soft_wrap=True, markup=False, highlight=False)
         before = now
 
 
-async def status(instrument: Instrument, address: Address) -> int:
-    """Print a summary; return 1 if a device is silent, offline or has an alarm, otherwise 0."""
+class Status(NamedTuple):
+    """What runs and what is wrong, as data and as text; ``well`` if nothing is wrong."""
+
+    data: dict[str, Any]
+    text: str
+    well: bool
+
+
+async def status(instrument: Instrument, address: Address) -> Status:
+    """Return a summary of the instrument. Raises HcamError if there is no router."""
     picture = Picture(instrument, "*")
-    console = Console()
-    write = partial(console.print, soft_wrap=not console.is_terminal)
     await look(picture, address)
     running = {s["server"] for s in picture.servers.values() if s["state"] == "running"}
-    for server in instrument.servers:
-        write(f"{server} is {'running' if server in running else 'NOT RUNNING'}")
-    silent = [name for name, sample in picture.samples.items() if not sample]
-    offline = [
-        name
+    servers = {name: name in running for name in instrument.servers}
+    devices = {
+        name: sample["state"]["connection"] if sample else SILENT
         for name, sample in picture.samples.items()
-        if sample and sample["state"]["connection"] != "online"
+    }
+    troubles = picture.troubles()
+    alarms = [
+        {
+            "device": name.device,
+            "field": name.field,
+            "severity": name.severity,
+            "reason": reason,
+            "since": one.since,
+        }
+        for one in troubles
+        for name, reason in one.reasons.items()
     ]
-    online = len(picture.samples) - len(silent) - len(offline)
-    write(f"{online} of {len(picture.samples)} devices are online")
+    system = picture.of_alarms()
+    lines: list[str | Text] = [
+        f"{name} is {'running' if runs else 'NOT RUNNING'}" for name, runs in servers.items()
+    ]
+    online = [name for name, state in devices.items() if state == "online"]
+    lines.append(f"{len(online)} of {len(devices)} devices are online")
+    silent = [name for name, state in devices.items() if state == SILENT]
+    offline = [name for name in devices if name not in {*online, *silent}]
     for names, what in ((offline, "offline"), (silent, "not heard")):
         if names:
-            write(f"{what}: {', '.join(names)}")
-    alarms = picture.alarms()
-    for line in alarms:
-        write(line)
-    return 1 if alarms or silent or offline else 0
+            lines.append(f"{what}: {', '.join(names)}")
+    console = Console()
+    with console.capture() as text:
+        for line in (*lines, *picture.alarms(), *filter(None, [system])):
+            console.print(line, soft_wrap=not console.is_terminal)
+    return Status(
+        {"servers": servers, "devices": devices, "alarms": alarms, "alarm_system": system},
+        text.get().rstrip("\n"),
+        not troubles and len(online) == len(devices),
+    )
 
 
-async def wire(device: str, address: Address, seconds: float, file: Path | None) -> None:
-    """Print the bytes between a device and its hardware for a while; also append them to a file.
+async def wire(
+    device: str,
+    address: Address,
+    seconds: float,
+    file: Path | None,
+    say: Callable[[dict[str, Any], str], None],
+) -> None:
+    """Follow the bytes between a device and its hardware; also append them to a file.
+
+    ``say`` is called with each event and a line for it.
 
     Raises HcamError if the device or the router does not answer.
     """
@@ -163,8 +232,8 @@ async def wire(device: str, address: Address, seconds: float, file: Path | None)
 
         def show(event: dict[str, Any]) -> None:
             content = repr(bytes.fromhex(event["hex"]))[2:-1]
-            clock = event["time"][11:-1]
-            print(f"{clock} {event['direction']} {content:<44} {event['meaning']}", flush=True)
+            clock = times.exact(event["time"])[11:23]
+            say(event, f"{clock} {event['direction']} {content:<44} {event['meaning']}")
             if recording:
                 recording.write(capture.record(event) + "\n")
                 recording.flush()

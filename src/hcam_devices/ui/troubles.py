@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ..config.instrument import Instrument
 from ..devices.views import View
+from ..names import family
+from . import times
 
 Root: TypeAlias = tuple[str, str]
 """The device and the field of an alarm."""
@@ -69,14 +71,9 @@ def count(n: int, noun: str) -> str:
 
 def short(moment: str) -> str:
     """Return the time of a moment (UTC, ISO 8601), and its date unless that is today."""
-    date, _, clock = moment.partition("T")
-    today = time.strftime("%Y-%m-%d", time.gmtime())
+    date, _, clock = times.text(moment).partition(" ")
+    today = times.text(round(time.time() * 1000))[:10]
     return clock[:8] if date == today else f"{date} {clock[:5]}"
-
-
-def family(name: str) -> str:
-    """Return a name without its number: ``pressure`` for ``pressure1``."""
-    return re.sub(r"\d+$", "", name)
 
 
 class Causes:

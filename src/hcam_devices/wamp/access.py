@@ -9,8 +9,6 @@ import fcntl
 import json
 import os
 import re
-import secrets
-import ssl
 import stat
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -19,10 +17,13 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import HcamError
-from ..host.home import home, writable_or_explain
+from ..host.home import home, writable_or_explain, write_whole
+
+if TYPE_CHECKING:  # 9 ms, which hcam call does not need without TLS
+    import ssl
 
 LOCAL = "local"
 """The name of the key of ``hcam`` and of scripts on the machine of the router."""
@@ -65,7 +66,7 @@ class Key:
     @classmethod
     def new(cls, name: str, role: str, router: str, ca: str = "") -> "Key":
         """Return a key with new secrets."""
-        return cls(name, role, router, secrets.token_hex(32), secrets.token_urlsafe(32), ca)
+        return cls(name, role, router, os.urandom(32).hex(), os.urandom(32).hex(), ca)
 
     @property
     def public(self) -> str:
@@ -136,13 +137,15 @@ def read_key(path: Path) -> Key:
 
 
 @cache
-def context_of(ca: str) -> ssl.SSLContext | None:
+def context_of(ca: str) -> "ssl.SSLContext | None":
     """Return a TLS context that trusts only a CA (PEM); None if ``ca`` is empty.
 
     Raises ValueError if ``ca`` is no certificate.
     """
     if not ca:
         return None
+    import ssl  # noqa: PLC0415  (see above)
+
     try:
         context = ssl.create_default_context(cadata=ca)
     except ssl.SSLError as error:
@@ -151,8 +154,15 @@ def context_of(ca: str) -> ssl.SSLContext | None:
     return context
 
 
-def untrusted(where: object, error: ssl.SSLError, key: Key) -> ConnectionError | AccessError:
-    """Return why there is no TLS with the router of a key, and what to do about it."""
+def untrusted(where: object, error: Exception, key: Key) -> Exception:
+    """Return why there is no TLS with the router of a key, and what to do about it.
+
+    Return the error itself if it is none of TLS.
+    """
+    import ssl  # noqa: PLC0415  (see above)
+
+    if not isinstance(error, ssl.SSLError):
+        return error
     if isinstance(error, ssl.SSLEOFError):
         return ConnectionResetError("the connection was closed")
     whose = f"the key of {key.name!r}"
@@ -349,13 +359,5 @@ def _changed(folder: Path) -> Iterator[dict[str, Person]]:
 
 def write_secret(path: Path, text: str) -> None:
     """Write a file for its owner only, as a whole or not at all. Raise HcamError on failure."""
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with writable_or_explain(path):
-        try:
-            with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(path)
-        finally:
-            fresh.unlink(missing_ok=True)
+        write_whole(path, text)

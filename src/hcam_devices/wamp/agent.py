@@ -18,7 +18,7 @@ from autobahn.wamp.types import SubscribeOptions
 from pydantic import ValidationError
 
 from ..core.device import Device, Sample, iso_from_s
-from ..core.fields import Procedure, Setpoint, is_number, sentence, shorten
+from ..core.fields import CALLER, Procedure, Setpoint, is_number, sentence, shorten
 from ..core.link import patience
 from ..errors import NoSuchProcedureError, WampError, refusal, uri_of
 from ..journal import Journal
@@ -92,12 +92,14 @@ class Agent:
         self.displaced = ""
         """Why no commands arrive: another program took the name by force."""
         self.stands_in: Callable[[str], bool] = lambda procedure: False
+        self.published: Callable[[Sample], None] = lambda sample: None
         self._untrace: asyncio.TimerHandle | None = None
         self._session: Session | None = None
         self._newest: Sample | None = None
         self.commands = CommandLog(device, journal, self.telemetry, self._publish_command)
         device.listeners.append(self.publish)
         device.call_peer = self.call_peer
+        device.record = self.commands.note
 
     async def present(self, session: Session) -> None:
         """Present the device in a session. An error undoes the whole attempt.
@@ -232,6 +234,7 @@ class Agent:
         if self._session and self._session.is_attached():
             try:
                 self._session.publish_retained(uris.telemetry(self.device.name), sample)
+                self.published(sample)
             except TransportLost:
                 log.debug("%s: sample %s is only in the journal", self.device.name, sample["seq"])
 
@@ -256,21 +259,26 @@ class Agent:
     def _setter(self, field: str) -> Any:
         procedure = self.procedures[f"set_{field}"]
 
-        async def receive(*args: Any, _event: Any, _why: Any = None, **kwargs: Any) -> None:
+        def receive(*args: Any, _event: Any, _why: Any = None, **kwargs: Any) -> Awaitable[None]:
             publisher = _event.publisher_authid, _event.publisher_authrole
+            # At once, as in _serve: a call that arrives next must not get an earlier time.
             command = self.commands.begin(publisher, field, procedure, args, kwargs, why=_why)
-            reason: str | None = CANCELED
-            try:
-                reason = await self.device.set_unacknowledged(field, *args, **kwargs)
-            finally:
-                self._outbox.flush()
-                self.commands.end(command, reason)
+            return self._set(field, command)
 
         return receive
+
+    async def _set(self, field: str, command: Command) -> None:
+        reason: str | None = CANCELED
+        try:
+            reason = await self.device.set_unacknowledged(field, *command.args, **command.kwargs)
+        finally:
+            self._outbox.flush()
+            self.commands.end(command, reason)
 
     def _serve(self, *args: Any, _call: Any, _why: Any = None, **kwargs: Any) -> Any:
         name = _call.procedure.split(".rpc.", 1)[1]
         procedure = self.procedures.get(name)
+        CALLER.set(_call.caller_authid or "")
         command = None
         if procedure is None or not procedure.read_only:
             caller = _call.caller_authid, _call.caller_authrole
@@ -334,6 +342,8 @@ class Agent:
         except TypeError as error:
             takes = usage(procedure.describe(name)) or "no argument"
             raise ValueError(f"{name}: {error}; it takes {takes}") from None
+        if not (procedure.read_only or procedure.sets):  # setpoints are checked where they are set
+            self.device.require_permission(name)
         return procedure.call(*args, **kwargs)
 
     async def call_peer(
@@ -354,7 +364,8 @@ class Agent:
 
     def describe(self) -> dict[str, Any]:
         """Return the description of the device: its fields, setpoints and procedures."""
-        return self._description
+        interlocks = {name: describe() for name, describe in self.device.interlocks.items()}
+        return self._description | {"interlocks": interlocks}
 
     @cached_property
     def _description(self) -> dict[str, Any]:

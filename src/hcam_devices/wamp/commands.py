@@ -160,6 +160,14 @@ class CommandLog:
             "seq": _number_after(command.seen, self._newest()),
         }
 
+    def note(
+        self, who: str, what: str, args: Sequence[str], why: str, error: str | None = None
+    ) -> None:
+        """Note what an interlock did by itself, however many commands were refused."""
+        command = self.begin((who, "interlock"), what, None, args, {}, why=why)
+        self._running.discard(command)
+        self._note(self._event(command, error))
+
     def close(self) -> None:
         """Note unfinished commands, and the number of refused ones not noted."""
         for command in list(self._running):

@@ -5,20 +5,17 @@ the recorder.
 """
 
 import asyncio
-import json
 import math
 from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
-
-import orjson
 
 from ..core.device import Sample, iso_from_s
 from ..core.fields import is_number, shorten
 from ..errors import InvalidArgumentError
 from ..journal import Journal
 from ..journal.digest import NONE, SIZE, digest
-from ..journal.points import flatten
+from ..journal.records import records_in
 from . import uris
 from .session import Session
 
@@ -47,7 +44,7 @@ class JournalService:
         """
         # autobahn says "an Exception", and means its class.
         session.define(ValueError, InvalidArgumentError.uri)  # type: ignore[arg-type]
-        for answer in (self.inventory, self.samples, self.samples_compressed, self.digests):
+        for answer in (self.inventory, self.samples, self.page, self.digests):
             uri = uris.journal(server, answer.__name__)
             await session.claim(answer, uri, displaced=displaced)
 
@@ -75,12 +72,10 @@ class JournalService:
         _check_place(after, limit, epoch or "")
         return self.journal.samples(device, after, min(limit, MAX_SAMPLES), epoch)
 
-    def samples_compressed(
-        self, device: str, after: int = 0, limit: int = 1000, epoch: str | None = None
-    ) -> str:
-        """Return the samples as JSON in zlib in base64: more of them fit into a message."""
+    def page(self, device: str, after: int = 0, limit: int = 1000, epoch: str | None = None) -> str:
+        """Return more of them at once, as ``journal/records.py`` describes, for the recorder."""
         _check_place(after, limit, epoch or "")
-        return self.journal.samples_compressed(device, after, min(limit, MAX_SAMPLES), epoch)
+        return self.journal.page(device, after, min(limit, MAX_SAMPLES), epoch)
 
     async def digests(self, device: str, first: int, last: int, epoch: str) -> str:
         """Return the digests (``journal/digest.py``) of the samples from ``first`` to ``last``.
@@ -102,10 +97,8 @@ class JournalService:
         found = [NONE] * BLOCK
         first = block * BLOCK
         for seq, text in self.journal.records(device, first, first + BLOCK - 1, epoch):
-            try:
-                found[seq - first] = digest(flatten(_sample(text)))
-            except ValueError:  # no store keeps such a sample either
-                continue
+            if record := records_in(text)[seq]:
+                found[seq - first] = digest(record.point)
         packed = b"".join(found)
         if NONE not in found[not block :]:  # numbers start at 1
             self._blocks[device, epoch, block] = packed
@@ -130,13 +123,6 @@ def _period(start: float | None, end: float | None) -> tuple[float, float]:
                 f"{name} must be Unix seconds from {low:g} to {high:g}, not {shorten(value)}"
             )
     return -math.inf if start is None else start, math.inf if end is None else end
-
-
-def _sample(text: bytes) -> Sample:
-    try:
-        return dict(orjson.loads(text))
-    except ValueError:  # orjson reads neither lone surrogates nor numbers beyond a double
-        return dict(json.loads(text))
 
 
 def _check_place(after: object, limit: object, epoch: object) -> None:

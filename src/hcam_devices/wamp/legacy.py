@@ -23,6 +23,8 @@ loopback; of others without a key; of the bridge. No person has one."""
 LIMIT = roles.Limit(roles.MIB, 8 * roles.MIB, 128)
 """``hdriver`` sends the tables of a whole run, and reads nothing while it asks its user."""
 DOORS = "call", "publish"
+NOT_FOR_GUESTS = "events", "metrics"
+"""What programs of version 1.7 do not know, and others can ask where the router itself listens."""
 
 
 def with_realm1(
@@ -56,7 +58,8 @@ def with_realm1(
     limits = paths["call"]["extra"]["limits"] | dict.fromkeys((LOCAL, GUEST), asdict(LIMIT))
     more = {"anonymous": roles.OPERATOR, "limits": limits}
     doors = {name: paths[name] | {"extra": paths[name]["extra"] | more} for name in DOORS}
-    guest = paths | doors | {"ws": paths["ws"] | {"auth": _anonymous(GUEST)}}
+    known = {name: path for name, path in paths.items() if name not in NOT_FOR_GUESTS}
+    guest = known | doors | {"ws": paths["ws"] | {"auth": _anonymous(GUEST)}}
     addresses = instrument.legacy.listen
     if "tls" in transport["endpoint"]:
         if port == PORT:
@@ -102,6 +105,7 @@ def _presented(entry: Entry) -> dict[str, Any]:
     device: Device = entry.build()
     return {
         "kind": entry.cls.kind(),
+        "names": list(entry.names),
         "setpoints": [name for name, one in device.fields.items() if isinstance(one, Setpoint)],
         "texts": [name for name, one in device.procedures().items() if _takes_text(name, one)],
     }

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from ..config.instrument import LOGGER, Entry
+from ..config.instrument import ALARMS, COMMON, LOGGER, Entry
 from ..core.fields import Setpoint
 from . import uris
 from .access import LOCAL
@@ -79,21 +79,22 @@ class Rule:
 
 
 def merged(rules: Iterable[Rule]) -> list[Rule]:
-    """Return one rule per URI, for Crossbar, where the longest matching rule decides alone.
+    """Return the rules that Crossbar needs, where the longest matching rule decides alone.
 
     Each allows all that the given rules covering its URI allow. An exact rule allows nothing at
-    a longer URI.
+    a longer URI. A rule that allows what the next shorter one does is left out, because each takes
+    9 kB of the router's memory.
     """
     allowed: dict[str, frozenset[Action]] = {}
     for rule in rules:
         allowed[rule.uri] = allowed.get(rule.uri, frozenset()) | rule.allow
-
-    def of_all(uri: str) -> frozenset[Action]:
-        ends = (end for end in range(len(uri)) if end == 0 or uri[end - 1] == ".")
-        covering = [*(uri[:end] for end in ends), uri]
-        return frozenset[Action]().union(*(allowed.get(one, ()) for one in covering))
-
-    return [Rule(uri, of_all(uri)) for uri in sorted(allowed)]
+    needed: dict[str, Rule] = {}
+    for uri in sorted(allowed):
+        shorter = [needed[uri[:end]] for end in range(len(uri)) if uri[:end] in needed]
+        allow = allowed[uri].union(*(rule.allow for rule in shorter if rule.is_prefix))
+        if not shorter or not shorter[-1].is_prefix or shorter[-1].allow != allow:
+            needed[uri] = Rule(uri, allow)
+    return [*needed.values()]
 
 
 def role_of(server: str) -> str:
@@ -114,7 +115,7 @@ def servers(entries: Iterable[Entry]) -> list[str]:
 
 def programs(entries: Iterable[Entry]) -> dict[str, str]:
     """Return the roles of the programs on the router's machine, by the names of their keys."""
-    servers = {entry.server for entry in entries} | {LOGGER}
+    servers = {entry.server for entry in entries} | COMMON.keys()
     return {LOCAL: ENGINEER} | {server: role_of(server) for server in sorted(servers)}
 
 
@@ -170,7 +171,7 @@ class _Declarations:
     def __init__(self, entries: Iterable[Entry]) -> None:
         self.entries = list(entries)
         self.devices = {entry.name: entry.build() for entry in self.entries}
-        self.servers = sorted({entry.server for entry in self.entries} | {LOGGER})
+        self.servers = sorted({entry.server for entry in self.entries} | COMMON.keys())
 
     def rules(self) -> dict[str, list[Rule]]:
         """Return the rules of each role."""
@@ -224,7 +225,7 @@ class _Declarations:
         rules = [
             *_rules("register", [uris.journal(server, ""), uris.rpc(server, "about")]),
             *_rules("register", map(uris.rpc, names)),
-            *_rules("publish", topics),
+            *_rules("publish", [*topics, uris.changes(server)]),
             *_rules("publish", (uris.wire(entry.name) for entry in entries)),
             *_rules("publish", (uris.command(entry.name) for entry in entries)),
             *_rules("subscribe", [*topics, *setpoints]),
@@ -237,6 +238,9 @@ class _Declarations:
             sets = [uris.rpc(source, f"set_{name}") for source, name in passed if source in shown]
             rules += _rules("subscribe", [*heard, uris.REGISTRATIONS])
             rules += _rules("call", [*(uris.rpc(one, "telemetry") for one in shown), *sets])
+        if server == ALARMS:
+            rules += _rules("publish", map(uris.changed, names))
+            rules += _rules("subscribe", [f"{uris.PREFIX}.", uris.REGISTRATIONS])
         if server == LOGGER:
             samples = [uris.rpc(entry.name, "samples") for entry in self.entries]
             journals = [uris.journal(one, "") for one in self.servers]

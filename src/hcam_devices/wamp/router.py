@@ -14,20 +14,21 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
-from html import escape
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from shutil import copytree, rmtree
 from typing import Any
 
-from ..config.instrument import LOGGER, Entry, Instrument, Router
+from ..config.instrument import Entry, Instrument
 from ..config.router import DEFAULT_HOST, EVERY_NETWORK
+from ..config.tables import Router
 from ..errors import ProtocolError, RouterError
 from ..host import output, rotation, systemd
 from ..host.http import Connection
 from ..host.installation import installed_router, this_program
 from ..host.limits import raise_open_files_limit
 from . import access, legacy, roles, uris
+from .presentation import overview
 from .uris import Address
 
 log = logging.getLogger(__name__)
@@ -58,51 +59,43 @@ USUAL_OPEN_FILES = 1024
 """Debian's soft limit, which a plain Crossbar with the shipped file runs under."""
 PAGES = "pages"
 """The folder of the pages for browsers, in the router's own folder."""
+DESCRIBED = "described.json"
+"""What each device of the instrument file is, in the folder of the pages."""
+PAGE_OPTIONS = {"cache_timeout": 0, "mime_types": {".mjs": "text/javascript"}}
+"""So a browser asks for each file again: the page is that of this version."""
+PATIENT_PING_MS = 3_600_000
+"""The time to answer a ping, for programs of version 1.7 on a Crossbar that is not ours."""
+DOORS = {
+    "call": "door.Door",
+    "publish": "door.Door",
+    "events": "events.Events",
+    "metrics": "metrics.Metrics",
+}
+"""What answers each path over HTTP, in place of Crossbar's bridge: modules in ``data/``."""
 CLIENT_TIMEOUT_S = 10
 """Close a connection without a complete request after this time."""
 
 
-def overview(instrument: Instrument) -> dict[str, Any]:
-    """Return the answer to ``GET /instrument``: title, servers, devices."""
-    devices = [
-        (entry.name, entry.cls.kind(), entry.server, entry.aliases)
-        for entry in instrument.entries.values()
-    ]
-    devices.append(("recorder", "recorder.Recorder", LOGGER, ()))
-    keys = "name", "kind", "server", "aliases"
-    return {
-        "title": instrument.title,
-        "version": version("hcam_devices"),
-        "realm": uris.REALM,
-        "websocket": "/ws",
-        "servers": instrument.servers,
-        "devices": [dict(zip(keys, device, strict=True)) for device in devices],
-    }
+def panel() -> Path:
+    """Return the folder of the web page that shows the instrument."""
+    return shipped().parents[1] / "ui" / "panel"
 
 
-def page(instrument: Instrument) -> str:
-    """Return the web page at ``/``: the devices, and links to more."""
-    told = overview(instrument)
-    title, where = escape(told["title"]), told["websocket"]
-    rows = "\n".join(
-        f"<tr><td>{escape(device['name'])}<td>{escape(device['kind'])}<td>{escape(device['server'])}"
-        for device in told["devices"]
-    )
-    return f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>{title}</title>
-<h1>{title}</h1>
-<p>This is the router of hcam_devices {told["version"]}.
-<code>hcam watch</code> shows the instrument in a terminal.
-Programs join the realm <code>{told["realm"]}</code> at <code>{where}</code>;
-<a href="/instrument">/instrument</a> tells them which devices there are.</p>
-<table>
-<tr><th>Device<th>Kind<th>Server
-{rows}
-</table>
-</html>
-"""
+def write_pages(folder: Path, instrument: Instrument) -> None:
+    """Write the panel's files, and what replayed devices are: in a replay nobody describes them.
+
+    They are copied because Crossbar cannot serve a path that is not ASCII.
+    """
+    rmtree(folder, ignore_errors=True)
+    copytree(panel(), folder)
+    described = {name: one.build().describe() for name, one in instrument.entries.items()}
+    (folder / DESCRIBED).write_text(json.dumps(described), encoding="utf-8")
+
+
+def origins(names: Iterable[str], port: int, *, tls: bool) -> list[str]:
+    """Return the origins of the panel's page: the only ones whose web pages may join."""
+    scheme = "https" if tls else "http"
+    return [f"{scheme}://{name}:{port}" for name in sorted({*names, "127.0.0.1", "localhost"})]
 
 
 def configuration(
@@ -112,7 +105,7 @@ def configuration(
 
     It is for a router on loopback, without roles.
     """
-    role = ROLES[0]["name"]
+    role, own_origins = ROLES[0]["name"], origins((), port, tls=False)
     bridge = {
         "realm": uris.REALM,
         "role": role,
@@ -127,8 +120,8 @@ def configuration(
             "auto_ping_timeout": 5000,
             "auto_ping_size": 12,
             "max_message_size": uris.MAX_MESSAGE_BYTES,
-            # Browsers send an Origin, programs do not: refuse all web pages.
-            "allowed_origins": [],
+            # Browsers send an Origin, programs do not: refuse all web pages but the panel.
+            "allowed_origins": own_origins,
             "allow_null_origin": False,
         },
     }
@@ -138,8 +131,11 @@ def configuration(
         "max_connections": min(MAX_CONNECTIONS, open_files - SPARE_FILES),
         "options": {"client_timeout": CLIENT_TIMEOUT_S},
         "paths": {
-            "/": {"type": "static", "directory": PAGES, "options": {"cache_timeout": 0}},
-            "instrument": {"type": "json", "value": overview(instrument)},
+            "/": {"type": "static", "directory": PAGES, "options": PAGE_OPTIONS},
+            "instrument": {
+                "type": "json",
+                "value": overview(instrument) | {"origins": own_origins},
+            },
             "ws": websocket,
             "call": {"type": "caller", **bridge},
             "publish": {"type": "publisher", **bridge},
@@ -172,10 +168,12 @@ def with_door(configuration: dict[str, Any], hosts: list[str]) -> dict[str, Any]
         "max_body": uris.MAX_MESSAGE_BYTES,
         "limits": {},
     }
-    door = {"type": "resource", "classname": "door.Door", "extra": extra}
     for worker in configuration["workers"]:
         for transport in worker["transports"]:
-            transport["paths"] |= {"call": door, "publish": door}
+            paths = transport["paths"]
+            extra |= {"devices": paths["instrument"]["value"]["devices"]}
+            for path, name in DOORS.items():
+                paths[path] = {"type": "resource", "classname": name, "extra": extra}
     return configuration
 
 
@@ -203,11 +201,19 @@ def with_access(
             transport["endpoint"] |= endpoint
             paths = transport["paths"]
             paths["ws"]["auth"] = {
-                "cryptosign": {"type": "function", "create": "people.create", "config": known}
+                "cryptosign": {"type": "function", "create": "people.create", "config": known},
+                "ticket": {
+                    "type": "function",
+                    "create": "people.create_for_tokens",
+                    "config": known,
+                },
             }
+            own_origins = origins(on.certified, transport["endpoint"]["port"], tls=on.tls)
+            paths["ws"]["options"]["allowed_origins"] = own_origins
+            paths["instrument"]["value"]["origins"] = own_origins
             if anonymous:
                 paths["ws"]["auth"]["anonymous"] = {"type": "static", "role": anonymous}
-            for name in ("call", "publish"):
+            for name in DOORS:
                 extra = {"anonymous": anonymous, "router": router, "limits": limits, **known}
                 paths[name] |= {"extra": paths[name]["extra"] | extra}
     return configuration
@@ -218,7 +224,13 @@ def for_plain_crossbar(configuration: dict[str, Any]) -> dict[str, Any]:
     keeper = {"type": "class", "classname": "door.Doorkeeper", "realm": uris.REALM}
     for worker in configuration["workers"]:
         worker["options"] = {"pythonpath": [str(shipped().parent)]}
-        worker["components"] = [keeper]
+        worker["components"] = [keeper, *(others := worker.get("components", []))]
+        for transport in worker["transports"]:
+            transport["paths"].pop("metrics", None)  # prometheus-client may not be installed there
+            transport["paths"]["/"]["directory"] = str(panel())
+        for transport in worker["transports"] if others else ():
+            # Programs of version 1.7 do not answer while they ask their user something.
+            transport["paths"]["ws"]["options"]["auto_ping_timeout"] = PATIENT_PING_MS
     return configuration
 
 
@@ -295,14 +307,15 @@ def listening(port: int, host: str = DEFAULT_HOST) -> bool:
 
 
 def answers(port: int, host: str = DEFAULT_HOST, ca: str = "") -> bool:
-    """Return whether the router serves its paths. It accepts connections earlier.
+    """Return whether the router serves its paths. It accepts connections earlier, and ``/ws`` last.
 
     With a CA (PEM), it must answer with TLS and a certificate of that CA.
     """
     connection = Connection(host, port, access.context_of(ca))
     try:
         connection.open(timeout=1)
-        return connection.post("/publish", {}, b"", timeout=1).status not in uris.UNKNOWN_PATH
+        found = connection.post("/publish", {}, b"", timeout=1), connection.get("/ws", timeout=1)
+        return all(answer.status not in uris.UNKNOWN_PATH for answer in found)
     except (OSError, ProtocolError):
         return False
     finally:
@@ -314,6 +327,8 @@ def guarded(
 ) -> dict[str, Any]:
     """Return the configuration with roles, after making the keys of this machine.
 
+    It has the realm of version 1.7 if the instrument file says so.
+
     ``where`` is the router for programs of this machine.
     """
     entries, on = [*entries], instrument.router
@@ -321,7 +336,10 @@ def guarded(
     with_names = with_door(plain, sorted(on.certified | {uris.address().host}))
     make_keys(instrument, entries, where)
     router = access.name_of_router(folder / "access", str(where))
-    return with_access(with_names, entries, folder / "access", router, on)
+    made = with_access(with_names, entries, folder / "access", router, on)
+    if instrument.legacy.enabled:
+        made = legacy.with_realm1(made, instrument, entries, where.port)
+    return made
 
 
 async def run(instrument: Instrument, entries: list[Entry], where: Address, folder: Path) -> int:
@@ -339,12 +357,9 @@ async def run(instrument: Instrument, entries: list[Entry], where: Address, fold
             "port with --port"
         )
     node = folder / "router" / str(port)
-    (node / PAGES).mkdir(parents=True, exist_ok=True)
-    (node / PAGES / "index.html").write_text(page(instrument), encoding="utf-8")
+    write_pages(node / PAGES, instrument)
     made = guarded(instrument, entries, where, folder)
-    if instrument.legacy.enabled:
-        made = legacy.with_realm1(made, instrument, entries, port)
-        legacy.require_addresses(made)
+    legacy.require_addresses(made)
     text, own = json.dumps(made, indent=2), access.local_key(access.folder())
     ca = own.ca if own else ""
     (node / "config.json").write_text(text, encoding="utf-8")

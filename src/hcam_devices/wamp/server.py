@@ -5,7 +5,6 @@ differs.
 """
 
 import asyncio
-import gc
 import logging
 import resource
 import signal
@@ -23,9 +22,10 @@ from .. import HcamError
 from ..config.instrument import Entry, Instrument
 from ..core import capture, sim
 from ..core.device import Device, iso_from_s
+from ..core.interlock import Interlock
 from ..errors import NotAuthorizedError
 from ..host import surroundings, systemd
-from ..host.home import exclusive, home, writable_or_explain
+from ..host.home import KeptState, exclusive, home, writable_or_explain
 from ..host.installation import commit
 from ..host.limits import NO_MORE_FILES, raise_open_files_limit
 from ..journal import Journal
@@ -33,6 +33,7 @@ from ..names import did_you_mean
 from . import uris
 from .about import about
 from .agent import MAX_BYTES, SET_UP_WITHIN, Agent
+from .changes import MIN_DEVICES, ServerChanges
 from .journal_service import JournalService
 from .outbox import Outbox
 from .owner import NameTakenError, Owner
@@ -50,6 +51,9 @@ PRESENTED_WITHIN = 30.0
 """Seconds until READY=1 is sent to systemd even if a device is not presented."""
 MAX_PRESENTING = 100
 """Present at most this many devices at once, so that the router can answer others."""
+MAX_POLLING, PHASE_STEP_S = 50, 0.05
+"""At most this many devices poll at once, and the next ones after this time (s), so that a command
+does not wait for a thousand of them."""
 FILES_PER_DEVICE = 2
 """A device keeps its lock and its link to the hardware open."""
 FILES_PER_SIMULATOR = 2
@@ -85,6 +89,7 @@ class Server:
         self.folder, self.emulate, self.replay = folder, emulate, replay or {}
         self.remote = RemoteSources(elsewhere)
         self.beside = beside
+        self.changes = ServerChanges(name)
         self.restarts = 0
         self.owner = Owner(name, iso_from_s(time.time()))
         self.devices: dict[str, Device] = {}
@@ -99,12 +104,12 @@ class Server:
         """Present the devices. Raise AlreadyRunningError if another process has one, or the name.
 
         Raises HcamError if the home cannot be written. Only one process writes a journal, because
-        it may have to replace the file.
+        it counts the samples.
         """
         async with AsyncExitStack() as stack:
             for what in (*(entry.name for entry in self.entries), f"{self.name}.sqlite"):
                 stack.enter_context(exclusive(self.folder / "locks", what))
-            path = self.folder / "journal" / f"{self.name}.sqlite"
+            path = self.folder / "journal" / self.name
             with writable_or_explain(path):
                 journal = Journal(path)
             stack.callback(journal.close)
@@ -117,8 +122,10 @@ class Server:
                 # A call that ends after its device has ended makes no sample any more.
                 stack.callback(agent.device.listeners.clear)
                 stack.callback(agent.commands.close)
-            for device in self.devices.values():
+            for number, device in enumerate(self.devices.values()):
                 device.attach({**self.devices, **self.remote.devices})
+                device.phase += PHASE_STEP_S * (number // MAX_POLLING)
+                self._attach_interlocks(device)
             async with asyncio.TaskGroup() as tasks:
 
                 def work() -> None:
@@ -127,6 +134,7 @@ class Server:
 
                 async def announce(session: Session) -> None:
                     await self._announce(JournalService(journal), session)
+                    self.changes.begin(session)
                     work()
                     await self.remote.follow(session)
                     presenting = tasks.create_task(self._present(agents, session))
@@ -135,6 +143,10 @@ class Server:
                 join = partial(keep_joined, self.address, announce, owner=self.owner)
                 tasks.create_task(self._keep(self.name, join))
                 tasks.create_task(self._keep(self.name, self._tidy, journal, agents[0]))
+                if len(agents) >= MIN_DEVICES:
+                    for agent in agents:
+                        agent.published = self.changes.note
+                    tasks.create_task(self._keep(self.name, self.changes.run))
                 watch = partial(surroundings.watch, log.warning, self.folder, path.parent)
                 tasks.create_task(self._keep(self.name, watch))
                 tasks.create_task(systemd.feed_watchdog())
@@ -204,6 +216,15 @@ class Server:
         if simulator:
             agent.stands_in = simulator.stands_in
         return agent
+
+    def _attach_interlocks(self, device: Device) -> None:
+        """Wire the interlocks of a device whose devices are here; with emulation, arm them."""
+        folder = self.folder / "simulated" if self.emulate else self.folder
+        for part in device.parts:
+            if isinstance(part, Interlock) and self.devices.keys() >= {*part.declared.devices}:
+                part.armed = part.armed or self.emulate  # it acts on simulators
+                kept = folder / "interlocks" / f"{device.name}.{part.name}.json"
+                part.attach(device, self.devices, KeptState(kept))
 
     async def _keep(self, what: str, run: Callable[..., Awaitable[None]], *args: Any) -> None:
         """Run a task that should never end; log any error, and run it again after a pause."""
@@ -321,7 +342,12 @@ def serve(
                 f"{entry.name} is a view of {', '.join(sorted(missing))}: "
                 f"{pattern!r} must not leave that out"
             )
-    gc.set_threshold(50_000)  # samples are many objects without cycles
+        for interlock in entry.interlocks:
+            if interlock.armed and (missing := {*interlock.devices} - {*chosen}):
+                raise HcamError(
+                    f"the interlock {entry.name}.{interlock.name} needs "
+                    f"{', '.join(sorted(missing))}: {pattern!r} must not leave that out"
+                )
     server = Server(
         name, entries, address, home(), emulate=emulate, replay=replay, elsewhere=elsewhere
     )

@@ -19,6 +19,7 @@ from contextlib import (
     suppress,
 )
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 from autobahn.asyncio.wamp import ApplicationSession
@@ -35,7 +36,7 @@ from ..core.backoff import Backoff
 from ..core.link import addresses_of, first_reached, patience
 from ..errors import NotAuthorizedError
 from . import uris
-from .access import LOCAL, AccessError, Key, context_of, own_key, untrusted
+from .access import LOCAL, AccessError, Key, context_of, own_key, read_key, untrusted
 from .owner import TAKEN_ERRORS, NameTakenError, Owner
 from .transport import Transport
 from .uris import Address
@@ -295,15 +296,17 @@ async def join(
     realm: str = uris.REALM,
     owner: Owner | None = None,
     within: float = JOIN_WITHIN,
+    key_file: Path | None = None,
 ) -> AsyncIterator[Session]:
     """Join a realm, and leave it at the end.
 
-    The key is that of the owner's server, or else ``hcam``'s own. Raises OSError or TimeoutError if
-    there is no connection in ``JOIN_WITHIN`` seconds, or no answer in ``within`` seconds;
-    NotAuthorizedError if the router refuses this, or a request within the context; AccessError if
-    the key file is unusable, or trusts another router.
+    The key is that in ``key_file``, else of the owner's server, else ``hcam``'s own. Raises OSError
+    or TimeoutError if there is no connection in ``JOIN_WITHIN`` seconds, or no answer in ``within``
+    seconds; NotAuthorizedError if the router refuses this, or a request within the context;
+    AccessError if the key file is unusable, or trusts another router.
     """
-    session = Session(realm, owner, own_key(owner.server if owner else LOCAL))
+    key = read_key(key_file) if key_file else own_key(owner.server if owner else LOCAL)
+    session = Session(realm, owner, key)
     loop = asyncio.get_running_loop()
     secure = session.key and session.key.ca
     factory = WampWebSocketClientFactory(
@@ -318,7 +321,6 @@ async def join(
         autoPingInterval=PING_EVERY,
         autoPingTimeout=PING_TIMEOUT,
         autoPingSize=12,
-        tcpNoDelay=True,
     )
     transport = None
     addresses = await addresses_of(address.host, JOIN_WITHIN)
@@ -349,7 +351,9 @@ async def join(
 async def _connected(host: str, port: int) -> socket.socket:
     """Return a socket connected to an IP address. Raise OSError on failure."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sends at once (TCP_NODELAY) only if the protocol is named; otherwise an answer after
+    # samples would wait 40 ms for the router's acknowledgement
+    made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         made.setblocking(False)
         await asyncio.get_running_loop().sock_connect(made, (host, port))
@@ -437,6 +441,7 @@ async def keep_joined(
     realm: str = uris.REALM,
     *,
     owner: Owner | None = None,
+    key_file: Path | None = None,
 ) -> None:
     """Join, call ``on_join``, and join again whenever the session is over, for ever.
 
@@ -446,7 +451,7 @@ async def keep_joined(
     told = False
     while True:
         try:
-            async with join(address, realm, owner, PATIENT) as session:
+            async with join(address, realm, owner, PATIENT, key_file) as session:
                 await on_join(session)
                 OUTAGES.end(address, realm)
                 backoff.reset()

@@ -99,7 +99,8 @@ class RemoteSource:
 class RemoteSources:
     """Devices of other servers that a server's views show, by name in ``devices``."""
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
+    def __init__(self, entries: Iterable[Entry], *, retained: bool = False) -> None:
+        self._retained = retained
         self.devices = {entry.name: RemoteSource(entry, self._joined) for entry in entries}
         self._owners = Owners()
         self._session: Session | None = None
@@ -121,7 +122,7 @@ class RemoteSources:
             await session.subscribe(
                 partial(self.hear, name),
                 uris.telemetry(name),
-                SubscribeOptions(details_arg="_event"),
+                SubscribeOptions(details_arg="_event", get_retained=self._retained),
             )
 
     def hear(self, name: str, sample: Any = None, *_: Any, _event: EventDetails, **__: Any) -> None:

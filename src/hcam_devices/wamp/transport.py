@@ -1,7 +1,7 @@
 """The WebSocket of a session: autobahn's, with a fast path for whole binary messages.
 
 autobahn waits two turns of the loop for each message, and prepares texts that nobody logs. It still
-handles text, fragments, pings, large messages and the handshake.
+handles text, fragments, pings, large received messages and the handshake.
 """
 
 import logging
@@ -23,17 +23,17 @@ BINARY = 0x82
 MASKED = 0x80
 MAX_SHORT = 125
 """A longer payload has its length in two further bytes."""
-MAX_SENT = 2000
-"""Longer messages are masked more quickly by autobahn, in C."""
 
 
 def frame(payload: bytes) -> bytes:
-    """Return a masked frame with a whole binary message of at most 64 KiB."""
+    """Return a masked frame with a whole binary message."""
     size = len(payload)
     if size <= MAX_SHORT:
         head = bytes((BINARY, MASKED | size))
-    else:
+    elif size <= 0xFFFF:
         head = bytes((BINARY, MASKED | 126)) + size.to_bytes(2)
+    else:
+        head = bytes((BINARY, MASKED | 127)) + size.to_bytes(8)
     mask = random.getrandbits(32).to_bytes(4)
     masks = (mask * (size // 4 + 1))[:size]
     masked = int.from_bytes(payload) ^ int.from_bytes(masks)
@@ -121,7 +121,7 @@ class Transport(WampWebSocketClientProtocol):
             raise PayloadExceededError(
                 f"a message of {len(payload)} bytes is more than {MAX_MESSAGE_BYTES}"
             )
-        if isBinary and not options and len(payload) <= MAX_SENT and self._is_plain():
+        if isBinary and not options and self._is_plain():
             if self._held is None:
                 self.transport.write(frame(payload))
             else:

@@ -25,6 +25,9 @@ ALL_TELEMETRY = f"{PREFIX}..telemetry"
 ALL_STATUS = f"{PREFIX}..status"
 """The wildcard subscription that hears every server."""
 
+ALL_CHANGES = f"{PREFIX}..changes"
+"""The wildcard subscription that hears what changed, from every server of many devices."""
+
 ALL_COMMANDS = f"{PREFIX}..command"
 """The wildcard for notes of commands."""
 
@@ -61,9 +64,19 @@ def command(device: str) -> str:
     return f"{PREFIX}.{device}.command"
 
 
+def changed(device: str) -> str:
+    """Return the topic of the changes of alarms."""
+    return f"{PREFIX}.{device}.changed"
+
+
 def status(server: str) -> str:
     """Return the topic of a server's starts and ends."""
     return f"{PREFIX}.{server}.status"
+
+
+def changes(server: str) -> str:
+    """Return the topic of what changed in the samples of a server."""
+    return f"{PREFIX}.{server}.changes"
 
 
 def journal(server: str, name: str) -> str:

@@ -1,9 +1,11 @@
-"""``call`` and ``publish`` for scripts, over the router's HTTP interface.
+"""``call`` and ``publish`` for scripts, over the router's HTTP interface, and ``subscribe``.
 
-    from hcam_devices.wamp.utils import call, publish
+    from hcam_devices.wamp.utils import call, publish, subscribe
 
     publish("hipercam.FocalPlaneSlide.target_position", -50)
     call("hipercam.slide.rpc.stage.move")
+    for sample in subscribe("hipercam.slide.telemetry"):
+        print(sample["position"])
 
 The router is ``WAMP_SERVER``: a host, or host:port; by default this machine, port 8080. Requests
 are signed with the token in the key file at ``HCAM_KEY``, else in that of this machine's ``hcam``.
@@ -12,12 +14,11 @@ are signed with the token in the key file at ``HCAM_KEY``, else in that of this 
 import hmac
 import json
 import os
-import secrets
-import ssl
 import threading
+from collections.abc import Callable
 from hashlib import sha256
 from time import monotonic, time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import (
     InvalidArgumentError,
@@ -36,6 +37,9 @@ from ..host.http import Connection
 from .access import AccessError, Key, context_of, own_key, untrusted
 from .uris import UNKNOWN_PATH, Address, address
 
+if TYPE_CHECKING:
+    from .background import Subscription
+
 __all__ = [
     "InvalidArgumentError",
     "NoSuchProcedureError",
@@ -48,6 +52,7 @@ __all__ = [
     "WampError",
     "call",
     "publish",
+    "subscribe",
 ]
 
 TIMEOUT = 10.0
@@ -109,7 +114,7 @@ def _signature(key: Key | None, where: Address, path: str, content: bytes) -> di
     """Return the header that names the caller (decision 0135); none without a key."""
     if key is None or not key.token:
         return {}
-    now, nonce = f"{time():.6f}", secrets.token_hex(16)
+    now, nonce = f"{time():.6f}", os.urandom(16).hex()
     lines = ("hcam1", "POST", path, str(where).lower(), now, nonce, sha256(content).hexdigest())
     secret = sha256(key.token.encode()).digest()
     mac = hmac.digest(secret, "\n".join(lines).encode(), "sha256").hex()
@@ -127,7 +132,7 @@ def _post(path: str, body: dict[str, Any], timeout: float) -> Any:
         connection = _connection(where, key.ca if key else "", timeout)
     except (OSError, ValueError) as error:
         why: Exception = error
-        if key and isinstance(error, ssl.SSLError):
+        if key and key.ca:
             _keys.clear()  # the key file may have changed
             why = untrusted(where, error, key)
         raise RouterError(unreachable(where, why, min(timeout, CONNECT_WITHIN))) from None
@@ -181,3 +186,28 @@ def publish(topic: str, *args: Any, timeout: float = TIMEOUT, **kwargs: Any) -> 
     Raises a WampError if the router cannot be reached or does not allow it.
     """
     _post("/publish", {"topic": topic, "args": args, "kwargs": kwargs}, timeout)
+
+
+def subscribe(
+    topic: str,
+    callback: Callable[[dict[str, Any]], Any] | None = None,
+    *,
+    seconds: float | None = None,
+) -> "Subscription[dict[str, Any]]":
+    """Return an iterator over the samples of devices: the newest known, then every one.
+
+    ``topic`` is that of telemetry, such as ``hipercam.slide.telemetry``; the name of the device may
+    be a glob. No sample is lost, doubled or out of order, also if the router or a server is
+    restarted meanwhile, or the caller is slow. It ends after ``seconds``. A ``callback`` is called
+    with each sample in a thread of its own.
+
+    Raises RouterError if the router cannot be reached, NotAuthorizedError if it refuses,
+    InvalidArgumentError if the topic is that of no device's telemetry.
+    """
+    # Not above: call and publish do not need it, and it takes 0.1 s.
+    from . import background  # noqa: PLC0415
+
+    found = background.samples(address(_key), topic, seconds)
+    if callback:
+        found.call(callback)
+    return found

@@ -106,6 +106,7 @@ class Server:
     def freeze(self) -> None:
         """Stop it from running (SIGSTOP): its connections stay, and nothing answers."""
         os.kill(self.pid, signal.SIGSTOP)
+        os.waitpid(self.pid, os.WUNTRACED)  # each of its threads has stopped
 
     def thaw(self) -> None:
         """Let it run on."""

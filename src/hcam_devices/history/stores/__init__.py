@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from ...journal.points import Point
 from ...journal.ranges import SampleRange, SampleRanges
+from ...journal.records import Record
 
 
 class AwayError(Exception):
@@ -18,17 +18,20 @@ class Store(Protocol[Row]):
     """Stores samples as rows that begin with device, epoch and number.
 
     The methods block and are called by one thread, except ``rows``, which any thread may call.
-    ``stored`` contains the samples that the store has; ``write`` and ``settle`` keep it up to date,
-    and ``write`` skips rows that are already in it.
     """
 
     name: str
-    stored: SampleRanges
-    warning: str
-    """The text of an alarm about an available store; empty if there is none."""
 
-    def rows(self, points: Sequence[Point]) -> Sequence[Row]:
-        """Return points in the form that ``write`` accepts."""
+    @property
+    def warning(self) -> str:
+        """The text of an alarm about an available store; empty if there is none."""
+
+    @property
+    def stored(self) -> SampleRanges:
+        """The samples that the store has or will never have; ``write`` skips rows of these."""
+
+    def rows(self, records: Sequence[Record]) -> Sequence[Row]:
+        """Return samples in the form that ``write`` accepts."""
 
     def write(self, rows: Sequence[Row]) -> None:
         """Store rows and note them as stored, in one transaction. Raises AwayError."""

@@ -2,7 +2,6 @@
 
 import re
 import ssl
-from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -24,9 +23,8 @@ class Answer(NamedTuple):
 class Connection:
     """A connection to the database of ``settings``.
 
-    It stays open, so that its end shows a restart of the server: check ``broken`` before a request.
-    The timeout covers connecting, and each request with its whole answer. Methods raise OSError
-    with a sentence, and close the connection then.
+    It is opened when it is needed, and stays open. The timeout covers connecting, and each request
+    with its whole answer.
     """
 
     def __init__(self, settings: InfluxDB) -> None:
@@ -34,17 +32,15 @@ class Connection:
         self._http: http.Connection | None = None
         self._hidden: list[str] = []
 
-    def open(self) -> None:
-        """Connect unless the connection is open."""
-        self._opened()
-
     def _opened(self) -> http.Connection:
         try:
-            if self._http is None or not self._http.is_open:  # its certificates may be new
+            if self._http is None or not self._http.is_open or self._http.ended():
+                self.close()
                 secure = self.url.scheme == "https"
                 self._http = http.Connection(
                     str(self.url.hostname),
                     self.url.port or (443 if secure else 80),
+                    # Read again each time, because its certificates may be new.
                     ssl.create_default_context(cafile=self.settings.ca) if secure else None,
                 )
             self._http.open(self.timeout)
@@ -52,12 +48,11 @@ class Connection:
             raise OSError(f"the database cannot be reached: {error}") from None
         return self._http
 
-    def broken(self) -> bool:
-        """Return whether the server has closed the connection without notice."""
-        return self._http is not None and self._http.ended()
-
     def post(self, target: str, headers: dict[str, str], body: bytes) -> Answer:
-        """Return the answer, or the beginning of a very long one. Raises SecretError, too."""
+        """Return the answer, or the beginning of a very long one.
+
+        Raises OSError with a sentence, and closes the connection then. Raises SecretError, too.
+        """
         authorization, secret = self.settings.authorization()
         self._hidden = [authorization.partition(" ")[2], secret] if secret else []
         if authorization:
@@ -71,15 +66,12 @@ class Connection:
                 timeout=self.timeout,
                 max_bytes=MAX_ANSWER_BYTES,
             )
-            if answer.status == HTTPStatus.NO_CONTENT and connection.ended():
-                raise ProtocolError("the answer may be cut short")
         except TimeoutError:
             raise TimeoutError(f"no answer within {self.timeout:g} s") from None
         except (OSError, ProtocolError) as error:
             self.close()
             reason = self.without_secret(str(error) or repr(error))
             raise OSError(f"no valid answer: {reason}") from None
-        self.open()  # if the answer announced the end of the connection, or was very long
         rest = answer.headers.get("retry-after", "")
         return Answer(
             answer.status,

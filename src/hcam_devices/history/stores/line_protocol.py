@@ -12,13 +12,10 @@ In names, all characters but ASCII letters, digits and ``_.-~`` are percent-enco
 begin with ``_``, which InfluxDB reserves. An empty name is ``%``. A newline in a text becomes
 ``␊``, because VictoriaMetrics would begin another line, even in quotes.
 
-VictoriaMetrics keeps milliseconds, about 13 digits, and 0 for a text. It must run with
-``-dedup.minScrapeInterval=1ms``, or samples that are written again are doubled. It drops samples
-older than its ``-retentionPeriod`` without an error, and acknowledges samples that it has only in
-memory. Therefore the ledger notes a sample as stored only after another sample was acknowledged on
-the same connection at least ``SURE_AFTER_S`` later. If the database is unavailable or closes the
-connection before that, the sample counts as missing and is written again. After a start, all
-samples that are not in the ledger are written again, too.
+A sample is stored once the database has acknowledged it. VictoriaMetrics keeps milliseconds, about
+13 digits, and 0 for a text. It must run with ``-dedup.minScrapeInterval=1ms``, or samples that are
+written again are doubled. It drops samples older than its ``-retentionPeriod`` without an error. If
+it is killed, it loses the samples that it acknowledged in the last seconds.
 """
 
 import gzip
@@ -28,7 +25,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from http import HTTPStatus
-from itertools import chain, groupby
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, unquote, urlencode
@@ -36,17 +34,16 @@ from urllib.parse import quote, unquote, urlencode
 import orjson
 
 from ...config.stores import InfluxDB, SecretError, is_near
-from ...journal.points import Point
+from ...journal.points import Field
 from ...journal.ranges import SampleRange, SampleRanges
+from ...journal.records import Record, Shape
 from . import AwayError
+from .files import trying
 from .http import Connection
 from .ledger import Ledger
-from .nights import trying
 
 log = logging.getLogger(__name__)
 
-SURE_AFTER_S = 60.0
-"""A killed VictoriaMetrics lost samples that it had acknowledged 10 s before."""
 MAX_LINES = 5000
 MAX_BYTES = 4_000_000
 """The limits of one request."""
@@ -66,7 +63,10 @@ RETRY_EVERY_S = 60.0
 """Write one rejected line of each device this often; if it is accepted, write all of them."""
 MAX_REFUSED = 100
 """After this many refusals, stop writing the rejected lines of a device until the next time."""
-GATEWAY = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
+
+
+LAST = "\U0010ffff", 0
+"""Comes after every epoch and number."""
 
 
 class Line(NamedTuple):
@@ -90,27 +90,36 @@ def _text(text: str) -> str:
     return f'"{text}"'
 
 
-@lru_cache(1024)
-def _form(device: str, numbers: tuple[str, ...], texts: tuple[str, ...]) -> str:
-    """Return a template for lines of a device: numbers, then texts, then the time."""
-    names = [name_of(name).replace("%", "%%") for name in (device, *numbers, *texts)]
-    return f"{names[0]} {','.join(f'{name}=%s' for name in names[1:])} %d"
+@lru_cache(10_000)
+def _form(device: str, shape: Shape) -> tuple[str, Callable[[list[str]], tuple[str, ...]], bool]:
+    """Return a template for lines of a device, and a function that orders a sample's values.
+
+    It takes them with the number and the epoch at the end. Numbers come first, then texts. The last
+    is whether there are booleans.
+    """
+    names = [*(name_of(column.name).replace("%", "%%") for column in shape.columns), "seq", "epoch"]
+    texts = [n for n, column in enumerate(shape.columns) if column.kind == "text"]
+    numbers = [n for n in range(len(names) - 1) if n not in texts]
+    order = [*numbers, *texts, len(names) - 1]
+    fields = ",".join(f"{names[n]}=%s" for n in order)
+    form = f"{name_of(device).replace('%', '%%')} {fields} %d"
+    return form, itemgetter(*order), any(column.kind == "bool" for column in shape.columns)
 
 
-def line_of(point: Point) -> bytes:
+def _value(value: Field) -> str:
+    return _text(value) if isinstance(value, str) else orjson.dumps(float(value)).decode()
+
+
+def line_of(record: Record) -> bytes:
     """Return a sample as a line without its newline."""
-    texts: dict[str, str] = {}
-    numbers: dict[str, float] = {}
-    for name, value in point.values.items():
-        if type(value) is str:
-            texts[name] = _text(value)
-        else:
-            numbers[name] = float(value)
-    numbers["seq"], texts["epoch"] = float(point.seq), _text(point.epoch)
-    form = _form(point.device, tuple(numbers), tuple(texts))
-    digits = orjson.dumps([*numbers.values()])[1:-1].decode().split(",")
-    nanoseconds = point.time * 1_000_000 + point.seq % 1_000_000
-    return (form % (*digits, *texts.values(), nanoseconds)).encode(errors="replace")
+    device, epoch, seq, time, shape, body = record
+    form, ordered, bools = _form(device, shape)
+    values = body[1:-1].split(",")
+    # Fast path: without commas and backslashes in texts, JSON is line protocol but for booleans.
+    if bools or "\\" in body or len(values) != len(shape.columns):
+        values = [*map(_value, orjson.loads(body))]
+    values += f"{seq}.0", _text(epoch)
+    return (form % (*ordered(values), time * 1_000_000 + seq % 1_000_000)).encode()
 
 
 def as_there(text: bytes, fields: Mapping[str, str]) -> bytes | None:
@@ -163,10 +172,9 @@ class LineStore:
         with trying(self._path):
             self.ledger = Ledger(self._path)
             self._refused = self.ledger.refused()
-        self._retry_at = dict.fromkeys(self._refused, -float("inf"))
+        self._retry_at = -float("inf")
         self._types: dict[str, dict[str, str]] = {}
         self._hopeless: set[tuple[str, str]] = set()
-        self._doubt()
         self._near = is_near(settings.url)
         self._connection = Connection(settings)
         self._taken: Line | None = None
@@ -174,17 +182,14 @@ class LineStore:
         self._rest_until = -float("inf")
         self._created = False
 
-    def rows(self, points: Sequence[Point]) -> list[Line]:
-        """Return points as lines."""
-        return [Line(point.device, point.epoch, point.seq, line_of(point)) for point in points]
+    def rows(self, records: Sequence[Record]) -> list[Line]:
+        """Return samples as lines."""
+        return [Line(*record[:3], line_of(record)) for record in records]
 
     def write(self, lines: Sequence[Line]) -> None:
         """Store lines and note them as stored. Raises AwayError."""
         if (rest := self._rest_until - self.clock()) > 0:
             raise self._away(f"the database asked for a pause, of {rest:.0f} s more")
-        if self._connection.broken():  # the database may have been restarted
-            self._connection.close()
-            self._doubt()
         new = (line for line in lines if line[:3] not in self.stored)
         with trying(self._path):
             for batch in self._batches(new):
@@ -195,8 +200,7 @@ class LineStore:
         """Note that samples are lost, in one transaction. Raises AwayError."""
         lost = list(gone)
         with trying(self._path):
-            self.ledger.settle(lost)
-        self.stored |= SampleRanges(lost)
+            self.ledger.enter(SampleRanges(lost), gone=lost)
         return True
 
     def gone(self) -> list[SampleRange]:
@@ -224,63 +228,39 @@ class LineStore:
         self._connection.close()
         self.ledger.close()
 
-    # --- what is stored ---------------------------------------------------------------------
+    @property
+    def stored(self) -> SampleRanges:
+        """The samples that the ledger notes as stored, including the lost and the rejected ones."""
+        return self.ledger.stored
 
-    def _doubt(self) -> None:
-        """Treat only the samples in the ledger as stored."""
-        self.stored = self.ledger.stored.copy()
-        self._unsure: list[tuple[float, SampleRanges]] = []
-        self._taken_at_last = SampleRanges()
-
-    def _acknowledged(self, lines: list[Line]) -> None:
-        numbers = SampleRanges()
-        for (device, epoch), some in groupby(lines, lambda line: line[:2]):
-            numbers.add_numbers(device, epoch, (line.seq for line in some))
-        self.stored |= numbers
-        self._taken = lines[-1]
-        now = self.clock()
-        self._unsure.append((now, numbers))
-        old = [some for when, some in self._unsure if now - when >= SURE_AFTER_S]
-        sure = SampleRanges(chain.from_iterable(part.ranges() for part in old))
-        if sure:  # the database has not restarted since
-            self.ledger.enter(sure)
-            del self._unsure[: len(old)]
-            if accepted := sure & self._taken_at_last:
-                self.ledger.readmit(accepted.ranges())
-                self._refused = self.ledger.refused()
+    # --- rejected lines ---------------------------------------------------------------------
 
     def _retry(self) -> None:
-        """Write one rejected line of each device that is due; if it is accepted, write all."""
-        for device in list(self._refused):
-            if self._retry_at.get(device, 0.0) > self.clock():
-                continue
-            self._retry_at[device] = self.clock() + RETRY_EVERY_S
-            newest = Line(*self.ledger.newest_refused(device))
-            if newest[:3] in self._taken_at_last:  # accepted, but not surely stored yet
-                continue
+        """Write one rejected line of each device, if it is time; if it is accepted, write all."""
+        if not self._refused or self.clock() < self._retry_at:
+            return
+        self._retry_at = self.clock() + RETRY_EVERY_S
+        for device in self.ledger.refused():
             self._types.pop(device, None)
             self._hopeless = {key for key in self._hopeless if key[0] != device}
-            if self._send([newest], again=True):
-                continue
-            log.info("%s accepts samples of %s again that it had rejected", self.name, device)
-            after = "", 0
-            while page := self.ledger.refused_lines(device, *after, MAX_LINES):
-                after = page[-1][1:3]
-                lines = [Line(*row) for row in page]
-                if sum(self._send(some, again=True) for some in self._batches(lines)) > MAX_REFUSED:
+            most, before = 1, LAST
+            while page := self.ledger.refused_lines(device, before, most):
+                before = page[-1][1:3]
+                batches = self._batches(Line(*row) for row in page)
+                refused = sum(self._send(batch, again=True) for batch in batches)
+                if refused == len(page) or refused > MAX_REFUSED:
                     break
+                most = MAX_LINES
+        self._refused = self.ledger.refused()
 
     def _set_aside(self, refused: list[tuple[Line, str]]) -> None:
-        numbers = SampleRanges(SampleRange(*line[:3], line.seq) for line, _ in refused)
-        self.ledger.enter(
-            numbers, aside=[(*line[:3], line.text.decode(), reason) for line, reason in refused]
-        )
-        self.stored |= numbers
+        rows = [(*line[:3], line.text.decode(), reason) for line, reason in refused]
+        self.ledger.enter(_numbers(line for line, _ in refused), aside=rows)
+        if not self._refused:
+            self._retry_at = self.clock() + RETRY_EVERY_S
         for line, reason in refused:
             count, before = self._refused.get(line.device, (0, ""))
             self._refused[line.device] = count + 1, reason
-            if not before:
-                self._retry_at[line.device] = self.clock() + RETRY_EVERY_S
             if reason != before:
                 log.warning("%s rejects samples of %s: %s", self.name, line.device, explain(reason))
 
@@ -322,9 +302,8 @@ class LineStore:
                     self._prove(error)
                     proven = True
             else:
-                for line in lines if again else ():
-                    self._taken_at_last.add(*line[:3], line.seq)
-                self._acknowledged(lines)
+                self.ledger.enter(_numbers(lines))
+                self._taken = lines[-1]
                 proven = True
         if refused and not again:
             self._set_aside(refused)
@@ -369,7 +348,6 @@ class LineStore:
         status, said = self._ask(self.settings.target, body)
         if status == HTTPStatus.NOT_FOUND and ABSENT.search(said):
             self.ledger.forget()  # it was dropped, with all of its samples
-            self._doubt()
         if status == HTTPStatus.NOT_FOUND and self.settings.version == 1 and not self._created:
             self._created = True
             name = str(self.settings.database).replace('"', '\\"')
@@ -416,18 +394,21 @@ class LineStore:
         except SecretError as error:
             raise self._away(str(error)) from None
         except OSError as error:
-            self._doubt()
             raise self._away(one_line(str(error))) from None
         said = self._connection.without_secret(answer.text)
         if answer.status >= 400 and answer.rest:
             self._rest_until = self.clock() + min(answer.rest, MAX_REST_S)
-        if answer.status in GATEWAY:
-            self._doubt()
-            raise self._away(f"{answer.status}: {one_line(said)}")
         return answer.status, said
 
     def _away(self, reason: str) -> AwayError:
         return AwayError(f"{self.settings.url}: {reason}")
+
+
+def _numbers(lines: Iterable[Line]) -> SampleRanges:
+    found = SampleRanges()
+    for (device, epoch), some in groupby(lines, lambda line: line[:2]):
+        found.add_numbers(device, epoch, (line.seq for line in some))
+    return found
 
 
 def _parts(lines: list[Line], error: _RefusedError) -> list[list[Line]]:

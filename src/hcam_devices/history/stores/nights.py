@@ -1,345 +1,182 @@
-"""The files of the embedded store, which other programs may read while it writes.
+"""Reads the files of an embedded store, also while the recorder writes them.
 
-A folder has one file for each night, and ``history.sqlite`` for old nights. Their tables are:
-
-- ``sample`` (nights): the number of the stream, the time (ms), the number of the sample, and a
-  double for each field (the id of a text; 0 or 1 for a bool), with a CRC-32.
-- ``minute`` (``history.sqlite``): the number of the series, the half-hour since 1970, its part, and
-  the columns of its minutes (compressed JSON), with a CRC-32. Every command is kept.
-- ``text``, and its copy ``spare``: texts by their hash. A stream is the text (JSON) of device,
-  epoch and fields, each with its kind and unit; a series is that of device, field, kind and unit.
-- ``stored``: the ranges of samples that are stored or lost.
-- ``gone`` (``history.sqlite``): lost samples, with reasons. ``aside``, for rejected samples, is
-  empty here.
+DuckDB reads closed nights, which are Parquet files, and the rows of ``tonight.sqlite`` as one
+table: ``time``, ``seq``, ``epoch`` and the columns of a device.
 """
 
-import heapq
 import json
 import logging
+import os
 import sqlite3
-import struct
-import zlib
-from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from math import fsum, isnan, nan
-from operator import attrgetter, itemgetter
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from operator import attrgetter
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any, NamedTuple
 
-from ...journal.checked import SOUND, SPARE, TEXT, Table, digest, is_damage, reading, sealed, sound
 from ...journal.commands import commands_of, is_commands
 from ...journal.notebook import Lost
-from ...journal.points import TIMES, Field, Point, night_of
-from ...journal.ranges import SampleRanges
+from ...journal.points import DAY_MS, TIMES, Field, Point, night_bounds, night_of
 from . import AwayError
-from .ledger import LEDGER, STORED, kept, load
+from .duck import TYPES, connection, parquet, quoted
+from .files import away, connect, differs, trying
 from .lost import LostNotes
+from .tonight import DAY, HOUR_MS, NAME, NIGHTS, TABLES, device_of
 
 log = logging.getLogger(__name__)
 
-MINUTE, HALF_HOUR = 60_000, 1_800_000  # half an hour of a noisy field fits into one page
-MAIN = "history"
-NIGHTS = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9].sqlite"
-
-
-def _proves_body(*row: Any) -> bool:
-    *key, body = row
-    return sound(body, *key)
-
-
-SAMPLE = Table("sample", "stream, time, seq, body", 3, _proves_body)
-MINUTES = Table("minute", "series, half, part, body", 3, _proves_body)
-NIGHT_TABLES = (SAMPLE, TEXT, STORED, SPARE)
-MAIN_TABLES = (TEXT, MINUTES, *LEDGER, SPARE)
-
-STREAMS = """
-WITH RECURSIVE one (id) AS (
-    SELECT min(stream) FROM sample UNION
-    SELECT (SELECT min(stream) FROM sample WHERE stream > one.id) FROM one WHERE id IS NOT NULL)
-SELECT id, text.text FROM one LEFT JOIN text USING (id) WHERE id IS NOT NULL
+EVER = TIMES.start, TIMES.stop
+MAX_WAIT_S = 5.0
+"""Wait this long for a file that is being replaced, which takes the recorder milliseconds."""
+WAIT_S = 0.02
+FILES = """
+SELECT night, name, checksum FROM file
+WHERE device = ? AND last >= ? AND first < ? AND night BETWEEN ? AND ? ORDER BY first
 """
-SERIES = STREAMS.replace("stream", "series").replace("sample", "minute")
-HALVES = "SELECT half, part, body FROM minute WHERE series = ? AND half >= ? AND half < ?"
-FIRST_HALF = HALVES.replace("half, part, body", "min(half)")
-NEWEST_HALF = "SELECT max(half) FROM minute WHERE series = ?"
-FIRST_TIME = "SELECT min(time) FROM sample WHERE stream = ? AND time >= ? AND time < ?"
-NEWEST_TIME = "SELECT max(time) FROM sample WHERE stream = ?"
-ADVICE = {
-    "SQLITE_FULL": "make room on its disk",
-    "SQLITE_BUSY": "stop the other program that writes to it",
-    "SQLITE_READONLY": "let this user write there",
-    "SQLITE_CANTOPEN": "let this user read and write there",
-}
+MS = "epoch_us(time) // 1000"
+"""The time of a sample in ms; ``epoch_ms`` is slower."""
 
 
-def away(path: Path, error: Exception) -> AwayError:
-    """Return an error that names the file that cannot be used, and the next step."""
-    code = str(getattr(error, "sqlite_errorname", ""))
-    advice = [step for beginning, step in ADVICE.items() if code.startswith(beginning)]
-    return AwayError(f"{path} cannot be used now ({error}): {(*advice, 'check its disk')[0]}")
+class Column(NamedTuple):
+    """A column of a device: its name, and the field whose values of one kind and unit it has."""
 
-
-@contextmanager
-def trying(path: Path) -> Iterator[None]:
-    """Raise AwayError if the file of a store cannot be used within the context."""
-    try:
-        yield
-    except BlockingIOError as error:
-        raise AwayError(f"another recorder writes to {path}: stop one of the two") from error
-    except (OSError, sqlite3.OperationalError) as error:
-        raise away(path, error) from error
-    except sqlite3.Error as error:
-        if is_damage(error):  # even in the rebuilt file
-            raise away(path, error) from error
-        raise
-
-
-@dataclass(frozen=True)
-class Stream:
-    """The samples of one device and epoch with the same fields."""
-
-    device: str
-    epoch: str
-    fields: tuple[tuple[str, str, str | None], ...]
-    """Names, kinds (``number``, ``bool``, ``text``) and units."""
-
-    @cached_property
-    def text(self) -> str:
-        """The text (JSON) of the stream."""
-        return json.dumps([self.device, self.epoch, self.fields])
-
-    @cached_property
-    def id(self) -> int:
-        """The number of the stream: the hash of its text."""
-        return digest(self.text)
-
-    @cached_property
-    def body(self) -> struct.Struct:
-        """The format of the packed values of a sample."""
-        return struct.Struct(f"<{len(self.fields)}d")
-
-    @cached_property
-    def texts(self) -> Callable[[bytes], tuple[float, ...]]:
-        """A function that unpacks the ids of the texts of a sample."""
-        kinds = "".join("d" if kind == "text" else "8x" for _, kind, _ in self.fields)
-        return struct.Struct(f"<{kinds}").unpack_from
-
-    @classmethod
-    def parse(cls, text: str) -> "Stream":
-        """Return the stream that a text describes."""
-        device, epoch, fields = json.loads(text)
-        return cls(device, epoch, tuple((name, kind, unit) for name, kind, unit in fields))
-
-
-Decoder = Callable[[float], Field | None]
+    name: str
+    field: str
+    kind: str
+    unit: str | None
 
 
 class Bucket(NamedTuple):
     """The values of a field in a period that begins at ``time`` (ms).
 
-    ``last`` is the value of the last of ``n`` samples. Texts have no min, mean and max; a bool
-    counts as 0 or 1.
+    ``last`` is the value of the last of ``n`` samples. A bool counts as 0 or 1.
     """
 
     time: int
-    min: float | None
-    mean: float | None
-    max: float | None
-    last: Field
-    n: int
-
-
-class Summary(NamedTuple):
-    """A bucket that can be joined with others; ``when`` and ``seq`` belong to its last sample.
-
-    Stored minutes have no ``seq``.
-    """
-
-    n: int
-    when: int
     min: float
     mean: float
     max: float
-    last: Any
-    seq: int = 0
+    last: float | bool
+    n: int
 
 
-COLUMNS = Summary._fields[:-1]
+class Snapshot(NamedTuple):
+    """The samples of a device in a span at one moment."""
+
+    span: tuple[str, int, int]
+    """The device, the start and the end (ms)."""
+    files: list[tuple[Path, str]]
+    """The closed files, in order of their first sample, with their checksums."""
+    rows: str
+    """The samples that are not in a closed file, as JSON."""
 
 
-def joined(some: list[Summary]) -> Summary:
-    """Join several summaries to one."""
-    numbers = [summary for summary in some if not isnan(summary.mean)] or some  # all may be texts
-    n = sum(summary.n for summary in numbers)
-    low, high = min(summary.min for summary in numbers), max(summary.max for summary in numbers)
-    mean = min(max(fsum(summary.mean * (summary.n / n) for summary in numbers), low), high)
-    newest = max(some, key=attrgetter("when", "seq"))
-    return newest._replace(n=sum(summary.n for summary in some), min=low, mean=mean, max=high)
+def points_in(there: Snapshot, columns: Sequence[Column]) -> list[Point]:
+    """Return the samples of a snapshot that are not in a closed file, in order of time."""
+    found = []
+    for row in json.loads(there.rows):
+        values: dict[str, Field] = {}
+        units = {}
+        for n, column in enumerate(columns):
+            if (value := row.get(f"c{n}")) is not None:
+                values[column.field] = float(value) if type(value) is int else value
+                if column.unit is not None:
+                    units[column.field] = column.unit
+        found.append(Point(there.span[0], row["epoch"], row["seq"], row["time"], values, units))
+    return sorted(found, key=attrgetter("time", "seq"))
 
 
-def summarize(
-    keys: Sequence[tuple[int, int]],
-    numbers: Sequence[float],
-    value: Decoder,
-    first: int,
-    width: int,
-) -> Iterator[tuple[int, Summary]]:
-    """Yield the index and the summary of each period of ``width`` (ms) after ``first``, in order.
-
-    ``keys`` are the times and numbers of samples; ``value`` decodes ``numbers``. A summary of texts
-    has only the last text.
-    """
-    start = 0
-    while start < len(keys):
-        index = (keys[start][0] - first) // width
-        end = bisect_left(keys, (first + (index + 1) * width,), start)
-        some, n, (when, seq) = numbers[start:end], end - start, keys[end - 1]
-        last = value(some[-1])
-        if isinstance(last, str):
-            yield index, Summary(n, when, nan, nan, nan, last, seq)
-        elif last is not None:
-            low, high = min(some), max(some)
-            mean = min(max(fsum([number / n for number in some]), low), high)
-            yield index, Summary(n, when, low, mean, high, last, seq)
-        start = end
+def rows_as_table(columns: Sequence[Column], rows: str) -> str:
+    """Return the query of the rows of a snapshot, which are an SQL expression."""
+    types = {f"c{n}": TYPES[column.kind] for n, column in enumerate(columns)}
+    form = json.dumps([{"time": "BIGINT", "seq": "BIGINT", "epoch": "VARCHAR"} | types])
+    values = [f"r.c{n} AS {quoted(column.name)}" for n, column in enumerate(columns)]
+    picked = ", ".join(("make_timestamptz(r.time * 1000) AS time, r.seq, r.epoch", *values))
+    # From a table, because DuckDB takes several times longer to plan with a constant list.
+    return (
+        f"SELECT {picked} FROM "  # noqa: S608
+        f"(SELECT unnest(from_json(json, '{form}')) AS r FROM (VALUES ({rows})) AS t (json))"
+    )
 
 
-def streams(db: sqlite3.Connection) -> list[Stream]:
-    """Return the undamaged streams of a night's file."""
-    return [Stream.parse(text) for number, text in db.execute(STREAMS) if TEXT.proves(number, text)]
-
-
-def rows(
-    db: sqlite3.Connection, stream: Stream, start: int = -(2**63), end: int = 2**63 - 1
-) -> Iterator[tuple[int, int, bytes]]:
-    """Yield time, number and body of a stream's undamaged rows, in order, without repetition."""
-    query = "SELECT time, seq, body FROM sample WHERE stream = ? AND time >= ? AND time < ?"
-    number, before = stream.id, (start, -(2**63))
-    pack, crc32 = (
-        struct.Struct("<qqq").pack,
-        zlib.crc32,
-    )  # ``sound``, but faster, because there are many rows
-    for row in db.execute(query, (number, start, end)):
-        time, seq, body = row
-        try:
-            proven = crc32(body, crc32(pack(number, time, seq))) == SOUND
-        except (TypeError, struct.error):
-            continue
-        if proven and (time, seq) > before:
-            before = time, seq
-            yield row
-
-
-def decoder(db: sqlite3.Connection, kind: str) -> Decoder:
-    """Return a function that decodes stored numbers; it returns None for a damaged text."""
-
-    @lru_cache(maxsize=4096)
-    def text_of(number: float) -> str | None:
-        for row in db.execute("SELECT id, text FROM text WHERE id = ?", (int(number),)):
-            if TEXT.proves(*row) and row[0] == number:
-                return str(row[1])
-        return None
-
-    return {"number": float, "bool": bool}.get(kind, text_of)
-
-
-def text_ids(db: sqlite3.Connection) -> set[int]:
-    """Return the ids of all undamaged texts."""
-    return {row[0] for row in db.execute("SELECT id, text FROM text") if TEXT.proves(*row)}
-
-
-def survey(db: sqlite3.Connection) -> tuple[SampleRanges, list[tuple[int, int, int]]]:
-    """Read a whole night; return its undamaged samples and the keys of its damaged rows."""
-    found = SampleRanges()
-    unsound = []
-    texts = text_ids(db)
-    for number, text in db.execute(STREAMS).fetchall():
-        stream = Stream.parse(text) if TEXT.proves(number, text) else None
-        there = []
-        query = "SELECT time, seq, body FROM sample WHERE stream = ?"
-        for time, seq, body in db.execute(query, (number,)):
-            if stream and sound(body, number, time, seq) and texts.issuperset(stream.texts(body)):
-                there.append(seq)
-            else:
-                unsound.append((number, time, seq))
-        if stream:
-            found.add_numbers(stream.device, stream.epoch, there)
-    return found, unsound
-
-
-def rolled_up(stored: SampleRanges, main: SampleRanges) -> bool:
-    """Return whether a night is in the main file, which has all of its samples or none."""
-    return bool(stored) and not stored - main
+def with_files(rows: str, files: list[Path]) -> str:
+    """Return the query of the samples in ``rows``, a query, and of those in closed files."""
+    return f"{rows} UNION ALL BY NAME SELECT * FROM {parquet(files)}" if files else rows  # noqa: S608
 
 
 class NightFiles:
-    """Reads the folder of an EmbeddedStore, from any thread or program, also while it writes.
+    """Reads the folder of an EmbeddedStore from any program, in one thread at a time.
 
-    Times are UTC in milliseconds since 1970; spans include their start, not their end. Damaged
-    rows are skipped, with a warning in the log, until the store has rebuilt the file. The methods
-    raise AwayError if a file cannot be read.
+    Times are UTC in milliseconds since 1970; spans include their start, not their end. Samples in a
+    damaged file are left out, with a warning in the log, until the store has repaired it. The
+    methods raise AwayError if a file cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._told: set[Path] = set()
 
-    def nights(self) -> list[str]:
-        """Return the nights that are not rolled up, oldest first."""
-        return sorted(path.stem for path in self.folder.glob(NIGHTS))
+    def nights(self, device: str = "") -> list[str]:
+        """Return the nights with samples, of one device or of any, oldest first."""
+        with self._reading() as db:
+            query = "SELECT DISTINCT night FROM file WHERE ? IN (device, '')"
+            found = {night for (night,) in db.execute(query, (device,))}
+            query = f"SELECT DISTINCT {DAY} FROM sample WHERE ? IN (device, '')"  # noqa: S608
+            days = db.execute(query, (device,))
+            found |= {night_of(day * DAY_MS + DAY_MS // 2) for (day,) in days}
+        return sorted(found)
 
-    def series(self, device: str, field: str, start: int, end: int) -> list[tuple[int, int, Field]]:
-        """Return times, sample numbers and values of a field as recorded, in order.
+    def fields(self) -> dict[str, dict[str, str]]:
+        """Return the unit (``""`` if none) of every recorded field, by device and name."""
+        return {
+            device: {
+                name: next((column.unit for column in columns if column.unit), "")
+                for name, columns in some.items()
+            }
+            for device, some in self._fields().items()
+            if not is_commands(device)
+        }
 
-        Old nights that have been rolled up have none; ``downsampled`` includes them.
+    def streams(self) -> list[str]:
+        """Return the devices and streams of commands that have ever had samples."""
+        return list(self._fields())
+
+    def devices(self, night: str) -> list[str]:
+        """Return the devices with samples in a night, in order of their names."""
+        query = """SELECT device FROM file WHERE night = ?
+            UNION SELECT device FROM sample WHERE time >= ? AND time < ? ORDER BY device"""
+        with self._reading() as db:
+            found = db.execute(query, (night, *night_bounds(night))).fetchall()
+        return [device for (device,) in found if not is_commands(device)]
+
+    def series(
+        self, device: str, field: str, start: int, end: int, most: int = 0
+    ) -> list[tuple[int, int, Field]]:
+        """Return times, sample numbers and values of a field as recorded, in order of time.
+
+        With ``most``, return only the oldest ones.
         """
-        found: list[tuple[int, int, Field]] = []
-        for night in self._between(start, end):
-            with self._reading(night, NIGHT_TABLES) as db:
-                for kind, keys, numbers in _recorded(db, device, field, start, end):
-                    decoded = zip(keys, map(decoder(db, kind), numbers), strict=True)
-                    found += [(*key, value) for key, value in decoded if value is not None]
-        return sorted(found, key=itemgetter(0, 1))
-
-    def first(self, device: str, field: str, start: int, end: int) -> int:
-        """Return the time of the first value of a field, or ``end`` if there is none.
-
-        In a night that has been rolled up, it is the start of the half-hour.
-        """
-        found = end
-        for night in self._between(start, end):
-            with self._reading(night, NIGHT_TABLES) as db:
-                for stream, _, _ in _streams(db, device, field):
-                    (time,) = db.execute(FIRST_TIME, (stream.id, start, found)).fetchone()
-                    found = found if time is None else time
-            if found < end:
-                break
-        with self._reading(MAIN, MAIN_TABLES) as db:  # after the nights, which may move there
-            for series in _series(db, device, field):
-                halves = (series, start // HALF_HOUR, -(-found // HALF_HOUR))
-                (half,) = db.execute(FIRST_HALF, halves).fetchone()
-                found = found if half is None else min(max(half * HALF_HOUR, start), found)
-        return found
+        columns = self._columns(device, field)
+        query = f"""
+            SELECT {MS}, seq, {_names(columns)} FROM sample
+            WHERE {_known(columns)} ORDER BY time, seq {f"LIMIT {most}" if most else ""}
+        """  # noqa: S608
+        found = self._ask(device, columns, start, end, query, many=True)
+        if len(columns) == 1:
+            return found
+        return [(*row[:2], next(value for value in row[2:] if value is not None)) for row in found]
 
     def newest(self, device: str, field: str) -> int:
-        """Return the time of the newest value of a field, or the end of its half-hour; or 0."""
-        found = 0
-        for night in reversed(self.nights()):
-            with self._reading(night, NIGHT_TABLES) as db:
-                for stream, _, _ in _streams(db, device, field):
-                    (time,) = db.execute(NEWEST_TIME, (stream.id,)).fetchone()
-                    found = max(found, time)
-            if found:
-                break
-        with self._reading(MAIN, MAIN_TABLES) as db:
-            for series in _series(db, device, field):
-                (half,) = db.execute(NEWEST_HALF, (series,)).fetchone()
-                found = max(found, (half + 1) * HALF_HOUR - 1)
-        return found
+        """Return the time of the newest value of a field, or 0 if there is none."""
+        columns = self._columns(device, field)
+        query = f"SELECT max({MS}) FROM sample WHERE {_known(columns)}"  # noqa: S608
+        for night in reversed(self.nights(device)):
+            for (found,) in self._ask(device, columns, *night_bounds(night), query):
+                if found is not None:
+                    return int(found)
+        return 0
 
     def lost(self, device: str, start: int, end: int) -> list[Lost]:
         """Return the notes about samples of a device that were published but stored nowhere."""
@@ -352,234 +189,238 @@ class NightFiles:
             if note.device == device and start <= note.until * 1000 and note.since * 1000 < end
         ]
 
-    def has_minutes(self, device: str, field: str, start: int, end: int) -> bool:
-        """Return whether a part of a span is so old that only minutes of a field are kept."""
-        found = False
-        with self._reading(MAIN, MAIN_TABLES) as db:
-            found = next(_minutes(db, device, field, start, end), None) is not None
-        return found
-
     def downsampled(
-        self, device: str, field: str, start: int, end: int, points: int, *, numbers: bool = False
+        self, device: str, field: str, start: int, end: int, points: int
     ) -> list[Bucket]:
         """Return the buckets of ``points`` periods of equal length, without the empty ones.
 
-        With ``numbers``, texts do not count as samples. Buckets are exact, except that a minute of
-        an old night belongs to the bucket in which it begins. Raises ValueError if ``points`` or
-        the span is not positive.
+        Texts do not count as samples. Raises ValueError if ``points`` or the span is not positive.
         """
         if points < 1 or end <= start:
             raise ValueError(f"{points} points from {start} to {end} (ms): both must be positive")
         width = -(-(end - start) // points)
-        while True:
-            nights = self._between(start, end)
-            found = self._summaries(nights, (device, field, start, end), width, numbers=numbers)
-            if set(nights) <= set(self.nights()):  # otherwise a night was rolled up meanwhile
-                break
-        buckets = []
-        for index, some in sorted(found.items()):
-            one = joined(some)
-            low, mean, high = (None if isnan(v) else v for v in (one.min, one.mean, one.max))
-            buckets.append(Bucket(start + index * width, low, mean, high, one.last, one.n))
-        return buckets
-
-    def _summaries(
-        self, nights: list[str], what: tuple[str, str, int, int], width: int, *, numbers: bool
-    ) -> dict[int, list[Summary]]:
-        found: dict[int, list[Summary]] = defaultdict(list)
-        start = what[2]
-        known = SampleRanges()
-        with self._reading(MAIN, MAIN_TABLES) as db:
-            db.execute("BEGIN")  # read both at the same moment
-            known = kept(db)
-            for time, one in _minutes(db, *what, numbers=numbers):
-                found[(time - start) // width].append(one)
-        for night in nights:
-            with self._reading(night, NIGHT_TABLES) as db:
-                if not rolled_up(load(db), known):
-                    for kind, keys, values in _recorded(db, *what, numbers=numbers):
-                        value = decoder(db, kind)
-                        for index, one in summarize(keys, values, value, start, width):
-                            found[index].append(one)
-        return found
-
-    def fields(self, start: int, end: int) -> dict[str, dict[str, str]]:
-        """Return the unit (``""`` if none) of every recorded field, by device and name.
-
-        A field that had a unit only at times has that unit.
-        """
-        found: dict[str, dict[str, str]] = defaultdict(dict)
-        with self._reading(MAIN, MAIN_TABLES) as db:
-            for number, text in db.execute(SERIES).fetchall():
-                span = (number, start // HALF_HOUR, -(-end // HALF_HOUR))
-                if TEXT.proves(number, text) and db.execute(HALVES, span).fetchone():
-                    device, field, _, unit = json.loads(text)
-                    if is_commands(device):
-                        continue
-                    found[device][field] = unit or found[device].get(field, "")
-        for night in self._between(start, end):
-            with self._reading(night, NIGHT_TABLES) as db:
-                for stream in streams(db):
-                    if is_commands(stream.device):
-                        continue
-                    if next(rows(db, stream, start, end), None):
-                        units = found[stream.device]
-                        units.update((n, unit or units.get(n, "")) for n, _, unit in stream.fields)
-        return dict(found)
+        columns = [column for column in self._columns(device, field) if column.kind != "text"]
+        only_bools = all(column.kind == "bool" for column in columns)
+        values = ", ".join(f"{quoted(column.name)}::DOUBLE" for column in columns)
+        # The mean is rounded, and is not finite if the sum overflows.
+        query = f"""
+            SELECT (epoch_us(time) - {start * 1000}) // {width * 1000} AS number, min(v),
+                least(greatest(avg(v), min(v)), max(v)), max(v), arg_max(v, time), count(*)
+            FROM (SELECT time, coalesce({values}) AS v FROM sample) WHERE v IS NOT NULL
+            GROUP BY number ORDER BY number
+        """  # noqa: S608
+        return [
+            Bucket(start + number * width, low, mean, high, bool(last) if only_bools else last, n)
+            for number, low, mean, high, last, n in self._ask(device, columns, start, end, query)
+        ]
 
     def commands(self, device: str | None, start: int, end: int) -> list[Point]:
-        """Return the commands to a device, or to all devices, in order of time, as samples.
+        """Return the commands to a device, or to all devices, in order of time, as samples."""
+        streams = [commands_of(device)] if device else filter(is_commands, self.streams())
+        found = [point for stream in streams for point in self._points(stream, start, end)]
+        return sorted(found, key=attrgetter("time", "device"))
 
-        In nights that have been rolled up they have neither numbers nor epochs.
+    def samples(self, night: str, start: int = EVER[0], end: int = EVER[1]) -> Iterator[Point]:
+        """Yield the samples of a night, and the records of commands, in order of time."""
+        first, last = night_bounds(night)
+        streams = self.streams()
+        for begin in range(max(first, start), min(last, end), HOUR_MS):
+            until = min(begin + HOUR_MS, last, end)
+            found = [point for stream in streams for point in self._points(stream, begin, until)]
+            yield from sorted(found, key=attrgetter("time", "seq"))
+
+    def columns(self, device: str) -> list[Column]:
+        """Return the columns of a device, in order of their names."""
+        some = self._fields(device).get(device, {}).values()
+        return sorted(column for columns in some for column in columns)
+
+    def snapshot(
+        self, device: str, columns: Sequence[Column], start: int = EVER[0], end: int = EVER[1]
+    ) -> Snapshot:
+        """Return where the samples of a device are, and those that are not in a closed file.
+
+        It waits while a file of the device is being replaced.
         """
-        wanted = device and commands_of(device)
-        found: dict[tuple[str, int], Point] = {}
+        span = device, max(start, EVER[0]), min(end, EVER[1])
+        until = monotonic() + MAX_WAIT_S
+        while True:
+            with self._reading() as db:
+                if (files := self._files(db, *span)) is not None:
+                    (rows,) = db.execute(_rows(db, device, columns), span).fetchone()
+                    return Snapshot(span, files, rows)
+            if monotonic() > until:
+                raise AwayError(
+                    f"a file of {device} is only half replaced in {self.folder}, because the "
+                    "recorder was interrupted: start it (or run: hcam history close)"
+                )
+            sleep(WAIT_S)
 
-        def want(stream: str) -> bool:
-            return is_commands(stream) and wanted in (None, stream)
+    def is_current(self, there: Snapshot) -> bool:
+        """Return whether the files of a snapshot are still those of the catalogue."""
+        with self._reading() as db:
+            return self._files(db, *there.span) == there.files
 
-        for night in self._between(start, end):
-            with self._reading(night, NIGHT_TABLES) as db:
-                for stream in filter(lambda stream: want(stream.device), streams(db)):
-                    points = points_of(db, stream, start, end)
-                    found |= {(point.device, point.time): point for point in points}
-        with self._reading(MAIN, MAIN_TABLES) as db:  # after the nights, which may move there
-            for series, text in db.execute(SERIES).fetchall():
-                name, field, *_ = json.loads(text) if TEXT.proves(series, text) else ("", "")
-                if want(name):
-                    for one in _exact(db, series, start, end):
-                        empty_point = Point(name, "", 0, one.when, {}, {})
-                        point = found.setdefault((name, one.when), empty_point)
-                        point.values[field] = one.last
-        return sorted(found.values(), key=attrgetter("time", "device"))
+    def _files(
+        self, db: sqlite3.Connection, device: str, start: int, end: int
+    ) -> list[tuple[Path, str]] | None:
+        """Return the closed files of a device, or None if one is being replaced."""
+        nights = [night_of(time) for time in (start, end)]
+        query = "SELECT name FROM pending WHERE night BETWEEN ? AND ?"
+        if any(device_of(name) == device for (name,) in db.execute(query, nights)):
+            return None
+        found = db.execute(FILES, (device, start, end, *nights))
+        return [(self.folder / NIGHTS / night / name, known) for night, name, known in found]
 
-    def samples(self, night: str, start: int = -(2**63), end: int = 2**63 - 1) -> Iterator[Point]:
-        """Yield the samples of a night in order of time; none if it has been rolled up."""
-        with self._reading(night, NIGHT_TABLES) as db:
-            each = [points_of(db, stream, start, end) for stream in streams(db)]
-            yield from heapq.merge(*each, key=attrgetter("time", "seq"))
+    # --- one question -----------------------------------------------------------------------
 
-    def _between(self, start: int, end: int) -> list[str]:
-        first, last = (night_of(min(max(time, 0), TIMES.stop)) for time in (start, end - 1))
-        return [night for night in self.nights() if first <= night <= last]
+    def _points(self, device: str, start: int, end: int) -> list[Point]:
+        columns = self.columns(device)
+        there = self.snapshot(device, columns, start, end)
+        if not there.files:
+            return points_in(there, columns)
+        query = f"""
+            SELECT epoch, seq, {MS}, {_names(columns)} FROM sample ORDER BY time, seq
+        """  # noqa: S608
+        found = []
+        for epoch, seq, at, *values in self._ask(device, columns, start, end, query):
+            some = [each for each in zip(columns, values, strict=True) if each[1] is not None]
+            known = {column.field: value for column, value in some}
+            units = {column.field: column.unit for column, _ in some if column.unit is not None}
+            found.append(Point(device, epoch, seq, at, known, units))
+        return found
+
+    def _ask(
+        self,
+        device: str,
+        columns: Sequence[Column],
+        start: int,
+        end: int,
+        query: str,
+        *,
+        many: bool = False,
+    ) -> list[tuple[Any, ...]]:
+        """Return the result of a query of the columns of a device in a span, named ``sample``.
+
+        A list of files is no snapshot: if one was replaced meanwhile, ask again. ``many`` rows are
+        returned sooner by way of numpy, whose import takes 0.07 s.
+        """
+        if not columns:
+            return []
+        import duckdb  # noqa: PLC0415  (see ``duck.py``)
+
+        left_out: set[Path] = set()
+        while True:
+            there = self.snapshot(device, columns, start, end)
+            paths = [path for path, _ in there.files if path not in left_out]
+            whole = with_files(rows_as_table(columns, "$rows"), paths)
+            begin, until = (f"make_timestamptz({time * 1000})" for time in there.span[1:])
+            within = f"time >= {begin} AND time < {until}"
+            text = f"WITH sample AS (SELECT * FROM ({whole}) WHERE {within}) {query}"  # noqa: S608
+            error, found = None, []
+            try:
+                answer = connection(threads=2).execute(text, {"rows": there.rows})
+                if many:
+                    values = (column.tolist() for column in answer.fetchnumpy().values())
+                    found = [*zip(*values, strict=True)]
+                else:
+                    found = answer.fetchall()
+            except duckdb.Error as raised:
+                error = raised
+            if not self.is_current(there):
+                continue
+            if error is None:
+                return found
+            damaged = self._damaged(there.files)
+            if damaged <= left_out:
+                first = str(error).partition("\n")[0]
+                raise AwayError(f"{self.folder} cannot be read now: {first}") from error
+            left_out = damaged
+
+    def _damaged(self, files: Sequence[tuple[Path, str]]) -> set[Path]:
+        """Return the files that are not what the catalogue says, and name them in the log."""
+        found = set()
+        for path, known in files:
+            with trying(path):
+                if differs(path, known):
+                    found.add(path)
+        for path in found - self._told:
+            log.warning("%s is damaged: its samples are left out until it is repaired", path)
+        self._told |= found
+        return found
+
+    # --- tonight.sqlite ---------------------------------------------------------------------
 
     @contextmanager
-    def _reading(self, name: str, tables: tuple[Table, ...]) -> Iterator[sqlite3.Connection]:
-        """Open a file, or an empty one if it does not exist. Damage ends the context."""
-        path = self.folder / f"{name}.sqlite"
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """Open ``tonight.sqlite`` to read it in one transaction; an empty one if there is none."""
+        path = self.folder / NAME
         try:
-            db = reading(path, tables)
-        except FileNotFoundError:
-            db = empty(tables)
-        except (sqlite3.Error, OSError) as error:
-            self._leave_out(path, error)
-            db = empty(tables)
-        try:
-            yield db
+            with closing(_opened(path)) as db:
+                yield db
         except sqlite3.Error as error:
-            self._leave_out(path, error)
-        finally:
-            db.close()
+            raise away(path, error) from error
 
-    def _leave_out(self, path: Path, error: sqlite3.Error | OSError) -> None:
-        if isinstance(error, OSError) or not is_damage(error):
-            if isinstance(error, (sqlite3.OperationalError, OSError)):
-                raise away(path, error) from error
-            raise error
-        if path not in self._told:
-            log.warning("%s is damaged (%s): a part of it cannot be read", path, error)
-        self._told.add(path)
+    def _fields(self, device: str = "") -> dict[str, dict[str, list[Column]]]:
+        """Return the columns of each field by device and name.
 
+        The name is that of the field, but values in another unit than the first have that of their
+        column.
+        """
+        fields: dict[tuple[str, str], list[Column]] = defaultdict(list)
+        with self._reading() as db:
+            query = (
+                """SELECT device, field, "column", kind, unit FROM field WHERE ? IN (device, '')"""
+            )
+            for name, field, column, *what in db.execute(query, (device,)):
+                fields[name, field].append(Column(column, field, *what))
+        found: dict[str, dict[str, list[Column]]] = defaultdict(dict)
+        for (name, field), columns in fields.items():
+            unit = next((column.unit for column in columns if column.unit), None)
+            for column in columns:
+                known_as = field if column.unit in (None, unit) else column.name
+                found[name].setdefault(known_as, []).append(column)
+        return found
 
-def _streams(
-    db: sqlite3.Connection, device: str, field: str, *, numbers: bool = False
-) -> Iterator[tuple[Stream, int, str]]:
-    """Yield the streams of a night that have a field (or its numbers), with its index and kind."""
-    for stream in streams(db):
-        for index, (name, kind, _) in enumerate(stream.fields):
-            if (stream.device, name) == (device, field) and not (numbers and kind == "text"):
-                yield stream, index, kind
-
-
-def _series(
-    db: sqlite3.Connection, device: str, field: str, *, numbers: bool = False
-) -> Iterator[int]:
-    """Yield the series of a field (or of its numbers), of all kinds and units."""
-    for series, text in db.execute(SERIES).fetchall():
-        if TEXT.proves(series, text):
-            *what, kind, _ = json.loads(text)
-            if what == [device, field] and not (numbers and kind == "text"):
-                yield series
+    def _columns(self, device: str, field: str) -> list[Column]:
+        return self._fields(device).get(device, {}).get(field, [])
 
 
-def _recorded(
-    db: sqlite3.Connection, device: str, field: str, start: int, end: int, *, numbers: bool = False
-) -> Iterator[tuple[str, list[tuple[int, int]], list[float]]]:
-    """Yield kind, keys (time, number) and values of a field, for each stream that has it."""
-    for stream, index, kind in _streams(db, device, field, numbers=numbers):
-        keys, values = [], []
-        unpack = struct.Struct(f"<{8 * index}xd").unpack_from
-        for time, seq, body in rows(db, stream, start, end):
-            keys.append((time, seq))
-            values.append(unpack(body)[0])
-        yield kind, keys, values
+def _opened(path: Path) -> sqlite3.Connection:
+    """Open a file to read it; in a folder that nobody can write, also without a lock."""
+    if not path.exists():
+        db = sqlite3.connect(":memory:")
+        db.executescript(";".join(table.sql(name) for name, table in TABLES.items()))
+        return db
+    wal = path.with_name(f"{path.name}-wal")
+    fixed = not (wal.exists() or os.access(path.parent, os.W_OK))
+    return connect(path, "immutable=1" if fixed else "mode=ro")
 
 
-def _minutes(
-    db: sqlite3.Connection, device: str, field: str, start: int, end: int, *, numbers: bool = False
-) -> Iterator[tuple[int, Summary]]:
-    """Yield the minutes of a field with their times."""
-    for series in _series(db, device, field, numbers=numbers):
-        before = (-(2**63), 0)
-        halves = (series, start // HALF_HOUR, -(-end // HALF_HOUR))
-        for half, part, body in db.execute(HALVES, halves):
-            if sound(body, series, half, part) and (half, part) > before:
-                before = half, part
-                for minute in unpacked(body, half):
-                    if start <= (time := minute.when // MINUTE * MINUTE) < end:
-                        yield time, minute
+def _rows(db: sqlite3.Connection, device: str, columns: Sequence[Column]) -> str:
+    """Return the query for the rows of a device in a span, as JSON: ``c0`` is the first column."""
+    query = "SELECT id, columns FROM shape WHERE device = ?"
+    shapes = {number: json.loads(text) for number, text in db.execute(query, (device,))}
+    values = [
+        f", 'c{n}', body -> CASE shape {places} END"
+        for n, column in enumerate(columns)
+        if (
+            places := " ".join(
+                f"WHEN {number} THEN {names.index(column.name)}"
+                for number, names in shapes.items()
+                if column.name in names
+            )
+        )
+    ]
+    head = "'time', time, 'seq', seq, 'epoch', epoch"
+    return f"""
+        SELECT json_group_array(json_object({head}{"".join(values)}))
+        FROM sample WHERE device = ? AND time >= ? AND time < ? AND json_valid(body)
+    """  # noqa: S608
 
 
-def _exact(db: sqlite3.Connection, series: int, start: int, end: int) -> Iterator[Summary]:
-    """Yield the summaries of a series whose last samples are in a span."""
-    for half, part, body in db.execute(HALVES, (series, start // HALF_HOUR, -(-end // HALF_HOUR))):
-        if sound(body, series, half, part):
-            yield from (summary for summary in unpacked(body, half) if start <= summary.when < end)
+def _names(columns: Sequence[Column]) -> str:
+    return ", ".join(quoted(column.name) for column in columns)
 
 
-def packed(minutes: Iterable[Summary], *key: int) -> bytes:
-    """Return minutes packed for a row: times within the half-hour, means to 12 digits."""
-    columns = dict(zip(COLUMNS, map(list, zip(*minutes, strict=True)), strict=False))
-    columns["when"] = [when % HALF_HOUR for when in columns["when"]]
-    columns["mean"] = [float(f"{mean:.12g}") for mean in columns["mean"]]
-    return sealed(zlib.compress(json.dumps(columns, separators=(",", ":")).encode()), *key)
-
-
-def unpacked(body: bytes, half: int) -> Iterator[Summary]:
-    """Yield the minutes in the row of a half-hour."""
-    columns = json.loads(zlib.decompress(body[:-4]))
-    columns["when"] = [half * HALF_HOUR + when for when in columns["when"]]
-    return map(Summary, *(columns[name] for name in COLUMNS))
-
-
-def points_of(
-    db: sqlite3.Connection, stream: Stream, start: int = -(2**63), end: int = 2**63 - 1
-) -> Iterator[Point]:
-    """Yield the samples of a stream that are entirely readable, in order of time."""
-    decoders = {kind: decoder(db, kind) for kind in ("number", "bool", "text")}
-    fields = [(name, decoders[kind]) for name, kind, _ in stream.fields]
-    units = {name: unit for name, _, unit in stream.fields if unit is not None}
-    for time, seq, body in rows(db, stream, start, end):
-        numbers = stream.body.unpack_from(body)
-        values = {name: value(n) for (name, value), n in zip(fields, numbers, strict=True)}
-        known = {name: value for name, value in values.items() if value is not None}
-        if len(known) == len(values):
-            yield Point(stream.device, stream.epoch, seq, time, known, dict(units))
-
-
-def empty(tables: Iterable[Table]) -> sqlite3.Connection:
-    """Return an empty database in memory."""
-    db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    for table in tables:
-        db.execute(table.schema())
-    return db
+def _known(columns: Sequence[Column]) -> str:
+    return " OR ".join(f"{quoted(column.name)} IS NOT NULL" for column in columns)

@@ -1,0 +1,678 @@
+"""The alarms of an instrument: samples and people move each along the chart.
+
+The board does no I/O. ``keep`` writes what has changed, and only then ``announce`` tells it, so
+that nobody has heard of what a crash could undo. Delays are counted by a clock that never steps;
+what outlives the process (shelves, reminders, escalation) has Unix times.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from ..core.device import iso_from_s
+from ..core.fields import is_number
+from ..errors import NotAllowedError
+from ..names import did_you_mean
+from .causes import Causes
+from .chart import SHOWN, E, S, after, is_new
+from .record import Record
+from .rules import CONNECTION, STATUS, Rule, Rules
+
+CHATTER, CHATTER_S, CHATTER_OFF_S = 3, 600.0, 300.0
+"""An alarm that comes so often within this time is one row until it was good for so long."""
+TOGETHER_S = 10.0
+"""Alarms whose hardware times differ by less come together: the earliest is the first of them."""
+FLOOD, CALM, FLOOD_S = 10, 5, 600.0
+"""More new alarms than the first number in this time are a flood, until there are fewer than the
+second."""
+POLLS_AFTER = 2
+"""An alarm stays suppressed for so many polls after its cause is over."""
+SHRINKS_S, SHRINKS_BY, GROWS_BY = 60.0, 0.01, 0.05
+"""A deviation shrinks while it gets smaller by the first fraction in this time; it grows if it is
+larger than the smallest one by the second fraction."""
+SILENT_POLLS, SILENT_S = 3, 20.0
+"""A device is silent if nothing came for so many of its polls and so many seconds more."""
+MAX_SHELF_MIN = {"ERR": 60.0, "WARN": 720.0}
+NIGHT_ENDS_HOUR = 12
+"""Nights end at noon, UTC, and no shelf outlives them."""
+MAX_NOTE = 500
+SYSTEM = "hwalarm"
+"""Who does what nobody has asked for."""
+
+
+class Said(NamedTuple):
+    """What a sample says of one alarm."""
+
+    severity: str
+    reason: str
+    since: str | None
+    value: float | str | bool | None
+
+
+@dataclass
+class Judged:
+    """What samples say of an alarm at present, by the clock that never steps."""
+
+    is_bad: bool = False
+    bad_since: float = 0.0
+    good_since: float | None = None
+    release_at: float | None = None
+    """When the suppression ends whose cause is over."""
+    target: float | None = None
+    smallest: float = math.inf
+    """The smallest deviation from the target since it last grew."""
+    shrunk_at: float = -math.inf
+
+
+@dataclass
+class Change:
+    """Something that happened to an alarm: what is logged and told."""
+
+    event: str
+    alarm: str
+    by: str
+    at: float
+    record: dict[str, Any]
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+class Message(NamedTuple):
+    """A message for people who are not looking: for whom, about what, and its text."""
+
+    to: str
+    alarm: str
+    occurrence: int
+    stage: str
+    text: str
+
+
+Keep = Callable[[Iterable[Record], list[Change], list[Message]], None]
+
+
+class Board:
+    """All alarms, by name. ``stages``: after how many seconds an error is told to whom."""
+
+    def __init__(
+        self,
+        rules: Rules,
+        keep: Keep,
+        kept: Iterable[Record] = (),
+        *,
+        clock: Callable[[], float],
+        steady: Callable[[], float],
+        stages: Mapping[str, float] | None = None,
+    ) -> None:
+        self.rules, self._keep, self.clock, self.steady = rules, keep, clock, steady
+        self.stages = dict(sorted((stages or {}).items(), key=lambda item: item[1]))
+        self.causes = Causes(rules.devices, rules.servers)
+        self.records = {record.alarm: record for record in kept}
+        self.judged: dict[str, Judged] = {}
+        self.heard: dict[str, float] = {}
+        self._statuses: set[str] = set()
+        self.flood_since: float | None = None
+        self._told_flood: set[str] = set()
+        self._new = [at for record in self.records.values() for at in record.raised]
+        self._dirty: dict[str, Record] = {}
+        self._changes: list[Change] = []
+        self._messages: list[Message] = []
+        self._unjudged = {
+            alarm for alarm, record in self.records.items() if record.state is not S.NORMAL
+        }
+        self._expected_since = steady()
+
+    # --- what is heard ----------------------------------------------------------------------
+
+    def hear(self, sample: Mapping[str, Any]) -> None:
+        """Judge a sample of a device, or its testament."""
+        device = sample["device"]
+        self.heard[device] = self.steady()
+        said = _said(sample)
+        mine = f"{device}."
+        known = [alarm for alarm in self.judged if alarm.startswith(mine)]
+        known += [alarm for alarm in self._unjudged if alarm.startswith(mine)]
+        if not said and not known:
+            return
+        for name, what in said.items():
+            self._bad(f"{device}.{name}", what, sample)
+        if sample["state"]["connection"] == "online":  # of one that is offline nothing is known
+            for alarm in dict.fromkeys(known):
+                if alarm.partition(".")[2] not in said:
+                    self._good(alarm, sample)
+        self._settle()
+
+    def hear_status(self, server: str, *, running: bool) -> None:
+        """Judge whether a server runs."""
+        alarm = f"{server}.{STATUS}"
+        self._statuses.add(server)
+        if running:
+            if alarm in self.judged or alarm in self._unjudged:
+                self._good(alarm, {})
+        else:
+            self._bad(alarm, Said("ERR", f"{server} is not running", None, None), {})
+        self._settle()
+
+    def nobody_heard(self) -> None:
+        """Note that the router is away: silence says nothing of the devices now."""
+        self._expected_since = math.inf
+
+    def listening(self) -> None:
+        """Note that telemetry can be heard from now on."""
+        self._expected_since = self.steady()
+
+    def tick(self) -> None:
+        """Do what is due: delays, reminders, shelves, escalation, and silent devices."""
+        self._miss()
+        self._settle()
+
+    def report(self, alarm: str, severity: str, reason: str) -> None:
+        """Judge an alarm of the alarm system itself; an empty reason means that it is good."""
+        if reason:
+            self._bad(alarm, Said(severity, reason, None, None), {})
+        elif alarm in self.judged or alarm in self._unjudged:
+            self._good(alarm, {})
+        self._settle()
+
+    def _miss(self) -> None:
+        now = self.steady()
+        for device, found in self.rules.devices.items():
+            allowed = SILENT_POLLS * found.poll_every + SILENT_S
+            last = max(self.heard.get(device, -math.inf), self._expected_since)
+            if now - last > allowed:
+                reason = f"no telemetry of {device} for {now - last:.0f} s"
+                self._bad(f"{device}.{CONNECTION}", Said("ERR", reason, None, None), {})
+        if now - self._expected_since > SILENT_S:
+            for server in self.rules.servers.keys() - self._statuses:
+                reason = f"{server} is not running"
+                self._bad(f"{server}.{STATUS}", Said("ERR", reason, None, None), {})
+
+    # --- the judgment -----------------------------------------------------------------------
+
+    def _bad(self, alarm: str, said: Said, sample: Mapping[str, Any]) -> None:
+        rule = self.rules.of(alarm)
+        if rule.is_notice(said.severity):
+            return
+        record = self._record(alarm)
+        judged, now = self._judge(alarm), self.steady()
+        flipped = not judged.is_bad and judged.good_since is not None
+        if not judged.is_bad:
+            judged.bad_since = now
+        judged.is_bad, judged.good_since = True, None
+        if rule.setpoint and is_number(said.value):
+            self._follow(judged, said.value, _value(sample, rule.setpoint, "target"))
+        if record.state in (S.NORMAL, S.PENDING):
+            self._describe(record, rule, said)
+        worse = record.state in SHOWN and said.severity < record.worst
+        if record.shelved and said.severity < record.shelved_as:
+            self._unshelve(record, SYSTEM, announce=not worse)
+        if record.state is S.NORMAL:
+            record.worst = said.severity
+            record.since = said.since or sample.get("timestamp") or iso_from_s(self.clock())
+            record.cleared = record.acknowledged = record.escalated = None
+            record.announced = False
+            self._step(record, E.BAD, rule)
+        elif record.state is S.RETURNED:
+            self._describe(record, rule, said)
+            record.worst = min(record.worst, said.severity)
+            record.since = said.since or sample.get("timestamp") or iso_from_s(self.clock())
+            self._step(record, E.BAD, rule)
+        elif worse:
+            self._describe(record, rule, said)
+            record.worst = said.severity
+            self._step(record, E.WORSE, rule)
+        elif flipped and record.state in (S.ACTIVE, S.ACKNOWLEDGED):
+            self._count(record)
+        if record.severity != said.severity and record.state in SHOWN:
+            record.severity = said.severity
+            self._note(record)
+        if record.state is S.PENDING and now - judged.bad_since >= rule.delay:
+            self._step(record, E.DELAY_OVER, rule)
+
+    def _good(self, alarm: str, sample: Mapping[str, Any]) -> None:
+        rule, record, judged = self.rules.of(alarm), self.records.get(alarm), self._judge(alarm)
+        value = _value(sample, alarm.partition(".")[2], "current")
+        lasts = record and record.state in (S.PENDING, S.ACTIVE, S.ACKNOWLEDGED)
+        if lasts and is_number(value) and not rule.is_well_inside(value):
+            judged.is_bad, judged.good_since = True, None
+            self._unjudged.discard(alarm)
+            return
+        if judged.is_bad or alarm in self._unjudged:
+            judged.is_bad, judged.good_since = False, self.steady()
+        self._unjudged.discard(alarm)
+        if record is None or record.state is S.NORMAL:
+            self._forget(alarm)
+        elif record.state is S.PENDING:
+            self._step(record, E.GOOD, rule)
+            self._forget(alarm)
+
+    def _forget(self, alarm: str) -> None:
+        self.judged.pop(alarm, None)
+        record = self.records.get(alarm)
+        if record and record.suppressed:
+            record.suppressed = record.cause = None
+            self._note(record)
+        if record and not record.is_news and not record.raised and record.occurrence == 0:
+            del self.records[alarm]
+
+    def _judge(self, alarm: str) -> Judged:
+        return self.judged.setdefault(alarm, Judged())
+
+    def _record(self, alarm: str) -> Record:
+        self._unjudged.discard(alarm)
+        return self.records.setdefault(alarm, Record(alarm))
+
+    def _describe(self, record: Record, rule: Rule, said: Said) -> None:
+        record.severity, record.reason, record.value = said.severity, said.reason, said.value
+        record.unit = rule.unit if is_number(said.value) else ""
+        record.limit = rule.limit_of(said.value) if is_number(said.value) else None
+        record.advice = rule.advise(unread=said.value is None)
+
+    def _follow(self, judged: Judged, value: float, target: Any) -> None:
+        """Note whether a value approaches its setpoint."""
+        if not is_number(target):
+            return
+        deviation, now = abs(value - target), self.steady()
+        if judged.target != target:
+            judged.target, judged.smallest, judged.shrunk_at = target, deviation, now
+        elif deviation < judged.smallest * (1 - SHRINKS_BY):
+            judged.smallest, judged.shrunk_at = deviation, now
+        elif deviation > judged.smallest * (1 + GROWS_BY):
+            judged.smallest, judged.shrunk_at = deviation, -math.inf
+
+    # --- steps along the chart --------------------------------------------------------------
+
+    def _step(self, record: Record, event: E, rule: Rule) -> None:
+        before = record.state
+        latch = record.announced and rule.latches(record.worst)
+        following = after(before, event, latch=latch)
+        if following is None:
+            return
+        record.state = following
+        if following is S.PENDING or (before is S.PENDING and following is S.NORMAL):
+            return  # nobody was told, so nothing is kept
+        if is_new(before, event, following):
+            record.occurrence += 1
+            record.acknowledged = record.cleared = record.escalated = None
+            record.announced = False
+            if before is not S.ACTIVE:
+                self._count(record)
+            self._order(record)
+        self._note(record)
+        if following is S.ACTIVE:
+            self._suppress(record)
+            self._announce(record, {E.WORSE: "worse", E.REMIND: "reminded"}.get(event, "raised"))
+        elif event is E.GOOD:
+            record.cleared = iso_from_s(self.clock())
+            if record.announced:
+                self._tell("cleared", record)
+            if following is S.NORMAL:
+                self._forget(record.alarm)
+
+    def _announce(self, record: Record, event: str) -> None:
+        """Announce an active alarm, unless a flag hides it."""
+        if record.is_hidden:
+            return
+        now = self.clock()
+        if not record.announced:
+            self._new.append(now)
+        record.announced, record.active_since, record.escalated = True, now, None
+        self._tell(event, record)
+        self._escalate(record)
+
+    def _count(self, record: Record) -> None:
+        now = self.clock()
+        recent = [at for at in record.raised if now - at < CHATTER_S]
+        record.count = record.count + 1 if recent else 1
+        record.raised = [*recent, now][-CHATTER:]
+        self._note(record)
+
+    def _chatters(self, record: Record) -> bool:
+        last = record.raised
+        return len(last) >= CHATTER and last[-1] - last[-CHATTER] < CHATTER_S
+
+    def _order(self, record: Record) -> None:
+        """Find out which alarm came first of those that come together."""
+        at = seconds(record.since)
+        group = [
+            other
+            for other in self.records.values()
+            if other.state in SHOWN
+            and (
+                abs(seconds(other.since) - at) < TOGETHER_S
+                or (record.cause and record.cause in (other.cause, other.alarm))
+            )
+        ]
+        first = min(group, key=lambda other: (seconds(other.since), other.occurrence == 0))
+        for other in group:
+            if other is record or (other.first is not None and other.first != first.alarm):
+                other.first = first.alarm
+                self._note(other)
+
+    # --- flags ------------------------------------------------------------------------------
+
+    def _lasts(self, alarm: str) -> bool:
+        record = self.records.get(alarm)
+        return record is not None and record.state in (S.PENDING, S.ACTIVE, S.ACKNOWLEDGED)
+
+    def _suppress(self, record: Record) -> None:
+        """Hide an alarm that a cause explains, and show it two polls after the cause is over."""
+        judged, now = self._judge(record.alarm), self.steady()
+        cause = self.causes.cause(record.alarm, self._lasts) or self._same_reason(record)
+        shrinks = now - judged.shrunk_at < SHRINKS_S and record.severity == "WARN"
+        why = cause and f"explained by {cause}"
+        if not why and shrinks and record.state is not S.RETURNED:
+            why = "it approaches its setpoint"
+        if why:
+            judged.release_at = None
+        elif record.suppressed:
+            polls = POLLS_AFTER * self.rules.of(record.alarm).poll_s if record.cause else 0.0
+            judged.release_at = judged.release_at or now + polls
+            is_ending = record.state is not S.RETURNED and not judged.is_bad
+            if now < judged.release_at or is_ending:
+                return
+        if (why or None) == record.suppressed:
+            return
+        was_hidden = record.is_hidden
+        record.suppressed, record.cause = why or None, cause
+        if record.state in SHOWN:
+            self._note(record)
+            self._unhide(record, was_hidden=was_hidden)
+
+    def _same_reason(self, record: Record) -> str | None:
+        """Return the first alarm of the device about a value that is unknown for the same reason.
+
+        A controller that answers nothing is one alarm, not one for each of its fields.
+        """
+        if record.value is not None:
+            return None
+        device = record.alarm.partition(".")[0]
+        for alarm, other in self.records.items():
+            if other is record:
+                return None
+            if (
+                alarm.startswith(f"{device}.")
+                and other.value is None
+                and other.reason
+                and other.reason in record.reason
+                and self._lasts(alarm)
+            ):
+                return alarm
+        return None
+
+    def _unhide(self, record: Record, *, was_hidden: bool) -> None:
+        """Announce that an alarm has come into view, or has left it."""
+        if was_hidden and not record.is_hidden and record.state is S.ACTIVE:
+            self._announce(record, "raised")
+        elif was_hidden != record.is_hidden and record.announced:
+            self._tell("suppressed" if record.is_hidden else "updated", record)
+
+    # --- what is due ------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Do everything that is due, keep it, and announce it."""
+        for alarm in list(self.records):
+            record = self.records.get(alarm)
+            if record and record.is_news:
+                self._due(record)
+        self._judge_flood()
+        self.commit()
+
+    def _due(self, record: Record) -> None:
+        rule, judged = self.rules.of(record.alarm), self.judged.get(record.alarm)
+        steady, now = self.steady(), self.clock()
+        if record.shelved and now >= seconds(record.shelved["until"]):
+            self._unshelve(record, SYSTEM)
+        if record.state is S.PENDING and judged and steady - judged.bad_since >= rule.delay:
+            self._step(record, E.DELAY_OVER, rule)
+        if record.state in (S.ACTIVE, S.ACKNOWLEDGED) and judged and judged.good_since is not None:
+            wait = CHATTER_OFF_S if self._chatters(record) else rule.off_delay
+            if steady - judged.good_since >= wait:
+                self._step(record, E.GOOD, rule)
+                return
+        if record.state in SHOWN:
+            self._suppress(record)
+        done = record.acknowledged if record.state is S.ACKNOWLEDGED else None
+        if done and record.worst == "ERR" and now >= seconds(done["at"]) + rule.remind:
+            self._step(record, E.REMIND, rule)
+        if record.state is S.ACTIVE and record.announced and not record.is_hidden:
+            self._escalate(record)
+
+    def _escalate(self, record: Record) -> None:
+        """Send an error to the people of the next stage; at once if the stage has no delay."""
+        stages = list(self.stages)
+        done = stages.index(record.escalated) + 1 if record.escalated in stages else 0
+        waited = self.clock() - record.active_since
+        for stage in stages[done:]:
+            if record.severity != "ERR" or waited < self.stages[stage]:
+                return
+            record.escalated = stage
+            self._tell("escalated", record, to=stage)
+            self._message(record, stage)
+
+    def _message(self, record: Record, stage: str) -> None:
+        if self.flood_since is None:
+            text = f"{record.severity} {record.alarm}: {record.reason}"
+            since = f"since {str(record.since)[11:19]} UTC"
+            self._messages.append(
+                Message(
+                    *(stage, record.alarm, record.occurrence, stage),
+                    f"{text} ({since})\n{record.advice}".strip(),
+                )
+            )
+        elif stage not in self._told_flood:
+            self._told_flood.add(stage)
+            minutes = max(round((self.clock() - self._new[0]) / 60), 1)
+            first = record.first or record.alarm
+            text = f"{len(self._new)} alarms in {minutes} min, first: {self._sentence(first)}"
+            self._messages.append(Message(stage, "flood", round(self.flood_since), stage, text))
+
+    def _sentence(self, alarm: str) -> str:
+        found = self.records.get(alarm)
+        return f"{alarm}: {found.reason}" if found else alarm
+
+    def _judge_flood(self) -> None:
+        now = self.clock()
+        self._new = [at for at in self._new if now - at < FLOOD_S]
+        if self.flood_since is None and len(self._new) > FLOOD:
+            self.flood_since = now
+        elif self.flood_since is not None and len(self._new) < CALM:
+            self.flood_since = None
+            self._told_flood.clear()
+
+    # --- what people do ---------------------------------------------------------------------
+
+    def acknowledge(self, alarm: str, occurrence: int, by: str, note: str = "") -> dict[str, Any]:
+        """Acknowledge one occurrence of an alarm. Raise NotAllowedError if it is not the last."""
+        record = self._named(alarm)
+        note = _text(note, "note")
+        if record.occurrence != occurrence:
+            raise NotAllowedError(
+                f"{alarm} has come again since you looked: this is occurrence "
+                f"{record.occurrence}, not {occurrence}; look at it, and acknowledge that"
+            )
+        if after(record.state, E.ACKNOWLEDGE, latch=True) is None:
+            raise NotAllowedError(f"{alarm} is {record.state}: there is nothing to acknowledge")
+        now = self.clock()
+        record.acknowledged = {"by": by, "at": iso_from_s(now), "note": note}
+        record.escalated = None
+        self._step(record, E.ACKNOWLEDGE, self.rules.of(alarm))
+        self._tell("acknowledged", record, by)
+        if record.state is S.NORMAL:
+            self._forget(alarm)
+        self.commit()
+        return record.public()
+
+    def shelve(self, alarm: str, minutes: float, reason: str, by: str) -> dict[str, Any]:
+        """Hide an alarm for some minutes, at most an hour (ERR) or 12 (WARN), or until noon UTC."""
+        record = self._named(alarm)
+        is_warning = record.state in SHOWN and record.severity == "WARN"
+        most = MAX_SHELF_MIN["WARN" if is_warning else "ERR"]
+        if not is_number(minutes) or not 0 < minutes <= most:
+            raise ValueError(
+                f"minutes must be over 0, at most {most:g} for {alarm}, not {minutes!r:.60}"
+            )
+        reason = _text(reason, "reason", needed=True)
+        now = self.clock()
+        until = min(now + 60 * minutes, _end_of_night(now))
+        record.shelved = {"until": iso_from_s(until), "by": by, "reason": reason}
+        record.shelved_as = record.severity if record.state in SHOWN else "ERR"
+        self._tell("shelved", record, by)
+        self.commit()
+        return record.public()
+
+    def unshelve(self, alarm: str, by: str) -> dict[str, Any]:
+        """Show a shelved alarm again. Raise NotAllowedError if it is not shelved."""
+        record = self._named(alarm)
+        if not record.shelved:
+            raise NotAllowedError(f"{alarm} is not shelved")
+        self._unshelve(record, by)
+        self.commit()
+        return record.public()
+
+    def _unshelve(self, record: Record, by: str, *, announce: bool = True) -> None:
+        record.shelved = None
+        self._tell("unshelved", record, by)
+        if announce:
+            self._unhide(record, was_hidden=True)
+
+    def out_of_service(self, alarm: str, reason: str, by: str) -> dict[str, Any]:
+        """Hide an alarm until it is in service again; every handover names it."""
+        record = self._named(alarm)
+        reason = _text(reason, "reason", needed=True)
+        record.out_of_service = {"by": by, "at": iso_from_s(self.clock()), "reason": reason}
+        self._tell("out_of_service", record, by)
+        self.commit()
+        return record.public()
+
+    def in_service(self, alarm: str, by: str) -> dict[str, Any]:
+        """End ``out_of_service``. Raise NotAllowedError if it is in service."""
+        record = self._named(alarm)
+        if not record.out_of_service:
+            raise NotAllowedError(f"{alarm} is in service")
+        record.out_of_service = None
+        self._tell("in_service", record, by)
+        self._unhide(record, was_hidden=True)
+        self.commit()
+        return record.public()
+
+    def tell(
+        self, event: str, by: str, more: dict[str, Any], messages: Iterable[Message] = ()
+    ) -> None:
+        """Log and announce something that is about no alarm: a handover, a test, a gap."""
+        change = Change(event, "", by, self.clock(), {}, more)
+        self._changes.append(change)
+        self._messages += messages
+        self.commit()
+
+    def _named(self, alarm: str) -> Record:
+        """Return the record of an alarm. Raise ValueError if the instrument has none."""
+        if alarm not in self.records:
+            device, _, name = str(alarm).partition(".")
+            found = self.rules.devices.get(device)
+            names = [CONNECTION, *(found.fields if found else ()), *(found.advice if found else ())]
+            is_server = device in self.rules.servers and name == STATUS
+            if not is_server and (found is None or name not in names):
+                known = [*self.records, *(f"{device}.{one}" for one in names if found)]
+                raise ValueError(
+                    f"there is no alarm {alarm!r:.60}{did_you_mean(str(alarm), known)}"
+                )
+        return self.records.setdefault(alarm, Record(alarm))
+
+    # --- keeping and telling ----------------------------------------------------------------
+
+    def _note(self, record: Record) -> None:
+        self._dirty[record.alarm] = record
+
+    def _tell(self, event: str, record: Record, by: str = SYSTEM, **more: Any) -> None:
+        self._note(record)
+        self._changes.append(Change(event, record.alarm, by, self.clock(), record.public(), more))
+
+    def commit(self) -> None:
+        """Keep what has changed, and announce it."""
+        if self._dirty or self._changes or self._messages:
+            told = {change.alarm for change in self._changes}
+            for alarm, record in self._dirty.items():
+                if alarm not in told:
+                    self._changes.append(
+                        Change("updated", alarm, SYSTEM, self.clock(), record.public())
+                    )
+            dirty, changes, messages = self._dirty, self._changes, self._messages
+            self._dirty, self._changes, self._messages = {}, [], []
+            self._keep(dirty.values(), changes, messages)
+
+    def list(self) -> list[dict[str, Any]]:
+        """Return every alarm that is not normal, or that a person has hidden; worst first."""
+        found = [record for record in self.records.values() if record.is_news]
+        return [record.public() for record in sorted(found, key=_rank)]
+
+    def counts(self) -> dict[str, int]:
+        """Return how many alarms people see, by what they are, and how many are hidden."""
+        found = [record for record in self.records.values() if record.is_news]
+        shown = [one for one in found if one.state in SHOWN and not one.is_hidden]
+        active = [one for one in shown if one.state is S.ACTIVE]
+        return {
+            "errors": sum(one.severity == "ERR" for one in active),
+            "warnings": sum(one.severity == "WARN" for one in active),
+            "acknowledged": sum(one.state is S.ACKNOWLEDGED for one in shown),
+            "returned": sum(one.state is S.RETURNED for one in shown),
+            "shelved": sum(bool(one.shelved) for one in found),
+            "suppressed": sum(bool(one.suppressed) and one.state in SHOWN for one in found),
+            "out_of_service": sum(bool(one.out_of_service) for one in found),
+        }
+
+    def oldest_unacknowledged(self) -> float | None:
+        """Return for how long (s) people have been told of an alarm that nobody acknowledged."""
+        shown = (one for one in self.records.values() if one.announced and not one.is_hidden)
+        since = [seconds(one.since) for one in shown if one.state in (S.ACTIVE, S.RETURNED)]
+        return max(self.clock() - min(since), 0.0) if since else None
+
+
+RANK = {S.ACTIVE: 0, S.ACKNOWLEDGED: 1, S.RETURNED: 2, S.PENDING: 3, S.NORMAL: 4}
+
+
+def _rank(record: Record) -> tuple[bool, int, str, str]:
+    return record.is_hidden, RANK[record.state], record.severity, record.since or ""
+
+
+def _said(sample: Mapping[str, Any]) -> dict[str, Said]:
+    """Return what a sample says of its alarms: of each field the worst one, with all reasons."""
+    found: dict[str, Said] = {}
+    for alarm in sample["alarms"]:
+        name, severity, reason = alarm["field"], alarm["severity"], alarm["reason"]
+        since, value = alarm.get("since"), _value(sample, name, "current")
+        if name in found:
+            known = found[name]
+            severity = min(severity, known.severity)
+            reason = known.reason if reason in known.reason else f"{known.reason}; {reason}"
+            since = known.since
+        found[name] = Said(severity, reason, since, value)
+    return found
+
+
+def _value(sample: Mapping[str, Any], name: str, part: str) -> Any:
+    """Return a value of a sample, of a pair its ``current`` or ``target``."""
+    said = sample.get(name)
+    if isinstance(said, dict) and part in said:
+        said = said[part]
+    if isinstance(said, dict):
+        said = said.get("value")
+    return said if isinstance(said, float | int | str | bool) else None
+
+
+def _text(text: object, what: str, *, needed: bool = False) -> str:
+    if not isinstance(text, str) or len(text) > MAX_NOTE or (needed and not text.strip()):
+        raise ValueError(f"{what} must be a text of at most {MAX_NOTE} characters")
+    return text.strip()
+
+
+def seconds(moment: str | None) -> float:
+    """Return a time such as ``2026-11-22T04:44:44.196Z`` as Unix time; 0 for None."""
+    return datetime.fromisoformat(moment).timestamp() if moment else 0.0
+
+
+def _end_of_night(now: float) -> float:
+    """Return the next noon, UTC."""
+    today = datetime.fromtimestamp(now, UTC)
+    noon = today.replace(hour=NIGHT_ENDS_HOUR, minute=0, second=0, microsecond=0)
+    return (noon if today < noon else noon + timedelta(days=1)).timestamp()

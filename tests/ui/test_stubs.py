@@ -1,0 +1,61 @@
+"""The stubs of the instrument: mypy finds what is misspelt, and nothing else."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from hcam_devices import client
+from hcam_devices.ui.stubs import write
+
+from ..client.test_devices import description_of
+from ..helpers import ENTRIES
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = """
+import asyncio
+
+from hcam_devices.client import {names}
+from hcam_devices.wamp.utils import call
+
+with connect() as instrument:
+    instrument.slide.block(wait=True)
+    instrument.slide.stage.move(timeout=3)
+    instrument.gtc.do_offset(1.0, decoff=2)
+    instrument.slide.set("target_position", 4)
+    found: Reading = instrument.slide.position
+    for each in instrument.subscribe("slide", seconds=3):
+        print(each.raw, call("hipercam.slide.rpc.telemetry"))
+    instrument["ngc"]["exposure.time"].value
+
+
+async def main() -> None:
+    async with connect() as other:
+        await other.slide.move(wait=True)
+        async for each in other.subscribe("slide"):
+            print(each.raw)
+
+instrument.slide.blok()
+instrument.slid
+instrument.slide.position.unt
+instrument.slide.set("position", 4)
+instrument.slide.stage.mov()
+instrument.gtc.do_offset("x", 1)
+"""
+
+
+def test_a_type_checker_finds_mistakes_and_nothing_else(tmp_path: Path) -> None:
+    write(tmp_path, {name: description_of(name) for name in ENTRIES})
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(names=", ".join(client.__all__)))
+    settings = ("--strict", "--config-file", "", "--cache-dir", str(ROOT / ".mypy_cache"))
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *settings, str(script)],
+        env={"MYPYPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    last = len(script.read_text().splitlines())
+    lines = [line.split(":")[1] for line in done.stdout.splitlines() if "error:" in line]
+    assert lines == [str(number) for number in range(last - 5, last + 1)], done.stdout

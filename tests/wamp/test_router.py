@@ -1,0 +1,44 @@
+"""When the router answers: as soon as it serves every path that programs use."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
+
+from hcam_devices.wamp.router import answers
+
+
+@contextmanager
+def serving(*paths: str) -> Iterator[int]:
+    """Serve only these paths on a free port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path in paths else 404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, args=(0.01,)).start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [((), False), (("/publish",), False), (("/ws",), False), (("/publish", "/ws"), True)],
+)
+def test_it_answers_once_it_serves_every_path(paths: tuple[str, ...], expected: bool) -> None:
+    with serving(*paths) as port:
+        assert answers(port) is expected
