@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, WebSocketRoute, expect
 
 from hcam_devices.config.instrument import load
 from hcam_devices.history.replay import replay
@@ -25,6 +25,7 @@ from .tools import Net, soon
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MAX_BYTES, MAX_REQUESTS = 400_000, 20
+SUBSCRIBED = 33
 WHITE = "rgb(255, 255, 255)"
 COUNT_TONES = """window.tones = 0
 window.OscillatorNode = class extends OscillatorNode {
@@ -159,6 +160,22 @@ async def test_each_role_sees_what_it_may_do(net: Net, browser: Browser) -> None
             await expect(page.page.locator("[data-testid$='.samples']")).to_have_count(0)
             await page.at("sign-out").click()
             await expect(slide).to_have_count(0)
+
+
+async def test_who_signs_in_while_it_subscribes_reads_no_complaint(
+    net: Net, browser: Browser
+) -> None:
+    async with panel(browser, net) as page:
+
+        def without_subscribed(here: WebSocketRoute) -> None:
+            there = here.connect_to_server()
+            there.on_message(
+                lambda text: None if json.loads(text)[0] == SUBSCRIBED else here.send(text)
+            )
+
+        await page.page.route_web_socket("**", without_subscribed)
+        await page.load()
+        await page.sign_in("ola", "operator")
 
 
 async def test_a_command_goes_from_the_dialog_to_the_wire_and_back(

@@ -3,7 +3,7 @@
 
 import { html } from "./html.js"
 import { useState } from "preact/hooks"
-import { changed, listeners, may, model, now, rpc, useModel, watch } from "./model.js"
+import { changed, complain, listeners, may, model, now, rpc, useModel, watch } from "./model.js"
 import { age, count, family, some, stamp } from "./format.js"
 import { open } from "./dialogs.js"
 
@@ -129,7 +129,7 @@ listeners.push((session) => {
     remember(event)
     changed("alarms", ...(RAISED.includes(event.event) ? ["lines"] : []))
     if (gap) list()
-  }).catch((error) => console.warn(error.message))
+  }).catch(complain)
   list()
   log()
 })

@@ -3,7 +3,7 @@
 
 import { html } from "./html.js"
 import { useEffect, useRef, useState } from "preact/hooks"
-import { changed, families, listeners, model, now, rpc, useModel, watch, units } from "./model.js"
+import { changed, complain, families, listeners, model, now, rpc, useModel, watch, units } from "./model.js"
 import { clock, count, family, label, plain, signed, stamp } from "./format.js"
 import { alarmMarks, HandOver, Shape } from "./alarms.js"
 
@@ -288,7 +288,7 @@ listeners.push((session) => {
     if (typeof note?.time !== "string" || typeof note.what !== "string") return
     notes.push(note)
     sortNotes()
-  }, { match: "wildcard" }).catch((error) => console.warn(error.message))
+  }, { match: "wildcard" }).catch(complain)
 })
 
 const argument = (value) => { const text = JSON.stringify(value) ?? ""; return text.length > 40 ? `${text.slice(0, 38)}…` : text }

@@ -5,7 +5,7 @@
 // again when it has changed.
 
 import { useEffect, useReducer } from "preact/hooks"
-import { Session } from "./wamp.js"
+import { OutcomeUnknown, Session } from "./wamp.js"
 import { family } from "./format.js"
 
 const ROLES = ["observer", "operator", "engineer"]
@@ -232,7 +232,8 @@ function follow(session) {
 // Called with each new session, to subscribe to more.
 export const listeners = []
 
-const complain = (error) => console.warn(error.message)
+// A subscription was refused. One that ended with its session is no news: the next session subscribes again.
+export const complain = (error) => { if (!(error instanceof OutcomeUnknown)) console.warn(error.message) }
 
 // In a replay nobody answers: the router has the descriptions of the instrument file.
 async function describeAll() {
