@@ -1,9 +1,10 @@
 """Sets of numbered samples: ranges of numbers of devices and epochs, and their arithmetic."""
 
 from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 Key: TypeAlias = tuple[str, str]
 """A device and an epoch."""
@@ -148,6 +149,17 @@ class SampleRanges:
 
     def __repr__(self) -> str:
         return f"SampleRanges({list(self.ranges())})"
+
+
+def numbers_of(rows: Iterable[tuple[Any, ...]]) -> SampleRanges:
+    """Return the samples of rows that begin with device, epoch and number."""
+    numbers: dict[Key, list[int]] = defaultdict(list)
+    for row in rows:
+        numbers[row[0], row[1]].append(row[2])
+    found = SampleRanges()
+    for key, some in numbers.items():
+        found.add_numbers(*key, some)
+    return found
 
 
 def _without(spans: Iterable[list[int]], others: list[list[int]] | tuple[()]) -> list[list[int]]:

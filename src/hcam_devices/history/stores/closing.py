@@ -10,15 +10,13 @@ import secrets
 import sqlite3
 from collections import defaultdict
 from contextlib import ExitStack, closing
-from itertools import groupby
-from operator import itemgetter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
-from ...journal.points import night_bounds
-from ...journal.ranges import SampleRanges
+from ...journal.points import Field, night_bounds
 from .duck import TYPES, connection, literal, parquet, quoted
 from .files import checksum, connect, differs, readable, sync
 from .tonight import KINDS, NAME, NIGHTS, TAKEN, Job, ranges_of
@@ -31,7 +29,7 @@ GROUP BY epoch, island ORDER BY 1, 2
 """
 ROWS = """
 SELECT CAST(epoch AS BLOB), seq, time, shape, CAST(body AS BLOB) FROM sample
-WHERE device = ? AND time >= ? AND time < ? ORDER BY epoch, seq
+WHERE device = ? AND time >= ? AND time < ?
 """
 EMPTY = "SELECT make_timestamptz(0) AS time, 0::BIGINT AS seq, '' AS epoch WHERE false"
 
@@ -53,11 +51,14 @@ def build(folder: Path, job: Job) -> dict[str, Any]:
         query = 'SELECT "column", field, kind, unit FROM field WHERE device = ?'
         fields = {column: what for column, *what in db.execute(query, (job.device,))}
         try:
-            texts, values, rows = _read_rows(db, job, fields, opened)
+            text, values = _read_rows(db, job, fields, opened)
+            con.execute(f"CREATE OR REPLACE TABLE whole AS {text}")
+            ranges = rows = con.execute(RANGES.format("whole")).fetchall()
             if paths:
                 values += sum(count for _, _, count in job.parts)
-                texts.append(f"SELECT * FROM {parquet(paths)}")  # noqa: S608
-            con.execute(f"CREATE OR REPLACE TABLE whole AS {' UNION ALL BY NAME '.join(texts)}")
+                text = f"FROM whole UNION ALL BY NAME FROM {parquet(paths)}"
+                con.execute(f"CREATE OR REPLACE TABLE whole AS {text}")
+                ranges = con.execute(RANGES.format("whole")).fetchall()
             there = (name for name, *_ in con.execute("DESCRIBE whole").fetchall())
             fields = {name: fields[name] for name in sorted(there) if name not in TAKEN}
             found = _sums(con, "whole", fields)
@@ -71,7 +72,7 @@ def build(folder: Path, job: Job) -> dict[str, Any]:
         query = "DELETE FROM whole WHERE epoch = ? AND seq BETWEEN ? AND ?"
         con.executemany(query, [samples[1:] for samples in job.drop])
         found = _sums(con, "whole", fields)
-    ranges = con.execute(RANGES.format("whole")).fetchall() if paths else rows
+        ranges = con.execute(RANGES.format("whole")).fetchall()
     if len(ranges_of(job.device, ranges)) != found["samples"]:
         raise ValueError("some numbers are there twice")
     listed = ", ".join(map(quoted, (*TAKEN, *fields)))
@@ -96,32 +97,38 @@ def build(folder: Path, job: Job) -> dict[str, Any]:
 
 def _read_rows(
     db: sqlite3.Connection, job: Job, fields: dict[str, Any], opened: ExitStack
-) -> tuple[list[str], int, list[tuple[str, int, int]]]:
-    """Return queries of the rows of a job, how many values they have, and which numbers.
+) -> tuple[str, int]:
+    """Return the query of the rows of a job, and how many values they have.
 
-    The rows are in files in memory, until ``opened`` is closed.
+    The rows are in files in memory, as CSV, until ``opened`` is closed.
     """
     query = "SELECT id, columns FROM shape WHERE device = ?"
     shapes = {number: json.loads(text) for number, text in db.execute(query, (job.device,))}
     lines: dict[int, list[bytes]] = defaultdict(list)
-    numbers = SampleRanges()
-    for raw, some in groupby(db.execute(ROWS, _span(job)), itemgetter(0)):
-        epoch, seqs = readable(raw), []
-        text = json.dumps(epoch).encode()
-        for _, seq, when, shape, body in some:
-            seqs.append(seq)
-            lines[shape].append(b"[%d,%d,%b,%b" % (when, seq, text, body[1:]))
-        numbers.add_numbers(job.device, epoch, seqs)
-    texts, values = [], 0
+    for raw, seq, when, shape, body in db.execute(ROWS, _span(job)):
+        # Without backslashes, a JSON list is CSV.
+        values = body[1:-1] if b"\\" not in body else b",".join(map(_csv, json.loads(body)))
+        lines[shape].append(b"%d,%d,%b,%b" % (when, seq, _epoch(raw), values))
+    texts, count = [], 0
     for shape, rows in lines.items():
         columns = shapes[shape]
-        values += len(rows) * len(columns)
+        count += len(rows) * len(columns)
         file = opened.enter_context(os.fdopen(os.memfd_create("rows"), "wb"))
-        text = b"\n".join(rows)
-        file.write(text if columns else text.replace(b",]", b"]"))
+        file.write(b"\n".join(rows))
         file.flush()
         texts.append(_select(file.fileno(), max(map(len, rows)), columns, fields))
-    return texts or [EMPTY], values, [part[1:4] for part in numbers.ranges()]
+    return " UNION ALL BY NAME ".join(texts or [EMPTY]), count
+
+
+def _csv(value: Field) -> bytes:
+    if isinstance(value, str):
+        return b'"%b"' % value.replace('"', '""').encode()
+    return json.dumps(value).encode()
+
+
+@cache
+def _epoch(raw: bytes) -> bytes:
+    return _csv(readable(raw))
 
 
 def _span(job: Job) -> tuple[str, int, int]:
@@ -130,16 +137,15 @@ def _span(job: Job) -> tuple[str, int, int]:
 
 
 def _select(file: int, longest: int, columns: list[str], fields: dict[str, Any]) -> str:
-    """Return the query of the rows in a file: lists of time, number, epoch and values."""
-    cast = [
-        f"CAST(row[{index}] AS {TYPES[fields[column][1]]}) AS {quoted(column)}"
-        for index, column in enumerate(columns, 4)
-    ]
-    head = "make_timestamptz(1000 * row[1]::BIGINT) AS time, row[2]::BIGINT AS seq, row[3] AS epoch"
+    """Return the query of the rows in a file: time, number, epoch and values."""
+    types = {f"c{n}": TYPES[fields[column][1]] for n, column in enumerate(columns)}
+    named = ", ".join(f"{place} AS {quoted(name)}" for place, name in zip(types, columns, strict=True))
+    form = {"ms": "BIGINT", "seq": "BIGINT", "epoch": "VARCHAR"} | (types or {"none": "VARCHAR"})
     return (
-        f"SELECT {', '.join((head, *cast))} FROM read_json('/proc/self/fd/{file}',"  # noqa: S608
-        f" maximum_object_size = {2**20 + longest}, format = 'newline_delimited',"  # takes memory
-        " records = false, columns = {row: 'VARCHAR[]'})"
+        f"SELECT make_timestamptz(1000 * ms) AS time, seq, epoch, {named} "
+        f"FROM read_csv('/proc/self/fd/{file}', columns = {form}, auto_detect = false,"
+        f" header = false, max_line_size = {2**20 + longest}, new_line = '\\n', quote = '\"',"
+        " escape = '\"', allow_quoted_nulls = false)"
     )
 
 

@@ -10,7 +10,6 @@ import logging
 import operator
 import sqlite3
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -20,7 +19,7 @@ from typing import IO, Any
 
 from ...journal.age import DAY_S, AgeClock
 from ...journal.points import TIMES, night_bounds, night_of
-from ...journal.ranges import Key, SampleRange, SampleRanges
+from ...journal.ranges import SampleRange, SampleRanges, numbers_of
 from ...journal.records import Record
 from ..child import Child
 from . import AwayError
@@ -165,26 +164,15 @@ class EmbeddedStore:
 
     def write(self, records: Sequence[Record]) -> None:
         """Store samples in one transaction. Raises AwayError."""
-        given: dict[Key, dict[int, Record]] = defaultdict(dict)
-        for record in records:
-            given[record[:2]].setdefault(record.seq, record)
-        new = SampleRanges()
-        for key, some in given.items():
-            new.add_numbers(*key, sorted(some))
-        new -= self.stored
-
-        fresh = [
-            some[seq]
-            for key, some in given.items()
-            for part in new.ranges_of(key)
-            for seq in range(part.first, part.last + 1)
-        ]
+        new = numbers_of(records) - self.stored
+        if len(new) < len(records):
+            records = [record for record in records if record[:3] in new]
 
         def keep(db: sqlite3.Connection) -> None:
             db.executemany(
                 "INSERT OR IGNORE INTO sample (rowid, device, epoch, seq, time, shape, body)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                self._shapes.rows(db, fresh),
+                self._shapes.rows(db, records),
             )
 
         if new:

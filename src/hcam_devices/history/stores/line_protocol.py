@@ -25,7 +25,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from http import HTTPStatus
-from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -35,7 +34,7 @@ import orjson
 
 from ...config.stores import InfluxDB, SecretError, is_near
 from ...journal.points import Field
-from ...journal.ranges import SampleRange, SampleRanges
+from ...journal.ranges import SampleRange, SampleRanges, numbers_of
 from ...journal.records import Record, Shape
 from . import AwayError
 from .files import trying
@@ -255,7 +254,7 @@ class LineStore:
 
     def _set_aside(self, refused: list[tuple[Line, str]]) -> None:
         rows = [(*line[:3], line.text.decode(), reason) for line, reason in refused]
-        self.ledger.enter(_numbers(line for line, _ in refused), aside=rows)
+        self.ledger.enter(numbers_of(line for line, _ in refused), aside=rows)
         if not self._refused:
             self._retry_at = self.clock() + RETRY_EVERY_S
         for line, reason in refused:
@@ -302,7 +301,7 @@ class LineStore:
                     self._prove(error)
                     proven = True
             else:
-                self.ledger.enter(_numbers(lines))
+                self.ledger.enter(numbers_of(lines))
                 self._taken = lines[-1]
                 proven = True
         if refused and not again:
@@ -402,13 +401,6 @@ class LineStore:
 
     def _away(self, reason: str) -> AwayError:
         return AwayError(f"{self.settings.url}: {reason}")
-
-
-def _numbers(lines: Iterable[Line]) -> SampleRanges:
-    found = SampleRanges()
-    for (device, epoch), some in groupby(lines, lambda line: line[:2]):
-        found.add_numbers(device, epoch, (line.seq for line in some))
-    return found
 
 
 def _parts(lines: list[Line], error: _RefusedError) -> list[list[Line]]:
