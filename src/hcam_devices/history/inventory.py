@@ -40,7 +40,7 @@ SELECT device, epoch, min(seq), max(seq), min(time), max(time) FROM (
         seq - row_number() OVER (PARTITION BY device, epoch, {DAY} ORDER BY seq) AS island
     FROM sample)
 GROUP BY device, epoch, day, island
-"""  # noqa: S608
+"""
 
 
 def belonging(
@@ -236,7 +236,7 @@ class Lines:
     def _page(self, device: str, where: str) -> list[tuple[int, Row]]:
         """Return rows with their times in ns."""
         series = _quoted(name_of(device))
-        question = f"SELECT seq, epoch FROM {series} WHERE {where}"  # noqa: S608  (it is quoted)
+        question = f"SELECT seq, epoch FROM {series} WHERE {where}"
         return [
             (time, Row(str(epoch), int(seq), time // 1_000_000))
             for series in self._ask(question)

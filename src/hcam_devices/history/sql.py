@@ -95,7 +95,7 @@ def _connected(
         there = files.snapshot(stream, columns)
         rows = rows_as_table(columns, "$rows")
         con.execute(f"CREATE TABLE tonight.{name} AS {rows}", {"rows": there.rows})
-        whole = with_files(f"SELECT * FROM tonight.{name}", [path for path, _ in there.files])  # noqa: S608
+        whole = with_files(f"SELECT * FROM tonight.{name}", [path for path, _ in there.files])
         con.execute(f"CREATE VIEW {name} AS {whole}")
         snapshots.append(there)
     return con, snapshots

@@ -81,7 +81,7 @@ def build(folder: Path, job: Job) -> dict[str, Any]:
     new = place / f"{job.name}.{secrets.token_hex(4)}.new"
     try:
         con.execute(
-            f"COPY (SELECT {listed} FROM whole ORDER BY time, epoch, seq) TO {literal(new)}"  # noqa: S608
+            f"COPY (SELECT {listed} FROM whole ORDER BY time, epoch, seq) TO {literal(new)}"
             " (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 2, ROW_GROUP_SIZE 1000000000,"
             f" KV_METADATA {{{about}}})"
         )
@@ -139,7 +139,9 @@ def _span(job: Job) -> tuple[str, int, int]:
 def _select(file: int, longest: int, columns: list[str], fields: dict[str, Any]) -> str:
     """Return the query of the rows in a file: time, number, epoch and values."""
     types = {f"c{n}": TYPES[fields[column][1]] for n, column in enumerate(columns)}
-    named = ", ".join(f"{place} AS {quoted(name)}" for place, name in zip(types, columns, strict=True))
+    named = ", ".join(
+        f"{place} AS {quoted(name)}" for place, name in zip(types, columns, strict=True)
+    )
     form = {"ms": "BIGINT", "seq": "BIGINT", "epoch": "VARCHAR"} | (types or {"none": "VARCHAR"})
     return (
         f"SELECT make_timestamptz(1000 * ms) AS time, seq, epoch, {named} "
@@ -176,7 +178,7 @@ def _sums(con: duckdb.DuckDBPyConnection, table: str, fields: dict[str, Any]) ->
     values = " + ".join((*(f"count({name})" for name in names), "0"))
     lengths = ", ".join(f"max(strlen({quoted(name)}))" for name in ("epoch", *texts))
     found = con.execute(
-        f"SELECT count(*), {values}, sum(hash({', '.join((*TAKEN, *names))}))::VARCHAR,"  # noqa: S608
+        f"SELECT count(*), {values}, sum(hash({', '.join((*TAKEN, *names))}))::VARCHAR,"
         f" epoch_ms(min(time)), epoch_ms(max(time)), [{lengths}] FROM {table}"
     ).fetchone()
     assert found is not None  # noqa: S101  (an aggregate has one row)
@@ -211,7 +213,7 @@ def examine(path: str) -> dict[str, Any]:
     con, file = connection(), parquet([Path(path)])
     try:
         query = (
-            f"SELECT decode(value) FROM parquet_kv_metadata({literal(path)}) WHERE key = 'columns'"  # noqa: S608
+            f"SELECT decode(value) FROM parquet_kv_metadata({literal(path)}) WHERE key = 'columns'"
         )
         ((columns,),) = con.execute(query).fetchall()
         fields = json.loads(columns)

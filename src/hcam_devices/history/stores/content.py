@@ -57,7 +57,7 @@ def content(
         SELECT epoch, list(seq), list({MS}), list({digest(columns)}) FROM {parquet(sound)}
         WHERE time >= make_timestamptz({1000 * start}) AND time < make_timestamptz({1000 * end})
         GROUP BY epoch
-    """  # noqa: S608
+    """
     try:
         return {"rows": con.execute(query).fetchall(), "damaged": damaged}
     except duckdb.Error as error:

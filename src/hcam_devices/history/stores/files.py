@@ -286,13 +286,13 @@ def _salvage(old: Path, new: sqlite3.Connection, name: str, table: Table) -> int
     """
     types = table.types
     names = ", ".join(f'"{column}"' for column in types)
-    insert = f"INSERT OR IGNORE INTO {name} VALUES ({', '.join('?' * len(types))})"  # noqa: S608
-    query = f"SELECT rowid, {names} FROM {name} WHERE rowid BETWEEN ? AND ? ORDER BY rowid"  # noqa: S608
+    insert = f"INSERT OR IGNORE INTO {name} VALUES ({', '.join('?' * len(types))})"
+    query = f"SELECT rowid, {names} FROM {name} WHERE rowid BETWEEN ? AND ? ORDER BY rowid"
     with closing(connect(old, "mode=rw")) as db:
         db.text_factory = readable
         spans, errors = [(0, MAX_ROWID)], 0
         with suppress(sqlite3.Error, UnicodeDecodeError):
-            (last,) = db.execute(f"SELECT max(rowid) FROM {name}").fetchone()  # noqa: S608
+            (last,) = db.execute(f"SELECT max(rowid) FROM {name}").fetchone()
             spans = [(0, last or 0)]
         while spans and errors < MAX_ERRORS:
             first, last = spans.pop()
@@ -309,5 +309,5 @@ def _salvage(old: Path, new: sqlite3.Connection, name: str, table: Table) -> int
                 if last - first >= MAX_SKIP:
                     middle = (first + last) // 2
                     spans += [(middle + 1, last), (first, middle)]
-    (kept,) = new.execute(f"SELECT count(*) FROM {name}").fetchone()  # noqa: S608
+    (kept,) = new.execute(f"SELECT count(*) FROM {name}").fetchone()
     return int(kept)

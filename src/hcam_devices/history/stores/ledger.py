@@ -35,19 +35,19 @@ def insert(table: str) -> str:
     """Return the SQL that inserts a row, unless its key is there."""
     columns = [*TABLES[table].types]
     marks = ", ".join("?" * len(columns))
-    return f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608
+    return f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({marks})"
 
 
 def load(db: sqlite3.Connection) -> SampleRanges:
     """Return the samples that a file notes as stored, including the lost and the rejected ones."""
-    query = f"SELECT device, epoch, first, last FROM stored WHERE {SOUND}"  # noqa: S608
+    query = f"SELECT device, epoch, first, last FROM stored WHERE {SOUND}"
     return SampleRanges(SampleRange(*row) for row in db.execute(query))
 
 
 def load_gone(db: sqlite3.Connection) -> list[SampleRange]:
     """Return the samples that a file notes as lost, with reasons, in the order of the notes."""
     columns = "device, epoch, first, last, cause"
-    query = f"SELECT {columns} FROM gone WHERE {SOUND} ORDER BY noticed"  # noqa: S608
+    query = f"SELECT {columns} FROM gone WHERE {SOUND} ORDER BY noticed"
     return [SampleRange(*row) for row in db.execute(query)]
 
 

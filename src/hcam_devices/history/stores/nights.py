@@ -96,14 +96,14 @@ def rows_as_table(columns: Sequence[Column], rows: str) -> str:
     picked = ", ".join(("make_timestamptz(r.time * 1000) AS time, r.seq, r.epoch", *values))
     # From a table, because DuckDB takes several times longer to plan with a constant list.
     return (
-        f"SELECT {picked} FROM "  # noqa: S608
+        f"SELECT {picked} FROM "
         f"(SELECT unnest(from_json(json, '{form}')) AS r FROM (VALUES ({rows})) AS t (json))"
     )
 
 
 def with_files(rows: str, files: list[Path]) -> str:
     """Return the query of the samples in ``rows``, a query, and of those in closed files."""
-    return f"{rows} UNION ALL BY NAME SELECT * FROM {parquet(files)}" if files else rows  # noqa: S608
+    return f"{rows} UNION ALL BY NAME SELECT * FROM {parquet(files)}" if files else rows
 
 
 class NightFiles:
@@ -123,7 +123,7 @@ class NightFiles:
         with self._reading() as db:
             query = "SELECT DISTINCT night FROM file WHERE ? IN (device, '')"
             found = {night for (night,) in db.execute(query, (device,))}
-            query = f"SELECT DISTINCT {DAY} FROM sample WHERE ? IN (device, '')"  # noqa: S608
+            query = f"SELECT DISTINCT {DAY} FROM sample WHERE ? IN (device, '')"
             days = db.execute(query, (device,))
             found |= {night_of(day * DAY_MS + DAY_MS // 2) for (day,) in days}
         return sorted(found)
@@ -162,7 +162,7 @@ class NightFiles:
         query = f"""
             SELECT {MS}, seq, {_names(columns)} FROM sample
             WHERE {_known(columns)} ORDER BY time, seq {f"LIMIT {most}" if most else ""}
-        """  # noqa: S608
+        """
         found = self._ask(device, columns, start, end, query, many=True)
         if len(columns) == 1:
             return found
@@ -171,7 +171,7 @@ class NightFiles:
     def newest(self, device: str, field: str) -> int:
         """Return the time of the newest value of a field, or 0 if there is none."""
         columns = self._columns(device, field)
-        query = f"SELECT max({MS}) FROM sample WHERE {_known(columns)}"  # noqa: S608
+        query = f"SELECT max({MS}) FROM sample WHERE {_known(columns)}"
         for night in reversed(self.nights(device)):
             for (found,) in self._ask(device, columns, *night_bounds(night), query):
                 if found is not None:
@@ -208,7 +208,7 @@ class NightFiles:
                 least(greatest(avg(v), min(v)), max(v)), max(v), arg_max(v, time), count(*)
             FROM (SELECT time, coalesce({values}) AS v FROM sample) WHERE v IS NOT NULL
             GROUP BY number ORDER BY number
-        """  # noqa: S608
+        """
         return [
             Bucket(start + number * width, low, mean, high, bool(last) if only_bools else last, n)
             for number, low, mean, high, last, n in self._ask(device, columns, start, end, query)
@@ -280,7 +280,7 @@ class NightFiles:
             return points_in(there, columns)
         query = f"""
             SELECT epoch, seq, {MS}, {_names(columns)} FROM sample ORDER BY time, seq
-        """  # noqa: S608
+        """
         found = []
         for epoch, seq, at, *values in self._ask(device, columns, start, end, query):
             some = [each for each in zip(columns, values, strict=True) if each[1] is not None]
@@ -315,7 +315,7 @@ class NightFiles:
             whole = with_files(rows_as_table(columns, "$rows"), paths)
             begin, until = (f"make_timestamptz({time * 1000})" for time in there.span[1:])
             within = f"time >= {begin} AND time < {until}"
-            text = f"WITH sample AS (SELECT * FROM ({whole}) WHERE {within}) {query}"  # noqa: S608
+            text = f"WITH sample AS (SELECT * FROM ({whole}) WHERE {within}) {query}"
             error, found = None, []
             try:
                 answer = connection(threads=2).execute(text, {"rows": there.rows})
@@ -415,7 +415,7 @@ def _rows(db: sqlite3.Connection, device: str, columns: Sequence[Column]) -> str
     return f"""
         SELECT json_group_array(json_object({head}{"".join(values)}))
         FROM sample WHERE device = ? AND time >= ? AND time < ? AND json_valid(body)
-    """  # noqa: S608
+    """
 
 
 def _names(columns: Sequence[Column]) -> str:

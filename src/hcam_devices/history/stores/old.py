@@ -98,7 +98,7 @@ class OldNight:
         """
         columns, keys = TABLES[table]
         where = "" if stream is None else f"WHERE stream = {stream:d}"
-        query = f"SELECT {columns} FROM {table} {where}"  # noqa: S608  (our names)
+        query = f"SELECT {columns} FROM {table} {where}"
         with closing(connect(self.path)) as db:
             db.text_factory = lambda raw: raw.decode(errors="replace")
             for order in (keys, keys.replace(",", " DESC,") + " DESC"):

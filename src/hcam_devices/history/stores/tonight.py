@@ -137,7 +137,7 @@ def due(folder: Path, now: int, night: str = "") -> list[Job]:
     today, begun = night_of(now - GRACE_MS), (now - GRACE_MS) // PART_MS * PART_MS
     span = bool(night), begun, night_bounds(today)[0] // DAY_MS, TIMES[0], TIMES[-1]
     query = (
-        f"SELECT DISTINCT {DAY}, device FROM sample"  # noqa: S608  (our SQL)
+        f"SELECT DISTINCT {DAY}, device FROM sample"
         f" WHERE (? OR time < ? OR {DAY} != ?) AND time BETWEEN ? AND ?"
     )
     files: dict[tuple[str, str], list[Entry]] = defaultdict(list)
