@@ -195,6 +195,7 @@ MISTAKES = [
     (f"[devices.a]\n{GAUGE}\nport = 1\ntimeout = inf", 4, "timeout: .*not inf"),
     (f"[devices.a]\n{GAUGE}\nport = 1\npoll_every = 0", 4, "poll_every: .*not 0"),
     (f"[devices.a]\n{GAUGE}\nport = 1\npoll_every = -1.0", 4, "poll_every: .*not -1.0"),
+    ('[devices.a]\nkind = "gps.TimingCard"\npoll_every = -1.0', 3, "poll_every: .*not -1.0"),
     (f"[devices.a]\n{GAUGE}\nport = 1\naddress = 1000", 4, "address: .*not 1000"),
     (f'[devices.a]\n{GAUGE}\nport = 1\naliases = "A"', 4, "aliases: .*not 'A'"),
     (f'[devices.a]\n{GAUGE}\nport = 1\naliases = ["A.b"]', 4, "'A.b' is not a name"),

@@ -119,7 +119,7 @@ class TimingCard(Device):
 
     link_type: ClassVar[Any] = Programs
 
-    poll_every: float = 10.0
+    poll_every = 10.0
     advice: ClassVar[dict[str, str]] = {
         **dict.fromkeys(
             ("time_valid", "pps_valid", "synced"),
