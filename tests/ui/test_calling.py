@@ -134,6 +134,12 @@ def test_a_router_or_server_that_comes_back_is_waited_for() -> None:
     assert end.startswith("stage is inpos at 9.00 pix")
 
 
+def test_an_axis_without_a_unit_is_followed() -> None:
+    wheel = {"position": {"current": 3.0, "target": 3.0}}
+    end, _ = followed(sample(1, "inpos"), sample(2, "inpos") | wheel)
+    assert end == "stage is inpos at 3.00 (target 3.00) after 0.5 s"
+
+
 OFFLINE: Sample = {
     "state": {"connection": "offline"},
     "alarms": [{"field": "connection", "severity": "ERR", "reason": "unplugged"}],

@@ -57,7 +57,7 @@ def test_alarms_are_told_worst_first_and_until_they_are_over() -> None:
         sample("slide") | {"alarms": None},
         sample("slide") | {"alarms": [{"severity": "ERR"}]},
         sample("slide") | {"alarms": [alarm("LOUD", "a severity that nobody knows")]},
-        sample("slide") | {"position": {"current": 5, "target": 6}},
+        sample("slide") | {"position": {"current": {"value": 5}, "target": None}},
         sample("slide") | {"device": 5},
     ],
 )  # fmt: skip
@@ -100,6 +100,7 @@ def test_fields_are_shown_with_units_and_channels_together() -> None:
         "stage_enable1": "HW Enable",
         "stage_enable2": "HW Enable",
         "flow": None,
+        "filter": {"current": 3.0, "target": 4.0},
         "position": {
             "current": {"value": 1100.0, "unit": "pix"},
             "target": None,
@@ -110,6 +111,7 @@ def test_fields_are_shown_with_units_and_channels_together() -> None:
     assert "pressure 1.2e-05 mbar" in text
     assert "stage_enable HW Enable x2" in text
     assert "flow ?" in text
+    assert "filter 3.00 (target 4.00)" in text
     assert "position 1100.00 (target ?) pix" in text
     for width in (40, 60):
         compact = row(said, {}, width, compact=True).plain

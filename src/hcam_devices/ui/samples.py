@@ -8,6 +8,7 @@ from rich.text import Text
 from ..core.fields import Readback
 from ..names import family
 from ..wamp.presentation import AT_REST, EXPOSURE, UNITS
+from ..wamp.reading import value_and_unit
 from .troubles import SEVERITIES
 
 Declared: TypeAlias = Mapping[str, Readback]
@@ -71,15 +72,16 @@ def fields(sample: dict[str, Any], declared: Declared) -> Iterator[tuple[str, li
         if name in NO_FIELDS:
             continue
         written = writer(declared, name)
-        unit, text = "", written(value)
         if isinstance(value, dict) and "current" in value:
-            current, target = (value[key] or {"value": None} for key in ("current", "target"))
-            unit = current.get("unit") or target["unit"]
-            text = f"{written(current['value'])} (target {written(target['value'])})"
-        elif isinstance(value, dict):
-            if "value" not in value:  # a table, such as the telescope's header
-                continue
-            unit, text = value["unit"], written(value["value"])
+            pair = [value_and_unit(value[key]) for key in ("current", "target")]
+            (current, unit), (target, unit_of_target) = pair
+            unit = unit or unit_of_target
+            text = f"{written(current)} (target {written(target)})"
+        elif isinstance(value, dict) and "value" not in value:
+            continue  # a table, such as the telescope's header
+        else:
+            single, unit = value_and_unit(value)
+            text = written(single)
         families.setdefault(family(name), ([], UNITS.get(unit, unit)))[0].append(text)
     for name, (values, unit) in families.items():
         same = len(values) > 1 and len(set(values)) == 1

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import HcamError
+from .reading import value_and_unit
 
 
 class NotArrivedError(HcamError):
@@ -45,11 +46,13 @@ def progress(sample: Mapping[str, Any], axis: str, declared: Mapping[str, Any]) 
 
 def _place(sample: Mapping[str, Any], declared: Mapping[str, Any]) -> str:
     pair = sample.get(declared["readback"])
-    if not isinstance(pair, dict) or not pair.get("current"):
+    if not isinstance(pair, dict):
         return ""
-    current, target = pair["current"], pair["target"]
-    goal = f" (target {target['value']:.2f})" if target else ""
-    return f" at {current['value']:.2f} {current['unit']}{goal}"
+    (current, unit), (target, _) = map(value_and_unit, (pair["current"], pair["target"]))
+    if current is None:
+        return ""
+    goal = "" if target is None else f" (target {target:.2f})"
+    return f" at {current:.2f} {unit}".rstrip() + goal
 
 
 def _reasons(sample: Mapping[str, Any], *fields: str | None) -> str:

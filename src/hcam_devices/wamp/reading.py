@@ -4,12 +4,23 @@ This module imports little, because ``hcam get`` uses it, too.
 """
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
 from ..names import did_you_mean
 
 Description = Mapping[str, Any]
+
+
+def value_and_unit(value: Any) -> tuple[Any, str]:
+    """Return the value and the unit of a field as telemetry carries it; empty if it has no unit."""
+    return (value["value"], value["unit"]) if isinstance(value, dict) else (value, "")
+
+
+def moment_of(timestamp: str) -> datetime:
+    """Return the time of a sample; in a leap second, which datetime does not know, that before."""
+    return datetime.fromisoformat(timestamp.replace(":60", ":59"))
 
 
 class Reading:
