@@ -20,6 +20,7 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families
 
 from hcam_devices.wamp.router import shipped
+from hcam_devices.wamp.utils import call
 
 from ..conftest import Scaled
 from ..helpers import ENTRIES
@@ -210,6 +211,18 @@ def test_prometheus_reads_the_newest_values_in_base_units(net: Net) -> None:
     with get(net, "/metrics") as answer:
         plain = answer.read().decode()
     assert {family.name for family in text_string_to_metric_families(plain)} == {*found}
+
+
+def test_a_leap_second_of_the_timing_card_is_a_time(net: Net) -> None:
+    call("hipercam.gps.rpc.simulate", "leap_second")
+    try:
+        call("hipercam.gps.rpc.connection.connect")
+        until(lambda: ":60" in net.newest("gps")["timestamp"])
+        assert value(families(net)["hcam_device_online"], device="gps") == 1
+        assert "23:59:59.500Z" in net.hcam("monitor", "gps.num_sats", "--count", "1")
+    finally:
+        call("hipercam.gps.rpc.simulate", "clear")
+        call("hipercam.gps.rpc.connection.connect")
 
 
 def test_what_is_not_known_now_is_no_series(net: Net) -> None:

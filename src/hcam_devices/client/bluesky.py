@@ -17,11 +17,10 @@ bluesky itself comes with the extra ``hcam_devices[bluesky]``. Keys in its docum
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from .. import HcamError
-from ..wamp.reading import Pattern, Reading
+from ..wamp.reading import Pattern, Reading, moment_of
 from .devices import Device, UnknownNameError
 from .instrument import Instrument
 
@@ -190,7 +189,7 @@ def _event(reading: Reading) -> "Event[Any]":
         raise HcamError(f"{reading.name} has no value: {reading.reason or 'it was not read'}")
     return {
         "value": reading.raw,
-        "timestamp": datetime.fromisoformat(reading.timestamp).timestamp(),
+        "timestamp": moment_of(reading.timestamp).timestamp(),
         "alarm_severity": SEVERITIES[reading.severity],
         "message": reading.reason or "",
     }

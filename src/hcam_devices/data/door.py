@@ -243,19 +243,19 @@ class Door(Resource):  # type: ignore[misc]
             request.setResponseCode(error.status)
             if error.status == 401:
                 request.setHeader(b"www-authenticate", b'Basic realm="hipercam"')
-            return _dump(error.answer)
+            return as_json(error.answer)
 
         def finish(body: bytes) -> None:
             if not gone:
                 request.write(body)
                 request.finish()
 
-        answer.addErrback(_failed, request).addCallback(finish)
+        answer.addErrback(failed, request).addCallback(finish)
         return NOT_DONE_YET
 
     def _begin(self, request: Any) -> Any:
         """Check a request; return a Deferred of the body of its answer."""
-        _require_no_browser(request)
+        require_no_browser(request)
         if request.method not in (b"POST", b"PUT"):
             method = request.method.decode("latin-1")
             request.setHeader(b"allow", b"POST, PUT")
@@ -348,7 +348,7 @@ def _owner(known: dict[str, Any], scheme: str, given: str) -> str:
     raise RefusedError(401, NOT_AUTHORIZED, "the router does not know this name and token")
 
 
-def _require_no_browser(request: Any) -> None:
+def require_no_browser(request: Any) -> None:
     """Refuse what web pages send: no page may command the instrument."""
     headers = request.requestHeaders
     site = headers.getRawHeaders(b"sec-fetch-site", [b"none"])
@@ -385,15 +385,15 @@ def _call(session: Any, uri: str, args: Any, kwargs: Any, options: Any) -> Any:
 
 def _result(value: Any) -> bytes:
     if not isinstance(value, CallResult):
-        return _dump({"args": [value]})
+        return as_json({"args": [value]})
     parts = {"args": value.results, "kwargs": value.kwresults}
-    return _dump({name: part for name, part in parts.items() if part})
+    return as_json({name: part for name, part in parts.items() if part})
 
 
 def _publish(session: Any, uri: str, args: Any, kwargs: Any, options: Any) -> Any:
     given = PublishOptions(acknowledge=True, **{name: options.get(name) for name in OPTIONS})
     published = session.publish(uri, *args, **kwargs, options=given)
-    return published.addCallback(lambda publication: _dump({"id": publication.id}))
+    return published.addCallback(lambda publication: as_json({"id": publication.id}))
 
 
 BEGIN: dict[bytes, tuple[Callable[..., Any], str]] = {
@@ -403,26 +403,26 @@ BEGIN: dict[bytes, tuple[Callable[..., Any], str]] = {
 """What a path does, and the key of the URI in its requests."""
 
 
-def _failed(failure: Failure, request: Any) -> bytes:
+def failed(failure: Failure, request: Any) -> bytes:
     """Return the body for an error: 200 for one of the callee or of the router's rules."""
     error = failure.value
     if isinstance(error, CancelledError):  # the caller has left
         return b""
     if isinstance(error, RefusedError):
         request.setResponseCode(error.status)
-        return _dump(error.answer)
+        return as_json(error.answer)
     if isinstance(error, ApplicationError):
         try:
-            return _dump({"error": error.error, "args": error.args, "kwargs": error.kwargs or {}})
+            return as_json({"error": error.error, "args": error.args, "kwargs": error.kwargs or {}})
         except ValueError:  # not possible in JSON, such as bytes
-            return _dump({"error": error.error, "args": [repr(error.args)], "kwargs": {}})
+            return as_json({"error": error.error, "args": [repr(error.args)], "kwargs": {}})
     log.failure("a request cannot be answered", failure=failure)
     request.setResponseCode(500)
     text = "the answer cannot be sent; the router's log says why"
-    return _dump({"error": RUNTIME_ERROR, "args": [text], "kwargs": {}})
+    return as_json({"error": RUNTIME_ERROR, "args": [text], "kwargs": {}})
 
 
-def _dump(answer: Any) -> bytes:
+def as_json(answer: Any) -> bytes:
     """Return an answer as JSON. Raises ValueError if JSON cannot express it."""
     try:
         text = json.dumps(answer, separators=(",", ":"), ensure_ascii=False)

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 import limits
 from autobahn.wamp.exception import Error as WampError
 from autobahn.wamp.types import SubscribeOptions
-from door import NOT_AUTHORIZED, Caller, Door, RefusedError, _dump, _require_no_browser, guests
+from door import NOT_AUTHORIZED, Caller, Door, RefusedError, as_json, guests, require_no_browser
 from people import people
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
@@ -60,7 +60,7 @@ class Events(Door):  # type: ignore[misc]  # it is Any for mypy
         except RefusedError as error:
             request.setHeader(b"content-type", b"application/json; charset=UTF-8")
             request.setResponseCode(error.status)
-            return _dump(error.answer)
+            return as_json(error.answer)
         request.setHeader(b"content-type", b"text/event-stream; charset=UTF-8")
         request.setHeader(b"cache-control", b"no-store")
         guest.wait_for(stream.over)
@@ -69,7 +69,7 @@ class Events(Door):  # type: ignore[misc]  # it is Any for mypy
 
     def admit(self, request: Any) -> tuple[Caller, Any]:
         """Return who sent a request, and the guest that asks for it. Raise RefusedError."""
-        _require_no_browser(request)
+        require_no_browser(request)
         self._require_own_host(request)
         caller = self._caller(request, b"")
         guest = guests.guest(self.realm, caller)
@@ -182,7 +182,7 @@ class Stream:
         self._hear(_event.topic.split(".")[1], sample)
 
     def _hear(self, device: str, sample: Any) -> None:
-        if self._ended or device not in self._chosen or not _is_sample(sample, device):
+        if self._ended or device not in self._chosen or not is_sample(sample, device):
             return
         epoch, seq = sample["epoch"], sample["seq"]
         if seq is not None:
@@ -307,12 +307,14 @@ def _following(epochs: list[str], epoch: str, newest: Sample) -> str | None:
     return None if newest["epoch"] in epochs else str(newest["epoch"])
 
 
-def _is_sample(sample: Any, device: str) -> bool:
+def is_sample(sample: Any, device: str) -> bool:
     """Return whether a device may have published this."""
     return (
         isinstance(sample, dict)
         and sample.get("device") == device
         and isinstance(sample.get("epoch"), str)
         and type(sample.get("seq", "")) in (int, type(None))
-        and "timestamp" in sample
+        and type(sample.get("timestamp", 0)) in (str, type(None))
+        and isinstance(sample.get("state"), dict)
+        and isinstance(sample.get("alarms"), list)
     )

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from door import RefusedError, _dump, guests
-from events import ANSWER_WITHIN_S, Events
+from door import RefusedError, as_json, failed, guests
+from events import ANSWER_WITHIN_S, Events, is_sample
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -60,24 +60,29 @@ class Metrics(Events):  # type: ignore[misc]
         gone: list[Any] = []
         request.notifyFinish().addErrback(gone.append)
         request.setHeader(b"cache-control", b"no-store")
+        request.setHeader(b"content-type", b"application/json; charset=UTF-8")
         try:
             _, guest = self.admit(request)
         except RefusedError as error:
-            request.setHeader(b"content-type", b"application/json; charset=UTF-8")
             request.setResponseCode(error.status)
-            return _dump(error.answer)
+            return as_json(error.answer)
 
-        def finish(_: Any) -> None:
+        def written(_: Any) -> bytes:
+            encode, kind = choose_encoder(request.getHeader("accept") or "")
+            text: bytes = encode(Values(self._known()))
+            request.setHeader(b"content-type", kind.encode())
+            return text
+
+        def finish(body: bytes) -> None:
             if not gone:
-                encode, kind = choose_encoder(request.getHeader("accept") or "")
-                request.setHeader(b"content-type", kind.encode())
-                request.write(encode(Values(self._known())))
+                request.write(body)
                 request.finish()
 
         asked = [self._describe(guest.session, name) for name in self._undescribed()]
         # Those that have not answered by then are in a later scrape.
         described = gatherResults(asked).addTimeout(ANSWER_WITHIN_S, reactor)
-        guest.wait_for(described.addErrback(lambda _: None).addCallback(finish))
+        answer = described.addErrback(lambda _: None).addCallback(written)
+        guest.wait_for(answer.addErrback(failed, request).addCallback(finish))
         return NOT_DONE_YET
 
     def _newest(self, topic: str) -> Any:
@@ -124,12 +129,13 @@ class Metrics(Events):  # type: ignore[misc]
 
     def _known(self) -> dict[str, tuple[Any, Any]]:
         """Return the description and the newest sample of each device, None if it is not known."""
+        newest = {name: self._newest(f"hipercam.{name}.telemetry") for name in self.devices}
         return {
             name: (
                 self._described.get(name, (None, None))[0],
-                self._newest(f"hipercam.{name}.telemetry"),
+                sample if is_sample(sample, name) else None,
             )
-            for name in self.devices
+            for name, sample in newest.items()
         }
 
 
@@ -204,6 +210,7 @@ def _is_fresh(sample: Any, description: Any) -> bool:
     """Return whether a sample is of now; the testament of a server has no time."""
     if sample["timestamp"] is None:
         return False
-    taken = datetime.fromisoformat(sample["timestamp"])
+    # The second of the timing card's time is 60 in a leap second, which datetime does not know.
+    taken = datetime.fromisoformat(sample["timestamp"].replace(":60", ":59"))
     age = (datetime.now(UTC) - taken).total_seconds()
     return age <= max(STALE_POLLS * float(description["poll_every"]), MIN_STALE_S)

@@ -5,6 +5,8 @@ JSON, CSV and files always have UTC.
 
 from datetime import UTC, datetime, timedelta, tzinfo
 
+from ..wamp.reading import moment_of
+
 _zone: tzinfo | None = UTC
 
 
@@ -17,7 +19,7 @@ def use(*, local: bool) -> None:
 def moment(time: str | int) -> datetime:
     """Return a time (UTC as ISO 8601, or ms since 1970) in the zone that is in use."""
     if isinstance(time, str):
-        return datetime.fromisoformat(time).astimezone(_zone)
+        return moment_of(time).astimezone(_zone)
     return (datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=time)).astimezone(_zone)
 
 
