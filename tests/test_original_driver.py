@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hcam_devices import HcamError
 from hcam_devices.config.instrument import load
 from hcam_devices.core.sim import serve
 from hcam_devices.devices import zaber
@@ -124,6 +125,14 @@ async def test_a_slide_that_stalls_or_refuses_is_an_error(slide: Slide, driver: 
     slide.stalled, slide.travel = False, 1000
     with pytest.raises(RefusedError, match="outside the stage's own range"):
         await asyncio.to_thread(driver.move, 1001)
+
+
+def test_a_file_without_a_slide_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "site.toml"
+    file.write_text('[devices.rackpc]\nkind = "rackpc.RackPC"\n')
+    monkeypatch.setenv("HCAM_INSTRUMENT", str(file))
+    with pytest.raises(HcamError, match=f"{file} has no slide .*set HCAM_INSTRUMENT"):
+        ZaberLS()
 
 
 async def test_the_slide_of_a_server_that_runs_is_left_alone(slide: Slide) -> None:

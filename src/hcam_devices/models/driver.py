@@ -9,7 +9,7 @@ from typing import Any
 
 from astropy import units as u
 
-from ..config.instrument import load
+from ..config.instrument import InstrumentError, load
 from ..core import Axis
 from ..core.device import BUSY_POLL_S
 from ..core.sim import serve
@@ -23,15 +23,23 @@ MICROSTEP = u.def_unit("microstep")
 class ZaberLS:
     """The slide, in place of ``hwserver``, which may not run meanwhile.
 
-    Its address is in the instrument file ``HCAM_INSTRUMENT``. A motion returns when it has ended.
+    Its address is in the instrument file ``HCAM_INSTRUMENT``; InstrumentError is raised if that has
+    no slide. A motion returns when it has ended.
     Nothing is repeated: each method raises OSError, TimeoutError or ProtocolError if the slide does
     not answer, RefusedError if it refuses, NotAllowedError if it cannot do that now.
     """
 
     def __init__(self) -> None:
         file = os.environ.get("HCAM_INSTRUMENT")
-        entries = load(Path(file) if file else None).entries.values()
-        self._entry = next(entry for entry in entries if issubclass(entry.cls, FocalPlaneSlide))
+        instrument = load(Path(file) if file else None)
+        entries = instrument.entries.values()
+        slides = [entry for entry in entries if issubclass(entry.cls, FocalPlaneSlide)]
+        if not slides:
+            raise InstrumentError(
+                f"{instrument.path} has no slide (kind zaber.FocalPlaneSlide): set HCAM_INSTRUMENT "
+                "to the instrument file of the site"
+            )
+        self._entry = slides[0]
         self._stack = AsyncExitStack()
         self._runner = asyncio.Runner()
         self._slide: FocalPlaneSlide
