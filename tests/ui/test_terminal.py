@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from hcam_devices import HcamError
 from hcam_devices.config.instrument import load
 from hcam_devices.ui.keys import Browser
 from hcam_devices.ui.picture import Changes, Picture, draw
+from hcam_devices.ui.terminal import wire
 from hcam_devices.wamp.uris import Address
 
 LONG = " ".join(f"word{n}" for n in range(20)) + " and what to do"
@@ -182,3 +185,9 @@ def test_what_is_no_telemetry_is_not_shown(alarm: Any) -> None:
     picture = picture_of("slide")
     picture.hear(sample("slide") | {"alarms": [alarm]})
     assert picture.alarms() == []
+
+
+async def test_a_recording_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "none" / "wire.jsonl"
+    with pytest.raises(HcamError, match=f"{file} cannot be written: No such file"):
+        await wire("slide", Address(), 1.0, file, lambda event, line: None)

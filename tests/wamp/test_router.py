@@ -1,13 +1,17 @@
-"""When the router answers: as soon as it serves every path that programs use."""
+"""When the router answers: as soon as it serves every path that programs use; and its files."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
 
-from hcam_devices.wamp.router import answers
+from hcam_devices import HcamError
+from hcam_devices.config.instrument import load
+from hcam_devices.wamp.router import answers, run
+from hcam_devices.wamp.uris import Address
 
 
 @contextmanager
@@ -42,3 +46,15 @@ def serving(*paths: str) -> Iterator[int]:
 def test_it_answers_once_it_serves_every_path(paths: tuple[str, ...], expected: bool) -> None:
     with serving(*paths) as port:
         assert answers(port) is expected
+
+
+async def test_a_home_that_cannot_be_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HCAM_HOME", str(tmp_path))
+    with serving() as port:
+        pass  # its port is free now
+    (tmp_path / "router").mkdir()
+    (tmp_path / "router" / str(port)).touch()
+    with pytest.raises(HcamError, match=rf"router/{port} cannot be written .*: make room"):
+        await run(load(), [], Address("127.0.0.1", port), tmp_path)

@@ -8,7 +8,7 @@ from importlib.metadata import version
 import click
 
 from ..config.instrument import Instrument
-from ..host.home import home, write_whole
+from ..host.home import home, writable_or_explain, write_whole
 from ..ui import drill as rehearsal
 from ..wamp.uris import Address
 from .program import Command, example, given, say
@@ -33,9 +33,9 @@ def drill(instrument: Instrument, address: Address, *, name: str) -> None:
         rehearsal.rehearse(instrument, address, name, lambda text: click.echo(text, err=True))
     )
     text = rehearsal.as_text(rows, began, time.monotonic() - steady, version("hcam_devices"))
-    folder = home() / "drills"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{time.strftime('%Y-%m-%dT%H%M%SZ', time.gmtime(began))}.txt"
-    write_whole(path, f"{text}\n")
+    path = home() / "drills" / f"{time.strftime('%Y-%m-%dT%H%M%SZ', time.gmtime(began))}.txt"
+    with writable_or_explain(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, f"{text}\n")
     say({"report": str(path), "rows": list(map(asdict, rows))}, f"{text}\nThe report is {path}")
     raise SystemExit(any(row.right is False for row in rows))

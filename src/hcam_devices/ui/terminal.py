@@ -226,9 +226,13 @@ async def wire(
 
     ``say`` is called with each event and a line for it.
 
-    Raises HcamError if the device or the router does not answer.
+    Raises HcamError if the device or the router does not answer, or the file cannot be written.
     """
-    with file.open("a", encoding="utf-8") if file else nullcontext() as recording:
+    try:
+        opened = file.open("a", encoding="utf-8") if file else nullcontext()
+    except OSError as error:
+        raise HcamError(f"{file} cannot be written: {error.strerror}") from None
+    with opened as recording:
 
         def show(event: dict[str, Any]) -> None:
             content = repr(bytes.fromhex(event["hex"]))[2:-1]

@@ -24,6 +24,7 @@ from ..config.router import DEFAULT_HOST, EVERY_NETWORK
 from ..config.tables import Router
 from ..errors import ProtocolError, RouterError
 from ..host import output, rotation, systemd
+from ..host.home import writable_or_explain
 from ..host.http import Connection
 from ..host.installation import installed_router, this_program
 from ..host.limits import raise_open_files_limit
@@ -348,7 +349,8 @@ async def run(instrument: Instrument, entries: list[Entry], where: Address, fold
     ``entries`` are the devices that may be presented; ``where`` is the router for programs of this
     machine (``own_address``). Their keys, and the certificate, are made before anybody can join.
 
-    Raises RouterError if it is not installed, the port is taken or it does not start.
+    Raises RouterError if it is not installed, the port is taken or it does not start; HcamError if
+    its files cannot be written.
     """
     program, on, port = crossbar(), instrument.router, where.port
     if listening(port, on.listen):
@@ -357,18 +359,20 @@ async def run(instrument: Instrument, entries: list[Entry], where: Address, fold
             "port with --port"
         )
     node = folder / "router" / str(port)
-    write_pages(node / PAGES, instrument)
     made = guarded(instrument, entries, where, folder)
     legacy.require_addresses(made)
     text, own = json.dumps(made, indent=2), access.local_key(access.folder())
     ca = own.ca if own else ""
-    (node / "config.json").write_text(text, encoding="utf-8")
-    (node / "node.pid").unlink(missing_ok=True)  # Crossbar trips over the number of a zombie
+    with writable_or_explain(node):
+        write_pages(node / PAGES, instrument)
+        (node / "config.json").write_text(text, encoding="utf-8")
+        (node / "node.pid").unlink(missing_ok=True)  # Crossbar trips over the number of a zombie
+        router_log = (node / "router.log").open("ab")
     ours = shipped().with_name("guarded_crossbar.py")
     command = [str(program.with_name("python")), str(ours), "start"]
     command += ["--cbdir", str(node), "--config", "config.json"]
     level = "info" if log.isEnabledFor(logging.DEBUG) else "warn"
-    with (node / "router.log").open("ab") as file:
+    with router_log as file:
         process = await asyncio.create_subprocess_exec(
             *with_parent_death_signal([*command, "--loglevel", level]),
             stdin=asyncio.subprocess.DEVNULL,
