@@ -50,11 +50,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import (
-    BaseModel,
-    ValidationError,
-    create_model,
-)
+from pydantic import BaseModel, ValidationError, create_model
 
 from .. import HcamError
 from ..core.condition import Declared
@@ -65,7 +61,7 @@ from ..names import did_you_mean
 from .interlocks import InterlockTable, Resolver
 from .kinds import KindError, find, is_ours
 from .stores import Embedded, Folder, InfluxDB, StoreSettings, is_near, place
-from .tables import STRICT, Common, File, Judgment, Legacy, Notify, Router, Server
+from .tables import Common, File, Judgment, Legacy, Notify, Router, Server, Table
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -429,7 +425,7 @@ class _Reader:
             return None
         if cls not in self.schemas:
             fields: dict[str, Any] = settings_of(cls) | settings_of(cls.link_type)
-            self.schemas[cls] = create_model(cls.__name__, __config__=STRICT, **fields)
+            self.schemas[cls] = create_model(cls.__name__, __base__=Table, **fields)
         own = {k: v for k, v in table.items() if k not in Common.model_fields}
         settings = self._check(self.schemas[cls], own, place)
         if settings is None:

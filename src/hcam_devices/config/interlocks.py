@@ -24,13 +24,14 @@ from collections.abc import Collection, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ..core.condition import Act, Condition, Declared
 from ..core.device import Device
 from ..core.fields import NUMBER_AND_UNIT, Readback, Setpoint, convert, shorten
 from ..core.interlock import SAMPLES_IN_A_ROW
 from ..names import did_you_mean
+from .tables import Table
 
 STALE_POLLS, STALE_AT_LEAST_S = 3, 2.0
 """A value is unknown when it is older than three polls of its device and two seconds."""
@@ -39,11 +40,7 @@ MAX_DURING_S = 86_400.0
 Text = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class ConditionTable(_Table):
+class ConditionTable(Table):
     """A limit of a field, in text with its unit."""
 
     field: Text
@@ -57,25 +54,25 @@ class VerifyTable(ConditionTable):
     within: Text
 
 
-class ActTable(_Table):
+class ActTable(Table):
     """A setpoint and its safe word."""
 
     set: Text
     to: Text
 
 
-class InterlockTable(_Table):
+class InterlockTable(Table):
     """One table ``[interlocks.NAME]``; see the module."""
 
     for_each: Text
     armed: bool = True
-    when: list[ConditionTable] = []
+    when: list[ConditionTable] = Field(default=[])
     during: Text = ""
-    then: list[ActTable] = []
+    then: list[ActTable] = Field(default=[])
     verify: VerifyTable | None = None
-    refuse: list[Text] = []
+    refuse: list[Text] = Field(default=[])
     only: Literal["lowering"] | None = None
-    unless: list[ConditionTable] = []
+    unless: list[ConditionTable] = Field(default=[])
     advice: Text
     reason: str = ""
     to_confirm: str = ""
@@ -83,10 +80,8 @@ class InterlockTable(_Table):
     def mistakes(self) -> Iterator[tuple[str, str]]:
         """Yield what does not fit together, each with the key where it is."""
         if bool(self.when) == bool(self.refuse):
-            yield (
-                "for_each",
-                ("an interlock has either when (it trips) or refuse (it refuses commands)"),
-            )
+            text = "an interlock has either when (it trips) or refuse (it refuses commands)"
+            yield "for_each", text
         elif self.when:
             if not self.during:
                 yield "when", 'during is missing: for how long, such as "60 s"'
@@ -104,10 +99,8 @@ class InterlockTable(_Table):
         if not self.armed and not (self.reason and self.to_confirm):
             yield (
                 "armed",
-                (
-                    "an interlock that is not armed needs its reason, and what is to_confirm by "
-                    "people before it is armed"
-                ),
+                "an interlock that is not armed needs its reason, and what is to_confirm by people "
+                "before it is armed",
             )
 
 

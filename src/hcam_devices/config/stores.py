@@ -33,11 +33,10 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 from urllib.parse import urlencode, urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from .. import HcamError
-
-STRICT = ConfigDict(extra="forbid", strict=True)
+from .tables import Table
 
 
 def _url(text: str) -> str:
@@ -66,10 +65,8 @@ class SecretError(Exception):
     """The secret cannot be read; the text says why and what to do."""
 
 
-class InfluxDB(BaseModel):
+class InfluxDB(Table):
     """An InfluxDB of any version, or VictoriaMetrics."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     kind: Literal["influxdb"]
     """A database that takes InfluxDB's line protocol."""
@@ -175,10 +172,8 @@ def _from_file(path: Path) -> str:
         raise SecretError(f"{path} cannot be read: {error}") from None
 
 
-class Embedded(BaseModel):
+class Embedded(Table):
     """Files on the recorder's machine."""
-
-    model_config = STRICT
 
     kind: Literal["embedded"] = "embedded"
     """The kind if nothing is said."""
@@ -188,10 +183,8 @@ class Embedded(BaseModel):
     """Where they are; by default ``HCAM_HOME/history``."""
 
 
-class Folder(BaseModel):
+class Folder(Table):
     """Copies of the closed nights of the first embedded store, such as on a network disk."""
-
-    model_config = STRICT
 
     kind: Literal["folder"]
     """Copies of closed nights."""

@@ -19,10 +19,15 @@ from pydantic import (
 from ..core.fields import shorten
 from .router import DEFAULT_HOST, DEFAULT_PORT, EVERY_NETWORK
 
-STRICT = ConfigDict(extra="forbid", strict=True)
 HOST = r"^[\w.:-]+$"
 MAX_URLS = 20
 """Each URL of [notify] may need a child of 44 MiB at the same time."""
+
+
+class Table(BaseModel):
+    """A table of the instrument file. An unknown key or a value of another type is a mistake."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 def _address(text: str) -> str:
@@ -39,10 +44,8 @@ def _address(text: str) -> str:
     return text
 
 
-class Router(BaseModel):
+class Router(Table):
     """The router: ``[router]`` in the file."""
-
-    model_config = STRICT
 
     port: int = Field(default=DEFAULT_PORT, ge=1, le=65535)
     """The TCP port on which it listens."""
@@ -112,10 +115,8 @@ class Router(BaseModel):
         )
 
 
-class Legacy(BaseModel):
+class Legacy(Table):
     """Programs of version 1.7: ``[legacy]`` in the file."""
-
-    model_config = STRICT
 
     enabled: bool = False
     """Whether they may join, in the realm ``realm1``, and command without a key."""
@@ -123,19 +124,15 @@ class Legacy(BaseModel):
     """Addresses of this machine at which they may come in; on this machine they always may."""
 
 
-class Server(BaseModel):
+class Server(Table):
     """Where a server runs: ``[servers.NAME]`` in the file."""
-
-    model_config = STRICT
 
     host: str = Field(default="", pattern=HOST, max_length=253)
     """The name or address of the machine that runs the server; by default the router's."""
 
 
-class Judgment(BaseModel):
+class Judgment(Table):
     """What changes the declared judgment of alarms: ``[alarms."GLOB"]`` in the file."""
-
-    model_config = STRICT
 
     healthy: list[float] | None = Field(default=None, min_length=2, max_length=2)
     """The range of healthy values, in the unit of the field; inf is no limit."""
@@ -160,10 +157,8 @@ class Judgment(BaseModel):
         return healthy
 
 
-class Notify(BaseModel):
+class Notify(Table):
     """Whom to tell of errors: ``[notify.NAME]`` in the file."""
-
-    model_config = STRICT
 
     urls: list[str]
     """URLs of apprise, which are secrets."""
@@ -189,10 +184,8 @@ class Notify(BaseModel):
         return urls
 
 
-class File(BaseModel):
+class File(Table):
     """The whole file; the tables within its tables are checked one by one."""
-
-    model_config = STRICT
 
     title: str = Field(default="", max_length=100)
     """The title on panels; by default the name of the file."""
@@ -206,10 +199,8 @@ class File(BaseModel):
     notify: dict[str, Any] = {}
 
 
-class Common(BaseModel):
+class Common(Table):
     """The settings of a device's table that do not depend on its kind."""
-
-    model_config = STRICT
 
     kind: str
     """The module and class of the device, such as ``pdr900.VacuumGauge``."""
