@@ -20,9 +20,10 @@ import pytest
 from hcam_devices.core import sim
 from hcam_devices.errors import OutcomeUnknownError, ProtocolError, RefusedError
 from hcam_devices.host.installation import install_extra
-from hcam_devices.telescope import corba, giop
+from hcam_devices.telescope import giop, interface
 from hcam_devices.telescope import sim as telescope_sim
-from hcam_devices.telescope.corba import Corba, start_orb
+from hcam_devices.telescope.corba import Corba
+from hcam_devices.telescope.interface import start_orb
 from hcam_devices.telescope.ior import addresses
 from hcam_devices.telescope.sim import IDL, Simulator
 
@@ -46,7 +47,7 @@ async def linked(simulator: Simulator, **settings: Any) -> AsyncIterator[Corba]:
 @pytest.fixture
 def untyped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have neither stubs nor an IDL file."""
-    monkeypatch.setattr(corba, "_loaded", {"": None})
+    monkeypatch.setattr(interface, "_loaded", {"": None})
     monkeypatch.setattr(Simulator, "link_settings", {})
 
 
@@ -188,7 +189,7 @@ async def test_without_the_types_nothing_is_commanded() -> None:
 async def test_an_idl_file_that_cannot_be_used_is_named(
     text: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corba, "_loaded", {})
+    monkeypatch.setattr(interface, "_loaded", {})
     monkeypatch.delitem(sys.modules, "HIPERTELESCOPESERVER", raising=False)
     path = tmp_path / "site.idl"
     path.write_text(text)
@@ -215,7 +216,7 @@ async def test_an_answer_of_another_type_than_the_idl_says_is_suspected_too() ->
 
 
 async def test_one_process_knows_one_interface(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corba, "_loaded", {"/first.idl": object()})
+    monkeypatch.setattr(interface, "_loaded", {"/first.idl": object()})
     with pytest.raises(ConnectionError, match=r"already loaded from /first.idl; use /second.idl"):
         await Corba(idl="/second.idl").open()
 

@@ -11,7 +11,7 @@ from .. import HcamError
 from ..config.instrument import Instrument, program_of
 from ..core.device import settings_of
 from ..host.machine import why_elsewhere
-from ..telescope.corba import require_corba
+from ..telescope.interface import require_corba
 from ..wamp import server
 from ..wamp.uris import Address
 from .program import DEVICES, EMULATE, Command, example, given

@@ -13,7 +13,8 @@ from .. import HcamError
 from ..config.instrument import load
 from ..core.fields import shorten
 from ..errors import LINK_LOST, RefusedError
-from ..telescope.corba import READABLE, Corba, require_corba
+from ..telescope.corba import Corba
+from ..telescope.interface import READABLE, require_corba
 from ..telescope.ior import describe
 from ..wamp import uris, utils
 from ..wamp.uris import Address
