@@ -15,7 +15,8 @@ from autobahn.wamp.types import PublishOptions
 from hcam_devices.history.archive import EVER
 from hcam_devices.history.stores.nights import NightFiles
 from hcam_devices.journal.commands import event_of
-from hcam_devices.wamp.commands import MAX_ERROR, cut
+from hcam_devices.wamp.commands import MAX_ERROR
+from hcam_devices.wamp.redaction import cut
 from hcam_devices.wamp.utils import WampError, call, publish
 
 from ..history.stores.databases import influxdb

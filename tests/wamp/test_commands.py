@@ -17,15 +17,8 @@ from hcam_devices.journal import Journal
 from hcam_devices.journal.commands import event_of, record_of
 from hcam_devices.journal.points import flatten
 from hcam_devices.wamp.agent import Agent
-from hcam_devices.wamp.commands import (
-    HIDDEN,
-    MAX_ERROR,
-    MAX_REFUSED,
-    CommandLog,
-    cut,
-    shown,
-    without_secrets,
-)
+from hcam_devices.wamp.commands import MAX_ERROR, MAX_REFUSED, CommandLog
+from hcam_devices.wamp.redaction import HIDDEN, cut, shown, without_secrets
 
 from ..helpers import ENTRIES, Clock, online, presented, sample_where
 
