@@ -1,5 +1,6 @@
-"""When the router answers: as soon as it serves every path that programs use; and its files."""
+"""The router answers once it serves every path that programs use; its files; its fork."""
 
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,7 +11,7 @@ import pytest
 
 from hcam_devices import HcamError
 from hcam_devices.config.instrument import load
-from hcam_devices.wamp.router import answers, run
+from hcam_devices.wamp.router import answers, crossbar, run, shipped
 from hcam_devices.wamp.uris import Address
 
 
@@ -58,3 +59,17 @@ async def test_a_home_that_cannot_be_written_is_told(
     (tmp_path / "router" / str(port)).touch()
     with pytest.raises(HcamError, match=rf"router/{port} cannot be written .*: make room"):
         await run(load(), [], Address("127.0.0.1", port), tmp_path)
+
+
+def test_a_fork_that_never_becomes_the_worker_ends_with_its_controller() -> None:
+    program = "import forked; print('worker' if forked.becomes_worker() else 'controller')"
+    # This waits for the end of standard output, which both have.
+    done = subprocess.run(
+        [crossbar().with_name("python"), "-c", program],
+        cwd=shipped().parent,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=180,
+        check=True,
+    )
+    assert done.stdout == "controller\n"

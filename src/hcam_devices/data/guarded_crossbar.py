@@ -1,8 +1,7 @@
 """Crossbar with limits on the resources that one client can take from the others.
 
 The Python of the router's environment, which has Crossbar but not this package, runs it:
-``python guarded_crossbar.py start --cbdir ...``. The node controller starts its worker with it,
-too.
+``python guarded_crossbar.py start --cbdir ...``. The node's worker is a fork of it (``forked``).
 """
 
 import ctypes
@@ -16,6 +15,7 @@ from typing import Any
 
 import absent  # noqa: F401  (before anything of Crossbar is imported)
 import crossbar
+import forked
 
 crossbar._import_serializers_quietly()
 
@@ -444,7 +444,7 @@ class Personality(personality.Personality):  # type: ignore[misc]
 def main() -> None:
     """Run Crossbar's command line with this personality, or its worker."""
     sys.setrecursionlimit(MAX_RECURSION)
-    if "--worker" in sys.argv:
+    if "--worker" in sys.argv or forked.becomes_worker():
         runpy.run_module("crossbar.worker.main", run_name="__main__")
     else:
         personality.Personality = Personality

@@ -361,11 +361,11 @@ async def run(instrument: Instrument, entries: list[Entry], where: Address, fold
     node = folder / "router" / str(port)
     made = guarded(instrument, entries, where, folder)
     legacy.require_addresses(made)
-    text, own = json.dumps(made, indent=2), access.local_key(access.folder())
+    own = access.local_key(access.folder())
     ca = own.ca if own else ""
     with writable_or_explain(node):
         write_pages(node / PAGES, instrument)
-        (node / "config.json").write_text(text, encoding="utf-8")
+        (node / "config.json").write_text(json.dumps(made), encoding="utf-8")
         (node / "node.pid").unlink(missing_ok=True)  # Crossbar trips over the number of a zombie
         router_log = (node / "router.log").open("ab")
     ours = shipped().with_name("guarded_crossbar.py")
