@@ -321,13 +321,13 @@ def test_time_in_which_nothing_was_recorded_costs_nothing(
     for days in range(1, 20):
         written.write("slide", 1000, NOON + days * DAY_MS, position=[1.0])
     asked: list[Any] = []
-    ask = NightFiles._ask
+    ask = NightFiles.ask
 
     def counted(self: NightFiles, *args: Any, **kwargs: Any) -> Any:
         asked.append(args)
         return ask(self, *args, **kwargs)
 
-    monkeypatch.setattr(NightFiles, "_ask", counted)
+    monkeypatch.setattr(NightFiles, "ask", counted)
     assert len(written.archive.raw(field, 0, 10**18)["value"]) == 6
     assert len(asked) == 3
     assert written.archive.history(field, 0, 10**18)["time"]

@@ -20,12 +20,10 @@ import pytest
 from click.testing import CliRunner
 
 from hcam_devices.cli.main import main
-from hcam_devices.history.converting import DONE
+from hcam_devices.history.converting import MAIN
 from hcam_devices.history.stores.embedded import EmbeddedStore
 from hcam_devices.history.stores.nights import NightFiles
-from hcam_devices.history.stores.old import MAIN
 from hcam_devices.journal.points import Field, Point, night_bounds
-from hcam_devices.journal.ranges import SampleRange
 
 from ..conftest import Scaled
 from ..helpers import records
@@ -38,11 +36,8 @@ SCHEMA = """
 PRAGMA journal_mode = WAL;
 CREATE TABLE sample (stream, time, seq, body, PRIMARY KEY (stream, time, seq)) WITHOUT ROWID;
 CREATE TABLE text (id, text, PRIMARY KEY (id)) WITHOUT ROWID;
-CREATE TABLE spare (id, text, PRIMARY KEY (id)) WITHOUT ROWID;
 CREATE TABLE stored (device, epoch, first, last, stamp, PRIMARY KEY (device, epoch, first, last))
  WITHOUT ROWID;
-CREATE TABLE gone (noticed, device, epoch, first, last, cause, stamp,
- PRIMARY KEY (noticed, device, epoch, first)) WITHOUT ROWID;
 """
 KINDS = {bool: "bool", str: "text"}
 
@@ -66,7 +61,7 @@ def stamp(*values: Any) -> int:
     return crc32(json.dumps(values, default=repr).encode())
 
 
-def write_old(path: Path, points: Iterable[Point], *gone: SampleRange) -> None:
+def write_old(path: Path, points: Iterable[Point]) -> None:
     """Write a file as the version before did."""
     path.parent.mkdir(parents=True, exist_ok=True)
     seqs: dict[tuple[str, str], list[int]] = {}
@@ -74,9 +69,8 @@ def write_old(path: Path, points: Iterable[Point], *gone: SampleRange) -> None:
         db.executescript(SCHEMA)
 
         def keep(text: str) -> int:
-            for table in ("text", "spare"):
-                row = text_id(text), text.encode(errors="replace").decode()
-                db.execute(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", row)
+            row = text_id(text), text.encode(errors="replace").decode()
+            db.execute("INSERT OR IGNORE INTO text VALUES (?, ?)", row)
             return text_id(text)
 
         for one in points:
@@ -98,11 +92,6 @@ def write_old(path: Path, points: Iterable[Point], *gone: SampleRange) -> None:
             noted = *key_, min(some), max(some)
             db.execute(
                 "INSERT INTO stored VALUES (?, ?, ?, ?, ?)", (*noted, stamp("stored", *noted))
-            )
-        for samples in gone:
-            lost = 17.5, *samples
-            db.execute(
-                "INSERT INTO gone VALUES (?, ?, ?, ?, ?, ?, ?)", (*lost, stamp("gone", *lost))
             )
 
 
@@ -144,8 +133,7 @@ def test_every_sample_is_in_a_closed_file_once_and_the_old_file_stays(folder: Pa
     }
     assert there(folder) == in_order([*SOME, *OTHERS, *later])
     assert {path: path.read_bytes() for path in old} == old
-    again = converted()
-    assert again.count("was converted before: it may be removed") == 2
+    assert converted() == said
     assert there(folder) == in_order([*SOME, *OTHERS, *later])
 
 
@@ -165,7 +153,6 @@ def test_rows_that_are_damaged_are_named(folder: Path) -> None:
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE sample SET body = zeroblob(length(body)) WHERE seq BETWEEN 20 AND 22")
         db.execute("DELETE FROM sample WHERE seq = 31")
-        db.execute("UPDATE text SET text = 'another'")  # there is a copy
     for _ in range(2):
         said = converted(1)
         assert "297 samples of 1 devices" not in said
@@ -196,13 +183,10 @@ def test_a_damaged_file_gives_what_sqlite_can_read_and_nothing_else(
         assert "cannot be read" in result.output or "malformed" in result.output
 
 
-def test_minutes_stay_and_what_is_lost_stays_lost(folder: Path) -> None:
-    gone = SampleRange("ccd1", EPOCH, 400, 410, "in no journal")
-    write_old(folder / MAIN, [], gone)
+def test_minutes_stay(folder: Path) -> None:
+    write_old(folder / MAIN, [])
     write_old(folder / f"{NIGHT}.sqlite", SOME)
     assert f"{MAIN} has only minutes of older nights" in converted()
-    with closing(EmbeddedStore("local", folder)) as store:
-        assert store.gone() == [gone]
 
 
 def test_nothing_is_converted_while_a_recorder_runs(folder: Path) -> None:
@@ -224,7 +208,6 @@ def test_it_may_be_killed_at_any_time(folder: Path, scaled: Scaled) -> None:
             process.communicate(timeout=chance.uniform(0.3, 1.0) * whole)
             assert process.returncode == 0
             whole = min(whole, time.monotonic() - begun)
-            (folder / DONE).unlink()
         except subprocess.TimeoutExpired:
             os.kill(process.pid, signal.SIGKILL)
             process.communicate()

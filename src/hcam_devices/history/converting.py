@@ -1,41 +1,52 @@
-"""``hcam history convert``: writes nights of the version before into closed files, once."""
+"""``hcam history convert``: writes nights of the version before into closed files.
+
+Such a night is a SQLite file. A row of ``sample`` has the id of its stream, its time, its number,
+and packed doubles with a CRC-32 of all that. A double is a number, a bool, or the id of a text.
+Streams are texts, too: JSON of device, epoch and fields. ``stored`` has the ranges that were noted.
+"""
 
 import json
-import os
+import sqlite3
+import struct
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing
+from hashlib import blake2b
 from pathlib import Path
+from typing import Any, TypeAlias
+from zlib import crc32
 
 from .. import HcamError
 from ..config.instrument import load
 from ..host.home import home
-from ..journal.digest import digest
-from ..journal.points import Point
-from ..journal.ranges import SampleRanges
+from ..journal.digest import SIZE, digest
+from ..journal.points import Field, Point, night_bounds
+from ..journal.ranges import SampleRange, SampleRanges, numbers_of
 from ..journal.records import Record
 from .archive import embedded_folders
-from .inventory import Nights
 from .stores import AwayError
 from .stores.embedded import EmbeddedStore
-from .stores.files import trying
-from .stores.old import MAIN, NIGHTS, OldNight, Stream
+from .stores.files import connect, readable, trying
 
-DONE = "converted.jsonl"
-"""Beside the nights: name, size and time of change (ns) of each file that was converted."""
-BATCH = 5000
+NIGHTS = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9].sqlite"
+MAIN = "history.sqlite"
+SOUND = 0x2144DF1C
+"""The CRC-32 of anything followed by its own CRC-32, little-endian."""
+
+Stream: TypeAlias = tuple[int, str, list[tuple[str, str, str | None]]]
+"""The id and the epoch of a stream, and the name, kind and unit of each field."""
 
 
 def convert(file: Path | None) -> Iterator[tuple[str, bool]]:
     """Convert what is in the folders of the embedded stores.
 
-    Yield a sentence for each file, and whether all of it was converted. A file that was converted
-    before is left alone; so this may be interrupted at any time, and run again. Raises HcamError if
-    a store cannot be used, or if the recorder is running.
+    Yield a sentence for each file, and whether all of it was converted. This may be interrupted at
+    any time, and run again. Raises HcamError if a store cannot be used, or if the recorder is
+    running.
     """
     for folder in embedded_folders(load(file).stores, home()):
         paths = sorted(folder.glob(NIGHTS))
-        main = folder / MAIN
-        if not paths and not main.exists():
+        if not paths:
             yield f"{folder} has no nights of the version before", True
             continue
         try:
@@ -43,69 +54,101 @@ def convert(file: Path | None) -> Iterator[tuple[str, bool]]:
                 for path in paths:
                     with trying(path):
                         yield _convert(store, path)
-                if main.exists():
-                    with trying(main):
-                        store.settle(OldNight(main).gone())
-                    yield (
-                        f"{main} has only minutes of older nights, whose samples were not kept: "
-                        "they stay in that file",
-                        True,
-                    )
         except AwayError as error:
             raise HcamError(f"{error} (hwlogger must not run meanwhile)") from None
+        if (main := folder / MAIN).exists():
+            yield f"{main} has only minutes of older nights, which stay there", True
 
 
 def _convert(store: EmbeddedStore, path: Path) -> tuple[str, bool]:
     """Convert a night and compare it; return a sentence, and whether it is complete."""
-    done, found = store.folder / DONE, path.stat()
-    state = [path.name, found.st_size, found.st_mtime_ns]
-    if done.exists() and json.dumps(state) in done.read_text(encoding="utf-8").splitlines():
-        return f"{path} was converted before: it may be removed", True
-    old, night = OldNight(path), path.stem
-    count, wrong = 0, []
-    there = SampleRanges()
-    streams, files = old.streams(), Nights("convert", store.folder, night)
-    for device, some in sorted(streams.items()):
-        points = _points(old, some)
-        for first in range(0, len(points), BATCH):
-            store.write([*map(Record.of, points[first : first + BATCH])])
-        wrong += store.close_nights(night)
-        differing = _differing(files, device, points)
-        count += len(points)
-        there |= _numbers(points)
-        wrong += (f"{part.device} {part.first}-{part.last} differs" for part in differing.ranges())
-    wrong += (
-        f"{part.device} {part.first}-{part.last} (epoch {part.epoch}) cannot be read"
-        for part in (old.noted - there).ranges()
-    )
-    wrong += [old.damage] if old.damage else []
-    said = f"{path}: {count} samples of {len(streams)} devices were converted and compared"
+    night = path.stem
+    wrong: list[str] = []
+    count, there = 0, SampleRanges()
+    with closing(connect(path)) as db:
+        db.text_factory = readable
+        old = _OldNight(db)
+        for device, streams in old.devices.items():
+            points = old.points(device, streams)
+            store.write([*map(Record.of, points)])
+            wrong += store.close_nights(night)
+            answer = store.child.ask("content", device, *night_bounds(night), None)
+            closed = {
+                (epoch, seq): code.to_bytes(SIZE, "little")
+                for epoch, *lists in answer["rows"]
+                for seq, _, code in zip(*lists, strict=True)
+            }
+            differing = [one for one in points if closed.get((one.epoch, one.seq)) != digest(one)]
+            wrong += _named(numbers_of(differing), "differs")
+            there |= numbers_of(points)
+            count += len(points)
+    wrong += [*_named(old.noted - there, "cannot be read"), *dict.fromkeys(old.damage)]
+    said = f"{path}: {count} samples of {len(old.devices)} devices were converted and compared"
     if wrong:
         return f"{said}, but {'; '.join(wrong)}: the file is kept, as all of them are", False
-    with done.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(state) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
     return f"{said}: the file may be removed", True
 
 
-def _points(old: OldNight, streams: list[Stream]) -> list[Point]:
-    """Return the samples of some streams, each number once."""
-    found: dict[tuple[str, int], Point] = {}
-    for stream in streams:
-        for point in old.points(stream):
-            found.setdefault((point.epoch, point.seq), point)
-    return [*found.values()]
+def _named(samples: SampleRanges, what: str) -> list[str]:
+    return [
+        f"{part.device} {part.first}-{part.last} (epoch {part.epoch}) {what}"
+        for part in samples.ranges()
+    ]
 
 
-def _numbers(points: list[Point]) -> SampleRanges:
-    found = SampleRanges()
-    for point in points:
-        found.add(point.device, point.epoch, point.seq, point.seq)
-    return found
+class _OldNight:
+    """The readable part of a night; ``damage`` says why there is more in it, or is empty."""
 
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self.db = db
+        self.damage: list[str] = []
+        self._texts: dict[int, str] = {}
+        for number, text in self._rows("SELECT id, text FROM text"):
+            hashed = blake2b(str(text).encode(errors="replace"), digest_size=8).digest()
+            if int.from_bytes(hashed) >> 12 == number:
+                self._texts[number] = text
+        self.noted = SampleRanges()
+        """The samples that the file should have."""
+        for *noted, stamp in self._rows("SELECT device, epoch, first, last, stamp FROM stored"):
+            if crc32(json.dumps(["stored", *noted], default=repr).encode()) == stamp:
+                self.noted |= SampleRanges([SampleRange(*noted)])
+        self.devices: dict[str, list[Stream]] = defaultdict(list)
+        for (number,) in self._rows("SELECT DISTINCT stream FROM sample"):
+            if number in self._texts:
+                device, epoch, fields = json.loads(self._texts[number])
+                self.devices[device].append((number, epoch, fields))
 
-def _differing(files: Nights, device: str, points: list[Point]) -> SampleRanges:
-    """Return the samples whose digests differ from what is in the closed file of a night."""
-    there = {row[:2]: row.digest for row in files.rows_of(device)[0]}
-    return _numbers([one for one in points if there.get((one.epoch, one.seq)) != digest(one)])
+    def points(self, device: str, streams: list[Stream]) -> list[Point]:
+        """Return the samples of a device whose checksums are right, each number once."""
+        found: dict[tuple[str, int], Point] = {}
+        for number, epoch, fields in streams:
+            packed = struct.Struct(f"<{len(fields)}d")
+            units = {name: unit for name, _, unit in fields if unit is not None}
+            query = "SELECT time, seq, body FROM sample WHERE stream = ?"
+            for time, seq, body in self._rows(query, number):
+                try:
+                    if crc32(body, crc32(struct.pack("<qqq", number, time, seq))) != SOUND:
+                        continue
+                    numbers = packed.unpack_from(body)
+                    values = {
+                        name: self._value(kind, n)
+                        for (name, kind, _), n in zip(fields, numbers, strict=True)
+                    }
+                except (LookupError, TypeError, struct.error):
+                    continue
+                found.setdefault((epoch, seq), Point(device, epoch, seq, time, values, units))
+        return [*found.values()]
+
+    def _value(self, kind: str, number: float) -> Field:
+        if kind == "text":
+            return self._texts[int(number)]
+        return bool(number) if kind == "bool" else number
+
+    def _rows(self, query: str, *values: int) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows that SQLite can read."""
+        try:
+            yield from self.db.execute(query, values)
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            self.damage.append(str(error))

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from weakref import finalize
 
 from ..config.stores import Folder, InfluxDB, SecretError, StoreSettings, place
-from ..journal.digest import SIZE, digest
+from ..journal.digest import SIZE
 from ..journal.notebook import Lost
 from ..journal.points import night_bounds, night_of
 from ..journal.ranges import SampleRange, SampleRanges
@@ -27,7 +27,6 @@ from .stores.http import Connection
 from .stores.ledger import read_notes
 from .stores.line_protocol import name_of, one_line
 from .stores.lost import LostNotes
-from .stores.nights import NightFiles, points_in
 from .stores.tonight import DAY, NAME, NIGHTS, entries
 
 MARGIN = 3_600_000
@@ -77,7 +76,7 @@ def extent(numbers: Iterable[tuple[str, int]]) -> dict[str, tuple[int, int]]:
 class Nights:
     """A ``StoreReader`` of the files of an EmbeddedStore.
 
-    Another process reads the closed files, because the recorder does without DuckDB. With
+    Another process reads the samples, because the recorder does without DuckDB. With
     ``copies``, it reads their copies in that folder, and no rows of tonight.
     """
 
@@ -85,7 +84,7 @@ class Nights:
         self.name, self._copies = name, copies
         self._start, self._end = night_bounds(night)
         self.night = night_of(self._start)  # the date in its usual form
-        self._files, self._child = NightFiles(folder), Child(folder)
+        self._child = Child(folder)
         finalize(self, self._child.close)  # it takes 100 MB
         self.troubles: list[str] = []
         self.uncounted = ""
@@ -149,38 +148,20 @@ class Nights:
 
     def _rows(self, device: str, start: int, end: int) -> list[Row]:
         """Return the samples of a device in a span (ms), but not those in damaged files."""
-        copies = self._copies
-        if copies and not (copies / MARKER).exists():
-            raise AwayError(f"{copies} has no copies: mount its disk")
-        columns = self._files.columns(device)
-        while True:
-            there = self._files.snapshot(device, columns, start, end)
-            root = copies or self._files.folder
-            paths = [root / path.relative_to(self._files.folder) for path, _ in there.files]
-            files = [
-                (str(path), known)
-                for path, (_, known) in zip(paths, there.files, strict=True)
-                if not copies or path.exists()
-            ]
-            answer: dict[str, Any] = {"rows": [], "damaged": []}
-            try:
-                if files:
-                    answer = self._child.ask("content", device, files, start, end)
-            except (OSError, ValueError) as error:
-                raise AwayError(f"the files of {device} cannot be read: {error}") from error
-            if self._files.is_current(there):
-                break
+        if self._copies and not (self._copies / MARKER).exists():
+            raise AwayError(f"{self._copies} has no copies: mount its disk")
+        copies = str(self._copies) if self._copies else None
+        try:
+            answer = self._child.ask("content", device, start, end, copies)
+        except (OSError, ValueError) as error:
+            raise AwayError(f"the files of {device} cannot be read: {error}") from error
         for path in answer["damaged"]:
             if (trouble := f"{path} is damaged") not in self.troubles:
                 self.troubles.append(trouble)
-        points = () if copies else points_in(there, columns)
         return [
-            *(Row(point.epoch, point.seq, point.time, digest(point)) for point in points),
-            *(
-                Row(epoch, seq, time, code.to_bytes(SIZE, "little"))
-                for epoch, *lists in answer["rows"]
-                for seq, time, code in zip(*lists, strict=True)
-            ),
+            Row(epoch, seq, time, code.to_bytes(SIZE, "little"))
+            for epoch, *lists in answer["rows"]
+            for seq, time, code in zip(*lists, strict=True)
         ]
 
 

@@ -1,17 +1,13 @@
-"""The samples that closed files really have, with their digests, for the audit.
+"""The samples that a store really has, with their digests, for the audit.
 
 This runs in the process for closed files (``worker.py``).
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
-from .duck import connection, literal, parquet, quoted
-from .files import away, differs
+from .duck import literal, quoted
 from .nights import MS, Column, NightFiles
 
 US = "\x1f"
@@ -38,27 +34,15 @@ def digest(columns: list[Column]) -> str:
     return f"md5_number_upper({' || '.join(parts)})"
 
 
-def content(
-    folder: Path, device: str, files: Sequence[tuple[str, str]], start: int, end: int
-) -> dict[str, Any]:
+def content(folder: Path, device: str, start: int, end: int, copies: str | None) -> dict[str, Any]:
     """Return the samples of a device in a span (ms), and which of its files are damaged.
 
-    ``files`` are paths and checksums. ``rows`` are, for each epoch, it and the lists of numbers,
-    times and digests. Raises AwayError or OSError.
+    ``rows`` are, for each epoch, it and the lists of numbers, times and digests. See ``NightFiles``
+    for ``copies``. Raises AwayError.
     """
-    damaged = [path for path, known in files if differs(Path(path), known)]
-    sound = [Path(path) for path, _ in files if path not in damaged]
-    if not sound:
-        return {"rows": [], "damaged": damaged}
-    con = connection()
-    there = {name for name, *_ in con.execute(f"DESCRIBE FROM {parquet(sound)}").fetchall()}
-    columns = [column for column in NightFiles(folder).columns(device) if column.name in there]
-    query = f"""
-        SELECT epoch, list(seq), list({MS}), list({digest(columns)}) FROM {parquet(sound)}
-        WHERE time >= make_timestamptz({1000 * start}) AND time < make_timestamptz({1000 * end})
-        GROUP BY epoch
-    """
-    try:
-        return {"rows": con.execute(query).fetchall(), "damaged": damaged}
-    except duckdb.Error as error:
-        raise away(folder, error) from error
+    files = NightFiles(folder, Path(copies) if copies else None)
+    columns = files.columns(device)
+    listed = f"list(seq), list({MS}), list({digest(columns)})"
+    query = f"SELECT epoch, {listed} FROM sample GROUP BY epoch"
+    rows = files.ask(device, columns, start, end, query, check=True)
+    return {"rows": rows, "damaged": [*map(str, files.damaged)]}
