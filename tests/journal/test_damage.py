@@ -103,7 +103,7 @@ def readable(path: Path, kept: Samples) -> Samples:
             db.execute("PRAGMA writable_schema = ON")
             for key, one in kept.items():
                 try:
-                    query = "SELECT body FROM sample WHERE (device, epoch, seq) = (?, 0, ?)"
+                    query = "SELECT body FROM sample WHERE (device, seq) = (?, ?)"
                     row = db.execute(query, (key[0], key[2])).fetchone()
                 except sqlite3.Error:
                     continue

@@ -24,7 +24,7 @@ from hcam_devices.journal import DAY_S, Journal
 from hcam_devices.journal import journal as module
 from hcam_devices.journal.journal import MAX_REPLY_BYTES
 from hcam_devices.journal.notebook import SIZE, Notebook
-from hcam_devices.journal.part import BETWEEN, BODIES, FIRST, LAST, NEXT_PAIR, Part
+from hcam_devices.journal.part import BETWEEN, BODIES, FIRST, LAST, NEXT_DEVICE, Part
 from hcam_devices.journal.points import flatten, night_of
 from hcam_devices.journal.records import MAX_SAMPLE_BYTES, Record, read_page, sample_of
 
@@ -438,7 +438,7 @@ def test_what_it_holds_is_plain_data_and_complete(journal: Journal) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    [BETWEEN, BODIES, FIRST, LAST, NEXT_PAIR],
+    [BETWEEN, BODIES, FIRST, LAST, NEXT_DEVICE],
 )
 def test_what_is_asked_often_looks_only_at_what_it_needs(journal: Journal, query: str) -> None:
     fill(journal, 3)
@@ -805,60 +805,3 @@ def test_a_file_that_somebody_removed_is_gone_and_a_new_epoch_begins(path: Path)
         assert gone(journal) == [(1, 10, f"{file.name} is damaged")]
     with closing(Journal(path, boot="one")) as journal:
         assert gone(journal) == [(1, 10, reason(14, 2))]
-
-
-OLD = """
-PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;
-CREATE TABLE epoch (id INTEGER PRIMARY KEY, name TEXT NOT NULL, boot TEXT NOT NULL);
-CREATE TABLE sample (
-    device TEXT, epoch INTEGER, seq INTEGER, time REAL NOT NULL, body BLOB NOT NULL,
-    PRIMARY KEY (device, epoch, seq)
-) WITHOUT ROWID;
-CREATE TABLE gone (
-    device TEXT, epoch TEXT, first INTEGER, last INTEGER, reason TEXT NOT NULL,
-    noticed REAL NOT NULL, PRIMARY KEY (device, epoch, first)
-) WITHOUT ROWID;
-CREATE TABLE lost (
-    device TEXT, epoch TEXT, since REAL, until REAL, samples INTEGER, reason TEXT,
-    PRIMARY KEY (device, epoch, since)
-) WITHOUT ROWID;
-CREATE INDEX sample_when ON sample (device, epoch, time);
-"""
-
-
-def test_the_journal_of_an_earlier_version_is_read_until_it_is_old(path: Path) -> None:
-    path.parent.mkdir()
-    clock = Clock()
-    old = path.with_name("journal.sqlite")
-    with closing(sqlite3.connect(old)) as db:
-        db.executescript(OLD)
-        for id_, epoch in ((1000, "bbbb"), (2000, "aaaa")):
-            db.execute("INSERT INTO epoch VALUES (?, ?, 'one')", (id_, epoch))
-            for device in ("slide", "flow"):
-                for seq in range(11, 31):
-                    head = {"device": device, "seq": seq, "epoch": epoch}
-                    body = zlib.compress(json.dumps(head | {"x": seq}).encode())
-                    row = (device, id_, seq, clock.now + seq, body)
-                    db.execute("INSERT INTO sample VALUES (?, ?, ?, ?, ?)", row)
-        db.execute("INSERT INTO lost VALUES ('slide', 'aaaa', 5.0, 6.0, 2, 'disk full')")
-        db.commit()
-    size = old.stat().st_size
-    clock.now += 60
-    for _ in range(2):
-        with closing(Journal(path, clock=clock, steady=clock, boot="one", most=1000)) as journal:
-            fill(journal, 1)
-            journal.tidy()
-            assert [one["epoch"] for one in journal.holds("flow")["epochs"]] == ["bbbb", "aaaa"]
-            assert [key[2] for key in truth(journal, "flow")] == [*range(11, 31), *range(11, 31)]
-            assert seqs(journal, 15, 3, epoch="aaaa") == [16, 17, 18]
-            assert lost(journal) == [(5.0, 6.0, 2)]
-            start = clock.now - 60
-            held = journal.holds("flow", start + 15, start + 25)["epochs"]
-            assert [(one["first"], one["last"]) for one in held] == [(15, 24)] * 2
-            assert journal.inventory()["used"] < size
-    assert old.stat().st_size == size
-    with closing(Journal(path, clock=clock, steady=clock, boot="one")) as journal:
-        clock.now += 15 * DAY_S
-        assert journal.tidy() >= 80
-        assert not old.exists()
-        assert [one[:2] for one in gone(journal, "flow")] == [(1, 30), (1, 30)]

@@ -98,7 +98,7 @@ class Journal:
 
     def _stems(self) -> list[Path]:
         """Return the files without their endings, in the order in which they were begun."""
-        ours = rf"{re.escape(self.path.name)}(\.\d{{6}}\.\d{{4}}-\d\d-\d\d)?(?=\.(sqlite|json)$)"
+        ours = rf"{re.escape(self.path.name)}\.\d{{6}}\.\d{{4}}-\d\d-\d\d(?=\.(sqlite|json)$)"
         found = (re.match(ours, file.name) for file in self.path.parent.iterdir())
         return sorted({self.path.with_name(match[0]) for match in found if match})
 
@@ -116,21 +116,18 @@ class Journal:
         if not db:
             log.error("%s is damaged: a new epoch begins in another file", part.path)
             return False
-        self._db, self._night = db, part.stem.name[-10:]
-        (self.epoch,) = part.held
+        self._db, self._night, self.epoch = db, part.stem.name[-10:], part.epoch
         return True
 
     def _begin(self, now: float, epoch: str = "") -> None:
         """Begin another file, in a new epoch if none is given. Raises sqlite3.Error."""
-        held = self._parts[-1].held[epoch] if epoch else {}
-        number = 1
-        if self._parts and self._parts[-1].stem != self.path:
-            number += int(self._parts[-1].stem.name.split(".")[-2])
+        held = self._parts[-1].held if epoch else {}
+        number = 1 + (int(self._parts[-1].stem.name.split(".")[-2]) if self._parts else 0)
         night = night_of(round(1000 * now))
         part = Part(self.path.with_name(f"{self.path.name}.{number:06d}.{night}"))
-        part.boot, part.since, part.until = self._boot, now, now
-        numbers = {device: [last + 1, last] for device, (_, last) in held.items()}
-        part.held[epoch or uuid4().hex[:12]] = numbers
+        part.boot, part.epoch = self._boot, epoch or uuid4().hex[:12]
+        part.since = part.until = now
+        part.held = {device: [last + 1, last] for device, (_, last) in held.items()}
         try:
             db = part.create()
         except OSError as error:
@@ -139,8 +136,7 @@ class Journal:
             self._retired.append((self._parts[-1], self._db))
         self._end_losses()
         self._parts.append(part)
-        self._db, self._night = db, night
-        (self.epoch,) = part.held
+        self._db, self._night, self.epoch = db, night, part.epoch
 
     def _turn(self, now: float) -> None:
         """Begin the file of another night."""
@@ -234,7 +230,7 @@ class Journal:
     ) -> list[dict[str, Any]]:
         part, db = self._parts[-1], self._db
         assert db  # noqa: S101  (it is not closed)
-        held = part.held[self.epoch]
+        held = part.held
         last: dict[str, int] = {}
         kept, rows = [], []
         for sample in samples:
@@ -417,11 +413,10 @@ class Journal:
         with self._lock:
             self._check_open()
             for part in self._parts:
-                for epoch, devices in part.held.items():
-                    if device in devices:
-                        first, last = devices[device]
-                        samples = SampleRange(device, epoch, first, last)
-                        found.setdefault(epoch, []).append((part, samples))
+                if device in part.held:
+                    first, last = part.held[device]
+                    samples = SampleRange(device, part.epoch, first, last)
+                    found.setdefault(part.epoch, []).append((part, samples))
         return found
 
     def _contents(
@@ -465,14 +460,13 @@ class Journal:
         return {"epoch": self.epoch, "keep": self.keep, "most": self.most, "used": self._used()}
 
     def _used(self) -> int:
-        """Return the bytes of the files, but not of one of an earlier version."""
-        with self._lock:
-            parts = self._bounded()
-        return sum(part.size() for part in parts)
+        """Return the bytes of the files."""
+        return sum(part.size() for part in self._there())
 
-    def _bounded(self) -> list[Part]:
-        """Return the files whose size is limited."""
-        return [part for part in self._parts if not part.removed and part.stem != self.path]
+    def _there(self) -> list[Part]:
+        """Return the files that were not removed."""
+        with self._lock:
+            return [part for part in self._parts if not part.removed]
 
     # --- upkeep -----------------------------------------------------------------------------
 
@@ -521,7 +515,7 @@ class Journal:
         dropped = [part for part in old if not part.removed]
         for part in dropped:
             part.remove()
-        while self._used() > self.most and (rest := self._bounded()[:-1]):
+        while self._used() > self.most and (rest := self._there()[:-1]):
             rest[0].remove()
             dropped.append(rest[0])
         for part in old:

@@ -13,25 +13,21 @@ from .records import unpack
 SCHEMA = """
 PRAGMA synchronous = OFF; PRAGMA journal_mode = WAL;
 CREATE TABLE sample (
-    device TEXT, epoch INTEGER, seq INTEGER, time REAL NOT NULL, body BLOB NOT NULL,
-    PRIMARY KEY (device, epoch, seq)
+    device TEXT, seq INTEGER, time REAL NOT NULL, body BLOB NOT NULL, PRIMARY KEY (device, seq)
 ) WITHOUT ROWID;
 """
-INSERT = "INSERT INTO sample VALUES (?, 0, ?, ?, ?)"
-NEXT_PAIR = """
-SELECT device, epoch FROM sample WHERE (device, epoch) > (?, ?) ORDER BY device, epoch LIMIT 1
-"""
-FIRST = "SELECT seq, time, body FROM sample WHERE device = ? AND epoch = ? ORDER BY seq LIMIT 1"
+INSERT = "INSERT INTO sample VALUES (?, ?, ?, ?)"
+NEXT_DEVICE = "SELECT device FROM sample WHERE device > ? ORDER BY device LIMIT 1"
+FIRST = "SELECT seq, time, body FROM sample WHERE device = ? ORDER BY seq LIMIT 1"
 LAST = FIRST.replace("seq LIMIT", "seq DESC LIMIT")
 BODIES = """
 SELECT seq, body FROM sample
-WHERE device = :device AND epoch = :epoch AND seq BETWEEN :first AND :last ORDER BY seq
+WHERE device = :device AND seq BETWEEN :first AND :last ORDER BY seq
 LIMIT :last - :first + 1
 """
 BETWEEN = """
 SELECT min(seq), max(seq), count(*), min(time) FROM sample
-WHERE device = :device AND epoch = :epoch AND seq BETWEEN :first AND :last
-    AND time >= :start AND time < :end
+WHERE device = :device AND seq BETWEEN :first AND :last AND time >= :start AND time < :end
 """
 DAMAGE = (
     sqlite3.SQLITE_CORRUPT,
@@ -54,23 +50,20 @@ def is_damage(error: sqlite3.Error) -> bool:
 class Part:
     """A SQLite file, and the notebook beside it, which says what should be in the file.
 
-    ``held``: the first and the last number of each device, by epoch; the epochs are in the order in
-    which they began. A last number below the first means none, and the numbers continue there.
-    ``since`` and ``until``: when the first and the last sample were appended (Unix time). ``lost``:
-    losses by device and beginning. ``gone``: the numbers that turned out to be unreadable.
-    ``removed``: the file is not there any more, and its notebook says which samples are gone.
-
-    A file of an earlier version has several epochs, each with an id, and no notebook at first.
+    ``held``: the first and the last number of each device, in ``epoch``. A last number below the
+    first means none, and the numbers continue there. ``since`` and ``until``: when the first and
+    the last sample were appended (Unix time). ``lost``: losses by device and beginning. ``gone``:
+    the numbers that turned out to be unreadable. ``removed``: the file is not there any more, and
+    its notebook says which samples are gone.
     """
 
     def __init__(self, stem: Path) -> None:
         self.stem = stem
         self.path = stem.with_name(f"{stem.name}.sqlite")
         self.notebook = Notebook(stem.with_name(f"{stem.name}.json"))
-        self.boot = ""
+        self.boot = self.epoch = ""
         self.since = self.until = 0.0
-        self.held: dict[str, dict[str, list[int]]] = {}
-        self.ids: dict[str, int] = {}
+        self.held: dict[str, list[int]] = {}
         self.lost: dict[tuple[str, float], Lost] = {}
         self.gone = SampleRanges()
         self.removed = not self.path.exists()
@@ -119,9 +112,9 @@ class Part:
 
     def write_notes(self) -> None:
         """Write into the notebook what is in the file. Raises OSError."""
-        notes = {"boot": self.boot, "since": self.since, "until": self.until, "held": self.held}
-        more = {"ids": self.ids, "lost": [list(note) for note in self.lost.values()]}
-        self.notebook.write(notes | more)
+        names = "boot", "epoch", "since", "until", "held"
+        lost = {"lost": [list(note) for note in self.lost.values()]}
+        self.notebook.write({name: getattr(self, name) for name in names} | lost)
 
     def size(self) -> int:
         """Return how many bytes the file has."""
@@ -151,18 +144,16 @@ class Part:
         notebook says. A process that was killed may not have noted its last samples.
         """
         if notes := self.notebook.read():
-            self.boot, self.since, self.until = notes["boot"], notes["since"], notes["until"]
-            self.held, self.ids = notes["held"], notes["ids"]
+            self.boot, self.epoch, self.held = notes["boot"], notes["epoch"], notes["held"]
+            self.since, self.until = notes["since"], notes["until"]
             self.lost = {(note[0], note[2]): Lost(*note) for note in notes["lost"]}
         if self.removed or (notes and not check):
             return bool(notes)
         noted, sound = self.held, self._scan(now, bool(notes)) and bool(notes)
-        for epoch, devices in noted.items():
-            found = self.held.setdefault(epoch, {})
-            for device, (first, last) in devices.items():
-                there = found.setdefault(device, [first, first - 1])
-                sound = sound and last <= there[1]
-                there[:] = min(first, there[0]), max(last, there[1])
+        for device, (first, last) in noted.items():
+            there = self.held.setdefault(device, [first, first - 1])
+            sound = sound and last <= there[1]
+            there[:] = min(first, there[0]), max(last, there[1])
         with suppress(OSError):
             self.write_notes()
             self.notebook.close()
@@ -171,32 +162,27 @@ class Part:
     def _scan(self, now: float, noted: bool) -> bool:
         """Read the ends of the numbers; return whether they are readable and true."""
         sound = True
-        found: dict[int, tuple[str, dict[str, list[int]]]] = {}
+        found: dict[str, list[int]] = {}
         times = []
         try:
             with closing(self.connect()) as db:
-                if not noted:
-                    with suppress(sqlite3.Error):
-                        losses = [Lost(*row) for row in db.execute("SELECT * FROM lost")]
-                        self.lost = {(note.device, note.since): note for note in losses}
-                pair: tuple[str, int] = "", -1
-                while after := db.execute(NEXT_PAIR, pair).fetchone():
-                    if (str, int) != tuple(map(type, after)) or after <= pair:
+                device = ""
+                while row := db.execute(NEXT_DEVICE, (device,)).fetchone():
+                    if not isinstance(row[0], str) or row[0] <= device:
                         raise sqlite3.DatabaseError("the rows are out of order")
-                    pair = device, number = after
+                    (device,) = row
                     for query in (FIRST, LAST):
-                        seq, time, body = db.execute(query, pair).fetchone() or (0, 0.0, b"")
+                        seq, time, body = db.execute(query, row).fetchone() or (0, 0.0, b"")
                         key, _ = unpack(body)
-                        if key is None or (key[0], key[2]) != (device, seq):
+                        self.epoch = self.epoch or (key[1] if key else "")
+                        if key != (device, self.epoch, seq):
                             sound = False
                             continue
                         times.append(time)
-                        devices = found.setdefault(number, (key[1], {}))[1]
-                        devices.setdefault(device, [seq, seq])[1] = seq
+                        found.setdefault(device, [seq, seq])[1] = seq
         except sqlite3.Error:
             sound = False
-        self.held = {epoch: devices for _, (epoch, devices) in sorted(found.items())}
-        self.ids = {epoch: number for number, (epoch, _) in found.items() if number}
+        self.held = found
         if not noted:
             past = [time for time in times if isinstance(time, float) and 0 < time <= now]
             self.since, self.until = min(past, default=now), max(past, default=now)
@@ -205,15 +191,12 @@ class Part:
     @property
     def devices(self) -> set[str]:
         """The devices of which there are samples, or were."""
-        named = {device for devices in self.held.values() for device in devices}
-        return named | {note.device for note in self.lost.values()}
+        return self.held.keys() | {note.device for note in self.lost.values()}
 
     @property
     def samples(self) -> int:
         """The count of the samples."""
-        return sum(
-            last - first + 1 for devices in self.held.values() for first, last in devices.values()
-        )
+        return sum(last - first + 1 for first, last in self.held.values())
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -249,7 +232,7 @@ class Part:
 
     def _rows(self, query: str, wanted: SampleRange, **more: float) -> list[tuple[Any, ...]]:
         """Return the rows of a query, or of as many ranges of numbers as can be read."""
-        values = {"device": wanted.device, "epoch": self.ids.get(wanted.epoch, 0)} | more
+        values = {"device": wanted.device} | more
 
         def rows(first: int, last: int) -> list[tuple[Any, ...]]:
             numbers = range(first, last + 1)

@@ -8,9 +8,8 @@ second has the number, the time (ms since 1970) and the values, a list as the te
     12 1790000000196 ["[]",1100.5]
 
 So a store takes the values over as they are. A sample that this does not fit (its time is not in
-whole ms, a number needs more than 53 bits) is one line, its JSON; so are all samples of journals of
-earlier versions. A page is many records; the first line of one is left out if it is that of the
-record before.
+whole ms, a number needs more than 53 bits) is one line, its JSON. A page is many records; the first
+line of one is left out if it is that of the record before.
 """
 
 import json
