@@ -17,6 +17,7 @@ from typing import Any
 import duckdb
 
 from ...journal.points import Field, night_bounds
+from ...journal.ranges import SampleRanges
 from .duck import TYPES, connection, literal, parquet, quoted
 from .files import checksum, connect, differs, readable, sync
 from .tonight import KINDS, NAME, NIGHTS, TAKEN, Job, ranges_of
@@ -29,7 +30,7 @@ GROUP BY epoch, island ORDER BY 1, 2
 """
 ROWS = """
 SELECT CAST(epoch AS BLOB), seq, time, shape, CAST(body AS BLOB) FROM sample
-WHERE device = ? AND time >= ? AND time < ?
+WHERE device = ? AND time >= ? AND time < ? ORDER BY epoch, seq
 """
 EMPTY = "SELECT make_timestamptz(0) AS time, 0::BIGINT AS seq, '' AS epoch WHERE false"
 
@@ -51,14 +52,11 @@ def build(folder: Path, job: Job) -> dict[str, Any]:
         query = 'SELECT "column", field, kind, unit FROM field WHERE device = ?'
         fields = {column: what for column, *what in db.execute(query, (job.device,))}
         try:
-            text, values = _read_rows(db, job, fields, opened)
-            con.execute(f"CREATE OR REPLACE TABLE whole AS {text}")
-            ranges = rows = con.execute(RANGES.format("whole")).fetchall()
+            text, values, rows = _read_rows(db, job, fields, opened)
             if paths:
                 values += sum(count for _, _, count in job.parts)
-                text = f"FROM whole UNION ALL BY NAME FROM {parquet(paths)}"
-                con.execute(f"CREATE OR REPLACE TABLE whole AS {text}")
-                ranges = con.execute(RANGES.format("whole")).fetchall()
+                text += f" UNION ALL BY NAME FROM {parquet(paths)}"
+            con.execute(f"CREATE OR REPLACE TABLE whole AS {text}")
             there = (name for name, *_ in con.execute("DESCRIBE whole").fetchall())
             fields = {name: fields[name] for name in sorted(there) if name not in TAKEN}
             found = _sums(con, "whole", fields)
@@ -72,7 +70,7 @@ def build(folder: Path, job: Job) -> dict[str, Any]:
         query = "DELETE FROM whole WHERE epoch = ? AND seq BETWEEN ? AND ?"
         con.executemany(query, [samples[1:] for samples in job.drop])
         found = _sums(con, "whole", fields)
-        ranges = con.execute(RANGES.format("whole")).fetchall()
+    ranges = con.execute(RANGES.format("whole")).fetchall() if paths else rows
     if len(ranges_of(job.device, ranges)) != found["samples"]:
         raise ValueError("some numbers are there twice")
     listed = ", ".join(map(quoted, (*TAKEN, *fields)))
@@ -97,15 +95,17 @@ def build(folder: Path, job: Job) -> dict[str, Any]:
 
 def _read_rows(
     db: sqlite3.Connection, job: Job, fields: dict[str, Any], opened: ExitStack
-) -> tuple[str, int]:
-    """Return the query of the rows of a job, and how many values they have.
+) -> tuple[str, int, list[tuple[str, int, int]]]:
+    """Return the query of the rows of a job, how many values they have, and which numbers.
 
     The rows are in files in memory, as CSV, until ``opened`` is closed.
     """
     query = "SELECT id, columns FROM shape WHERE device = ?"
     shapes = {number: json.loads(text) for number, text in db.execute(query, (job.device,))}
     lines: dict[int, list[bytes]] = defaultdict(list)
+    numbers: dict[bytes, list[int]] = defaultdict(list)
     for raw, seq, when, shape, body in db.execute(ROWS, _span(job)):
+        numbers[raw].append(seq)
         # Without backslashes, a JSON list is CSV.
         values = body[1:-1] if b"\\" not in body else b",".join(map(_csv, json.loads(body)))
         lines[shape].append(b"%d,%d,%b,%b" % (when, seq, _epoch(raw), values))
@@ -117,7 +117,11 @@ def _read_rows(
         file.write(b"\n".join(rows))
         file.flush()
         texts.append(_select(file.fileno(), max(map(len, rows)), columns, fields))
-    return " UNION ALL BY NAME ".join(texts or [EMPTY]), count
+    there = SampleRanges()
+    for raw, seqs in numbers.items():
+        there.add_numbers(job.device, readable(raw), seqs)
+    ranges = [part[1:4] for part in there.ranges()]
+    return " UNION ALL BY NAME ".join(texts or [EMPTY]), count, ranges
 
 
 def _csv(value: Field) -> bytes:
