@@ -9,6 +9,7 @@ A path names an object, from the root window on: ``globals.ccd_hw.vacuums.0.labe
 """
 
 import json
+import os
 import runpy
 import socket
 import subprocess
@@ -205,8 +206,9 @@ def shown(thing: Any) -> Any:
 def main(path: str, program: str, *args: str) -> None:
     """Run a program whose first Tk is to be driven."""
     listening = socket.socket(socket.AF_UNIX)
-    listening.bind(path)
+    listening.bind(f"{path}.new")
     listening.listen()
+    os.rename(f"{path}.new", path)  # whoever finds the path can connect
     listening.setblocking(False)
     begin: Callable[..., None] = tkinter.Tk.__init__
 

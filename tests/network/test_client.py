@@ -168,13 +168,14 @@ async def test_the_asynchronous_face(net: Net) -> None:
         assert await instrument.slide.stage.stop() is None
         with pytest.raises(InvalidArgumentError, match="is not within"):
             await instrument.slide.set("target_position", 1e9)
-        count = 0
+        found: list[object] = []
         async for reading in instrument.subscribe("slide.target_position"):
-            assert reading.raw == 1001 + count
-            count += 1
-            if count == 3:
+            if reading.raw not in found[-1:]:  # a sample that was due may repeat it
+                found.append(reading.raw)
+            if len(found) == 3:
                 break
-            await instrument.slide.set("target_position", 1001 + count)
+            await instrument.slide.set("target_position", 1001 + len(found))
+        assert found == [1001, 1002, 1003]
         assert [reading async for reading in instrument.subscribe("slide", seconds=0)] == []
     with pytest.raises(RouterError):
         _ = instrument.ccd1.temperature
