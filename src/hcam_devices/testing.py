@@ -27,7 +27,7 @@ FAST = {"poll_every": 0.02}
 IMPATIENCE = 0.1
 """The timeout (s) of a device whose hardware has a fault."""
 AT_MOST = 120.0
-"""Seconds after which a test that waits has failed, on a machine ten times too busy as well."""
+"""A test that waits for longer (s) has failed, even on a machine that is ten times too busy."""
 
 HARMLESS: dict[str, dict[str, Any]] = {
     "delay": {"seconds": 0.002},
@@ -40,7 +40,7 @@ HARMLESS: dict[str, dict[str, Any]] = {
 
 WIRE: dict[str, dict[str, Any]] = {
     "silence": {},
-    # Each comes when the fault is cleared, by when the device has certainly given up.
+    # The reply comes when the fault is cleared; the device has certainly given up by then.
     "late": {"seconds": AT_MOST, "times": 1},
     "late for ever": {"seconds": AT_MOST, "times": 1000},
     "garbage": {},
@@ -57,9 +57,10 @@ CHECKED = {"flip", "insert"}
 TRUE = {"alarm", "static", "emergency", "power_cycle", "limit", "heading", "closing"}
 TRUE |= {"leap_second", "time", "status", "failure", "disk_full"}
 TRUE |= {"refused", "unheard", "unanswered", "broken", "failed", "hang", "unsettled", "flapping"}
-"""Faults of our simulators that change the hardware, or what does not matter, and do not lie."""
+"""Faults of our simulators that make no reading wrong: they change the hardware itself, or what no
+field shows."""
 ON_CONNECTION = {"identity", "unnamed"}
-"""Faults that may only be noticed when a connection is made."""
+"""Faults that a device may notice only when it makes a connection."""
 
 
 class Clock:
@@ -97,7 +98,7 @@ async def sample_where(device: Device, predicate: Callable[[Sample], Any]) -> Sa
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that only looking can tell."""
+    """Wait until a condition is true, looking again and again."""
     async with asyncio.timeout(AT_MOST):
         while not condition():  # noqa: ASYNC110  (it happens elsewhere)
             await asyncio.sleep(0.01)
@@ -114,7 +115,7 @@ def offline(sample: Sample) -> bool:
 
 
 def reasons(sample: Sample, field: str | None = None) -> str:
-    """Return every reason for alarm, or every one of a field."""
+    """Return the reasons of all alarms as one text, or of those of a field."""
     return "; ".join(a["reason"] for a in sample["alarms"] if field in (None, a["field"]))
 
 
@@ -222,7 +223,7 @@ class Fault:
 
 
 def keeps_a_connection(cls: type[Device]) -> bool:
-    """Return whether it notices the end of a connection at once; others when they next ask."""
+    """Return whether a device notices the end of a connection before it asks again."""
     return issubclass(cls.link_type, (Tcp, Serial, Modbus))
 
 
@@ -241,7 +242,7 @@ def faults_of(cls: type[Device], without: Iterable[str] = ()) -> list[Fault]:
     found |= {name: chosen for name, chosen in HARMLESS.items() if name in offers}
     if simulator.programs:  # a program prints its answer when it has the whole
         del found["split"]
-    if not keeps_a_connection(cls):  # the answer has come, and nothing else was to be kept
+    if not keeps_a_connection(cls):  # after its answer, no connection is needed any more
         del found["disconnect afterwards"]
     return [Fault(title, chosen) for title, chosen in found.items()]
 
@@ -280,7 +281,7 @@ async def check_fault(
             await sample_where(neighbour, lambda sample: True)
         for _ in range(4):
             await sample_where(device, lambda sample: True)
-        # No poll has begun since its last sample, so none has the fault in a part of its replies.
+        # No poll has begun since the last sample, so each of them had the fault in all replies.
         during = list(told)
         device.link.timeout = patience
         simulator.simulate("clear")
@@ -290,7 +291,7 @@ async def check_fault(
     found = [lie for sample in told for lie in lies(sample, truth)]
     found += [f"neighbour: {lie}" for sample in beside for lie in lies(sample, truth)]
     found += ["neighbour: it noticed the fault"] * (not all(map(complete, beside)))
-    # The first sample may be of a poll that had begun before.
+    # The first sample may be of a poll that had begun before the fault.
     if fault.name not in HARMLESS and all(map(complete, during[:2])):
         found.append("the device did not report the fault")
     if found:

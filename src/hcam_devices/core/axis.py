@@ -10,13 +10,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..errors import NotAllowedError
 from .fields import Procedure, Value
 from .part import Alarm, Part, Reading
 
 if TYPE_CHECKING:
     from .device import Device
-
-from ..errors import NotAllowedError
 
 
 class S(StrEnum):
@@ -129,8 +128,11 @@ class Axis(Part):
         self.readback, self.setpoint = self.fields = readback, setpoint
         self.state = S.DISABLED
         self.held = False
+        """Whether it was disabled by a command; a new connection keeps that."""
         self.short = False
+        """Whether it has stopped before it reached its target."""
         self.commands_given = 0
+        """Grows at the beginning and at the end of each command, for ``report``."""
         self.position: float | None = None
         self.target: float | None = None
         self._goal: float | None = None  # of the current motion; ``target`` may have changed

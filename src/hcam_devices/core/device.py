@@ -12,7 +12,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import is_dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_origin, get_type_hints
@@ -27,7 +26,8 @@ log = logging.getLogger(__name__)
 
 Sample: TypeAlias = dict[str, Any]
 
-FIRST_PAUSE = 0.1
+FIRST_PAUSE_S = 0.1
+"""The pause before the first attempt to connect again; it doubles up to the polling period."""
 BUSY_POLL_S = 0.5
 """Seconds between polls while a part is busy."""
 MIN_PAUSE = 0.25
@@ -73,15 +73,12 @@ async def _alone(device: str, procedure: str, *_: Any, **__: Any) -> Any:
 
 def settings_of(cls: type) -> dict[str, tuple[Any, Any]]:
     """Return the settings of a class in the instrument file: name -> (type, default or ...)."""
-    kept = (
-        {field.name for field in dataclasses.fields(cls) if not field.init}
-        if is_dataclass(cls)
-        else ()
-    )
+    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    internal = [field.name for field in fields if not field.init]
     return {
         name: (hint, getattr(cls, name, ...))
         for name, hint in get_type_hints(cls, include_extras=True).items()
-        if not name.startswith("_") and name not in kept and get_origin(hint) is not ClassVar
+        if not name.startswith("_") and name not in internal and get_origin(hint) is not ClassVar
     }
 
 
@@ -200,7 +197,7 @@ class Device:
                 await part.close()
 
     async def _keep_connected(self) -> None:
-        backoff = Backoff(FIRST_PAUSE, self.poll_every)
+        backoff = Backoff(FIRST_PAUSE_S, self.poll_every)
         while True:
             try:
                 await self.link.open()

@@ -28,6 +28,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 NUMBER_AND_UNIT = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?:\s*(\S[^\n]*))?")
 MAX_TEXT_LENGTH = 100
+"""Characters of a text that may be the value of a setpoint."""
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -61,10 +62,10 @@ class Readback:
     alarm is a notice that is shown and not raised. ``because`` names fields of the device whose
     alarms explain an alarm of this one. None means the default of ``alarms/rules.py``.
 
-    ``deployed_name`` is the name under which
-    deployed clients enable and disable the reading (default: ``name``). ``name`` is the name in
-    telemetry; give it where it is not a name in Python (``exposure.time``). ``scale`` is the scale
-    of plots. People see ``digits`` decimals (on a ``log`` scale, of the mantissa).
+    ``name`` is the name in telemetry; give it where it is not a name in Python (``exposure.time``).
+    ``deployed_name`` is the name under which deployed clients enable and disable the reading
+    (default: ``name``). ``scale`` is the scale of plots. People see ``digits`` decimals (on a
+    ``log`` scale, of the mantissa).
     """
 
     name: str = ""

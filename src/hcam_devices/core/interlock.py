@@ -38,6 +38,7 @@ SAMPLES_IN_A_ROW = 2
 SAVED_WITHIN_S = 5.0
 """A trip acts after this time even if the disk has not answered."""
 MAX_REASON_LENGTH = 200
+"""Characters of the reason for a bypass."""
 
 
 class S(StrEnum):
@@ -265,7 +266,7 @@ class Interlock(Part):
             device, reason = self._devices[act.device], None
             try:
                 await device.set(act.setpoint, act.word, confirm=True)
-            except Exception as error:  # noqa: BLE001  (whatever it is, the other acts must follow)
+            except Exception as error:  # noqa: BLE001  (after any error the other acts must follow)
                 reason = str(error) or type(error).__name__
                 errors.append(f"{act}: {reason}")
             device.record(self.full_name, f"set_{act.setpoint}", [act.word], self.why, reason)

@@ -26,12 +26,15 @@ Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
 Seconds: TypeAlias = Annotated[float, Field(gt=0, le=86400, json_schema_extra={"unit": "s"})]
 
 MAX_UNREAD = 65536
+"""Keep at most this many bytes that were not read yet; the oldest are dropped."""
 MAX_SKIPPED = 200
 """Keep at most this many bytes that were not an answer."""
 MAX_QUOTE = 100
 """Quote at most this many characters of them in an error."""
 IT_SAID = "; it said "
+"""The beginning of the quotation in an error."""
 UNASKED = object()
+"""Stands for the answer in a frame that does not answer the request."""
 MIN_TURNS = 30
 """Let the loop turn this many times before a deadline, however late it is. An answer of a simulator
 in this process takes about five turns, a session with the router about twenty."""

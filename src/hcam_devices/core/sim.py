@@ -114,6 +114,7 @@ class Simulator:
     """Base class of simulators, with faults by name and values that can be set (``controls``)."""
 
     controls: ClassVar[tuple[str, ...]] = ()
+    """The attributes that people may set: numbers, texts and truth values."""
     ranges: ClassVar[dict[str, Range]] = {}
     """The ranges of numbers among the controls that are narrower than ``USUAL_RANGE``."""
     beyond: ClassVar[Beyond] = {}
@@ -123,7 +124,9 @@ class Simulator:
     unplugged = "refuse"
     """The fault with which the device is offline, for ``hcam drill``."""
     programs: ClassVar[tuple[str, ...]] = ()
+    """The names of the programs that the device runs, if that is how it asks its hardware."""
     serial: ClassVar[bool] = False
+    """Whether it is served on a pseudo-terminal in place of a port."""
     link_settings: ClassVar[dict[str, Any]] = {}
     """The device's settings beside host and port."""
     port = 0
@@ -131,7 +134,9 @@ class Simulator:
     folder: Path
     """The folder for files of simulated hardware; simulators that share a disk share it."""
     greeting = b""
+    """Bytes to send when a connection is made."""
     cut: Callable[[bytearray], bytes | None]
+    """Removes and returns the first whole request of the buffer, or None until there is one."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, seed: int = 0) -> None:
         self.clock = clock
@@ -491,8 +496,8 @@ def write_programs(names: tuple[str, ...], folder: Path, port: int) -> None:
         (folder / name).chmod(0o700)
 
 
-LOOK_EVERY = 0.02
-"""The period (s) of checking whether to plug in an unplugged serial device again."""
+LOOK_PERIOD_S = 0.02
+"""Check this often whether to plug in an unplugged serial device again."""
 
 
 class _Terminal:
@@ -559,7 +564,7 @@ async def _keep_plugged(sim: Simulator, path: Path, there: asyncio.Event) -> Non
             there.set()
             await _Conversation(sim, terminal.reader, terminal).run()
         there.set()
-        await asyncio.sleep(LOOK_EVERY)
+        await asyncio.sleep(LOOK_PERIOD_S)
 
 
 def toward(value: float, target: float, seconds: float, time_constant: float) -> float:

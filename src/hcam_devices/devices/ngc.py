@@ -128,7 +128,9 @@ class Controller(Device):
     """The controller of the detectors.
 
     Its procedures return what deployed programs expect: a message and whether the command was
-    carried out; ``load_setup`` returns them in the opposite order.
+    carried out; ``load_setup`` returns them in the opposite order. A command that would end an
+    active run is refused with ``confirm`` false, which ``hcam``, the panel and the client send
+    until a person confirms; deployed programs leave it out, and are not asked.
 
     While ``load_setup`` or ``setup_ngc_server`` sends its commands, all other commands are refused
     unless they end a run. So no run starts with half of a setup, or a mixture of two.

@@ -32,7 +32,8 @@ NAK = {
     180: "transducer setup locked",
 }
 MBAR = {"MBAR": 1.0, "TORR": 1.33322, "PASCAL": 0.01}
-HIGHEST = 1500.0
+MAX_MBAR = 1500.0
+"""The upper end of the measuring range."""
 
 
 class Codec:
@@ -106,7 +107,7 @@ class VacuumGauge(Device):
         unit = await self.ask("U")
         if unit not in MBAR:
             raise ValueError(f"the gauge measures in {unit!r}, an unknown unit")
-        if pressure * MBAR[unit] > HIGHEST:
+        if pressure * MBAR[unit] > MAX_MBAR:
             raise ValueError(f"the gauge answered {pressure:g} {unit}, above its measuring range")
         return pressure * MBAR[unit]
 

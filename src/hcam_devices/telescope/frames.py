@@ -31,6 +31,7 @@ LOCAL = {"btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "tmpfs", "xf
 CHANGES = Mask.CREATE | Mask.MODIFY | Mask.MOVED_TO
 
 LOOK_PERIOD_S = 0.1
+"""The time between looks if no change is reported."""
 RETRY_PERIOD_S = 1.0
 """The time between looks if changes are reported, or if the folder cannot be read."""
 MAX_LOOK_S = 5.0
@@ -146,8 +147,8 @@ class Frames:
         self._list_again, self._list_at = False, 0.0
         self._newest = 0
         self._growth: _Growth | None = None
-        self._acquainted = False
-        self._tells = False
+        self._looked_before = False
+        self._reports_changes = False  # whether the file system does
 
     async def look(self) -> Progress | None:
         """Return the progress now, or None, with the reason in ``trouble``, if it is unknown."""
@@ -169,9 +170,8 @@ class Frames:
         with ExitStack() as stack:
             changes, watched = None, False
             while (now := await self.look()) is None or now == seen:
-                if (
-                    self._tells and not watched
-                ):  # look again afterwards: a file may have appeared before
+                if self._reports_changes and not watched:
+                    # look again afterwards: a file may have appeared before
                     changes, watched = self._watch(stack), True
                 else:
                     await self._until_next_look(changes)
@@ -203,8 +203,8 @@ class Frames:
 
     def _look_or_say(self) -> Progress | OSError:
         try:
-            if not self._acquainted:
-                self._tells = self._filesystem(self.folder) in LOCAL
+            if not self._looked_before:
+                self._reports_changes = self._filesystem(self.folder) in LOCAL
             return self._look()
         except OSError as error:
             self._changed, self._list_at = None, 0.0
@@ -213,15 +213,15 @@ class Frames:
     def _look(self) -> Progress:
         run = self._newest_run()
         if not run:
-            self._acquainted = True
+            self._looked_before = True
             return Progress(0, 0)
         with (self.folder / runs.file_name(run)).open("rb") as file:
             status = os.fstat(file.fileno())
             identity = (run, status.st_ino)
             if self._growth is None or self._growth.identity != identity:
-                known = 0 if self._acquainted else status.st_size
+                known = 0 if self._looked_before else status.st_size
                 self._growth = _Growth(identity, known, known)
-            self._acquainted = True
+            self._looked_before = True
             if self._growth.layout is None:
                 self._growth.layout = read_layout(file)
         if self._growth.layout is None:
