@@ -9,7 +9,7 @@ import { Shape } from "./alarms.js"
 import { open } from "./dialogs.js"
 import { hourOf, Log, show } from "./history.js"
 
-const MOST_BUTTONS = 6
+const MAX_BUTTONS = 7
 const CARD_WIDTH = 330, ROW_HEIGHT = 28, CARD_HEIGHT = 96
 
 // --- a value ----------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ const axisOf = (device, name) => Object.keys(device.about.axes)
 
 function shownCommands(device) {
   const wanted = commands(device).filter(([, order]) => order < (device.place === "detector" ? 0 : 3)).map(([name]) => name)
-  const own = wanted.filter((name) => !axisOf(device, name)).slice(0, MOST_BUTTONS + 1)
+  const own = wanted.filter((name) => !axisOf(device, name)).slice(0, MAX_BUTTONS)
   return wanted.filter((name) => own.includes(name) || axisOf(device, name))
 }
 
@@ -257,8 +257,8 @@ function Sparkline({ device, name, pair }) {
   const points = hourOf(device, name)
   const field = device.fields[name]
   const target = pair ? device.value(pair) : null
-  if (!points || points.length < 2) return html`<div class="sparkline"></div>`
-  const values = points.map(([, value]) => value).filter((value) => value !== null)
+  const values = points?.map(([, value]) => value).filter((value) => value !== null) ?? []
+  if (values.length < 2) return html`<div class="sparkline"></div>`
   // Noise must not fill the line.
   const least = field.scale === "log" ? 0.3 : 50 * 10 ** -(field.digits ?? 2)
   const all = [...values, ...(target === null ? [] : [target])].map((value) => position(value, field))

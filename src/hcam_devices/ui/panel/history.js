@@ -8,11 +8,11 @@ import { clock, count, family, label, plain, signed, stamp } from "./format.js"
 import { alarmMarks, HandOver, Shape } from "./alarms.js"
 
 const RANGES = { "15 min": 900, "1 h": 3600, "12 h": 43200, "3 d": 259200 }
-const HOUR = "1 h", POINTS = 300, MOST_LINES = 12
+const HOUR = "1 h", POINTS = 300, MAX_LINES = 12
 const COLOURS = ["#56b4e9", "#2fbf9b", "#f0e442", "#e69f00", "#cc79a7", "#b0b8c4"]
 const DASHES = [[], [6, 3], [2, 3], [8, 3, 2, 3]]
 const REDS = ["#ff5a4a", "#ff8a70", "#d03c30", "#ffb3a3", "#c8483a", "#ff7a66"]
-const MOST_NOTES = 200, FEW_NOTES = 7
+const MAX_NOTES = 200, SHOWN_NOTES = 7
 
 const recorded = (field) => field.path[1] === "target" ? field.path.join(".") : null
 const nameOf = (device, name) => `${device.name}.${recorded(device.fields[name]) ?? name}`
@@ -95,7 +95,7 @@ function siblings({ device, name }) {
   const same = model.devicesInOrder.filter((other) => other.kind === device.kind && other.about)
   const alike = (other) => families(other).find(({ channels }) => channels.includes(name))?.channels ?? []
   const found = same.flatMap((other) => (name in other.fields ? alike(other) : []).map((each) => [other, each]))
-  return found.slice(0, MOST_LINES)
+  return found.slice(0, MAX_LINES)
 }
 
 const titleOf = ([device, name], all) => all.some(([other]) => other !== device)
@@ -279,7 +279,7 @@ async function loadNotes() {
 }
 
 function sortNotes() {
-  notes = notes.sort((a, b) => (a.time < b.time ? 1 : -1)).slice(0, MOST_NOTES)
+  notes = notes.sort((a, b) => (a.time < b.time ? 1 : -1)).slice(0, MAX_NOTES)
   changed("notes")
 }
 
@@ -296,7 +296,7 @@ const argument = (value) => { const text = JSON.stringify(value) ?? ""; return t
 export function Log() {
   useModel("notes")
   const [all, setAll] = useState(false)
-  const found = all ? notes : notes.slice(0, FEW_NOTES)
+  const found = all ? notes : notes.slice(0, SHOWN_NOTES)
   return html`<section class="card log" aria-label="What people did" data-testid="log"><header><h2>What people did</h2><${HandOver} /></header>
     ${!found.length && html`<p class="muted">${notesFailed || "nothing in the last 12 hours"}</p>`}
     <ol>${found.map((note) => html`<li key=${note.time + note.device + note.what} class=${note.error ? "failed" : ""}>
@@ -306,6 +306,6 @@ export function Log() {
         ${note.why && html` <q>${note.why}</q>`}
         ${note.error && html`<em>${note.error}</em>`}</span>
       <small>${note.who ?? "?"}</small></li>`)}</ol>
-    ${notes.length > FEW_NOTES && html`<button class="more" onClick=${() => setAll(!all)}>${all ? "fewer" : `${notes.length - FEW_NOTES} more`}</button>`}
+    ${notes.length > SHOWN_NOTES && html`<button class="more" onClick=${() => setAll(!all)}>${all ? "fewer" : `${notes.length - SHOWN_NOTES} more`}</button>`}
   </section>`
 }

@@ -9,8 +9,8 @@ import { OutcomeUnknown, Session } from "./wamp.js"
 import { family } from "./format.js"
 
 const ROLES = ["observer", "operator", "engineer"]
-const TOGETHER = 100, FIRST_PAUSE = 500, LONGEST_PAUSE = 5000, DRAWN_AGAIN = 1000
-const MOST_LIVE = 50 // of more devices, hear what changed, from servers that publish it
+const TOGETHER = 100, FIRST_PAUSE = 500, MAX_PAUSE = 5000, TICK = 1000 // ms
+const MAX_LIVE = 50 // with more devices, hear what changed from servers that publish it
 const LOOPBACK = /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])$/
 
 const watchers = new Map()
@@ -133,7 +133,7 @@ export async function start() {
   for (const told of model.instrument.devices) model.devices.set(told.name, new Device(told))
   if (model.replay) await describeAll()
   changed("instrument")
-  setInterval(tick, DRAWN_AGAIN)
+  setInterval(tick, TICK)
   join()
 }
 
@@ -163,7 +163,7 @@ async function join() {
       set(model.link === "cut" ? "cut" : "joining", error.message)
     }
     again = setTimeout(join, refused ? 0 : pause)
-    pause = Math.min(pause * 2, LONGEST_PAUSE)
+    pause = Math.min(pause * 2, MAX_PAUSE)
   }
 }
 
@@ -216,7 +216,7 @@ function follow(session) {
     listen(device)
     if (!device.about) describe(device)
   }
-  const many = model.devices.size > MOST_LIVE && !model.replay
+  const many = model.devices.size > MAX_LIVE && !model.replay
   for (const server of model.instrument.servers) {
     session.subscribe(`hipercam.${server}.status`, (status) => {
       hearServer(server, status)

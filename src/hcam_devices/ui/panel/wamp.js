@@ -6,7 +6,7 @@
 const HELLO = 1, WELCOME = 2, ABORT = 3, CHALLENGE = 4, AUTHENTICATE = 5, GOODBYE = 6, ERROR = 8
 const SUBSCRIBE = 32, SUBSCRIBED = 33, UNSUBSCRIBE = 34, UNSUBSCRIBED = 35, EVENT = 36, CALL = 48, RESULT = 50
 
-const ASK_AFTER = 4000, SILENT_AFTER = 8000, LOOK_EVERY = 1000, JOIN_WITHIN = 8000
+const ASK_AFTER = 4000, SILENT_AFTER = 8000, LOOK_EVERY = 1000, JOIN_WITHIN = 8000 // ms
 const LATE = 3000 // a laptop slept, or a hidden page's timers did: its clock proves nothing
 
 // A question was refused: `uri` says by whom and why, the message is a sentence.
