@@ -288,8 +288,8 @@ async def test_keys_that_are_known_and_keys_that_are_not(site: Site) -> None:
         ("ada", "operator", "OK", "with the role operator$"),
         ("ada", "observer", "OK", "it may look and not command"),
         ("anonymous", "observer", "WARN", "hcam has no key here: it may look and not command"),
-        ("hwserver", "device-hwserver", "WARN", "none of those of people"),
-        ("W8H2", "local", "WARN", "with the role local, which is none of those of people"),
+        ("hwserver", "device-hwserver", "WARN", "not one of those of people"),
+        ("W8H2", "local", "WARN", "with the role local, which is not one of those of people"),
     ],
 )
 async def test_what_hcam_may_do(site: Site, who: str, role: str, level: str, text: str) -> None:

@@ -296,10 +296,10 @@ class Group(Command, click.Group):
 
 def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        # 60 ms, which only this option needs
-        from importlib.metadata import version  # noqa: PLC0415  (only for --version)
+        # They take 60 ms, and only this option needs them.
+        from importlib.metadata import version  # noqa: PLC0415
 
-        from ..host.installation import commit  # noqa: PLC0415  (see above)
+        from ..host.installation import commit  # noqa: PLC0415
 
         state = f" (git {found})" if (found := commit()) else ""
         click.echo(f"hcam_devices {version('hcam_devices')}{state}")

@@ -356,7 +356,7 @@ class _Reader:
         return found, heartbeat
 
     def _declared(self, name: str, table: dict[str, Any]) -> Entry | None:
-        """Return an entry whose class and settings are still those of the file."""
+        """Return an entry whose kind and settings are not checked yet: they are the whole table."""
         place = ("devices", name)
         if not NAME.fullmatch(name):
             self._mistake(place, f"{name!r} is not a device name (lower case letters, digits, _)")
@@ -387,7 +387,7 @@ class _Reader:
     def _with_interlocks(
         self, content: dict[str, Any], declared: Collection[str], entries: dict[str, Entry]
     ) -> dict[str, Entry]:
-        """Return the entries with the interlocks of those that are of the wanted server."""
+        """Return the entries; those of the wanted server have their interlocks."""
         tables = list(_tables(content, "interlocks"))
         if not tables or self.mistakes:
             return entries

@@ -36,6 +36,7 @@ from .tables import Table
 STALE_POLLS, STALE_AT_LEAST_S = 3, 2.0
 """A value is unknown when it is older than three polls of its device and two seconds."""
 MAX_DURING_S = 86_400.0
+"""The longest time that a condition may have to be met, or verified."""
 
 Text = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -78,7 +79,7 @@ class InterlockTable(Table):
     to_confirm: str = ""
 
     def mistakes(self) -> Iterator[tuple[str, str]]:
-        """Yield what does not fit together, each with the key where it is."""
+        """Yield each contradiction: the key in the table, and a sentence."""
         if bool(self.when) == bool(self.refuse):
             text = "an interlock has either when (it trips) or refuse (it refuses commands)"
             yield "for_each", text

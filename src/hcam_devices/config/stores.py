@@ -176,7 +176,7 @@ class Embedded(Table):
     """Files on the recorder's machine."""
 
     kind: Literal["embedded"] = "embedded"
-    """The kind if nothing is said."""
+    """The default kind."""
     keep_days: int | None = Field(default=None, ge=1)
     """Days for which samples are kept; by default for ever."""
     folder: str = ""

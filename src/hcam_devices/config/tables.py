@@ -31,7 +31,7 @@ class Table(BaseModel):
 
 
 def _address(text: str) -> str:
-    """Return the address of one network interface; ValueError if a text is none."""
+    """Return the address of a network interface. Raises ValueError if the text is no such one."""
     try:
         address = IPv4Address(text)
     except ValueError:

@@ -1,7 +1,7 @@
 """The router's door: HTTP with names, in place of Crossbar's bridge.
 
-Imported in the router's worker, which has Crossbar but not this package. ``Door`` answers
-``POST /call`` and ``POST /publish`` with the bodies of Crossbar's bridge.
+``Door`` answers ``POST /call`` and ``POST /publish`` with the bodies of Crossbar's bridge. The
+router's worker imports this module; it has Crossbar but not this package.
 """
 
 import base64
@@ -45,6 +45,7 @@ OPTIONS = (
 )
 """The options of a publication that a request may give."""
 LOOK_PERIOD_S = 0.5
+"""Check this often whether people were removed."""
 WINDOW_S = 30.0
 """A signature is valid for this time before and after the time in it."""
 

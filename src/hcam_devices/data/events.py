@@ -28,10 +28,11 @@ ALL_TELEMETRY = "hipercam..telemetry"
 PAGE = 50
 """Ask a journal for at most this many samples at once, and one device after another."""
 ANSWER_WITHIN_S = 5.0
+"""The deadline of a device's answer."""
 LOOK_PERIOD_S = 0.5
-"""Look so often whether the caller may still listen."""
+"""Check this often whether the caller may still listen."""
 COMMENT_PERIOD_S = 15.0
-"""Send a comment so often, so that proxies and listeners know that the stream lives."""
+"""Send a comment this often, so that proxies and listeners know that the stream lives."""
 NO_ANSWER = (WampError, DeferredTimeoutError, CancelledError)
 
 Sample = dict[str, Any]

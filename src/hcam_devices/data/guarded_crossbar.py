@@ -51,6 +51,7 @@ MAX_RECURSION = 1000
 """Python's default. py_ecc, which Crossbar imports, raises it to 100,000, where one deeply nested
 message overflows the stack and ends the process."""
 LOOK_PERIOD_S = 0.5
+"""Check all connections this often."""
 MAX_JOIN_S = 20.0
 """Close a WebSocket that has no session after this time. Servers wait 15 s for the welcome, and a
 busy one may take longer to ask for it."""

@@ -1,8 +1,8 @@
 """The realm of programs of version 1.7, and the bridge between it and the instrument.
 
-Imported in the router's worker, which has Crossbar but not this package. The bridge publishes the
-telemetry of each device there, and forwards calls and setpoints of those programs to the
-instrument's realm, as a caller named by the program's address.
+The bridge publishes the telemetry of each device there, and forwards calls and setpoints of those
+programs to the instrument's realm, as a caller named by the program's address. The router's worker
+imports this module; it has Crossbar but not this package.
 """
 
 from collections.abc import Callable, Generator

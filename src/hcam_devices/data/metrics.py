@@ -18,9 +18,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from twisted.web.server import NOT_DONE_YET
 
-STALE_POLLS = 3
-"""A value is left out after so many periods between samples."""
-MIN_STALE_S = 10.0
+STALE_POLLS, MIN_STALE_S = 3, 10.0
+"""Leave out the values of a sample that is older than this many polling periods, and this time."""
 MAX_AT_ONCE = 50
 """Ask at most this many devices at once for their descriptions."""
 UNITS = {
@@ -93,7 +92,7 @@ class Metrics(Events):  # type: ignore[misc]
         return events[-1].publish.args[0] if events and events[-1].publish.args else None
 
     def _started(self, device: str) -> Any:
-        """Return what tells one start of a device's server from another; None if it has ended."""
+        """Return the process and start of a device's server; None if it has ended."""
         status = self._newest(f"hipercam.{self.devices[device]['server']}.status") or {}
         return (status["pid"], status["since"]) if status.get("state") == "running" else None
 

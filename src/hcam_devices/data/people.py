@@ -2,7 +2,7 @@
 
 Programs have keys. People in a web browser give their token: Crossbar calls it a ticket.
 
-Imported in the router's worker, which has Crossbar but not this package.
+The router's worker imports this module; it has Crossbar but not this package.
 """
 
 import hmac
@@ -117,7 +117,7 @@ def create(config: dict[str, Any], controller: Any) -> Callable[..., Any]:
         if person is None or key not in person.keys:
             text = f"the router does not know this key of {authid!r}: see hcam access list"
             return fail(Refusal(ApplicationError(NOT_AUTHORIZED, text)))
-        # With what a server says of itself, for those who ask to whom a name belongs.
+        # Also what a server says of itself, so that others can ask to whom a name belongs.
         return {
             "pubkey": key,
             "realm": realm,
@@ -161,7 +161,7 @@ def _is_private(transport: dict[str, Any]) -> bool:
 
 
 def _fingerprint(person: Person) -> str:
-    """Return what tells a token from the next one of its owner, but not what it is."""
+    """Return a text that changes with the person's token, and does not disclose it."""
     return sha256(b"fingerprint" + (person.token or b"")).hexdigest()[:16]
 
 

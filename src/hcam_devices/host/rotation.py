@@ -14,6 +14,7 @@ MAX_LOG_BYTES = 10 * 2**20
 OLD_LOGS = 3
 """The number of old logs to keep; NAME.1 is the newest."""
 LOOK_PERIOD_S = 1.0
+"""Check this often whether a log has become too large."""
 
 
 def rotate(path: Path, max_bytes: int = MAX_LOG_BYTES) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 PERIOD_S = 10.0
+"""Look this often."""
 MIN_STEP_S = 1.0
 """NTP never moves a clock by this much between two looks, unless it sets the clock."""
 

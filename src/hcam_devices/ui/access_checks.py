@@ -171,7 +171,7 @@ async def own_role(site: Site) -> list[Finding]:
         return [Finding("OK", where, who)]
     if site.role != roles.OBSERVER:
         cure = f"{this_program()} router, or unset HCAM_KEY if it is the key of a server"
-        return [Finding("WARN", where, f"{who}, which is none of those of people", cure)]
+        return [Finding("WARN", where, f"{who}, which is not one of those of people", cure)]
     if site.who != access.ANONYMOUS:
         return [Finding("OK", where, f"{who}: it may look and not command")]
     cure = (

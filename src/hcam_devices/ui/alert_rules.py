@@ -18,7 +18,7 @@ from ..history.stores.line_protocol import name_of
 
 EVERY = "1m"
 WINDOW_S = 600
-"""A value is that of the last so many seconds; without one, a rule about it is silent."""
+"""Judge the last value of this time; without a value, a rule about it is silent."""
 MAX_UID = 40
 """Grafana takes no longer names of rules."""
 
@@ -84,7 +84,7 @@ def _last(device: str, field: str) -> str:
 
 
 def _outside(healthy: Range) -> dict[str, object]:
-    """Return when Grafana considers a value bad, by the limits that there are."""
+    """Return Grafana's condition for a value outside its healthy range, which may be half open."""
     low, high = healthy
     if math.isfinite(low) and math.isfinite(high):
         return {"type": "outside_range", "params": [low, high]}

@@ -22,8 +22,9 @@ Controls: TypeAlias = dict[str, dict[str, Any]]
 """Values of simulated hardware, by device and control."""
 
 ASK_WITHIN_S = 10.0
+"""The deadline of a call."""
 LIST_PERIOD_S, LIST_WITHIN_S = 0.5, 2.0
-"""Ask for the alarms this often, and so long for an answer."""
+"""Ask for the alarms this often, and wait this long for the answer."""
 
 
 class Bench:
@@ -74,7 +75,7 @@ class Bench:
             raise HcamError(f"{device}.{procedure}: no answer in {ASK_WITHIN_S:g} s") from None
 
     async def until(self, true: Callable[[], bool], seconds: float) -> bool:
-        """Return whether something that samples and alarms decide is true, within some seconds."""
+        """Wait until a condition is true, looking at each sample; return whether it was in time."""
         try:
             async with asyncio.timeout(seconds):
                 while not true():
@@ -85,7 +86,7 @@ class Bench:
         return True
 
     async def wait(self, device: str, wanted: Callable[[Sample], bool], seconds: float) -> bool:
-        """Return whether the device has a sample that is wanted, within some seconds."""
+        """Wait until the newest sample of a device is wanted; return whether it was in time."""
         return await self.until(lambda: wanted(self.samples[device]), seconds)
 
     # --- alarms -----------------------------------------------------------------------------
@@ -107,7 +108,7 @@ class Bench:
         return self.records.get(alarm, {"state": AlarmState.NORMAL})["state"] in states
 
     async def acknowledge(self, alarm: str, seconds: float) -> bool:
-        """Return whether an alarm could be acknowledged within some seconds, if nobody has."""
+        """Acknowledge an alarm unless somebody has; return whether that was done in time."""
         try:
             async with asyncio.timeout(seconds):
                 while self.is_in(alarm, AlarmState.ACTIVE, AlarmState.RETURNED):
@@ -121,19 +122,15 @@ class Bench:
         return True
 
     async def alarmed(self, device: str, name: str, text: str, seconds: float) -> bool:
-        """Return whether something of a device is in error for a reason, within some seconds."""
+        """Wait for an error whose reason contains a text; return whether it came in time."""
         return await self.wait(device, lambda _: text in self.error(device, name), seconds)
 
-    async def well(self, device: str, name: str, seconds: float) -> bool:
-        """Return whether something of a device is not in error, within some seconds."""
-        return await self.wait(device, lambda _: not self.error(device, name), seconds)
-
     async def became(self, device: str, name: str, states: Collection[str], seconds: float) -> bool:
-        """Return whether a machine is in one of some states, within some seconds."""
+        """Wait until a machine is in one of some states; return whether it was in time."""
         return await self.wait(device, lambda _: self.state(device, name) in states, seconds)
 
     async def judged(self, condition: Condition, met: Collection[bool], seconds: float) -> bool:
-        """Return whether a condition is known, and one of ``met``, within some seconds."""
+        """Wait until a condition is known to be one of ``met``; return whether it was in time."""
 
         def wanted(_: Sample) -> bool:
             value = self.value(condition)
@@ -149,7 +146,7 @@ class Bench:
         return value if isinstance(value, int | float) else None
 
     def error(self, device: str, name: str) -> str:
-        """Return why something of a device is in error; empty if it is not."""
+        """Return the reasons of the errors about a field or machine; empty if there are none."""
         alarms = self.samples[device].get("alarms") or ()
         found = [one for one in alarms if (one["field"], one["severity"]) == (name, "ERR")]
         return "; ".join(one["reason"] for one in found)

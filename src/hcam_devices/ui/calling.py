@@ -19,6 +19,7 @@ from ..wamp import uris, utils
 from ..wamp.motion import is_later, progress
 
 WIDTH = 80
+"""Letters in a line of the listing."""
 NAME_WIDTH = 26
 """The column width of a procedure with its parameters; a longer one has its own line."""
 LOOK_PERIOD_S = 0.5

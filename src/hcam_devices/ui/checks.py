@@ -30,15 +30,17 @@ from .troubles import count, some
 
 Level: TypeAlias = Literal["OK", "WARN", "ERR"]
 LEVELS: tuple[Level, ...] = "OK", "WARN", "ERR"
-"""In the order of the exit statuses 0, 1 and 2."""
+"""The levels in the order of the exit statuses 0, 1 and 2."""
 ANSWER_WITHIN_S = 1.0
 """Timeout of one answer of a server, of a hardware host, or of the router over HTTP."""
 MAX_OFFSETS_S: Mapping[Level, float] = {"ERR": 2.0, "WARN": 0.1}
 """A clock offset that certainly exceeds these is an error or a warning."""
 MAX_LAG_S = 60.0
+"""A store that gets samples later than this is a warning."""
 MAX_SAMPLE_AGE_S = 60.0
+"""An older newest sample of the recorder is an error."""
 MAX_HEARTBEAT_AGE_S = 90.0
-"""They are sent each minute."""
+"""An older last heartbeat is a warning: hwalarm sends one each minute."""
 HERE = platform.node()
 REFUSED = "the connection is refused"
 

@@ -29,9 +29,9 @@ from .picture import Picture
 from .terminal import follow
 from .troubles import count
 
-LOAD_WITHIN_S = 2.0
-ROUTER_WITHIN_S = 3.0
-CHECK_WITHIN_S = 3.0
+LOAD_WITHIN_S, ROUTER_WITHIN_S, CHECK_WITHIN_S = 2.0, 3.0, 3.0
+"""The deadlines of reading the instrument file, of asking the router, and of each check: eight
+seconds altogether, because checks run at once."""
 Check: TypeAlias = Callable[[Site], Awaitable[Sequence[Finding]]]
 CHECKS: Mapping[str, Check] = {
     "packages": checks.packages,

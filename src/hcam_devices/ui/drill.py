@@ -47,6 +47,7 @@ GRACE_S = 1.0
 RECOVER_POLLS = 10
 """A value is back after at most this many polls: a link that was lost comes back with pauses."""
 TRACE_S = 3600.0
+"""Trace a wire for this time, which is longer than any drill."""
 STEP = 1.0
 """By how much a setpoint is lowered, in its unit, to see whether that is refused."""
 MARKS = {True: "right", False: "WRONG", None: "-"}
@@ -292,7 +293,7 @@ class Drill:
             row.note("cleared" if gone else f"not cleared in {within:.0f} s", right=gone)
 
     def _polls(self, number: int, *devices: str) -> float:
-        """Return the time that so many polls of devices take at most, in s."""
+        """Return the longest time (s) that a number of polls of some devices takes."""
         return number * self.bench.polls(*devices) + self._grace
 
     # --- interlocks -------------------------------------------------------------------------

@@ -27,9 +27,8 @@ def pressed(on_key: Callable[[str], None]) -> Iterator[None]:
     It is never called if standard input is not a terminal, or if another program reads it.
     """
     fd = sys.stdin.fileno() if sys.stdin and sys.stdin.isatty() else -1
-    if (
-        fd < 0 or os.tcgetpgrp(fd) != os.getpgrp()
-    ):  # a process that reads in the background is stopped
+    # The system stops a process that reads in the background.
+    if fd < 0 or os.tcgetpgrp(fd) != os.getpgrp():
         yield
         return
     loop = asyncio.get_running_loop()
@@ -47,9 +46,8 @@ def pressed(on_key: Callable[[str], None]) -> Iterator[None]:
     before = termios.tcgetattr(fd)
     tty.setcbreak(fd)
     loop.add_reader(fd, read)
-    loop.add_signal_handler(
-        signal.SIGCONT, tty.setcbreak, fd
-    )  # the shell may have changed the mode
+    # The shell may have changed the mode while this program was stopped.
+    loop.add_signal_handler(signal.SIGCONT, tty.setcbreak, fd)
     try:
         yield
     finally:

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 REDRAW_PERIOD_S = 0.5
 SILENT = "not heard"
 MAX_LIVE = 50
-"""Of more devices than this, hear what changed, from servers that publish it."""
+"""If there are more devices, hear what changed from servers that publish it, not each sample."""
 
 
 async def watch(

@@ -157,7 +157,7 @@ def context_of(ca: str) -> "ssl.SSLContext | None":
 def untrusted(where: object, error: Exception, key: Key) -> Exception:
     """Return why there is no TLS with the router of a key, and what to do about it.
 
-    Return the error itself if it is none of TLS.
+    Return the error itself if it is not about TLS.
     """
     import ssl  # noqa: PLC0415  (see above)
 

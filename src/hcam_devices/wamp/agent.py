@@ -37,8 +37,11 @@ MAX_BYTES = 500_000
 """The largest sample as JSON. The router drops a client that sends more than a megabyte. CBOR takes
 at most 9/5 of these bytes (``0.5, `` takes 5 in JSON, 9 in CBOR), a page 9/8."""
 SET_UP_WITHIN = 15.0
+"""Seconds in which the router has to accept everything of a device."""
 MAX_WIRE_S = 86_400.0
+"""Publish the bytes of a wire for at most this time."""
 MAX_EXCHANGE_S = 10.0
+"""Wait for the reply to raw bytes for at most this time."""
 CANCELED = "it was canceled before it was answered: its outcome is unknown"
 MAX_REASON_LENGTH = 4000
 """A reason may quote an argument, and the router drops a client that sends more than a megabyte."""

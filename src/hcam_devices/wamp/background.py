@@ -92,7 +92,10 @@ def _end(
 
 
 def _end_later(*what: Any) -> None:
-    """End a subscription that nobody refers to any more; the loop itself may have found that."""
+    """End a dropped subscription in another thread.
+
+    The garbage collector may have dropped it in the thread of the loop, which must not wait.
+    """
     with suppress(RuntimeError):  # the program ends
         threading.Thread(target=_end, args=what, daemon=True).start()
 

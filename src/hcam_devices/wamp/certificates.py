@@ -132,7 +132,7 @@ def _general(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
 
 
-# --- looking at them ------------------------------------------------------------------------
+# --- reading certificates -------------------------------------------------------------------
 
 
 def read(path: Path) -> x509.Certificate:

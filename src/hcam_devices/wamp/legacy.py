@@ -18,13 +18,14 @@ REALM = "realm1"
 PORT = 8080
 """The port of the router that is built into programs of version 1.7."""
 LOCAL, GUEST, BRIDGE = "anonymous", "program", "bridge"
-"""Roles in realm1: of clients that may also observe in the instrument's realm, as it listens on
-loopback; of others without a key; of the bridge. No person has one."""
+"""The roles in realm1. LOCAL: clients where the router itself listens without TLS, on loopback, who
+may also observe in the instrument's realm. GUEST: clients at all other addresses and ports. BRIDGE:
+the bridge. No person has one of them."""
 LIMIT = roles.Limit(roles.MIB, 8 * roles.MIB, 128)
 """``hdriver`` sends the tables of a whole run, and reads nothing while it asks its user."""
 DOORS = "call", "publish"
 NOT_FOR_GUESTS = "events", "metrics"
-"""What programs of version 1.7 do not know, and others can ask where the router itself listens."""
+"""Paths that only the router's own addresses have: programs of version 1.7 do not know them."""
 
 
 def with_realm1(

@@ -1,4 +1,4 @@
-"""What the router says of the whole instrument, also while servers are not running."""
+"""Asks the router for the devices of the instrument, which it knows while no server runs, too."""
 
 import json
 from typing import Any

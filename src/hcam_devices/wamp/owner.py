@@ -23,7 +23,9 @@ from . import uris
 EXTRA = "hcam"
 """The key in a session's authextra under which the router keeps its owner."""
 MAX_TEXT = 100
+"""Characters of a server's description of itself that are shown."""
 ANSWER_WITHIN = 5.0
+"""Seconds in which the router has to answer."""
 MAX_NAMES = 10_000
 """Keep at most this many names: a client that invents names must not fill the memory."""
 TAKEN_ERRORS = (

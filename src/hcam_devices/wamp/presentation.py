@@ -1,4 +1,4 @@
-"""What a stranger is told of an instrument, and what people see of it first: ``GET /instrument``.
+"""The answer to ``GET /instrument``: the servers and devices, and how to show them.
 
 The live view in the terminal and the panel in the browser both follow it, so they show the same
 things in the same words.
@@ -37,8 +37,10 @@ EXPOSURE_COMMANDS = ("load_setup", "start", "stop", "abort", "trigger", "pon", "
 AT_REST = "armed"
 """The state of an interlock that people need not see."""
 MIN_HEADS, MAX_HEADS, MIN_HEAD_FIELDS = 3, 12, 4
-"""So many devices of a kind, with so many fields, are heads: each asks for its last hour."""
+"""Devices are heads if there are 3 to 12 of a kind, with at least 4 fields. The panel asks the
+recorder for the last hour of each head, so there must not be too many."""
 MISSED_POLLS, PATIENCE_S = 3, 20.0
+"""A device is silent after this many polling periods and this time (s) without a sample."""
 
 
 def silent_after(device: Device | None) -> float:
@@ -79,7 +81,7 @@ def overview(instrument: Instrument) -> dict[str, Any]:
     """
     entries = instrument.entries.values()
     kinds = Counter(entry.cls.kind() for entry in entries)
-    devices = [_told(entry, kinds[entry.cls.kind()]) for entry in entries]
+    devices = [_presented(entry, kinds[entry.cls.kind()]) for entry in entries]
     common = [
         {"name": "recorder", "kind": "recorder.Recorder", "server": LOGGER, "aliases": ()},
         {"name": "alarms", "kind": "server.Alarms", "server": ALARMS, "aliases": ()},
@@ -99,7 +101,7 @@ def overview(instrument: Instrument) -> dict[str, Any]:
     }
 
 
-def _told(entry: Entry, siblings: int) -> dict[str, Any]:
+def _presented(entry: Entry, siblings: int) -> dict[str, Any]:
     device = entry.build()
     return {
         "name": entry.name,

@@ -51,8 +51,9 @@ ROLES = [
 ]
 """The only role of a plain Crossbar with the shipped file, for any program of the machine."""
 
-STARTS_WITHIN = 60.0
-STOPS_WITHIN = 8.0
+STARTS_WITHIN_S = 60.0
+STOPS_WITHIN_S = 8.0
+"""The router is killed if it has not stopped by then."""
 MAX_CONNECTIONS = 8192
 SPARE_FILES = 100
 """Open files of the router other than connections."""
@@ -63,7 +64,7 @@ PAGES = "pages"
 DESCRIBED = "described.json"
 """What each device of the instrument file is, in the folder of the pages."""
 PAGE_OPTIONS = {"cache_timeout": 0, "mime_types": {".mjs": "text/javascript"}}
-"""So a browser asks for each file again: the page is that of this version."""
+"""No file is cached, so that a browser never mixes the files of two versions."""
 PATIENT_PING_MS = 3_600_000
 """The time to answer a ping, for programs of version 1.7 on a Crossbar that is not ours."""
 DOORS = {
@@ -328,9 +329,8 @@ def guarded(
 ) -> dict[str, Any]:
     """Return the configuration with roles, after making the keys of this machine.
 
-    It has the realm of version 1.7 if the instrument file says so.
-
-    ``where`` is the router for programs of this machine.
+    It has the realm of version 1.7 if the instrument file says so. ``where`` is the router for
+    programs of this machine.
     """
     entries, on = [*entries], instrument.router
     plain = configuration(instrument, where.port, raise_open_files_limit())
@@ -414,7 +414,7 @@ async def _wait_until(
 ) -> None:
     began = time.monotonic()
     while not well():
-        if process.returncode is not None or time.monotonic() - began > STARTS_WITHIN:
+        if process.returncode is not None or time.monotonic() - began > STARTS_WITHIN_S:
             raise RouterError(f"the router did not start; see the end of {log}")
         await asyncio.sleep(0.05)
 
@@ -422,7 +422,7 @@ async def _wait_until(
 def _end(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
         process.terminate()
-        asyncio.get_running_loop().call_later(STOPS_WITHIN, _kill_group, process.pid)
+        asyncio.get_running_loop().call_later(STOPS_WITHIN_S, _kill_group, process.pid)
 
 
 def _kill_group(leader: int) -> None:

@@ -44,9 +44,11 @@ from .uris import Address
 log = logging.getLogger(__name__)
 
 TIDY_EVERY = 60.0
+"""Seconds between two times when the journal is tidied."""
 RESTART_AFTER = 1.0
+"""Seconds until a task that has failed is started again."""
 ANSWER_WITHIN = 2.0
-"""Start the devices if the router does not tell in this time whether the name is taken."""
+"""Start the devices after this time (s) even if it is unknown whether the name is taken."""
 PRESENTED_WITHIN = 30.0
 """Seconds until READY=1 is sent to systemd even if a device is not presented."""
 MAX_PRESENTING = 100

@@ -44,9 +44,11 @@ from .uris import Address
 log = logging.getLogger(__name__)
 
 JOIN_WITHIN = 3.0
+"""Timeout of connecting and of joining (s)."""
 PATIENT = 15.0
-"""Timeout of joining when it is retried for ever: a busy machine may be slow."""
+"""Timeout of joining (s) when it is retried for ever: a busy machine may be slow."""
 FIRST_PAUSE, LAST_PAUSE = 0.2, 1.0
+"""The pause between attempts (s) doubles from the first value to the last."""
 PING_EVERY, PING_TIMEOUT = 5.0, 3.0
 """A frozen router is noticed within the sum of both (s)."""
 CBOR = CBORObjectSerializer()
