@@ -24,6 +24,7 @@ from hcam_devices.wamp.session import Session, keep_joined
 from telemetry import WORDS, head
 
 HEADS = [f"ccd{number}" for number in range(1, 6)]
+BATCH = 1000  # samples in one transaction
 EVERY = 50  # samples: then the router is asked whether it has them
 
 
@@ -66,8 +67,11 @@ def main() -> None:
     what, *more = sys.argv[1:]
     if what == "fill":
         journal = Journal(Path(more[1]))
-        for sample in samples(int(more[0])):
-            journal.append(sample)
+        filling = samples(int(more[0]))
+        while batch := [*itertools.islice(filling, BATCH)]:
+            for kept in journal.append_all(batch):
+                if isinstance(kept, Exception):
+                    raise kept
         journal.close()
     else:
         serve(int(more[0]) if more else 0)

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ from hcam_devices.client import (
     UnknownNameError,
     connect,
 )
-from hcam_devices.wamp import telemetry, utils
+from hcam_devices.wamp import described, telemetry, utils
 
 from .tools import PATIENCE, Net, free_port, living, until
 
@@ -61,6 +62,36 @@ def test_the_newest_sample_is_there_at_once_and_nothing_is_asked(
         for field in instrument[name]:
             assert instrument[name][field].field == field
     assert calls == []
+
+
+def test_a_server_is_asked_once_for_all_of_its_devices(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+    call = telemetry.Telemetry.call
+
+    async def noted(self: Any, device: str, procedure: str, *args: Any, **more: Any) -> Any:
+        asked.append((device, procedure))
+        return await call(self, device, procedure, *args, **more)
+
+    monkeypatch.setattr(telemetry.Telemetry, "call", noted)
+    with connect() as instrument:
+        assert ("hwserver", "devices") in asked
+        of_devices = {name for name, procedure in asked if procedure != "devices"}
+        assert of_devices.isdisjoint(instrument.descriptions())
+        assert "slide" in instrument.descriptions()
+
+
+def test_a_device_of_which_its_server_does_not_tell_is_asked_itself(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without(answer: Any) -> Any:
+        return {name: told for name, told in described.unpacked(answer).items() if name != "slide"}
+
+    monkeypatch.setattr(telemetry, "unpacked", without)
+    with connect() as instrument:
+        assert instrument.slide.position.unit == "pix"
+        assert instrument.ccd1.temperature.unit == "deg_C"
 
 
 def test_what_was_set_is_read_at_once(instrument: Instrument) -> None:

@@ -91,8 +91,9 @@ class Declared:
             status = f"hipercam.{server}.status"
             self.owner[status] = self.heard[status] = server
             self.owner[f"hipercam.{server}.changes"] = server
-            about = f"hipercam.{server}.rpc.about"
-            self.owner[about], self.procedures[about] = server, "observer"
+            for name in ("about", "devices"):
+                uri = f"hipercam.{server}.rpc.{name}"
+                self.owner[uri], self.procedures[uri] = server, "observer"
             for name in ("", *OF_JOURNALS):
                 self.owner[f"hipercam.{server}.journal.{name}"] = server
 

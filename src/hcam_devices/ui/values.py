@@ -3,17 +3,20 @@
 This module imports little, so that ``hcam get`` starts quickly: it asks over HTTP.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from .. import HcamError
 from ..wamp import overview, uris, utils
 from ..wamp.access import own_key
+from ..wamp.described import questions, unpacked
 from ..wamp.reading import Description, Pattern, Reading, unknown
 from .calling import argument
 
+Answer: TypeAlias = tuple[Description, Any] | HcamError
+"""The description and the newest sample of a device, or why there are none."""
 MAX_AT_ONCE = 32
-"""Ask at most this many devices at once."""
+"""Ask at most this many servers or devices at once."""
 
 
 def as_line(reading: Reading) -> str:
@@ -61,17 +64,35 @@ def get(patterns: Sequence[str], failed: Callable[[str], None]) -> Iterator[Read
             failed(why)
 
 
-def _ask_all(wanted: list[dict[str, Any]]) -> Iterator[tuple[Description, Any] | HcamError]:
-    """Yield the description and the newest sample of each device, or why there are none."""
+def _ask_all(wanted: list[dict[str, Any]]) -> Iterator[Answer]:
+    """Yield the answer about each device; ask one by one what its server does not tell."""
     if len(wanted) < 2:
-        return map(_ask, wanted)
+        yield from map(_ask, wanted)
+        return
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  (one device needs none)
 
-    with ThreadPoolExecutor(min(len(wanted), MAX_AT_ONCE)) as pool:
-        return pool.map(_ask, wanted)
+    told: dict[str, Answer] = {}
+    with ThreadPoolExecutor(MAX_AT_ONCE) as pool:
+        for answers in pool.map(_ask_server, questions(wanted)):
+            told |= answers
+        rest = pool.map(_ask, (device for device in wanted if device["name"] not in told))
+        for device in wanted:
+            yield told.get(device["name"]) or next(rest)
 
 
-def _ask(device: dict[str, Any]) -> tuple[Description, Any] | HcamError:
+def _ask_server(question: tuple[str, list[str]]) -> Mapping[str, Answer]:
+    """Return what a server tells of its devices."""
+    server, names = question
+    try:
+        answer = utils.call(uris.rpc(server, "devices"), names, timeout=utils.PRESENT_WITHIN)
+    except utils.OutcomeUnknownError as error:
+        return dict.fromkeys(names, error)
+    except utils.WampError:
+        return {}
+    return {name: _heard(*told) for name, told in unpacked(answer).items()}
+
+
+def _ask(device: dict[str, Any]) -> Answer:
     try:
         description, sample = (
             utils.call(uris.rpc(device["name"], name), timeout=utils.PRESENT_WITHIN)
@@ -81,6 +102,10 @@ def _ask(device: dict[str, Any]) -> tuple[Description, Any] | HcamError:
         return HcamError(f"{device['server']} is not running")
     except utils.WampError as error:
         return error
+    return _heard(description, sample)
+
+
+def _heard(description: Description, sample: Any) -> Answer:
     return (description, sample) if sample else HcamError("it has no sample yet")
 
 

@@ -25,6 +25,7 @@ from ..journal import Journal
 from ..names import did_you_mean, usage
 from . import uris
 from .commands import Command, CommandLog
+from .described import SHARED, shared
 from .journal_service import JournalService
 from .outbox import Kept, Outbox
 from .owner import NameTakenError
@@ -372,13 +373,14 @@ class Agent:
 
     @cached_property
     def _description(self) -> dict[str, Any]:
-        return self.device.describe() | {
+        described = self.device.describe() | {
             "aliases": list(self.names[1:]),
             "procedures": {
                 name: procedure.describe(name)
                 for name, procedure in sorted(self.procedures.items())
             },
         }
+        return described | {name: shared(described[name]) for name in SHARED}
 
     def telemetry(self) -> Sample | None:
         """Return the newest sample, or None if there is none yet."""

@@ -46,6 +46,8 @@ LIMITS = {
 DEVICE_LIMIT = Limit(MIB, 16 * MIB, 256)
 """For the role of a server, which has one session for all of its devices."""
 
+SERVER_PROCEDURES = "about", "devices"
+"""What each server offers under its own name."""
 ADD_TESTAMENT = "wamp.session.add_testament"
 DISCLOSED = {"caller": True, "publisher": True}
 LOOK_UP = (
@@ -196,7 +198,9 @@ class _Declarations:
     def procedures(self, role: str) -> Iterator[str]:
         """Yield procedures for which people need this role."""
         if role == OBSERVER:
-            yield from (uris.rpc(server, "about") for server in self.servers)
+            yield from (
+                uris.rpc(server, name) for server in self.servers for name in SERVER_PROCEDURES
+            )
         for entry in self.entries:
             needed = {name: least_role(**rights) for name, rights in OWN_PROCEDURES.items()}
             for name, one in self.devices[entry.name].procedures().items():
@@ -223,7 +227,8 @@ class _Declarations:
             for procedure in called
         ]
         rules = [
-            *_rules("register", [uris.journal(server, ""), uris.rpc(server, "about")]),
+            *_rules("register", [uris.journal(server, "")]),
+            *_rules("register", (uris.rpc(server, name) for name in SERVER_PROCEDURES)),
             *_rules("register", map(uris.rpc, names)),
             *_rules("publish", [*topics, uris.changes(server)]),
             *_rules("publish", (uris.wire(entry.name) for entry in entries)),

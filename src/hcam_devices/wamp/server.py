@@ -34,6 +34,7 @@ from . import uris
 from .about import about
 from .agent import MAX_BYTES, SET_UP_WITHIN, Agent
 from .changes import MIN_DEVICES, ServerChanges
+from .described import MAX_DEVICES, packed
 from .journal_service import JournalService
 from .outbox import Outbox
 from .owner import NameTakenError, Owner
@@ -95,6 +96,7 @@ class Server:
         self.restarts = 0
         self.owner = Owner(name, iso_from_s(time.time()))
         self.devices: dict[str, Device] = {}
+        self._agents: dict[str, Agent] = {}
         self._named = asyncio.Event()
         self._waits_for = ""
         self._working: asyncio.Task[None] | None = None
@@ -120,6 +122,7 @@ class Server:
             outbox = Outbox(journal, MAX_BYTES)
             stack.callback(outbox.flush)
             agents = [await self._agent(entry, outbox, stack) for entry in self.entries]
+            self._agents = {agent.device.name: agent for agent in agents}
             for agent in agents:
                 # A call that ends after its device has ended makes no sample any more.
                 stack.callback(agent.device.listeners.clear)
@@ -245,6 +248,7 @@ class Server:
             try:
                 await service.register(session, self.name, self._displaced)
                 await session.claim(self._about, uris.rpc(self.name, "about"))
+                await session.claim(self._devices, uris.rpc(self.name, "devices"))
                 break
             except NameTakenError as error:
                 await self._wait_for(error.holder)
@@ -276,6 +280,14 @@ class Server:
     def _about(self) -> dict[str, Any]:
         """Return the server's version, process, machine and clock: see ``About``."""
         return about(self.owner, self._commit, emulated=self.emulate).model_dump()
+
+    def _devices(self, names: list[str]) -> dict[str, Any]:
+        """Return description and newest sample of devices that it presents: see ``packed``."""
+        if not isinstance(names, list) or len(names) > MAX_DEVICES:
+            raise ValueError(f"names must be a list of at most {MAX_DEVICES} names of devices")
+        agents = (self._agents.get(name) for name in names if isinstance(name, str))
+        present = (agent for agent in agents if agent and not agent.taken)
+        return packed((agent.describe(), agent.telemetry()) for agent in present)
 
     async def _note_commit(self) -> None:
         self._commit = await asyncio.to_thread(commit)

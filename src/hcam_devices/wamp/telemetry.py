@@ -1,13 +1,14 @@
 """Hears every device: the newest sample and the description of each, calls, and streams.
 
 The session with the router is made again whenever it is lost. A device is known from its
-description, which is asked for after each start of its server.
+description, which its server is asked for after each start.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,10 @@ from ..errors import (
 )
 from . import uris
 from .access import own_key, read_key
+from .described import questions, unpacked
 from .motion import is_later, progress
 from .overview import devices
+from .reading import Description
 from .session import JOIN_WITHIN, Session, join, keep_joined
 from .sources import is_testament
 from .stream import BUFFER, Sample, Stream
@@ -40,7 +43,7 @@ from .utils import PRESENT_WITHIN, TIMEOUT, unreachable
 log = logging.getLogger(__name__)
 
 MAX_AT_ONCE = 50
-"""Ask at most this many devices at once for their descriptions."""
+"""Ask at most this many servers or devices at once for descriptions."""
 MAX_SILENCE_S = 30.0
 """Stop waiting for a motion after its device was not heard for this long."""
 
@@ -62,7 +65,7 @@ class Telemetry:
         self.where, self._key_file, self._described = where, key_file, described
         self.session: Session | None = None
         self.devices: dict[str, dict[str, Any]] = {}
-        self.descriptions: dict[str, dict[str, Any]] = {}
+        self.descriptions: dict[str, Description] = {}
         self.newest: dict[str, Sample] = {}
         self._first: dict[str, Sample] = {}
         """The first sample of each device that was heard before its description."""
@@ -77,7 +80,7 @@ class Telemetry:
     # --- the session ------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Join the router and ask every device.
+        """Join the router and ask for every device.
 
         Raises RouterError if it cannot be reached, NotAuthorizedError if it refuses, AccessError if
         the key cannot be used.
@@ -108,7 +111,7 @@ class Telemetry:
         self._lost()
 
     async def _joined(self, session: Session) -> None:
-        """Hear everything, then ask every device: what was missed is in its newest sample."""
+        """Hear everything, then ask for every device: what was missed is in its newest sample."""
         await asyncio.gather(
             session.subscribe(
                 self._hear,
@@ -123,7 +126,7 @@ class Telemetry:
         key = read_key(self._key_file) if self._key_file else own_key()
         self.devices = await in_own_thread(devices, self.where, key)
         self.session = session
-        await asyncio.gather(*map(self._look, self.devices))
+        await asyncio.gather(*self._look(self.devices))
 
     def _lost(self) -> None:
         self.session = None
@@ -144,9 +147,8 @@ class Telemetry:
     def _hear_status(self, event: Any = None, *_: Any, **__: Any) -> None:
         """Ask the devices of a server that was started: it may describe them in another way."""
         if isinstance(event, dict) and event.get("state") == "running":
-            for name, device in self.devices.items():
-                if device["server"] == event.get("server"):
-                    self._look(name)
+            server = event.get("server")
+            self._look(name for name, one in self.devices.items() if one["server"] == server)
 
     def _hear(self, sample: Any = None, *_: Any, _event: EventDetails, **__: Any) -> None:
         name = uris.device_of(_event.topic or "")
@@ -161,16 +163,42 @@ class Telemetry:
                 stream.hear(sample)
         elif not is_testament(sample):
             self._first.setdefault(name, sample)
-            self._look(name)
+            self._look([name])
 
-    def _look(self, name: str) -> asyncio.Task[None]:
-        """Ask a device for its description and its newest sample, unless it is being asked."""
-        if name not in self._looking:
-            task = self._looking[name] = asyncio.create_task(self._ask(name))
-            task.add_done_callback(lambda _: self._looking.pop(name))
-        return self._looking[name]
+    def _look(self, names: Iterable[str]) -> list[asyncio.Task[None]]:
+        """Ask for the descriptions and newest samples of devices that are not being asked."""
+        asked = [self.devices[name] for name in names if name not in self._looking]
+        tasks = []
+        for server, group in questions(asked):
+            task = asyncio.create_task(self._ask(server, group))
+            self._looking |= dict.fromkeys(group, task)
+            task.add_done_callback(partial(self._looked, group))
+            tasks.append(task)
+        return tasks
 
-    async def _ask(self, name: str) -> None:
+    def _looked(self, names: list[str], _: object) -> None:
+        for name in names:
+            del self._looking[name]
+
+    async def _ask(self, server: str, names: list[str]) -> None:
+        """Ask a server for some of its devices; ask one by one what it does not tell."""
+        before = {name: self.newest.get(name) for name in names}
+        found: dict[str, tuple[Description, Any]] = {}
+        try:
+            async with self._at_once:
+                answer = await self.call(server, "devices", names, within=PRESENT_WITHIN)
+            found = unpacked(answer)
+        except OutcomeUnknownError as error:
+            self._unheard |= dict.fromkeys(names, str(error))
+            return
+        except WampError as error:
+            log.debug("the devices of %s are asked one by one: %s", server, error)
+        for name in names:
+            if name in found:
+                self._told(name, *found[name], before[name])
+        await asyncio.gather(*(self._ask_one(name) for name in names if name not in found))
+
+    async def _ask_one(self, name: str) -> None:
         before = self.newest.get(name)
         try:
             async with self._at_once:
@@ -178,7 +206,13 @@ class Telemetry:
                 sample = await self.call(name, "telemetry", within=PRESENT_WITHIN)
         except WampError as error:
             self._unheard[name] = str(error)
-            return
+        else:
+            self._told(name, description, sample, before)
+
+    def _told(
+        self, name: str, description: Description, sample: Any, before: Sample | None
+    ) -> None:
+        """Note what was told of a device; ``before`` is its newest sample when it was asked."""
         self._unheard.pop(name, None)
         if description != self.descriptions.get(name):
             self.descriptions[name] = description
