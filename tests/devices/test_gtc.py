@@ -266,6 +266,20 @@ async def test_a_guide_step_has_to_wait_for_the_telescope(simulator: Simulator) 
     assert offsets(simulator) == [(0.1, 0)]
 
 
+async def test_no_guide_step_is_sent_unless_the_telescope_is_known_to_be_in_position(
+    simulator: Simulator,
+) -> None:
+    async with running(simulator) as device:
+        simulator.simulate("unsettled")
+        simulator.simulate("empty")
+        with pytest.raises(NotAllowedError, match="the follow error of the drives is above"):
+            await call(device, "do_guide_step", 0.1, 0)
+        simulator.simulate("error")
+        with pytest.raises(NotAllowedError, match="unknown whether the telescope is in position"):
+            await call(device, "do_guide_step", 0.1, 0)
+    assert offsets(simulator) == []
+
+
 async def test_focus_and_pointing_model_are_commanded(simulator: Simulator) -> None:
     async with running(simulator) as device:
         simulator.simulate("set", focus_speed=1000.0)

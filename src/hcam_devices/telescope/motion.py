@@ -12,7 +12,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -280,11 +280,17 @@ class Motion(Part):
         return ConnectionAbortedError("the server ends; nothing was sent")
 
     async def _look(self, move: Move) -> Position:
+        """Return the position before a move; it is empty if it cannot be read.
+
+        Raises NotAllowedError unless the telescope is in position, if the move needs that.
+        """
+        before: Position = {}
         try:
-            before = position_in(await self.read_header())
+            with suppress(RefusedError):
+                before = position_in(await self.read_header())
             why = await self.out_of_position() if move.in_position else ""
-        except RefusedError:
-            return {}
+        except RefusedError as error:
+            why = f"it is unknown whether the telescope is in position ({error})"
         except LINK_LOST as error:
             raise ConnectionError(f"{error}; nothing was sent") from None
         if why:
