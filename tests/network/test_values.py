@@ -95,6 +95,8 @@ def test_set_prints_what_was_read_back(net: Net) -> None:
         (("slide", "5", "6"), r"Usage"),
         (("slyde.target_position", "5"), r"no device 'slyde'"),
         (("ccd*.setpoint", "5"), r"no device 'ccd\*'"),
+        (("meerstetter?.target_temperature1", "5"), r"no device 'meerstetter\?'"),
+        (("slid[e].target_position", "5"), r"no device 'slid\[e\]'"),
         (("slide.target_position", "nonsense"), r"'nonsense' is not a number"),
     ],
 )

@@ -110,11 +110,11 @@ def hidden(records: Iterable[Record]) -> Iterator[str]:
 
 
 def acknowledge(pattern: str, note: str) -> Iterator[Record]:
-    """Acknowledge the alarms that match a glob and are shown now, and yield each."""
+    """Acknowledge an alarm, or those that match a glob and are shown now; yield each."""
     known = [one for one in ask("list") if one["state"] in ("active", "returned")]
-    matched = [one for one in known if fnmatchcase(one["alarm"], pattern)]
-    if "*" in pattern or "?" in pattern:
-        matched = [one for one in matched if is_shown(one)]
+    matched = [one for one in known if one["alarm"] == pattern] or [
+        one for one in known if is_shown(one) and fnmatchcase(one["alarm"], pattern)
+    ]
     if not matched:
         names = [one["alarm"] for one in known]
         there = ", ".join(names) or "none"

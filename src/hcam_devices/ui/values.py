@@ -116,8 +116,9 @@ def set_(name: str, text: str, why: str = "") -> Reading:
     there is no such setpoint, or the value was refused.
     """
     known, pattern = devices(), Pattern(name)
-    device = next((each for each in known.values() if pattern.has_device(each)), None)
-    if device is None or "*" in pattern.device:
+    exact = (one for one in known.values() if pattern.device in (one["name"], *one["aliases"]))
+    device = next(exact, None)
+    if device is None:
         raise HcamError(unknown("device", pattern.device, known))
     answer = _ask(device)
     if isinstance(answer, HcamError):
