@@ -115,6 +115,20 @@ def test_a_server_whose_addresses_are_not_known_may_reach_all(
     assert any(line.startswith("#") and why in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[notify.observer]\nurls = ["mailtos://user:word@example.org"]\n',
+        '[notify]\nheartbeat = "https://watch.example.org/hipercam"\n',
+    ],
+)
+def test_the_alarms_may_reach_whom_they_notify(tmp_path: Path, text: str) -> None:
+    assert "IPAddressDeny=any" in unit(instrument(tmp_path, GAUGE), "hwalarm")
+    lines = unit(instrument(tmp_path, GAUGE + text), "hwalarm")
+    assert not [line for line in lines if line.startswith("IPAddress")]
+    assert any("services in [notify]" in line for line in lines)
+
+
 def test_only_a_server_with_serial_ports_gets_them(tmp_path: Path) -> None:
     with_ports = unit(instrument(tmp_path, ARMS), "hwserver")
     assert {"DevicePolicy=closed", "DeviceAllow=char-ttyUSB rw"} <= {*with_ports}

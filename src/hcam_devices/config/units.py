@@ -18,7 +18,7 @@ from ..core.link import Serial
 from ..core.process import Programs
 from ..host.installation import program
 from ..telescope.corba import Corba
-from .instrument import LOGGER, Entry, Instrument, command_of
+from .instrument import ALARMS, LOGGER, Entry, Instrument, command_of
 from .stores import Embedded, Folder, InfluxDB, place
 
 TARGET = "hcam.target"
@@ -218,6 +218,8 @@ MemoryMax=1G
         if self.corba:
             names = ", ".join(self.corba)
             return f"# The name service may give any address for the telescope of {names}.\n"
+        if self.name == ALARMS and (self.instrument.notify or self.instrument.heartbeat):
+            return "# No limit, because the services in [notify] may have any address.\n"
         legacy = self.instrument.legacy
         if self.name == "router" and legacy.enabled and legacy.listen:
             where = ", ".join(legacy.listen)
