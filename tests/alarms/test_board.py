@@ -176,6 +176,52 @@ def test_the_reason_is_that_of_the_beginning(bench: Bench) -> None:
     assert len(bench.told) == 1
 
 
+def test_a_bad_value_after_an_unknown_one_is_another_fault(bench: Bench) -> None:
+    raised(bench, flow=None)
+    bench.board.acknowledge("g1.flow", 1, "ada")
+    bench.hear(flow=0.1)
+    assert (bench.state("g1.flow"), bench["g1.flow"].occurrence) == (S.ACTIVE, 2)
+    assert bench["g1.flow"].reason.startswith("0.1 l / min is below")
+    bench.hear(flow=None)
+    assert (bench["g1.flow"].occurrence, bench["g1.flow"].value) == (2, 0.1)
+    assert bench.events == ["raised", "acknowledged", "worse"]
+
+
+def test_a_notice_in_place_of_an_error_ends_it(bench: Bench) -> None:
+    name = "target_temperature"  # of a setpoint only an error is an alarm
+    said = {"field": name, "severity": "ERR", "reason": "refused"}
+    raised(bench, alarms=[said])
+    assert bench.state(f"g1.{name}") is S.ACTIVE
+    bench.after(70, alarms=[said | {"severity": "WARN"}])
+    assert bench.state(f"g1.{name}") is S.RETURNED
+
+
+def test_an_interlock_that_was_blind_and_trips_is_seen() -> None:
+    bench = Bench(entries=load().entries.values())
+    flow = {"field": "flow", "severity": "ERR", "reason": "flow is offline"}
+    coolant = flow | {"field": "coolant", "reason": "the interlock is blind: flow is offline"}
+
+    def hear(state: str, *alarms: dict[str, str], **values: Any) -> None:
+        sample = bench.sample("ccd1", alarms=[*alarms], **values)
+        sample["state"]["coolant"] = state
+        bench.board.hear(sample)
+
+    for _ in range(4):
+        hear("armed", flow, coolant)
+        bench.after(2)
+    assert bench["ccd1.coolant"].suppressed == "explained by ccd1.flow"
+    for _ in range(4):
+        hear("timing", coolant | {"severity": "WARN", "reason": "it counts"}, flow=0.0)
+        bench.after(2)
+    for state in ("tripped", "failed"):
+        before = bench["ccd1.coolant"].occurrence
+        hear(state, coolant | {"reason": f"it has {state}"}, flow=0.0)
+        bench.after(8)
+        found = bench["ccd1.coolant"]
+        assert (found.state, found.suppressed) == (S.ACTIVE, None)
+        assert (found.occurrence, found.reason) == (before + 1, f"it has {state}")
+
+
 def test_an_acknowledged_error_comes_back_after_ten_minutes(bench: Bench) -> None:
     raised(bench)
     bench.board.acknowledge(P, 1, "ada")

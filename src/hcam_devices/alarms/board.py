@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+from ..core import interlock
 from ..core.device import iso_from_s
 from ..core.fields import is_number
+from ..core.interlock import LATCHED
 from ..errors import NotAllowedError
 from ..names import did_you_mean
 from .causes import Causes
@@ -37,6 +39,8 @@ SILENT_POLLS, SILENT_S = 3, 20.0
 MAX_SHELF_MIN = {"ERR": 60.0, "WARN": 720.0}
 NIGHT_ENDS_HOUR = 12
 """Nights end at noon, UTC, and no shelf outlives them."""
+INTERLOCK_ACTS = (*LATCHED, interlock.S.BYPASSED)
+"""The states of an interlock that are an alarm; in others it can only be blind."""
 MAX_NOTE = 500
 SYSTEM = "hwalarm"
 """Who does what nobody has asked for."""
@@ -128,7 +132,11 @@ class Board:
         """Judge a sample of a device, or its testament."""
         device = sample["device"]
         self.heard[device] = self.steady()
-        said = _said(sample)
+        said = {
+            name: what
+            for name, what in _said(sample).items()
+            if not self.rules.of(f"{device}.{name}").is_notice(what.severity)
+        }
         mine = f"{device}."
         known = [alarm for alarm in self.judged if alarm.startswith(mine)]
         known += [alarm for alarm in self._unjudged if alarm.startswith(mine)]
@@ -191,8 +199,6 @@ class Board:
 
     def _bad(self, alarm: str, said: Said, sample: Mapping[str, Any]) -> None:
         rule = self.rules.of(alarm)
-        if rule.is_notice(said.severity):
-            return
         record = self._record(alarm)
         judged, now = self._judge(alarm), self.steady()
         flipped = not judged.is_bad and judged.good_since is not None
@@ -203,7 +209,8 @@ class Board:
             self._follow(judged, said.value, _value(sample, rule.setpoint, "target"))
         if record.state in (S.NORMAL, S.PENDING):
             self._describe(record, rule, said)
-        worse = record.state in SHOWN and said.severity < record.worst
+        another = rule.is_another(record.value, said.value)
+        worse = record.state in SHOWN and (said.severity < record.worst or another)
         if record.shelved and said.severity < record.shelved_as:
             self._unshelve(record, SYSTEM, announce=not worse)
         if record.state is S.NORMAL:
@@ -219,7 +226,7 @@ class Board:
             self._step(record, E.BAD, rule)
         elif worse:
             self._describe(record, rule, said)
-            record.worst = said.severity
+            record.worst = min(record.worst, said.severity)
             self._step(record, E.WORSE, rule)
         elif flipped and record.state in (S.ACTIVE, S.ACKNOWLEDGED):
             self._count(record)
@@ -641,6 +648,8 @@ def _said(sample: Mapping[str, Any]) -> dict[str, Said]:
     for alarm in sample["alarms"]:
         name, severity, reason = alarm["field"], alarm["severity"], alarm["reason"]
         since, value = alarm.get("since"), _value(sample, name, "current")
+        if value is None and (state := sample["state"].get(name)) in INTERLOCK_ACTS:
+            value = state
         if name in found:
             known = found[name]
             severity = min(severity, known.severity)

@@ -68,6 +68,7 @@ class Rule:
     unit: str = ""
     setpoint: str = ""
     is_field: bool = False
+    is_interlock: bool = False
     least: Severity = "WARN"
 
     def latches(self, severity: str) -> bool:
@@ -83,6 +84,13 @@ class Rule:
         device = self.alarm.partition(".")[0]
         text = UNREAD if unread and self.is_field else self.advice or ""
         return text.replace("{device}", device)
+
+    def is_another(self, before: object, now: object) -> bool:
+        """Return whether a value shows another fault than the one that was there before.
+
+        A value that was not known is known to be bad, or an interlock has gone on to another state.
+        """
+        return now is not None and (before is None or (self.is_interlock and now != before))
 
     def is_well_inside(self, value: float) -> bool:
         """Return whether a value is healthy by more than the deadband."""
@@ -161,6 +169,7 @@ class Rules:
             unit=unit,
             setpoint=found.pairs.get(name, "") if found else "",
             is_field=field is not None,
+            is_interlock=name in guards,
             least=least,
             **settings,
         )
