@@ -354,7 +354,8 @@ class Watch:
         if event["event"] in MARKED:
             reason = f"{event['severity']} {event['alarm']} {event['event']}: {event['reason']}"
             self._news = [*self._news, reason][-MAX_NEWS:]
-        log.info("%s %s by %s", event["event"], event.get("alarm", ""), event["by"])
+        level = logging.DEBUG if event["event"] == "updated" else logging.INFO
+        log.log(level, "%s %s by %s", event["event"], event.get("alarm", ""), event["by"])
         if self._session and self._session.is_attached():
             try:
                 self._session.publish(uris.changed("alarms"), event)
