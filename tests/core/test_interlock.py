@@ -237,9 +237,7 @@ async def test_a_trip_acts_once_verifies_and_stays() -> None:
     )
     assert "not verified yet" in site.alarm
     await site.pass_by()
-    assert "It set rack.enable to OFF: verified. Look at the pump. To reset it: hcam call" in (
-        site.alarm
-    )
+    assert "It set rack.enable to OFF: verified. To reset it: hcam call" in (site.alarm)
     for flow in (0.0, 1.0, 0.0, None, 1.0):
         assert await site.pass_by(20, flow=flow, current=8.0) is S.TRIPPED
     assert site.rack.sent == [("enable", 0)]

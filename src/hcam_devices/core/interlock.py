@@ -398,8 +398,7 @@ class Interlock(Part):
             if self.state is S.FAILED:
                 result = "it is NOT known that this helped: do it by hand"
             done = f" It set {acts}: {result}." if acts else ""
-            advice = f" {self.declared.advice}" if self.declared.advice else ""
-            text = f"tripped: {self.why}.{done}{advice} {self._how_to_reset()}{self._unsaved}"
+            text = f"tripped: {self.why}.{done} {self._how_to_reset()}{self._unsaved}"
             yield Alarm(self.name, "ERR", text)
         elif self.state is S.BYPASSED:
             text = f"bypassed until {self._until} UTC: {self.why}{self._unsaved}"
