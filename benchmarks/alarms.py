@@ -6,6 +6,9 @@
 It runs the emulated instrument in a temporary folder. ``row`` is the time from the command that
 breaks the simulated hardware until a client has the raised alarm, without the declared delay of the
 alarm. The alarm's delay begins with the sample that is bad first, so a poll may pass before.
+
+A killed server is an alarm, and so is the connection of each of its devices: 22 for hwserver.
+Their fields, which made it 53 once, are not known to be wrong then, and raise nothing.
 """
 
 import argparse
@@ -28,8 +31,11 @@ from panel import emulated
 
 PORT, GAUGE, FIELD = 9476, "pressure{}", "pressure"
 GAUGES = 5
-QUIET_S, SETTLE_S = 60.0, 20.0
+QUIET_S, SETTLE_S = 60.0, 60.0
 RULES = Rules(load().entries.values(), {})
+KILLED = "hwserver"
+ALARMS = 1 + len(RULES.servers[KILLED])
+"""Those of a killed server: its own, and the connection of each of its devices."""
 POLL_S = RULES.poll_s(GAUGE.format(1))
 TARGETS = {
     "row p50, s": None,
@@ -111,16 +117,17 @@ async def cost() -> dict[str, float]:
 
 
 async def killed(session: Session) -> dict[str, float]:
-    """Kill hwserver for good, and return how many alarms and rows that is."""
+    """Kill a server for good, and return how many alarms and rows that is, once all are there."""
     process_of("hcam", "up").suspend()  # it would be started again at once
-    process_of("hwserver").kill()
-    await asyncio.sleep(SETTLE_S)
-    found = await listed(session)
+    process_of(KILLED).kill()
+    end = time.monotonic() + SETTLE_S
+    active = 0
+    while active < ALARMS and time.monotonic() < end:
+        await asyncio.sleep(1)
+        found = await listed(session)
+        active = sum(one["state"] == "active" for one in found)
     process_of("hcam", "up").resume()
-    return {
-        "alarms of a killed server": sum(one["state"] == "active" for one in found),
-        "rows of a killed server": len(rows(found)),
-    }
+    return {"alarms of a killed server": active, "rows of a killed server": len(rows(found))}
 
 
 async def main(times: int, address: Address) -> None:
