@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from hcam_devices.alarms.board import Board, Change, Message
+from hcam_devices.alarms.board import Board
 from hcam_devices.alarms.chart import S
+from hcam_devices.alarms.news import Change, Message
 from hcam_devices.alarms.record import Record
 from hcam_devices.alarms.rules import Rules
 from hcam_devices.config.instrument import Entry

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from hcam_devices.alarms.chart import SHOWN, S
+from hcam_devices.alarms.record import counts
 from hcam_devices.config.instrument import load
 from hcam_devices.errors import NotAllowedError
 
@@ -384,13 +385,13 @@ def flood(bench: Bench) -> None:
 def test_a_flood_is_one_message(bench: Bench) -> None:
     bench = Bench(changed={"*": {"delay": 0.0, "off_delay": 10_000.0}}, stages={"observer": 60.0})
     flood(bench)
-    assert bench.board.flood_since is not None
+    assert bench.board.escalation.flood_since is not None
     bench.after(120)
     [message] = bench.messages
     assert message.text.startswith("12 alarms in ")
     assert "first: g1.a: a" in message.text
     bench.after(600)
-    assert bench.board.flood_since is None
+    assert bench.board.escalation.flood_since is None
 
 
 # --- shelves and service --------------------------------------------------------------------
@@ -416,7 +417,7 @@ def test_a_shelved_alarm_comes_back_in_time(bench: Bench) -> None:
     bench.board.shelve(P, 5, "known", "ada")
     bench.after(298, pressure=BAD)
     assert bench[P].is_hidden
-    assert bench.board.counts()["shelved"] == 1
+    assert counts(bench.board.records.values())["shelved"] == 1
     bench.after(2, pressure=BAD)
     assert not bench[P].is_hidden
     assert bench.events == ["raised", "shelved", "unshelved", "raised"]

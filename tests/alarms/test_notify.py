@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hcam_devices.alarms import notify
-from hcam_devices.alarms.board import Message
+from hcam_devices.alarms.news import Message
 from hcam_devices.alarms.notify import AGAIN, Notifier, Outcome
 from hcam_devices.alarms.store import Store
 from hcam_devices.config.tables import Notify

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from hcam_devices import HcamError
-from hcam_devices.alarms.board import Change, Message
 from hcam_devices.alarms.chart import S
+from hcam_devices.alarms.news import Change, Message
 from hcam_devices.alarms.record import Record
 from hcam_devices.alarms.store import Delivery, Store
 

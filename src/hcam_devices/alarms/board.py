@@ -7,89 +7,34 @@ what outlives the process (shelves, reminders, escalation) has Unix times.
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
-from ..core import interlock
 from ..core.device import iso_from_s
 from ..core.fields import is_number
-from ..core.interlock import LATCHED
 from ..errors import NotAllowedError
 from ..names import did_you_mean
 from .causes import Causes
 from .chart import SHOWN, E, S, after, is_new
-from .record import Record
+from .judgment import Judged, Said, said_in, value_in
+from .news import Change, Escalation, Message
+from .record import Record, seconds
 from .rules import CONNECTION, STATUS, Rule, Rules
 
-CHATTER, CHATTER_S, CHATTER_OFF_S = 3, 600.0, 300.0
-"""An alarm that comes so often within this time is one row until it was good for so long."""
+CHATTER_OFF_S = 300.0
+"""An alarm that comes and goes is one row until it was good for so long."""
 TOGETHER_S = 10.0
 """Alarms whose hardware times differ by less come together: the earliest is the first of them."""
-FLOOD, CALM, FLOOD_S = 10, 5, 600.0
-"""More new alarms than the first number in this time are a flood, until there are fewer than the
-second."""
 POLLS_AFTER = 2
 """An alarm stays suppressed for so many polls after its cause is over."""
-SHRINKS_S, SHRINKS_BY, GROWS_BY = 60.0, 0.01, 0.05
-"""A deviation shrinks while it gets smaller by the first fraction in this time; it grows if it is
-larger than the smallest one by the second fraction."""
 SILENT_POLLS, SILENT_S = 3, 20.0
 """A device is silent if nothing came for so many of its polls and so many seconds more."""
 MAX_SHELF_MIN = {"ERR": 60.0, "WARN": 720.0}
 NIGHT_ENDS_HOUR = 12
 """Nights end at noon, UTC, and no shelf outlives them."""
-INTERLOCK_ACTS = (*LATCHED, interlock.S.BYPASSED)
-"""The states of an interlock that are an alarm; in others it can only be blind."""
 MAX_NOTE = 500
 SYSTEM = "hwalarm"
 """Who does what nobody has asked for."""
-
-
-class Said(NamedTuple):
-    """What a sample says of one alarm."""
-
-    severity: str
-    reason: str
-    since: str | None
-    value: float | str | bool | None
-
-
-@dataclass
-class Judged:
-    """What samples say of an alarm at present, by the clock that never steps."""
-
-    is_bad: bool = False
-    bad_since: float = 0.0
-    good_since: float | None = None
-    release_at: float | None = None
-    """When the suppression ends whose cause is over."""
-    target: float | None = None
-    smallest: float = math.inf
-    """The smallest deviation from the target since it last grew."""
-    shrunk_at: float = -math.inf
-
-
-@dataclass
-class Change:
-    """Something that happened to an alarm: what is logged and told."""
-
-    event: str
-    alarm: str
-    by: str
-    at: float
-    record: dict[str, Any]
-    more: dict[str, Any] = field(default_factory=dict)
-
-
-class Message(NamedTuple):
-    """A message for people who are not looking: for whom, about what, and its text."""
-
-    to: str
-    alarm: str
-    occurrence: int
-    stage: str
-    text: str
 
 
 Keep = Callable[[Iterable[Record], list[Change], list[Message]], None]
@@ -109,15 +54,13 @@ class Board:
         stages: Mapping[str, float] | None = None,
     ) -> None:
         self.rules, self._keep, self.clock, self.steady = rules, keep, clock, steady
-        self.stages = dict(sorted((stages or {}).items(), key=lambda item: item[1]))
         self.causes = Causes(rules.devices, rules.servers)
         self.records = {record.alarm: record for record in kept}
         self.judged: dict[str, Judged] = {}
         self.heard: dict[str, float] = {}
         self._statuses: set[str] = set()
-        self.flood_since: float | None = None
-        self._told_flood: set[str] = set()
-        self._new = [at for record in self.records.values() for at in record.raised]
+        began = (at for record in self.records.values() for at in record.raised)
+        self.escalation = Escalation(stages or {}, clock, began)
         self._dirty: dict[str, Record] = {}
         self._changes: list[Change] = []
         self._messages: list[Message] = []
@@ -134,7 +77,7 @@ class Board:
         self.heard[device] = self.steady()
         said = {
             name: what
-            for name, what in _said(sample).items()
+            for name, what in said_in(sample).items()
             if not self.rules.of(f"{device}.{name}").is_notice(what.severity)
         }
         mine = f"{device}."
@@ -158,7 +101,7 @@ class Board:
             if alarm in self.judged or alarm in self._unjudged:
                 self._good(alarm, {})
         else:
-            self._bad(alarm, Said("ERR", f"{server} is not running", None, None), {})
+            self._bad(alarm, Said("ERR", f"{server} is not running"), {})
         self._settle()
 
     def nobody_heard(self) -> None:
@@ -177,7 +120,7 @@ class Board:
     def report(self, alarm: str, severity: str, reason: str) -> None:
         """Judge an alarm of the alarm system itself; an empty reason means that it is good."""
         if reason:
-            self._bad(alarm, Said(severity, reason, None, None), {})
+            self._bad(alarm, Said(severity, reason), {})
         elif alarm in self.judged or alarm in self._unjudged:
             self._good(alarm, {})
         self._settle()
@@ -189,11 +132,11 @@ class Board:
             last = max(self.heard.get(device, -math.inf), self._expected_since)
             if now - last > allowed:
                 reason = f"no telemetry of {device} for {now - last:.0f} s"
-                self._bad(f"{device}.{CONNECTION}", Said("ERR", reason, None, None), {})
+                self._bad(f"{device}.{CONNECTION}", Said("ERR", reason), {})
         if now - self._expected_since > SILENT_S:
             for server in self.rules.servers.keys() - self._statuses:
                 reason = f"{server} is not running"
-                self._bad(f"{server}.{STATUS}", Said("ERR", reason, None, None), {})
+                self._bad(f"{server}.{STATUS}", Said("ERR", reason), {})
 
     # --- the judgment -----------------------------------------------------------------------
 
@@ -201,35 +144,26 @@ class Board:
         rule = self.rules.of(alarm)
         record = self._record(alarm)
         judged, now = self._judge(alarm), self.steady()
-        flipped = not judged.is_bad and judged.good_since is not None
-        if not judged.is_bad:
-            judged.bad_since = now
-        judged.is_bad, judged.good_since = True, None
+        flipped = judged.bad(now)
         if rule.setpoint and is_number(said.value):
-            self._follow(judged, said.value, _value(sample, rule.setpoint, "target"))
-        if record.state in (S.NORMAL, S.PENDING):
-            self._describe(record, rule, said)
+            judged.follow(said.value, value_in(sample, rule.setpoint, "target"), now)
+        begins = record.state in (S.NORMAL, S.RETURNED)
         another = rule.is_another(record.value, said.value)
         worse = record.state in SHOWN and (said.severity < record.worst or another)
         if record.shelved and said.severity < record.shelved_as:
             self._unshelve(record, SYSTEM, announce=not worse)
-        if record.state is S.NORMAL:
-            record.worst = said.severity
-            record.since = said.since or sample.get("timestamp") or iso_from_s(self.clock())
-            record.cleared = record.acknowledged = record.escalated = None
-            record.announced = False
-            self._step(record, E.BAD, rule)
-        elif record.state is S.RETURNED:
+        if begins or worse or record.state is S.PENDING:
             self._describe(record, rule, said)
-            record.worst = min(record.worst, said.severity)
+        if begins:
+            if record.state is S.NORMAL:
+                record.begin()
             record.since = said.since or sample.get("timestamp") or iso_from_s(self.clock())
             self._step(record, E.BAD, rule)
         elif worse:
-            self._describe(record, rule, said)
-            record.worst = min(record.worst, said.severity)
             self._step(record, E.WORSE, rule)
         elif flipped and record.state in (S.ACTIVE, S.ACKNOWLEDGED):
-            self._count(record)
+            record.count_one(self.clock())
+            self._note(record)
         if record.severity != said.severity and record.state in SHOWN:
             record.severity = said.severity
             self._note(record)
@@ -238,7 +172,7 @@ class Board:
 
     def _good(self, alarm: str, sample: Mapping[str, Any]) -> None:
         rule, record, judged = self.rules.of(alarm), self.records.get(alarm), self._judge(alarm)
-        value = _value(sample, alarm.partition(".")[2], "current")
+        value = value_in(sample, alarm.partition(".")[2], "current")
         lasts = record and record.state in (S.PENDING, S.ACTIVE, S.ACKNOWLEDGED)
         if lasts and is_number(value) and not rule.is_well_inside(value):
             judged.is_bad, judged.good_since = True, None
@@ -271,21 +205,10 @@ class Board:
 
     def _describe(self, record: Record, rule: Rule, said: Said) -> None:
         record.severity, record.reason, record.value = said.severity, said.reason, said.value
+        record.worst = min(record.worst or said.severity, said.severity)
         record.unit = rule.unit if is_number(said.value) else ""
         record.limit = rule.limit_of(said.value) if is_number(said.value) else None
         record.advice = rule.advise(unread=said.value is None)
-
-    def _follow(self, judged: Judged, value: float, target: Any) -> None:
-        """Note whether a value approaches its setpoint."""
-        if not is_number(target):
-            return
-        deviation, now = abs(value - target), self.steady()
-        if judged.target != target:
-            judged.target, judged.smallest, judged.shrunk_at = target, deviation, now
-        elif deviation < judged.smallest * (1 - SHRINKS_BY):
-            judged.smallest, judged.shrunk_at = deviation, now
-        elif deviation > judged.smallest * (1 + GROWS_BY):
-            judged.smallest, judged.shrunk_at = deviation, -math.inf
 
     # --- steps along the chart --------------------------------------------------------------
 
@@ -303,7 +226,7 @@ class Board:
             record.acknowledged = record.cleared = record.escalated = None
             record.announced = False
             if before is not S.ACTIVE:
-                self._count(record)
+                record.count_one(self.clock())
             self._order(record)
         self._note(record)
         if following is S.ACTIVE:
@@ -322,21 +245,10 @@ class Board:
             return
         now = self.clock()
         if not record.announced:
-            self._new.append(now)
+            self.escalation.note_new()
         record.announced, record.active_since, record.escalated = True, now, None
         self._tell(event, record)
         self._escalate(record)
-
-    def _count(self, record: Record) -> None:
-        now = self.clock()
-        recent = [at for at in record.raised if now - at < CHATTER_S]
-        record.count = record.count + 1 if recent else 1
-        record.raised = [*recent, now][-CHATTER:]
-        self._note(record)
-
-    def _chatters(self, record: Record) -> bool:
-        last = record.raised
-        return len(last) >= CHATTER and last[-1] - last[-CHATTER] < CHATTER_S
 
     def _order(self, record: Record) -> None:
         """Find out which alarm came first of those that come together."""
@@ -366,7 +278,7 @@ class Board:
         """Hide an alarm that a cause explains, and show it two polls after the cause is over."""
         judged, now = self._judge(record.alarm), self.steady()
         cause = self.causes.cause(record.alarm, self._lasts) or self._same_reason(record)
-        shrinks = now - judged.shrunk_at < SHRINKS_S and record.severity == "WARN"
+        shrinks = record.severity == "WARN" and judged.approaches(now)
         why = cause and f"explained by {cause}"
         if not why and shrinks and record.state is not S.RETURNED:
             why = "it approaches its setpoint"
@@ -422,7 +334,7 @@ class Board:
             record = self.records.get(alarm)
             if record and record.is_news:
                 self._due(record)
-        self._judge_flood()
+        self.escalation.judge_flood()
         self.commit()
 
     def _due(self, record: Record) -> None:
@@ -433,7 +345,7 @@ class Board:
         if record.state is S.PENDING and judged and steady - judged.bad_since >= rule.delay:
             self._step(record, E.DELAY_OVER, rule)
         if record.state in (S.ACTIVE, S.ACKNOWLEDGED) and judged and judged.good_since is not None:
-            wait = CHATTER_OFF_S if self._chatters(record) else rule.off_delay
+            wait = CHATTER_OFF_S if record.chatters else rule.off_delay
             if steady - judged.good_since >= wait:
                 self._step(record, E.GOOD, rule)
                 return
@@ -446,46 +358,11 @@ class Board:
             self._escalate(record)
 
     def _escalate(self, record: Record) -> None:
-        """Send an error to the people of the next stage; at once if the stage has no delay."""
-        stages = list(self.stages)
-        done = stages.index(record.escalated) + 1 if record.escalated in stages else 0
-        waited = self.clock() - record.active_since
-        for stage in stages[done:]:
-            if record.severity != "ERR" or waited < self.stages[stage]:
-                return
+        """Tell an error to the people of the next stage when its time has come."""
+        for stage in self.escalation.due(record):
             record.escalated = stage
             self._tell("escalated", record, to=stage)
-            self._message(record, stage)
-
-    def _message(self, record: Record, stage: str) -> None:
-        if self.flood_since is None:
-            text = f"{record.severity} {record.alarm}: {record.reason}"
-            since = f"since {str(record.since)[11:19]} UTC"
-            self._messages.append(
-                Message(
-                    *(stage, record.alarm, record.occurrence, stage),
-                    f"{text} ({since})\n{record.advice}".strip(),
-                )
-            )
-        elif stage not in self._told_flood:
-            self._told_flood.add(stage)
-            minutes = max(round((self.clock() - self._new[0]) / 60), 1)
-            first = record.first or record.alarm
-            text = f"{len(self._new)} alarms in {minutes} min, first: {self._sentence(first)}"
-            self._messages.append(Message(stage, "flood", round(self.flood_since), stage, text))
-
-    def _sentence(self, alarm: str) -> str:
-        found = self.records.get(alarm)
-        return f"{alarm}: {found.reason}" if found else alarm
-
-    def _judge_flood(self) -> None:
-        now = self.clock()
-        self._new = [at for at in self._new if now - at < FLOOD_S]
-        if self.flood_since is None and len(self._new) > FLOOD:
-            self.flood_since = now
-        elif self.flood_since is not None and len(self._new) < CALM:
-            self.flood_since = None
-            self._told_flood.clear()
+            self._messages += self.escalation.messages(record, stage, self.records)
 
     # --- what people do ---------------------------------------------------------------------
 
@@ -611,73 +488,13 @@ class Board:
     def list(self) -> list[dict[str, Any]]:
         """Return every alarm that is not normal, or that a person has hidden; worst first."""
         found = [record for record in self.records.values() if record.is_news]
-        return [record.public() for record in sorted(found, key=_rank)]
-
-    def counts(self) -> dict[str, int]:
-        """Return how many alarms people see, by what they are, and how many are hidden."""
-        found = [record for record in self.records.values() if record.is_news]
-        shown = [one for one in found if one.state in SHOWN and not one.is_hidden]
-        active = [one for one in shown if one.state is S.ACTIVE]
-        return {
-            "errors": sum(one.severity == "ERR" for one in active),
-            "warnings": sum(one.severity == "WARN" for one in active),
-            "acknowledged": sum(one.state is S.ACKNOWLEDGED for one in shown),
-            "returned": sum(one.state is S.RETURNED for one in shown),
-            "shelved": sum(bool(one.shelved) for one in found),
-            "suppressed": sum(bool(one.suppressed) and one.state in SHOWN for one in found),
-            "out_of_service": sum(bool(one.out_of_service) for one in found),
-        }
-
-    def oldest_unacknowledged(self) -> float | None:
-        """Return for how long (s) people have been told of an alarm that nobody acknowledged."""
-        shown = (one for one in self.records.values() if one.announced and not one.is_hidden)
-        since = [seconds(one.since) for one in shown if one.state in (S.ACTIVE, S.RETURNED)]
-        return max(self.clock() - min(since), 0.0) if since else None
-
-
-RANK = {S.ACTIVE: 0, S.ACKNOWLEDGED: 1, S.RETURNED: 2, S.PENDING: 3, S.NORMAL: 4}
-
-
-def _rank(record: Record) -> tuple[bool, int, str, str]:
-    return record.is_hidden, RANK[record.state], record.severity, record.since or ""
-
-
-def _said(sample: Mapping[str, Any]) -> dict[str, Said]:
-    """Return what a sample says of its alarms: of each field the worst one, with all reasons."""
-    found: dict[str, Said] = {}
-    for alarm in sample["alarms"]:
-        name, severity, reason = alarm["field"], alarm["severity"], alarm["reason"]
-        since, value = alarm.get("since"), _value(sample, name, "current")
-        if value is None and (state := sample["state"].get(name)) in INTERLOCK_ACTS:
-            value = state
-        if name in found:
-            known = found[name]
-            severity = min(severity, known.severity)
-            reason = known.reason if reason in known.reason else f"{known.reason}; {reason}"
-            since = known.since
-        found[name] = Said(severity, reason, since, value)
-    return found
-
-
-def _value(sample: Mapping[str, Any], name: str, part: str) -> Any:
-    """Return a value of a sample, of a pair its ``current`` or ``target``."""
-    said = sample.get(name)
-    if isinstance(said, dict) and part in said:
-        said = said[part]
-    if isinstance(said, dict):
-        said = said.get("value")
-    return said if isinstance(said, float | int | str | bool) else None
+        return [record.public() for record in sorted(found, key=Record.rank)]
 
 
 def _text(text: object, what: str, *, needed: bool = False) -> str:
     if not isinstance(text, str) or len(text) > MAX_NOTE or (needed and not text.strip()):
         raise ValueError(f"{what} must be a text of at most {MAX_NOTE} characters")
     return text.strip()
-
-
-def seconds(moment: str | None) -> float:
-    """Return a time such as ``2026-11-22T04:44:44.196Z`` as Unix time; 0 for None."""
-    return datetime.fromisoformat(moment).timestamp() if moment else 0.0
 
 
 def _end_of_night(now: float) -> float:

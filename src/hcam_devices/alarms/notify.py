@@ -24,7 +24,7 @@ from ..config.tables import Notify
 from ..core.backoff import Backoff
 from ..host.installation import install_extra
 from ..wamp.router import with_parent_death_signal
-from .board import Message
+from .news import Message
 from .send import MISSING, REFUSED, TAKEN
 from .store import Delivery, Store, Waiting
 

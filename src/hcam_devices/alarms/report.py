@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .board import FLOOD, seconds
+from .news import FLOOD
+from .record import seconds
 
 PERIOD_S = 600.0
 GOOD_RATE, MAX_RATE = 1.0, 2.0

@@ -27,9 +27,10 @@ from ..wamp.server import Server, Task, until_told
 from ..wamp.session import Session, keep_joined
 from ..wamp.sources import RemoteSources
 from ..wamp.uris import Address
-from .board import SYSTEM, Board, Change, Message
+from .board import SYSTEM, Board
+from .news import Change, Message
 from .notify import Notifier
-from .record import Record
+from .record import Record, counts, oldest_unacknowledged
 from .report import report
 from .rules import Rules
 from .store import Store
@@ -102,9 +103,9 @@ class Alarms(Device):
         """Return one figure."""
         match field.name:
             case "oldest":
-                return self.board.oldest_unacknowledged()
+                return oldest_unacknowledged(self.board.records.values(), self.clock())
             case "flood":
-                return self.board.flood_since is not None
+                return self.board.escalation.flood_since is not None
             case "heard":
                 return self.watch.rate()
             case "undelivered":
@@ -113,7 +114,7 @@ class Alarms(Device):
                 return self.watch.changes()
             case "heartbeat":
                 return self.watch.notifier.beat_age()
-        return self.board.counts()[field.name]
+        return counts(self.board.records.values())[field.name]
 
     def notices(self) -> Iterable[Alarm]:
         """Return alarms of the alarm system itself."""

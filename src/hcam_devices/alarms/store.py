@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ..core.device import iso_from_s
 from ..host.home import writable_or_explain
-from .board import Change, Message
+from .news import Change, Message
 from .record import Record
 
 log = logging.getLogger(__name__)

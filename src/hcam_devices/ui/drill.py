@@ -20,10 +20,10 @@ from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.exception import Error as WampError
 
 from .. import HcamError
-from ..alarms.board import SHRINKS_S
 from ..alarms.causes import Causes
 from ..alarms.chart import SHOWN
 from ..alarms.chart import S as AlarmState
+from ..alarms.judgment import SHRINKS_S
 from ..alarms.rules import CONNECTION, Rules
 from ..alarms.server import entry_of as alarms
 from ..config.instrument import Instrument
