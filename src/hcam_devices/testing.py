@@ -55,7 +55,7 @@ WIRE: dict[str, dict[str, Any]] = {
 CHECKED = {"flip", "insert"}
 """Faults that only a checksum reveals."""
 TRUE = {"alarm", "static", "emergency", "power_cycle", "limit", "heading", "closing"}
-TRUE |= {"leap_second", "time", "status", "failure", "disk_full"}
+TRUE |= {"leap_second", "time", "status", "failure", "disk_full", "archive"}
 TRUE |= {"refused", "unheard", "unanswered", "broken", "failed", "hang", "unsettled", "flapping"}
 """Faults of our simulators that make no reading wrong: they change the hardware itself, or what no
 field shows."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hcam_devices.config.instrument import load
+from hcam_devices.config.instrument import Instrument, load
 from hcam_devices.ui import drill
 from hcam_devices.wamp import access
 from hcam_devices.wamp.utils import NoSuchProcedureError, NotAllowedError, WampError, call
@@ -64,6 +64,9 @@ off_delay = 1
 
 [alarms."pressure1.pressure"]
 delay = 5
+
+[alarms."hwlogger.status"]
+delay = 3600
 """
 HOPELESS = """
 [interlocks.hopeless]
@@ -279,19 +282,23 @@ def quiet(site: Net) -> Iterator[Net]:
             file.unlink()
 
 
-def rehearsed(net: Net, pattern: str) -> dict[str, str]:
+def rehearsed(net: Net, pattern: str, instrument: Instrument | None = None) -> dict[str, str]:
     """Return the rows of a drill; none may be wrong."""
     told: list[str] = []
-    instrument = load(net.home / "site.toml")
+    instrument = instrument or load(net.home / "site.toml")
     rows = asyncio.run(drill.rehearse(instrument, net.address, pattern, told.append, grace=120.0))
     assert [str(row) for row in rows if row.right is False] == []
     return {row.name: str(row) for row in rows if row.right}
 
 
-DRIVEN = {"ccd1.cooling", "ccd1.coolant", "meerstetter1.connection", "pressure1.connection"}
+DRIVEN = {
+    *("ccd1.cooling", "ccd1.coolant", "ccd1.connection"),
+    *("meerstetter1.connection", "pressure1.connection"),
+}
 DRIVEN_TOO = {
-    *("ccd1.flow", "ccd1.pressure", "ccd1.peltier_status", "ccd1.temperature", "flow.connection"),
-    *("pressure1.pressure", *(f"flow.alarm{n}" for n in range(1, 7))),
+    *("ccd1.flow", "ccd1.pressure", "ccd1.peltier_status", "ccd1.temperature"),
+    *("flow.connection", "hwserver.status", "pressure1.pressure"),
+    *(f"flow.alarm{n}" for n in range(1, 7)),
     *(
         f"meerstetter1.{name}{n}"
         for name in ("current", "status", "stage_enable")
@@ -311,6 +318,7 @@ def test_a_drill_finds_everything_right_and_sets_everything_back(
     assert rows.keys() == driven
     assert "shown" in rows["pressure1.connection"]
     assert "cleared" in rows["pressure1.connection"]
+    assert "explained by hwserver.status" in rows["ccd1.connection"]
     lines = list(rows.values())
     (coolant,) = [line for line in lines if "ccd1.coolant" in line]
     for seen in ("blind is said", "tripped after", "verified", "sent once", "says Static OFF",
@@ -321,6 +329,25 @@ def test_a_drill_finds_everything_right_and_sets_everything_back(
     assert "refused: pressure is unknown" in cooling
     until(lambda: not site.newest("ccd1")["alarms"])
     assert (state(), rack()[ENABLE]) == ("armed", "HW Enable")
+
+
+WITH_COMMANDS = {
+    "ngc.*": {"ngc.disk_free", "ngc.frames_done", "ngc.setup_ngc_server", "ngc.start_ngc_server"},
+    "gtc.*": {"gtc.archive", "gtc.autoguider", "gtc.dither", "gtc.gtc", "gtc.telpars"},
+    "compo_arms.*": {"compo_arms.controller", "compo_arms.injection", "compo_arms.pickoff"},
+    "*.status": {"gtcserver.status", "hserver.status", "hwserver.status"},
+}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("pattern", WITH_COMMANDS)
+def test_a_drill_gives_commands_and_sets_everything_back(net: Net, pattern: str) -> None:
+    before = {name: net.newest(name)["state"] for name in ("ngc", "gtc", "compo_arms")}
+    rows = rehearsed(net, pattern, load())
+    assert rows.keys() >= WITH_COMMANDS[pattern]
+    after = {name: net.newest(name)["state"] for name in before}
+    after["gtc"]["archive"] = before["gtc"]["archive"]
+    assert after == before
 
 
 @pytest.mark.soak
@@ -395,4 +422,6 @@ def test_a_drill_is_refused_unless_all_is_emulated_and_at_rest(quiet: Net) -> No
     until(lambda: is_there("hwserver"))
     said = site.hcam("drill", "--instrument", file, code=1)
     assert "hwserver drives real hardware" in said
+    with pytest.raises(NoSuchProcedureError):  # it can be away only if it is emulated
+        call("hipercam.hwserver.rpc.simulate", "away")
     assert not Path(site.home / "drills").exists()

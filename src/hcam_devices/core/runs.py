@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 Folder: TypeAlias = Path
+Look: TypeAlias = Callable[[Path, Path | None], tuple[float, int | None]]
+"""Returns what ``look`` does."""
 
 BLOCK, CARD = 2880, 80
 MAX_HEADER_BYTES = 1000 * BLOCK

@@ -34,8 +34,9 @@ import random
 import shlex
 import time
 import tty
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -63,6 +64,33 @@ WIRE_FAULTS: dict[str, dict[str, Any]] = {
 """The faults of a connection, with their options and defaults."""
 
 Beyond: TypeAlias = dict[str, dict[Literal["above", "below", "alarm"], dict[str, Any]]]
+
+Command: TypeAlias = tuple[Any, ...]
+"""A procedure of the device, such as ``stage.home``, and its arguments."""
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """How ``hcam drill`` brings about and ends ``alarms``, by their names without a channel.
+
+    It sets ``controls``, injects ``fault`` with ``options``, and gives the commands ``begin``,
+    which may fail. To end it clears the fault, sets the controls back, and gives the commands
+    ``end``, each when nothing moves any more.
+    """
+
+    alarms: tuple[str, ...] = ()
+    controls: Mapping[str, Any] = field(default_factory=dict)
+    fault: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    begin: tuple[Command, ...] = ()
+    end: tuple[Command, ...] = ()
+    takes: float = 0.0
+    """The time (s) from the last command until the first sample with the alarms."""
+    only_while: Mapping[str, Any] = field(default_factory=dict)
+    """Values in telemetry without which it would disturb somebody's work, and is left out."""
+    setting: str = ""
+    """A setting of the device without which the alarms cannot come."""
+
 
 USUAL_RANGE = (-1e6, 1e6)
 DISCONNECT_WHEN = ("before", "during", "after")
@@ -121,6 +149,8 @@ class Simulator:
     """The controls that bring a field, by its name without a channel, ``above`` or ``below`` all
     its limits, or bring about an ``alarm`` that is about no limit: ``hcam drill`` sets them, and
     later sets them back."""
+    rehearsals: ClassVar[tuple[Rehearsal, ...]] = ()
+    """How to bring about alarms for which ``beyond`` is not enough."""
     unplugged = "refuse"
     """The fault with which the device is offline, for ``hcam drill``."""
     programs: ClassVar[tuple[str, ...]] = ()

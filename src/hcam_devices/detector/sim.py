@@ -33,8 +33,8 @@ from typing import Any, BinaryIO, ClassVar
 from ..core import runs
 from ..core.fields import Range
 from ..core.link import Until
+from ..core.sim import Beyond, Rehearsal, printed
 from ..core.sim import Simulator as Base
-from ..core.sim import printed
 from .readout import Timing, timing
 
 ALIAS = "<alias>ngcircon_ircam1:"
@@ -64,6 +64,8 @@ DEFAULTS = {
     "DET.TDELAY.GUI": "1000",
     "DET.FRAM2.BREAK": "0",
 }
+STATE, SUBSTATE, TRIGGER = "system.stateName", "system.subStateName", "DET.SEQ.TRIGGER"
+AT_REST = {STATE: "OFF"}
 COLUMNS, ROWS = 48, 30  # one block of FITS, so that a file needs no padding
 NAXIS3 = 5 * 80
 LEADS_TO = {"standby": "STANDBY", "off": "LOADED", "exit": "OFF"}
@@ -112,15 +114,48 @@ class Simulator(Base):
     """
 
     programs = ("ngcbCmd", "dbRead", "dbWrite", "ngcdcsStartServer", "ngcdcsStopServer")
-    controls = ("speed",)
+    controls = ("speed", "substate", "taken")
+    beyond: ClassVar[Beyond] = {SUBSTATE: {"alarm": {"substate": "error"}}}
+    rehearsals = (
+        Rehearsal(
+            ("disk_free",),
+            controls={"taken": 1e6},
+            begin=(("connection.disconnect",),),  # or the disk is looked at every 30 s
+            end=(("connection.disconnect",),),
+        ),
+        Rehearsal(
+            ("start_ngc_server", "stop_ngc_server", "setup_ngc_server"),
+            fault="nok",
+            options={"program": "ngcdcs"},
+            # without a server its setup fails, too
+            begin=(("stop_ngc_server",), ("start_ngc_server",), ("setup_ngc_server",)),
+            end=(("start_ngc_server",), ("setup_ngc_server",), ("stop_ngc_server",)),
+            only_while=AT_REST,
+        ),
+        Rehearsal(
+            ("frames_done",),
+            begin=(
+                ("start_ngc_server",),
+                ("online",),
+                ("pon",),
+                ("setup", TRIGGER, True),
+                ("start",),
+            ),
+            end=(("abort",), ("setup", TRIGGER, False), ("stop_ngc_server",)),
+            takes=15.0,
+            only_while=AT_REST,
+        ),
+    )
     unplugged = "hang"
-    ranges: ClassVar[dict[str, Range]] = {"speed": (1e-3, 1e4)}
+    ranges: ClassVar[dict[str, Range]] = {"speed": (1e-3, 1e4), "taken": (0, 1e6)}
     cut = Until(b"\n")
 
     def __init__(self, wall: Callable[[], float] = time.time, **settings: Any) -> None:
         super().__init__(**settings)
         self.wall = wall
         self.speed = 1.0
+        self.taken = 0.0
+        """What others have taken of the space on the disk, in GB."""
         self.state, self.substate = "OFF", "idle"
         self.clocks, self.sequencer = "disabled", "idle"
         self.status, self.frames = "inactive", 0
@@ -138,8 +173,13 @@ class Simulator(Base):
 
     @property
     def link_settings(self) -> dict[str, Any]:  # type: ignore[override]  # its folder is set later
-        """The device's settings beside the programs: the folder of the runs."""
-        return {"data": str(self.data)}
+        """The device's settings beside the programs: the folder of the runs, and how it looks."""
+        return {"data": str(self.data), "look": self.look}
+
+    def look(self, folder: Path, file: Path | None) -> tuple[float, int | None]:
+        """Return the space left on the disk and the size of a file: see ``runs.look``."""
+        free, size = runs.look(folder, file)
+        return max(free - self.taken, 0.0), size
 
     async def background(self) -> None:
         """Write frames when they are due, until cancelled."""
@@ -168,6 +208,8 @@ class Simulator(Base):
         """Return the output of a program, EOT, and the exit status."""
         try:
             program, *arguments = shlex.split(frame.decode())
+            if self._struck("nok"):
+                raise _NOK("simulated failure")
             return printed(f"{self._do(program, arguments)}\n")
         except (_NOK, ValueError) as error:  # ValueError: not UTF-8, or an open quote
             return printed(f"{error} NOK\n", 1)
@@ -372,10 +414,10 @@ class Simulator(Base):
     # --- faults -----------------------------------------------------------------------------
 
     def fault_nok(self, program: str = "") -> None:
-        """Refuse the commands of one program, or of all programs."""
+        """Refuse the commands of the programs whose names begin so, or of all programs."""
 
     def fault_hang(self, program: str = "") -> None:
-        """Let one program, or all, carry out its command and never end."""
+        """Let the programs whose names begin so, or all, carry out a command and never end."""
 
     def fault_err(self) -> None:
         """Answer ERR from the database."""
@@ -390,13 +432,11 @@ class Simulator(Base):
         """Return a reply after applying the faults of the programs."""
         if self._struck("hang"):
             return b""
-        if self._struck("nok"):
-            return printed("simulated failure NOK\n", 1)
         return printed("ERR\n") if self._program == "dbRead" and self.fault("err") else reply
 
     def _struck(self, name: str) -> bool:
         options = self.faults.get(name)
-        return bool(options and options["program"] in ("", self._program) and self.fault(name))
+        return bool(options and self._program.startswith(options["program"]) and self.fault(name))
 
 
 def _fits() -> Any:

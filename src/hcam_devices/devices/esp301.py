@@ -31,6 +31,7 @@ from ..core import (
     Range,
     Readback,
     RefusedError,
+    Rehearsal,
     Serial,
     Setpoint,
     Until,
@@ -434,6 +435,8 @@ class Arms(Device):
         self.poll_now()
 
 
+PARKED = -66.4
+"""Where the simulated arms are at the start, in degrees."""
 ACCELERATION = 40.0
 """The acceleration (deg / s^2) that the simulator reports; its arms have none."""
 
@@ -447,7 +450,7 @@ class Motor:
 
     def __init__(self, axis: int, *limits: float) -> None:
         self.axis, self.limits = axis, limits
-        self.angle, self.zero = -66.4 if limits else 0.0, 0.0
+        self.angle, self.zero = PARKED if limits else 0.0, 0.0
         self.goal: float | None = None
         self.on, self.homing = bool(limits), False
         self.velocity: float | None = None
@@ -542,6 +545,20 @@ class Simulator(Base):
     cut = Until(re.compile(rb"[\r\n]"))
     serial = True
     controls = ("speed", "limit_silence", "version", "units")
+    rehearsals = (
+        Rehearsal(
+            ("controller", "pickoff", "injection"),
+            fault="emergency",
+            end=(
+                ("pickoff.home",),
+                ("injection.home",),
+                ("set_target_pickoff_angle", PARKED),
+                ("pickoff.move",),
+                ("set_target_injection_angle", PARKED),
+                ("injection.move",),
+            ),
+        ),
+    )
     ranges: ClassVar[dict[str, Range]] = {"speed": (0.01, 1000), "limit_silence": (0, 600)}
 
     def __init__(self, *, homed: bool = True, **settings: Any) -> None:

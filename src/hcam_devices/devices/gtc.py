@@ -24,6 +24,7 @@ from ..core import (
     Range,
     Readback,
     RefusedError,
+    Rehearsal,
     Seconds,
     Value,
     rpc,
@@ -70,6 +71,42 @@ def reading_of(name: str, label: str, doc: str) -> Any:
 
 class Simulator(Base):
     """The telescope, and the folder that it shares with the detector."""
+
+    rehearsals = (
+        Rehearsal(("telpars",), fault="empty"),
+        Rehearsal(
+            ("autoguider",),
+            controls={"autoguider": False},
+            begin=(("do_offset", 1.0, 0.0),),
+            end=(("do_offset", -1.0, 0.0),),
+        ),
+        Rehearsal(
+            ("gtc",),
+            fault="failed",
+            begin=(("do_offset", 1.0, 0.0),),
+            end=(("acknowledge", True), ("do_offset", -1.0, 0.0)),
+        ),
+        Rehearsal(
+            ("dither",),
+            fault="refused",
+            begin=(("load_nod_pattern", [1.0], [0.0]), ("start_nodding", 1)),
+            end=(("stop_nodding",),),
+        ),
+        Rehearsal(
+            ("archive",),
+            controls={"transfer": 0.0},
+            fault="archive",
+            begin=(("archive",),),
+            end=(("archive",),),
+        ),
+        Rehearsal(
+            ("m1_noise_max",),
+            fault="refused",
+            begin=(("connection.disconnect",),),
+            end=(("connection.disconnect",),),
+            setting="m1_noise_max",
+        ),
+    )
 
     @property
     def link_settings(self) -> dict[str, Any]:  # type: ignore[override]  # known once served

@@ -179,8 +179,9 @@ class Controller(Device):
         doc="Free space on the disk of the runs; below 1 GB no run is started.",
     )
 
-    def __init__(self, name: str, **settings: Any) -> None:
+    def __init__(self, name: str, *, look: runs.Look | None = None, **settings: Any) -> None:
         super().__init__(name, **settings)
+        self._look = look
         self._known: dict[str, Known] = {}
         self._asking: set[str] = set()
         self._changed = 0.0
@@ -285,7 +286,11 @@ class Controller(Device):
                 with suppress(RefusedError):  # the field ``run`` has the reason
                     file = folder / runs.file_name(self._run())
             answer = await self.link.in_thread(
-                runs.place_of(folder), runs.look, folder, file, within=self.link.timeout
+                runs.place_of(folder),
+                self._look or runs.look,
+                folder,
+                file,
+                within=self.link.timeout,
             )
         except (OSError, RefusedError) as error:
             answer = error

@@ -25,6 +25,7 @@ from ..core import (
     Range,
     Readback,
     RefusedError,
+    Rehearsal,
     Setpoint,
     rpc,
 )
@@ -272,6 +273,7 @@ class Simulator(Base):
     """
 
     controls = ("speed", "homed", "stalled", "knob")
+    rehearsals = (Rehearsal(("stage",), fault="alarm"),)
     ranges: ClassVar[dict[str, Range]] = {"speed": (1, 1e6)}
 
     def __init__(

@@ -226,6 +226,8 @@ class Simulator(Base):
         self.heard.append(request.operation)
         if options := self.fault("error"):
             return request.refusal(str(options["exception"]))
+        if request.operation == TRANSFER and self.fault("archive"):
+            return request.refusal("NO_RESOURCES")
         if request.operation in COMMANDS:
             return self._command(request)
         write = self._reading(request.operation)
@@ -324,6 +326,9 @@ class Simulator(Base):
 
     def fault_error(self, exception: str = "UNKNOWN") -> None:
         """Answer with a CORBA exception."""
+
+    def fault_archive(self) -> None:
+        """Refuse transfers into the archive."""
 
     def fault_unnamed(self) -> None:
         """Remove the telescope from the name service."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from autobahn.wamp.exception import ApplicationError
@@ -10,9 +11,11 @@ from autobahn.wamp.types import SubscribeOptions
 
 from .. import HcamError
 from ..alarms.chart import S as AlarmState
+from ..alarms.rules import CONNECTION
 from ..config.instrument import ALARMS, Instrument
 from ..core.condition import Act, Condition
 from ..core.device import Device, Sample
+from ..core.sim import Rehearsal
 from ..wamp import uris
 from ..wamp.session import Session
 from .samples import is_telemetry
@@ -23,8 +26,15 @@ Controls: TypeAlias = dict[str, dict[str, Any]]
 
 ASK_WITHIN_S = 10.0
 """The deadline of a call."""
+COMMAND_WITHIN_S, REST_WITHIN_S = 30.0, 60.0
+"""The time of one command of a rehearsal, and of the motions that it begins."""
 LIST_PERIOD_S, LIST_WITHIN_S = 0.5, 2.0
 """Ask for the alarms this often, and wait this long for the answer."""
+
+
+def without_channel(name: str) -> str:
+    """Return the name of a field without the number of its channel."""
+    return name.rstrip("0123456789")
 
 
 class Bench:
@@ -39,10 +49,14 @@ class Bench:
         self._wires: dict[str, list[bytes]] = {}
         self._news = asyncio.Event()
 
+    @property
+    def servers(self) -> list[str]:
+        """The servers of the instrument, which are emulated."""
+        return sorted({entry.server for entry in self.instrument.entries.values()})
+
     async def begin(self) -> None:
         """Hear the devices. Raises HcamError unless every server is there, and emulated."""
-        servers = {entry.server for entry in self.instrument.entries.values()}
-        for server in (*sorted(servers), ALARMS):
+        for server in (*self.servers, ALARMS):
             try:
                 about = await self.call(server, "about")
             except ApplicationError:
@@ -66,13 +80,15 @@ class Bench:
             self.samples[sample["device"]] = sample
             self._news.set()
 
-    async def call(self, device: str, procedure: str, *args: Any, **kwargs: Any) -> Any:
+    async def call(
+        self, device: str, procedure: str, *args: Any, within: float = ASK_WITHIN_S, **kwargs: Any
+    ) -> Any:
         """Call a procedure. Raises ApplicationError, or HcamError if there is no answer."""
         try:
-            async with asyncio.timeout(ASK_WITHIN_S):
+            async with asyncio.timeout(within):
                 return await self._session.call(uris.rpc(device, procedure), *args, **kwargs)
         except TimeoutError:
-            raise HcamError(f"{device}.{procedure}: no answer in {ASK_WITHIN_S:g} s") from None
+            raise HcamError(f"{device}.{procedure}: no answer in {within:g} s") from None
 
     async def until(self, true: Callable[[], bool], seconds: float) -> bool:
         """Wait until a condition is true, looking at each sample; return whether it was in time."""
@@ -106,6 +122,11 @@ class Bench:
     def is_in(self, alarm: str, *states: AlarmState) -> bool:
         """Return whether an alarm is in one of some states."""
         return self.records.get(alarm, {"state": AlarmState.NORMAL})["state"] in states
+
+    def why_unseen(self, alarm: str) -> str:
+        """Return why people do not see an alarm: what hides it, or its state."""
+        record = self.records.get(alarm, {"state": AlarmState.NORMAL, "suppressed": None})
+        return str(record["suppressed"] or record["state"])
 
     async def acknowledge(self, alarm: str, seconds: float) -> bool:
         """Acknowledge an alarm unless somebody has; return whether that was done in time."""
@@ -167,12 +188,33 @@ class Bench:
         With ``alarm`` they bring about an alarm that is about no limit.
         """
         simulator = self._simulator(device)
-        controls = simulator and simulator.beyond.get(name.rstrip("0123456789"), {}).get(side)
+        controls = simulator and simulator.beyond.get(without_channel(name), {}).get(side)
         return {device: dict(controls)} if controls else None
 
-    def is_simulated(self, device: str) -> bool:
-        """Return whether a device has simulated hardware, which can be unplugged."""
-        return self._simulator(device) is not None
+    def rehearsals(self, device: str, name: str) -> Iterator[Rehearsal]:
+        """Yield the ways to bring an alarm of a device about."""
+        simulator = self._simulator(device)
+        if simulator is None:
+            return
+        if name == CONNECTION:
+            yield Rehearsal(fault=simulator.unplugged)
+        sides: tuple[Side, ...] = ("above", "below", "alarm")
+        for side in sides:
+            if controls := self.drive(device, name, side):
+                yield Rehearsal(controls=controls[device])
+        for rehearsal in simulator.rehearsals:
+            if without_channel(name) in rehearsal.alarms:
+                yield rehearsal
+
+    def why_not(self, device: str, rehearsal: Rehearsal) -> str:
+        """Return why something cannot be rehearsed now; empty if it can."""
+        setting = rehearsal.setting
+        if setting and getattr(self.devices[device], setting) is None:
+            return f"it comes only if the instrument file sets {setting}"
+        for name, value in rehearsal.only_while.items():
+            if (now := self.samples[device].get(name)) != value:
+                return f"only while {device}.{name} is {value}, and it is {now}"
+        return ""
 
     def _simulator(self, device: str) -> Any:
         entry = self.instrument.entries.get(device)
@@ -191,6 +233,41 @@ class Bench:
             yield
 
     @asynccontextmanager
+    async def rehearsed(
+        self, devices: Collection[str], rehearsal: Rehearsal
+    ) -> AsyncIterator[list[str]]:
+        """Bring about what is rehearsed at some devices, and set everything back at the end.
+
+        The list, complete after the end, has what could not be set back.
+        """
+        troubles: list[str] = []
+        controls = {device: dict(rehearsal.controls) for device in devices if rehearsal.controls}
+        async with self.driven(controls), AsyncExitStack() as stack:
+            for device in devices:
+                if rehearsal.fault:
+                    stack.push_async_callback(self.call, device, "simulate", "clear")
+                    await self.call(device, "simulate", rehearsal.fault, **rehearsal.options)
+            for device in devices:
+                for command, *args in rehearsal.begin:
+                    with suppress(ApplicationError):  # it may be what is rehearsed
+                        await self.call(device, command, *args, within=COMMAND_WITHIN_S)
+            yield troubles
+        for device in devices:
+            for command, *args in rehearsal.end:
+                try:
+                    await self.call(device, command, *args, within=COMMAND_WITHIN_S)
+                except (ApplicationError, HcamError) as error:
+                    troubles.append(f"{command}: {' '.join(map(str, error.args))}")
+                seen = self.samples[device].get("seq")
+                await self.until(partial(self._rests, device, seen), REST_WITHIN_S)
+
+    def _rests(self, device: str, seen: int | None) -> bool:
+        """Return whether nothing of a device moves, according to a sample after the seen one."""
+        axes = self.devices[device].describe()["axes"].items()
+        moves = any(self.state(device, name) in axis["busy"] for name, axis in axes)
+        return self.samples[device].get("seq") != seen and not moves
+
+    @asynccontextmanager
     async def unplugged(self, *devices: str) -> AsyncIterator[None]:
         """Let the hardware of devices be out of reach."""
         async with AsyncExitStack() as stack:
@@ -198,6 +275,12 @@ class Bench:
                 stack.push_async_callback(self.call, device, "simulate", "clear")
                 await self.call(device, "simulate", self._simulator(device).unplugged)
             yield
+
+    async def send_away(self, servers: Iterable[str], seconds: float) -> None:
+        """Let emulated servers leave the router for some seconds."""
+        await asyncio.gather(
+            *(self.call(server, "simulate", "away", seconds=seconds) for server in servers)
+        )
 
     # --- wires ------------------------------------------------------------------------------
 

@@ -3,8 +3,11 @@
 Every declared alarm and interlock is driven through the simulators. An alarm has to be raised in
 time, in a row of its own or hidden by its cause, with no other row, and to be over after an
 acknowledgment. The act of an interlock has to be seen on the wire, verified and latched, and a
-reset has to need what it should need. Everything is set back at the end. What no simulator can
-bring about is listed, too.
+reset has to need what it should need. Everything is set back at the end. Then every emulated server
+is away from the router for a moment. What cannot be driven is listed, too, with the reason.
+
+A drill uses only the simulators and the commands of people. It stops no process, touches no disk,
+and leaves out what would disturb a run.
 """
 
 import asyncio
@@ -24,13 +27,14 @@ from ..alarms.causes import Causes
 from ..alarms.chart import SHOWN
 from ..alarms.chart import S as AlarmState
 from ..alarms.judgment import SHRINKS_S
-from ..alarms.rules import CONNECTION, Rules
+from ..alarms.rules import CONNECTION, STATUS, Rules
 from ..alarms.server import entry_of as alarms
-from ..config.instrument import Instrument
+from ..config.instrument import ALARMS, LOGGER, Instrument
 from ..core.condition import Act, Condition, Declared
 from ..core.device import iso_from_s
 from ..core.fields import Setpoint
 from ..core.interlock import LATCHED, S
+from ..core.sim import Rehearsal
 from ..errors import NotAllowedError
 from ..history.recorder import entry_of as recorder
 from ..wamp.session import join
@@ -48,6 +52,13 @@ RECOVER_POLLS = 10
 """A value is back after at most this many polls: a link that was lost comes back with pauses."""
 TRACE_S = 3600.0
 """Trace a wire for this time, which is longer than any drill."""
+AWAY_S = 10.0
+"""Servers are away for so much longer than their alarms may take to come."""
+UNDRIVEN = {
+    LOGGER: "hwlogger keeps real samples: a drill neither ends it nor breaks its stores",
+    ALARMS: "hwalarm is what judges here: while it is broken, nobody could say so",
+}
+"""Why alarms about these servers cannot be driven."""
 STEP = 1.0
 """By how much a setpoint is lowered, in its unit, to see whether that is refused."""
 MARKS = {True: "right", False: "WRONG", None: "-"}
@@ -77,19 +88,16 @@ class Row:
 
 @dataclass
 class Drive:
-    """What is done to the simulated hardware of a kind, and the alarms that it brings about.
+    """What is done to simulated hardware of one kind, and the alarms that it brings about."""
 
-    Without ``controls`` the hardware is unplugged.
-    """
-
-    devices: set[str]
-    controls: Controls = field(default_factory=dict)
+    rehearsal: Rehearsal
+    devices: set[str] = field(default_factory=set)
     alarms: list[str] = field(default_factory=list)
 
     @property
-    def unplugged(self) -> set[str]:
-        """The devices whose hardware is unplugged."""
-        return set() if self.controls else self.devices
+    def is_lost(self) -> bool:
+        """Whether the connection is among the alarms: it explains those that come next."""
+        return any(alarm.endswith(f".{CONNECTION}") for alarm in self.alarms)
 
 
 @dataclass
@@ -118,6 +126,13 @@ class Drill:
         entries = [*instrument.entries.values(), recorder(instrument), alarms()]
         self._rules = Rules(entries, instrument.alarms)
         self._causes = Causes(self._rules.devices, self._rules.servers)
+        self._server_of = {
+            name: server
+            for server, devices in self._rules.servers.items()
+            for name in (server, *devices)
+        }
+        self._with_servers: list[str] = []
+        """Alarms that come when an emulated server is away."""
         self._before = self._active()
         self._expected: set[str] = set()
 
@@ -131,17 +146,13 @@ class Drill:
         if not locks and not drives and not self.rows:
             raise HcamError(f"nothing that can be rehearsed is called {self.pattern}")
         self._require_rest(locks)
+        rounds = list(self._rounds(locks))  # at rest: it shows which conditions are met anyway
         await asyncio.gather(*(self._lane(lane) for lane in self._lanes(drives)))
-        groups: dict[str, list[Rehearsed]] = {}
-        for one in sorted(locks, key=lambda one: one.lock.during):
-            groups.setdefault(one.lock.name, []).append(one)
-        for name, together in groups.items():
-            self._tell(f"interlock {name} of {', '.join(one.device for one in together)}")
-            self.rows += [one.row for one in together]
-            trips = bool(together[0].lock.when)
-            await (self._trips(together) if trips else self._permissives(together))
+        for groups in rounds:
+            await asyncio.gather(*(self._locked(group) for group in groups))
         for alarm in set(self.bench.records) - self._before:  # interlocks bring about more
             await self.bench.acknowledge(alarm, self._grace)
+        await self._away()
         return self.rows
 
     def _locks(self) -> list[Rehearsed]:
@@ -171,48 +182,49 @@ class Drill:
             device, _, name = rule.alarm.partition(".")
             if rule.advice == "" or not self._wanted(device, name) or self._is_lock(device, name):
                 continue
-            drives = list(self._drives_of(device, name))
-            for source, controls in drives:
+            source, there = self._origin(device, name)
+            ways = list(self.bench.rehearsals(source, there))
+            server = self._server_of[device]
+            if not ways and name in (STATUS, CONNECTION) and server in self.bench.servers:
+                self._with_servers.append(rule.alarm)
+                continue
+            no_way = UNDRIVEN.get(server, "no simulator can bring it about")
+            if why := self.bench.why_not(source, ways[0]) if ways else no_way:
+                self.rows.append(Row(rule.alarm).cannot(why))
+                continue
+            for way in ways:
                 kind = self.bench.instrument.entries[source].cls
-                drive = found.setdefault(f"{kind} {controls}", Drive(set()))
+                drive = found.setdefault(f"{kind} {way}", Drive(way))
                 drive.devices.add(source)
-                drive.controls |= {source: controls} if controls else {}
                 drive.alarms.append(rule.alarm)
-            if not drives:
-                self.rows.append(Row(rule.alarm).cannot("no simulator can bring it about"))
         return list(found.values())
 
-    def _drives_of(self, device: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield each way to bring an alarm about: a device, and controls unless it is unplugged."""
-        bench = self.bench
-        if name == CONNECTION and bench.is_simulated(device):
-            yield device, {}
-        made = bench.devices.get(device)
-        if made and name in made.fields:
-            source, there = made.origin(made.fields[name])
-        else:
-            source, there = device, name
-        sides: tuple[Side, ...] = ("above", "below", "alarm")
-        for side in sides:
-            if controls := bench.drive(source, there, side):
-                yield source, controls[source]
+    def _origin(self, device: str, name: str) -> tuple[str, str]:
+        """Return the device and the field that an alarm is about: those of a source, for a view."""
+        made = self.bench.devices.get(device)
+        return made.origin(made.fields[name]) if made and name in made.fields else (device, name)
 
     def _is_lock(self, device: str, name: str) -> bool:
         entry = self.bench.instrument.entries.get(device)
         return entry is not None and any(one.name == name for one in entry.interlocks)
 
     def _lanes(self, drives: list[Drive]) -> list[list[Drive]]:
-        """Return drives in groups that do not disturb each other: a view ties its sources."""
+        """Return drives in groups that do not disturb each other.
+
+        Tied are the devices of one drive, and those whose alarms explain alarms of another.
+        """
+        ties = [drive.devices for drive in drives]
+        for device in self.bench.devices.values():
+            known = device.fields | device.acts_on
+            for one in device.fields.values():
+                fields = (one, *(known[name] for name in one.because))
+                ties.append({device.origin(each)[0] for each in fields})
         tied: list[set[str]] = []
-        for name, device in self.bench.devices.items():
-            mine = {name, *device.sources()}
-            apart = [one for one in tied if not one & mine]
-            tied = [*apart, mine.union(*(one for one in tied if one & mine))]
-        lanes: list[list[Drive]] = [[] for _ in tied]
-        for drive in drives:
-            place = next(n for n, names in enumerate(tied) if drive.devices & names)
-            lanes[place].append(drive)
-        return lanes
+        for names in ties:
+            apart = [one for one in tied if not one & names]
+            tied = [*apart, names.union(*(one for one in tied if one & names))]
+        lanes = [[drive for drive in drives if drive.devices & names] for names in tied]
+        return [lane for lane in lanes if lane]
 
     async def _lane(self, drives: list[Drive]) -> None:
         """Bring alarms about, one cause after the other; wait together until they are over.
@@ -227,7 +239,7 @@ class Drill:
             self._tell(f"alarms: {', '.join(rows)}")
             await self._alarm(drive, rows)
             over.append(asyncio.create_task(self._over(drive, rows)))
-            if drive.unplugged or any(self._rules.of(alarm).setpoint for alarm in rows):
+            if drive.is_lost or any(self._rules.of(alarm).setpoint for alarm in rows):
                 await over[-1]
         await asyncio.gather(*over)
 
@@ -237,12 +249,10 @@ class Drill:
             if not bench.is_in(alarm, AlarmState.NORMAL):
                 row.note(f"{bench.records[alarm]['state']} before the drill", right=False)
         self._expected |= rows.keys()
-        async with bench.driven(drive.controls), bench.unplugged(*drive.unplugged):
-            began = time.monotonic()
-            await asyncio.gather(*(self._raised(drive, *item, began) for item in rows.items()))
-            await asyncio.sleep(bench.polls(*drive.devices))
-            for alarm in self._active() - self._expected - self._before:
-                rows[drive.alarms[0]].note(f"{alarm} is shown as well", right=False)
+        async with bench.rehearsed(drive.devices, drive.rehearsal) as troubles:
+            await self._seen(drive, rows)
+        for trouble in troubles:
+            rows[drive.alarms[0]].note(trouble, right=False)
         for alarm, row in rows.items():
             within = self._polls(POLLS, *drive.devices)
             if "shown" in row.seen and not await bench.acknowledge(alarm, within):
@@ -250,6 +260,35 @@ class Drill:
         for device in drive.devices:
             await bench.became(device, CONNECTION, {"online"}, self._recovery(drive))
         self._expected -= rows.keys()
+
+    async def _seen(self, drive: Drive, rows: dict[str, Row]) -> None:
+        """Wait until alarms are there, and look whether people see others."""
+        began = time.monotonic()
+        await asyncio.gather(*(self._raised(drive, *item, began) for item in rows.items()))
+        await asyncio.sleep(self._polls(1, *drive.devices) - self._grace)
+        for alarm in self._active() - self._expected - self._before:
+            rows[drive.alarms[0]].note(f"{alarm} is shown as well", right=False)
+
+    async def _away(self) -> None:
+        """Let emulated servers be away: one row for each, which explains its devices."""
+        rows = {alarm: Row(alarm) for alarm in self._with_servers}
+        if not rows:
+            return
+        servers = sorted({self._server_of[alarm.partition(".")[0]] for alarm in rows})
+        statuses = [f"{server}.{STATUS}" for server in servers]
+        self.rows += rows.values()
+        self._tell(f"servers that are away: {', '.join(servers)}")
+        devices = {alarm.partition(".")[0] for alarm in (*rows, *statuses)}
+        drive = Drive(Rehearsal(), devices, list(dict.fromkeys((*rows, *statuses))))
+        self._expected |= {*statuses}
+        longest = max(self._rules.of(alarm).delay for alarm in drive.alarms)
+        away = longest + POLLS * max(map(self._rules.poll_s, devices)) + AWAY_S
+        await self.bench.send_away(servers, away)
+        await self._seen(drive, rows)
+        for alarm in statuses:
+            if not await self.bench.acknowledge(alarm, self._polls(POLLS, *devices)):
+                rows[drive.alarms[0]].note(f"{alarm} is not acknowledged", right=False)
+        await self._over(drive, rows, away)
 
     def _active(self) -> set[str]:
         """Return the alarms that people see and have not acknowledged."""
@@ -260,6 +299,7 @@ class Drill:
         """Wait until an alarm is active, and look whether people see it or its cause."""
         bench, rule = self.bench, self._rules.of(alarm)
         within = rule.delay + self._polls(POLLS, alarm.partition(".")[0], *drive.devices)
+        within += drive.rehearsal.takes
         if rule.setpoint:  # until then it is taken for one that approaches its setpoint
             within += SHRINKS_S
         cause = self._causes.cause(alarm, drive.alarms.__contains__)
@@ -271,9 +311,8 @@ class Drill:
             return record["cause"] == cause if cause else is_shown(record)
 
         came = await bench.until(judged, within)
-        record = bench.records.get(alarm, {"state": "normal", "suppressed": None})
         if not came:
-            why = record["suppressed"] or record["state"]
+            why = bench.why_unseen(alarm)
             row.note(f"no row after {within:.0f} s, it is {why}", right=False)
             return
         row.note(f"alarm after {time.monotonic() - began:.1f} s")
@@ -282,11 +321,11 @@ class Drill:
     def _recovery(self, drive: Drive) -> float:
         return self._polls(RECOVER_POLLS, *drive.devices)
 
-    async def _over(self, drive: Drive, rows: dict[str, Row]) -> None:
-        """Wait until alarms are over: at once if they are hidden, for their cause is judged."""
+    async def _over(self, drive: Drive, rows: dict[str, Row], still: float = 0.0) -> None:
+        """Wait until alarms are over, whose cause may last ``still`` so many seconds."""
         for alarm, row in rows.items():
             rule = self._rules.of(alarm)
-            within = rule.off_delay + self._recovery(drive)
+            within = still + rule.off_delay + self._recovery(drive)
             gone = await self.bench.until(
                 partial(self.bench.is_in, alarm, AlarmState.NORMAL), within
             )
@@ -294,9 +333,51 @@ class Drill:
 
     def _polls(self, number: int, *devices: str) -> float:
         """Return the longest time (s) that a number of polls of some devices takes."""
-        return number * self.bench.polls(*devices) + self._grace
+        return number * max(map(self._rules.poll_s, devices)) + self._grace
 
     # --- interlocks -------------------------------------------------------------------------
+
+    def _rounds(self, locks: list[Rehearsed]) -> Iterator[list[list[Rehearsed]]]:
+        """Yield the interlocks by name, those together that do not disturb each other."""
+        groups: dict[str, list[Rehearsed]] = {}
+        for one in sorted(locks, key=lambda one: one.lock.during):
+            groups.setdefault(one.lock.name, []).append(one)
+        while groups:
+            together: list[str] = []
+            for name, group in groups.items():
+                others = [groups[other] for other in together]
+                if not any(self._disturbs(group, o) or self._disturbs(o, group) for o in others):
+                    together.append(name)
+            yield [groups.pop(name) for name in together]
+
+    def _disturbs(self, some: list[Rehearsed], others: list[Rehearsed]) -> bool:
+        """Return whether to rehearse some interlocks changes what others depend on."""
+        driven = {condition.device for one in some for condition in one.lock.unless}
+        for one in some:
+            first, *rest = one.lock.when or (None,)
+            driven |= {first.device} if first else set()
+            driven |= {each.device for each in rest if each and not self._is_met(each)}
+        used = {device for one in others for device in self._used(one)}
+        acts = {act.device for one in some for act in one.lock.then}
+        # An act comes after ``during``: what has tripped by then is not disturbed by it.
+        is_late = some[0].lock.during > others[0].lock.during
+        return bool((driven if is_late else driven | acts) & used)
+
+    def _used(self, one: Rehearsed) -> Iterator[str]:
+        """Yield the devices on which the rehearsal of an interlock depends."""
+        yield from (condition.device for condition in one.lock.conditions)
+        for device, _ in one.lock.refuse:
+            yield from (device, *self.bench.devices[device].sources())
+
+    def _is_met(self, condition: Condition) -> bool:
+        value = self.bench.value(condition)
+        return value is not None and condition.is_met(value)
+
+    async def _locked(self, group: list[Rehearsed]) -> None:
+        """Rehearse the interlocks of one name."""
+        self._tell(f"interlock {group[0].lock.name} of {', '.join(one.device for one in group)}")
+        self.rows += [one.row for one in group]
+        await (self._trips(group) if group[0].lock.when else self._permissives(group))
 
     async def _permissives(self, locks: list[Rehearsed]) -> None:
         for controls, several in self._unproven(locks):
@@ -405,8 +486,7 @@ class Drill:
         """Return the controls that make a trip's conditions true; note if there are none."""
         needed: Controls = {}
         for condition in one.lock.when:
-            value = self.bench.value(condition)
-            if value is not None and condition.is_met(value):
+            if self._is_met(condition):
                 continue
             controls = self.bench.drive(condition.device, condition.path[0], condition.side)
             if controls is None:
@@ -433,7 +513,8 @@ class Drill:
         row.note("alarm" if said else "no alarm", right=said)
         within = self._rules.of(one.full_name).delay + self._polls(POLLS, one.device)
         shown = await bench.until(lambda: one.full_name in self._active(), within)
-        row.note("shown" if shown else f"no row after {within:.0f} s", right=shown)
+        why = f"no row after {within:.0f} s, it is {bench.why_unseen(one.full_name)}"
+        row.note("shown" if shown else why, right=shown)
         for act in lock.then:
             within = lock.within + self._polls(POLLS, act.device)
             verified = await bench.alarmed(one.device, lock.name, ": verified.", within)
@@ -514,5 +595,5 @@ def as_text(rows: list[Row], began: float, took: float, version: str) -> str:
     wrong = sum(row.right is False for row in rows)
     undriven = sum(row.right is None for row in rows)
     title = f"Drill of {iso_from_s(began)}, hcam_devices {version}, {took:.0f} s"
-    end = f"{count(len(rows), 'row')}, {wrong} wrong, {undriven} that no simulator can bring about"
+    end = f"{count(len(rows), 'row')}, {wrong} wrong, {undriven} that cannot be driven"
     return "\n".join([title, "", *map(str, rows), "", end])

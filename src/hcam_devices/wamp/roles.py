@@ -229,6 +229,7 @@ class _Declarations:
         rules = [
             *_rules("register", [uris.journal(server, "")]),
             *_rules("register", (uris.rpc(server, name) for name in SERVER_PROCEDURES)),
+            *_rules("register", [uris.rpc(server, "simulate")]),  # for engineers only
             *_rules("register", map(uris.rpc, names)),
             *_rules("publish", [*topics, uris.changes(server)]),
             *_rules("publish", (uris.wire(entry.name) for entry in entries)),

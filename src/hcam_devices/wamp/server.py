@@ -32,6 +32,7 @@ from ..journal import Journal
 from ..names import did_you_mean
 from . import uris
 from .about import about
+from .absence import Absence
 from .agent import MAX_BYTES, SET_UP_WITHIN, Agent
 from .changes import MIN_DEVICES, ServerChanges
 from .described import MAX_DEVICES, packed
@@ -103,6 +104,7 @@ class Server:
         self._presented: set[str] = set()
         self._all_presented = asyncio.Event()
         self._commit = ""
+        self._absence = Absence()
 
     async def run(self) -> None:
         """Present the devices. Raise AlreadyRunningError if another process has one, or the name.
@@ -138,6 +140,7 @@ class Server:
                         self._working = tasks.create_task(self._work(agents, journal))
 
                 async def announce(session: Session) -> None:
+                    await self._absence.over()
                     await self._announce(JournalService(journal), session)
                     self.changes.begin(session)
                     work()
@@ -249,6 +252,9 @@ class Server:
                 await service.register(session, self.name, self._displaced)
                 await session.claim(self._about, uris.rpc(self.name, "about"))
                 await session.claim(self._devices, uris.rpc(self.name, "devices"))
+                if self.emulate:
+                    self._absence.end = session.end
+                    await session.claim(self._absence.simulate, uris.rpc(self.name, "simulate"))
                 break
             except NameTakenError as error:
                 await self._wait_for(error.holder)
