@@ -96,20 +96,24 @@ def kill(net: Net) -> None:
     net.before |= {name: net.last(name) for name in NAMES}
 
 
+def as_fresh(net: Net, text: str) -> Net:
+    """Start a CCD head with this instrument file, whose interlocks are armed."""
+    if net.server is not None:
+        kill(net)
+    else:
+        net.start_router()
+    for file in (net.home / "simulated" / "interlocks").glob("*"):
+        file.unlink()
+    (net.home / "site.toml").write_text(text)
+    start(net)
+    net.wait_for_devices(*NAMES)
+    until(lambda: net.newest("ccd1")["temperature"] and not net.newest("ccd1")["alarms"])
+    return net
+
+
 @pytest.fixture
 def site(own: Net) -> Net:
-    """A CCD head whose interlocks are armed, as after a fresh start."""
-    if own.server is not None:
-        kill(own)
-    else:
-        own.start_router()
-    for file in (own.home / "simulated" / "interlocks").glob("*"):
-        file.unlink()
-    (own.home / "site.toml").write_text(SITE + HOPELESS)
-    start(own)
-    own.wait_for_devices(*NAMES)
-    until(lambda: own.newest("ccd1")["temperature"] and not own.newest("ccd1")["alarms"])
-    return own
+    return as_fresh(own, SITE + HOPELESS)
 
 
 def state(name: str = "coolant") -> str:
@@ -266,13 +270,9 @@ def kill_alarms(net: Net) -> None:
 
 
 @pytest.fixture
-def quiet(site: Net) -> Iterator[Net]:
-    """The same with hwalarm, and without an alarm."""
-    (site.home / "site.toml").write_text(SITE)
-    kill(site)
-    start(site)
-    site.wait_for_devices(*NAMES)
-    until(lambda: not site.newest("ccd1")["alarms"])
+def quiet(own: Net) -> Iterator[Net]:
+    """The same without the interlock that does not help, with hwalarm, and without an alarm."""
+    site = as_fresh(own, SITE)
     start_alarms(site)
     try:
         yield site

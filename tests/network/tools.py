@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -47,19 +47,25 @@ def spent() -> float:
     return time.thread_time() + ended.ru_utime + ended.ru_stime
 
 
-def pause(began: float) -> float:
-    """Return how long to wait until the next look, so that looking takes a fifth of a processor."""
-    return min(max(0.02, 4 * (spent() - began)), 1.0)
+def pauses() -> Iterator[float]:
+    """Yield how long to wait before each next look at something.
+
+    Looking takes at most a tenth of a processor. What has taken long is looked at less often, since
+    each look is work for other programs, too.
+    """
+    start, began = time.monotonic(), spent()
+    while True:
+        waited = time.monotonic() - start
+        assert waited < PATIENCE, f"waited {PATIENCE:g} s in vain"
+        yield max(0.02, min(9 * (spent() - began), 2.0), min(waited / 10, 0.5))
+        began = spent()
 
 
 def until(condition: Callable[[], T]) -> T:
     """Wait until a condition is true."""
-    end = time.monotonic() + PATIENCE
-    began = spent()
+    wait = pauses()
     while not (result := condition()):
-        assert time.monotonic() < end, f"waited {PATIENCE:g} s in vain"
-        time.sleep(pause(began))
-        began = spent()
+        time.sleep(next(wait))
     return result
 
 
@@ -89,12 +95,9 @@ def living(home: Path, name: str = "") -> list[psutil.Process]:
 
 async def soon(condition: Callable[[], Awaitable[T]]) -> T:
     """Wait until a condition is true, without holding up the loop."""
-    end = time.monotonic() + PATIENCE
-    began = spent()
-    while not (result := await condition()):
-        assert time.monotonic() < end, f"waited {PATIENCE:g} s in vain"
-        await asyncio.sleep(pause(began))
-        began = spent()
+    wait = pauses()
+    while not (result := await condition()):  # noqa: ASYNC110  (it happens elsewhere)
+        await asyncio.sleep(next(wait))
     return result
 
 
