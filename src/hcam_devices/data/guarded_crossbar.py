@@ -28,11 +28,14 @@ from autobahn.wamp.cryptosign import CryptosignKey  # noqa: E402
 from crossbar import personality  # noqa: E402
 from crossbar.common.twisted.endpoint import MaxConnectionsFactory  # noqa: E402
 from crossbar.node.node import Node  # noqa: E402
+from crossbar.router import broker as crossbar_broker  # noqa: E402
+from crossbar.router import role as crossbar_role  # noqa: E402
 from crossbar.router import router as crossbar_router  # noqa: E402
 from crossbar.router import session as crossbar_session  # noqa: E402
 from crossbar.router.auth.pending import PendingAuth  # noqa: E402
 from crossbar.router.broker import Broker  # noqa: E402
 from crossbar.router.router import Router, RouterFactory  # noqa: E402
+from crossbar.router.session import RouterSession  # noqa: E402
 from crossbar.worker import router as crossbar_worker  # noqa: E402
 from crossbar.worker.router import RouterController  # noqa: E402
 from nacl.signing import SigningKey  # noqa: E402
@@ -103,6 +106,17 @@ class Retained:
         return len(self.sizes) > MAX_RETAINED or self.total > MAX_RETAINED_BYTES
 
 
+class Rules(dict[str, Any]):
+    """The rules of a role by URI. Crossbar's have a node for each character, 2 kB a rule."""
+
+    def longest_prefix_value(self, uri: str) -> Any:
+        """Return the rule of the longest URI with which this one begins. Raise KeyError."""
+        for end in range(len(uri), -1, -1):
+            if rule := self.get(uri[:end]):
+                return rule
+        raise KeyError(uri)
+
+
 class GuardedBroker(Broker):  # type: ignore[misc]
     """Deletes a client's retained events, except testaments, when it leaves."""
 
@@ -125,10 +139,8 @@ class GuardedBroker(Broker):  # type: ignore[misc]
         return result
 
     def _note(self, session: Any, publish: Any) -> None:
-        # The sessions of HTTP have no testaments.
-        testaments = getattr(session, "_testaments", {})
-        left = [testament for scope in testaments.values() for testament in scope]
-        if self._router.realm == REPLAY or any(publish is testament for testament in left):
+        # What a session publishes while it leaves are its testaments.
+        if self._router.realm == REPLAY or getattr(session, "leaves", False):
             owner = self.kept
         else:
             owner = self.retained.setdefault(session, Retained())
@@ -198,6 +210,10 @@ class GuardedRouterController(RouterController):  # type: ignore[misc]
         click.style = lambda text, **_: text
         for module in (crossbar_router, crossbar_session, crossbar_worker):
             module.pformat = repr
+        for module in (crossbar_router, crossbar_broker):
+            module.hlid = module.hltype = module.hlval = lambda value, **_: value
+        crossbar_role.StringTrie = Rules
+        RouterSession.onLeave = _leaving(RouterSession.onLeave)
         PendingAuth._accept = limits.accepting(PendingAuth._accept, self)
         MaxConnectionsFactory.buildProtocol = _making_room(MaxConnectionsFactory.buildProtocol)
         self.without_session: dict[Any, float] = {}
@@ -241,6 +257,16 @@ class GuardedRouterController(RouterController):  # type: ignore[misc]
                 return
             yield connection, f"all clients together have left {total / 2**20:.0f} MiB unread"
             total -= unsent[connection]
+
+
+def _leaving(on_leave: Any) -> Any:
+    """Return an ``onLeave`` that notes on a session that it leaves."""
+
+    def noted(session: Any, details: Any) -> Any:
+        session.leaves = True
+        return on_leave(session, details)
+
+    return noted
 
 
 def _close(connection: Any, reason: str) -> None:
