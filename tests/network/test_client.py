@@ -267,6 +267,13 @@ def test_the_import_is_light(net: Net) -> None:
     heavy = {"asyncio", "astropy", "autobahn", "numpy", "pydantic", "cryptography", "cbor2"}
     assert "hcam_devices.client" in said
     assert heavy & {*said} == set()
+    said = script(net, "connect().open(); import sys; print(*sys.modules)").split()
+    assert {
+        "pydantic",
+        "astropy",
+        "hcam_devices.core",
+        "hcam_devices.config.instrument",
+    }.isdisjoint(said)
 
 
 def test_a_script_that_closes_nothing_ends_cleanly(net: Net) -> None:

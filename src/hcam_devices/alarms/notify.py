@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeAlias
 from urllib.error import HTTPError, URLError
 
 from ..config.tables import Notify
-from ..core.backoff import Backoff
+from ..host.backoff import Backoff
 from ..host.installation import install_extra
 from ..wamp.router import with_parent_death_signal
 from .news import Message

@@ -12,9 +12,9 @@ from typing import BinaryIO
 
 from .. import HcamError
 from ..config.instrument import COMMON, Instrument, command_of
-from ..core.backoff import Backoff
 from ..errors import RouterError
 from ..host import output, rotation, surroundings
+from ..host.backoff import Backoff
 from ..host.home import exclusive, home
 from ..host.installation import program, this_program
 from ..host.machine import why_elsewhere

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_origin, get_type_hints
 
 from ..errors import LINK_LOST, OfflineError, RefusedError
-from .backoff import Backoff
+from ..host.backoff import Backoff
 from .fields import Procedure, Readback, Setpoint, Value
 from .link import IT_SAID, Seconds, Tcp
 from .part import Alarm, Part, Reading

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias, TypeGuard, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, validate_call
 
-from .threads import in_own_thread
+from ..host.threads import in_own_thread
 
 Value: TypeAlias = float | int | str | bool
 Range: TypeAlias = tuple[float, float]

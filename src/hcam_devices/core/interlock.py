@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 from pydantic import Field
 
 from ..errors import NotAllowedError
+from ..host.threads import in_own_thread
 from .condition import Declared, Watch
 from .fields import Procedure, Setpoint, is_number, rpc
 from .part import Alarm, Part
-from .threads import in_own_thread
 
 if TYPE_CHECKING:
     from .device import Device, Sample

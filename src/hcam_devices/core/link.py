@@ -10,17 +10,16 @@ instead. The hardware refused (RefusedError): the link stays open. The value can
 import asyncio
 import importlib
 import re
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import Annotated, Any, Protocol, TypeAlias, TypeVar
 
 from pydantic import Field
 
 from ..errors import ProtocolError, RefusedError
-from . import threads
+from ..host.addresses import addresses_of, first_reached
+from ..host.deadline import Deadline, patience
 
 Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
 Seconds: TypeAlias = Annotated[float, Field(gt=0, le=86400, json_schema_extra={"unit": "s"})]
@@ -35,36 +34,8 @@ IT_SAID = "; it said "
 """The beginning of the quotation in an error."""
 UNASKED = object()
 """Stands for the answer in a frame that does not answer the request."""
-MIN_TURNS = 30
-"""Let the loop turn this many times before a deadline, however late it is. An answer of a simulator
-in this process takes about five turns, a session with the router about twenty."""
 Trace: TypeAlias = Callable[[str, bytes, str], None]
 T = TypeVar("T")
-
-
-async def addresses_of(host: str, within: float) -> list[str]:
-    """Return the IP addresses of a host, in the order in which to try them.
-
-    Raises OSError, with the host, if it has none, or (TimeoutError) if the name servers do not
-    answer ``within`` that many seconds.
-    """
-    with suppress(ValueError):
-        return [str(ip_address(host))]
-    names = f"the name servers, asked for {host},"
-    question = socket.getaddrinfo, host, None, 0, socket.SOCK_STREAM
-    try:
-        found = await threads.ask(names, *question, within=within)
-    except socket.gaierror as error:
-        raise socket.gaierror(error.errno, f"no address of {host}: {error.strerror}") from None
-    return list(dict.fromkeys(str(place[0]) for *_, place in found))
-
-
-async def first_reached(addresses: list[str], attempt: Callable[[str], Awaitable[T]]) -> T:
-    """Return what ``attempt`` returns for the first address that can be reached; raises OSError."""
-    for address in addresses[:-1]:
-        with suppress(OSError):
-            return await attempt(address)
-    return await attempt(addresses[-1])
 
 
 class Codec(Protocol):
@@ -138,45 +109,6 @@ class Exactly:
         return frame
 
 
-class _Deadline:
-    """Calls ``expire`` after some seconds in which this process was able to read answers.
-
-    The second half of the time is waited for in steps, and a step that ends late counts as one. So
-    when a process was stopped, or its loop was busy, the loop still turns MIN_TURNS times before
-    the deadline. Most answers come in the first half, which costs one timer.
-    """
-
-    def __init__(self, seconds: float, expire: Callable[[], object]) -> None:
-        self._step, self._steps_left, self._expire = seconds / 2 / MIN_TURNS, MIN_TURNS, expire
-        self._loop = asyncio.get_running_loop()
-        self.expired = False
-        self._timer = self._loop.call_later(seconds / 2, self._end_step)
-
-    def _end_step(self) -> None:
-        if self._steps_left:
-            self._steps_left -= 1
-            self._timer = self._loop.call_later(self._step, self._end_step)
-        else:
-            self.expired = True
-            self._expire()
-
-    def cancel(self) -> None:
-        """Stop the timer, so that ``expire`` is not called."""
-        self._timer.cancel()
-
-
-@asynccontextmanager
-async def patience(seconds: float) -> AsyncIterator[None]:
-    """Act as ``asyncio.timeout``, but allow more time while this process is stopped or busy."""
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(None) as timeout:
-        deadline = _Deadline(seconds, lambda: timeout.reschedule(loop.time()))
-        try:
-            yield
-        finally:
-            deadline.cancel()
-
-
 class _Stream(asyncio.Protocol):
     """The unread bytes of one connection, and ``lost``, which raises the reason for its end.
 
@@ -233,7 +165,7 @@ class _Stream(asyncio.Protocol):
         if self._arrival and not self._arrival.done():
             self._arrival.set_result(None)
 
-    async def more(self, deadline: _Deadline | None = None) -> None:
+    async def more(self, deadline: Deadline | None = None) -> None:
         """Wait for bytes. Raises the reason if the connection ends; TimeoutError if too late."""
         if self.lost.done():
             self.lost.result()
@@ -315,7 +247,7 @@ class _Wire(_Traced):
             request = codec.request(ref, value)  # in its turn: codecs may remember a request
             stream = self._require()
             stream.clear()  # late, doubled or unsolicited bytes
-            deadline = _Deadline(self.timeout, stream.wake)
+            deadline = Deadline(self.timeout, stream.wake)
             try:
                 stream.transport.write(request)
                 self._show(">", request, ref if value is None else f"{ref} = {value}")

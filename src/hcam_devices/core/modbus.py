@@ -9,7 +9,8 @@ from pymodbus.client import AsyncModbusTcpClient
 from pymodbus.exceptions import ModbusException
 
 from ..errors import RefusedError
-from .link import MAX_SKIPPED, Lasting, Port, Seconds, addresses_of, first_reached, quoted
+from ..host.addresses import addresses_of, first_reached
+from .link import MAX_SKIPPED, Lasting, Port, Seconds, quoted
 
 EXCEPTIONS = {
     1: "illegal function",

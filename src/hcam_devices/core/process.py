@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from ..errors import ProtocolError, RefusedError
-from . import threads
+from ..host import threads
 from .link import MAX_UNREAD, Lasting, Seconds, quoted
 
 T = TypeVar("T")

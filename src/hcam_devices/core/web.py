@@ -9,17 +9,9 @@ from urllib.parse import quote, unquote
 import h11
 
 from ..errors import ProtocolError
+from ..host.addresses import addresses_of, first_reached
 from ..host.http import Answer, Exchange
-from .link import (
-    MAX_SKIPPED,
-    MAX_UNREAD,
-    Lasting,
-    Port,
-    Seconds,
-    addresses_of,
-    first_reached,
-    quoted,
-)
+from .link import MAX_SKIPPED, MAX_UNREAD, Lasting, Port, Seconds, quoted
 
 __all__ = ["Answer", "Get", "Web", "path_of", "quoted_segment", "response"]
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, TypeAlias
 
-from ..core.backoff import Backoff
 from ..core.device import iso_from_s
 from ..core.part import Alarm
-from ..core.threads import ask
+from ..host.backoff import Backoff
+from ..host.threads import ask
 from ..journal.ranges import SampleRange, SampleRanges
 from .stores import AwayError
 from .stores.files import connect, copied_file, differs, sync, trying

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 
 from ..config.instrument import LOGGER
 from ..core.fields import shorten
-from ..core.threads import ask
+from ..host.threads import ask
 from ..journal import KEEP, Journal
 from ..journal.commands import commands_of, device_of
 from ..journal.digest import SIZE

@@ -25,7 +25,7 @@ from ..journal.records import Record, record_of
 from ..wamp import uris
 from ..wamp.owner import Owners
 from ..wamp.session import Session
-from ..wamp.sources import is_testament
+from ..wamp.stream import is_testament
 from .journals import NO_ANSWER, Journals
 from .replicator import Replicator
 

@@ -23,9 +23,9 @@ from ..config.instrument import LOGGER, Entry, Instrument
 from ..config.stores import Embedded, Folder, InfluxDB, StoreSettings, place
 from ..core.fields import Procedure, Readback, Value, rpc
 from ..core.part import Alarm
-from ..core.threads import ask, in_own_thread
 from ..errors import NotAllowedError
 from ..host.home import exclusive, home
+from ..host.threads import ask, in_own_thread
 from ..journal import DAY_S, Journal
 from ..journal.notebook import Lost
 from ..journal.points import night_bounds, night_named, night_of

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 from autobahn.wamp.exception import ApplicationError
 
-from ..core.backoff import Backoff
 from ..core.device import iso_from_s
 from ..core.part import Alarm
+from ..host.backoff import Backoff
 from ..journal import DAY_S
 from ..journal.ranges import SampleRange, SampleRanges
 from ..journal.records import Record

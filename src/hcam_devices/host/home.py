@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,6 +87,12 @@ class AlreadyRunningError(HcamError):
     """Another process with the same home holds a lock that this process needs."""
 
 
+def _unwritable() -> tuple[type[Exception], ...]:
+    import sqlite3  # noqa: PLC0415  (hcam call does not need it)
+
+    return OSError, sqlite3.Error
+
+
 @contextmanager
 def writable_or_explain(path: Path) -> Iterator[None]:
     """Raise HcamError, which says what to do, if the file at ``path`` cannot be opened or written.
@@ -96,7 +101,7 @@ def writable_or_explain(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, sqlite3.Error) as error:
+    except _unwritable() as error:
         if isinstance(error, OSError) and error.errno in NO_MORE_FILES:
             raise
         raise HcamError(

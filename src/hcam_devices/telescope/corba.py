@@ -22,10 +22,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..core import threads
 from ..core.fields import is_number
-from ..core.link import MAX_SKIPPED, Lasting, Port, Seconds, addresses_of, quoted
+from ..core.link import MAX_SKIPPED, Lasting, Port, Seconds, quoted
 from ..errors import LINK_LOST, OutcomeUnknownError, ProtocolError, RefusedError
+from ..host import threads
+from ..host.addresses import addresses_of
 from .interface import (
     HOW_TO_TYPE,
     READABLE,

@@ -24,7 +24,8 @@ from typing import BinaryIO
 import psutil
 from asyncinotify import Inotify, Mask
 
-from ..core import runs, threads
+from ..core import runs
+from ..host import threads
 
 LOCAL = {"btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "tmpfs", "xfs", "zfs"}
 """File systems that report every change, because no other machine writes to them."""

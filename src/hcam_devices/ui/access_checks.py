@@ -17,9 +17,9 @@ from cryptography import x509
 from ..config.instrument import Instrument, line_of
 from ..config.router import EVERY_NETWORK
 from ..config.stores import InfluxDB
-from ..core.link import addresses_of
-from ..core.threads import in_own_thread
+from ..host.addresses import addresses_of
 from ..host.installation import LOCK, installed_router, router_folders, this_program
+from ..host.threads import in_own_thread
 from ..wamp import access, roles
 from ..wamp import certificates as pki
 from ..wamp.legacy import PORT

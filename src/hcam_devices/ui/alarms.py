@@ -16,7 +16,7 @@ from ..errors import InvalidArgumentError, NoSuchProcedureError
 from ..names import did_you_mean
 from ..wamp import uris, utils
 from ..wamp.session import Session, keep_joined
-from ..wamp.sources import is_testament
+from ..wamp.stream import is_testament
 from ..wamp.uris import Address
 from .commands import typed
 from .troubles import count, short

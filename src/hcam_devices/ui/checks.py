@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ..config.instrument import COMMON, Entry, Instrument, command_of, line_of
-from ..core.link import Serial, addresses_of
-from ..core.threads import in_own_thread
+from ..core.link import Serial
+from ..host.addresses import addresses_of
 from ..host.clock import clock_is_disciplined
 from ..host.installation import commit, this_program
 from ..host.machine import why_elsewhere
+from ..host.threads import in_own_thread
 from ..wamp.about import About
 from ..wamp.uris import Address
 from .troubles import count, some

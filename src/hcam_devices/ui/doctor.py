@@ -15,9 +15,9 @@ from pydantic import ValidationError
 
 from .. import HcamError
 from ..config.instrument import load
-from ..core.threads import ask
 from ..host.home import home
 from ..host.installation import this_program
+from ..host.threads import ask
 from ..wamp import uris
 from ..wamp.about import About
 from ..wamp.session import Session, join

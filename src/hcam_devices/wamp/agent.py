@@ -19,8 +19,8 @@ from pydantic import ValidationError
 
 from ..core.device import Device, Sample, iso_from_s
 from ..core.fields import CALLER, Procedure, Setpoint, is_number, sentence, shorten
-from ..core.link import patience
 from ..errors import NoSuchProcedureError, WampError, refusal, uri_of
+from ..host.deadline import patience
 from ..journal import Journal
 from ..names import did_you_mean, usage
 from . import uris

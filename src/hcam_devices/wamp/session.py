@@ -32,9 +32,10 @@ from autobahn.wamp.request import InvocationRequest
 from autobahn.wamp.serializer import CBORObjectSerializer, CBORSerializer
 from autobahn.wamp.types import CallDetails, ComponentConfig, RegisterOptions
 
-from ..core.backoff import Backoff
-from ..core.link import addresses_of, first_reached, patience
 from ..errors import NotAuthorizedError
+from ..host.addresses import addresses_of, first_reached
+from ..host.backoff import Backoff
+from ..host.deadline import patience
 from . import uris
 from .access import LOCAL, AccessError, Key, context_of, own_key, read_key, untrusted
 from .owner import TAKEN_ERRORS, NameTakenError, Owner

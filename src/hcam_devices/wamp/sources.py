@@ -22,6 +22,7 @@ from . import uris
 from .owner import Owners
 from .peers import call_device
 from .session import Session
+from .stream import is_testament
 
 log = logging.getLogger(__name__)
 
@@ -164,12 +165,3 @@ class RemoteSources:
                 name,
                 publisher,
             )
-
-
-def is_testament(sample: Any) -> bool:
-    """Return whether a sample is a testament of its device's server: it has no time."""
-    return (
-        isinstance(sample, dict)
-        and sample.get("seq", 0) is None
-        and sample.get("timestamp", 0) is None
-    )

@@ -195,3 +195,12 @@ def _following(place: Place, newest: Sample, epochs: list[str]) -> str | None:
     if later:
         return later[0]
     return None if newest["epoch"] in epochs else str(newest["epoch"])
+
+
+def is_testament(sample: Any) -> bool:
+    """Return whether a sample is a testament of its device's server: it has no time."""
+    return (
+        isinstance(sample, dict)
+        and sample.get("seq", 0) is None
+        and sample.get("timestamp", 0) is None
+    )

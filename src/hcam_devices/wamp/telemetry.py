@@ -17,7 +17,6 @@ from autobahn.wamp.exception import ApplicationError, SerializationError, Transp
 from autobahn.wamp.exception import Error as AutobahnError
 from autobahn.wamp.types import EventDetails, SubscribeOptions
 
-from ..core.threads import in_own_thread
 from ..errors import (
     InvalidArgumentError,
     NoSuchProcedureError,
@@ -28,6 +27,7 @@ from ..errors import (
     from_uri,
     refusal,
 )
+from ..host.threads import in_own_thread
 from . import uris
 from .access import own_key, read_key
 from .described import questions, unpacked
@@ -35,8 +35,7 @@ from .motion import is_later, progress
 from .overview import devices
 from .reading import Description
 from .session import JOIN_WITHIN, Session, join, keep_joined
-from .sources import is_testament
-from .stream import BUFFER, Sample, Stream
+from .stream import BUFFER, Sample, Stream, is_testament
 from .uris import Address
 from .utils import PRESENT_WITHIN, TIMEOUT, unreachable
 

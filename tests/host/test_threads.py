@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hcam_devices.core.fields import Setpoint
-from hcam_devices.core.threads import ask, in_own_thread
+from hcam_devices.host.threads import ask, in_own_thread
 
 from ..helpers import AT_MOST, until
 
@@ -117,7 +117,7 @@ async def test_what_the_work_raises_is_raised(error: Exception) -> None:
 
 PROGRAM = """
 import asyncio, sys
-from hcam_devices.core.threads import ask
+from hcam_devices.host.threads import ask
 
 async def main():
     try:

@@ -1,6 +1,6 @@
 """Pauses between attempts grow, and begin anew after a success."""
 
-from hcam_devices.core.backoff import Backoff
+from hcam_devices.host.backoff import Backoff
 
 
 def test_a_pause_doubles_up_to_the_longest_and_begins_anew_after_a_success() -> None:
