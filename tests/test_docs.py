@@ -22,6 +22,7 @@ from hcam_devices.wamp.agent import Agent
 
 from .devices.description import Description, stands_alone
 from .helpers import ENTRIES, living, online, records, sample_where
+from .packaging import new_user
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(\w+) (file|output)=(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -65,7 +66,14 @@ def run(folder: Path, *command: str) -> str:
 
 
 def test_every_block_of_code_is_run_by_this_file() -> None:
-    assert len(BLOCK.findall(PAGE)) == PAGE.count("\n```") // 2
+    typed = [block for block in new_user.blocks(PAGE) if not block.file]  # by docs/try
+    assert len(BLOCK.findall(PAGE)) + len(typed) == PAGE.count("\n```") // 2
+
+
+@pytest.mark.parametrize("name", new_user.TASKS)
+def test_a_new_user_finds_what_to_type(name: str) -> None:
+    text = new_user.section(*new_user.TASKS[name][1:])
+    assert any(block.commands() for block in new_user.blocks(text))
 
 
 def test_it_can_be_tried_raw(written: Path) -> None:

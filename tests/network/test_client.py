@@ -248,8 +248,9 @@ def test_a_key_file_is_given_or_found(net: Net, tmp_path: Path) -> None:
 
 def test_the_page_about_python_runs(net: Net) -> None:
     page = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
-    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == page.count("\n```") // 2
+    assert page.count("\n```sh\npython temperatures.py\n```\n") == 1
+    blocks = re.findall(r"^```python.*?\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) + 1 == page.count("\n```") // 2
     said = net.run(sys.executable, "-W", "error", "-c", "\n".join(blocks))
     assert "1e+09 pix is not within" in said
     assert re.search(r"^ccd5 -\d+\.\d+ deg_C$", said, re.MULTILINE)
