@@ -343,3 +343,12 @@ def test_a_position_that_is_unknown_does_not_hide_its_target() -> None:
     assert device.values()["position"] is None
     device.readings["target_position"] = Reading(5.0)
     assert device.values()["position"] == {"current": None, "target": {"value": 5.0, "unit": "pix"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("state", Readback()), ("alarms", Readback()), ("command", Setpoint())],
+)
+def test_a_field_may_not_replace_what_every_device_has(name: str, field: Readback) -> None:
+    with pytest.raises(TypeError, match=f"Dome.{name}: every device has something else"):
+        type("Dome", (Device,), {name: field})

@@ -36,6 +36,12 @@ MAX_LOGGED_REASONS = 10
 """Log at most this many different reasons of one outage: some quote what the hardware answered."""
 
 
+RESERVED = {"device", "seq", "epoch", "timestamp", "state", "alarms"}
+"""The entries that every sample has: no field may have one of these names."""
+TOPICS = {"telemetry", "wire", "command", "changed"}
+"""What every device publishes: no setpoint, whose name is a topic, may have one of these names."""
+
+
 class CallPeer(Protocol):
     """How a device calls another: its name, the procedure after ``rpc.``, and arguments.
 
@@ -143,6 +149,11 @@ class Device:
         cls.fields = cls.fields | {field.name: field for field in declared}
         for field in declared:
             _ = field.type  # raises TypeError now rather than when somebody asks for it
+            if field.name in (RESERVED | TOPICS if isinstance(field, Setpoint) else RESERVED):
+                raise TypeError(
+                    f"{cls.__name__}.{field.name}: every device has something else of that name in "
+                    "its telemetry or on the network: choose another name"
+                )
         for name, field in cls.fields.items():
             if isinstance(field, Setpoint):
                 readback = field.readback or name.removeprefix("target_")
