@@ -167,6 +167,7 @@ class EmbeddedStore:
         new = numbers_of(records) - self.stored
         if len(new) < len(records):
             records = [record for record in records if record[:3] in new]
+        records = sorted(records, key=operator.itemgetter(0))  # neighbours in the table
 
         def keep(db: sqlite3.Connection) -> None:
             db.executemany(
