@@ -41,7 +41,6 @@ def test_ranges_are_sets_of_numbers(ours: list[SampleRange], others: list[Sample
         (one & other, left & right),
         (one | other, left | right),
         (one.copy(), left),
-        (one.of({("ccd1", "a")}), {n for n in left if n[:2] == ("ccd1", "a")}),
     ):
         assert numbers(found) == expected
         assert len(found) == len(expected) == sum(part.samples for part in found.ranges())

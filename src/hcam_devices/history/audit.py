@@ -19,7 +19,7 @@ from ..journal import KEEP
 from ..journal.digest import NONE, SIZE
 from ..journal.notebook import Lost
 from ..journal.points import night_bounds, night_of
-from ..journal.ranges import SampleRange, SampleRanges
+from ..journal.ranges import SampleRange, SampleRanges, numbers_of
 from .stores import AwayError
 
 MAX_FINDINGS = 300
@@ -353,8 +353,7 @@ def _judge(
             verdict=", ".join(words) or ("acknowledged" if reader.uncounted else "complete"),
         )
     )
-    twice = SampleRanges(SampleRange(*sample, sample[2]) for sample in again)
-    named = ((altered, ALTERED), (unknown, UNKNOWN), (twice, TWICE))
+    named = ((altered, ALTERED), (unknown, UNKNOWN), (numbers_of(again), TWICE))
     found = [part._replace(reason=cause) for samples, cause in named for part in samples.ranges()]
     found += [gap for gap in gaps if gap.reason != COMING]
     room = MAX_FINDINGS - len(store.findings)

@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import closing, suppress
+from itertools import chain
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, TypeAlias
@@ -19,10 +20,9 @@ from ..core.device import iso_from_s
 from ..core.part import Alarm
 from ..host.backoff import Backoff
 from ..host.threads import ask
-from ..journal.ranges import SampleRange, SampleRanges
 from .stores import AwayError
 from .stores.files import connect, copied_file, differs, sync, trying
-from .stores.tonight import NAME, NIGHTS, stem
+from .stores.tonight import NAME, NIGHTS, entries, ranges_of, stem
 
 log = logging.getLogger(__name__)
 
@@ -46,24 +46,16 @@ Files: TypeAlias = dict[str, dict[str, Any]]
 def catalogue(source: Path) -> dict[str, Files]:
     """Return the closed files of an embedded store by night. Raises AwayError."""
     found: dict[str, Files] = defaultdict(dict)
-    query = "SELECT night, name, device, checksum, ranges, samples FROM file ORDER BY night, name"
     path = source / NAME
     with trying(path), closing(connect(path)) as db:
-        for night, name, device, checksum, ranges, samples in db.execute(query):
-            found[night][name] = {
-                "device": device,
-                "checksum": checksum,
-                "ranges": json.loads(ranges),
-                "samples": samples,
+        for entry in entries(db):
+            found[entry.night][entry.name] = {
+                "device": entry.device,
+                "checksum": entry.checksum,
+                "ranges": [[*part[1:4]] for part in entry.samples.ranges()],
+                "samples": entry.total,
             }
     return found
-
-
-def _ranges(files: Files) -> SampleRanges:
-    found = (
-        SampleRange(facts["device"], *part) for facts in files.values() for part in facts["ranges"]
-    )
-    return SampleRanges(found)
 
 
 class Copier:
@@ -185,7 +177,11 @@ class Copier:
                 {name: facts for name, facts in some.items() if facts["device"] == device}
                 for some in (before, files)
             )
-            more = len(_ranges(old) - _ranges(new))
+            has, had = (
+                ranges_of(device, chain(*(facts["ranges"] for facts in some.values())))
+                for some in (new, old)
+            )
+            more = len(had - has)
             self.more.pop(key := f"{night}/{stem(device)}", None)
             if more:  # the store was damaged, or is being repaired
                 self.more[key] = more

@@ -294,4 +294,4 @@ def lost_between(
         for settings in stores.values()
         for note in LostNotes(place(settings, home)).read()
     }
-    return [note for note in found.values() if start <= note.until and note.since < end]
+    return [note for note in found.values() if note.overlaps(start, end)]

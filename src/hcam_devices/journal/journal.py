@@ -445,11 +445,7 @@ class Journal:
     def _lost(self, device: str, start: float, end: float) -> list[Lost]:
         with self._lock:
             notes = [note for part in self._parts for note in part.lost.values()]
-        return [
-            note
-            for note in notes
-            if note.device == device and start <= note.until and note.since < end
-        ]
+        return [note for note in notes if note.device == device and note.overlaps(start, end)]
 
     def _oldest(self, device: str) -> float | None:
         every = chain(*self._ranges(device).values())

@@ -25,6 +25,10 @@ class Lost(NamedTuple):
     samples: int
     reason: str
 
+    def overlaps(self, start: float, end: float) -> bool:
+        """Return whether some may have come from ``start`` until before ``end`` (Unix times)."""
+        return start <= self.until and self.since < end
+
     def __str__(self) -> str:
         begin, end = time.gmtime(self.since), time.gmtime(self.until)
         return (

@@ -69,14 +69,6 @@ class SampleRanges:
         """The devices and epochs of which there are samples."""
         return set(self._spans)
 
-    def of(self, keys: Iterable[Key]) -> "SampleRanges":
-        """Return the samples of some devices and epochs."""
-        found = SampleRanges()
-        for key in keys:
-            if spans := self._spans.get(key):
-                found._spans[key] = [span.copy() for span in spans]
-        return found
-
     def newest(self, device: str, epoch: str) -> int:
         """Return the highest number of a device in an epoch; 0 if there is none."""
         spans = self._spans.get((device, epoch))
@@ -84,7 +76,9 @@ class SampleRanges:
 
     def copy(self) -> "SampleRanges":
         """Return another set with the same samples."""
-        return self.of(self._spans)
+        found = SampleRanges()
+        found._spans = {key: [span.copy() for span in self._spans[key]] for key in self._spans}
+        return found
 
     def explained(self, causes: Iterable[SampleRange]) -> list[SampleRange]:
         """Return these samples with the reason of the first cause that has them, or with none."""

@@ -172,11 +172,8 @@ class NightFiles:
         noted = LostNotes(self.folder)
         with trying(noted.path):
             notes = noted.read()
-        return [
-            note
-            for note in notes
-            if note.device == device and start <= note.until * 1000 and note.since * 1000 < end
-        ]
+        span = start / 1000, end / 1000
+        return [note for note in notes if note.device == device and note.overlaps(*span)]
 
     def downsampled(
         self, device: str, field: str, start: int, end: int, points: int
