@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
@@ -28,6 +29,23 @@ def why_not() -> str:
     return tried.stderr.strip()
 
 
+AWAIT = """
+import sys, time
+from hcam_devices.wamp import utils
+
+def is_online(name):
+    try:
+        state = utils.call(f"hipercam.{name}.rpc.telemetry")["state"]
+    except utils.WampError:
+        return False
+    return state["connection"] == "online"
+
+for name in sys.argv[1:]:
+    while not is_online(name):
+        time.sleep(0.2)
+"""
+
+
 class Host(Net):
     """A machine: a namespace with one address, a home, and the router at a loopback port."""
 
@@ -47,6 +65,7 @@ class Host(Net):
     def wait_until_online(self) -> None:
         """Wait until every device of the default instrument is on the network, and online."""
         every = len(INSTRUMENT.names)
+        self.run(sys.executable, "-c", AWAIT, *INSTRUMENT.names)  # one program, not one a look
         until(lambda: f"{every} of {every} devices" in self.hcam("status", code=None))
 
     def up(self, file: Path) -> subprocess.Popen[bytes]:

@@ -235,7 +235,8 @@ async def test_an_autoguider_with_a_key_precedes_one_of_realm1(
     dithers: list[Any] = []
     await program.register(lambda *dither: dithers.append(("realm1", *dither)), name)
     # As net.autoguider(), without the settings of this process.
-    net.hcam("access", "add", "autoguider", "--role", "device", "--server", "autoguider")
+    command = "access", "add", "autoguider", "--role", "device", "--server", "autoguider"
+    await asyncio.to_thread(net.hcam, *command)  # the sessions of this test answer pings meanwhile
     try:
         async with client(net.address, key=net.key("autoguider")) as ours:
             registered = name if match == "exact" else "hipercam.autoguider.rpc."
@@ -244,7 +245,7 @@ async def test_an_autoguider_with_a_key_precedes_one_of_realm1(
             await offset(name, 1.0, 2.0)
             assert dithers == [(1.0, 2.0)]
     finally:
-        net.hcam("access", "remove", "autoguider")
+        await asyncio.to_thread(net.hcam, "access", "remove", "autoguider")
 
     async def is_called_again() -> bool:
         await offset(name, 3.0, 4.0)

@@ -4,7 +4,6 @@ Crossbar starts the worker as another Python, which would import everything agai
 made before the controller's reactor runs, and waits until the controller starts its worker.
 """
 
-import gc
 import json
 import os
 import socket
@@ -39,7 +38,6 @@ def becomes_worker() -> bool:
 
     ``sys.argv`` then has the worker's arguments.
     """
-    gc.freeze()  # so that the two keep one copy in memory
     here, there = socket.socketpair()
     if pid := os.fork():
         there.close()

@@ -5,6 +5,7 @@ The Python of the router's environment, which has Crossbar but not this package,
 """
 
 import ctypes
+import gc
 import importlib
 import json
 import runpy
@@ -17,6 +18,7 @@ import absent  # noqa: F401  (before anything of Crossbar is imported)
 import crossbar
 import forked
 
+gc.disable()  # until main: modules are no garbage, and looking at them takes long
 crossbar._import_serializers_quietly()
 
 import click  # noqa: E402
@@ -471,6 +473,8 @@ class Personality(personality.Personality):  # type: ignore[misc]
 def main() -> None:
     """Run Crossbar's command line with this personality, or its worker."""
     sys.setrecursionlimit(MAX_RECURSION)
+    gc.freeze()  # so that the worker, a fork, keeps one copy of the modules with the controller
+    gc.enable()
     if "--worker" in sys.argv or forked.becomes_worker():
         runpy.run_module("crossbar.worker.main", run_name="__main__")
     else:
