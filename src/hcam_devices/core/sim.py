@@ -480,7 +480,7 @@ async def serve(sim: Simulator, port: int = 0) -> AsyncIterator[dict[str, Any]]:
     On a loopback port (``port``, or a free one), or on a pseudo-terminal if it is ``serial``.
     """
     if sim.serial:
-        async with serve_serial(sim) as place:
+        async with _serve_serial(sim) as place:
             yield place | sim.link_settings
         return
     running: set[asyncio.Task[None]] = set()
@@ -570,14 +570,13 @@ class _Terminal:
 
 
 @asynccontextmanager
-async def serve_serial(sim: Simulator, path: Path | None = None) -> AsyncIterator[dict[str, Any]]:
+async def _serve_serial(sim: Simulator) -> AsyncIterator[dict[str, Any]]:
     """Serve a simulator on a pseudo-terminal; yields the settings of a ``Serial`` link to it.
 
     Its name stays while it is unplugged (``refuse``) and plugged in again (``disconnect``).
     """
     with TemporaryDirectory(prefix="hcam-") as folder:
-        there = asyncio.Event()
-        path = path or Path(folder) / "port"
+        there, path = asyncio.Event(), Path(folder) / "port"
         plugging = asyncio.create_task(_keep_plugged(sim, path, there))
         try:
             await there.wait()
