@@ -191,7 +191,8 @@ async def test_a_command_goes_from_the_dialog_to_the_wire_and_back(
         await page.at("set:slide.target_position").click()
         form = page.at("confirm")
         go, number = form.locator("[data-go]"), form.locator("[name=target_position]")
-        for wrong, why in (("5000", "outside of"), ("five", "not a number")):
+        wrongs = {"5000": "outside of", "five": "not a number", "1,100": "without a comma"}
+        for wrong, why in wrongs.items():
             await number.fill(wrong)
             await expect(form).to_contain_text(why)
             await expect(go).to_be_disabled()

@@ -90,8 +90,8 @@ function parse(text, schema, name, required) {
     return undefined
   }
   if (kind.choices) return kind.choices.find((one) => String(one) === text)
-  if (kind.number) return number(text, kind.number, name)
-  if (kind.list) return text.split(/[\s,;]+/).filter(Boolean).map((part) => number(part, option(schema, "array").items ?? {}, name))
+  if (kind.number) return number(text, kind.number)
+  if (kind.list) return text.split(/[\s,;]+/).filter(Boolean).map((part) => number(part, option(schema, "array").items ?? {}))
   if (kind.file) {
     try {
       return JSON.parse(text)
@@ -104,7 +104,8 @@ function parse(text, schema, name, required) {
 
 const typed = (text) => { try { return JSON.parse(text) } catch { return text } }
 
-function number(text, schema, name) {
+function number(text, schema) {
+  if (/^[-−]?\d{1,3}(,\d{3})+$/.test(text.trim())) throw new Error(`${text} may be thousands or a fraction: write it without a comma`)
   const value = Number(text.replace("−", "-").replace(/^(-?\d+),(\d+)$/, "$1.$2"))
   const { minimum, maximum, exclusiveMinimum } = schema
   if (text.trim() === "" || !Number.isFinite(value)) throw new Error(`${text} is not a number`)
