@@ -157,7 +157,8 @@ async def floor_setpoint(session: Any, quantity: str = "setpoint", topic: str = 
 async def crowd(sessions: list[Any]) -> None:
     """Subscribe sessions to the telemetry of all devices, and drop what comes, pings excepted."""
     for session in sessions:
-        await session.subscribe(print, ALL_TELEMETRY, SubscribeOptions(match="wildcard"))
+        options = SubscribeOptions(match="wildcard")
+        await session.subscribe(lambda _: None, ALL_TELEMETRY, options)
         protocol = session._transport
         read = protocol.data_received
         protocol.data_received = lambda data, read=read: data[0] == PING and read(data)
