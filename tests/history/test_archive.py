@@ -33,8 +33,9 @@ from hcam_devices.history.archive import (
     span,
     text_from_ms,
 )
+from hcam_devices.history.figures import with_stores
 from hcam_devices.history.journals import Journals
-from hcam_devices.history.recorder import Recorder, recorder_of
+from hcam_devices.history.recorder import Recorder
 from hcam_devices.history.replicator import Replicator
 from hcam_devices.history.stores.line_protocol import LineStore
 from hcam_devices.history.stores.lost import LostNotes
@@ -725,7 +726,7 @@ def test_without_matplotlib_it_is_said_how_to_get_it(
 def recorder(stores: list[Any], folder: Path) -> Recorder:
     journals = Journals({})
     replicators = [Replicator(store, journals) for store in stores]
-    cls = recorder_of([store.name for store in stores])
+    cls = with_stores(Recorder, [store.name for store in stores])
     clock = Clock(NOW / 1000)
     settings = {one.name: one.settings for one in stores if isinstance(one, LineStore)}
     parts: dict[str, Any] = {"journals": journals, "folder": folder, "stores": settings}

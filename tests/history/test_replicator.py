@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from hcam_devices.config.stores import Embedded
 from hcam_devices.history import replicator as module
+from hcam_devices.history.figures import with_stores
 from hcam_devices.history.journals import Inventory, Journals
 from hcam_devices.history.listener import Listener
-from hcam_devices.history.recorder import Recorder, recorder_of
+from hcam_devices.history.recorder import Recorder
 from hcam_devices.history.replicator import Replicator
 from hcam_devices.history.stores import AwayError
 from hcam_devices.history.stores.lost import LostNotes
@@ -678,7 +679,7 @@ def recorder_in(folder: Path) -> tuple[Recorder, Replicator]:
     journals = ServedJournals(folder, {"hwserver": ["slide"]})
     replicator = Replicator(MemoryStore(), journals)
     settings = {"memory": Embedded(), "other": Embedded(folder="elsewhere")}
-    recorder = recorder_of(["memory"])(
+    recorder = with_stores(Recorder, ["memory"])(
         "recorder", replicators=[replicator], journals=journals, folder=folder, stores=settings
     )
     recorder.listener.owners.known["guider"] = None

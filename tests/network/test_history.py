@@ -19,8 +19,9 @@ import pytest
 from hcam_devices.core.device import iso_from_s
 from hcam_devices.history import archive
 from hcam_devices.history.archive import Remote
+from hcam_devices.history.figures import with_stores
 from hcam_devices.history.journals import Journals
-from hcam_devices.history.recorder import recorder_of
+from hcam_devices.history.recorder import Recorder
 from hcam_devices.history.replicator import Replicator
 from hcam_devices.history.stores.embedded import EmbeddedStore
 from hcam_devices.journal import Journal
@@ -73,7 +74,7 @@ async def recording(net: Net, store: EmbeddedStore, folder: Path) -> AsyncIterat
     """Present a recorder of the store on the network."""
     journals = Journals({})
     replicators = [Replicator(store, journals)]
-    device = recorder_of([store.name])(
+    device = with_stores(Recorder, [store.name])(
         "recorder", replicators=replicators, journals=journals, folder=folder, stores={}
     )
     journal = Journal(folder / "journal")

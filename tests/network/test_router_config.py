@@ -10,7 +10,8 @@ import pytest
 
 from hcam_devices.alarms.server import Alarms
 from hcam_devices.config.instrument import load
-from hcam_devices.history.recorder import recorder_of
+from hcam_devices.history.figures import with_stores
+from hcam_devices.history.recorder import Recorder
 from hcam_devices.wamp.presentation import overview
 from hcam_devices.wamp.router import as_text, configuration, panel, shipped
 
@@ -73,7 +74,7 @@ def test_the_router_says_which_instrument_it_is_of(net: Net) -> None:
     }
     for one in told["devices"][:-2]:
         assert instrument.entries[one["name"]].build().describe()["kind"] == one["kind"]
-    assert told["devices"][-2]["kind"] == recorder_of(instrument.stores).kind()
+    assert told["devices"][-2]["kind"] == with_stores(Recorder, instrument.stores).kind()
     assert told["devices"][-1]["kind"] == Alarms.kind()
 
 

@@ -28,8 +28,9 @@ from hcam_devices.core.device import Device, Sample, iso_from_s
 from hcam_devices.core.fields import Labels, Readback, Setpoint, Value
 from hcam_devices.core.link import Lasting
 from hcam_devices.core.part import Alarm
+from hcam_devices.history.figures import with_stores
 from hcam_devices.history.journals import Journals
-from hcam_devices.history.recorder import recorder_of
+from hcam_devices.history.recorder import Recorder
 from hcam_devices.history.replicator import Replicator
 from hcam_devices.history.stores.line_protocol import LineStore
 from hcam_devices.host.installation import install_extra
@@ -212,7 +213,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
             "stores": EXTENDED.stores,
         }
         parts |= {"journals": Journals({})} | FAST
-        recorder = recorder_of(EXTENDED.stores)("recorder", **parts)
+        recorder = with_stores(Recorder, EXTENDED.stores)("recorder", **parts)
         samples = [*asyncio.run(lived(recorder)), counted()]
         points = [record_of(one | {"epoch": "e", "seq": n}) for n, one in enumerate(samples, 1)]
         stores[0].write(stores[0].rows(points))

@@ -27,7 +27,7 @@ from .stores.http import Connection
 from .stores.ledger import read_notes
 from .stores.line_protocol import name_of, one_line
 from .stores.lost import LostNotes
-from .stores.tonight import DAY, NAME, NIGHTS, entries
+from .stores.tonight import DAY, NAME, NIGHTS, entries, gone_in
 
 MARGIN = 3_600_000
 """Look for samples this far (ms) outside the night, because noon may pass between a sample and its
@@ -104,8 +104,7 @@ class Nights:
     def _read(self, db: sqlite3.Connection) -> None:
         """Read the catalogue and the notes."""
         db.execute("BEGIN")
-        query = "SELECT device, epoch, first, last, reason FROM gone ORDER BY noticed"
-        self.gone = [SampleRange(*row) for row in db.execute(query)]
+        self.gone = gone_in(db)
         found = [part for part in self.gone if not part.reason.startswith(LOST)]
         for night, name, device, first, last, _, samples, *_ in entries(db):
             self._noted[device] += ((night, first, last, part) for part in samples.ranges())

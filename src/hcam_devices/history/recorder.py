@@ -10,7 +10,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import product
@@ -232,7 +232,7 @@ class Recorder(Figures):
         replicator = next(each for each in self.replicators if each.store.name == store)
         if name == "rate":
             return self._rate(store, replicator.written)
-        return float(getattr(replicator, name))  # lag, backlog, aside or gone, see ``recorder_of``
+        return float(getattr(replicator, name))  # lag, backlog, aside or gone, see ``with_stores``
 
     def _rate(self, name: str, count: int) -> float:
         now = time.monotonic()
@@ -334,14 +334,9 @@ class Recorder(Figures):
         return found
 
 
-def recorder_of(stores: Iterable[str], folders: Iterable[str] = ()) -> type[Recorder]:
-    """Return the class of the recorder, with the figures of some stores and folders of copies."""
-    return with_stores(Recorder, stores, folders)
-
-
 def recorder_for(stores: Mapping[str, StoreSettings]) -> type[Recorder]:
     """Return the class of the recorder of an instrument."""
-    return recorder_of(*names_of(stores))
+    return with_stores(Recorder, *names_of(stores))
 
 
 def entry_of(instrument: Instrument, **parts: Any) -> Entry:

@@ -19,7 +19,7 @@ from ..core.device import iso_from_s
 from ..core.part import Alarm
 from ..host.backoff import Backoff
 from ..journal import DAY_S
-from ..journal.ranges import SampleRange, SampleRanges
+from ..journal.ranges import SampleRange, SampleRanges, numbers_of
 from ..journal.records import Record
 from .journals import NO_ANSWER, Inventory, Journals
 from .stores import AwayError, Store
@@ -289,9 +289,7 @@ class Replicator:
     def backlog(self) -> int:
         """The number of samples, in journals or received, that the store does not have yet."""
         known = SampleRanges(SampleRange(*key, 1, last) for key, last in self._newest.items())
-        queued = SampleRanges(
-            SampleRange(*record[:3], record.seq) for record in (*self._live, *self._writing)
-        )
+        queued = numbers_of((*self._live, *self._writing))
         return len(known - self.store.stored - queued)
 
     @property

@@ -35,6 +35,7 @@ from .tonight import (
     device_of,
     due,
     entries,
+    gone_in,
     ranges_of,
 )
 
@@ -123,7 +124,7 @@ class EmbeddedStore:
             rows.add_numbers(device, epoch, map(operator.itemgetter(2), some))
         self._delete_rows(db, rows & files)
         self.stored = rows | files
-        for samples in self._notes(db):
+        for samples in gone_in(db):
             if not samples.reason.startswith(LOST):
                 self.stored.add(*samples[:4])
 
@@ -148,10 +149,6 @@ class EmbeddedStore:
                 files |= ranges
             else:
                 self._move(path, "has some samples of others" if facts else "cannot be read")
-
-    def _notes(self, db: sqlite3.Connection) -> list[SampleRange]:
-        query = "SELECT device, epoch, first, last, reason FROM gone ORDER BY noticed, rowid"
-        return [SampleRange(*row) for row in db.execute(query)]
 
     def _path(self, night: str, name: str) -> Path:
         return self.folder / NIGHTS / night / name
@@ -197,7 +194,7 @@ class EmbeddedStore:
 
     def gone(self) -> list[SampleRange]:
         """Return the lost samples, with reasons. Raises AwayError."""
-        notes = self._tonight.do(self._notes)
+        notes = self._tonight.do(gone_in)
         return [samples for samples in notes if not samples.reason.startswith((LOST, AGED))]
 
     def aside(self) -> int:

@@ -113,6 +113,12 @@ def entries(db: sqlite3.Connection, night: str = "") -> list[Entry]:
     ]
 
 
+def gone_in(db: sqlite3.Connection) -> list[SampleRange]:
+    """Return what is noted as gone, with reasons, in the order of the notes."""
+    query = "SELECT device, epoch, first, last, reason FROM gone ORDER BY noticed, rowid"
+    return [SampleRange(*row) for row in db.execute(query)]
+
+
 def ranges_of(device: str, found: Iterable[Sequence[Any]]) -> SampleRanges:
     """Return ranges as they are in the catalogue: epoch, first and last number."""
     return SampleRanges(SampleRange(device, *part) for part in found)
