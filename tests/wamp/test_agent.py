@@ -12,6 +12,8 @@ import pytest
 from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.serializer import CBORObjectSerializer, JsonObjectSerializer
 
+from hcam_devices import HcamError
+from hcam_devices.core import Device, rpc
 from hcam_devices.core.device import Sample
 from hcam_devices.journal import Journal
 from hcam_devices.wamp.agent import MAX_BYTES, Agent
@@ -192,3 +194,19 @@ async def test_a_sample_that_is_a_bug_keeps_no_other_device_from_publishing(
         assert router.said == ["begin", ("pressure2", 1), "end"]
         assert "pressure1: a sample was not taken" in caplog.text
         assert "not JSON serializable" in caplog.text
+
+
+class Recorder(Device):
+    """A device of a site whose command has the name of one that every device gets."""
+
+    @rpc()
+    async def samples(self) -> None:
+        """Take samples."""
+
+
+def test_a_command_with_the_name_of_one_of_every_device_is_told(tmp_path: Path) -> None:
+    with (
+        closing(Journal(tmp_path / "journal")) as journal,
+        pytest.raises(HcamError, match=r"Recorder has a command samples, .* another name"),
+    ):
+        Agent(Recorder("site", port=1), ("site",), journal)

@@ -17,6 +17,7 @@ from autobahn.wamp.exception import Error as AutobahnError
 from autobahn.wamp.types import SubscribeOptions
 from pydantic import ValidationError
 
+from .. import HcamError
 from ..core.device import Device, Sample, iso_from_s
 from ..core.fields import CALLER, Procedure, Setpoint, is_number, sentence, shorten
 from ..errors import NoSuchProcedureError, WampError, refusal, uri_of
@@ -60,7 +61,10 @@ OWN_PROCEDURES: dict[str, dict[str, Any]] = {
 
 
 class Agent:
-    """One device on the network, under its name and its aliases."""
+    """One device on the network, under its name and its aliases.
+
+    Raises HcamError if the device has a command of the name of one of OWN_PROCEDURES.
+    """
 
     def __init__(
         self,
@@ -82,8 +86,14 @@ class Agent:
             "exchange": self.exchange,
             **(more or {}),
         }
+        commands = device.procedures()
+        if taken := commands.keys() & OWN_PROCEDURES.keys():
+            raise HcamError(
+                f"{device.name}: {type(device).__name__} has a command {', '.join(sorted(taken))}, "
+                "and so has every device on the network: give it another name"
+            )
         self.procedures = {
-            **device.procedures(),
+            **commands,
             **{name: Procedure(call, **OWN_PROCEDURES[name]) for name, call in own.items()},
         }
         self._signatures = {
