@@ -55,7 +55,7 @@ AGAIN_AFTER_S = 5.0
 
 BLOCK = re.compile(r"^( *)```(\w+)([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 STAYS = re.compile(r"\bhcam (up|watch)\b")
-MAY_FAIL = re.compile(r"\bhcam (status|alarms|audit|doctor)\b")
+JUDGES = re.compile(r"\bhcam (status|alarms|audit|doctor)\b")
 """These end with status 1 if something is wrong with the instrument, as it may be."""
 RUNS = re.compile(rb"\x1b\[\?25l|Ctrl-C stops everything|-- ended: \d+\n")
 """What stays in the foreground has hidden the cursor, or says so."""
@@ -101,11 +101,6 @@ def blocks(text: str) -> Iterator[Block]:
         words = dict(word.split("=", 1) for word in more.split())
         if language == "sh" or "file" in words:
             yield Block(words.get("file", ""), words.get("on", ""), textwrap.dedent(body))
-
-
-def reading_s(text: str) -> float:
-    """Return how long it takes to read the prose of a text."""
-    return len(BLOCK.sub("", text).split()) / WORDS_PER_S
 
 
 def call(*command: str | Path) -> None:
@@ -294,7 +289,8 @@ class Task:
     def follow(self, text: str = "", on: str = "", but: str = "$^") -> None:
         """Read its page or a part of it, and do what is said, but not what contains a pattern."""
         text = text or self.text()
-        self.hands_s += len(BLOCK.sub("", text).split()) / WORDS_PER_S
+        prose = BLOCK.sub("", text)
+        self.hands_s += len(prose.split()) / WORDS_PER_S
         for block in blocks(text):
             for command in block.commands():
                 if not re.search(but, command):
@@ -308,7 +304,7 @@ class Task:
         if STAYS.search(command):
             status, said = terminal.leave(command)
         else:
-            tries = 12 if "hcam status" in command else 1 if MAY_FAIL.search(command) else 3
+            tries = 12 if "hcam status" in command else 1 if JUDGES.search(command) else 3
             for number in range(tries):
                 time.sleep(AGAIN_AFTER_S if number else 0)
                 status, said = terminal.type(command)
@@ -318,7 +314,7 @@ class Task:
         self.machine_s += seconds
         self.processors_s += spent() - before
         print(f"    {seconds:6.1f} s  {command.splitlines()[0]}", flush=True)
-        if "Traceback" in said or (status and not MAY_FAIL.search(command)):
+        if "Traceback" in said or status not in ((0, 1) if JUDGES.search(command) else (0,)):
             self.failed.append(f"$ {command}\n{said}(status {status})")
             print(self.failed[-1], flush=True)
 
