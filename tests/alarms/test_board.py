@@ -336,6 +336,27 @@ def test_a_deviation_that_grew_and_then_shrinks_is_hidden(bench: Bench) -> None:
     assert bench.events == ["raised", "suppressed"]
 
 
+def test_a_deviation_has_a_minute_to_turn_round_when_its_cause_is_over() -> None:
+    bench = Bench(entries=load().entries.values())
+
+    def hear(deviation: float, seconds: float, *alarms: dict[str, str]) -> None:
+        warning = {"field": "temperature", "severity": "WARN", "reason": "too warm"}
+        values: dict[str, Any] = {"temperature": deviation - 80.0, "setpoint": -80.0}
+        for _ in range(int(seconds / 2)):
+            bench.hear("ccd1", alarms=[*alarms, warning], **values)
+            bench.after(2)
+
+    off = {"field": "flow", "severity": "ERR", "reason": "no flow"}
+    for warmer in range(3, 9):
+        hear(warmer, 4, off)
+    assert bench["ccd1.temperature"].suppressed == "explained by ccd1.flow"
+    hear(9, 70)
+    assert bench["ccd1.flow"].state is S.RETURNED
+    assert bench["ccd1.temperature"].suppressed == "it approaches its setpoint"
+    hear(9, 20)
+    assert not bench["ccd1.temperature"].is_hidden
+
+
 def test_a_deviation_that_grows_is_raised(bench: Bench) -> None:
     for step in range(4):
         bench.now += 2

@@ -278,6 +278,8 @@ class Board:
         """Hide an alarm that a cause explains, and show it two polls after the cause is over."""
         judged, now = self._judge(record.alarm), self.steady()
         cause = self.causes.cause(record.alarm, self._lasts) or self._same_reason(record)
+        if record.cause and not cause and self.rules.of(record.alarm).setpoint:
+            judged.let_turn(now)
         shrinks = record.severity == "WARN" and judged.approaches(now)
         why = cause and f"explained by {cause}"
         if not why and shrinks and record.state is not S.RETURNED:

@@ -58,6 +58,10 @@ class Judged:
         elif deviation > self.smallest * (1 + GROWS_BY):
             self.smallest, self.shrunk_at = deviation, -math.inf
 
+    def let_turn(self, now: float) -> None:
+        """Let a value that something has driven away have a minute to turn round."""
+        self.smallest, self.shrunk_at = math.inf, now
+
     def approaches(self, now: float) -> bool:
         """Return whether the value has come closer to its setpoint within the last minute."""
         return now - self.shrunk_at < SHRINKS_S
