@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ TARGETS = {
 def process_of(name: str, *words: str) -> psutil.Process:
     """Return the process of a program of this instrument."""
     for one in psutil.process_iter():
-        with one.oneshot():
+        with suppress(psutil.Error), one.oneshot():  # others come and go meanwhile
             command = one.cmdline()
             is_it = len(command) > 1 and Path(command[1]).name == name and {*words} <= {*command}
             if is_it and one.environ().get("HCAM_HOME") == os.environ["HCAM_HOME"]:
