@@ -214,12 +214,14 @@ def test_an_interlock_that_was_blind_and_trips_is_seen() -> None:
     for _ in range(4):
         hear("timing", coolant | {"severity": "WARN", "reason": "it counts"}, flow=0.0)
         bench.after(2)
-    for state in ("tripped", "failed"):
+    for state, events in (("tripped", ["raised"]), ("failed", ["raised", "worse"])):
         before = bench["ccd1.coolant"].occurrence
         hear(state, coolant | {"reason": f"it has {state}"}, flow=0.0)
         bench.after(8)
         found = bench["ccd1.coolant"]
         assert (found.state, found.suppressed) == (S.ACTIVE, None)
+        told = [one.event for one in bench.told if one.alarm == "ccd1.coolant"]
+        assert [event for event in told if event != "updated"] == events
         assert (found.occurrence, found.reason) == (before + 1, f"it has {state}")
 
 

@@ -230,8 +230,11 @@ class Board:
             self._order(record)
         self._note(record)
         if following is S.ACTIVE:
+            was_hidden = record.is_hidden
             self._suppress(record)
-            self._announce(record, {E.WORSE: "worse", E.REMIND: "reminded"}.get(event, "raised"))
+            if not was_hidden:  # or it has just been announced, if it is seen now
+                told = {E.WORSE: "worse", E.REMIND: "reminded"}.get(event, "raised")
+                self._announce(record, told)
         elif event is E.GOOD:
             record.cleared = iso_from_s(self.clock())
             if record.announced:
