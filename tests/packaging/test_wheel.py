@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from hcam_devices.host.installation import uv
+from hcam_devices.host.installation import commit, uv
 from hcam_devices.wamp.router import answers
 
 from ..network.tools import Net, living, until
@@ -115,7 +115,7 @@ def test_the_distributions_have_every_file_of_the_repository(built: Path, wheel:
     names = zipfile.ZipFile(wheel).namelist()
     installed = {name for name in names if ".dist-info/" not in name}
     files = tracked("src/hcam_devices")
-    assert installed == {f"hcam_devices/{name}" for name in files}
+    assert installed == {f"hcam_devices/{name}" for name in (*files, "data/commit")}
     licences = {Path(name).name for name in names if ".dist-info/licenses/" in name}
     assert licences == {"LICENSE"} | {Path(name).name for name in files if "/LICENSE-" in name}
 
@@ -164,5 +164,7 @@ def test_each_python_installs_both_files(
     assert uv("venv", "--quiet", "--seed", "--python", python, str(programs.parent)) == 0
     for file in built.glob("hcam_devices-*"):
         net.run(programs / "pip", "install", "--force-reinstall", file, timeout=AT_MOST)
-        assert net.run(programs / "hcam", "--version") == f"hcam_devices {VERSION}\n"
+        assert (
+            net.run(programs / "hcam", "--version") == f"hcam_devices {VERSION} (git {commit()})\n"
+        )
         assert "no mistakes" in net.run(programs / "hcam", "config", "check")

@@ -312,7 +312,7 @@ VERSION = click.Option(
     is_eager=True,
     expose_value=False,
     callback=_print_version,
-    help="Print the version and, of a checkout, the commit; -dirty if a file was changed.",
+    help="Print the version and the commit; -dirty if a file was changed.",
 )
 
 

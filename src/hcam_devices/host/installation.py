@@ -24,6 +24,8 @@ from .. import HcamError
 from .home import user_folder
 
 LOCK = Path(__file__).parent.parent / "data" / "router.lock"
+COMMIT = LOCK.with_name("commit")
+"""The file that a distribution has in place of ``.git``: the commit it was built from."""
 STAMP = "hcam-stamp"
 """The last file written into the router's environment; it names the installed versions."""
 
@@ -73,13 +75,14 @@ def install_extra(name: str) -> str:
 
 
 def commit() -> str:
-    """Return the commit of the checkout that this package runs from, ``-dirty`` if it was changed.
+    """Return the commit that this package is from, ``-dirty`` if a file was changed.
 
-    Return an empty text if the package does not run from a checkout, or git takes more than 2 s.
+    Return an empty text if there is no git, here or where the package was built, or it takes more
+    than 2 s.
     """
     root = Path(__file__).parents[3]
     if not (root / ".git").exists():
-        return ""
+        return COMMIT.read_text(encoding="ascii") if COMMIT.exists() else ""
     command = ["git", "--no-optional-locks", "-C", str(root), "describe"]
     command += ["--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:

@@ -17,8 +17,8 @@ class About(BaseModel):
     server: str
     version: str
     commit: str | None
-    """The commit from which it was started, with ``-dirty`` if files were changed since. None if
-    it does not run from a checkout, or git did not tell."""
+    """The commit from which it was started or built, with ``-dirty`` if files had been changed.
+    None if git did not tell."""
     python: str
     host: str
     pid: int
