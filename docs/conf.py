@@ -53,7 +53,7 @@ class Chart(SphinxDirective):
             for event in re.findall(r"\([^)]*\)|[^,() ]+", events):
                 name = event.strip("()")
                 (others if name != event else commands).append(
-                    f"`{name}`\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}{after}"
+                    f"`{name}`\N{NO-BREAK SPACE}→ {after}"
                 )
         rows = ["| state | commands | by itself |", "|---|---|---|"]
         rows += [
