@@ -17,7 +17,7 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Add the file to those of a distribution, but not to an editable installation."""
-        if version == "editable" or COMMIT.exists() or not (found := commit()):
+        if version == "editable" or COMMIT.exists() or not (found := commit(within_s=60)):
             return
         self.folder = TemporaryDirectory()
         file = Path(self.folder.name, "commit")

@@ -74,11 +74,11 @@ def install_extra(name: str) -> str:
     return f"{sys.executable} -m pip install 'hcam_devices[{name}]'"
 
 
-def commit() -> str:
+def commit(within_s: float = GIT_WITHIN_S) -> str:
     """Return the commit that this package is from, ``-dirty`` if a file was changed.
 
-    Return an empty text if there is no git, here or where the package was built, or it takes more
-    than 2 s.
+    Return an empty text if there is no git, here or where the package was built, or it takes longer
+    than it may.
     """
     root = Path(__file__).parents[3]
     if not (root / ".git").exists():
@@ -87,7 +87,7 @@ def commit() -> str:
     command += ["--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         done = subprocess.run(  # noqa: S603
-            command, capture_output=True, encoding="ascii", timeout=GIT_WITHIN_S, check=False
+            command, capture_output=True, encoding="ascii", timeout=within_s, check=False
         )
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return ""
