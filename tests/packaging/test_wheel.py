@@ -86,6 +86,11 @@ def runs(python: Path | str) -> bool:
     return done.returncode == 0
 
 
+def pip_install(*pip: str | Path) -> list[str | Path]:
+    """Return the command that installs a file, without compiling modules that nobody imports."""
+    return [*pip, "install", "--no-compile"]
+
+
 def try_it(net: Net, hcam: Path) -> None:
     """Run the emulated instrument until every server has presented a device; end it by Ctrl-C."""
     up = net.start(hcam, "up", "--emulate", "--port", str(net.port), log="up.out")
@@ -126,7 +131,7 @@ def test_in_an_environment_each_error_offers_the_command_that_cures_it(
 ) -> None:
     assert uv("venv", "--quiet", "--seed", "--python", sys.executable, str(tmp_path / "venv")) == 0
     programs = tmp_path / "venv" / "bin"
-    net.run(programs / "pip", "install", wheel, timeout=AT_MOST)
+    net.run(*pip_install(programs / "pip"), wheel, timeout=AT_MOST)
 
     said = net.run(programs / "hcam", "up", "--emulate", "--port", str(net.port), code=1)
     net.run(*offered(said), timeout=AT_MOST)
@@ -147,7 +152,7 @@ def test_the_source_distribution_for_a_user_beside_pythons_own_packages(
     with monkeypatch.context() as with_pip:
         with_pip.setenv("PYTHONPATH", str(tmp_path / "pip"))
         flags = ["--user", "--break-system-packages"]
-        net.run(base, "-m", "pip", "install", *flags, f"{source}[gtc]", timeout=AT_MOST)
+        net.run(*pip_install(base, "-m", "pip"), *flags, f"{source}[gtc]", timeout=AT_MOST)
     net.run(tmp_path / "user" / "bin" / "hcam", "router", "install", timeout=AT_MOST)
     try_it(net, tmp_path / "user" / "bin" / "hcam")
 
