@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from .tools import BIN, INSTRUMENT, Net, until
+from .tools import BIN, INSTRUMENT, PATIENCE, Net, until
 
 
 def ip(*arguments: str) -> None:
@@ -65,7 +65,9 @@ class Host(Net):
     def wait_until_online(self) -> None:
         """Wait until every device of the default instrument is on the network, and online."""
         every = len(INSTRUMENT.names)
-        self.run(sys.executable, "-c", AWAIT, *INSTRUMENT.names)  # one program, not one a look
+        # One program, not one a look; it ends with this process.
+        looking = self.start(sys.executable, "-c", AWAIT, *INSTRUMENT.names, log="await.out")
+        assert looking.wait(PATIENCE) == 0, (self.home / "await.out").read_text()
         until(lambda: f"{every} of {every} devices" in self.hcam("status", code=None))
 
     def up(self, file: Path) -> subprocess.Popen[bytes]:
