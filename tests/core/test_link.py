@@ -265,6 +265,37 @@ async def test_a_cancelled_exchange_closes_the_link_and_stays_cancelled() -> Non
             await link.ask(ECHO, "2")
 
 
+async def test_raw_bytes_get_all_that_is_said_within_the_time() -> None:
+    async with serving(saying(b"one\ntwo\n", b"three\n")) as link:
+        assert await link.exchange(b"1\n", 0.2) == b"one\ntwo\n"
+        assert await link.ask(ECHO, "2") == "three"
+
+
+async def test_the_late_reply_to_raw_bytes_does_not_answer_the_next_question() -> None:
+    async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        await reader.readline()  # ends too, when the link is closed
+        writer.write(b"one\n")
+        await reader.read()
+
+    async with serving(late) as link:
+        with pytest.raises(TimeoutError, match=r"did not answer within 0\.05 s$"):
+            await link.exchange(b"1\n", 0.05)
+        with pytest.raises(ConnectionError, match="did not answer"):
+            await link.ask(ECHO, "2")
+
+
+async def test_raw_bytes_whose_caller_goes_leave_no_late_reply() -> None:
+    async with serving(saying(b"", b"one\n")) as link:
+        sending = asyncio.create_task(link.exchange(b"1\n", AT_MOST))
+        await asyncio.sleep(0)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        with pytest.raises(ConnectionError):
+            await link.ask(ECHO, "2")
+
+
 async def test_the_other_end_closing_is_noticed_while_idle() -> None:
     async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()

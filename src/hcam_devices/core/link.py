@@ -293,16 +293,26 @@ class _Wire(_Traced):
         return UNASKED if answer is None else answer
 
     async def exchange(self, data: bytes, seconds: float) -> bytes:
-        """Send raw bytes and return all bytes that arrive within ``seconds``. Raises OSError."""
+        """Send raw bytes and return all bytes that arrive within ``seconds``.
+
+        Raises OSError, or TimeoutError if there are none; the link is then closed, as by ``ask``.
+        The late end of an incomplete reply is not whole, so the next request does not take it.
+        """
         async with self._turn:
             stream = self._require()
             stream.clear()
-            stream.transport.write(data)
-            self._show(">", data, "raw")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    while True:
-                        await stream.more()
+            try:
+                stream.transport.write(data)
+                self._show(">", data, "raw")
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        while True:
+                            await stream.more()
+                if not stream.unread:
+                    raise TimeoutError(f"{self} did not answer within {seconds:g} s")
+            except BaseException as error:
+                self.close(error)
+                raise
             self._show("<", said := bytes(stream.unread), "raw")
             stream.unread.clear()
             return said

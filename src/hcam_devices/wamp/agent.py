@@ -436,7 +436,9 @@ class Agent:
     async def exchange(self, hex: str, seconds: float = 1.0, *, confirm: bool = False) -> str:
         """Send raw bytes to the hardware and return the reply, both in hexadecimal.
 
-        Nothing checks what is sent, so it needs confirm=True.
+        Nothing checks what is sent, so it needs confirm=True. Raises TimeoutError if there is no
+        reply within ``seconds``; the device then reconnects, because a late reply would answer
+        the next request.
         """
         try:
             data = bytes.fromhex(hex)
