@@ -1,5 +1,6 @@
 """The stubs of the instrument: mypy finds what is misspelt, and nothing else."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,25 @@ instrument.slide.set("position", 4)
 instrument.slide.stage.mov()
 instrument.gtc.do_offset("x", 1)
 """
+
+
+def test_names_that_are_keywords_are_left_out_with_what_to_write_instead(tmp_path: Path) -> None:
+    slide = description_of("slide")
+    moved = {"stage.home": "lambda.import", "block": "global", "stage.move": "stage.try"}
+    procedures = {moved.get(name, name): each for name, each in slide["procedures"].items()}
+    fields = {{"position": "class"}.get(name, name): each for name, each in slide["fields"].items()}
+    renamed = slide | {"procedures": procedures, "fields": fields}
+    text = write(tmp_path, {"slide": renamed, "class": slide, "a.b": slide}).read_text()
+    ast.parse(text)
+    comments = {line.strip() for line in text.splitlines() if line.strip().startswith("#")}
+    assert comments == {
+        "# 'class', 'a.b': use [name]",
+        "# 'class': use [name]",
+        "# 'lambda': use call(name + '.' + event)",
+        "# 'import': use the device's call('lambda.' + name)",
+        "# 'try': use the device's call('stage.' + name)",
+        "# 'global', 'try': use call(name)",
+    }
 
 
 def test_a_type_checker_finds_mistakes_and_nothing_else(tmp_path: Path) -> None:

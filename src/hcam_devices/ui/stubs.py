@@ -1,7 +1,8 @@
 """Stubs of an instrument: type checkers and editors then know its devices, fields and commands."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,11 @@ def write(folder: Path, descriptions: Mapping[str, Description]) -> Path:
 
 
 def _classes(descriptions: Mapping[str, Description]) -> Iterator[str]:
-    names = [name for name in descriptions if name.isidentifier()]
+    names = [*filter(_is_name, descriptions)]
     for name in names:
         yield from _device(name, descriptions[name])
     yield "class _Devices:"
+    yield from _left_out(descriptions, "[name]")
     yield from (f"    {name}: _{name}" for name in names)
     yield "    def __getitem__(self, name: str) -> Device: ..."
     yield "    def __iter__(self) -> Iterator[str]: ..."
@@ -102,21 +104,43 @@ def _device(name: str, description: Description) -> Iterator[str]:
     commands, machines = commands_of(description)
     procedures = description["procedures"]
     for machine, calls in machines.items():
-        yield f"class _{name}_{machine}:"
-        yield from (_method(event, procedures[called]) for event, called in calls.items())
+        yield f"class _{name}_{machine}:\n    __slots__ = ()"
+        yield from _methods(calls, procedures, f"the device's call('{machine}.' + name)")
         yield ""
     yield f"class _{name}(Device):"
     fields = description["fields"]
-    for field in filter(str.isidentifier, fields):
+    yield from _left_out(fields, "[name]")
+    for field in filter(_is_name, fields):
         yield f"    @property\n    def {field}(self) -> Reading: ..."
-    for machine in machines:
+    yield from _left_out(machines, "call(name + '.' + event)")
+    for machine in filter(_is_name, machines):
         yield f"    @property\n    def {machine}(self) -> _{name}_{machine}: ..."
-    yield from (_method(event, procedures[called]) for event, called in commands.items())
+    yield from _methods(commands, procedures, "call(name)")
     settable = [repr(field) for field in fields if fields[field]["settable"]]
     choice = f"Literal[{', '.join(settable)}]" if settable else "str"
     yield "    def set("
     yield f"        self, field: {choice}, value: Any, *, timeout: float = ..., **options: Any"
     yield "    ) -> Any: ...\n"
+
+
+def _is_name(name: str) -> bool:
+    """Return whether a name can follow a dot in Python."""
+    return name.isidentifier() and not iskeyword(name)
+
+
+def _left_out(names: Iterable[str], instead: str) -> Iterator[str]:
+    """Yield a comment with the names that cannot follow a dot, if there are any."""
+    if others := [repr(name) for name in names if not _is_name(name)]:
+        yield f"    # {', '.join(others)}: use {instead}"
+
+
+def _methods(
+    calls: Mapping[str, str], procedures: Mapping[str, Any], instead: str
+) -> Iterator[str]:
+    """Yield the methods of a class, from their names to their procedures."""
+    yield from _left_out(calls, instead)
+    for name in filter(_is_name, calls):
+        yield _method(name, procedures[calls[name]])
 
 
 def _method(name: str, declared: Mapping[str, Any]) -> str:
