@@ -77,3 +77,29 @@ def test_an_old_cache_is_better_than_no_router(
     assert completion._known(HERE, 0) == {}
     cache.write_text(json.dumps(KNOWN))
     assert completion._known(HERE, 2 * KEEP_S + cache.stat().st_mtime) == KNOWN
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"",
+        b"\xff",
+        b"null",
+        b"[]",
+        b'["slide"]',
+        b'{"slide": null}',
+        b'{"slide": {"fields": []}}',
+        b'{"slide": {"fields": null, "setpoints": [], "procedures": []}}',
+        b'{"slide": {"fields": [1], "setpoints": [], "procedures": []}}',
+        b"[" * 100_000,
+    ],
+)
+def test_a_damaged_cache_is_made_again(
+    damaged: bytes, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(completion, "_asked", lambda: KNOWN)
+    cache.parent.mkdir()
+    cache.write_bytes(damaged)
+    now = cache.stat().st_mtime
+    assert completion._known(HERE, now) == KNOWN
+    assert json.loads(cache.read_text()) == KNOWN

@@ -26,6 +26,7 @@ KEEP_S = 600.0
 """Ask the router again after this time."""
 ANSWER_WITHIN_S = 0.8
 """A person at the keyboard waits no longer."""
+KINDS = "fields", "setpoints", "procedures"
 
 
 def _known(where: Address, now: float) -> Names:
@@ -33,7 +34,7 @@ def _known(where: Address, now: float) -> Names:
     file = user_folder("XDG_CACHE_HOME", "~/.cache") / f"names-{where.host}-{where.port}.json"
     known: Names = {}
     with suppress(OSError, ValueError):
-        known = json.loads(file.read_text(encoding="utf-8"))
+        known = _checked(file.read_text(encoding="utf-8"))
         if now - file.stat().st_mtime < KEEP_S:
             return known
     with suppress(HcamError):
@@ -43,6 +44,18 @@ def _known(where: Address, now: float) -> Names:
             fresh = file.with_suffix(f".{os.getpid()}")
             fresh.write_text(json.dumps(known), encoding="utf-8")
             fresh.replace(file)
+    return known
+
+
+def _checked(text: str) -> Names:
+    """Return the names in the text of a cache. Raise ValueError if it is damaged."""
+    try:
+        known: Names = json.loads(text)
+        names = [name for of_device in known.values() for kind in KINDS for name in of_device[kind]]
+    except (AttributeError, LookupError, RecursionError, TypeError) as error:
+        raise ValueError(f"a damaged cache: {error!r}") from None
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError("a damaged cache")
     return known
 
 
@@ -62,7 +75,7 @@ def _names_of(device: str) -> dict[str, list[str]]:
             uris.rpc(device, "describe"), timeout=ANSWER_WITHIN_S
         )
     except utils.WampError:
-        return {"fields": [], "setpoints": [], "procedures": []}
+        return {kind: [] for kind in KINDS}
     fields, procedures = described["fields"], described["procedures"]
     return {
         "fields": list(fields),
