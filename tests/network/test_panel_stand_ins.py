@@ -11,7 +11,7 @@ from autobahn.wamp.types import CallDetails, PublishOptions, RegisterOptions
 from playwright.async_api import Browser, expect
 
 from hcam_devices.config.instrument import load
-from hcam_devices.wamp.router import PAGES, configuration, write_pages
+from hcam_devices.wamp.router import DESCRIBED, PAGES, configuration, write_pages
 from hcam_devices.wamp.uris import changes, rpc, status, telemetry
 from tests.browser import chromium
 
@@ -86,6 +86,24 @@ async def test_an_alarm_system_that_says_nothing_is_an_alarm(router: Net, browse
         await expect(page.at("alarm:pressure3.pressure")).to_contain_text("is too high")
         publish(session, telemetry("alarms"), sample("alarms"))
         await expect(silent).to_have_count(0)
+
+
+async def test_a_replay_on_a_crossbar_of_ones_own_says_what_it_needs(
+    router: Net, browser: Browser
+) -> None:
+    pages = router.home / PAGES
+    (pages / DESCRIBED).rename(pages / "away")  # as another Crossbar serves the panel
+    try:
+        async with panel(browser, router) as page:
+            await page.page.goto(f"http://{router.address}/?realm=replay")
+            shown = page.page.get_by_role("alert")
+            await expect(shown).to_contain_text(
+                "only a router that hcam up or hcam router has started"
+            )
+            await expect(shown).not_to_contain_text("There is no router")
+            page.said = [said for said in page.said if "404" not in said]  # the browser's own words
+    finally:
+        (pages / "away").rename(pages / DESCRIBED)
 
 
 async def test_no_token_is_sent_over_a_network_without_tls(router: Net, browser: Browser) -> None:

@@ -105,6 +105,7 @@ function Away() {
   if (model.link === "refused") {
     return html`<p class="away" role="alert">${model.reason}. <button onClick=${() => open({ kind: "sign-in" })}>Sign in</button></p>`
   }
+  if (model.link === "failed") return html`<p class="away" role="alert">${model.reason}. Load the page again afterwards.</p>`
   return html`<p class="away" role="alert">${model.reason ? `There is no router: ${model.reason}. ` : "Joining the router… "}
     ${model.reason && "It is tried again until it answers. Nothing here is of now."}</p>`
 }
@@ -140,7 +141,8 @@ if (window.top !== window) {
   if (localStorage.getItem("red")) document.body.classList.add("red")
   render(html`<${Page} /><${Tab} />`, document.body)
   start().catch((error) => {
-    model.reason = `${error.message}; load the page again`
+    model.link = "failed"
+    model.reason = error.message
     changed("session")
   })
 }

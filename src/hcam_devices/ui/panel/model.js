@@ -94,7 +94,7 @@ export const model = {
   devices: new Map(),
   servers: new Map(), // name -> {state, emulated, ...}
   session: null,
-  link: "joining", // or "in", "cut", "refused"
+  link: "joining", // or "in", "cut", "refused", "failed": it did not start
   reason: "", // why there is no session
   heard: 0, // when the last session ended
   who: null, // {name, secret} of the person who has signed in; in memory only
@@ -238,6 +238,8 @@ export const complain = (error) => { if (!(error instanceof OutcomeUnknown)) con
 // In a replay nobody answers: the router has the descriptions of the instrument file.
 async function describeAll() {
   const answer = await fetch("described.json")
+  if (answer.status === 404) throw new Error("This router does not know what replayed devices are: "
+    + "only a router that hcam up or hcam router has started does. Replay the night there")
   if (!answer.ok) throw new Error(`GET /described.json answers ${answer.status}`)
   for (const [name, about] of Object.entries(await answer.json())) {
     model.devices.get(name).about = { ...about, procedures: {} }
