@@ -509,6 +509,24 @@ def test_a_warning_is_not_told(bench: Bench) -> None:
     assert not bench.messages
 
 
+@pytest.mark.parametrize(
+    ("timestamp", "since"),
+    [
+        ("2026-12-31T23:59:60.500Z", "2027-01-01T00:00:00.500Z"),
+        ("2026-11-22T00:00:00", "2026-11-22T00:00:00.000Z"),
+        ("yesterday", "2026-11-22T00:00:00.000Z"),
+    ],
+)
+def test_a_strange_time_of_one_device_hides_no_alarm(
+    bench: Bench, timestamp: str, since: str
+) -> None:
+    strange = bench.sample(quick=2) | {"timestamp": timestamp}
+    bench.board.hear(strange)
+    assert bench["g1.quick"].since == since
+    bench.hear("g2", quick=2)
+    assert bench.events == ["raised", "raised"]
+
+
 # --- restarts, silence ----------------------------------------------------------------------
 
 

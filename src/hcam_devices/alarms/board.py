@@ -18,7 +18,7 @@ from .causes import Causes
 from .chart import SHOWN, E, S, after, is_new
 from .judgment import Judged, Said, said_in, value_in
 from .news import Change, Escalation, Message
-from .record import Record, seconds
+from .record import Record, first_time, seconds
 from .rules import CONNECTION, STATUS, Rule, Rules
 
 CHATTER_OFF_S = 300.0
@@ -157,7 +157,8 @@ class Board:
         if begins:
             if record.state is S.NORMAL:
                 record.begin()
-            record.since = said.since or sample.get("timestamp") or iso_from_s(self.clock())
+            known = first_time(said.since, sample.get("timestamp"))
+            record.since = known or iso_from_s(self.clock())
             self._step(record, E.BAD, rule)
         elif worse:
             self._step(record, E.WORSE, rule)

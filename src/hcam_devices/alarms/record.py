@@ -1,10 +1,12 @@
 """What is known of one alarm: what people see, and what is kept over a restart."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
+from ..journal.points import milliseconds, timestamp_of
 from .chart import SHOWN, S
 
 INTERNAL = ("announced", "raised", "active_since", "shelved_as")
@@ -121,6 +123,18 @@ def oldest_unacknowledged(records: Iterable[Record], now: float) -> float | None
     shown = (one for one in records if one.announced and not one.is_hidden)
     since = [seconds(one.since) for one in shown if one.state in (S.ACTIVE, S.RETURNED)]
     return max(now - min(since), 0.0) if since else None
+
+
+def first_time(*given: object) -> str | None:
+    """Return the first of some times that is one, as ``seconds`` takes it, or None.
+
+    A sample may say anything; a leap second counts as the first second of the next day.
+    """
+    for each in given:
+        with suppress(TypeError, ValueError):
+            if isinstance(each, str):
+                return timestamp_of(milliseconds(each))
+    return None
 
 
 def seconds(moment: str | None) -> float:
