@@ -37,6 +37,8 @@ class Bench:
     def __init__(self, *, entries: Iterable[Entry] = ENTRIES, **options: Any) -> None:
         self.entries, self.options = list(entries), options
         self.now = NOON + 12 * 3600
+        self.set_by = 0.0
+        """By how much (s) somebody has set the clock of the machine."""
         self.disk: dict[str, dict[str, Any]] = {}
         self.told: list[Change] = []
         self.messages: list[Message] = []
@@ -48,7 +50,7 @@ class Bench:
             Rules(self.entries, changed),
             self.keep,
             [Record.of(kept) for kept in self.disk.values()],
-            clock=lambda: self.now,
+            clock=lambda: self.now + self.set_by,
             steady=lambda: self.now - 7,
             stages=self.options.get("stages", {"observer": 180.0, "support": 600.0}),
         )

@@ -527,6 +527,34 @@ def test_a_strange_time_of_one_device_hides_no_alarm(
     assert bench.events == ["raised", "raised"]
 
 
+DAY = 86_400.0
+
+
+def test_an_error_is_told_although_the_clock_was_set_back(bench: Bench) -> None:
+    raised(bench)
+    bench.set_by = -DAY
+    bench.after(182, pressure=BAD)
+    assert [message.to for message in bench.messages] == ["observer"]
+
+
+def test_no_shelf_becomes_longer_because_the_clock_was_set_back(bench: Bench) -> None:
+    raised(bench)
+    bench.board.shelve(P, 60, "we look at it", "ada")
+    bench.after(60, pressure=BAD)
+    assert bench.hides(P)
+    bench.set_by = -DAY
+    bench.after(2, pressure=BAD)
+    assert not bench.hides(P)
+
+
+def test_a_reminder_comes_although_the_clock_was_set_back(bench: Bench) -> None:
+    raised(bench)
+    bench.board.acknowledge(P, 1, "ada")
+    bench.set_by = -DAY
+    bench.after(2, pressure=BAD)
+    assert bench.state(P) is S.ACTIVE
+
+
 # --- restarts, silence ----------------------------------------------------------------------
 
 

@@ -189,6 +189,26 @@ async def test_after_ten_in_an_hour_those_that_follow_become_one(post: Post) -> 
     assert not post.notifier.waiting()
 
 
+async def test_a_message_does_not_wait_because_the_clock_was_set_back(post: Post) -> None:
+    post.answers[URLS[0]] = REFUSED
+    post.enter()
+    await post.after(1)
+    post.answers.clear()
+    post.now -= 86_400
+    await post.after(10)
+    assert len(post.bodies) == 1
+
+
+async def test_ten_an_hour_do_not_silence_a_day_because_the_clock_was_set_back(post: Post) -> None:
+    for _ in range(10):
+        post.enter()
+        await post.after(1)
+    post.now -= 86_400
+    post.enter()
+    await post.after(1)
+    assert len(post.bodies) == 11
+
+
 async def test_what_could_not_be_sent_for_an_hour_is_an_alarm(post: Post) -> None:
     post.answers[URLS[0]] = REFUSED
     post.enter()

@@ -32,6 +32,8 @@ SILENT_POLLS, SILENT_S = 3, 20.0
 MAX_SHELF_MIN = {"ERR": 60.0, "WARN": 720.0}
 NIGHT_ENDS_HOUR = 12
 """Nights end at noon, UTC, and no shelf outlives them."""
+SET_BACK_S = 60.0
+"""A time that is further ahead than it can be by so much shows that the clock was set back."""
 MAX_NOTE = 500
 SYSTEM = "hwalarm"
 """Who does what nobody has asked for."""
@@ -346,8 +348,13 @@ class Board:
     def _due(self, record: Record) -> None:
         rule, judged = self.rules.of(record.alarm), self.judged.get(record.alarm)
         steady, now = self.steady(), self.clock()
-        if record.shelved and now >= seconds(record.shelved["until"]):
-            self._unshelve(record, SYSTEM)
+        if record.active_since > now:  # the clock was set back: nobody waits until then
+            record.active_since = now
+            self._note(record)
+        if record.shelved:
+            left = seconds(record.shelved["until"]) - now
+            if not 0 < left < 60 * MAX_SHELF_MIN[record.shelved_as or "ERR"] + SET_BACK_S:
+                self._unshelve(record, SYSTEM)
         if record.state is S.PENDING and judged and steady - judged.bad_since >= rule.delay:
             self._step(record, E.DELAY_OVER, rule)
         if record.state in (S.ACTIVE, S.ACKNOWLEDGED) and judged and judged.good_since is not None:
@@ -358,7 +365,8 @@ class Board:
         if record.state in SHOWN:
             self._suppress(record)
         done = record.acknowledged if record.state is S.ACKNOWLEDGED else None
-        if done and record.worst == "ERR" and now >= seconds(done["at"]) + rule.remind:
+        lasted = now - seconds(done["at"]) if done and record.worst == "ERR" else 0.0
+        if not -SET_BACK_S < lasted < rule.remind:
             self._step(record, E.REMIND, rule)
         if record.state is S.ACTIVE and record.announced and not record.is_hidden:
             self._escalate(record)

@@ -60,7 +60,7 @@ class Escalation:
     def judge_flood(self) -> None:
         """Note whether a flood has begun, or is over."""
         now = self.clock()
-        self._new = [at for at in self._new if now - at < FLOOD_S]
+        self._new = [at for at in self._new if abs(now - at) < FLOOD_S]
         if self.flood_since is None and len(self._new) > FLOOD:
             self.flood_since = now
         elif self.flood_since is not None and len(self._new) < CALM:

@@ -102,7 +102,8 @@ class Notifier:
         for ways in self.ways.values():
             for way in ways:
                 self._sent[way] = store.sent_since(way.to, way.name, clock() - HOUR_S)
-        self._retry: dict[Way, tuple[float, Backoff]] = {}
+        self._retry: dict[Way, tuple[float, float, Backoff]] = {}
+        """When an attempt failed last, the pause (s) after it, and those that follow."""
         self._errors: dict[str, str] = {}
         self.beat_at = clock()
         self.beat_error = ""
@@ -144,8 +145,10 @@ class Notifier:
         for old in [each for each in messages if now - each.at > GIVE_UP_S]:
             messages.remove(old)
             self._finish(old, now, f"given up after a day: {self._errors.get(way.to, 'too many')}")
-        self._sent[way] = [at for at in self._sent[way] if now - at < HOUR_S]
-        is_early = now < self._retry.get(way, (0.0, None))[0]
+        # Not only less than an hour ago: the clock may have been set back.
+        self._sent[way] = [at for at in self._sent[way] if abs(now - at) < HOUR_S]
+        failed, pause, _ = self._retry.get(way, (0.0, 0.0, None))
+        is_early = 0 <= now - failed < pause
         if not messages or is_early or len(self._sent[way]) >= MAX_PER_HOUR:
             return
         before = {each.id: self._delivery(each, way).doubt for each in messages}
@@ -180,8 +183,9 @@ class Notifier:
             for each in messages:
                 doubt = before[each.id] or outcome.is_unclear
                 self._note(each, way, Delivery(doubt, None), error)
-            _, backoff = self._retry.get(way, (0.0, Backoff(FIRST_PAUSE_S, LAST_PAUSE_S)))
-            self._retry[way] = now + backoff.next(), backoff
+            first = Backoff(FIRST_PAUSE_S, LAST_PAUSE_S)
+            *_, backoff = self._retry.get(way, (0.0, 0.0, first))
+            self._retry[way] = now, backoff.next(), backoff
             if error != self._errors.get(way.to):
                 log.error("a message to %s was not sent by %s", way.to, error)
             self._errors[way.to] = error

@@ -81,7 +81,7 @@ class Record:
 
     def count_one(self, now: float) -> None:
         """Count that it has come."""
-        recent = [at for at in self.raised if now - at < CHATTER_S]
+        recent = [at for at in self.raised if abs(now - at) < CHATTER_S]
         self.count = self.count + 1 if recent else 1
         self.raised = [*recent, now][-CHATTER:]
 

@@ -269,7 +269,7 @@ class Watch:
         now = self.clock()
         if self._watched is not None and now - self._watched > UNWATCHED_S:
             self._note_gap(self._watched, now)
-        if self._watched is None or now - self._watched > WATCHED_PERIOD_S:
+        if self._watched is None or abs(now - self._watched) > WATCHED_PERIOD_S:
             self._watched = now
             self._safely(lambda: self.store.note("watched", now))
         self._heard_at = self.steady()
