@@ -86,6 +86,12 @@ def test_a_value_just_inside_its_limit_is_not_over(bench: Bench) -> None:
     assert bench.state(P) is S.RETURNED
 
 
+def test_a_value_that_is_read_again_just_inside_its_limit_is_over(bench: Bench) -> None:
+    raised(bench, pressure=None)
+    bench.after(20, pressure=0.99)
+    assert bench.state(P) is S.RETURNED
+
+
 def test_nothing_is_known_of_a_device_that_is_offline(bench: Bench) -> None:
     raised(bench)
     bench.after(60, online=False)

@@ -177,7 +177,8 @@ class Board:
         rule, record, judged = self.rules.of(alarm), self.records.get(alarm), self._judge(alarm)
         value = value_in(sample, alarm.partition(".")[2], "current")
         lasts = record and record.state in (S.PENDING, S.ACTIVE, S.ACKNOWLEDGED)
-        if lasts and is_number(value) and not rule.is_well_inside(value):
+        was_read = record and is_number(record.value)  # or there was no limit to come back from
+        if lasts and was_read and is_number(value) and not rule.is_well_inside(value):
             judged.is_bad, judged.good_since = True, None
             self._unjudged.discard(alarm)
             return
