@@ -585,6 +585,19 @@ def test_what_has_become_good_meanwhile_is_over_after_the_off_delay(bench: Bench
     assert bench.state(P) is S.RETURNED
 
 
+def test_a_device_that_the_file_does_not_name_any_more_has_no_alarm(bench: Bench) -> None:
+    raised(bench)
+    bench.board.out_of_service(P, "it is being repaired", "ada")
+    raised(bench, device="g2", pressure=BAD)
+    del bench.entries[0]
+    for _ in range(2):
+        bench.restart()
+        bench.board.forget_strangers()
+    assert [record["alarm"] for record in bench.board.list()] == ["g2.pressure"]
+    assert [(each.event, each.alarm) for each in bench.told[-1:]] == [("cleared", P)]
+    assert not bench.disk[P]["out_of_service"]
+
+
 def test_a_silent_device_is_an_alarm(bench: Bench) -> None:
     bench.board.listening()
     for device in ("g1", "g2", "g3"):

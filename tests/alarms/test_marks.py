@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from hcam_devices.alarms.chart import S
+from hcam_devices.alarms.record import Record
 from hcam_devices.alarms.server import MAX_NEWS, Watch
 from hcam_devices.alarms.store import Store
 from hcam_devices.config.instrument import load
@@ -33,4 +35,15 @@ def test_each_change_is_said_once(tmp_path: Path) -> None:
         watch.board.shelve("pressure1.pressure", 5, "known", "ada")
     assert watch.changes() is None, "that somebody hides it changes nothing"
     assert not store.messages(0), "the file names nobody to be told"
+    store.close()
+
+
+def test_that_of_a_device_that_is_gone_is_over_at_the_start(tmp_path: Path) -> None:
+    store = Store(tmp_path / "alarms.sqlite", lambda: NOON)
+    store.keep([Record("gone.pressure", state=S.ACTIVE, severity="ERR", reason=REASON)], [], [])
+    store.close()
+    store = Store(tmp_path / "alarms.sqlite", lambda: NOON)
+    watch = Watch(load().entries.values(), load(), store, lambda: NOON, lambda: NOON)
+    assert not watch.board.list()
+    assert watch.changes() == f"ERR gone.pressure cleared: {REASON}"
     store.close()

@@ -71,6 +71,20 @@ class Board:
         }
         self._expected_since = steady()
 
+    def forget_strangers(self) -> None:
+        """End the alarms of what the instrument file does not name any more: nobody judges them."""
+        named = self.rules.devices.keys() | self.rules.servers.keys()
+        for alarm, record in list(self.records.items()):
+            if alarm.partition(".")[0] in named:
+                continue
+            if record.is_news:
+                record.state, record.cleared = S.NORMAL, iso_from_s(self.clock())
+                record.shelved = record.out_of_service = record.suppressed = record.cause = None
+                self._tell("cleared", record)
+            self._unjudged.discard(alarm)
+            del self.records[alarm]
+        self.commit()
+
     # --- what is heard ----------------------------------------------------------------------
 
     def hear(self, sample: Mapping[str, Any]) -> None:

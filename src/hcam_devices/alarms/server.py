@@ -251,6 +251,7 @@ class Watch:
         self._unkept = ""
         self._news: list[str] = []
         self._backlog: tuple[dict[str, Record], list[Change]] = {}, []
+        self.board.forget_strangers()
 
     # --- hearing ----------------------------------------------------------------------------
 
