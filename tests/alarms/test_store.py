@@ -81,17 +81,27 @@ def test_what_another_version_has_kept_is_read(tmp_path: Path) -> None:
     assert kept.state is S.ACKNOWLEDGED
 
 
-@pytest.mark.parametrize("damage", [b"nonsense" * 1000, None])
-def test_a_damaged_file_is_put_aside(tmp_path: Path, damage: bytes | None) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"nonsense" * 1000,
+        "nonsense",
+        "[]",
+        '{"alarm": "g1.flow", "stave": "active"}',
+        '{"alarm": "g1.flow", "state": "active", "since": "2026-11-22T0r:00:00.000Z"}',
+        '{"alarm": "g1.flow", "state": "active", "shelved": {"ultil": "2026-11-22"}}',
+    ],
+)
+def test_a_damaged_file_is_put_aside(tmp_path: Path, damage: bytes | str) -> None:
     path = tmp_path / "alarms.sqlite"
     store = Store(path)
     store.keep([record()], [change()], [])
     store.close()
-    if damage:
+    if isinstance(damage, bytes):
         path.write_bytes(damage)
     else:
         with sqlite3.connect(path) as db:
-            db.execute("UPDATE record SET body = 'nonsense'")
+            db.execute("UPDATE record SET body = ?", (damage,))
     found = Store(path)
     assert found.kept == []
     assert "was damaged" in found.damaged

@@ -95,11 +95,18 @@ class Record:
 
     @classmethod
     def of(cls, kept: dict[str, Any]) -> "Record":
-        """Return a record that was kept, perhaps by another version: unknown keys are left out."""
+        """Return a record that was kept, perhaps by another version: unknown keys are left out.
+
+        Raises AttributeError, LookupError, TypeError or ValueError if it is damaged.
+        """
         known = {one.name for one in fields(cls)}
         found = {key: value for key, value in kept.items() if key in known}
         state = S(kept["state"])
-        return cls(**found | {"state": S.NORMAL if state is S.PENDING else state})
+        record = cls(**found | {"state": S.NORMAL if state is S.PENDING else state})
+        flags = ((record.shelved, "until"), (record.acknowledged, "at"))
+        for moment in (record.since, *(flag[key] for flag, key in flags if flag)):
+            seconds(moment)
+        return record
 
 
 def counts(records: Iterable[Record]) -> dict[str, int]:

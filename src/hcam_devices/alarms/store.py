@@ -36,6 +36,8 @@ CREATE TABLE IF NOT EXISTS delivery (
 );
 CREATE TABLE IF NOT EXISTS note (name TEXT PRIMARY KEY, body TEXT NOT NULL);
 """
+DAMAGED = AttributeError, LookupError, TypeError, ValueError
+"""The errors if a record is damaged."""
 MAX_EVENTS = 10_000
 """Return at most this many events, the newest ones."""
 
@@ -73,13 +75,13 @@ class Store:
                 self._db = self._open()
             except sqlite3.OperationalError:
                 raise
-            except (sqlite3.DatabaseError, ValueError) as error:
+            except (sqlite3.DatabaseError, *DAMAGED) as error:
                 aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
                 for end in ("", "-wal", "-shm"):
                     file = path.with_name(path.name + end)
                     if file.exists():
                         file.rename(aside.with_name(aside.name + end))
-                self.damaged = f"{path} was damaged ({error}) and is now {aside.name}"
+                self.damaged = f"{path} was damaged ({error!r:.200}) and is now {aside.name}"
                 log.error("%s: earlier alarms are forgotten", self.damaged)
                 self._db = self._open()
 
