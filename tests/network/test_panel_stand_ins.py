@@ -11,6 +11,7 @@ from autobahn.wamp.types import CallDetails, PublishOptions, RegisterOptions
 from playwright.async_api import Browser, expect
 
 from hcam_devices.config.instrument import load
+from hcam_devices.wamp.described import packed
 from hcam_devices.wamp.router import DESCRIBED, PAGES, configuration, write_pages
 from hcam_devices.wamp.uris import changes, rpc, status, telemetry
 from tests.browser import chromium
@@ -21,7 +22,7 @@ from .tools import Client, Net, client, soon
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-UNSUBSCRIBE = 34
+UNSUBSCRIBE, CALL = 34, 48
 MANY = [f"many{n}" for n in range(1, 201)]
 
 
@@ -145,7 +146,12 @@ async def test_many_devices_of_a_new_kind_are_shown(router: Net, browser: Browse
     def describe(details: CallDetails) -> dict[str, Any]:
         return described | {"device": str(details.procedure).split(".")[1]}
 
+    def devices(names: list[str]) -> dict[str, Any]:
+        told = names[1:]  # another program presents the first one
+        return packed((described | {"device": name}, None) for name in told)
+
     async with client(router.address, key=None) as session, panel(browser, router) as page:
+        await session.register(devices, rpc("hwserver-many", "devices"))
         for name in MANY:
             options = RegisterOptions(details_arg="details")
             await session.register(describe, rpc(name, "describe"), options)
@@ -155,6 +161,9 @@ async def test_many_devices_of_a_new_kind_are_shown(router: Net, browser: Browse
             await expect(page.at(f"value:{name}.pressure")).to_have_attribute(
                 "data-value", "0.00001"
             )
+        asked = {rpc(name, "describe") for name in MANY}
+        asked &= {str(json.loads(frame)[3]) for frame in page.sent if json.loads(frame)[0] == CALL}
+        assert asked == {rpc(name, "describe") for name in MANY[::50]}
         await page.page.keyboard.press("/")
         await page.page.keyboard.type(MANY[-1])
         await page.page.keyboard.press("Enter")

@@ -10,6 +10,7 @@ import { family } from "./format.js"
 
 const ROLES = ["observer", "operator", "engineer"]
 const TOGETHER = 100, FIRST_PAUSE = 500, MAX_PAUSE = 5000, TICK = 1000 // ms
+const MAX_DESCRIBED = 50 // a server describes at most this many devices at once
 const MAX_LIVE = 50 // with more devices, hear what changed from servers that publish it
 const LOOPBACK = /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])$/
 
@@ -38,7 +39,7 @@ class Device {
   constructor(told) {
     Object.assign(this, told)
     this.key = `device:${told.name}`
-    this.about = null // what `describe` answers
+    this.about = null // what its server or `describe` answers
     this.sample = null
     this.heard = 0 // on the clock of performance.now(), or 0
   }
@@ -247,17 +248,46 @@ async function describeAll() {
   soon("described", "alarms")
 }
 
-async function describe(device) {
+const undescribed = new Set()
+
+// Ask what a device is, together with the others of its server that are asked for at this moment.
+function describe(device) {
   if (model.replay || device.asked) return
   device.asked = true
-  try {
-    device.about = await rpc(device.name, "describe")
+  if (!undescribed.size) queueMicrotask(describeTogether)
+  undescribed.add(device)
+}
+
+function describeTogether() {
+  const servers = {}
+  for (const device of undescribed) (servers[device.server] ??= []).push(device)
+  undescribed.clear()
+  for (const [server, devices] of Object.entries(servers)) {
+    while (devices.length) askServer(server, devices.splice(0, MAX_DESCRIBED))
+  }
+}
+
+async function askServer(server, devices) {
+  const rest = new Set(devices)
+  const told = (device, about) => {
+    rest.delete(device)
+    device.about = about
     changed(device.key)
     soon("described", "alarms")
-  } catch {
-    // Its server is not running: it is asked again when the server or a sample comes.
   }
-  device.asked = false
+  try {
+    const { parts, devices: found } = await rpc(server, "devices", [devices.map((device) => device.name)])
+    for (const [{ fields, procedures, axes, ...about }] of found) {
+      told(model.devices.get(about.device), { ...about, fields: parts[fields], procedures: parts[procedures], axes: parts[axes] })
+    }
+  } catch {
+    // It is older, or not running; another program may present its devices.
+  }
+  await Promise.all([...rest].map(async (device) => {
+    // One that nobody presents is asked again when its server or a sample comes.
+    try { told(device, await rpc(device.name, "describe")) } catch {}
+  }))
+  for (const device of devices) device.asked = false
 }
 
 // Many descriptions come at once: draw what depends on all of them a few times only.
