@@ -1,32 +1,41 @@
 """``GET /events`` and ``GET /metrics`` of the router."""
 
 import ast
+import asyncio
 import base64
 import json
 import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from autobahn.wamp.types import PublishOptions
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as text_string_to_families,
 )
 from prometheus_client.parser import text_string_to_metric_families
 
-from hcam_devices.wamp.router import shipped
+from hcam_devices.config.instrument import load
+from hcam_devices.core.device import iso_from_s
+from hcam_devices.wamp.described import packed
+from hcam_devices.wamp.router import configuration, shipped, with_door
+from hcam_devices.wamp.uris import rpc, status, telemetry
 from hcam_devices.wamp.utils import call
 
 from ..conftest import Scaled
 from ..helpers import ENTRIES
 from .recorded import LOADS, Number, published, start_flood
 from .test_client_outages import has_flood
-from .tools import PATIENCE, Net, living, until
+from .test_door import start
+from .tools import PATIENCE, Net, client, living, until
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
@@ -211,6 +220,44 @@ def test_prometheus_reads_the_newest_values_in_base_units(net: Net) -> None:
     with get(net, "/metrics") as answer:
         plain = answer.read().decode()
     assert {family.name for family in text_string_to_metric_families(plain)} == {*found}
+
+
+async def test_a_server_describes_its_devices_for_a_scrape(tmp_path: Path) -> None:
+    described = ENTRIES["pressure1"].build().describe() | {"procedures": {}}
+    asked: list[list[str]] = []
+
+    def devices(names: list[str]) -> dict[str, Any]:
+        asked.append(names)  # another program presents pressure2
+        told = [name for name in names if name != "pressure2"]
+        return packed((described | {"device": name}, None) for name in told)
+
+    net, retained = Net(tmp_path), PublishOptions(retain=True, acknowledge=True)
+    try:
+        start(net, with_door(configuration(load(), net.port), []))
+        async with client(net.address, key=None) as session:
+            await session.register(devices, rpc("hwserver", "devices"))
+            await session.register(lambda: described, rpc("pressure2", "describe"))
+            running = {"state": "running", "pid": 1, "since": "2026-11-30T02:14:00.000Z"}
+            await session.publish(status("hwserver"), running, options=retained)
+            for name in ("pressure1", "pressure2"):
+                sample: dict[str, Any] = {
+                    "device": name,
+                    "timestamp": iso_from_s(time.time()),
+                    "epoch": "a",
+                    "seq": 1,
+                    "state": {"connection": "online"},
+                    "alarms": [],
+                    "pressure": {"value": 1e-5},
+                }
+                await session.publish(telemetry(name), sample, options=retained)
+            for _ in range(2):
+                found = await asyncio.to_thread(families, net)
+            for name in ("pressure1", "pressure2"):
+                assert value(found["hcam_pressure_pascals"], device=name) == 1e-3
+            (once,) = asked
+            assert {*once} == {name for name, one in ENTRIES.items() if one.server == "hwserver"}
+    finally:
+        net.end()
 
 
 def test_a_leap_second_of_the_timing_card_is_a_time(net: Net) -> None:

@@ -6,22 +6,31 @@ The router's worker imports this module; it has Crossbar but not this package.
 import math
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
+from autobahn.wamp.exception import Error as WampError
 from door import RefusedError, as_json, failed, guests
-from events import ANSWER_WITHIN_S, Events, is_sample
+from events import ANSWER_WITHIN_S, NO_ANSWER, Events, is_sample
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.web.server import NOT_DONE_YET
+from txaio import make_logger  # type: ignore[attr-defined]
+
+log = make_logger()
 
 STALE_POLLS, MIN_STALE_S = 3, 10.0
 """Leave out the values of a sample that is older than this many polling periods, and this time."""
 MAX_AT_ONCE = 50
-"""Ask at most this many devices at once for their descriptions."""
+"""Ask at most this many questions at once."""
+MAX_DESCRIBED = 50
+"""A server describes at most this many devices at once."""
 UNITS = {
     "": ("", 1.0),
     "%": ("ratio", 0.01),
@@ -77,7 +86,7 @@ class Metrics(Events):  # type: ignore[misc]
                 request.write(body)
                 request.finish()
 
-        asked = [self._describe(guest.session, name) for name in self._undescribed()]
+        asked = self._describe(guest.session, [*self._undescribed()])
         # Those that have not answered by then are in a later scrape.
         described = gatherResults(asked).addTimeout(ANSWER_WITHIN_S, reactor)
         answer = described.addErrback(lambda _: None).addCallback(written)
@@ -103,28 +112,56 @@ class Metrics(Events):  # type: ignore[misc]
             if started and self._described.get(name, (None, None))[1] != started:
                 yield name
 
-    def _describe(self, session: Any, name: str) -> Any:
-        """Ask a device for its description, unless it is being asked; return a Deferred."""
+    def _describe(self, session: Any, names: list[str]) -> list[Any]:
+        """Ask the servers what devices are, unless they are being asked; return Deferreds."""
+        servers: dict[str, list[str]] = {}
+        for name in names:
+            if name not in self._asking:
+                servers.setdefault(self.devices[name]["server"], []).append(name)
+        for server, missing in servers.items():
+            for first in range(0, len(missing), MAX_DESCRIBED):
+                group = missing[first : first + MAX_DESCRIBED]
+                asking = Deferred.fromCoroutine(self._ask(session, server, group))
+                self._asking |= dict.fromkeys(group, asking)
+                asking.addErrback(lambda failure: log.failure("no descriptions", failure=failure))
+                asking.addBoth(partial(self._end, group))
+        waits = []
+        for asking in {self._asking[name] for name in names if name in self._asking}:
+            over: Any = Deferred()  # so that a scrape that gives up ends no question
+            asking.addCallback(over.callback)
+            waits.append(over)
+        return waits
+
+    def _end(self, names: list[str], _: Any) -> None:
+        for name in names:
+            del self._asking[name]
+
+    async def _ask(self, session: Any, server: str, names: list[str]) -> None:
+        """Ask a server what its devices are; ask one by one those of which it does not tell."""
+        started = self._started(names[0])
+        rest = dict.fromkeys(names)
+        try:
+            answer = await self._call(session, f"hipercam.{server}.rpc.devices", names)
+            for short, _ in answer["devices"]:
+                fields = answer["parts"][short["fields"]]
+                self._described[short["device"]] = short | {"fields": fields}, started
+                del rest[short["device"]]
+        except DeferredTimeoutError:
+            return
+        except WampError:
+            pass  # it is older
+        for name in rest:
+            with suppress(*NO_ANSWER):
+                described = await self._call(session, f"hipercam.{name}.rpc.describe")
+                self._described[name] = described, started
+
+    def _call(self, session: Any, procedure: str, *args: Any) -> Any:
+        """Call a procedure in its turn; return a Deferred."""
 
         def call() -> Any:
-            answer = session.call(f"hipercam.{name}.rpc.describe")
-            return answer.addTimeout(ANSWER_WITHIN_S, reactor).addCallback(keep)
+            return session.call(procedure, *args).addTimeout(ANSWER_WITHIN_S, reactor)
 
-        def keep(description: Any) -> None:
-            self._described[name] = description, started
-
-        def end(_: Any) -> None:
-            self._asking.pop(name, None)
-
-        if name not in self._asking:
-            started = self._started(name)
-            self._asking[name] = self._at_once.run(call).addErrback(lambda _: None).addBoth(end)
-        over: Any = Deferred()  # so that a scrape that gives up ends no question
-        if name in self._asking:
-            self._asking[name].addCallback(over.callback)
-        else:
-            over.callback(None)
-        return over
+        return self._at_once.run(call)
 
     def _known(self) -> dict[str, tuple[Any, Any]]:
         """Return the description and the newest sample of each device, None if it is not known."""
