@@ -282,3 +282,13 @@ def test_a_restart_is_told_with_its_time_and_for_some_minutes(
     assert news.recent == told
     clock.now += 1
     assert not news.recent
+
+
+async def test_an_emulated_instrument_is_not_recorded_among_real_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HCAM_HOME", str(tmp_path))
+    (tmp_path / "journal").mkdir()
+    (tmp_path / "journal" / "hwserver.000001.2026-11-22.sqlite").touch()
+    with pytest.raises(HcamError, match=f"{tmp_path} has records of real.*HCAM_HOME=~/emulated"):
+        await supervisor.up(load(), Address(), ["hwserver"], emulate=True)

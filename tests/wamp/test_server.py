@@ -15,16 +15,23 @@ from hcam_devices import HcamError
 from hcam_devices.config.instrument import load
 from hcam_devices.host.home import AlreadyRunningError
 from hcam_devices.journal import Journal
+from hcam_devices.wamp.emulated import has_real_records
 from hcam_devices.wamp.server import Server, until_told
 from hcam_devices.wamp.uris import Address
 
 from ..helpers import AT_MOST, until
 
+MIXED = "are now mixed into the records of"
+
 
 def server(name: str, device: str, folder: Path) -> Server:
     """Return a server of one device, which finds no router."""
+    return made(name, device, folder, emulate=True)
+
+
+def made(name: str, device: str, folder: Path, *, emulate: bool) -> Server:
     entry = load().entries[device]
-    return Server(name, [entry], Address("127.0.0.1", 1), folder, emulate=True)
+    return Server(name, [entry], Address("127.0.0.1", 1), folder, emulate=emulate)
 
 
 async def test_two_servers_with_one_journal_are_refused_although_they_share_no_device(
@@ -49,6 +56,30 @@ async def test_a_home_that_cannot_be_written_is_told(tmp_path: Path, in_the_way:
     (tmp_path / in_the_way).touch()
     with pytest.raises(HcamError, match=rf"{in_the_way}.* cannot be written .*: make room"):
         await server("hwserver", "pressure1", tmp_path).run()
+
+
+async def test_a_home_with_records_of_hardware_and_of_simulators_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def warned(name: str, device: str, *, emulate: bool) -> str:
+        """Run a server for a moment; return what it says of the records."""
+        caplog.clear()
+        one = made(name, device, tmp_path, emulate=emulate)
+        running = asyncio.create_task(one.run())
+        await until(lambda: bool(one.devices))
+        running.cancel()
+        await asyncio.wait([running])
+        return next((said for said in caplog.messages if MIXED in said), "")
+
+    (tmp_path / "journal").mkdir()
+    (tmp_path / "journal" / "hwlogger.000001.2026-11-22.sqlite").touch()  # of no hardware
+    for _ in range(2):
+        assert not await warned("hwserver", "pressure1", emulate=True)
+    assert not has_real_records(tmp_path)
+    assert "records of simulators" in await warned("hserver", "ngc", emulate=False)
+    assert not await warned("hserver", "ngc", emulate=False)
+    assert has_real_records(tmp_path)
+    assert "records of real hardware" in await warned("hwserver", "pressure1", emulate=True)
 
 
 async def test_a_server_that_ends_while_the_telescope_settles_keeps_every_sample(

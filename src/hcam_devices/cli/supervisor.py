@@ -21,6 +21,7 @@ from ..host.machine import why_elsewhere
 from ..names import did_you_mean
 from ..ui import terminal
 from ..wamp import access
+from ..wamp.emulated import has_real_records
 from ..wamp.router import crossbar, listening, make_keys, with_parent_death_signal
 from ..wamp.uris import Address
 
@@ -224,9 +225,15 @@ async def up(
 
     ``names`` are names of the router and of servers, as ``runs_here`` returns them.
 
-    Raises RouterError if the router is not installed or its port is taken, and AlreadyRunningError
-    if another ``hcam up`` has the same home.
+    Raises RouterError if the router is not installed or its port is taken, AlreadyRunningError
+    if another ``hcam up`` has the same home, and HcamError if simulators would be recorded in a
+    home with records of real hardware.
     """
+    if emulate and {*names} - {ROUTER, *COMMON} and has_real_records(home()):
+        raise HcamError(
+            f"{home()} has records of real hardware, which must not be mixed with emulated ones: "
+            f"give those another folder, as in HCAM_HOME=~/emulated {this_program()} up --emulate"
+        )
     if ROUTER in names:
         crossbar()
     with exclusive(home() / "locks", "hcam up"):

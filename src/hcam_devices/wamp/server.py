@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 from autobahn.wamp.exception import Error as WampError
 
 from .. import HcamError
-from ..config.instrument import Entry, Instrument
+from ..config.instrument import COMMON, Entry, Instrument
 from ..core import capture, sim
 from ..core.device import Device, iso_from_s
 from ..core.interlock import Interlock
@@ -30,7 +30,7 @@ from ..host.installation import commit
 from ..host.limits import NO_MORE_FILES, raise_open_files_limit
 from ..journal import Journal
 from ..names import did_you_mean
-from . import uris
+from . import emulated, uris
 from .about import about
 from .absence import Absence
 from .agent import MAX_BYTES, SET_UP_WITHIN, Agent
@@ -117,6 +117,8 @@ class Server:
                 stack.enter_context(exclusive(self.folder / "locks", what))
             path = self.folder / "journal" / self.name
             with writable_or_explain(path):
+                if self.name not in COMMON:
+                    emulated.note(self.folder, emulate=self.emulate)
                 journal = Journal(path)
             stack.callback(journal.close)
             noting = asyncio.create_task(self._note_commit())
