@@ -1,5 +1,7 @@
 """Sets of numbered samples do what Python's sets do."""
 
+import sys
+import threading
 from collections.abc import Iterable
 from itertools import pairwise
 
@@ -78,3 +80,25 @@ def test_each_sample_has_the_reason_of_the_first_cause(
         for number in numbers([one]):
             reasons = [cause.reason for cause in causes if number in numbers([cause])]
             assert one.reason == (reasons[0] if reasons else "")
+
+
+def test_another_thread_may_add_to_what_is_subtracted() -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(100):
+            odd = (SampleRange("ccd1", "a", seq, seq) for seq in range(1, 400, 2))
+            stored, known = SampleRanges(odd), SampleRanges([SampleRange("ccd1", "a", 1, 399)])
+            filling = threading.Thread(target=_add_even, args=(stored,))
+            filling.start()
+            while filling.is_alive():
+                assert len(known - stored) < 400
+            filling.join()
+            assert not known - stored
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def _add_even(stored: SampleRanges) -> None:
+    for seq in range(398, 0, -2):
+        stored.add("ccd1", "a", seq, seq)

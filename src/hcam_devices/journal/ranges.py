@@ -31,8 +31,9 @@ class SampleRange(NamedTuple):
 class SampleRanges:
     """A set of samples, each a device, an epoch and a number, with ``-``, ``&``, ``|`` and ``len``.
 
-    ``a - b`` takes as long as ``a`` has ranges, however many ``b`` has. A set cannot be iterated
-    over, because ``len`` counts its samples: use ``ranges``.
+    ``a - b`` takes as long as ``a`` has ranges, however many ``b`` has. Another thread may add to
+    ``b`` meanwhile. A set cannot be iterated over, because ``len`` counts its samples: use
+    ``ranges``.
     """
 
     def __init__(self, ranges: Iterable[SampleRange] = ()) -> None:
@@ -162,12 +163,11 @@ def _without(spans: Iterable[list[int]], others: list[list[int]] | tuple[()]) ->
     for first, last in spans:
         rest = first
         at = bisect_left(others, first, key=itemgetter(1))
-        while at < len(others) and others[at][0] <= last:
-            low, high = others[at]
+        end = bisect_right(others, last, key=itemgetter(0))
+        for low, high in others[at:end]:  # a copy: another thread may shorten the list
             if rest < low:
                 found.append([rest, low - 1])
             rest = high + 1
-            at += 1
         if rest <= last:
             found.append([rest, last])
     return found
