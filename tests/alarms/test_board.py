@@ -624,6 +624,17 @@ def test_a_server_that_never_came_is_an_alarm(bench: Bench) -> None:
     assert shown == ["hwserver.status"]
 
 
+def test_a_server_that_ended_with_the_router_is_an_alarm(bench: Bench) -> None:
+    bench.board.listening()
+    bench.board.hear_status("hwserver", running=True)
+    bench.board.nobody_heard()
+    bench.after(60)
+    bench.board.listening()
+    bench.after(40)
+    shown = [one["alarm"] for one in bench.board.list() if not one["suppressed"]]
+    assert shown == ["hwserver.status"]
+
+
 # --- everything at once ---------------------------------------------------------------------
 
 

@@ -60,6 +60,8 @@ class Replay:
         elif what.startswith("router"):
             self._is_heard = what == "router back"
             self.bench.board.listening() if self._is_heard else self.bench.board.nobody_heard()
+            if self._is_heard:
+                self._run(server=True)  # a server says so whenever it joins
         else:
             self._is_heard = what == "server back"
             self._run(server=self._is_heard)

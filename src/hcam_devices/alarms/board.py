@@ -121,8 +121,12 @@ class Board:
         self._settle()
 
     def nobody_heard(self) -> None:
-        """Note that the router is away: silence says nothing of the devices now."""
+        """Note that the router is away: silence says nothing of the devices now.
+
+        A server that ends meanwhile cannot say so: each has to say again that it runs.
+        """
         self._expected_since = math.inf
+        self._statuses.clear()
 
     def listening(self) -> None:
         """Note that telemetry can be heard from now on."""
