@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import json
 import logging
 import re
 import sqlite3
@@ -40,6 +41,8 @@ log = logging.getLogger(__name__)
 TICK_S = 0.25
 MARKED = ("raised", "worse", "acknowledged", "cleared")
 """The events that are a text in telemetry, for the marks on plots of the history."""
+MAX_REPLY_BYTES = 500_000
+"""A reply has at most this much JSON, which always fits into a message of the router."""
 MAX_NEWS = 20
 """A sample names at most so many of them."""
 WATCHED_PERIOD_S = 15.0
@@ -140,11 +143,12 @@ class Alarms(Device):
     ) -> list[dict[str, Any]]:
         """Return what happened to an alarm, or to all, oldest first, in 24 hours or another time.
 
-        ``last`` is a duration such as 12h, ``start`` and ``end`` are times (UTC, ISO 8601).
+        ``last`` is a duration such as 12h, ``start`` and ``end`` are times (UTC, ISO 8601). If it
+        is more than 500 kB, only the newest events are returned: ask with an earlier ``end``.
         """
         until = _moment(end, self.clock())
         since = _moment(start, until - _duration(last or "24h"))
-        return self.watch.store.events(since, until, alarm)
+        return _newest(self.watch.store.events(since, until, alarm))
 
     @rpc(read_only=True)
     def report(self, night: str = "tonight") -> dict[str, Any]:
@@ -200,7 +204,7 @@ class Alarms(Device):
     @rpc(read_only=True)
     def messages(self, last: str = "24h") -> list[dict[str, Any]]:
         """Return the messages to people, oldest first, in a time such as 12h; all that wait."""
-        return self.watch.store.messages(self.clock() - _duration(last))
+        return _newest(self.watch.store.messages(self.clock() - _duration(last)))
 
     @rpc(audience="engineer", label="Out of service")
     def out_of_service(self, alarm: str, reason: str) -> dict[str, Any]:
@@ -392,6 +396,16 @@ def serve(instrument: Instrument, recorder: Entry, address: Address) -> None:
         # 1 MB that was needed only to read the instrument file
         ctypes.CDLL(None).malloc_trim(0)
         asyncio.run(until_told(server))
+
+
+def _newest(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return as many of the last entries as fit into a reply."""
+    room = MAX_REPLY_BYTES
+    for before in range(len(found), 0, -1):
+        room -= len(json.dumps(found[before - 1])) + 2
+        if room < 0:
+            return found[before:]
+    return found
 
 
 def _moment(text: str | None, default: float) -> float:
