@@ -1,11 +1,13 @@
-"""Which alarms ``hcam alarms ack`` acknowledges."""
+"""Which alarms ``hcam alarms ack`` acknowledges, and what ``log --around`` adds to events."""
 
 from typing import Any
 
 import pytest
 
 from hcam_devices import HcamError
+from hcam_devices.errors import InvalidArgumentError
 from hcam_devices.ui import alarms
+from hcam_devices.wamp import utils
 
 HIDDEN = "ccd2.flow"
 
@@ -43,3 +45,13 @@ def test_a_glob_acknowledges_what_is_shown_and_a_name_also_what_is_hidden(
         with pytest.raises(HcamError, match=f"there is no {pattern} to acknowledge"):
             list(alarms.acknowledge(pattern, ""))
     assert asked == expected
+
+
+def test_a_server_has_no_history_around_its_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    def call(procedure: str, *args: Any, **span: Any) -> Any:
+        raise InvalidArgumentError(f"there is no history of {args[0]!r}")
+
+    monkeypatch.setattr(utils, "call", call)
+    event = {"event": "raised", "alarm": "hwserver.status", "at": "2026-11-22T00:00:40.000Z"}
+    (found,) = alarms.with_history([event])
+    assert found == event | {"values": None, "value_unit": None, "commands": []}

@@ -206,13 +206,21 @@ def _around(event: Record) -> dict[str, Any]:
         "start": iso_from_s(moment - AROUND_S),
         "end": iso_from_s(moment + AROUND_S),
     }
+    found = _recorded("history", event["alarm"], points=PARTS, **span)
+    commands = _recorded("commands", event["alarm"].partition(".")[0], **span)
+    return {
+        "values": found.get("mean"),
+        "value_unit": found.get("unit"),
+        "commands": commands.get("commands", []),
+    }
+
+
+def _recorded(procedure: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Return what the recorder has, or nothing of what has no history: a connection, a server."""
     try:
-        found = utils.call(uris.rpc("recorder", "history"), event["alarm"], points=PARTS, **span)
-    except InvalidArgumentError:  # such as a connection
-        found = {}
-    device = event["alarm"].partition(".")[0]
-    commands = utils.call(uris.rpc("recorder", "commands"), device, **span)["commands"]
-    return {"values": found.get("mean"), "value_unit": found.get("unit"), "commands": commands}
+        return dict(utils.call(uris.rpc("recorder", procedure), *args, **kwargs))
+    except InvalidArgumentError:
+        return {}
 
 
 def around_lines(event: Record) -> Iterator[str]:
