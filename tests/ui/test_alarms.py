@@ -1,5 +1,6 @@
 """Which alarms ``hcam alarms ack`` acknowledges, and what ``log --around`` adds to events."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -55,3 +56,36 @@ def test_a_server_has_no_history_around_its_alarm(monkeypatch: pytest.MonkeyPatc
     event = {"event": "raised", "alarm": "hwserver.status", "at": "2026-11-22T00:00:40.000Z"}
     (found,) = alarms.with_history([event])
     assert found == event | {"values": None, "value_unit": None, "commands": []}
+
+
+def numbered(*numbers: int) -> list[Mapping[str, Any]]:
+    return [{"seq": seq, "event": "raised"} for seq in numbers]
+
+
+@pytest.mark.parametrize(
+    ("heard", "logged", "expected"),
+    [
+        ([6, 7], [4, 5], [6, 7]),
+        ([8], [4, 5, 6, 7, 8], [6, 7, 8]),  # two were missed, such as while the router was away
+        ([8], OSError("no router"), [8]),
+        ([1], [1], [1]),  # the numbers of a new file
+    ],
+)
+async def test_each_event_is_told_once_and_none_is_missed(
+    heard: list[int], logged: list[int] | OSError, expected: list[int]
+) -> None:
+    told: list[int] = []
+    events = alarms.Events(5, lambda event: told.append(event["seq"]))
+
+    async def log() -> list[Mapping[str, Any]]:
+        if isinstance(logged, OSError):
+            raise logged
+        for late in numbered(expected[-1] + 1):
+            assert not events.hear(late), "it is held while others are asked for"
+        return numbered(*logged)
+
+    for event in numbered(*heard):
+        if events.hear(event):
+            await events.catch_up(log)
+            expected = expected if isinstance(logged, OSError) else [*expected, expected[-1] + 1]
+    assert told == expected

@@ -2,12 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from fnmatch import fnmatchcase
+from operator import itemgetter
 from typing import Any
 
+from autobahn.wamp.exception import Error as WampError
 from autobahn.wamp.types import SubscribeOptions
 
 from .. import HcamError
@@ -25,6 +27,8 @@ DEVICE = "alarms"
 SILENT_AFTER_S = 15.0
 """The alarm system publishes every 5 s; after this time it is said to be silent."""
 TEST_WITHIN_S = 60.0
+LOG_WITHIN_S = 10.0
+"""Wait for the log at most this long, before what was held meanwhile is told."""
 AROUND_S, PARTS = 60.0, 6
 WORDS = {"active": "", "acknowledged": "acknowledged", "returned": "over, nobody saw it"}
 EVENTS = {"handover": "handed over", "handover_confirmed": "confirmed the handover"}
@@ -284,25 +288,81 @@ def watch(address: Address, say: Callable[[Any, str | Iterable[str]], None]) -> 
 
     ``say`` is called with data and its text.
     """
+    earlier = ask("log")
     records = ask("list")
     say(records, table(records))
-    asyncio.run(_watch(address, say))
+    events = Events(earlier[-1]["seq"] if earlier else 0, lambda each: say(each, event_line(each)))
+    asyncio.run(_watch(address, events, say))
 
 
-async def _watch(address: Address, say: Callable[[Any, str | Iterable[str]], None]) -> None:
+class Events:
+    """Tells each event once, in order, also those that were missed while nothing was heard.
+
+    ``newest`` is the number of the last event that was told.
+    """
+
+    def __init__(self, newest: int, tell: Callable[[Record], None]) -> None:
+        self.newest, self._tell = newest, tell
+        self._held: list[Record] | None = None
+        self._catching = asyncio.Lock()
+
+    def hear(self, event: Record) -> bool:
+        """Tell an event, or hold it; return whether others were missed: ``catch_up`` then."""
+        if self._held is not None:
+            self._held.append(event)
+            return False
+        if event["seq"] != self.newest + 1:
+            self._held = [event]
+            return True
+        self._say(event)
+        return False
+
+    async def catch_up(self, log: Callable[[], Awaitable[list[Record]]]) -> None:
+        """Tell what is in the log of the alarms, and what was held."""
+        async with self._catching:
+            held = self._held = [] if self._held is None else self._held
+            try:
+                logged = await log()
+            except (OSError, WampError):  # hwalarm is away: its next event shows that one is missed
+                logged = []
+            if held and held[0]["seq"] <= self.newest:  # hwalarm has lost its file: it counts anew
+                self.newest = 0
+            self._held = None
+            for event in sorted((*logged, *held), key=itemgetter("seq")):
+                if event["seq"] > self.newest:
+                    self._say(event)
+
+    def _say(self, event: Record) -> None:
+        self.newest = event["seq"]
+        for each in worth_reading([event]):
+            self._tell(each)
+
+
+async def _watch(
+    address: Address, events: Events, say: Callable[[Any, str | Iterable[str]], None]
+) -> None:
     heard, told = time.monotonic(), False
+    catching: set[asyncio.Task[None]] = set()
 
     def hear(*_: Any, **__: Any) -> None:
         nonlocal heard, told
         heard, told = time.monotonic(), False
 
-    def show(event: Any) -> None:
-        for each in worth_reading([event] if isinstance(event, dict) else []):
-            say(each, event_line(each))
-
     async def joined(session: Session) -> None:
+        async def log() -> list[Record]:
+            async with asyncio.timeout(LOG_WITHIN_S):
+                return list(await session.call(uris.rpc(DEVICE, "log")))
+
+        def show(event: Any) -> None:
+            is_event = isinstance(event, dict) and type(event.get("seq")) is int
+            if is_event and events.hear(event):
+                task = asyncio.create_task(events.catch_up(log))
+                catching.add(task)
+                task.add_done_callback(catching.discard)
+
         await session.subscribe(show, uris.changed(DEVICE))
         await session.subscribe(hear, uris.telemetry(DEVICE), SubscribeOptions(get_retained=True))
+        await events.catch_up(log)
 
     following = asyncio.create_task(keep_joined(address, joined))
     try:
