@@ -280,6 +280,20 @@ def test_very_many_gaps_are_counted_but_not_all_listed() -> None:
     assert "... and 4700 more gaps" in list(text(result))
 
 
+def test_many_losses_do_not_change_how_many_gaps_are_listed() -> None:
+    shelf = FakeStore()
+    shelf.keep("ccd1", *of(*range(1, 1001)))
+    shelf.has["ccd1"] = shelf.has["ccd1"][::2]
+    shelf.keep("ccd2", *of(*range(1, 20)))
+    del shelf.has["ccd2"][1::2]
+    said = published(1, 1000)
+    said.lost = [Lost("ccd1", EPOCH, NOW - n, NOW - n, 1, "no space") for n in range(3)]
+    both = {"ccd1": said, "ccd2": published(1, 19, "ccd2")}
+    result = audit(NIGHT, both, [shelf], NOW).stores[0]
+    assert len(result.findings) == 300 + 3
+    assert result.more == 200 + 9
+
+
 def test_it_is_told_in_a_table() -> None:
     shelf = FakeStore()
     shelf.keep("ccd1", *of(1, 2, 3))

@@ -12,6 +12,7 @@ from hcam_devices.history.journals import Journals
 from hcam_devices.history.recorder import Recorder
 from hcam_devices.history.replicator import Replicator
 from hcam_devices.history.stores.embedded import EmbeddedStore
+from hcam_devices.journal import Journal
 from hcam_devices.journal.points import Point, night_bounds
 
 from ..helpers import Clock, records
@@ -59,3 +60,21 @@ def test_parts_are_closed_once_and_the_night_at_noon(
         assert files_at(END + GRACE_MS - 1) == three
         assert files_at(END + GRACE_MS) == ["slide.parquet"]
         replicator.close()
+
+
+def test_an_audit_knows_which_night_tonight_is(tmp_path: Path) -> None:
+    clock = Clock(START / 1000 + 3600)
+    journal = Journal(tmp_path / "journal" / "hwlogger", clock=clock)
+    with closing(EmbeddedStore("local", tmp_path, clock=clock)) as store, closing(journal):
+        journals = Journals({})
+        journals.own = journal
+        recorder = Recorder(
+            "recorder",
+            replicators=[Replicator(store, journals, clock)],
+            journals=journals,
+            folder=tmp_path,
+            stores={"local": Embedded()},
+            clock=clock,
+        )
+        for night in ("", "tonight", NIGHT):
+            assert asyncio.run(recorder.audit(night))["night"] == NIGHT

@@ -356,7 +356,7 @@ def _judge(
     named = ((altered, ALTERED), (unknown, UNKNOWN), (numbers_of(again), TWICE))
     found = [part._replace(reason=cause) for samples, cause in named for part in samples.ranges()]
     found += [gap for gap in gaps if gap.reason != COMING]
-    room = MAX_FINDINGS - len(store.findings)
+    room = max(MAX_FINDINGS - len(store.findings), 0)
     store.findings += map(evidence.finding, found[:room])
     store.more += len(found[room:])
     store.findings += [

@@ -28,7 +28,7 @@ from ..host.home import exclusive, home
 from ..host.threads import ask, in_own_thread
 from ..journal import DAY_S, Journal
 from ..journal.notebook import Lost
-from ..journal.points import night_bounds, night_named, night_of
+from ..journal.points import night_bounds, night_named
 from ..journal.ranges import SampleRange, SampleRanges
 from ..wamp.server import Server, Task, until_told
 from ..wamp.session import keep_joined
@@ -243,7 +243,7 @@ class Recorder(Figures):
     @rpc(read_only=True)
     async def audit(self, night: str = "") -> dict[str, Any]:
         """Compare what was published in a night (2026-11-22) with what each store has."""
-        night = night or night_of(round(self.clock() * 1000))
+        night = night_named(night or "tonight", round(self.clock() * 1000))
         start, end = (time / 1000 for time in night_bounds(night))
         published = await self.journals.published(start, end)
         for device in self.listener.unexplained():
