@@ -333,6 +333,12 @@ def test_a_drill_finds_everything_right_and_sets_everything_back(
     assert (state(), rack()[ENABLE]) == ("armed", "HW Enable")
 
 
+def test_a_drill_of_nothing_but_the_status_of_a_server_lets_it_be_away(quiet: Net) -> None:
+    [status] = rehearsed(quiet, "hwserver.status").values()
+    assert "shown" in status
+    assert "cleared" in status
+
+
 WITH_COMMANDS = {
     "ngc.*": {"ngc.disk_free", "ngc.frames_done", "ngc.setup_ngc_server", "ngc.start_ngc_server"},
     "gtc.*": {"gtc.archive", "gtc.autoguider", "gtc.dither", "gtc.gtc", "gtc.telpars"},

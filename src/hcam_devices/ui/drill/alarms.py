@@ -57,7 +57,7 @@ class Alarms(Half):
 
     def __bool__(self) -> bool:
         """Whether there is an alarm to bring about."""
-        return bool(self._drives)
+        return bool(self._drives or self._with_servers)
 
     async def run(self) -> None:
         """Bring alarms about, all but those of servers that are away."""
