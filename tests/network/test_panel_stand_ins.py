@@ -11,6 +11,7 @@ from autobahn.wamp.types import CallDetails, PublishOptions, RegisterOptions
 from playwright.async_api import Browser, expect
 
 from hcam_devices.config.instrument import load
+from hcam_devices.core.device import iso_from_s
 from hcam_devices.wamp.described import packed
 from hcam_devices.wamp.router import DESCRIBED, PAGES, configuration, write_pages
 from hcam_devices.wamp.uris import changes, rpc, status, telemetry
@@ -87,6 +88,22 @@ async def test_an_alarm_system_that_says_nothing_is_an_alarm(router: Net, browse
         await expect(page.at("alarm:pressure3.pressure")).to_contain_text("is too high")
         publish(session, telemetry("alarms"), sample("alarms"))
         await expect(silent).to_have_count(0)
+
+
+async def test_the_newest_of_very_many_commands_are_shown(router: Net, browser: Browser) -> None:
+    now = 1000 * int(time.time())
+
+    def commands(last: str = "", start: int = now - 1000) -> dict[str, Any]:
+        """Return one command, and the start of the next page, as the recorder does."""
+        at = iso_from_s(start / 1000)
+        note = {"device": "pressure2", "time": at, "what": f"n{now - start}", "args": []}
+        return {"commands": [note], "next": start + 500 if start < now else None}
+
+    async with client(router.address, key=None) as session, panel(browser, router) as page:
+        await session.register(commands, rpc("recorder", "commands"))
+        await page.load("local")
+        for shown in ("n1000", "n500", "n0"):
+            await expect(page.at("log")).to_contain_text(shown)
 
 
 async def test_a_replay_on_a_crossbar_of_ones_own_says_what_it_needs(

@@ -268,9 +268,14 @@ async function loadNotes() {
     return sortNotes()
   }
   try {
-    const found = await rpc("recorder", "commands", [], { last: "12h" })
+    let found = [], asked = { last: "12h" }
+    while (asked) { // the oldest come first, and of many only some at once
+      const page = await rpc("recorder", "commands", [], asked)
+      found = [...found, ...page.commands].slice(-MAX_NOTES)
+      asked = page.next && { start: page.next }
+    }
     const known = new Set(notes.map((note) => note.device + note.time + note.what))
-    notes = [...notes, ...found.commands.filter((note) => !known.has(note.device + note.time + note.what))]
+    notes = [...notes, ...found.filter((note) => !known.has(note.device + note.time + note.what))]
     notesFailed = ""
   } catch (error) {
     notesFailed = error.message
