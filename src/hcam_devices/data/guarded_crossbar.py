@@ -111,9 +111,16 @@ class Retained:
 class Rules(dict[str, Any]):
     """The rules of a role by URI. Crossbar's have a node for each character, 2 kB a rule."""
 
+    longest = 0
+
+    def __setitem__(self, uri: str, rule: Any) -> None:
+        super().__setitem__(uri, rule)
+        self.longest = max(self.longest, len(uri))
+
     def longest_prefix_value(self, uri: str) -> Any:
         """Return the rule of the longest URI with which this one begins. Raise KeyError."""
-        for end in range(len(uri), -1, -1):
+        # Somebody may send a URI of a megabyte.
+        for end in range(min(len(uri), self.longest), -1, -1):
             if rule := self.get(uri[:end]):
                 return rule
         raise KeyError(uri)
