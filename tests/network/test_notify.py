@@ -92,6 +92,10 @@ async def test_people_are_told_over_every_way_and_over_kills(own: Net) -> None:
         said = await asyncio.to_thread(own.hcam, "alarms", "messages")
         assert "to observer" in said
 
+        said = await hcam(own, "doctor", "--instrument", str(own.home / "told.toml"), code=2)
+        assert re.search(r"OK +messages .*: observer can be told, and a heartbeat is sent", said)
+        assert "everybody can read the URLs of [notify]" in said
+
         # a test message, that all take, and that one refuses
         said = await asyncio.to_thread(own.hcam, "alarms", "test", "observer")
         assert "to observer: This is a test by local: alarms arrive here. (sent at " in said
@@ -100,9 +104,6 @@ async def test_people_are_told_over_every_way_and_over_kills(own: Net) -> None:
         assert "(waits: json (1 of 2): HTTP status 500)" in said
         said = await hcam(own, "alarms", code=1)
         assert re.search(r"not told: \d+ messages? to observer .*: json \(1 of 2\): HTTP", said)
-        said = await hcam(own, "doctor", "--instrument", str(own.home / "told.toml"), code=2)
-        assert re.search(r"OK +messages .*: observer can be told, and a heartbeat is sent", said)
-        assert "everybody can read the URLs of [notify]" in said
         the.hook.answer = "take"
         await soon(all_sent)
 
