@@ -276,7 +276,8 @@ class Watch:
             self._note_gap(self._watched, now)
         if self._watched is None or abs(now - self._watched) > WATCHED_PERIOD_S:
             self._watched = now
-            self._safely(lambda: self.store.note("watched", now))
+            if self._safely(lambda: self.store.note("watched", now)) and any(self._backlog):
+                self._keep((), [], [])  # the disk is there again
         self._heard_at = self.steady()
         self.board.hear(sample)
 
