@@ -187,6 +187,29 @@ def test_a_copy_that_is_damaged_is_named_and_made_again(site: Site) -> None:
     assert site.copied() == site.closed()
 
 
+@pytest.mark.parametrize("damage", ["[]", '{"ccd1.parquet": 1}', '{"ccd1.parquet": {"devise": 1}}'])
+def test_a_damaged_list_of_copies_is_made_again(site: Site, damage: str) -> None:
+    site.keep(points(1, 50))
+    site.target.mkdir()
+    site.copier.copy()
+    listed = site.target / "nights" / NIGHT / "files.json"
+    before = listed.read_text()
+    listed.write_text(damage)
+    again = site.begin()
+    assert not again.copy()
+    assert again.backlog == 0
+    assert listed.read_text() == before
+
+
+def test_a_damaged_marker_is_that_of_another_folder(site: Site) -> None:
+    site.keep(points(1, 50))
+    site.target.mkdir()
+    site.copier.copy()
+    (site.target / copier_module.MARKER).write_bytes(b"\xff")
+    with pytest.raises(AwayError, match="is not the folder that was used before"):
+        site.begin().copy()
+
+
 def test_a_damaged_file_is_not_copied_but_copied_back(site: Site) -> None:
     site.keep(points(1, 50))
     site.target.mkdir()

@@ -16,6 +16,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, TypeAlias
 
+from pydantic import BaseModel, TypeAdapter
+
 from ..core.device import iso_from_s
 from ..core.part import Alarm
 from ..host.backoff import Backoff
@@ -41,6 +43,16 @@ FILES = "files.json"
 
 Files: TypeAlias = dict[str, dict[str, Any]]
 """What is known of the files of a night, by name."""
+
+
+class _Facts(BaseModel):
+    device: str
+    checksum: str
+    ranges: list[tuple[str, int, int]]
+    samples: int
+
+
+_FILES = TypeAdapter(dict[str, _Facts])
 
 
 def catalogue(source: Path) -> dict[str, Files]:
@@ -152,8 +164,8 @@ class Copier:
         if not self.folder.is_dir():
             raise AwayError(f"{self.folder} does not exist: mount its disk, or create the folder")
         marker = self.folder / MARKER
-        known = self.note.read_text(encoding="utf-8") if self.note.exists() else ""
-        there = marker.read_text(encoding="utf-8") if marker.exists() else ""
+        known = self.note.read_text("utf-8", "replace") if self.note.exists() else ""
+        there = marker.read_text("utf-8", "replace") if marker.exists() else ""
         if known and there != known:
             raise AwayError(
                 f"{self.folder} is not the folder that was used before: mount its disk; or, to "
@@ -225,12 +237,13 @@ class Copier:
 
 
 def _read(place: Path) -> Files:
-    """Return what is known of the copies in the folder of a night."""
+    """Return what is known of the copies in the folder of a night; nothing if it is damaged."""
     try:
-        found = json.loads((place / FILES).read_bytes())
+        found: Files = json.loads((place / FILES).read_bytes())
+        _FILES.validate_python(found)
     except (FileNotFoundError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found
 
 
 def _write(place: Path, files: Files) -> None:
