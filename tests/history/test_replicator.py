@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import json
 import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -747,6 +748,26 @@ def test_who_says_more_than_is_kept_is_told(tmp_path: Path) -> None:
     assert len(replicator._live[0].point.values) == 500
     (alarm,) = listener.notices()
     assert "only 500 fields of each sample of guider are recorded" in alarm.reason
+
+
+def test_why_telemetry_is_not_recorded_is_logged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    listener, _ = listener_in(tmp_path)
+    now = 1e9
+    listener.clock = lambda: now
+
+    def fail(_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(listener.journals.own, "append", fail)
+    for _ in range(100):
+        listener.hear({"x": now}, _event=event())
+        now += 2
+    assert caplog.text.count("telemetry without numbers is not recorded: guider") == 1
+    now += 60
+    listener.hear({"x": now}, _event=event())
+    assert caplog.text.count("telemetry without numbers is not recorded: guider") == 2
 
 
 async def test_the_disk_that_is_told_is_the_fullest_of_those_in_use(

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
@@ -84,6 +85,24 @@ async def test_an_alarm_of_the_agent_has_the_time_of_its_first_sample(agent: Age
     assert since("third") == []
     agent.warning = "39 % of its disk is left"
     assert since("fourth") == ["fourth"]
+
+
+async def test_why_samples_are_not_kept_is_logged_once(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(samples: list[Sample], most: int) -> list[sqlite3.Error]:
+        return [sqlite3.OperationalError("database or disk is full") for _ in samples]
+
+    for times in (1, 2):
+        with monkeypatch.context() as patch:
+            patch.setattr(agent.journal, "append_all", fail)
+            told = [reasons(say(agent), "journal") for _ in range(3)]
+        assert all("samples are not being kept" in reason for reason in told)
+        assert caplog.text.count("samples are not being kept") == times
+        assert not reasons(say(agent), "journal")
+    for _ in range(3):
+        assert "bytes is more" in reasons(say(agent, pressure="x" * MAX_BYTES), "telemetry")
+    assert caplog.text.count("bytes is more") == 1
 
 
 class Router:

@@ -72,7 +72,7 @@ class Listener:
         self.deciding: set[asyncio.Task[None]] = set()
         self._foreign: dict[str, dict[str, Any]] = {}
         self._names: set[str] = set()
-        self._unkept, self._unkept_at = "", 0.0
+        self._unkept, self._unkept_at = "", -math.inf
         self._cut: set[str] = set()
         self._apart: dict[str, tuple[float, float]] = {}
         self._refused: dict[tuple[str, int | None], Refusal] = {}
@@ -263,8 +263,10 @@ class Listener:
         try:
             numbered = self.journals.own.append({"device": device} | said)
         except (sqlite3.Error, ValueError) as error:
-            self._unkept, self._unkept_at = f"{device}: {error}", self.clock()
-            log.error("telemetry without numbers is not recorded: %s", self._unkept)
+            before, self._unkept_at = self._unkept_at, self.clock()
+            self._unkept = f"{device}: {error}"
+            if self._unkept_at - before >= RECENT_S:
+                log.error("telemetry without numbers is not recorded: %s", self._unkept)
         else:
             self._unkept = ""
             self._foreign[device] = said

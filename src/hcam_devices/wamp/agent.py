@@ -219,16 +219,14 @@ class Agent:
     def _kept(self, sample: Sample, kept: Kept) -> None:
         """Publish a kept sample, or an alarm with the reason why it is not kept."""
         if isinstance(kept, ValueError):
-            log.error("%s: %s", self.device.name, kept)
-            alarm = self._alarm("telemetry", "ERR", str(kept), sample)
+            alarm = self._not_kept("telemetry", str(kept), sample)
             few = {name: sample[name] for name in ("device", "timestamp")}
             state = {"connection": sample["state"]["connection"]}
             self.publish(dict.fromkeys(sample) | few | {"state": state, "alarms": [alarm]})
             return
         if isinstance(kept, sqlite3.Error):
             reason = f"samples are not being kept: {self.journal.path}: {kept}"
-            log.error("%s: %s", self.device.name, reason)
-            alarm = self._alarm("journal", "ERR", reason, sample)
+            alarm = self._not_kept("journal", reason, sample)
             unkept = {"device": self.device.name, "seq": None, "epoch": self.journal.epoch}
             kept = unkept | sample | {"alarms": [*sample["alarms"], alarm]}
         elif isinstance(kept, Exception):
@@ -238,6 +236,12 @@ class Agent:
             self._since = {key: at for key, at in self._since.items() if key in present}
         self._newest = kept
         self._send(kept)
+
+    def _not_kept(self, field: str, reason: str, sample: Sample) -> dict[str, str]:
+        """Return the alarm about a sample that is not kept; log the first of a series."""
+        if (field, "ERR") not in self._since:
+            log.error("%s: %s", self.device.name, reason)
+        return self._alarm(field, "ERR", reason, sample)
 
     def _alarm(self, field: str, severity: str, reason: str, sample: Sample) -> dict[str, str]:
         """Return one of the agent's own alarms, with the time of its first sample."""
