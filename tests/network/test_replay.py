@@ -190,6 +190,8 @@ async def test_nothing_to_replay_is_told(
 async def test_a_time_without_samples_is_told(history: NightFiles) -> None:
     with pytest.raises(HcamError, match="0:24 is not after 00:25 in a night"):
         await numbers(recorded(history, NIGHT, "*", "00:25", "0:24"))
+    with pytest.raises(HcamError, match=f"^the end of night {NIGHT} is not after 2027-01-01 in"):
+        await numbers(recorded(history, NIGHT, "*", "2027-01-01"))
     for wrong in ("24:00", "soon", "12", "-1:00"):
         with pytest.raises(HcamError, match="is not a time such as"):
             await numbers(recorded(history, NIGHT, "*", wrong))

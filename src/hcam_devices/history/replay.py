@@ -52,7 +52,10 @@ async def recorded(
     start, stop = moment(begin, last - 1), moment(end or "12:00", last - 1)
     stop = last if stop == first else stop
     if stop <= start:
-        raise HcamError(f"{end} is not after {begin} in a night, which is from 12:00 to 12:00 UTC")
+        until = end or f"the end of night {night}"
+        raise HcamError(
+            f"{until} is not after {begin} in a night, which is from 12:00 to 12:00 UTC"
+        )
     points = history.samples(night, start, stop)
     chosen = (
         point
