@@ -35,10 +35,10 @@ from hcam_devices.wamp import utils
 
 def is_online(name):
     try:
-        state = utils.call(f"hipercam.{name}.rpc.telemetry")["state"]
+        sample = utils.call(f"hipercam.{name}.rpc.telemetry")
     except utils.WampError:
         return False
-    return state["connection"] == "online"
+    return bool(sample) and sample["state"]["connection"] == "online"
 
 for name in sys.argv[1:]:
     while not is_online(name):

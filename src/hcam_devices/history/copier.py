@@ -164,8 +164,10 @@ class Copier:
         if not self.folder.is_dir():
             raise AwayError(f"{self.folder} does not exist: mount its disk, or create the folder")
         marker = self.folder / MARKER
-        known = self.note.read_text("utf-8", "replace") if self.note.exists() else ""
-        there = marker.read_text("utf-8", "replace") if marker.exists() else ""
+        known, there = (
+            path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+            for path in (self.note, marker)
+        )
         if known and there != known:
             raise AwayError(
                 f"{self.folder} is not the folder that was used before: mount its disk; or, to "
