@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcam_devices.history.audit import Audit, Published, Row, audit, text
+from hcam_devices.history.audit import MAX_FINDINGS, Audit, Published, Row, audit, text
 from hcam_devices.history.stores import AwayError
 from hcam_devices.journal import DAY_S
 from hcam_devices.journal.notebook import Lost
@@ -101,6 +101,18 @@ def test_a_row_that_the_store_noted_but_does_not_have_is_missing() -> None:
         ]
         assert result.stores[0].lines[0].verdict == "3 MISSING"
         assert result.verdict.startswith("NOT everything published is stored once")
+
+
+def test_many_losses_hide_no_sample_that_can_be_fetched_again() -> None:
+    shelf = FakeStore()
+    shelf.keep("ccd1", *of(1))
+    shelf.keep("slide", *of(1, 2, 3))
+    del shelf.has["slide"][1]
+    said = {"ccd1": published(1, 1), "slide": published(1, 3, "slide")}
+    said["ccd1"].lost = [Lost("ccd1", EPOCH, NOW, NOW, 1, "disk full")] * (MAX_FINDINGS + 5)
+    [store] = audit(NIGHT, said, [shelf], NOW).stores
+    assert [*store.wrong.ranges()] == [SampleRange("slide", EPOCH, 2, 2)]
+    assert (len(store.findings), store.more) == (MAX_FINDINGS + 5, 1)
 
 
 def test_a_row_that_is_there_twice_at_another_time_is_doubled() -> None:

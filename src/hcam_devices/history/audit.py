@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..core.device import iso_from_s
 from ..journal import KEEP
@@ -131,7 +131,10 @@ class Audited(BaseModel):
     """The result for one store.
 
     ``unread``: why nothing could be read. ``more``: the number of findings that are not listed.
+    ``wrong``: the samples to be fetched again; all of them, and only in this process.
     """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     name: str
     uncounted: str
@@ -141,6 +144,7 @@ class Audited(BaseModel):
     findings: list[Finding] = []
     more: int = 0
     verdict: str = ""
+    wrong: SampleRanges = Field(default_factory=SampleRanges, exclude=True)
 
     @property
     def complete(self) -> bool:
@@ -356,6 +360,8 @@ def _judge(
     named = ((altered, ALTERED), (unknown, UNKNOWN), (numbers_of(again), TWICE))
     found = [part._replace(reason=cause) for samples, cause in named for part in samples.ranges()]
     found += [gap for gap in gaps if gap.reason != COMING]
+    store.wrong |= altered
+    store.wrong |= SampleRanges(gap for gap in gaps if gap.reason == LOST)
     room = max(MAX_FINDINGS - len(store.findings), 0)
     store.findings += map(evidence.finding, found[:room])
     store.more += len(found[room:])

@@ -29,12 +29,12 @@ from ..host.threads import ask, in_own_thread
 from ..journal import DAY_S, Journal
 from ..journal.notebook import Lost
 from ..journal.points import night_bounds, night_named
-from ..journal.ranges import SampleRange, SampleRanges
+from ..journal.ranges import SampleRanges
 from ..wamp.server import Server, Task, until_told
 from ..wamp.session import keep_joined
 from ..wamp.uris import Address
 from .archive import Moment, Reply, elsewhere, embedded_folders, span
-from .audit import ALTERED, LOST, Audit, Audited, Published, audit
+from .audit import Audit, Audited, Published, audit
 from .copier import Copier
 from .figures import Figures, names_of, with_stores
 from .inventory import lost_between, readers
@@ -276,15 +276,10 @@ class Recorder(Figures):
             kept = replicator.store
             if kept.name != store.name or not isinstance(kept, EmbeddedStore):
                 continue  # rows of databases cannot be replaced
-            wrong = SampleRanges(
-                SampleRange(finding.device, finding.epoch, finding.first, finding.last)
-                for finding in store.findings
-                if finding.cause in (ALTERED, LOST)
-            )
             try:
                 await in_own_thread(replicator.call, kept.check, night)
-                if wrong:
-                    await in_own_thread(kept.repair, wrong, replicator.call)
+                if store.wrong:
+                    await in_own_thread(kept.repair, store.wrong, replicator.call)
             except (AwayError, OSError, ValueError) as error:
                 log.warning(
                     "store %s was not repaired, the next audit will try again: %s",
