@@ -9,10 +9,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE = Path(__file__).parent / "src"
 sys.path.insert(0, str(SOURCE))
-from hcam_devices.host.installation import COMMIT, commit  # noqa: E402
+from hcam_devices.host.installation import COMMIT, commit  # noqa: E402  (not installed yet)
 
 
-class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
+class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]  # without a configuration
     """Adds the file ``COMMIT``, unless a source distribution has brought it, or git knows none."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from sphinx.util.docutils import SphinxDirective
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-from generated import fill  # noqa: E402
+from generated import fill  # noqa: E402  (it is in this folder)
 
 project = "hcam_devices"
 html_title = f"HiPERCAM {version_of(project)}"

@@ -391,7 +391,7 @@ class Board:
             self._escalate(record)
 
     def _escalate(self, record: Record) -> None:
-        """Tell an error to the people of the next stage when its time has come."""
+        """Notify the people of the next stage of an error when it is due."""
         for stage in self.escalation.due(record):
             record.escalated = stage
             self._tell("escalated", record, to=stage)

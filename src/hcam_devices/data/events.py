@@ -309,7 +309,7 @@ def _following(epochs: list[str], epoch: str, newest: Sample) -> str | None:
 
 
 def is_sample(sample: Any, device: str) -> bool:
-    """Return whether a device may have published this."""
+    """Return whether a device may have published this (``wamp/telemetry.py`` asks the same)."""
     return (
         isinstance(sample, dict)
         and sample.get("device") == device

@@ -296,9 +296,9 @@ def watch(address: Address, say: Callable[[Any, str | Iterable[str]], None]) -> 
 
 
 class Events:
-    """Tells each event once, in order, also those that were missed while nothing was heard.
+    """Passes on each event once, in order, also those that were missed while nothing was heard.
 
-    ``newest`` is the number of the last event that was told.
+    ``newest`` is the number of the last event that was passed on.
     """
 
     def __init__(self, newest: int, tell: Callable[[Record], None]) -> None:
@@ -307,7 +307,7 @@ class Events:
         self._catching = asyncio.Lock()
 
     def hear(self, event: Record) -> bool:
-        """Tell an event, or hold it; return whether others were missed: ``catch_up`` then."""
+        """Pass an event on, or hold it until ``catch_up``. Return whether events were missed."""
         if self._held is not None:
             self._held.append(event)
             return False
@@ -318,7 +318,7 @@ class Events:
         return False
 
     async def catch_up(self, log: Callable[[], Awaitable[list[Record]]]) -> None:
-        """Tell what is in the log of the alarms, and what was held."""
+        """Pass on the events of the log of alarms that were missed, then those that were held."""
         async with self._catching:
             held = self._held = [] if self._held is None else self._held
             try:
