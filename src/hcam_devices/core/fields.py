@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Literal, TypeAlias, TypeGuard, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, validate_call
@@ -350,6 +350,11 @@ class Procedure:
     sets: Setpoint | None = None
     ranges: Mapping[str, Range] = field(default_factory=dict)
 
+    @cached_property
+    def signature(self) -> inspect.Signature:
+        """The parameters of the function, which are read when they are first needed."""
+        return inspect.signature(self.call)
+
     def describe(self, name: str) -> dict[str, Any]:
         """Return the description as plain data; ``name`` is the part of the URI after ``rpc.``."""
         doc = inspect.cleandoc(self.doc or self.call.__doc__ or "").split("\n")[0]
@@ -369,7 +374,7 @@ class Procedure:
         required: list[str] = []
         positional: list[str] = []
         rest, more = None, False
-        for name, parameter in inspect.signature(self.call).parameters.items():
+        for name, parameter in self.signature.parameters.items():
             schema = deepcopy(_schema(parameter.annotation))
             match parameter.kind:
                 case parameter.VAR_KEYWORD:

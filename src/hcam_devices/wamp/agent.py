@@ -96,9 +96,6 @@ class Agent:
             **commands,
             **{name: Procedure(call, **OWN_PROCEDURES[name]) for name, call in own.items()},
         }
-        self._signatures = {
-            name: inspect.signature(procedure.call) for name, procedure in self.procedures.items()
-        }
         self.warning: str | None = None
         self._since: dict[tuple[str, str], str] = {}
         self.taken = ""
@@ -340,7 +337,7 @@ class Agent:
             return error
         uri, text = uri_of(error), str(error)
         if isinstance(error, ValidationError):
-            text = sentence(error, name, list(self._signatures[name].parameters))
+            text = sentence(error, name, list(self.procedures[name].signature.parameters))
         elif uri == WampError.uri:
             log.error("%s: %s failed", self.device.name, name, exc_info=error)
             text = f"{type(error).__name__}: {error}"
@@ -356,7 +353,7 @@ class Agent:
                 f"{did_you_mean(name, self.procedures)}",
             )
         try:
-            self._signatures[name].bind(*args, **kwargs)
+            procedure.signature.bind(*args, **kwargs)
         except TypeError as error:
             takes = usage(procedure.describe(name)) or "no argument"
             raise ValueError(f"{name}: {error}; it takes {takes}") from None
