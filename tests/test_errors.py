@@ -1,5 +1,6 @@
 """Each error has one name on the network, and comes back as what it was."""
 
+import os
 import subprocess
 import sys
 
@@ -60,10 +61,23 @@ def test_the_router_has_words_of_its_own(uri: str, expected: type[WampError]) ->
     assert error.uri == uri
 
 
-def test_a_script_that_calls_imports_little() -> None:
-    slow = "{'asyncio', 'autobahn', 'pydantic', 'hcam_devices.core'}"
-    program = f"import sys, hcam_devices.wamp.utils; print({slow} & set(sys.modules))"
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import hcam_devices.wamp.utils",
+        "from hcam_devices.cli.main import main; main(['call', 'x'], standalone_mode=False)",
+        "from hcam_devices.cli.main import main; main(['get', 'x'], standalone_mode=False)",
+    ],
+)
+def test_what_calls_imports_little(program: str) -> None:
+    slow = "{'asyncio', 'autobahn', 'logging', 'pydantic', 'ssl', 'hcam_devices.core'}"
+    begin = f"import atexit, sys; atexit.register(lambda: print({slow} & {{*sys.modules}}))"
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        [sys.executable, "-c", f"{begin}; {program}"],
+        env={"WAMP_SERVER": "127.0.0.1:1", "HCAM_HOME": os.devnull},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=False,
     )
     assert done.stdout == "set()\n"

@@ -10,6 +10,7 @@ from .program import NEGATIVE, WHY, Command, Number, example, given, say
 
 @click.command(
     cls=Command,
+    log_level=None,
     context_settings=NEGATIVE,
     exits={
         0: "done; with --wait, it has arrived",
@@ -52,6 +53,7 @@ def call(
 
 @click.command(
     cls=Command,
+    log_level=None,
     context_settings=NEGATIVE,
     silent=True,
     exits={0: "published; the device has not answered"},
@@ -71,6 +73,7 @@ def publish(topic: str, args: tuple[str, ...], *, why: str, address: Address) ->
 
 @click.command(
     cls=Command,
+    log_level=None,
     context_settings=NEGATIVE,
     epilog=example(
         "hcam simulate pressure1 set base=0.02   or   hcam simulate slide silence times=3"

@@ -16,7 +16,7 @@ import click
 
 from .. import HcamError
 from ..config.router import router_of
-from ..host import limits, logs, output
+from ..host import limits, output
 from ..ui import times
 from ..wamp import uris
 from ..wamp.uris import Address
@@ -158,7 +158,7 @@ def _note_level(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     if value:
         level = "debug" if value is True else value
         known = ctx.meta.get(LOG_LEVEL_KEY, level)
-        ctx.meta[LOG_LEVEL_KEY] = min(level, known, key=logs.LEVELS.index)
+        ctx.meta[LOG_LEVEL_KEY] = min(level, known, key=output.LEVELS.index)
 
 
 VERBOSE = click.Option(
@@ -170,7 +170,7 @@ VERBOSE = click.Option(
 )
 LOG_LEVEL = click.Option(
     ["--log-level"],
-    type=click.Choice(logs.LEVELS),
+    type=click.Choice(output.LEVELS),
     envvar="HCAM_LOG_LEVEL",
     expose_value=False,
     callback=_note_level,
@@ -218,20 +218,21 @@ class Failure(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Print the sentence to standard error."""
-        click.echo(logs.with_priority(f"Error: {self.format_message()}", "ERROR"), err=True)
+        click.echo(output.with_priority(f"Error: {self.format_message()}", "ERROR"), err=True)
 
 
 class Command(click.Command):
     """A command with a log and --json. An error is a sentence and exit status 1.
 
-    ``log_level`` is the default level of the log. ``exits``: what a status means, where that is not
-    as in EXITS. ``silent``: it prints nothing for programs, and so has no --json.
+    ``log_level`` is the default level of the log; None if the command logs nothing, and so starts
+    faster. ``exits``: what a status means, where that is not as in EXITS. ``silent``: it prints
+    nothing for programs, and so has no --json.
     """
 
     def __init__(
         self,
         *args: Any,
-        log_level: str = "warning",
+        log_level: str | None = "warning",
         exits: Mapping[int, str] | None = None,
         silent: bool = False,
         **kwargs: Any,
@@ -273,7 +274,10 @@ class Command(click.Command):
             sys.stdout.reconfigure(errors="replace" if terminal else "backslashreplace")
         if os.path.expanduser("~") == "~" and (home := os.environ.get("HCAM_HOME")):
             os.environ["HOME"] = os.path.abspath(home)  # astropy cannot be imported without it
-        logs.set_up(ctx.meta.get(LOG_LEVEL_KEY, self.log_level))
+        if level := ctx.meta.get(LOG_LEVEL_KEY, self.log_level):
+            from ..host import logs  # noqa: PLC0415  (4 ms)
+
+            logs.set_up(level)
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -326,7 +330,7 @@ class LazyGroup(Group):
     def __init__(
         self, *args: Any, sections: Mapping[str, Mapping[str, tuple[str, str]]], **kwargs: Any
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, log_level=None, **kwargs)
         self.sections = sections
         self.modules = {
             name: module for listed in sections.values() for name, (module, _) in listed.items()

@@ -23,6 +23,7 @@ PATTERNS = click.argument("patterns", nargs=-1, required=True, shell_complete=fi
 
 @click.command(
     cls=Command,
+    log_level=None,
     exits={0: "every value was read", 1: MISSING},
     epilog=example("hcam get ccd1.temperature   or   hcam get 'ccd*' slide"),
 )
@@ -51,6 +52,7 @@ def get(patterns: tuple[str, ...], *, address: Address) -> None:
 
 @click.command(
     cls=Command,
+    log_level=None,
     context_settings=NEGATIVE,
     exits={0: "the value was set", 1: "it was refused, for the reason on standard error"},
     epilog=example(

@@ -10,7 +10,6 @@ import socket
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import h11
@@ -39,7 +38,7 @@ class Answer(NamedTuple):
     @property
     def ok(self) -> bool:
         """Whether the status is 200."""
-        return self.status == HTTPStatus.OK
+        return self.status == 200
 
 
 class Exchange:

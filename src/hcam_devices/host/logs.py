@@ -1,7 +1,6 @@
 """The log of a program: on standard error, in UTC, without endless repetition."""
 
 import logging
-import os
 import re
 import time
 from collections import OrderedDict
@@ -10,18 +9,15 @@ from pathlib import Path
 
 from . import output
 
-LEVELS = ("debug", "info", "warning", "error")
 PACKAGE = str(Path(__file__).parent.parent)
 """The folder of this package; messages from there are its own."""
 REPEAT_AFTER_S = 3600.0
-PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
-"""The priority of each level in systemd's journal (syslog(3))."""
 MAX_CAUSES = 256
 """The number of causes to remember; beyond it, the one logged longest ago is forgotten."""
 
 
 def set_up(level: str) -> None:
-    """Log messages of ``level`` (one of LEVELS) and above to standard error, with times in UTC.
+    """Log messages of a level of ``output.LEVELS`` and above to standard error, with times in UTC.
 
     Unless the level is debug, repeated messages of libraries and repeated tracebacks are logged
     once an hour.
@@ -40,25 +36,6 @@ def set_up(level: str) -> None:
     logging.captureWarnings(True)
 
 
-def goes_to_journal() -> bool:
-    """Return whether standard error goes to systemd's journal."""
-    try:
-        found = os.fstat(2)
-    except OSError:
-        return False
-    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
-
-
-def with_priority(text: str, level: str) -> str:
-    """Return a text whose lines begin with the priority of a level, as systemd's journal reads it.
-
-    If standard error does not go to the journal, return the text unchanged.
-    """
-    if not goes_to_journal():
-        return text
-    return "".join(f"<{PRIORITIES[level]}>{line}" for line in text.splitlines(keepends=True))
-
-
 class _Handler(logging.Handler):
     """Writes to standard error. Messages that cannot be written at once are dropped and counted."""
 
@@ -70,7 +47,7 @@ class _Handler(logging.Handler):
         text = self.format(record) + "\n"
         if self.lost:
             text = f"({self.lost} earlier messages could not be written)\n{text}"
-        written = output.write(2, with_priority(text, record.levelname))
+        written = output.write(2, output.with_priority(text, record.levelname))
         self.lost = 0 if written else self.lost + 1
 
 

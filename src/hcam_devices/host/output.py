@@ -6,6 +6,10 @@ Printing a text must neither end a program nor make it wait.
 import os
 import select
 
+LEVELS = ("debug", "info", "warning", "error")
+"""The levels of a log, from the most verbose."""
+PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
+"""The priority of each level in systemd's journal (syslog(3))."""
 PIPE_BUF = 4096
 """A pipe that ``select`` calls writable takes this many bytes without waiting."""
 
@@ -33,6 +37,25 @@ def write(stream: int, text: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def goes_to_journal() -> bool:
+    """Return whether standard error goes to systemd's journal."""
+    try:
+        found = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def with_priority(text: str, level: str) -> str:
+    """Return a text whose lines begin with the priority of a level, as systemd's journal reads it.
+
+    If standard error does not go to the journal, return the text unchanged.
+    """
+    if not goes_to_journal():
+        return text
+    return "".join(f"<{PRIORITIES[level]}>{line}" for line in text.splitlines(keepends=True))
 
 
 def discard(stream: int) -> None:

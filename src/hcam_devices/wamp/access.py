@@ -13,11 +13,10 @@ import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import HcamError
 from ..host.home import home, writable_or_explain, write_whole
@@ -48,8 +47,7 @@ class AccessError(HcamError):
     """A key file or the list of people is unusable; the text tells what to do."""
 
 
-@dataclass(frozen=True)
-class Key:
+class Key(NamedTuple):
     """The content of a key file.
 
     ``router`` is host:port, ``key`` an Ed25519 seed in hexadecimal, ``token`` the secret for HTTP,
@@ -93,7 +91,7 @@ class Key:
     def as_text(self) -> str:
         """Return the key as TOML. OpenSSL, such as ``curl --cacert``, finds the CA in it, too."""
         warning = "# Secret. Whoever can read this file can do what its role may.\n"
-        return warning + as_toml(**asdict(self))
+        return warning + as_toml(**self._asdict())
 
 
 def as_toml(*, ca: str, **values: str) -> str:
@@ -102,8 +100,7 @@ def as_toml(*, ca: str, **values: str) -> str:
     return "".join([*lines, f'ca = """\n{ca}"""\n' if ca else ""])
 
 
-@dataclass(frozen=True)
-class Person:
+class Person(NamedTuple):
     """A person or program that may join, with public keys and the hash of the token for HTTP."""
 
     role: str
@@ -126,7 +123,7 @@ def read_key(path: Path) -> Key:
         raise AccessError(f"others can read the key file {path}: chmod 600 {path}")
     try:
         key = Key(**tomllib.loads(content.decode()))
-        if not all(isinstance(value, str) for value in asdict(key).values()):
+        if not all(isinstance(value, str) for value in key):
             raise TypeError("its values must be texts")
         if not HEX_KEY.fullmatch(key.key):
             raise ValueError("key is not an Ed25519 seed of 64 hexadecimal digits")
@@ -293,7 +290,7 @@ def add_public(folder: Path, name: str, role: str, public: str) -> None:
             _require_new(name, known)
             known[name] = Person(role, (public,))
         elif public not in before.keys:
-            known[name] = replace(before, keys=(*before.keys, public))
+            known[name] = before._replace(keys=(*before.keys, public))
 
 
 def remove(folder: Path, name: str) -> None:
@@ -318,7 +315,7 @@ def make_missing(folder: Path, roles: Mapping[str, str], router: str, ca: str = 
             if path.exists():
                 key = read_key(path)
                 if key.ca != ca or (ca and key.router != router):
-                    key = replace(key, router=router, ca=ca)
+                    key = key._replace(router=router, ca=ca)
                     write_secret(path, key.as_text())
             else:
                 key = Key.new(name, role, router, ca)
@@ -353,7 +350,7 @@ def _changed(folder: Path) -> Iterator[dict[str, Person]]:
         before = dict(known)
         yield known
         if known != before or not path.exists():
-            content = {name: asdict(person) for name, person in sorted(known.items())}
+            content = {name: person._asdict() for name, person in sorted(known.items())}
             write_secret(path, json.dumps(content, indent=1) + "\n")
 
 
