@@ -13,7 +13,7 @@ from ...alarms.rules import CONNECTION, STATUS
 from ...config.instrument import ALARMS, LOGGER
 from ...core.sim import Rehearsal
 from ..alarms import is_shown
-from .half import POLLS, RECOVER_POLLS, Half, Row
+from .half import POLLS, RECOVER_POLLS, Half, Row, together
 
 AWAY_S = 10.0
 """Servers are away for so much longer than their alarms may take to come."""
@@ -61,7 +61,7 @@ class Alarms(Half):
 
     async def run(self) -> None:
         """Bring alarms about, all but those of servers that are away."""
-        await asyncio.gather(*(self._lane(lane) for lane in self._lanes()))
+        await together(*(self._lane(lane) for lane in self._lanes()))
 
     async def acknowledge_others(self) -> None:
         """Acknowledge the alarms that have come since the drill began: interlocks cause more."""
@@ -120,21 +120,23 @@ class Alarms(Half):
         return [lane for lane in lanes if lane]
 
     async def _lane(self, drives: list[Drive]) -> None:
-        """Bring alarms about, one cause after the other; wait together until they are over.
+        """Bring alarms about, one cause after the other, and wait until all are over.
 
         A value that follows a setpoint is over before anything else disturbs it, and a connection
         before it would explain what comes next.
         """
-        over: list[asyncio.Task[None]] = []
-        for drive in drives:
-            rows = {alarm: Row(alarm) for alarm in drive.alarms}
-            self.rows += rows.values()
-            self.tell(f"alarms: {', '.join(rows)}")
-            await self._alarm(drive, rows)
-            over.append(asyncio.create_task(self._over(drive, rows)))
-            if drive.is_lost or any(self._rules.of(alarm).setpoint for alarm in rows):
-                await over[-1]
-        await asyncio.gather(*over)
+        if not drives:
+            return
+        drive, *others = drives
+        rows = {alarm: Row(alarm) for alarm in drive.alarms}
+        self.rows += rows.values()
+        self.tell(f"alarms: {', '.join(rows)}")
+        await self._alarm(drive, rows)
+        if drive.is_lost or any(self._rules.of(alarm).setpoint for alarm in rows):
+            await self._over(drive, rows)
+            await self._lane(others)
+        else:
+            await together(self._over(drive, rows), self._lane(others))
 
     async def _alarm(self, drive: Drive, rows: dict[str, Row]) -> None:
         bench = self.bench
@@ -157,7 +159,7 @@ class Alarms(Half):
     async def _seen(self, drive: Drive, rows: dict[str, Row]) -> None:
         """Wait until alarms are there, and look whether people see others."""
         began = time.monotonic()
-        await asyncio.gather(*(self._raised(drive, *item, began) for item in rows.items()))
+        await together(*(self._raised(drive, *item, began) for item in rows.items()))
         await asyncio.sleep(self._polls(1, *drive.devices) - self.grace)
         for alarm in self._active() - self._expected - self._before:
             rows[drive.alarms[0]].note(f"{alarm} is shown as well", right=False)

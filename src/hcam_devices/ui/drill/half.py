@@ -1,8 +1,10 @@
 """What both halves of a drill have in common: rows, and how long something may take."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import Any
 
 from ...alarms.chart import S as AlarmState
 from ...alarms.rules import Rules
@@ -16,6 +18,20 @@ POLLS = 2
 RECOVER_POLLS = 10
 """A value is back after at most this many polls: a link that was lost comes back with pauses."""
 MARKS = {True: "right", False: "WRONG", None: "-"}
+
+
+async def together(*works: Coroutine[Any, Any, None]) -> None:
+    """Do several things at the same time.
+
+    If one fails, its error is raised when the others, which are cancelled, have set back what they
+    drove.
+    """
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for work in works:
+                tasks.create_task(work)
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
 
 
 @dataclass

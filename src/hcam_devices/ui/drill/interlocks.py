@@ -15,7 +15,7 @@ from ...core.fields import Setpoint
 from ...core.interlock import LATCHED, S
 from ...errors import NotAllowedError
 from ..bench import Controls, Side
-from .half import POLLS, RECOVER_POLLS, Half, Row
+from .half import POLLS, RECOVER_POLLS, Half, Row, together
 
 TRACE_S = 3600.0
 """Trace a wire for this time, which is longer than any drill."""
@@ -57,7 +57,7 @@ class Interlocks(Half):
     async def run(self) -> None:
         """Rehearse the interlocks, those together that do not disturb each other."""
         for groups in self._at_rest:
-            await asyncio.gather(*(self._locked(group) for group in groups))
+            await together(*(self._locked(group) for group in groups))
 
     def _find(self) -> list[Rehearsed]:
         return [
@@ -205,10 +205,10 @@ class Interlocks(Half):
         controls = {key: value for one in needed.values() for key, value in (one or {}).items()}
         async with self.bench.driven(controls):
             began = time.monotonic()
-            await asyncio.gather(*(self._trip(one, began) for one in driven))
+            await together(*(self._trip(one, began) for one in driven))
         tripped = [one for one in driven if self._state(one) in LATCHED]
-        await asyncio.gather(*(self._latched(one) for one in tripped))
-        await asyncio.gather(*(self._reset(one) for one in tripped))
+        await together(*(self._latched(one) for one in tripped))
+        await together(*(self._reset(one) for one in tripped))
 
     async def _blind(self, locks: list[Rehearsed]) -> None:
         """Take away the first value of each: it has to say that it is blind."""
