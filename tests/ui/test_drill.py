@@ -1,11 +1,50 @@
-"""A rehearsal without a network: how it ends after an error."""
+"""A rehearsal without a network: what it waits for, and how it ends after an error."""
 
 import asyncio
+from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
 from hcam_devices import HcamError
-from hcam_devices.ui.drill.half import together
+from hcam_devices.config.instrument import load
+from hcam_devices.core.condition import Condition
+from hcam_devices.ui.bench import Bench
+from hcam_devices.ui.drill.half import Row, together
+from hcam_devices.ui.drill.interlocks import Interlocks
+
+
+def read(bench: Bench, condition: Condition, value: float) -> None:
+    """Let the device of a condition read a value."""
+    said: dict[str, Any] = {"value": value, "unit": condition.unit}
+    for key in reversed(condition.path):
+        said = {key: said}
+    bench.samples[condition.device] = said
+    bench._news.set()
+
+
+async def test_a_trip_is_driven_when_its_actuator_works_again() -> None:
+    async def obey(_: str, *args: Any, **controls: Any) -> dict[str, Any]:
+        if args == ("clear",):  # what made the interlock blind; the next poll comes later
+            asyncio.get_running_loop().call_later(0.01, read, bench, current, 8.0)
+        if controls == {"pump": False}:
+            raise HcamError("the pump is stopped")
+        return {"values": {"pump": True}}
+
+    bench = Bench(load(), AsyncMock(call=obey))
+    blind = {"field": "coolant", "severity": "ERR", "reason": "the interlock is blind"}
+    bench.samples["ccd3"] = {"state": {"coolant": "armed"}, "alarms": [blind]}
+    (lock,) = [one for one in bench.instrument.entries["ccd3"].interlocks if one.name == "coolant"]
+    flow, current = lock.when
+    read(bench, flow, 1.0)
+    read(bench, current, 8.0)
+    rows: list[Row] = []
+    interlocks = Interlocks(bench, "ccd3.coolant", rows, lambda _: None, grace=60.0)
+    await interlocks.look_at_rest()
+    read(bench, current, 0.0)  # another interlock has switched it off, and was reset
+    with pytest.raises(HcamError, match="the pump is stopped"):
+        await interlocks.run()
+    assert [(row.name, row.right) for row in rows] == [("ccd3.coolant", True)]
 
 
 async def test_an_error_ends_the_others_when_they_have_set_everything_back() -> None:

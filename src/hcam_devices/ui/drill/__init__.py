@@ -68,6 +68,7 @@ async def _run(bench: Bench, pattern: str, tell: Callable[[str], None], grace: f
     interlocks = Interlocks(bench, pattern, rows, tell, grace)
     if not alarms and not interlocks and not rows:
         raise HcamError(f"nothing that can be rehearsed is called {pattern}")
+    await interlocks.look_at_rest()
     await alarms.run()
     await interlocks.run()
     await alarms.acknowledge_others()

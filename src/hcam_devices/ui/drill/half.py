@@ -20,7 +20,7 @@ RECOVER_POLLS = 10
 MARKS = {True: "right", False: "WRONG", None: "-"}
 
 
-async def together(*works: Coroutine[Any, Any, None]) -> None:
+async def together(*works: Coroutine[Any, Any, object]) -> None:
     """Do several things at the same time.
 
     If one fails, its error is raised when the others, which are cancelled, have set back what they

@@ -38,37 +38,25 @@ class Rehearsed:
 
 
 class Interlocks(Half):
-    """The rehearsal of interlocks.
-
-    Make it at rest: it looks which conditions are met anyway. Raises HcamError unless every
-    interlock is armed.
-    """
+    """The rehearsal of interlocks. Await ``look_at_rest`` before anything is driven."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._locks = self._find()
-        self._require_rest()
-        self._at_rest = list(self._rounds())
-
-    def __bool__(self) -> bool:
-        """Whether there is an interlock to rehearse."""
-        return bool(self._locks)
-
-    async def run(self) -> None:
-        """Rehearse the interlocks, those together that do not disturb each other."""
-        for groups in self._at_rest:
-            await together(*(self._locked(group) for group in groups))
-
-    def _find(self) -> list[Rehearsed]:
-        return [
+        self._locks = [
             Rehearsed(name, one, Row(f"{name}.{one.name}"))
             for name, entry in self.bench.instrument.entries.items()
             for one in entry.interlocks
             if self._wanted(name, one.name)
         ]
+        self._at_rest: set[Condition] = set()
+        """The conditions that are met while nothing is driven; those of permissives should be."""
 
-    def _require_rest(self) -> None:
-        """Raise HcamError unless every interlock is armed: a drill begins from rest."""
+    def __bool__(self) -> bool:
+        """Whether there is an interlock to rehearse."""
+        return bool(self._locks)
+
+    async def look_at_rest(self) -> None:
+        """Look which conditions are met. Raises HcamError unless every interlock is armed."""
         for one in self._locks:
             state = self.bench.state(one.device, one.lock.name)
             if state != S.ARMED:
@@ -76,6 +64,21 @@ class Interlocks(Half):
                     f"{one.full_name} is {state}: a drill begins when every interlock is armed; "
                     f"hcam call {one.full_name}.reset arms one that has tripped"
                 )
+        conditions = {each for one in self._locks for each in one.lock.conditions}
+        # After ``hcam up`` the first values may still be on their way.
+        await together(
+            *(
+                self.bench.judged(each, {True, False}, self._polls(RECOVER_POLLS, each.device))
+                for each in conditions
+            )
+        )
+        proven = {each for one in self._locks for each in one.lock.unless}
+        self._at_rest = proven | set(filter(self._is_met, conditions))
+
+    async def run(self) -> None:
+        """Rehearse the interlocks, those together that do not disturb each other."""
+        for groups in self._rounds():
+            await together(*(self._locked(group) for group in groups))
 
     def _rounds(self) -> Iterator[list[list[Rehearsed]]]:
         """Yield the interlocks by name, those together that do not disturb each other."""
@@ -96,7 +99,7 @@ class Interlocks(Half):
         for one in some:
             first, *rest = one.lock.when or (None,)
             driven |= {first.device} if first else set()
-            driven |= {each.device for each in rest if each and not self._is_met(each)}
+            driven |= {each.device for each in rest if each and each not in self._at_rest}
         used = {device for one in others for device in self._used(one)}
         acts = {act.device for one in some for act in one.lock.then}
         # An act comes after ``during``: what has tripped by then is not disturbed by it.
@@ -190,11 +193,11 @@ class Interlocks(Half):
         return ""
 
     async def _back(self, one: Rehearsed) -> None:
-        """Wait until every value of an interlock is known again, and proven for a permissive."""
+        """Wait until every condition of an interlock is as it was at rest."""
         for condition in one.lock.conditions:
-            met = {True} if condition in one.lock.unless else {True, False}
             within = self._polls(RECOVER_POLLS, condition.device)
-            await self.bench.judged(condition, met, within)
+            if not await self.bench.judged(condition, {condition in self._at_rest}, within):
+                one.row.note(f"{condition.name} is not back after {within:.0f} s", right=False)
 
     async def _trips(self, locks: list[Rehearsed]) -> None:
         await self._blind(locks)
@@ -203,8 +206,8 @@ class Interlocks(Half):
         for device in dict.fromkeys(act.device for one in driven for act in one.lock.then):
             await self.bench.trace(device, TRACE_S)
         controls = {key: value for one in needed.values() for key, value in (one or {}).items()}
+        began = time.monotonic()
         async with self.bench.driven(controls):
-            began = time.monotonic()
             await together(*(self._trip(one, began) for one in driven))
         tripped = [one for one in driven if self._state(one) in LATCHED]
         await together(*(self._latched(one) for one in tripped))
@@ -226,7 +229,7 @@ class Interlocks(Half):
         """Return the controls that make a trip's conditions true; note if there are none."""
         needed: Controls = {}
         for condition in one.lock.when:
-            if self._is_met(condition):
+            if condition in self._at_rest:
                 continue
             controls = self.bench.drive(condition.device, condition.path[0], condition.side)
             if controls is None:
@@ -299,3 +302,4 @@ class Interlocks(Half):
             for other in self._others(act):
                 reason = await self._try(act.device, f"set_{act.setpoint}", other)
                 one.row.note(reason or "switched on by a command", right=not reason)
+        await self._back(one)
