@@ -13,6 +13,7 @@ from ...alarms.rules import CONNECTION, STATUS
 from ...config.instrument import ALARMS, LOGGER
 from ...core.sim import Rehearsal
 from ..alarms import is_shown
+from ..bench import ASK_WITHIN_S
 from .half import POLLS, RECOVER_POLLS, Half, Row, together
 
 AWAY_S = 10.0
@@ -65,8 +66,8 @@ class Alarms(Half):
 
     async def acknowledge_others(self) -> None:
         """Acknowledge the alarms that have come since the drill began: interlocks cause more."""
-        for alarm in set(self.bench.records) - self._before:
-            await self.bench.acknowledge(alarm, self.grace)
+        others = set(self.bench.records) - self._before
+        await together(*(self.bench.acknowledge(alarm, ASK_WITHIN_S) for alarm in others))
 
     def _find(self) -> list[Drive]:
         """Return what brings alarms about; add a row for an alarm that nothing does."""
@@ -148,13 +149,16 @@ class Alarms(Half):
             await self._seen(drive, rows)
         for trouble in troubles:
             rows[drive.alarms[0]].note(trouble, right=False)
-        for alarm, row in rows.items():
-            within = self._polls(POLLS, *drive.devices)
-            if "shown" in row.seen and not await bench.acknowledge(alarm, within):
-                row.note("not acknowledged", right=False)
+        shown = [item for item in rows.items() if "shown" in item[1].seen]
+        await together(*(self._acknowledge(drive, *item) for item in shown))
         for device in drive.devices:
             await bench.became(device, CONNECTION, {"online"}, self._recovery(drive))
         self._expected -= rows.keys()
+
+    async def _acknowledge(self, drive: Drive, alarm: str, row: Row) -> None:
+        within = self._polls(POLLS, *drive.devices)
+        if not await self.bench.acknowledge(alarm, within):
+            row.note(f"{alarm} is not acknowledged", right=False)
 
     async def _seen(self, drive: Drive, rows: dict[str, Row]) -> None:
         """Wait until alarms are there, and look whether people see others."""
@@ -180,9 +184,8 @@ class Alarms(Half):
         away = longest + POLLS * max(map(self._rules.poll_s, devices)) + AWAY_S
         await self.bench.send_away(servers, away)
         await self._seen(drive, rows)
-        for alarm in statuses:
-            if not await self.bench.acknowledge(alarm, self._polls(POLLS, *devices)):
-                rows[drive.alarms[0]].note(f"{alarm} is not acknowledged", right=False)
+        row = rows[drive.alarms[0]]
+        await together(*(self._acknowledge(drive, alarm, row) for alarm in statuses))
         await self._over(drive, rows, away)
 
     async def _raised(self, drive: Drive, alarm: str, row: Row, began: float) -> None:
