@@ -15,7 +15,7 @@ import os
 import pkgutil
 import stat
 import sys
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -44,6 +44,7 @@ def kinds() -> list[str]:
     )
 
 
+@cache
 def _modules() -> list[str]:
     return [module.name for module in pkgutil.iter_modules(devices.__path__)]
 

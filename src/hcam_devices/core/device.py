@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_origin, get_type_hints
 
 from ..errors import LINK_LOST, OfflineError, RefusedError
@@ -77,13 +77,16 @@ async def _alone(device: str, procedure: str, *_: Any, **__: Any) -> Any:
     raise OfflineError(f"{device}.{procedure} cannot be called: there is no network here")
 
 
+_hints_of = cache(get_type_hints)  # it takes longer than anything else in making a device
+
+
 def settings_of(cls: type) -> dict[str, tuple[Any, Any]]:
     """Return the settings of a class in the instrument file: name -> (type, default or ...)."""
     fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
     internal = [field.name for field in fields if not field.init]
     return {
         name: (hint, getattr(cls, name, ...))
-        for name, hint in get_type_hints(cls, include_extras=True).items()
+        for name, hint in _hints_of(cls, include_extras=True).items()
         if not name.startswith("_") and name not in internal and get_origin(hint) is not ClassVar
     }
 

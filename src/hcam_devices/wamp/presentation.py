@@ -69,7 +69,7 @@ def _place(device: Device, siblings: int) -> str:
         return "head"
     if is_detector(device.fields):
         return "detector"
-    moved = (axis["readback"] for axis in device.describe()["axes"].values())
+    moved = (axis["readback"] for part in device.parts for axis in part.describe().values())
     return "axes" if any(moved) else "card"
 
 
