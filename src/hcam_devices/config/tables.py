@@ -27,7 +27,7 @@ MAX_URLS = 20
 class Table(BaseModel):
     """A table of the instrument file. An unknown key or a value of another type is a mistake."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
 
 def _address(text: str) -> str:

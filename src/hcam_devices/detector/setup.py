@@ -302,7 +302,7 @@ Offsets = list[Number]
 
 
 class _Block(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True)
+    model_config = ConfigDict(strict=True, frozen=True, defer_build=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -327,7 +327,7 @@ class _FullFrame(_Block):
     numexp: Annotated[int, _number(0, 2**31 - 1, int)]
     readout: Literal["Slow", "Fast"]
     clear: Annotated[Flag, _after(_not_drifting)]
-    nodpattern: Annotated[_Nod, _after(_not_drifting)] = _Nod()
+    nodpattern: Annotated[_Nod, _after(_not_drifting)] = Field(default_factory=_Nod)
     led_flsh: Flag
     dummy_out: Flag = False
     fast_clks: Flag = False
@@ -479,7 +479,9 @@ _Rest: type[Any] = create_model(
     gps_attached=(Flag, True),
     gtc_headers=(Annotated[list[str], PlainValidator(_groups)], []),
     # The stub of create_model does not accept fields from a dictionary.
-    **{name: (block, block()) for name, block in BLOCKS.items()},  # type: ignore[call-overload]
+    **{  # type: ignore[call-overload]
+        name: (block, Field(default_factory=block)) for name, block in BLOCKS.items()
+    },
 )
 
 
