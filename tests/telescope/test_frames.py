@@ -339,7 +339,12 @@ async def test_a_disk_that_does_not_tell_after_all_is_looked_at_now_and_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(frames, "RETRY_PERIOD_S", 0.01)
-    monkeypatch.setattr(frames, "CHANGES", Mask.DELETE_SELF)
+    add_watch = Inotify.add_watch
+
+    def deaf(changes: Inotify, path: Path, _: Mask) -> object:
+        return add_watch(changes, path, Mask.DELETE_SELF)
+
+    monkeypatch.setattr(Inotify, "add_watch", deaf)
     path = a_run(tmp_path, 1)
     watched = Frames(tmp_path, filesystem=lambda _folder: "ext4")
     waiting = asyncio.create_task(watched.news(Progress(1, 0)))

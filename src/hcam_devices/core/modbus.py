@@ -2,15 +2,16 @@
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
-from pymodbus.client import AsyncModbusTcpClient
-from pymodbus.exceptions import ModbusException
 
 from ..errors import RefusedError
 from ..host.addresses import addresses_of, first_reached
 from .link import MAX_SKIPPED, Lasting, Port, Seconds, quoted
+
+if TYPE_CHECKING:  # 15 ms, which only the server of such a device needs
+    from pymodbus.client import AsyncModbusTcpClient
 
 EXCEPTIONS = {
     1: "illegal function",
@@ -35,7 +36,7 @@ class Modbus(Lasting):
     """The Modbus unit."""
     timeout: Seconds = 1.0
     """The deadline (s) of an answer."""
-    _client: AsyncModbusTcpClient | None = field(default=None, init=False, repr=False)
+    _client: Any = field(default=None, init=False, repr=False)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
     _heard: bytes = field(default=b"", init=False, repr=False)
 
@@ -46,7 +47,9 @@ class Modbus(Lasting):
         self._client = await first_reached(addresses, self._connected)
         await super().open()
 
-    async def _connected(self, address: str) -> AsyncModbusTcpClient:
+    async def _connected(self, address: str) -> "AsyncModbusTcpClient":
+        from pymodbus.client import AsyncModbusTcpClient  # noqa: PLC0415  (see above)
+
         client = AsyncModbusTcpClient(
             address,
             port=self.port,
@@ -83,6 +86,8 @@ class Modbus(Lasting):
 
         Raises RefusedError for a Modbus exception; TimeoutError, and closes, without an answer.
         """
+        from pymodbus.exceptions import ModbusException  # noqa: PLC0415  (see above)
+
         address, count = ref
         async with self._turn:
             if self._client is None:

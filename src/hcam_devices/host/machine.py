@@ -4,8 +4,6 @@ import ipaddress
 import platform
 import socket
 
-import psutil
-
 
 def why_elsewhere(host: str) -> str:
     """Return why a host name or address is not this machine; empty if it is this machine.
@@ -22,6 +20,8 @@ def why_elsewhere(host: str) -> str:
         return f"{host} has no known address ({error.strerror or error})"
     if any(ipaddress.ip_address(address).is_loopback for address in addresses):
         return ""
+    import psutil  # noqa: PLC0415  (7 ms, which most names do not need)
+
     interfaces = psutil.net_if_addrs().values()
     own = {part.address.partition("%")[0] for interface in interfaces for part in interface}
     return "" if own & addresses else f"{host} is not an address of this machine"

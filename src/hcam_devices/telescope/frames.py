@@ -19,17 +19,16 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
-
-import psutil
-from asyncinotify import Inotify, Mask
+from typing import TYPE_CHECKING, BinaryIO
 
 from ..core import runs
 from ..host import threads
 
+if TYPE_CHECKING:  # 5 ms, which only the server of the telescope needs
+    from asyncinotify import Inotify
+
 LOCAL = {"btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "tmpfs", "xfs", "zfs"}
 """File systems that report every change, because no other machine writes to them."""
-CHANGES = Mask.CREATE | Mask.MODIFY | Mask.MOVED_TO
 
 LOOK_PERIOD_S = 0.1
 """The time between looks if no change is reported."""
@@ -61,6 +60,8 @@ def run_number(name: str) -> int:
 
 def filesystem_of(folder: Path) -> str:
     """Return the type of the file system that a folder is on, such as ``ext4`` or ``nfs4``."""
+    import psutil  # noqa: PLC0415  (7 ms, which only the server of the telescope needs)
+
     partitions = psutil.disk_partitions(all=True)
     mounted = {Path(disk.mountpoint): disk.fstype for disk in partitions}
     path = folder.resolve()
@@ -178,15 +179,17 @@ class Frames:
                     await self._until_next_look(changes)
             return now
 
-    def _watch(self, stack: ExitStack) -> Inotify | None:
+    def _watch(self, stack: ExitStack) -> "Inotify | None":
+        from asyncinotify import Inotify, Mask  # noqa: PLC0415  (see above)
+
         try:
             changes = stack.enter_context(Inotify())
-            changes.add_watch(self.folder, CHANGES)
+            changes.add_watch(self.folder, Mask.CREATE | Mask.MODIFY | Mask.MOVED_TO)
         except OSError:  # the folder is missing, or this machine has no more watches
             return None
         return changes
 
-    async def _until_next_look(self, changes: Inotify | None) -> None:
+    async def _until_next_look(self, changes: "Inotify | None") -> None:
         if self.trouble:
             await self._sleep(RETRY_PERIOD_S)
         elif changes is None:
