@@ -86,12 +86,11 @@ class Interlocks(Half):
         for one in sorted(self._locks, key=lambda one: one.lock.during):
             groups.setdefault(one.lock.name, []).append(one)
         while groups:
-            together: list[str] = []
-            for name, group in groups.items():
-                others = [groups[other] for other in together]
-                if not any(self._disturbs(group, o) or self._disturbs(o, group) for o in others):
-                    together.append(name)
-            yield [groups.pop(name) for name in together]
+            chosen: list[list[Rehearsed]] = []
+            for group in groups.values():
+                if not any(self._disturbs(group, o) or self._disturbs(o, group) for o in chosen):
+                    chosen.append(group)
+            yield [groups.pop(group[0].lock.name) for group in chosen]
 
     def _disturbs(self, some: list[Rehearsed], others: list[Rehearsed]) -> bool:
         """Return whether to rehearse some interlocks changes what others depend on."""
