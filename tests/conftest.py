@@ -3,7 +3,9 @@
 ``./check`` runs every test with small numbers; ``./check --soak`` with those of a long night.
 """
 
+import gc
 import logging
+from collections.abc import Generator
 from pathlib import Path
 from typing import Protocol
 
@@ -121,6 +123,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Choose how many examples a test of properties has, unless it says so itself."""
     hypothesis.settings.load_profile("soak" if config.getoption("--soak") else "check")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Spare the garbage collector the modules and tests, which stay until the end.
+
+    It would go through all of them again and again.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
