@@ -5,12 +5,15 @@ This file runs before any library is imported, and keeps out modules that they w
 
 import atexit
 import gc
+import os
 import sys
 
 # Modules and samples are many objects without cycles: looking for cycles takes a tenth of the time
 # until a program runs, and a fifth of that of a short one when it ends.
-gc.set_threshold(50_000)
+gc.set_threshold(100_000)
 atexit.register(gc.freeze)
+# pydantic would read the metadata of all packages (15 ms), looking for plugins of its own.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 # autobahn imports pyOpenSSL if it is installed, although it is not used here. That of the system
 # may not fit the newer cryptography of pip install --user; then no program would start.
 sys.modules.setdefault("OpenSSL", None)  # type: ignore[arg-type]

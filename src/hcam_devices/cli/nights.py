@@ -9,7 +9,6 @@ import click
 from ..config.instrument import Instrument
 from ..history import audit as audits
 from ..history import auditing
-from ..history import replay as replays
 from ..history.archive import files_here
 from ..wamp.uris import Address
 from .completion import nights
@@ -61,6 +60,8 @@ def replay(
 
     NIGHT is the date of its evening, or tonight, or yesterday (the night before).
     """
+    from ..history import replay as replays  # noqa: PLC0415  (25 ms, which audit does not need)
+
     points = replays.recorded(files_here(instrument.path), night, pattern, begin, end)
     progress = replays.Progress(sys.stdout)
     heed_interrupts()

@@ -5,7 +5,6 @@ samples that a store does not have from the servers' journals.
 """
 
 import asyncio
-import gc
 import logging
 import math
 import shutil
@@ -363,7 +362,6 @@ def open_store(name: str, settings: StoreSettings, folder: Path) -> Store[Any]:
 def serve(instrument: Instrument, address: Address) -> None:
     """Run the recorder in this process until SIGINT or SIGTERM."""
     folder = home()
-    gc.set_threshold(100_000)  # a page of samples is many objects without cycles
     with ExitStack() as stack:
         stack.enter_context(exclusive(folder / "locks", "history"))
         journals = Journals({entry.name: entry.server for entry in instrument.entries.values()})
