@@ -12,6 +12,7 @@ import runpy
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import absent  # noqa: F401  (before anything of Crossbar is imported)
@@ -28,6 +29,7 @@ import people  # noqa: E402
 from autobahn.twisted.websocket import WebSocketServerProtocol  # noqa: E402
 from autobahn.wamp.cryptosign import CryptosignKey  # noqa: E402
 from crossbar import personality  # noqa: E402
+from crossbar.common import checkconfig  # noqa: E402
 from crossbar.common.twisted.endpoint import MaxConnectionsFactory  # noqa: E402
 from crossbar.node.node import Node  # noqa: E402
 from crossbar.router import broker as crossbar_broker  # noqa: E402
@@ -52,6 +54,8 @@ from txaio import make_logger  # type: ignore[attr-defined]  # noqa: E402
 
 log = make_logger()
 
+CONFIGURATION = Path("config.json")
+"""The node's configuration, in the folder of the node."""
 MAX_RECURSION = 1000
 """Python's default. py_ecc, which Crossbar imports, raises it to 100,000, where one deeply nested
 message overflows the stack and ends the process."""
@@ -191,9 +195,20 @@ class GuardedRouter(Router):  # type: ignore[misc]
 
 
 class GuardedRouterFactory(RouterFactory):  # type: ignore[misc]
-    """Makes the routers of this module."""
+    """Makes the routers of this module. It reads the rules of roles itself (``GuardedNode``)."""
 
     router = GuardedRouter
+    rules: dict[tuple[str, str], Any] = {}  # noqa: RUF012
+    """The rules of roles that are still to be made, by realm and name."""
+
+    def add_role(self, realm: str, config: dict[str, Any]) -> Any:
+        """Add a role, with its rules in the node's configuration."""
+        if not self.rules:
+            made = json.loads(CONFIGURATION.read_bytes(), object_pairs_hook=_object)
+            self.rules = {(name, role["name"]): role["permissions"] for name, role in _roles(made)}
+        if rules := self.rules.pop((realm, config["name"]), None):
+            config = config | {"permissions": rules}
+        return super().add_role(realm, config)
 
 
 class GuardedRouterController(RouterController):  # type: ignore[misc]
@@ -451,6 +466,24 @@ def _bounded(handle: Any) -> Any:
     return handle_content_chunk
 
 
+_flags: dict[Any, dict[str, bool]] = {}
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of the configuration; the rules, which are many, share equal parts."""
+    made = dict(pairs)
+    if all(isinstance(value, bool) for value in made.values()):
+        return _flags.setdefault(tuple(pairs), made)
+    return made
+
+
+def _roles(configuration: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the roles that have rules, each with the name of its realm."""
+    for worker in configuration["workers"]:
+        for realm in worker["realms"]:
+            yield from ((realm["name"], role) for role in realm["roles"] if "permissions" in role)
+
+
 class Keys(dict[int, Any]):
     """The keys of a node, like Crossbar's security module: number 1 is for Ed25519."""
 
@@ -459,6 +492,16 @@ class Keys(dict[int, Any]):
 
 class GuardedNode(Node):  # type: ignore[misc]
     """A node whose worker is this program. It has no Ethereum key."""
+
+    def load_config(self, *args: Any, **kwargs: Any) -> Any:
+        """Load and check the configuration. Forget the rules, which the worker reads itself.
+
+        Crossbar would keep them here and in the worker, and exchange four copies of them.
+        """
+        found = super().load_config(*args, **kwargs)
+        for _, role in _roles(self._config):
+            role["permissions"] = []
+        return found
 
     def load_keys(self, *_: object, **__: object) -> bool:
         """Make a key for this run. Nothing outside the router uses it."""
@@ -480,6 +523,7 @@ class Personality(personality.Personality):  # type: ignore[misc]
 def main() -> None:
     """Run Crossbar's command line with this personality, or its worker."""
     sys.setrecursionlimit(MAX_RECURSION)
+    checkconfig.OrderedDict = _object  # Crossbar's objects have twice the size
     gc.freeze()  # so that the worker, a fork, keeps one copy of the modules with the controller
     gc.enable()
     if "--worker" in sys.argv or forked.becomes_worker():

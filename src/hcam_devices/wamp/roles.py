@@ -84,8 +84,8 @@ def merged(rules: Iterable[Rule]) -> list[Rule]:
     """Return the rules that Crossbar needs, where the longest matching rule decides alone.
 
     Each allows all that the given rules covering its URI allow. An exact rule allows nothing at
-    a longer URI. A rule that allows what the next shorter one does is left out, because each takes
-    9 kB of the router's memory.
+    a longer URI. A rule that allows what the next shorter one does is left out, to save the
+    router's memory.
     """
     allowed: dict[str, frozenset[Action]] = {}
     for rule in rules:
