@@ -1,4 +1,4 @@
-"""Names without their numbers, suggestions for wrong ones, and the usage of a procedure."""
+"""Names and quotations for people: suggestions for wrong names, the usage of a procedure."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -60,3 +60,12 @@ def usage(described: Mapping[str, Any]) -> str:
         else:
             shown.append(f"[{name}]" if default in (None, "") else f"[{name}={default}]")
     return " ".join(shown)
+
+
+def shorten(value: object) -> str:
+    """Return the repr of a value, cut to 60 characters, to be quoted in an error."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits; nested too deeply
+        return f"{type(value).__name__} (too long to be shown)"
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -16,9 +16,8 @@ from hcam_devices.core.fields import (
     Setpoint,
     label_of,
     rpc,
-    shorten,
 )
-from hcam_devices.names import usage
+from hcam_devices.names import shorten, usage
 
 from ..helpers import ENTRIES
 

@@ -53,6 +53,14 @@ def test_it_answers_and_tells_errors_and_ends_when_it_is_closed(tmp_path: Path) 
     assert living() == []
 
 
+def test_it_imports_neither_devices_nor_the_checks_of_their_file() -> None:
+    program = (
+        "import sys, hcam_devices.history.worker;"
+        "print({'asyncio', 'pydantic', 'hcam_devices.core'} & {*sys.modules})"
+    )
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "set()\n"
+
+
 def test_it_ends_when_nobody_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(children, "IDLE_S", 0.0)
     with closing(EmbeddedStore("embedded", tmp_path)) as store:

@@ -55,9 +55,9 @@ from pydantic import BaseModel, ValidationError, create_model
 from .. import HcamError
 from ..core.condition import Declared
 from ..core.device import Device, settings_of
-from ..core.fields import Readback, shorten
+from ..core.fields import Readback
 from ..core.interlock import Interlock
-from ..names import did_you_mean
+from ..names import did_you_mean, shorten
 from .interlocks import InterlockTable, Resolver
 from .kinds import KindError, find, is_ours
 from .stores import Embedded, Folder, InfluxDB, StoreSettings, is_near, place

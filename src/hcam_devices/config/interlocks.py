@@ -28,9 +28,9 @@ from pydantic import Field
 
 from ..core.condition import Act, Condition, Declared
 from ..core.device import Device
-from ..core.fields import NUMBER_AND_UNIT, Readback, Setpoint, convert, shorten
+from ..core.fields import NUMBER_AND_UNIT, Readback, Setpoint, convert
 from ..core.interlock import SAMPLES_IN_A_ROW
-from ..names import did_you_mean
+from ..names import did_you_mean, shorten
 from .tables import Table
 
 STALE_POLLS, STALE_AT_LEAST_S = 3, 2.0

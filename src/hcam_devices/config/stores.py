@@ -27,6 +27,7 @@ import base64
 import os
 import re
 import stat
+from collections.abc import Mapping
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -36,6 +37,7 @@ from urllib.parse import urlencode, urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from .. import HcamError
+from ..host.home import home
 from .tables import Table
 
 
@@ -208,6 +210,28 @@ def place(settings: StoreSettings, home: Path) -> Path:
             f"folder {folder!r}: there is no such home directory; write an absolute path"
         )
     return home / folder
+
+
+def embedded_folders(stores: Mapping[str, StoreSettings], folder: Path | None = None) -> list[Path]:
+    """Return the folders of the embedded stores, in the order of the instrument file.
+
+    ``folder`` is the home.
+    """
+    embedded = (store for store in stores.values() if isinstance(store, Embedded))
+    return [place(store, folder or home()) for store in embedded]
+
+
+def elsewhere(stores: Mapping[str, StoreSettings]) -> str:
+    """Return a sentence about the databases that contain the history."""
+    places = " and ".join(
+        f"{name} ({store.place} at {store.url})"
+        for name, store in stores.items()
+        if isinstance(store, InfluxDB)
+    )
+    return (
+        f'history is kept in {places}: query it there, or add a store of kind = "embedded" to the '
+        "instrument file, which can be read here"
+    )
 
 
 def is_near(url: str) -> bool:

@@ -16,7 +16,7 @@ from pydantic import (
     field_validator,
 )
 
-from ..core.fields import shorten
+from ..names import shorten
 from .router import DEFAULT_HOST, DEFAULT_PORT, EVERY_NETWORK
 
 HOST = r"^[\w.:-]+$"

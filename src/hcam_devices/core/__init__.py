@@ -1,9 +1,10 @@
 """The parts that a device is made of; what its author needs is imported from here."""
 
 from ..errors import LINK_LOST, NotAllowedError, ProtocolError, RefusedError
+from ..names import shorten
 from .axis import Axis, Drive
 from .device import Device, Sample, Source, iso_from_s
-from .fields import Labels, Procedure, Range, Readback, Setpoint, Value, is_number, rpc, shorten
+from .fields import Labels, Procedure, Range, Readback, Setpoint, Value, is_number, rpc
 from .link import Exactly, Lasting, Seconds, Serial, Tcp, Until
 from .part import Alarm, Part, Reading
 from .sim import Beyond, Impatient, Rehearsal, Simulator, toward

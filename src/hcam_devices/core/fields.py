@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeAlias, TypeGuard, TypeVar, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError, validate_call
 
 from ..host.threads import in_own_thread
+from ..names import shorten
 
 Value: TypeAlias = float | int | str | bool
 Range: TypeAlias = tuple[float, float]
@@ -293,15 +294,6 @@ def convert(number: float, unit: str, to: str) -> float:
         return float(u.Quantity(number, unit).to_value(to, u.temperature()))
     except (ValueError, TypeError, u.UnitConversionError):
         raise ValueError(f"cannot be converted to {to!r}") from None
-
-
-def shorten(value: object) -> str:
-    """Return the repr of a value, cut to 60 characters, to be quoted in an error."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits; nested too deeply
-        return f"{type(value).__name__} (too long to be shown)"
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 Audience: TypeAlias = Literal["observer", "operator", "engineer", "program"]

@@ -41,8 +41,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Literal, TypeAlias
 
-from ..names import did_you_mean
-from .fields import Range, shorten
+from ..names import did_you_mean, shorten
+from .fields import Range
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..core.fields import shorten
+from ..names import shorten
 
 US = 1e-6
 """A microsecond, in s."""

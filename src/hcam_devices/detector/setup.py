@@ -28,7 +28,8 @@ from pydantic import (
     model_validator,
 )
 
-from ..core.fields import is_number, shorten
+from ..core.fields import is_number
+from ..names import shorten
 from ..telescope import headers
 
 Mode = Literal["FullFrame", "Windows", "Drift", "Idle"]

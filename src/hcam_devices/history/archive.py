@@ -16,7 +16,7 @@ import re
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from itertools import chain, groupby
@@ -25,8 +25,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from .. import HcamError
-from ..config.stores import Embedded, InfluxDB, StoreSettings, place
-from ..host.home import home
 from ..journal.commands import event_of
 from ..journal.points import (
     DAY_MS,
@@ -373,7 +371,9 @@ def files_here(instrument: Path | None = None, folder: Path | None = None) -> "N
 
     Raises HistoryError if there are none.
     """
-    from ..config.instrument import load  # noqa: PLC0415  (takes 1 s, with a recorder in vain)
+    # Not above: the process for closed files needs them as little as a caller of the recorder.
+    from ..config.instrument import load  # noqa: PLC0415
+    from ..config.stores import elsewhere, embedded_folders  # noqa: PLC0415
     from .stores.nights import NightFiles  # noqa: PLC0415
 
     given = instrument or os.environ.get("HCAM_INSTRUMENT")
@@ -384,28 +384,6 @@ def files_here(instrument: Path | None = None, folder: Path | None = None) -> "N
     if not folders[0].is_dir():
         raise HistoryError(f"there is no history in {folders[0]} (HCAM_HOME)")
     return NightFiles(folders[0])
-
-
-def embedded_folders(stores: Mapping[str, StoreSettings], folder: Path | None = None) -> list[Path]:
-    """Return the folders of the embedded stores, in the order of the instrument file.
-
-    ``folder`` is the home.
-    """
-    embedded = (store for store in stores.values() if isinstance(store, Embedded))
-    return [place(store, folder or home()) for store in embedded]
-
-
-def elsewhere(stores: Mapping[str, StoreSettings]) -> str:
-    """Return a sentence about the databases that contain the history."""
-    places = " and ".join(
-        f"{name} ({store.place} at {store.url})"
-        for name, store in stores.items()
-        if isinstance(store, InfluxDB)
-    )
-    return (
-        f'history is kept in {places}: query it there, or add a store of kind = "embedded" to the '
-        "instrument file, which can be read here"
-    )
 
 
 Sampled: TypeAlias = tuple[int, int, str, Field]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from .. import HcamError
 from ..config.instrument import load
+from ..config.stores import embedded_folders
 from ..host.home import home
 from ..journal.points import night_bounds, night_named, night_of
 from ..wamp import uris, utils
 from . import audit as audits
-from .archive import embedded_folders
 from .audit import Audit, Published
 from .inventory import lost_between, readers
 from .stores import AwayError

@@ -18,12 +18,12 @@ from zlib import crc32
 
 from .. import HcamError
 from ..config.instrument import load
+from ..config.stores import embedded_folders
 from ..host.home import home
 from ..journal.digest import SIZE, digest
 from ..journal.points import Field, Point, night_bounds
 from ..journal.ranges import SampleRange, SampleRanges, numbers_of
 from ..journal.records import Record
-from .archive import embedded_folders
 from .stores import AwayError
 from .stores.embedded import EmbeddedStore
 from .stores.files import connect, readable, trying

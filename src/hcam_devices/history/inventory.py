@@ -11,12 +11,11 @@ from typing import Any
 from urllib.parse import urlencode
 from weakref import finalize
 
-from ..config.stores import Folder, InfluxDB, SecretError, StoreSettings, place
+from ..config.stores import Folder, InfluxDB, SecretError, StoreSettings, embedded_folders, place
 from ..journal.digest import SIZE
 from ..journal.notebook import Lost
 from ..journal.points import night_bounds, night_of
 from ..journal.ranges import SampleRange, SampleRanges
-from .archive import embedded_folders
 from .audit import Row, StoreReader
 from .child import Child
 from .copier import MARKER

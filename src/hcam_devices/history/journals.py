@@ -16,7 +16,6 @@ from autobahn.wamp.exception import Error as WampError
 from pydantic import BaseModel, Field
 
 from ..config.instrument import LOGGER
-from ..core.fields import shorten
 from ..host.threads import ask
 from ..journal import KEEP, Journal
 from ..journal.commands import commands_of, device_of
@@ -24,6 +23,7 @@ from ..journal.digest import SIZE
 from ..journal.notebook import Lost
 from ..journal.ranges import SampleRange, SampleRanges
 from ..journal.records import Page, Record, read_page
+from ..names import shorten
 from ..wamp import uris
 from ..wamp.journal_service import JournalService
 from ..wamp.session import Session

@@ -19,7 +19,15 @@ from typing import Any
 
 from .. import HcamError
 from ..config.instrument import LOGGER, Entry, Instrument
-from ..config.stores import Embedded, Folder, InfluxDB, StoreSettings, place
+from ..config.stores import (
+    Embedded,
+    Folder,
+    InfluxDB,
+    StoreSettings,
+    elsewhere,
+    embedded_folders,
+    place,
+)
 from ..core.fields import Procedure, Readback, Value, rpc
 from ..core.part import Alarm
 from ..errors import NotAllowedError
@@ -32,7 +40,7 @@ from ..journal.ranges import SampleRanges
 from ..wamp.server import Server, Task, until_told
 from ..wamp.session import keep_joined
 from ..wamp.uris import Address
-from .archive import Moment, Reply, elsewhere, embedded_folders, span
+from .archive import Moment, Reply, span
 from .audit import Audit, Audited, Published, audit
 from .copier import Copier
 from .figures import Figures, names_of, with_stores

@@ -7,8 +7,6 @@ from datetime import UTC, date, datetime, timedelta
 from math import isfinite
 from typing import Any, NamedTuple, TypeAlias
 
-from ..core.fields import Value
-
 Field: TypeAlias = float | bool | str
 
 HEADER = frozenset(("device", "seq", "epoch", "timestamp"))
@@ -123,7 +121,7 @@ def unflatten(point: Point) -> dict[str, Any]:
     that were too long to be kept become one, with the text that is left of them.
     """
 
-    def value(name: str) -> Value | dict[str, Any]:
+    def value(name: str) -> Field | dict[str, Any]:
         unit = point.units.get(name)
         plain = point.values[name]
         return plain if unit is None else {"value": plain, "unit": unit}

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import orjson
 
-from ..core.fields import shorten
+from ..names import shorten
 from .points import (
     HEADER,
     MAX_DEPTH,

@@ -17,9 +17,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from .. import HcamError
-from ..core.fields import is_number, shorten
+from ..core.fields import is_number
 from ..errors import RefusedError
 from ..host.installation import install_extra, program
+from ..names import shorten
 
 Call: TypeAlias = Callable[[str, tuple[object, ...]], Any]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from .. import HcamError
 from ..config.instrument import load
-from ..core.fields import shorten
 from ..errors import LINK_LOST, RefusedError
+from ..names import shorten
 from ..telescope.corba import Corba
 from ..telescope.interface import READABLE, require_corba
 from ..telescope.ior import describe

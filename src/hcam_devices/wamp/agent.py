@@ -19,11 +19,11 @@ from pydantic import ValidationError
 
 from .. import HcamError
 from ..core.device import Device, Sample, iso_from_s
-from ..core.fields import CALLER, Procedure, Setpoint, is_number, sentence, shorten
+from ..core.fields import CALLER, Procedure, Setpoint, is_number, sentence
 from ..errors import NoSuchProcedureError, WampError, refusal, uri_of
 from ..host.deadline import patience
 from ..journal import Journal
-from ..names import did_you_mean, usage
+from ..names import did_you_mean, shorten, usage
 from . import uris
 from .commands import Command, CommandLog
 from .described import SHARED, shared

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.device import Device, Sample, iso_from_s
-from ..core.fields import Procedure, shorten
+from ..core.fields import Procedure
 from ..journal import Journal
 from ..journal.commands import record_of
+from ..names import shorten
 from .redaction import MAX_ITEMS, MAX_JSON, as_text, cut, shown, without_secrets
 
 log = logging.getLogger(__name__)

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core.device import Sample, iso_from_s
-from ..core.fields import is_number, shorten
+from ..core.fields import is_number
 from ..errors import InvalidArgumentError
 from ..journal import Journal
 from ..journal.digest import NONE, SIZE, digest
 from ..journal.records import records_in
+from ..names import shorten
 from . import uris
 from .session import Session
 

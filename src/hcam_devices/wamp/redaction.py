@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..core.fields import shorten
+from ..names import shorten
 
 MAX_TEXT = 200
 """Cut texts, such as arguments and reasons, after this many characters."""

@@ -16,8 +16,9 @@ from pydantic import BaseModel, ValidationError
 
 from ..config.instrument import Entry
 from ..core.device import Sample
-from ..core.fields import Value, shorten
+from ..core.fields import Value
 from ..core.part import Severity
+from ..names import shorten
 from . import uris
 from .owner import Owners
 from .peers import call_device

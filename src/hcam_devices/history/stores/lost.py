@@ -6,16 +6,25 @@ The journals forget them after some days; history does not. Each note is a line 
 import json
 import logging
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
-
-from pydantic import TypeAdapter
+from typing import TYPE_CHECKING
 
 from ...journal.notebook import Lost
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 log = logging.getLogger(__name__)
 
 NAME = "lost.jsonl"
-NOTE = TypeAdapter(Lost)
+
+
+@cache
+def _checks() -> "TypeAdapter[Lost]":
+    from pydantic import TypeAdapter  # noqa: PLC0415  (70 ms, and hardly any folder has notes)
+
+    return TypeAdapter(Lost)
 
 
 class LostNotes:
@@ -33,7 +42,7 @@ class LostNotes:
             return []
         for line in filter(None, lines):
             try:
-                note = NOTE.validate_json(line)
+                note = _checks().validate_json(line)
             except ValueError:
                 log.warning("a note in %s is damaged: %.100r", self.path, line)
                 continue
