@@ -223,12 +223,21 @@ def test_a_damaged_file_stays_where_it_is_and_a_new_epoch_begins_in_another(
     assert len(files(path)) == 2
 
 
-def large(path: Path, clock: Clock) -> Journal:
-    """Return a journal of two devices, most of which is not in SQLite's cache."""
-    with closing(Journal(path, clock=clock, boot="one")) as journal:
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a journal of two devices, most of which is not in SQLite's cache."""
+    folder = tmp_path_factory.mktemp("large")
+    with closing(Journal(folder / "journal", clock=Clock(), boot="one")) as journal:
         for device in ("slide", "flow"):
             fill(journal, 1500, device, text=random.Random(1).randbytes(800).hex())
-    return Journal(path, clock=clock, steady=clock, boot="one")
+    return folder
+
+
+@pytest.fixture
+def large(filled: Path, path: Path) -> Path:
+    """Return where a copy of that journal is."""
+    shutil.copytree(filled, path.parent)
+    return path
 
 
 def spoil(path: Path, first: int, last: int) -> None:
@@ -244,10 +253,10 @@ def spoil(path: Path, first: int, last: int) -> None:
 
 @pytest.mark.parametrize("seen_by", ["append", "append_all", "samples", "records", "tidy"])
 def test_damage_while_it_is_open_costs_no_number_and_no_sample_but_the_unreadable(
-    path: Path, seen_by: str
+    large: Path, seen_by: str
 ) -> None:
-    clock = Clock()
-    with closing(large(path, clock)) as journal:
+    clock, path = Clock(), large
+    with closing(Journal(path, clock=clock, steady=clock, boot="one")) as journal:
         epoch = journal.epoch
         fill(journal, 1)
         fill(journal, 1, "flow")
@@ -338,10 +347,10 @@ def test_a_file_that_cannot_be_opened_is_served_when_it_can_be(path: Path) -> No
 
 
 def test_a_journal_that_is_damaged_on_a_full_disk_is_read_and_counts_what_is_lost(
-    path: Path, disk: FullDisk
+    large: Path, disk: FullDisk
 ) -> None:
-    clock = Clock()
-    with closing(large(path, clock)) as journal:
+    clock, path = Clock(), large
+    with closing(Journal(path, clock=clock, steady=clock, boot="one")) as journal:
         epoch = journal.epoch
         (file,) = files(path)
         pages = file.stat().st_size // 4096

@@ -28,6 +28,7 @@ from hcam_devices.journal.part import BETWEEN, BODIES, FIRST, LAST, NEXT_DEVICE,
 from hcam_devices.journal.points import flatten, night_of
 from hcam_devices.journal.records import MAX_SAMPLE_BYTES, Record, read_page, sample_of
 
+from ..conftest import Scaled
 from ..helpers import AT_MOST, Clock
 
 
@@ -690,8 +691,8 @@ def test_a_page_and_a_period_may_cross_noon(path: Path) -> None:
             assert held == [["slide", journal.epoch, first, last]]
 
 
-def test_pages_are_right_while_files_are_removed_and_begun(path: Path) -> None:
-    clock = Clock(NOON)
+def test_pages_are_right_while_files_are_removed_and_begun(path: Path, scaled: Scaled) -> None:
+    clock, nights = Clock(NOON), scaled(20, soak=60)
     with closing(Journal(path, clock=clock, steady=clock, boot="one", keep=5 * DAY_S)) as journal:
         done = threading.Event()
         faults: list[Exception] = []
@@ -713,7 +714,7 @@ def test_pages_are_right_while_files_are_removed_and_begun(path: Path) -> None:
         for reader in readers:
             reader.start()
         dropped = 0
-        for _ in range(60):
+        for _ in range(nights):
             clock.now += DAY_S
             fill(journal, 100)
             dropped += journal.tidy()
@@ -722,7 +723,7 @@ def test_pages_are_right_while_files_are_removed_and_begun(path: Path) -> None:
             reader.join(AT_MOST)
         assert faults == []
         assert gone(journal) == [(1, dropped, reason(5, 2))]
-        assert seqs(journal) == [*range(dropped + 1, 6011)]
+        assert seqs(journal) == [*range(dropped + 1, 100 * nights + 11)]
         assert len(files(path)) == 6
 
 

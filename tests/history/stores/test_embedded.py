@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,12 @@ NAMES = ("slide", "flow", "ccd1.command")
 
 
 def point(seq: int, device: str = "slide", epoch: str = "4f3c", **more: Any) -> Point:
-    """Return one of the samples of a device that comes every two seconds."""
+    """Return one of the samples of a device that comes every twenty seconds."""
+    return plain(seq, device, epoch)._replace(**more)
+
+
+@cache
+def plain(seq: int, device: str, epoch: str) -> Point:
     rng = random.Random(f"{device} {epoch} {seq}")
     values: dict[str, Field] = {
         "position": rng.random() * 1000,
@@ -45,8 +51,7 @@ def point(seq: int, device: str = "slide", epoch: str = "4f3c", **more: Any) -> 
         "state.stage": rng.choice(["inpos", "moving", "lost"]),
     }
     units = {"position": "pix"}
-    plain = Point(device, epoch, seq, START + 2000 * seq + len(epoch), values, units)
-    return plain._replace(**more)
+    return Point(device, epoch, seq, START + 20_000 * seq + len(epoch), values, units)
 
 
 def some(first: int, last: int, **more: Any) -> list[Point]:
@@ -198,13 +203,13 @@ def test_a_column_has_one_kind_and_one_unit_for_ever(store: EmbeddedStore, clock
 
 
 def test_two_hours_become_a_part_and_a_night_one_file(store: EmbeddedStore, clock: Clock) -> None:
-    store.write(records(some(1, 4000)))
+    store.write(records(some(1, 400)))
     close(store)
     assert names_of(store) == {f"{name}.1.parquet" for name in ("slide", "flow", "ccd1%2Ecommand")}
     with closing(connect(store.folder / "tonight.sqlite")) as db:
         assert db.execute("SELECT count(*) FROM sample").fetchone() == (0,)
     clock.now += 7200
-    store.write(records(some(10_000, 12_000)))
+    store.write(records(some(1000, 1200)))
     close(store)
     assert len(names_of(store)) == 6
     with closing(connect(store.folder / "tonight.sqlite")) as db:
@@ -216,7 +221,7 @@ def test_two_hours_become_a_part_and_a_night_one_file(store: EmbeddedStore, cloc
     over(clock)
     close(store)
     assert names_of(store) == {f"{name}.parquet" for name in ("slide", "flow", "ccd1%2Ecommand")}
-    assert all_of(store.folder) == in_order([*some(1, 4000), *some(10_000, 12_000)])
+    assert all_of(store.folder) == in_order([*some(1, 400), *some(1000, 1200)])
     before = {path: path.stat().st_mtime_ns for path in store.folder.glob("nights/*/*")}
     close(store)
     assert before == {path: path.stat().st_mtime_ns for path in store.folder.glob("nights/*/*")}
@@ -404,15 +409,15 @@ def failing(*_: Any, **__: Any) -> None:
 def test_a_full_disk_is_said_and_nothing_is_believed_to_be_kept(store: EmbeddedStore) -> None:
     store.write(records(some(1, 10)))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, limits[1]))
     try:
         with pytest.raises(AwayError, match=r"tonight.sqlite cannot be used now .*: \w+"):
-            store.write(records(some(11, 5000)))
+            store.write(records(some(11, 2000)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert numbers_of(store.stored) == keys(some(1, 10))
-    store.write(records(some(11, 5000)))
-    assert all_of(store.folder) == in_order(some(1, 5000))
+    store.write(records(some(11, 2000)))
+    assert all_of(store.folder) == in_order(some(1, 2000))
 
 
 @pytest.fixture
@@ -430,14 +435,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_is_full_while_nights_are_closed_loses_nothing(
-    small_disk: Path, clock: Clock
+    small_disk: Path, clock: Clock, scaled: Scaled
 ) -> None:
     over(clock)
     filler = small_disk / "filler"
     written: list[Point] = []
     said = set()
     with closing(EmbeddedStore("embedded", small_disk / "history", clock=clock)) as store:
-        for step in range(40):
+        for step in range(scaled(20, soak=40)):
             free = shutil.disk_usage(small_disk).free
             filler.write_bytes(bytes(max(0, free - 4096 * step)) if step % 2 else b"")
             batch = some(10 * step + 1, 10 * step + 10)
@@ -628,17 +633,17 @@ def test_a_damaged_file_is_set_aside_and_its_samples_are_asked_for_again(
 
 
 def test_a_damaged_part_is_not_merged(store: EmbeddedStore, clock: Clock) -> None:
-    store.write(records(some(1, 1900)))
+    store.write(records(some(1, 190)))
     close(store)
     path = store.folder / "nights" / NIGHT / "slide.1.parquet"
     flip(path, path.stat().st_size // 2)
     over(clock)
     close(store)
     assert len([*store.folder.glob("damaged/*/*")]) == 1
-    store.write(records(some(1, 1900)))
+    store.write(records(some(1, 190)))
     clock.now += 3600
     close(store)
-    assert all_of(store.folder) == in_order(some(1, 1900))
+    assert all_of(store.folder) == in_order(some(1, 190))
 
 
 def test_a_bad_sector_is_damage_and_a_file_that_may_not_be_read_is_not(
@@ -671,12 +676,12 @@ def test_a_bad_sector_is_damage_and_a_file_that_may_not_be_read_is_not(
 def test_closed_files_outlive_a_catalogue_that_somebody_removed_or_restored(
     store: EmbeddedStore, clock: Clock, back: bool
 ) -> None:
-    store.write(records(some(1, 4000)))
+    store.write(records(some(1, 400)))
     close(store)
     store._tonight.close()
     copied = shutil.copytree(store.folder, store.folder.with_name("copy"))
     clock.now += 3600
-    store.write(records(some(4001, 6000)))
+    store.write(records(some(401, 600)))
     close(store)
     store.write(records(some(1, 5, epoch="later", time=END + 5)))
     over(clock)
@@ -687,9 +692,9 @@ def test_closed_files_outlive_a_catalogue_that_somebody_removed_or_restored(
     if back:
         shutil.copy(copied / "tonight.sqlite", store.folder)
     store.write(records([point(7000)]))
-    closed = [*some(1, 6000), point(7000)]
+    closed = [*some(1, 600), point(7000)]
     assert [one for one in all_of(store.folder) if one.epoch != "later"] == in_order(closed)
-    store.write(records([*some(1, 6000), *some(1, 5, epoch="later", time=END + 5)]))
+    store.write(records([*some(1, 600), *some(1, 5, epoch="later", time=END + 5)]))
     over(clock, 3)
     close(store)
     assert all_of(store.folder) == in_order([*closed, *some(1, 5, epoch="later", time=END + 5)])
@@ -705,8 +710,8 @@ def flip(path: Path, at: int) -> None:
 
 
 PAGE = 4096
-TONIGHT = [*some(1, 400), *some(1, 100, epoch="later")]
-CLOSED = [*some(1, 200, epoch="old", time=START - 40 * DAY_MS)]
+TONIGHT = [*some(1, 200), *some(1, 50, epoch="later")]
+CLOSED = [*some(1, 100, epoch="old", time=START - 40 * DAY_MS)]
 FILES = {
     "tonight": "tonight.sqlite",
     "log": "tonight.sqlite-wal",
@@ -723,7 +728,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         store.write(records(CLOSED))
         close(store)
         store.settle([DEAD])
-        for start in range(0, len(TONIGHT), 100):
+        for start in range(0, len(TONIGHT), 50):
             store.write(records(TONIGHT[start : start + 100]))
         shutil.copytree(closed, killed)
         store.child.close()
@@ -819,9 +824,9 @@ def test_the_log_of_a_file_that_was_removed_is_not_read_into_the_next(
 
 
 def test_a_file_damaged_while_it_is_open_is_made_anew(store: EmbeddedStore, clock: Clock) -> None:
-    store.write(records(some(1, 1000)))
+    store.write(records(some(1, 300)))
     close(store, NIGHT)
-    store.write(records(some(1001, 3000)))
+    store.write(records(some(301, 1000)))
     db = store._tonight._db
     assert db
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -831,16 +836,16 @@ def test_a_file_damaged_while_it_is_open_is_made_anew(store: EmbeddedStore, cloc
     with path.open("r+b") as stream:
         stream.seek(size // 2)
         stream.write(bytes(size // 2))
-    store.write(records(some(3001, 3500)))
-    store.write(records(some(3501, 4000)))
+    store.write(records(some(1001, 1100)))
+    store.write(records(some(1101, 1200)))
     close(store, NIGHT)
     assert list(store.folder.glob("tonight.sqlite.damaged-*"))
     assert "tonight.sqlite was damaged" in store.warning
     there = all_of(store.folder)
     assert keys(there) == numbers_of(store.stored)
-    assert keys(there) > keys(some(1, 1000))
-    store.write(records(some(1, 4000)))
-    assert all_of(store.folder) == in_order(some(1, 4000))
+    assert keys(there) > keys(some(1, 300))
+    store.write(records(some(1, 1200)))
+    assert all_of(store.folder) == in_order(some(1, 1200))
 
 
 def test_rows_that_cannot_be_what_was_written_are_asked_for_again(
