@@ -51,7 +51,7 @@ def as_data(value: Any) -> str:
     return "" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
-async def test_every_device_and_value_is_shown_as_telemetry_has_it(
+async def test_every_device_and_value_is_shown_as_telemetry_and_the_live_view_have_it(
     net: Net, browser: Browser
 ) -> None:
     described = {name: utils.call(f"hipercam.{name}.rpc.describe") for name in load().names}
@@ -82,18 +82,9 @@ async def test_every_device_and_value_is_shown_as_telemetry_has_it(
             return not left
 
         await soon(all_agree)
-
-
-def _is_json(text: str) -> bool:
-    return text[:1] in "-0123456789tf" and text not in ("",)
-
-
-async def test_it_says_the_same_words_as_the_live_view(net: Net, browser: Browser) -> None:
-    async with panel(browser, net) as page:
-        await page.load()
         picture = Picture(load(), "*")
 
-        async def same() -> bool:
+        async def same_words() -> bool:
             await look(picture, net.address)
             words = {name: picture.state(name) for name in picture.samples}
             shown = await page.page.locator("article.card[data-testid^='device:']").evaluate_all(
@@ -102,14 +93,24 @@ async def test_it_says_the_same_words_as_the_live_view(net: Net, browser: Browse
             )
             return len(shown) > 15 and shown.items() <= words.items()
 
-        await soon(same)
+        await soon(same_words)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
+def _is_json(text: str) -> bool:
+    return text[:1] in "-0123456789tf" and text not in ("",)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [pytest.param(SIZES, id="one after another")]
+    + [
+        pytest.param((size,), id="x".join(map(str, size)), marks=pytest.mark.soak) for size in SIZES
+    ],
+)
 async def test_it_fits_and_is_light_and_accessible(
-    net: Net, browser: Browser, size: tuple[int, int]
+    net: Net, browser: Browser, sizes: tuple[tuple[int, int], ...]
 ) -> None:
-    async with panel(browser, net, size) as page:
+    async with panel(browser, net, sizes[0]) as page:
         received: list[int] = []
 
         async def add(response: Any) -> None:
@@ -123,16 +124,18 @@ async def test_it_fits_and_is_light_and_accessible(
         assert len(page.asked) <= MAX_REQUESTS, page.asked
         own = str(net.address)
         assert {url.split("/")[2] for url in page.asked if not url.startswith("data:")} == {own}
-        wide = await page.page.evaluate("document.documentElement.scrollWidth")
-        assert wide <= size[0]
-        if size in (SIZES[0], SIZES[-1]):
-            for _ in range(2):
-                found = await Axe().run(page.page)
-                assert found.violations_count == 0, found.generate_report()
-                await page.page.get_by_title("red, for dark-adapted eyes").click()
-            await page.page.emulate_media(media="print")
-            await expect(page.at("sign-in")).to_be_hidden()
-            await expect(page.page.locator("body")).to_have_css("background-color", WHITE)
+        for width, height in sizes:
+            await page.page.set_viewport_size({"width": width, "height": height})
+            wide = await page.page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= width
+            if (width, height) in (SIZES[0], SIZES[-1]):
+                for _ in range(2):
+                    found = await Axe().run(page.page)
+                    assert found.violations_count == 0, found.generate_report()
+                    await page.page.get_by_title("red, for dark-adapted eyes").click()
+        await page.page.emulate_media(media="print")
+        await expect(page.at("sign-in")).to_be_hidden()
+        await expect(page.page.locator("body")).to_have_css("background-color", WHITE)
 
 
 async def test_each_role_sees_what_it_may_do(net: Net, browser: Browser) -> None:
@@ -399,7 +402,9 @@ async def test_everything_is_done_with_the_keyboard(net: Net, browser: Browser) 
         await expect(page.at("answer")).to_have_text("target position is now 1000.00 pix.")
 
 
-async def test_history_is_of_all_siblings(net: Net, browser: Browser) -> None:
+async def test_history_is_of_all_siblings_and_sound_is_on_after_a_click(
+    net: Net, browser: Browser
+) -> None:
     async with panel(browser, net) as page:
         await page.load()
         await page.at("value:ccd3.pressure").click()
@@ -411,11 +416,7 @@ async def test_history_is_of_all_siblings(net: Net, browser: Browser) -> None:
             await button.click()
             await expect(button).to_have_attribute("aria-pressed", "true")
             await expect(history.locator("canvas")).to_have_count(1)
-
-
-async def test_sound_is_on_after_a_click(net: Net, browser: Browser) -> None:
-    async with panel(browser, net) as page:
-        await page.load()
+        await page.page.keyboard.press("Escape")
         sound = page.at("sound")
         await expect(sound).to_have_text("sound is off")
         await sound.click()
