@@ -1,4 +1,7 @@
-"""Install the wheel with pip in the usual ways, and run the emulated instrument."""
+"""Install the wheel with pip in the usual ways, and run the emulated instrument.
+
+That installs everything anew, for a minute: ``.ci/run`` does it after ``./check``.
+"""
 
 import os
 import re
@@ -25,9 +28,7 @@ ROOT = Path(__file__).parents[2]
 AT_MOST = 600.0
 VERSION = version("hcam_devices")
 
-anew = pytest.mark.skipif(
-    os.environ.get("CI") != "true", reason="installs everything anew, for a minute; set CI=true"
-)
+pytestmark = pytest.mark.soak
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +112,6 @@ def try_it(net: Net, hcam: Path) -> None:
     until(lambda: not living(net.home))
 
 
-@anew
 def test_the_distributions_have_every_file_of_the_repository(built: Path, wheel: Path) -> None:
     [source] = built.glob("*.tar.gz")
     with tarfile.open(source) as archive:
@@ -125,7 +125,6 @@ def test_the_distributions_have_every_file_of_the_repository(built: Path, wheel:
     assert licences == {"LICENSE"} | {Path(name).name for name in files if "/LICENSE-" in name}
 
 
-@anew
 def test_in_an_environment_each_error_offers_the_command_that_cures_it(
     net: Net, wheel: Path, tmp_path: Path
 ) -> None:
@@ -140,7 +139,6 @@ def test_in_an_environment_each_error_offers_the_command_that_cures_it(
     try_it(net, programs / "hcam")
 
 
-@anew
 def test_the_source_distribution_for_a_user_beside_pythons_own_packages(
     net: Net, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,7 +155,6 @@ def test_the_source_distribution_for_a_user_beside_pythons_own_packages(
     try_it(net, tmp_path / "user" / "bin" / "hcam")
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("number", ["3.11", "3.12", "3.13"])
 def test_each_python_installs_both_files(
     net: Net, built: Path, tmp_path: Path, number: str
