@@ -92,11 +92,16 @@ class Panel:
 
 @asynccontextmanager
 async def panel(
-    browser: Browser, net: Net, size: tuple[int, int] = SIZES[0], **options: Any
+    browser: Browser, net: Net, size: tuple[int, int] = SIZES[1], **options: Any
 ) -> AsyncIterator[Panel]:
-    """A page in a window of a size, which is not loaded yet. At the end its console is clean."""
+    """A page in a window of a size, which is not loaded yet. At the end its console is clean.
+
+    It moves nothing slowly, which would draw it sixty times a second.
+    """
     width, height = size
-    context = await browser.new_context(viewport={"width": width, "height": height}, **options)
+    context = await browser.new_context(
+        viewport={"width": width, "height": height}, reduced_motion="reduce", **options
+    )
     try:
         opened = Panel(await context.new_page(), net)
         yield opened

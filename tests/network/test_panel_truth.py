@@ -106,6 +106,7 @@ async def test_a_command_without_an_answer_is_never_repeated(
         running.start_router()
         await expect(page.at("command:slide.stage.stop")).to_be_enabled()
 
+        running.wait_for_devices("slide")  # which may come back later than the page
         utils.call("hipercam.slide.rpc.stage.stop", _why="afterwards")
         await expect(page.at("log")).to_contain_text("afterwards")
         assert (await page.at("log").inner_text()).count("once") <= 1
