@@ -33,6 +33,14 @@ def test_the_instrument_of_the_package_loads_and_every_device_can_be_built() -> 
     assert instrument.router.host == "127.0.0.1"
 
 
+def test_loading_imports_no_library_of_a_driver() -> None:
+    program = (
+        "import sys; from hcam_devices.config.instrument import load; load();"
+        "print({'asyncinotify', 'astropy', 'psutil', 'pymodbus'} & {*sys.modules})"
+    )
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "set()\n"
+
+
 def test_devices_are_chosen_by_server_and_by_pattern() -> None:
     instrument = load()
     assert [entry.name for entry in instrument.choose("hwserver", "ccd?")] == HEADS

@@ -135,6 +135,12 @@ async def test_a_package_by_its_module_and_by_its_entry_point(
             "Dome cannot be built: TypeError",
         ),
         (DOME.replace("sensors: int", "refused: int"), "refused cannot be a setting"),
+        (
+            DOME.replace("Until\n", "Until, rpc\n", 1).replace(
+                "    sensors", "    @rpc()\n    async def heat(self, by: Codec): ...\n\n    sensors"
+            ),
+            "cannot be imported: PydanticSchemaGenerationError",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_file_is_a_mistake_with_its_line(
