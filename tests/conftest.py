@@ -19,7 +19,7 @@ logging.getLogger("asyncio").setLevel(logging.WARNING)
 # Before a test imports autobahn's serializers, which would not find it later.
 txaio.use_asyncio()  # type: ignore[no-untyped-call]
 # No test depends on the speed of the machine.
-for tier, examples in (("check", 30), ("soak", 100)):
+for tier, examples in (("check", 20), ("soak", 100)):
     hypothesis.settings.register_profile(tier, deadline=None, max_examples=examples)
 
 TOGETHER = (

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from astropy import units as u
 from astropy.time import Time
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -148,7 +148,6 @@ def test_any_other_text_is_no_duration(text: str) -> None:
 # --- what -----------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30)
 @given(
     values=st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=200),
     every=st.integers(1, 5_000_000),

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from autobahn.wamp.exception import ApplicationError
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hcam_devices.config.stores import Embedded
@@ -178,7 +178,6 @@ WHAT_HAPPENS = st.lists(
 
 
 @given(WHAT_HAPPENS)
-@settings(max_examples=60)
 def test_every_sample_is_stored_once_whatever_happens(events: list[str]) -> None:
     async def night() -> None:
         journals = MemoryJournals({"ccd1": [], "slide": []})

@@ -52,7 +52,10 @@ def test_a_full_disk_is_no_error() -> None:
         os.close(full)
 
 
-SHELL = ("status --url 127.0.0.1:1", "config check", "--help", "call --help", "history")
+SHELL = (
+    *("status --url 127.0.0.1:1", "config check", "--help", "history"),
+    pytest.param("call --help", marks=pytest.mark.soak),
+)
 
 
 @pytest.mark.parametrize("command", SHELL)
@@ -74,7 +77,9 @@ def test_a_command_whose_output_goes_to_a_full_disk_ends_in_a_sentence(
     assert done.stderr.startswith("Error: ")
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "closed", [">&-", "2>&-", pytest.param(">&- 2>&-", marks=pytest.mark.soak), "<&- >&- 2>&-"]
+)
 def test_closed_streams_change_nothing(closed: str) -> None:
     done = subprocess.run(f"exec {HCAM} config check {closed}", shell=True, check=False)
     assert done.returncode == 0

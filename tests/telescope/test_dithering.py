@@ -333,7 +333,7 @@ def test_a_trigger_that_fails_pauses_it_and_is_never_sent_twice_for_a_frame(
 times = st.floats(0.0, 4 * CYCLE)
 
 
-@settings(max_examples=150)
+@settings(max_examples=2 * settings().max_examples)
 @given(
     st.dictionaries(st.integers(0, 8), st.sampled_from(NODS), max_size=4),
     st.dictionaries(st.integers(0, 8), st.sampled_from(TRIGGERS), max_size=4),

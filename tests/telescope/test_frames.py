@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 from asyncinotify import Inotify, Mask
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hcam_devices.telescope import frames
@@ -106,7 +106,6 @@ async def test_the_newest_run_is_that_with_the_highest_number(tmp_path: Path) ->
     assert await polling(tmp_path).look() == Progress(10000, 2)
 
 
-@settings(max_examples=50)
 @given(st.lists(st.integers(1, 2 * FRAME), max_size=12))
 def test_a_frame_counts_once_however_it_is_split(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int]
