@@ -300,6 +300,18 @@ async def test_an_unknown_value_never_trips_and_is_an_alarm(change: dict[str, An
     assert site.rack.sent == []
 
 
+async def test_people_see_at_once_that_it_is_blind_and_that_it_sees_again() -> None:
+    site = Site()
+    seen: list[bool] = []
+    site.rack.listeners.append(
+        lambda sample: seen.append(any("blind" in one["reason"] for one in sample["alarms"]))
+    )
+    for flow in (1.0, None, 1.0):
+        await site.pass_by(flow=flow)
+        assert seen[-1] is (flow is None)
+    assert len(seen) == 6
+
+
 async def test_an_offline_or_silent_device_never_trips() -> None:
     site = Site()
     await site.pass_by(flow=0.0)

@@ -188,11 +188,19 @@ class Interlock(Part):
 
     def hear(self, sample: "Sample") -> None:
         """Judge a sample of any of its devices."""
+        blind = self._blind()
         for condition, watch in self._watches.items():
             if condition.device == sample["device"]:
                 watch.hear(sample)
         if self.armed:
             self._judge()
+            if bool(blind) != bool(self._blind()):
+                self._begin(self._show())  # or people would see it only after the next poll
+
+    def _blind(self) -> list[str]:
+        """Return why a trip cannot be judged; empty if it can."""
+        watches = (self._watches[one] for one in self.declared.when)
+        return [str(watch) for watch in watches if watch.met is None]
 
     def _judge(self) -> None:
         now = self._steady()
@@ -407,8 +415,8 @@ class Interlock(Part):
             what = f"sets {acts}" if acts else "trips"
             text = f"{self.why}: the interlock {what} after {self.declared.during:g} s of this"
             yield Alarm(self.name, "WARN", text)
-        elif blind := [w for one in self.declared.when if (w := self._watches[one]).met is None]:
-            yield Alarm(self.name, "ERR", f"the interlock is blind: {'; '.join(map(str, blind))}")
+        elif blind := self._blind():
+            yield Alarm(self.name, "ERR", f"the interlock is blind: {'; '.join(blind)}")
 
     def describe_interlock(self) -> dict[str, Any]:
         """Return the declaration, the chart, the state now and its reason, as plain data."""
