@@ -25,6 +25,8 @@ from .gui import ORIGINAL, WHO, Gui, Screen, need_screen
 from .namespaces import made_hosts
 from .tools import BIN, PATIENCE, living, until
 
+pytestmark = pytest.mark.original
+
 CONFIG = """
 focal_plane_slide_on = 1
 ccd_temp_monitoring_on = 1

@@ -16,6 +16,8 @@ from .gui import Gui, Screen, site_file
 from .namespaces import made_hosts
 from .tools import INSTRUMENT, PATIENCE, until
 
+pytestmark = pytest.mark.original
+
 CONFIG = """
 focal_plane_slide_on = 1
 tcs_on = 1

@@ -25,6 +25,8 @@ from .gui import ORIGINAL, commands, need_original, samples, site_file, written
 from .namespaces import Host, made_hosts
 from .tools import BIN, PATIENCE, living, until
 
+pytestmark = pytest.mark.original
+
 DESK, HEAD = "10.77.0.1", "10.77.0.2"
 SHOWN = [
     *("slide", "ngc", "ccd1", "gps", "meerstetter1", "pressure1", "flow", "compo_lens"),

@@ -14,6 +14,8 @@ from .namespaces import made_hosts
 from .test_original import QUANTITY, same, seconds
 from .tools import BIN, INSTRUMENT, Sample, until
 
+pytestmark = pytest.mark.original
+
 DEVICES = [*INSTRUMENT.entries]
 ORDER = re.compile(
     r"^\S+ > .* (?<!= )((?:0|1|20|23|40)(?: = -?\d+)?|[12](?:MO|OR1|ST|PA\S+))$", re.MULTILINE

@@ -15,6 +15,8 @@ import pytest
 from ..network.gui import ORIGINAL, need_original
 from .test_legacy_telemetry import legacy
 
+pytestmark = pytest.mark.original
+
 GUI = r"""
 import base64, json, pickle, sys
 from types import SimpleNamespace
