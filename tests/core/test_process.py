@@ -1,6 +1,7 @@
 """The link to programs: arguments, output, and that every program ends."""
 
 import asyncio
+import gc
 import os
 import threading
 import time
@@ -254,9 +255,10 @@ def open_files() -> int:
 async def test_no_pipe_stays_open(tmp_path: Path) -> None:
     link = script(tmp_path, '[ "$1" != hang ] || sleep 600')
     await link.ask(Plain(), "program")
+    gc.collect()  # what earlier tests have left would be closed meanwhile
     before = open_files()
     await link.ask_all(Plain(), ["program"] * 10)
     for command, error in (("program hang", TimeoutError), ("none", FileNotFoundError)):
         with pytest.raises(error):
             await link.command(Plain(), command, 0.2)
-    await until(lambda: open_files() == before)
+    await until(lambda: open_files() <= before)
