@@ -26,6 +26,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.merge
 def test_it_loads_nothing_from_elsewhere(site: Path) -> None:
     loaded: list[str] = []
     for page in site.rglob("*.html"):
@@ -47,6 +48,7 @@ def test_each_decision_has_one_subject() -> None:
     assert listed == Counter(file.name[:4] for file in DECISIONS.glob("[0-9]*.md"))
 
 
+@pytest.mark.merge
 def test_the_reference_has_every_kind_of_device_and_every_command(site: Path) -> None:
     devices = (site / "reference" / "devices.html").read_text()
     assert [kind for kind in kinds() if f"<h2>{kind}<" not in devices] == []

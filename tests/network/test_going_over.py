@@ -27,7 +27,7 @@ from .namespaces import Host, made_hosts
 from .test_original import messages
 from .tools import BIN, PATIENCE, ROUTER_PYTHON, until
 
-pytestmark = pytest.mark.original
+pytestmark = pytest.mark.merge
 
 PAGE = (Path(__file__).parents[2] / "docs" / "going-over-from-1.7.md").read_text()
 BEFORE, REST = PAGE.split("\n## Before the evening\n")[1].split("\n## On the evening\n")

@@ -25,7 +25,7 @@ from .gui import ORIGINAL, WHO, Gui, Screen, need_screen
 from .namespaces import made_hosts
 from .tools import BIN, PATIENCE, living, until
 
-pytestmark = pytest.mark.original
+pytestmark = pytest.mark.merge
 
 CONFIG = """
 focal_plane_slide_on = 1

@@ -4,9 +4,13 @@ import os
 import re
 from pathlib import Path
 
+import pytest
+
 from .conftest import DEVICES, OTHERS
 from .test_running_a_site import commands_of
 from .tools import BIN, Net, until
+
+pytestmark = pytest.mark.merge
 
 PAGE = (Path(__file__).parents[2] / "docs" / "night.md").read_text()
 INDENT = re.compile(r"^ +(?=```|hcam )", re.MULTILINE)

@@ -16,7 +16,7 @@ from .gui import Gui, Screen, site_file
 from .namespaces import made_hosts
 from .tools import INSTRUMENT, PATIENCE, until
 
-pytestmark = pytest.mark.original
+pytestmark = pytest.mark.merge
 
 CONFIG = """
 focal_plane_slide_on = 1

@@ -25,7 +25,7 @@ from .gui import ORIGINAL, commands, need_original, samples, site_file, written
 from .namespaces import Host, made_hosts
 from .tools import BIN, PATIENCE, living, until
 
-pytestmark = pytest.mark.original
+pytestmark = pytest.mark.merge
 
 DESK, HEAD = "10.77.0.1", "10.77.0.2"
 SHOWN = [

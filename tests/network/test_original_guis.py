@@ -14,7 +14,7 @@ from .namespaces import made_hosts
 from .test_original import QUANTITY, same, seconds
 from .tools import BIN, INSTRUMENT, Sample, until
 
-pytestmark = pytest.mark.original
+pytestmark = pytest.mark.merge
 
 DEVICES = [*INSTRUMENT.entries]
 ORDER = re.compile(

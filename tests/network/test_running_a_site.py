@@ -16,6 +16,8 @@ from hcam_devices.wamp.router import answers
 
 from .tools import BIN, PATIENCE, Net, until
 
+pytestmark = pytest.mark.merge
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "running-a-site.md").read_text()
 

@@ -1,6 +1,6 @@
 """Install the wheel with pip in the usual ways, and run the emulated instrument.
 
-That installs everything anew, for a minute: ``.ci/run`` does it after ``./check``.
+That installs everything anew, for a minute.
 """
 
 import os
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 AT_MOST = 600.0
 VERSION = version("hcam_devices")
 
-pytestmark = pytest.mark.soak
+pytestmark = pytest.mark.merge
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +155,7 @@ def test_the_source_distribution_for_a_user_beside_pythons_own_packages(
     try_it(net, tmp_path / "user" / "bin" / "hcam")
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("number", ["3.11", "3.12", "3.13"])
 def test_each_python_installs_both_files(
     net: Net, built: Path, tmp_path: Path, number: str

@@ -15,7 +15,7 @@ import pytest
 from ..network.gui import ORIGINAL, need_original
 from .test_legacy_telemetry import legacy
 
-pytestmark = pytest.mark.original
+pytestmark = pytest.mark.merge
 
 GUI = r"""
 import base64, json, pickle, sys
