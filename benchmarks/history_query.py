@@ -105,8 +105,8 @@ def run(folder: Path, count: int, devices: int) -> None:
     print(f"written in batches of 1000: {rows / writing:.0f} samples per second of CPU")
 
     history = NightFiles(folder)
-    print(len(history.snapshot("device1", (), last, end).files), "closed parts in the last night")
-    number, state = ("device1", "temperature3"), ("device1", "state.connection")
+    print(len(history.snapshot("device0", (), last, end).files), "closed parts in the last night")
+    number, state = ("device0", "temperature3"), ("device0", "state.connection")
     measure("24 h of one number, raw", lambda: history.series(*number, last, end))
     measure("24 h of one text, raw", lambda: history.series(*state, last, end))
     for days in (1, 30, 365):
@@ -118,14 +118,14 @@ def run(folder: Path, count: int, devices: int) -> None:
                 15 if days < 365 else 3,
             )
     archive = Archive(history)
-    measure("24 h of it, as a reply", lambda: archive.history("device1.temperature3", last, end))
+    measure("24 h of it, as a reply", lambda: archive.history("device0.temperature3", last, end))
     measure("which fields there are", history.fields)
-    whole = "SELECT count(*), avg(temperature3) FROM device1"
+    whole = "SELECT count(*), avg(temperature3) FROM device0"
     measure("count and mean of all nights, by SQL", lambda: ask(history, whole), 3)
 
     def cold() -> None:
         child = Child(folder)
-        child.ask("history", "device1.temperature3", last, end)
+        child.ask("history", "device0.temperature3", last, end)
         child.close()
 
     measure("24 h of it, as a reply of a new process", cold, 5)
