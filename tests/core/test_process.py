@@ -255,7 +255,7 @@ def open_files() -> int:
 async def test_no_pipe_stays_open(tmp_path: Path) -> None:
     link = script(tmp_path, '[ "$1" != hang ] || sleep 600')
     await link.ask(Plain(), "program")
-    gc.collect()  # what earlier tests have left would be closed meanwhile
+    gc.collect()  # closes files of earlier tests now, and not between the two counts
     before = open_files()
     await link.ask_all(Plain(), ["program"] * 10)
     for command, error in (("program hang", TimeoutError), ("none", FileNotFoundError)):

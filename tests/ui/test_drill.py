@@ -25,7 +25,7 @@ def read(bench: Bench, condition: Condition, value: float) -> None:
 
 async def test_a_trip_is_driven_when_its_actuator_works_again() -> None:
     async def obey(_: str, *args: Any, **controls: Any) -> dict[str, Any]:
-        if args == ("clear",):  # what made the interlock blind; the next poll comes later
+        if args == ("clear",):  # the interlock is not blind any more; the next poll comes later
             asyncio.get_running_loop().call_later(0.01, read, bench, current, 8.0)
         if controls == {"pump": False}:
             raise HcamError("the pump is stopped")

@@ -195,12 +195,12 @@ class Interlock(Part):
         if self.armed:
             self._judge()
             if bool(blind) != bool(self._blind()):
-                self._begin(self._show())  # or people would see it only after the next poll
+                self._begin(self._show())  # otherwise only the next poll would show it
 
-    def _blind(self) -> list[str]:
-        """Return why a trip cannot be judged; empty if it can."""
+    def _blind(self) -> list[Watch]:
+        """Return the conditions of a trip whose values are unknown."""
         watches = (self._watches[one] for one in self.declared.when)
-        return [str(watch) for watch in watches if watch.met is None]
+        return [watch for watch in watches if watch.met is None]
 
     def _judge(self) -> None:
         now = self._steady()
@@ -416,7 +416,7 @@ class Interlock(Part):
             text = f"{self.why}: the interlock {what} after {self.declared.during:g} s of this"
             yield Alarm(self.name, "WARN", text)
         elif blind := self._blind():
-            yield Alarm(self.name, "ERR", f"the interlock is blind: {'; '.join(blind)}")
+            yield Alarm(self.name, "ERR", f"the interlock is blind: {'; '.join(map(str, blind))}")
 
     def describe_interlock(self) -> dict[str, Any]:
         """Return the declaration, the chart, the state now and its reason, as plain data."""

@@ -36,6 +36,7 @@ class Modbus(Lasting):
     """The Modbus unit."""
     timeout: Seconds = 1.0
     """The deadline (s) of an answer."""
+    # Any, because the annotations of settings are evaluated, and the class is not imported above.
     _client: Any = field(default=None, init=False, repr=False)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
     _heard: bytes = field(default=b"", init=False, repr=False)

@@ -198,8 +198,8 @@ class GuardedRouterFactory(RouterFactory):  # type: ignore[misc]
     """Makes the routers of this module. It reads the rules of roles itself (``GuardedNode``)."""
 
     router = GuardedRouter
-    rules: dict[tuple[str, str], Any] = {}  # noqa: RUF012
-    """The rules of roles that are still to be made, by realm and name."""
+    rules: dict[tuple[str, str], Any] = {}  # noqa: RUF012  (each factory replaces it)
+    """The rules of roles that are not added yet, by realm and name."""
 
     def add_role(self, realm: str, config: dict[str, Any]) -> Any:
         """Add a role, with its rules in the node's configuration."""
@@ -467,6 +467,7 @@ def _bounded(handle: Any) -> Any:
 
 
 _flags: dict[Any, dict[str, bool]] = {}
+"""The objects of the configuration that have only booleans, by their content."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
