@@ -32,6 +32,8 @@ class Background:
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
         self._pid = os.getpid()
+        self._closing = threading.Lock()
+        self._closed = False
         started = threading.Event()
         live = self._live(started)
         self._thread = threading.Thread(target=asyncio.run, args=[live], name="hcam", daemon=True)
@@ -51,10 +53,10 @@ class Background:
         """
         try:
             self.require_own_process()
-            future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        except RuntimeError:
-            work.close()
-            raise RouterError("the connection was closed: connect() again") from None
+            with self._closing:  # work that came after the end of the loop would never end
+                if self._closed:
+                    raise RouterError("the connection was closed: connect() again")
+                future = asyncio.run_coroutine_threadsafe(work, self._loop)
         except RouterError:
             work.close()
             raise
@@ -74,10 +76,13 @@ class Background:
 
     def close(self) -> None:
         """End the loop and its thread."""
-        if os.getpid() == self._pid and not self._loop.is_closed():
-            with suppress(RuntimeError):  # closed meanwhile
+        if os.getpid() != self._pid:
+            return
+        with self._closing:
+            if not self._closed:
+                self._closed = True
                 self._loop.call_soon_threadsafe(self._stop.set)
-            self._thread.join()
+        self._thread.join()
 
 
 def _end(
