@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from base64 import b64encode
 from collections import defaultdict
@@ -322,6 +323,8 @@ def test_what_is_too_much_is_dropped_oldest_first_while_others_append(path: Path
         tidying.start()
         try:
             for n in range(3000):
+                while len(dropped) < n // 100:  # a file with all samples would be dropped
+                    time.sleep(0.001)
                 clock.now += 1
                 journal.append(sample(text=f"{n * 7919:x}" * 30))
         finally:
@@ -448,6 +451,32 @@ def test_what_is_asked_often_looks_only_at_what_it_needs(journal: Journal, query
         values = named or (None,) * query.count("?")
         plan = db.execute(f"EXPLAIN QUERY PLAN {query}", values).fetchall()
     assert not [step for *_, step in plan if step.startswith("SCAN sample")]
+
+
+def test_the_wal_begins_anew_although_it_could_not_be_copied_at_once(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(journal, 100)
+    [file] = journal.path.parent.glob("*.sqlite")
+    reader = sqlite3.connect(file, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT 1 FROM sample").fetchone()
+    fill(journal, 1)
+
+    class Watched(sqlite3.Connection):
+        def execute(self, *args: Any) -> sqlite3.Cursor:
+            cursor = super().execute(*args)
+            if "wal_checkpoint" in args[0]:
+                reader.close()
+            return cursor
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Watched))
+        journal.tidy()
+    wal = file.with_name(f"{file.name}-wal")
+    before = wal.stat().st_size
+    fill(journal, 50)
+    assert wal.stat().st_size == before
 
 
 def test_an_almost_full_disk_is_told(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
@@ -487,8 +487,7 @@ class Journal:
                 part = self._parts[-1]
             self._close_retired()
             try:
-                with closing(part.connect(append=True)) as db:
-                    db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                part.checkpoint()
             except sqlite3.Error as error:
                 if not is_damage(error) and part.path.exists():
                     raise

@@ -39,6 +39,8 @@ DAMAGE = (
     sqlite3.SQLITE_IOERR_CORRUPTFS,
 )
 FILES = "", "-wal", "-shm"
+PASSES = 20
+"""Copy at most this often what has come meanwhile."""
 
 
 def is_damage(error: sqlite3.Error) -> bool:
@@ -115,6 +117,19 @@ class Part:
         names = "boot", "epoch", "since", "until", "held"
         lost = {"lost": [list(note) for note in self.lost.values()]}
         self.notebook.write({name: getattr(self, name) for name in names} | lost)
+
+    def checkpoint(self) -> None:
+        """Copy the samples from the WAL into the file itself. Raises sqlite3.Error.
+
+        The WAL begins anew only if it had no sample more than was copied. Otherwise it would grow
+        all night, if samples always come meanwhile: so what came is copied, too.
+        """
+        copied = None
+        with closing(self.connect(append=True)) as db:
+            for _ in range(PASSES):
+                before, copied = copied, db.execute("PRAGMA wal_checkpoint").fetchone()
+                if copied == before:
+                    break
 
     def size(self) -> int:
         """Return how many bytes the file has."""
