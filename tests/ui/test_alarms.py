@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from hcam_devices import HcamError
-from hcam_devices.errors import InvalidArgumentError
+from hcam_devices.errors import InvalidArgumentError, NotAllowedError
 from hcam_devices.ui import alarms
 from hcam_devices.wamp import utils
 
@@ -46,6 +46,23 @@ def test_a_glob_acknowledges_what_is_shown_and_a_name_also_what_is_hidden(
         with pytest.raises(HcamError, match=f"there is no {pattern} to acknowledge"):
             list(alarms.acknowledge(pattern, ""))
     assert asked == expected
+
+
+def test_one_that_came_again_does_not_keep_the_others_from_being_acknowledged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ask(procedure: str, *args: Any) -> Any:
+        if procedure == "list":
+            return [record("ccd1.flow"), record("ccd3.flow")]
+        if args[0] == "ccd1.flow":
+            raise NotAllowedError("ccd1.flow has come again")
+        return record(args[0])
+
+    monkeypatch.setattr(alarms, "ask", ask)
+    acknowledging = alarms.acknowledge("ccd*", "")
+    assert next(acknowledging)["alarm"] == "ccd3.flow"
+    with pytest.raises(HcamError, match="has come again"):
+        next(acknowledging)
 
 
 def test_a_server_has_no_history_around_its_alarm(monkeypatch: pytest.MonkeyPatch) -> None:

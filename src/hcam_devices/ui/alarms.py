@@ -14,7 +14,7 @@ from autobahn.wamp.types import SubscribeOptions
 
 from .. import HcamError
 from ..core.device import iso_from_s
-from ..errors import InvalidArgumentError, NoSuchProcedureError
+from ..errors import InvalidArgumentError, NoSuchProcedureError, NotAllowedError
 from ..names import did_you_mean
 from ..wamp import uris, utils
 from ..wamp.session import Session, keep_joined
@@ -114,7 +114,11 @@ def hidden(records: Iterable[Record]) -> Iterator[str]:
 
 
 def acknowledge(pattern: str, note: str) -> Iterator[Record]:
-    """Acknowledge an alarm, or those that match a glob and are shown now; yield each."""
+    """Acknowledge an alarm, or those that match a glob and are shown now; yield each.
+
+    One that is over, or has come again meanwhile, does not keep the others from it: HcamError is
+    raised at the end.
+    """
     known = [one for one in ask("list") if one["state"] in ("active", "returned")]
     matched = [one for one in known if one["alarm"] == pattern] or [
         one for one in known if is_shown(one) and fnmatchcase(one["alarm"], pattern)
@@ -125,8 +129,14 @@ def acknowledge(pattern: str, note: str) -> Iterator[Record]:
         raise HcamError(
             f"there is no {pattern} to acknowledge; there are {there}{did_you_mean(pattern, names)}"
         )
+    refused = []
     for record in matched:
-        yield ask("acknowledge", record["alarm"], record["occurrence"], note)
+        try:
+            yield ask("acknowledge", record["alarm"], record["occurrence"], note)
+        except (InvalidArgumentError, NotAllowedError) as error:
+            refused.append(error.text)
+    if refused:
+        raise HcamError("\n".join(refused))
 
 
 def worth_reading(events: Iterable[Record]) -> Iterator[Record]:
