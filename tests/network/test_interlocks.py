@@ -14,6 +14,7 @@ import pytest
 
 from hcam_devices.config.instrument import Instrument, load
 from hcam_devices.ui import drill
+from hcam_devices.ui.drill.half import Row
 from hcam_devices.wamp import access
 from hcam_devices.wamp.utils import NoSuchProcedureError, NotAllowedError, WampError, call
 
@@ -286,7 +287,10 @@ def rehearsed(net: Net, pattern: str, instrument: Instrument | None = None) -> d
     """Return the rows of a drill; none may be wrong."""
     told: list[str] = []
     instrument = instrument or load(net.home / "site.toml")
-    rows = asyncio.run(drill.rehearse(instrument, net.address, pattern, told.append, grace=120.0))
+    rows: list[Row] = []
+    asyncio.run(
+        drill.rehearse(instrument, net.address, pattern, rows, tell=told.append, grace=120.0)
+    )
     assert [str(row) for row in rows if row.right is False] == []
     return {row.name: str(row) for row in rows if row.right}
 
@@ -400,9 +404,13 @@ def test_a_drill_shows_an_interlock_that_does_not_help(site: Net) -> None:
     start_alarms(site)
     told: list[str] = []
     instrument = load(site.home / "site.toml")
-    (row,) = asyncio.run(
-        drill.rehearse(instrument, site.address, "ccd1.hopeless", told.append, grace=20.0)
+    rows: list[Row] = []
+    asyncio.run(
+        drill.rehearse(
+            instrument, site.address, "ccd1.hopeless", rows, tell=told.append, grace=20.0
+        )
     )
+    (row,) = rows
     assert row.right is False
     assert "WRONG: not verified" in str(row)
 

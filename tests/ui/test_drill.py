@@ -1,14 +1,18 @@
 """A rehearsal without a network: what it waits for, and how it ends after an error."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
+from click.testing import CliRunner
 
 from hcam_devices import HcamError
+from hcam_devices.cli.main import main
 from hcam_devices.config.instrument import load
 from hcam_devices.core.condition import Condition
+from hcam_devices.ui import drill
 from hcam_devices.ui.bench import Bench
 from hcam_devices.ui.drill.half import Row, together
 from hcam_devices.ui.drill.interlocks import Interlocks
@@ -63,3 +67,21 @@ async def test_an_error_ends_the_others_when_they_have_set_everything_back() -> 
     with pytest.raises(HcamError, match="no answer"):
         await together(drives(), fails())
     assert done == ["set back"]
+
+
+def test_a_drill_that_is_stopped_reports_what_was_rehearsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def rehearse(*args: Any, **_: Any) -> None:
+        rows: list[Row] = args[3]
+        rows.append(Row("ccd1.flow"))
+        raise HcamError("the drill was stopped: hwserver is away")
+
+    monkeypatch.setenv("HCAM_HOME", str(tmp_path))
+    monkeypatch.setattr(drill, "rehearse", rehearse)
+    result = CliRunner().invoke(main, ["drill"])
+    assert result.exit_code == 1
+    assert "1 row, 0 wrong, 0 that cannot be driven; the drill was stopped" in result.stdout
+    assert "hwserver is away" in result.stderr
+    [report] = (tmp_path / "drills").iterdir()
+    assert report.read_text() in result.stdout

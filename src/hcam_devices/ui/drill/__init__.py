@@ -36,10 +36,12 @@ async def rehearse(
     instrument: Instrument,
     address: Address,
     pattern: str,
+    rows: list[Row],
+    *,
     tell: Callable[[str], None],
     grace: float = GRACE_S,
-) -> list[Row]:
-    """Return a row for each alarm and interlock that matches a pattern.
+) -> None:
+    """Add a row for each alarm and interlock that matches a pattern.
 
     ``tell`` gets what is begun. ``grace`` is the time (s) that commands and samples may take on
     their way. Raises HcamError if there is no router, if a server does not run or is not emulated,
@@ -51,7 +53,7 @@ async def rehearse(
             await bench.begin()
             following = asyncio.create_task(bench.follow_alarms())
             try:
-                return await _run(bench, pattern, tell, grace)
+                await _run(bench, pattern, rows, tell, grace)
             finally:
                 following.cancel()
     except ApplicationError as error:
@@ -61,9 +63,10 @@ async def rehearse(
         raise HcamError(unreachable(address, error, ASK_WITHIN_S)) from None
 
 
-async def _run(bench: Bench, pattern: str, tell: Callable[[str], None], grace: float) -> list[Row]:
-    """Return a row for each alarm and interlock. Raises HcamError if it cannot begin."""
-    rows: list[Row] = []
+async def _run(
+    bench: Bench, pattern: str, rows: list[Row], tell: Callable[[str], None], grace: float
+) -> None:
+    """Add a row for each alarm and interlock. Raises HcamError if it cannot begin."""
     alarms = Alarms(bench, pattern, rows, tell, grace)
     interlocks = Interlocks(bench, pattern, rows, tell, grace)
     if not alarms and not interlocks and not rows:
@@ -73,13 +76,14 @@ async def _run(bench: Bench, pattern: str, tell: Callable[[str], None], grace: f
     await interlocks.run()
     await alarms.acknowledge_others()
     await alarms.away()
-    return rows
 
 
-def as_text(rows: list[Row], began: float, took: float, version: str) -> str:
-    """Return the report: a line for each row, and their numbers."""
+def as_text(rows: list[Row], began: float, took: float, version: str, *, whole: bool) -> str:
+    """Return the report: a line for each row, their numbers, and whether the drill was stopped."""
     wrong = sum(row.right is False for row in rows)
     undriven = sum(row.right is None for row in rows)
     title = f"Drill of {iso_from_s(began)}, hcam_devices {version}, {took:.0f} s"
     end = f"{count(len(rows), 'row')}, {wrong} wrong, {undriven} that cannot be driven"
+    if not whole:
+        end += "; the drill was stopped before its end"
     return "\n".join([title, "", *map(str, rows), "", end])
