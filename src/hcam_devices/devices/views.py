@@ -5,7 +5,7 @@ those of other servers through the router. It judges them on a timer, too, to no
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -51,6 +51,7 @@ class View(Device):
         super().__init__(name, **settings)
         self._heard: dict[str, tuple[float, Sample]] = {}
         self._devices: Mapping[str, Source] = {}
+        self._shown: dict[str, list[Readback]] = {}
         self._emitted: object = None
 
     def sources(self) -> tuple[str, ...]:
@@ -69,21 +70,24 @@ class View(Device):
     def attach(self, devices: Mapping[str, Source]) -> None:
         """Listen to the sources. Raises KeyError if one is missing."""
         self._devices = {name: devices[name] for name in self.sources()}
+        for field in self.fields.values():
+            self._shown.setdefault(self.origin(field)[0], []).append(field)
         for device in self._devices.values():
             device.listeners.append(self._hear)
 
     def _hear(self, sample: Sample) -> None:
-        self._heard[sample["device"]] = (self.clock(), sample)
-        self._judge()
+        source = sample["device"]
+        self._heard[source] = (self.clock(), sample)
+        self._judge(self._shown[source])
         if self.connection == "online" and (self.states(), self.alarms()) != self._emitted:
             self.emit()
 
     async def poll(self) -> None:
         """Judge the newest samples of the sources."""
-        self._judge()
+        self._judge(self.fields.values())
 
-    def _judge(self) -> None:
-        for field in self.fields.values():
+    def _judge(self, fields: Iterable[Readback]) -> None:
+        for field in fields:
             if field.deployed_name in self.disabled:
                 self.readings[field.name] = self._off(field)
                 continue
