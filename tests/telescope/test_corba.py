@@ -62,6 +62,33 @@ async def test_what_the_telescope_says_is_returned() -> None:
         assert groups[0].startswith("TELESCOP= 'GTC")
 
 
+async def test_several_operations_are_called_in_one_turn_of_the_thread() -> None:
+    simulator = Simulator()
+    async with linked(simulator) as link:
+        turns, in_thread = [], link._in_thread
+
+        async def counted(work: Any) -> Any:
+            turns.append(work)
+            return await in_thread(work)
+
+        link._in_thread = counted  # type: ignore[method-assign]
+        simulator.simulate("error", exception="NO_RESOURCES", times=1)
+        answers = await link.ask_all(None, ["getHumidity", "park", "getCabinetTemperature3"])
+        assert [type(answer) for answer in answers] == [RefusedError, RefusedError, float]
+        assert "has no operation park" in str(answers[1])
+        assert len(turns) == 1
+
+
+async def test_a_link_that_is_lost_between_operations_is_closed() -> None:
+    simulator = Simulator()
+    async with linked(simulator, timeout=SOON) as link:
+        simulator.simulate("silence")
+        with pytest.raises(TimeoutError, match="did not answer within"):
+            await link.ask_all(None, ["getHumidity", "getTelescopeParams"])
+        with pytest.raises(TimeoutError, match="did not answer within"):
+            await link.ask_all(None, ["getHumidity"])
+
+
 async def test_a_telescope_served_by_omniorb_understands_the_same(tmp_path: Path) -> None:
     async with name_service(tmp_path) as port, telescope(port) as process:
         link = Corba(port=port, idl=IDL, timeout=AT_MOST)

@@ -310,11 +310,14 @@ class Device:
     async def poll(self) -> None:
         """Read every readback that is enabled; raises as ``Link.ask`` if the link is lost."""
         self.read_at = self.clock()
-        questions = [field.question for field in self.fields.values() if field.question is not None]
-        await self._ask_questions(dict.fromkeys(questions))
+        await self._ask_questions(dict.fromkeys(self.questions()))
         for field in self.fields.values():
             off = field.deployed_name in self.disabled
             self.readings[field.name] = self._off(field) if off else await self._reading(field)
+
+    def questions(self) -> list[Any]:
+        """Return the questions of a poll: those of the fields."""
+        return [field.question for field in self.fields.values() if field.question is not None]
 
     def _off(self, field: Readback) -> Reading:
         return Reading(

@@ -16,6 +16,7 @@ from ..telescope.corba import Corba
 from ..telescope.headers import parse
 from ..telescope.sim import Simulator  # noqa: F401  (Device finds it by its name)
 
+HEADER = "getTelescopeParams"
 MAGNUS_A, MAGNUS_B = 17.625, 243.04
 HUMIDITIES, TEMPERATURES = (0.0, 110.0), (-90.0, 60.0)
 """Plausible values of the air, in percent (allowing for sensor errors) and deg C."""
@@ -43,27 +44,37 @@ class Rack(Device):
     link_type: ClassVar[Any] = Corba
 
     rack_temp_top = Readback(
-        unit="deg_C", ref="getCabinetTemperature1", doc="Temperature at the top of the rack."
+        unit="deg_C", question="getCabinetTemperature1", doc="Temperature at the top of the rack."
     )
     rack_temp_middle = Readback(
-        unit="deg_C", ref="getCabinetTemperature2", doc="Temperature in the middle of the rack."
+        unit="deg_C",
+        question="getCabinetTemperature2",
+        doc="Temperature in the middle of the rack.",
     )
     rack_temp_bottom = Readback(
-        unit="deg_C", ref="getCabinetTemperature3", doc="Temperature at the bottom of the rack."
+        unit="deg_C",
+        question="getCabinetTemperature3",
+        doc="Temperature at the bottom of the rack.",
     )
     dewpoint = Readback(
         unit="deg_C",
-        ref="getHumidity",
+        question="getHumidity",
         doc="Dew point of the air, from its humidity and temperature (T_TUBE).",
     )
 
-    async def read(self, field: Readback) -> float:
-        """Return a temperature. Raises RefusedError or ValueError if there is none."""
-        number = await self.link.number(field.ref)
-        return await self._dew_point(number) if field.name == "dewpoint" else number
+    def questions(self) -> list[Any]:
+        """Return the operations of a poll, which are called together."""
+        return [*super().questions(), HEADER]
 
-    async def _dew_point(self, humidity: float) -> float:
-        groups = await self.link.ask(None, "getTelescopeParams")
+    def value_in(self, answer: Any, field: Readback) -> float:
+        """Return a temperature. Raises RefusedError or ValueError if there is none."""
+        number: float = self.link.number_in(field.question, answer)
+        return self._dew_point(number) if field.name == "dewpoint" else number
+
+    def _dew_point(self, humidity: float) -> float:
+        groups = self.answers[HEADER]
+        if isinstance(groups, RefusedError):
+            raise groups
         item = parse(str(group) for group in groups).get("T_TUBE")
         if item is None:
             raise RefusedError("no dew point: the telescope's header has no T_TUBE")

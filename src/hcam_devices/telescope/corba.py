@@ -16,7 +16,7 @@ import importlib
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -97,9 +97,7 @@ class Corba(Lasting):
         If the server has closed the idle connection, or was restarted, the link connects again
         before it sends a command. A command is sent at most once.
         """
-        call = self._telescope
-        if call is None:
-            raise self._why_closed()
+        call = self._require()
         self._show(">", ref.encode(), value or "")
         try:
             answer, found = await self._in_thread(lambda: self._call(call, ref, value or ()))
@@ -111,18 +109,52 @@ class Corba(Lasting):
             self.close(error)
             raise
 
+    async def ask_all(self, codec: Any, refs: Iterable[str]) -> list[Any]:
+        """Call operations that change nothing, one after another in one turn of the thread.
+
+        Each turn wakes this process several times. Return the results; a RefusedError stands in
+        place of a result. Raises as ``ask`` if the link is lost.
+        """
+        call, operations = self._require(), list(refs)
+
+        def work() -> list[Any]:
+            answers: list[Any] = []
+            for operation in operations:
+                try:
+                    answers.append(call(operation, ()))
+                except (RefusedError, ValueError) as error:
+                    answers.append(RefusedError(str(error)))
+            return answers
+
+        for operation in operations:
+            self._show(">", operation.encode(), "")
+        try:
+            answers: list[Any] = await self._in_thread(work)
+        except LINK_LOST as error:
+            self.close(error)
+            raise
+        for answer in answers:
+            self._show("<", b"", answer)
+        return answers
+
     async def number(self, ref: str) -> float:
         """Return the number that an operation without arguments returns; raises as ``ask``."""
-        number = await self.ask(None, ref)
-        if not is_number(number):
-            raise RefusedError(f"the telescope ({self}): {ref} did not return a number")
-        return float(number)
+        return self.number_in(ref, await self.ask(None, ref))
 
-    def _why_closed(self) -> BaseException:
+    def number_in(self, ref: str, answer: Any) -> float:
+        """Return an operation's result. Raises RefusedError if it is not a number."""
+        if not is_number(answer):
+            raise RefusedError(f"the telescope ({self}): {ref} did not return a number")
+        return float(answer)
+
+    def _require(self) -> Call:
+        if self._telescope:
+            return self._telescope
         lost = self._lost.exception() if self._lost and self._lost.done() else None
-        if isinstance(lost, OutcomeUnknownError):  # this is the outcome of an earlier call
-            return ConnectionError(f"not connected to {self}: {lost}")
-        return lost or ConnectionError(f"not connected to {self}")
+        if lost and not isinstance(lost, OutcomeUnknownError):
+            raise lost
+        # an unknown outcome is that of an earlier call
+        raise ConnectionError(f"not connected to {self}{f': {lost}' if lost else ''}")
 
     async def ask_apart(self, ref: str, within: float) -> Any:
         """Call an operation without arguments, beside all other calls; return its result.
