@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from .archive import HistoryError
 from .stores import AwayError
 
@@ -37,7 +39,7 @@ class Child:
         with self._lock:
             if self._idle:
                 self._idle.cancel()
-            answer = json.loads(self._answer(json.dumps([method, *args]).encode() + b"\n"))
+            answer = orjson.loads(self._answer(json.dumps([method, *args]).encode() + b"\n"))
             self._idle = threading.Timer(IDLE_S, self.close)
             self._idle.daemon = True
             self._idle.start()

@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from .archive import Archive
 from .stores import closing, content
 from .stores.nights import NightFiles
@@ -44,10 +46,11 @@ def _archive(folder: Path) -> Archive:
 def reply(folder: Path, question: bytes) -> bytes:
     """Return the line that answers a question."""
     try:
-        found = {"result": answer(folder, *json.loads(question))}
+        found = orjson.dumps({"result": answer(folder, *json.loads(question))})
     except Exception as error:  # noqa: BLE001  (the caller is told)
-        found = {"error": [type(error).__name__, *(error.args or [str(error)])]}
-    return json.dumps(found, default=str).encode() + b"\n"
+        why = [type(error).__name__, *(error.args or [str(error)])]
+        found = json.dumps({"error": why}, default=str).encode()
+    return found + b"\n"
 
 
 def main() -> None:

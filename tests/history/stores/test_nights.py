@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hcam_devices.history.stores import AwayError, nights
 from hcam_devices.history.stores.nights import NightFiles, Snapshot
 from hcam_devices.history.stores.tonight import NAME
-from hcam_devices.journal.points import DAY_MS, Field, Point, night_of
+from hcam_devices.journal.points import DAY_MS, MAX_FIELDS, Field, Point, night_of
 
 from ...helpers import records
 from ..written import NOON, TODAY, Written
@@ -102,6 +102,17 @@ def test_a_bool_is_told_as_one_unless_there_are_numbers(written: Written) -> Non
     written.write("slide", 1000, NOON + 5000, moving=[0.5])
     (bucket,) = found.downsampled("slide", "moving", *TODAY, 1)
     assert (bucket.last, bucket.n) == (0.5, 4)
+
+
+def test_samples_with_many_fields_are_read_before_and_after_they_are_closed(
+    written: Written,
+) -> None:
+    values: dict[str, Field] = {f"x{n}": n / 2 for n in range(MAX_FIELDS)}
+    written.write("ccd1", 1000, **{name: [value] for name, value in values.items()})
+    for _ in range(2):
+        (point,) = NightFiles(written.store.folder).samples("2026-11-22")
+        assert point.values == values
+        written.close()
 
 
 def test_no_points_and_no_time_are_refused(written: Written) -> None:

@@ -70,19 +70,23 @@ class Snapshot(NamedTuple):
     files: list[tuple[Path, str]]
     """The closed files, in order of their first sample, with their checksums."""
     rows: str
-    """The samples that are not in a closed file, as JSON."""
+    """The samples that are not in a closed file: a JSON list for each column, or NO_ROWS."""
+
+
+NO_ROWS = "null"
 
 
 def rows_as_table(columns: Sequence[Column], rows: str) -> str:
     """Return the query of the rows of a snapshot, which are an SQL expression."""
-    types = {f"c{n}": TYPES[column.kind] for n, column in enumerate(columns)}
-    form = json.dumps([{"time": "BIGINT", "seq": "BIGINT", "epoch": "VARCHAR"} | types])
-    values = [f"r.c{n} AS {quoted(column.name)}" for n, column in enumerate(columns)]
-    picked = ", ".join(("make_timestamptz(r.time * 1000) AS time, r.seq, r.epoch", *values))
+    types = ["BIGINT", "BIGINT", "VARCHAR", *(TYPES[column.kind] for column in columns)]
+    form = json.dumps({f"c{n}": [kind] for n, kind in enumerate(types)})
+    lists = ", ".join(f"unnest(r.c{n}) AS c{n}" for n in range(len(types)))
+    named = [f"c{n} AS {quoted(column.name)}" for n, column in enumerate(columns, 3)]
+    picked = ", ".join(("make_timestamptz(c0 * 1000) AS time, c1 AS seq, c2 AS epoch", *named))
     # From a table, because DuckDB takes several times longer to plan with a constant list.
     return (
-        f"SELECT {picked} FROM "
-        f"(SELECT unnest(from_json(json, '{form}')) AS r FROM (VALUES ({rows})) AS t (json))"
+        f"SELECT {picked} FROM (SELECT {lists} FROM "
+        f"(SELECT from_json(json, '{form}') AS r FROM (VALUES ({rows})) AS t (json)))"
     )
 
 
@@ -235,9 +239,8 @@ class NightFiles:
             with self._reading() as db:
                 if (files := self._files(db, *span)) is not None:
                     if self.copies:
-                        return Snapshot(span, files, "[]")
-                    (rows,) = db.execute(_rows(db, device, columns), span).fetchone()
-                    return Snapshot(span, files, rows)
+                        return Snapshot(span, files, NO_ROWS)
+                    return Snapshot(span, files, _rows(db, span, columns))
             if monotonic() > until:
                 raise AwayError(
                     f"a file of {device} is only half replaced in {self.folder}, because the "
@@ -299,7 +302,7 @@ class NightFiles:
         left_out: set[Path] = set()
         while True:
             there = self.snapshot(device, columns, start, end)
-            if there.rows == "[]" and not there.files:
+            if there.rows == NO_ROWS and not there.files:
                 return []
             if check:
                 left_out = self._damaged(there.files)
@@ -388,26 +391,27 @@ def _opened(path: Path) -> sqlite3.Connection:
     return connect(path, "immutable=1" if fixed else "mode=ro")
 
 
-def _rows(db: sqlite3.Connection, device: str, columns: Sequence[Column]) -> str:
-    """Return the query for the rows of a device in a span, as JSON: ``c0`` is the first column."""
+def _rows(db: sqlite3.Connection, span: tuple[str, int, int], columns: Sequence[Column]) -> str:
+    """Return the rows of a device in a span, as in a ``Snapshot``."""
     query = "SELECT id, columns FROM shape WHERE device = ?"
-    shapes = {number: json.loads(text) for number, text in db.execute(query, (device,))}
-    values = [
-        f", 'c{n}', body -> CASE shape {places} END"
-        for n, column in enumerate(columns)
-        if (
-            places := " ".join(
-                f"WHEN {number} THEN {names.index(column.name)}"
-                for number, names in shapes.items()
-                if column.name in names
-            )
+    shapes = {number: json.loads(text) for number, text in db.execute(query, span[:1])}
+    values = ["time", "seq", "epoch"]
+    for column in columns:
+        places = " ".join(
+            f"WHEN {number} THEN {names.index(column.name)}"
+            for number, names in shapes.items()
+            if column.name in names
         )
-    ]
-    head = "'time', time, 'seq', seq, 'epoch', epoch"
-    return f"""
-        SELECT json_group_array(json_object({head}{"".join(values)}))
+        values.append(f"body -> CASE shape {places} END" if places else "NULL")
+    # A list for each column, because a function of SQLite takes at most 127 arguments.
+    lists = ", ".join(f"json_group_array({value})" for value in values)
+    query = f"""
+        SELECT count(*), {lists}
         FROM sample WHERE device = ? AND time >= ? AND time < ? AND json_valid(body)
     """
+    count, *found = db.execute(query, span).fetchone()
+    named = (f'"c{n}": {values}' for n, values in enumerate(found))
+    return f"{{{', '.join(named)}}}" if count else NO_ROWS
 
 
 def _known(columns: Sequence[Column]) -> str:
