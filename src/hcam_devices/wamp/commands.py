@@ -43,7 +43,7 @@ class Command:
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
     why: object
-    before: dict[str, Any]
+    procedure: Procedure | None
     seen: Sample | None
 
 
@@ -84,12 +84,7 @@ class CommandLog:
     ) -> Command:
         """Return a command that has just arrived; ``caller`` is its sender's name and role."""
         seen = self._newest()
-        keys, machine = concerned(self.device, what, procedure)
-        before = {key: seen[key] for key in keys if key in seen} if seen else {}
-        if seen and procedure and (machine or not before):
-            states = seen.get("state") or {}
-            before["state"] = {machine: states.get(machine)} if machine else states
-        command = Command(self._time(), *caller, what, args, kwargs, why, before, seen)
+        command = Command(self._time(), *caller, what, args, kwargs, why, procedure, seen)
         self._running.add(command)
         return command
 
@@ -128,10 +123,20 @@ class CommandLog:
             "args": args if len(json.dumps(args)) <= MAX_JSON else [as_text(args)],
             "kwargs": kwargs if len(json.dumps(kwargs)) <= MAX_JSON else {"...": as_text(kwargs)},
             "why": why if why is None else cut(without_secrets(why)),
-            "before": shown(command.before, []),
+            "before": shown(self._before(command), []),
             "error": None if error is None else cut(without_secrets(error, secrets), MAX_ERROR),
             "seq": _number_after(command.seen, self._newest()),
         }
+
+    def _before(self, command: Command) -> dict[str, Any]:
+        """Return what the newest sample at the arrival of a command says about what it concerns."""
+        seen = command.seen or {}
+        keys, machine = concerned(self.device, command.what, command.procedure)
+        before = {key: seen[key] for key in keys if key in seen}
+        if seen and command.procedure and (machine or not before):
+            states = seen.get("state") or {}
+            before["state"] = {machine: states.get(machine)} if machine else states
+        return before
 
     def note(
         self, who: str, what: str, args: Sequence[str], why: str, error: str | None = None
