@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from autobahn.wamp.exception import ProtocolError, SerializationError
-from autobahn.wamp.message import Error, Interrupt, Invocation, Yield
-from autobahn.wamp.request import Endpoint, Registration
+from autobahn.wamp.message import Error, Event, Interrupt, Invocation, Yield
+from autobahn.wamp.request import Endpoint, Handler, Registration, Subscription
 
-from hcam_devices.wamp.session import Session, _connected, _opened
+from hcam_devices.wamp.session import Serializer, Session, _connected, _opened
 from hcam_devices.wamp.uris import Address
 
 from ..helpers import until
@@ -38,6 +38,56 @@ def offering(wire: Wire, procedure: Any, details_arg: str | None = None) -> Sess
     endpoint = Endpoint(procedure, None, details_arg)
     session._registrations[7] = Registration(session, 7, "a.name.", endpoint)
     return session
+
+
+def hearing(*handlers: Any) -> Session:
+    session = offering(Wire(), None)
+    session._subscriptions[5] = [
+        Subscription(5, "a..name", session, Handler(handler, None, "_event"))
+        for handler in handlers
+    ]
+    return session
+
+
+def pass_on(session: Session, event: Event) -> None:
+    """Let an event arrive as the bytes that a router sends."""
+    serializer: Any = Serializer()  # type: ignore[no-untyped-call]
+    for message in serializer.unserialize(*serializer.serialize(event)):
+        session.onMessage(message)
+
+
+async def test_an_event_is_heard_at_once_with_its_publisher() -> None:
+    heard: list[Any] = []
+
+    def hear(*args: Any, _event: Any, **kwargs: Any) -> None:
+        who = _event.publisher, _event.publisher_authid, _event.publisher_authrole
+        heard.append([args, kwargs, _event.topic, *who])
+
+    session = hearing(hear)
+    sender = {"publisher": 3, "publisher_authid": "alice", "publisher_authrole": "observer"}
+    pass_on(session, Event(5, 1, args=[2], kwargs={"n": 3}, topic="a.b.name", **sender))
+    pass_on(session, Event(5, 2, kwargs={"_event": "forged"}))
+    pass_on(session, Event(5, 3, payload=b"encrypted or not"))
+    nobody = ["a..name", None, None, None]
+    expected = [[(2,), {"n": 3}, "a.b.name", 3, "alice", "observer"], [(), {}, *nobody]]
+    await until(lambda: len(heard) == 3)
+    assert heard == [*expected, [(), {}, *nobody]]
+
+
+async def test_an_error_of_one_listener_is_not_that_of_another() -> None:
+    heard: list[Any] = []
+    release = asyncio.Event()
+
+    async def fail_later(*_: Any, _event: Any) -> None:
+        await release.wait()
+        raise ZeroDivisionError
+
+    session = hearing(lambda: None, fail_later, lambda value, _event: heard.append(value))
+    pass_on(session, Event(5, 1, args=["news"]))
+    assert heard == ["news"]
+    assert len(session._hearing) == 1
+    release.set()
+    await until(lambda: not session._hearing)
 
 
 async def test_a_call_is_answered_before_anything_else_happens(wire: Wire) -> None:

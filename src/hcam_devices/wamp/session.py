@@ -10,7 +10,7 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import (
     AbstractContextManager,
     asynccontextmanager,
@@ -30,7 +30,7 @@ from autobahn.wamp.exception import Error as WampError
 from autobahn.wamp.message import Error, Invocation, Publish, Unregistered, Yield
 from autobahn.wamp.request import InvocationRequest
 from autobahn.wamp.serializer import CBORObjectSerializer, CBORSerializer
-from autobahn.wamp.types import CallDetails, ComponentConfig, RegisterOptions
+from autobahn.wamp.types import CallDetails, ComponentConfig, EventDetails, RegisterOptions
 
 from ..errors import NotAuthorizedError
 from ..host.addresses import addresses_of, first_reached
@@ -53,6 +53,8 @@ FIRST_PAUSE, LAST_PAUSE = 0.2, 1.0
 PING_EVERY, PING_TIMEOUT = 5.0, 3.0
 """A frozen router is noticed within the sum of both (s)."""
 CBOR = CBORObjectSerializer()
+EVENT = b"\x18\x24"
+"""The type of an event (36) in CBOR. It follows the first byte of a message."""
 REFUSALS = (
     "wamp.error.not_authorized",
     "wamp.error.authentication_failed",
@@ -69,6 +71,18 @@ CLAIM_AGAIN = 1.0
 """Seconds between attempts to register a name that another session has."""
 
 
+class Serializer(CBORSerializer):
+    """CBOR, with a fast path for events: a list as the router sends it, which is not checked."""
+
+    def unserialize(self, payload: bytes, isBinary: bool | None = None) -> list[Any]:
+        """Return the one message of a payload. Raises an error if it is malformed."""
+        if payload[1:3] == EVENT:
+            message = list(CBOR.unserialize(payload)[0])
+            if not isinstance(message[-1], bytes):  # else autobahn has to decode its arguments
+                return [message]
+        return super().unserialize(payload, isBinary)
+
+
 class Session(ApplicationSession):
     """A session; ``joined`` is done when it has joined, ``over`` has the reason for its end."""
 
@@ -83,6 +97,7 @@ class Session(ApplicationSession):
         """Why the router refuses it."""
         self._claims: dict[int, tuple[Any, ...]] = {}
         self._taking_back: set[asyncio.Task[None]] = set()
+        self._hearing: set[asyncio.Future[Any]] = set()
 
     def onConnect(self) -> None:
         """Join the realm, with the owner and the key of this session."""
@@ -153,7 +168,10 @@ class Session(ApplicationSession):
             raise
 
     def onMessage(self, msg: Any) -> None:
-        """Answer calls, and take back claimed names that the router gave to another session."""
+        """Hear events, answer calls, and take back names that the router gave another session."""
+        if isinstance(msg, list):
+            self._hear(*msg[1:])
+            return
         if isinstance(msg, Invocation) and self._session_id and not msg.enc_algo:
             self._invoke(msg)
             return
@@ -165,6 +183,42 @@ class Session(ApplicationSession):
             task = asyncio.create_task(self._take_back(*claim))
             self._taking_back.add(task)
             task.add_done_callback(self._taking_back.discard)
+
+    def _hear(
+        self,
+        subscription: int,
+        publication: int,
+        details: dict[str, Any],
+        args: list[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Pass on an event as autobahn does, in a third of the time."""
+        for subscribed in self._subscriptions[subscription]:
+            handler, named = subscribed.handler, dict(kwargs or {})
+            if handler.details_arg:
+                named[handler.details_arg] = EventDetails(
+                    subscribed,
+                    publication,
+                    publisher=details.get("publisher"),
+                    publisher_authid=details.get("publisher_authid"),
+                    publisher_authrole=details.get("publisher_authrole"),
+                    topic=details.get("topic") or subscribed.topic,
+                    retained=details.get("retained"),
+                )
+            try:
+                result = handler.fn(*(args or ()), **named)
+            except Exception as error:  # noqa: BLE001  (anybody may publish nonsense)
+                log.debug("an event was not taken: %r", error)
+                continue
+            if inspect.isawaitable(result):
+                task = asyncio.ensure_future(result)
+                self._hearing.add(task)
+                task.add_done_callback(self._heard)
+
+    def _heard(self, task: asyncio.Future[Any]) -> None:
+        self._hearing.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.debug("an event was not taken: %r", error)
 
     def _invoke(self, msg: Any) -> None:
         """Answer a call at once; autobahn would need two turns of the loop."""
@@ -315,7 +369,7 @@ async def join(
     factory = WampWebSocketClientFactory(
         lambda: session,
         url=f"{'wss' if secure else 'ws'}://{address.host}:{address.port}/ws",
-        serializers=[CBORSerializer()],
+        serializers=[Serializer()],  # type: ignore[no-untyped-call]
         loop=loop,
     )
     factory.protocol = Transport
