@@ -262,9 +262,10 @@ async def check_fault(
     beside: list[Sample] = []
     # How long a program takes depends on the machine: without a fault it has to have an answer.
     patience = AT_MOST if simulator.programs else IMPATIENCE
+    # The neighbour waits for the other most of the time, so it polls less often.
     async with (
         presented(build, simulator, timeout=patience) as device,
-        presented(build, untouched, timeout=AT_MOST) as neighbour,
+        presented(build, untouched, timeout=AT_MOST, poll_every=0.05) as neighbour,
     ):
         await sample_where(neighbour, complete)
         truth = await sample_where(device, complete)  # its next poll begins with the fault
