@@ -4,7 +4,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from IPython.core.completer import IPCompleter, provisionalcompleter
 
 from hcam_devices.client import Instrument
 from hcam_devices.client.devices import class_of
@@ -36,6 +35,11 @@ def instrument() -> tuple[Instrument, Network]:
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_ipython_completes_without_a_call(jedi: bool, typed: str, offers: set[str]) -> None:
+    from IPython.core.completer import (  # noqa: PLC0415  (70 ms in each worker)
+        IPCompleter,
+        provisionalcompleter,
+    )
+
     found, network = instrument()
     complete: Any = IPCompleter
     completer = complete(namespace={"instrument": found}, use_jedi=jedi)

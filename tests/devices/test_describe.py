@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from hcam_devices.alarms.server import entry_of as alarms
-from hcam_devices.config.instrument import load
+from hcam_devices.config.instrument import Entry, load
 from hcam_devices.core.axis import CHART, COMMANDS, Axis, S
 from hcam_devices.core.device import Device
 from hcam_devices.history.recorder import entry_of as recorder
@@ -29,23 +30,30 @@ FILES = ("hipercam", "wht")
 """The instrument files of the package."""
 
 
-def described() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield what each device of each carried instrument says, with its agent and its simulator."""
+def entries() -> Iterator[tuple[str, Entry]]:
+    """Yield each device of each carried instrument, by its file and name."""
     for file in FILES:
         instrument = load(Path(file))
         for entry in (*instrument.entries.values(), recorder(instrument), alarms()):
-            device, names = entry.build(), entry.names
-            more = {"simulate": device.simulator().simulate} if device.simulator else {}
-            with TemporaryDirectory() as folder, closing(Journal(Path(folder) / "j")) as journal:
-                yield f"{file}:{device.name}", Agent(device, names, journal, more).describe()
+            yield f"{file}:{entry.name}", entry
 
 
-DESCRIBED = dict(described())
+ALL = dict(entries())
 
 
-@pytest.mark.parametrize("name", DESCRIBED)
+@cache
+def described(name: str) -> dict[str, Any]:
+    """Return what a device says, with its agent and its simulator."""
+    entry = ALL[name]
+    device = entry.build()
+    more = {"simulate": device.simulator().simulate} if device.simulator else {}
+    with TemporaryDirectory() as folder, closing(Journal(Path(folder) / "j")) as journal:
+        return Agent(device, entry.names, journal, more).describe()
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_it_has_the_documented_form(name: str) -> None:
-    text = json.dumps(DESCRIBED[name])
+    text = json.dumps(described(name))
     Description.model_validate_json(text)
     assert not re.search(r"typing\.|FieldInfo|<class|inspect\.|lambda|\binf\b|NaN", text)
 
@@ -54,9 +62,9 @@ def test_the_documented_form_is_the_one_that_is_tested() -> None:
     assert FILE.read_text(encoding="utf-8") == as_text()
 
 
-@pytest.mark.parametrize("name", DESCRIBED)
+@pytest.mark.parametrize("name", ALL)
 def test_what_it_names_is_there(name: str) -> None:
-    one = DESCRIBED[name]
+    one = described(name)
     fields, axes, procedures = one["fields"], one["axes"], one["procedures"]
     for axis in axes.values():
         assert {axis["readback"], axis["setpoint"]} - {None} <= fields.keys()
@@ -71,9 +79,9 @@ def test_what_it_names_is_there(name: str) -> None:
         assert field["settable"] is (f"set_{what}" in procedures)
 
 
-@pytest.mark.parametrize("name", DESCRIBED)
+@pytest.mark.parametrize("name", ALL)
 def test_every_doc_is_a_sentence_that_stands_alone(name: str) -> None:
-    one = DESCRIBED[name]
+    one = described(name)
     for what, part in (*one["fields"].items(), *one["procedures"].items()):
         assert stands_alone(part["doc"]), f"{what}: {part['doc']}"
     docs: dict[str, set[str]] = {}

@@ -13,9 +13,6 @@ from hcam_devices.client.bluesky import Movable, Readable
 from .tools import Net
 
 bluesky = pytest.importorskip("bluesky")
-from bluesky.plans import count, rel_scan, scan  # noqa: E402
-from bluesky.protocols import Locatable, Stoppable, Triggerable  # noqa: E402
-from bluesky.utils import FailedStatus  # noqa: E402
 
 Documents = list[tuple[str, dict[str, Any]]]
 
@@ -33,6 +30,8 @@ def instrument(net: Net) -> Iterator[Instrument]:
 
 @pytest.fixture
 def engine() -> Iterator[Any]:
+    import bluesky.plans  # noqa: PLC0415  (0.15 s, which only the worker of this file has to spend)
+
     found = bluesky.RunEngine(context_managers=[])  # Ctrl-C stays pytest's
     yield found
     found.loop.call_soon_threadsafe(found.loop.stop)
@@ -53,10 +52,10 @@ def events(said: Documents) -> list[dict[str, Any]]:
 def test_a_scan_moves_and_reads(instrument: Instrument, engine: Any) -> None:
     heads = Readable(instrument, "heads", "ccd[12].temperature", "rack.dewpoint")
     slide = Movable(instrument, "slide.target_position")
-    assert isinstance(slide, Locatable)
-    assert isinstance(slide, Stoppable)
-    assert isinstance(heads, Triggerable)
-    said = ran(engine, scan([heads], slide, 900, 1100, 3))
+    assert isinstance(slide, bluesky.protocols.Locatable)
+    assert isinstance(slide, bluesky.protocols.Stoppable)
+    assert isinstance(heads, bluesky.protocols.Triggerable)
+    said = ran(engine, bluesky.plans.scan([heads], slide, 900, 1100, 3))
     [descriptor] = [document for name, document in said if name == "descriptor"]
     keys = descriptor["data_keys"]
     assert keys["ccd1_temperature"]["units"] == "deg_C"
@@ -71,28 +70,28 @@ def test_a_scan_moves_and_reads(instrument: Instrument, engine: Any) -> None:
 
 def test_a_relative_scan_returns(instrument: Instrument, engine: Any) -> None:
     slide = Movable(instrument, "slide.position.target")
-    ran(engine, scan([], slide, 1000, 1000, 1))
-    ran(engine, rel_scan([], slide, -50, 50, 2))
+    ran(engine, bluesky.plans.scan([], slide, 1000, 1000, 1))
+    ran(engine, bluesky.plans.rel_scan([], slide, -50, 50, 2))
     assert instrument.slide.position.raw == pytest.approx(1000, abs=1)
 
 
 def test_a_setpoint_without_an_axis_is_only_set(instrument: Instrument, engine: Any) -> None:
     peltier = Movable(instrument, "meerstetter1.target_temperature1")
-    [event] = events(ran(engine, scan([], peltier, -85, -85, 1)))
+    [event] = events(ran(engine, bluesky.plans.scan([], peltier, -85, -85, 1)))
     assert event["data"]["meerstetter1_target_temperature1"] == -85
     assert "meerstetter1_temperature1" in event["data"]
 
 
 def test_a_refusal_ends_the_plan_with_its_reason(instrument: Instrument, engine: Any) -> None:
     slide = Movable(instrument, "slide.target_position")
-    with pytest.raises(FailedStatus) as raised:
-        ran(engine, scan([], slide, 1e9, 1e9, 1))
+    with pytest.raises(bluesky.utils.FailedStatus) as raised:
+        ran(engine, bluesky.plans.scan([], slide, 1e9, 1e9, 1))
     assert re.search(r"1e\+09 pix is not within", str(raised.value.__cause__))
 
 
 def test_null_ends_the_plan_with_its_reason(instrument: Instrument, engine: Any) -> None:
     with pytest.raises(HcamError, match=r"ngc\.frames_done has no value"):
-        ran(engine, count([Readable(instrument, "frames", "ngc.frames_done")]))
+        ran(engine, bluesky.plans.count([Readable(instrument, "frames", "ngc.frames_done")]))
 
 
 def test_what_there_is_not_is_said(instrument: Instrument) -> None:
