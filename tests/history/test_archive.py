@@ -56,6 +56,10 @@ def written(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Written]
     written.store.close()
 
 
+CLOSED = pytest.mark.parametrize("written", ["files"], indirect=True)
+"""For tests of pictures, which take long and do not depend on where a reply was read."""
+
+
 # --- when -----------------------------------------------------------------------------------------
 
 
@@ -660,6 +664,7 @@ def test_a_field_of_which_there_is_nothing_is_told_beside_the_others(
         )
 
 
+@CLOSED
 def test_a_png_has_a_panel_for_each_unit_and_each_text(
     written: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -681,6 +686,7 @@ def test_a_png_has_a_panel_for_each_unit_and_each_text(
         plot.write_png([written.archive.history("ccd1.temperature", *TODAY)], TODAY, tmp_path)
 
 
+@CLOSED
 def test_the_largest_numbers_are_drawn(written: Written, tmp_path: Path) -> None:
     written.write("x", 1000, fwhm=[1e308, -1e308], pressure=[5e-324, 1e308])
     written.write("y", 1000, pressure=[1e-200, 1e308])
@@ -691,6 +697,7 @@ def test_the_largest_numbers_are_drawn(written: Written, tmp_path: Path) -> None
     assert (tmp_path / "out.png").stat().st_size > 1000
 
 
+@CLOSED
 def test_texts_have_short_names_in_a_png(written: Written, tmp_path: Path) -> None:
     alarm = {"field": "temperature", "severity": "WARN", "reason": "it is too warm" * 100}
     alarms: list[Field] = [json.dumps([alarm] * n) if n else "[]" for n in (0, 1, 2)]

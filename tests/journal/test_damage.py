@@ -131,7 +131,7 @@ def check(journal: Journal, kept: Samples, expected: Samples) -> None:
 def test_what_can_be_read_is_served_the_rest_is_gone_and_no_number_is_used_twice(
     tmp_path: Path, scaled: Scaled, running: bool
 ) -> None:
-    for seed in range(scaled(6, soak=100)):
+    for seed in range(scaled(4, soak=100)):
         rng = random.Random(seed)
         clock = Clock(NOON - DAY_S / 2)
         folder = tmp_path / str(seed)

@@ -756,7 +756,7 @@ def test_a_damaged_file_costs_nothing_that_comes_again(
     """What a flip changes in a row that SQLite takes for sound, the audit finds."""
     everything = {one[:3]: one for one in (*TONIGHT, *CLOSED)}
     seen = 0
-    for seed in range(scaled(5, soak=100)):
+    for seed in range(scaled(3, soak=100)):
         folder = tmp_path / str(seed)
         shutil.copytree(whole[which], folder)
         path = folder / FILES[which]

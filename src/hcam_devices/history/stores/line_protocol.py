@@ -438,6 +438,7 @@ def _article(kind: str) -> str:
 
 def one_line(said: str) -> str:
     """Return an answer on one line; of a long one, its beginning and its end, with the reason."""
-    text = "".join(char if char.isprintable() else " " for char in said)
-    text = " ".join(text.split())
+    if not said.isprintable():
+        said = "".join(char if char.isprintable() else " " for char in said)
+    text = " ".join(said.split())
     return text if len(text) <= 300 else f"{text[:150]} ... {text[-150:]}"
