@@ -113,14 +113,15 @@ def _read_rows(
             seqs.append(seq)
             # Without backslashes, a JSON list is CSV.
             values = body[1:-1] if "\\" not in body else ",".join(map(_csv, json.loads(body)))
-            lines[shape].append(f"{when},{seq},{quoted_epoch},{values}")
+            lines[shape].append(f"{when},{seq},{quoted_epoch},{values}\n")
         there.add_numbers(job.device, epoch, seqs)
     texts, count = [], 0
     for shape, rows in lines.items():
         columns = shapes[shape]
         count += len(rows) * len(columns)
-        file = opened.enter_context(os.fdopen(os.memfd_create("rows"), "wb"))
-        file.write("\n".join(rows).encode(errors="replace"))
+        memory = os.memfd_create("rows")
+        file = opened.enter_context(os.fdopen(memory, "w", encoding="utf-8", errors="replace"))
+        file.writelines(rows)
         file.flush()
         texts.append(_select(file.fileno(), 4 * max(map(len, rows)), columns, fields))
     ranges = [part[1:4] for part in there.ranges()]
