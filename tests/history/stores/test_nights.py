@@ -108,7 +108,7 @@ def test_samples_with_many_fields_are_read_before_and_after_they_are_closed(
     written: Written,
 ) -> None:
     values: dict[str, Field] = {f"x{n}": n / 2 for n in range(MAX_FIELDS)}
-    written.write("ccd1", 1000, **{name: [value] for name, value in values.items()})
+    written.write("ccd1", 1000, NOON, **{name: [value] for name, value in values.items()})
     for _ in range(2):
         (point,) = NightFiles(written.store.folder).samples("2026-11-22")
         assert point.values == values
