@@ -165,6 +165,16 @@ def test_of_samples_that_are_appended_together_each_that_can_be_kept_is_kept(
         assert seqs(journal) == [1, 2, 3, 4]
 
 
+def test_the_notebook_of_a_file_is_complete_when_another_begins(path: Path) -> None:
+    clock = Clock()
+    with closing(Journal(path, clock=clock, boot="one")) as journal:
+        journal.append_all([sample(), sample("flow"), sample()])
+        clock.now += DAY_S
+        fill(journal, 1)
+        notes = [Notebook(file).read()["held"] for file in sorted(path.parent.glob("*.json"))]
+        assert notes == [{"slide": [1, 2], "flow": [1, 1]}, {"slide": [3, 3], "flow": [2, 1]}]
+
+
 def test_a_commit_that_fails_takes_the_numbers_back(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,8 +132,7 @@ class Journal:
             db = part.create()
         except OSError as error:
             raise sqlite3.OperationalError(f"{part.path} cannot be created: {error}") from error
-        if self._db:
-            self._retired.append((self._parts[-1], self._db))
+        self._retire()
         self._end_losses()
         self._parts.append(part)
         self._db, self._night, self.epoch = db, night, part.epoch
@@ -158,11 +157,15 @@ class Journal:
     def close(self) -> None:
         """Close the files. Nothing can be appended or read any more."""
         with self._lock:
+            self._retire()
             self._closed = True
-            if self._db:
-                self._retired.append((self._parts[-1], self._db))
-                self._db = None
         self._close_retired()
+
+    def _retire(self) -> None:
+        if self._db:
+            self.note()
+            self._retired.append((self._parts[-1], self._db))
+            self._db = None
 
     def _close_retired(self) -> None:
         with self._lock:
@@ -184,6 +187,11 @@ class Journal:
         than ``most`` bytes, sqlite3.Error if it cannot be written. No number is used then; a sample
         that cannot be written is noted as lost.
         """
+        kept = self._append_one(sample, most)
+        self.note()
+        return kept
+
+    def _append_one(self, sample: dict[str, Any], most: int) -> dict[str, Any]:
         with self._lock:
             self._check_open()
             try:
@@ -198,7 +206,8 @@ class Journal:
     ) -> list[dict[str, Any] | Exception]:
         """Keep samples in one transaction; return for each what ``append`` returns or raises.
 
-        If one of them cannot be kept, each is appended alone.
+        If one of them cannot be kept, each is appended alone. They are not in the notebook yet:
+        call ``note`` once nobody waits for them.
         """
         if len(samples) > 1:
             with suppress(Exception), self._lock:  # whose error it is shows below
@@ -207,7 +216,7 @@ class Journal:
         kept: list[dict[str, Any] | Exception] = []
         for sample in samples:
             try:
-                kept.append(self.append(sample, most))
+                kept.append(self._append_one(sample, most))
             except Exception as error:  # noqa: BLE001  (the caller gets any error)
                 kept.append(error)
         return kept
@@ -247,11 +256,18 @@ class Journal:
         for device, seq in last.items():
             held.setdefault(device, [1, 0])[1] = seq
         part.since, part.until = min(part.since, now), max(part.until, now)
-        try:
-            part.write_notes()
-        except OSError as error:  # the samples are there nevertheless
-            log.debug("%s cannot be written: %s", part.notebook.path, error)
         return kept
+
+    def note(self) -> None:
+        """Write into the notebook which numbers the file has; it is read after damage."""
+        with self._lock:
+            if self._closed:
+                return
+            part = self._parts[-1]
+            try:
+                part.write_notes()
+            except OSError as error:  # the samples are there nevertheless
+                log.debug("%s cannot be written: %s", part.notebook.path, error)
 
     def _lose(self, device: str, reason: str) -> None:
         """Count a sample that could not be kept, in the file that needs no disk space."""

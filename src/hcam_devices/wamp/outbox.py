@@ -38,9 +38,11 @@ class Outbox:
         while self._waiting:
             waiting, self._waiting = self._waiting, []
             kept = self.journal.append_all([sample for sample, _ in waiting], self.most)
-            with self.session.together() if self.session else nullcontext():
+            session = self.session if len(waiting) > 1 else None
+            with session.together() if session else nullcontext():
                 for (sample, publish), result in zip(waiting, kept, strict=True):
                     try:
                         publish(result)
                     except Exception:  # a bug of one device must not stop the others
                         log.exception("%s: a sample was not taken", sample["device"])
+            self.journal.note()
