@@ -3,6 +3,7 @@
 import asyncio
 import random
 import sqlite3
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
@@ -42,7 +43,7 @@ def say(agent: Agent, **more: Any) -> Sample:
 
 WORST = {
     "numbers": [0.5] * ((MAX_BYTES - 1000) // 5),
-    "incompressible": bytes(random.Random(1).choices(range(35, 92), k=MAX_BYTES - 1000)).decode(),
+    "incompressible": b64encode(random.Random(1).randbytes((MAX_BYTES - 1000) // 4 * 3)).decode(),
     "controls": "\0" * ((MAX_BYTES - 1000) // 6),
     "symbols": "\N{WARNING SIGN}" * ((MAX_BYTES - 1000) // 6),
 }
