@@ -33,9 +33,9 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
     try:
         net.start_router()
         for role in ("observer", "operator"):
-            net.hcam("access", "add", role, "--role", role)
+            net.hcam_here("access", "add", role, "--role", role)
         for name in DECLARED.strangers:
-            net.hcam("access", "add", name, "--role", "device", "--server", name)
+            net.hcam_here("access", "add", name, "--role", "device", "--server", name)
         yield net
     finally:
         net.end()
@@ -211,20 +211,20 @@ async def test_a_refusal_is_no_outage_and_is_told_once(
 def test_a_command_that_is_refused_says_why(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     path = net.home / "access" / "keys" / "observer.key"
     monkeypatch.setenv("HCAM_KEY", str(path))
-    said = net.hcam("call", "slide.stage.home", code=1)
+    said = net.hcam_here("call", "slide.stage.home", code=1)
     assert "not authorized" in said
-    said = net.hcam("publish", "slide.target_position", "1", code=1)
+    said = net.hcam_here("publish", "slide.target_position", "1", code=1)
     assert "there is no hipercam.slide.target_position" in said
     path.chmod(0o644)
-    said = net.hcam("watch", "--once", code=1)
+    said = net.hcam_here("watch", "--once", code=1)
     path.chmod(0o600)
     assert f"chmod 600 {path}" in said
 
 
 def test_mistakes_of_the_command_line(net: Net) -> None:
     add = "access", "add", "bob", "--role"
-    assert "needs --server" in net.hcam(*add, "device", code=2)
-    assert "did you mean hwserver" in net.hcam(*add, "device", "--server", "hwservr", code=1)
-    assert "64 hexadecimal" in net.hcam(*add, "observer", "--public", "12", code=1)
-    assert "there is no 'bob'" in net.hcam("access", "remove", "bob", code=1)
-    assert "bob" not in net.hcam("access", "list")
+    assert "needs --server" in net.hcam_here(*add, "device", code=2)
+    assert "did you mean hwserver" in net.hcam_here(*add, "device", "--server", "hwservr", code=1)
+    assert "64 hexadecimal" in net.hcam_here(*add, "observer", "--public", "12", code=1)
+    assert "there is no 'bob'" in net.hcam_here("access", "remove", "bob", code=1)
+    assert "bob" not in net.hcam_here("access", "list")

@@ -337,7 +337,7 @@ call('hipercam.slide.rpc.stage.move')
 
 
 async def test_the_slide_moves_as_the_published_readme_says(net: Net) -> None:
-    net.hcam("simulate", "slide", "set", "speed=1e6")
+    net.hcam_here("simulate", "slide", "set", "speed=1e6")
     async with client(net.address) as session:
         follower = await Follower.of(session, topic("slide"))
         await asyncio.to_thread(net.run, sys.executable, "-c", README)

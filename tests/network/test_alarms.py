@@ -115,7 +115,7 @@ def test_bad_arguments_are_refused(running: Net) -> None:
         call(f"{RPC}log", last="yesterday")
     with pytest.raises(InvalidArgumentError, match="nobody is called 'bob'"):
         call(f"{RPC}test", "bob")
-    assert "there is no ghost.alarm to acknowledge" in running.hcam(
+    assert "there is no ghost.alarm to acknowledge" in running.hcam_here(
         "alarms", "ack", "ghost.alarm", code=1
     )
 
@@ -236,7 +236,7 @@ def test_a_killed_server_is_one_row(running: Net) -> None:
         return hidden.count("hwserver.status") >= len(INSTRUMENT.choose("hwserver"))
 
     until(all_hidden)
-    said = running.hcam("alarms", code=1)
+    said = running.hcam_here("alarms", code=1)
     rows = [line for line in said.splitlines() if line.startswith(("ERR", "WARN"))]
     shown = {name.strip(",") for row in rows for name in row.partition(" since ")[0].split()[1:]}
     assert shown & {f"{name}.connection" for name in OURS} == set()

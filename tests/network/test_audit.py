@@ -32,7 +32,7 @@ def test_a_night_that_is_being_recorded_is_complete_up_to_now(own: Net) -> None:
     said = own.hcam("audit")
     assert all(f"\n{name} " in said for name in (*DEVICES, *OTHERS, "recorder"))
     assert "Everything published is stored once: local has " in said
-    found = json.loads(own.hcam("audit", "--json"))
+    found = json.loads(own.hcam_here("audit", "--json"))
     assert found["complete"]
     assert found["stores"][0]["lines"][0]["published"] > 0
 
@@ -43,7 +43,7 @@ def test_rows_taken_from_the_store_are_missed_and_fetched_again(as_left: Net) ->
         count = db.execute("DELETE FROM sample WHERE seq = 2").rowcount
     db.close()
     assert count >= len(DEVICES)
-    said = as_left.hcam("audit", code=1)
+    said = as_left.hcam_here("audit", code=1)
     assert f"local lacks {count} of " in said
     assert "slide 2 (epoch " in said
     assert "noted as stored, but missing or damaged" in said
@@ -51,12 +51,12 @@ def test_rows_taken_from_the_store_are_missed_and_fetched_again(as_left: Net) ->
 
 
 def test_a_closed_file_that_is_damaged_is_named_and_fetched_again(as_left: Net) -> None:
-    as_left.hcam("history", "close")
+    as_left.hcam_here("history", "close")
     (path,) = (as_left.home / "history" / "nights").glob("*/slide.parquet")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    said = as_left.hcam("audit", code=1)
+    said = as_left.hcam_here("audit", code=1)
     assert f"{path} is damaged" in said
     assert "slide 1-" in said
     until(lambda: call("hipercam.recorder.rpc.audit", timeout=60)["complete"])
@@ -67,7 +67,7 @@ def test_without_a_server_nothing_is_certain(as_left: Net) -> None:
     assert as_left.server
     as_left.server.terminate()
     as_left.server.wait()
-    said = as_left.hcam("audit", code=1)
+    said = as_left.hcam_here("audit", code=1)
     assert (
         f"its journal does not answer: check that its server is running ({len(DEVICES)} devices)"
         in said
@@ -93,7 +93,7 @@ def test_without_the_recorder_its_files_alone_are_looked_at(as_left: Net) -> Non
     }
     for reason, happens in reasons.items():
         happens()
-        said = as_left.hcam("audit", code=1)
+        said = as_left.hcam_here("audit", code=1)
         assert f"{reason}, so no journal was asked {everything}" in said
         assert "(epoch " in said
         assert "not stored, and no journal answered" in said
@@ -122,6 +122,6 @@ def test_an_audit_does_not_wait_for_a_hung_router_or_recorder(
 
 
 def test_an_audit_of_no_night_is_an_error(own: Net) -> None:
-    assert "'tonite' is not a night such as 2026-11-22, tonight" in own.hcam(
+    assert "'tonite' is not a night such as 2026-11-22, tonight" in own.hcam_here(
         "audit", "tonite", code=1
     )

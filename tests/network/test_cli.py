@@ -43,13 +43,16 @@ def test_the_help_of_a_server_has_an_example(alone: Net) -> None:
 
 def test_call_prints_the_answer_as_json(net: Net) -> None:
     for name in ("slide.describe", "hipercam.slide.rpc.describe", "FocalPlaneSlide.describe"):
-        assert json.loads(net.hcam("call", name))["device"] == "slide"
-    assert json.loads(net.hcam("call", "slide.set_target_position", "-50")) == -50
-    assert json.loads(net.hcam("call", "slide.stage.positionSet", "position=1100 pix")) == 1100
-    assert json.loads(net.hcam("call", "meerstetter1.set_target_temperature1", "-90 deg_C")) == -90
-    assert len(json.loads(net.hcam("call", "slide.samples", "0", "limit=2"))) == 2
+        assert json.loads(net.hcam_here("call", name))["device"] == "slide"
+    assert json.loads(net.hcam_here("call", "slide.set_target_position", "-50")) == -50
+    assert json.loads(net.hcam_here("call", "slide.stage.positionSet", "position=1100 pix")) == 1100
+    assert (
+        json.loads(net.hcam_here("call", "meerstetter1.set_target_temperature1", "-90 deg_C"))
+        == -90
+    )
+    assert len(json.loads(net.hcam_here("call", "slide.samples", "0", "limit=2"))) == 2
     assert net.hcam("call", "slide.stage.stop") == "slide.stage.stop: done\n"
-    assert net.hcam("call", "slide.stage.move").startswith("slide.stage.move: begun (--wait")
+    assert net.hcam_here("call", "slide.stage.move").startswith("slide.stage.move: begun (--wait")
 
 
 @pytest.mark.parametrize(
@@ -98,23 +101,23 @@ def test_a_device_alone_lists_what_it_has(net: Net) -> None:
     assert re.search(
         r"^  set_target_position VALUE +-125\.\d+ to 1453\.\d+ pix", told, re.MULTILINE
     )
-    known = json.loads(net.hcam("call", "slide.describe"))["procedures"]
+    known = json.loads(net.hcam_here("call", "slide.describe"))["procedures"]
     assert all(name in told for name in known)
 
 
 def test_waiting_for_a_motion_ends_where_the_telemetry_says_that_it_is(net: Net) -> None:
     try:
-        net.hcam("simulate", "slide", "set", "speed=450000")
-        told = net.hcam("call", "slide.block", "--wait")
+        net.hcam_here("simulate", "slide", "set", "speed=450000")
+        told = net.hcam_here("call", "slide.block", "--wait")
         assert re.search(r"slide\.block: stage is inpos at -100\.00 pix .* after", told)
         assert net.newest("slide")["position"]["current"]["value"] == pytest.approx(-100)
-        net.hcam("simulate", "slide", "set", "stalled=true")
-        told = net.hcam("call", "slide.unblock", "--wait", code=1)
+        net.hcam_here("simulate", "slide", "set", "stalled=true")
+        told = net.hcam_here("call", "slide.unblock", "--wait", code=1)
         assert re.search(r"stage did not arrive: it is outpos at -100\.00 pix .*short of", told)
         assert "unblock" not in told.splitlines()[0], "it is not sent again"
     finally:
-        net.hcam("simulate", "slide", "set", "stalled=false", "speed=45000")
-        net.hcam("call", "slide.unblock", "--wait")
+        net.hcam_here("simulate", "slide", "set", "stalled=false", "speed=45000")
+        net.hcam_here("call", "slide.unblock", "--wait")
 
 
 def test_the_text_of_a_file_is_an_argument(net: Net, tmp_path: Path) -> None:
@@ -122,8 +125,11 @@ def test_the_text_of_a_file_is_an_argument(net: Net, tmp_path: Path) -> None:
     (tmp_path / "target.json").write_text('{"value": 1100, "unit": "pix"}', encoding="utf-8")
     for name, number in (("txt", 1099), ("json", 1100)):
         file = f"@{tmp_path}/target.{name}"
-        assert json.loads(net.hcam("call", "slide.set_target_position", file)) == number
-        assert json.loads(net.hcam("call", "slide.set_target_position", f"value={file}")) == number
+        assert json.loads(net.hcam_here("call", "slide.set_target_position", file)) == number
+        assert (
+            json.loads(net.hcam_here("call", "slide.set_target_position", f"value={file}"))
+            == number
+        )
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
@@ -137,19 +143,19 @@ def test_the_curl_of_the_readme_works(net: Net) -> None:
 def test_publish_sets_and_simulate_shows_and_injects(net: Net) -> None:
     net.hcam("publish", "slide.target_position", "1099")
     until(lambda: net.newest("slide")["position"]["target"]["value"] == 1099)
-    net.hcam("publish", "hipercam.FocalPlaneSlide.target_position", "1100 pix")
+    net.hcam_here("publish", "hipercam.FocalPlaneSlide.target_position", "1100 pix")
     until(lambda: net.newest("slide")["position"]["target"]["value"] == 1100)
     offered = net.hcam("simulate", "pressure1")
     assert all(word in offered for word in ("may inject", "silence", "base", "delay"))
     try:
-        net.hcam("simulate", "pressure1", "set", "pressure=0.02", "base=0.02")
+        net.hcam_here("simulate", "pressure1", "set", "pressure=0.02", "base=0.02")
         call("hipercam.pressure1.rpc.connection.disconnect")
         until(lambda: (net.newest("pressure1")["pressure"] or {}).get("value", 0) > 8e-3)
         told = net.hcam("status", code=1)
         assert "is above 0.008 mbar" in told
         assert "pressure1" in told
     finally:
-        net.hcam("simulate", "pressure1", "set", "pressure=1e-5", "base=1e-5")
+        net.hcam_here("simulate", "pressure1", "set", "pressure=1e-5", "base=1e-5")
 
 
 def test_watch_once_shows_the_devices_of_a_pattern(net: Net) -> None:
@@ -177,12 +183,12 @@ def test_watch_without_a_terminal_prints_a_line_for_each_change(net: Net) -> Non
 
 
 def test_watch_once_says_that_no_device_matches(net: Net) -> None:
-    told = net.hcam("watch", "--once", "nosuch*", code=1)
+    told = net.hcam_here("watch", "--once", "nosuch*", code=1)
     assert re.search(r"no device matches 'nosuch\*'; there are .*\bslide\b.*\brecorder", told)
 
 
 def test_status_says_that_all_is_well(net: Net) -> None:
-    told = net.hcam("status")
+    told = net.hcam_here("status")
     assert "hwserver is running" in told
     everything = len(DEVICES) + len(OTHERS) + 2  # and the recorder, and the alarms
     assert f"{everything} of {everything} devices are online" in told
@@ -341,13 +347,13 @@ def test_every_mistake_in_the_instrument_file_is_told_with_its_line(
 def test_a_router_elsewhere_is_warned_of_and_is_no_mistake(alone: Net) -> None:
     for host, warned in (("192.0.2.7", True), ("localhost", False)):
         (alone.home / "ours.toml").write_text(f"[router]\nhost = '{host}'\n[devices]\n")
-        told = alone.hcam("config", "check", "--instrument", "ours.toml")
+        told = alone.hcam_here("config", "check", "--instrument", "ours.toml")
         assert "no mistakes" in told
         assert ("Warning: [router] host is '192.0.2.7', but the router of" in told) == warned
 
 
 def test_no_instrument_file_is_told(alone: Net) -> None:
-    told = alone.hcam("config", "check", "--instrument", "absent.toml", code=1)
+    told = alone.hcam_here("config", "check", "--instrument", "absent.toml", code=1)
     assert "absent.toml: cannot be read" in told
 
 

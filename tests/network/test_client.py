@@ -236,12 +236,14 @@ def test_without_a_router(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_key_file_is_given_or_found(net: Net, tmp_path: Path) -> None:
-    net.hcam("access", "add", "guest", "--role", "observer", "--out", str(tmp_path / "guest.key"))
+    net.hcam_here(
+        "access", "add", "guest", "--role", "observer", "--out", str(tmp_path / "guest.key")
+    )
     with connect(key=tmp_path / "guest.key") as instrument:
         assert instrument.ccd1.temperature.unit == "deg_C"
         with pytest.raises(utils.NotAuthorizedError):
             instrument.slide.set("target_position", 1000)
-    net.hcam("access", "remove", "guest")
+    net.hcam_here("access", "remove", "guest")
     with pytest.raises(utils.NotAuthorizedError, match="guest"):
         connect(key=tmp_path / "guest.key").open()
 

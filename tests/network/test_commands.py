@@ -154,12 +154,12 @@ async def command(session: Client, how: str, value: float) -> None:
 
 
 def test_an_alias_is_the_device_and_a_motion_has_its_axis(site: Net) -> None:
-    site.hcam("call", "FocalPlaneSlide.stage.home", "--why", "after a power cut")
+    site.hcam_here("call", "FocalPlaneSlide.stage.home", "--why", "after a power cut")
     until(lambda: any(one["device"] == "slide" for one in kept(site)))
     (event,) = (one for one in kept(site) if one["device"] == "slide")
     assert (event["what"], event["why"]) == ("stage.home", "after a power cut")
     assert event["before"].keys() == {"position", "state"}
-    site.hcam("publish", "slide.target_position", "1e9", "--why", "too far")
+    site.hcam_here("publish", "slide.target_position", "1e9", "--why", "too far")
     until(lambda: any(one["why"] == "too far" for one in kept(site)))
 
 
@@ -170,12 +170,14 @@ def test_what_people_see(site: Net) -> None:
     assert any(re.search(r"set_target_temperature1\(-60\) +done +call$", one) for one in lines)
     assert any("nonsense(1)" in line and "has no 'nonsense'" in line for line in lines)
     assert not any("stage.home" in line for line in lines)
-    assert "stage.home()" in site.hcam("history", "--commands")
-    assert "there is no history of 'nobody'" in site.hcam("history", "--commands", "nobody", code=1)
+    assert "stage.home()" in site.hcam_here("history", "--commands")
+    assert "there is no history of 'nobody'" in site.hcam_here(
+        "history", "--commands", "nobody", code=1
+    )
     plot = site.hcam("history", "meerstetter1.target_temperature1", "--last", "1h", "--plot")
     assert "▲" in plot
     for seen in (("history",), ("status",)):
-        said = site.run(BIN / "hcam", *seen, "--instrument", site.home / "site.toml", code=None)
+        said = site.hcam_here(*seen, "--instrument", "site.toml", code=None)
         assert ".command" not in said
 
 
@@ -224,9 +226,7 @@ async def test_what_another_session_says_was_commanded_is_not_believed(site: Net
 
 def test_the_audit_counts_commands_like_samples(site: Net) -> None:
     def audited() -> Any:
-        said = site.run(
-            BIN / "hcam", "audit", "--json", "--instrument", site.home / "site.toml", code=None
-        )
+        said = site.hcam_here("audit", "--json", "--instrument", "site.toml", code=None)
         return json.loads(said)
 
     until(lambda: audited()["complete"])
@@ -251,6 +251,6 @@ def test_a_database_has_commands_too(site: Net) -> None:
         (rows,) = found.values()
         row = next(row for row in rows if row["why"] == "http")
         assert (row["what"], row["args"]) == ("set_target_temperature1", "[-61]")
-        until(lambda: site.run(BIN / "hcam", "audit", "--instrument", file, code=None).count(
+        until(lambda: site.hcam_here("audit", "--instrument", str(file), code=None).count(
             "Everything published is stored once"
         ))  # fmt: skip

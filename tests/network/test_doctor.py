@@ -38,7 +38,7 @@ def test_each_server_says_what_it_is(net: Net, server: str) -> None:
         "host": platform.node(),
         "emulated": server not in ("hwlogger", "hwalarm"),
     }
-    assert json.loads(net.hcam("call", f"{server}.about"))["server"] == server
+    assert json.loads(net.hcam_here("call", f"{server}.about"))["server"] == server
 
 
 def examined(net: Net, code: int) -> dict[str, list[dict[str, Any]]]:
@@ -70,7 +70,7 @@ def test_without_a_router_it_says_what_to_start(tmp_path: Path) -> None:
     assert f"no router at {alone.address}" in rows["router"][0]["text"]
     assert f"router --instrument {load().path}, or" in rows["router"][0]["cure"]
     assert "servers" not in rows
-    said = alone.hcam("doctor", code=2)
+    said = alone.hcam_here("doctor", code=2)
     assert f"ERR  router          {alone.address}: no router" in said
 
 

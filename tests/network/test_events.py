@@ -109,13 +109,13 @@ def test_who_may_not_come_in(
 
 
 def test_who_is_removed_hears_no_more(net: Net) -> None:
-    net.hcam("access", "add", "grace", "--role", "observer")
+    net.hcam_here("access", "add", "grace", "--role", "observer")
     token = net.key("grace").token
     basic = base64.b64encode(f"grace:{token}".encode()).decode()
     with get(net, "/events?fields=slide", Authorization=f"Basic {basic}") as answer:
         stream = events(answer)
         assert next(stream)[1]["device"] == "slide"
-        net.hcam("access", "remove", "grace")
+        net.hcam_here("access", "remove", "grace")
         assert all(event["device"] == "slide" for _, event in stream), "and then it ends"
 
 
@@ -266,7 +266,7 @@ def test_a_leap_second_of_the_timing_card_is_a_time(net: Net) -> None:
         call("hipercam.gps.rpc.connection.connect")
         until(lambda: ":60" in net.newest("gps")["timestamp"])
         assert value(families(net)["hcam_device_online"], device="gps") == 1
-        assert "23:59:59.500Z" in net.hcam("monitor", "gps.num_sats", "--count", "1")
+        assert "23:59:59.500Z" in net.hcam_here("monitor", "gps.num_sats", "--count", "1")
     finally:
         call("hipercam.gps.rpc.simulate", "clear")
         call("hipercam.gps.rpc.connection.connect")

@@ -109,7 +109,7 @@ def test_the_probe_looks_where_the_running_gtcserver_finds_the_telescope(
     assert telescope.motions == before
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    said = guest.hcam("gtc", "probe", "--host", "127.0.0.1", "--port", str(port), code=1)
+    said = guest.hcam_here("gtc", "probe", "--host", "127.0.0.1", "--port", str(port), code=1)
     assert said == f"Error: the name service at 127.0.0.1:{port} cannot be reached\n"
 
 

@@ -135,10 +135,10 @@ def test_without_a_recorder_it_is_read_from_the_files(alone: Net, store: Embedde
     assert done.stderr == (
         f"no recorder answers at {alone.address} (WAMP_SERVER): reading {store.folder} instead\n"
     )
-    assert "there are no values of ccd9.temperature" in alone.hcam(
+    assert "there are no values of ccd9.temperature" in alone.hcam_here(
         "history", "ccd9.temperature", "--to", "2026-01-01", code=1
     )
-    assert "choose one of" in alone.hcam("history", "a.b", "--csv", "--points", "3", code=2)
+    assert "choose one of" in alone.hcam_here("history", "a.b", "--csv", "--points", "3", code=2)
 
 
 def test_in_a_terminal_it_is_a_plot_as_wide_as_that(alone: Net, store: EmbeddedStore) -> None:

@@ -113,5 +113,5 @@ def test_a_server_is_run_by_the_program_before_its_dash(hosts: Hosts) -> None:
 def test_a_host_that_nobody_has_is_told(hosts: Hosts) -> None:
     text = hosts.file.read_text()
     hosts.file.write_text(text.replace("'127.0.0.1'", "'nobody.invalid'"))
-    said = hosts.rack.run(BIN / "hcam", "config", "check", "--instrument", hosts.file, code=1)
+    said = hosts.rack.hcam_here("config", "check", "--instrument", str(hosts.file), code=1)
     assert "[servers.hwserver-rack] host: 'nobody.invalid' has no known address" in said

@@ -173,16 +173,16 @@ def test_a_command_that_hangs_holds_up_neither_telemetry_nor_another_device(dete
 
 def test_people_are_asked_before_a_run_is_ended_and_told_what_failed(detector: Net) -> None:
     assert ngc("start_ngc_server") is True
-    assert "no run can be started: the controller is LOADED" in detector.hcam(
+    assert "no run can be started: the controller is LOADED" in detector.hcam_here(
         "call", "ngc.start", code=1
     )
     for step in ("online", "pon"):
         done(step)
     load(numexp=0)
-    assert json.loads(detector.hcam("call", "ngc.start"))[1] is True
-    until(lambda: "frames" in detector.hcam("watch", "ngc", "--once"))
-    assert "add confirm=true" in detector.hcam("call", "ngc.reset", code=1)
-    assert json.loads(detector.hcam("call", "ngc.reset", "confirm=true"))[1] is True
+    assert json.loads(detector.hcam_here("call", "ngc.start"))[1] is True
+    until(lambda: "frames" in detector.hcam_here("watch", "ngc", "--once"))
+    assert "add confirm=true" in detector.hcam_here("call", "ngc.reset", code=1)
+    assert json.loads(detector.hcam_here("call", "ngc.reset", "confirm=true"))[1] is True
     ngc("exit")
 
 

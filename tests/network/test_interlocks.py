@@ -429,14 +429,14 @@ def test_a_drill_is_refused_unless_all_is_emulated_and_at_rest(quiet: Net) -> No
     until(lambda: state() == "bypassed")
     said = site.hcam("drill", "--instrument", file, code=1)
     assert "ccd1.coolant is bypassed: a drill begins when every interlock is armed" in said
-    said = site.hcam("drill", "--instrument", file, "nonsense", code=1)
+    said = site.hcam_here("drill", "--instrument", file, "nonsense", code=1)
     assert "nothing that can be rehearsed is called nonsense" in said
     kill(site)
-    said = site.hcam("drill", "--instrument", file, code=1)
+    said = site.hcam_here("drill", "--instrument", file, code=1)
     assert re.search("hwserver does not run", said)
     start(site, emulate=False)
     until(lambda: is_there("hwserver"))
-    said = site.hcam("drill", "--instrument", file, code=1)
+    said = site.hcam_here("drill", "--instrument", file, code=1)
     assert "hwserver drives real hardware" in said
     with pytest.raises(NoSuchProcedureError):  # it can be away only if it is emulated
         call("hipercam.hwserver.rpc.simulate", "away")

@@ -76,7 +76,7 @@ def test_a_night_is_closed_on_demand_with_and_without_a_recorder(as_left: Net) -
     until(lambda: len(stored(as_left)) > before + 50)
     for _ in range(2):
         before = sum(device == "load1" for device, *_ in stored(as_left))
-        as_left.hcam("history", "close")
+        as_left.hcam_here("history", "close")
         (file,) = as_left.home.glob("history/nights/*/load1.parquet")
         closed = duckdb.execute("SELECT count(*) FROM read_parquet(?)", [str(file)]).fetchone()
         assert closed

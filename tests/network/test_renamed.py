@@ -12,7 +12,7 @@ from hcam_devices.wamp.utils import InvalidArgumentError, call
 from ..history.stores.databases import influxdb
 from .recorded import Number, published, start_flood
 from .test_recorder import in_influxdb
-from .tools import BIN, PATIENCE, Net, living, until
+from .tools import PATIENCE, Net, living, until
 
 STORE = """
 [stores.offsite]
@@ -42,7 +42,7 @@ def test_what_was_published_under_former_names_comes_home(own: Net) -> None:
         wanted = {number for _, number in before | appended(own)}
         until(lambda: wanted <= in_influxdb(database).keys())
         assert set(in_influxdb(database).values()) == {1}
-        said = own.run(BIN / "hcam", "audit", "--instrument", site)
+        said = own.hcam_here("audit", "--instrument", str(site))
         assert "Everything published is stored once: offsite has " in said
         assert all(f"\n{name} " in said for name in ("rackpc", "rackcomputer", "removed", "moved"))
 

@@ -89,10 +89,10 @@ async def test_who_comes_late_hears_the_last_sample_of_each_device(net: Net) -> 
 
 def test_watch_shows_it_and_says_that_it_is_a_replay(net: Net) -> None:
     asyncio.run(replay(played([sample("slide", 1)]), net.address, lambda *_: None))
-    shown = net.hcam("watch", "--once", "--realm", "replay", "slide")
+    shown = net.hcam_here("watch", "--once", "--realm", "replay", "slide")
     assert f"REPLAY {NIGHT} 23:00:00" in shown
     assert "1100.50 (target 1100.00)" in shown
-    assert "REPLAY" not in net.hcam("watch", "--once", "slide")
+    assert "REPLAY" not in net.hcam_here("watch", "--once", "slide")
 
 
 async def test_points_come_as_their_times_say_divided_by_the_speed() -> None:
@@ -218,8 +218,10 @@ def test_the_command_publishes_and_no_option_leads_into_the_realm_of_the_instrum
     told = net.run(*again)
     assert told.startswith(f"{NIGHT} 23:59:59 UTC   ")
     assert told.endswith("   10 samples\n")
-    assert f"REPLAY {NIGHT} 23:59:59" in net.hcam("watch", "--once", "--realm", "replay", "ccd1")
-    assert "No such option" in net.hcam("replay", NIGHT, "--realm", "hipercam", code=2)
+    assert f"REPLAY {NIGHT} 23:59:59" in net.hcam_here(
+        "watch", "--once", "--realm", "replay", "ccd1"
+    )
+    assert "No such option" in net.hcam_here("replay", NIGHT, "--realm", "hipercam", code=2)
 
 
 def test_ctrl_c_ends_a_replay_quietly(net: Net, history: NightFiles) -> None:
@@ -228,7 +230,7 @@ def test_ctrl_c_ends_a_replay_quietly(net: Net, history: NightFiles) -> None:
         *("env", f"HCAM_HOME={history.folder.parent}", BIN / "hcam", "replay", NIGHT),
         log="replay.out",
     )
-    until(lambda: f"REPLAY {NIGHT} 13:00" in net.hcam("watch", "--once", "--realm", "replay"))
+    until(lambda: f"REPLAY {NIGHT} 13:00" in net.hcam_here("watch", "--once", "--realm", "replay"))
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE) == 0
     assert (net.home / "replay.out").read_text().endswith("   2 samples\n")

@@ -58,7 +58,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
         assert router.poll() is None, (net.home / "router.out").read_text()
         until(lambda: answers(net.port, ca=ca.read_text()) or router.poll() is not None)
         net.start(BIN / "hwserver", "--emulate", "--devices", "slide", log="hwserver.out")
-        net.hcam("access", "add", "ada", "--role", "operator", "--instrument", str(net.file))
+        net.hcam_here("access", "add", "ada", "--role", "operator", "--instrument", str(net.file))
         yield net
     finally:
         net.end()

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, chdir, closing, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -22,7 +22,9 @@ from autobahn.asyncio.websocket import WampWebSocketClientFactory
 from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.serializer import CBORSerializer, JsonSerializer
 from autobahn.wamp.types import ComponentConfig, SubscribeOptions
+from click.testing import CliRunner
 
+from hcam_devices.cli.main import main
 from hcam_devices.config.instrument import COMMON, load
 from hcam_devices.journal.records import sample_of, unpack
 from hcam_devices.wamp import access, utils
@@ -155,7 +157,18 @@ class Net:
         return said
 
     def hcam(self, *arguments: str, code: int | None = 0) -> str:
+        """Run a command in a process of its own; return what it printed."""
         return self.run(BIN / "hcam", *arguments, code=code)
+
+    def hcam_here(self, *arguments: str, code: int | None = 0) -> str:
+        """Run a command in the process of the test, without the imports of a program of its own.
+
+        Not while a loop runs in this thread.
+        """
+        with chdir(self.home):
+            done = CliRunner().invoke(main, arguments, env=self.environment, catch_exceptions=False)
+        assert code is None or done.exit_code == code, done.output
+        return done.stdout + done.stderr
 
     def start_router(self, *arguments: str | Path) -> None:
         router = self.router = self.start(
