@@ -51,7 +51,7 @@ async def test_what_others_publish_under_a_device_s_name_is_refused_and_told(own
     ghosts = [f"ghost{number}" for number in range(110)]
     servers = {"hwserver-flood": LOADS, "hwserver-ghosts": ghosts}
     own.start_router("--instrument", own.instrument_with(servers))
-    start_flood(own)
+    start_flood(own, rate=20)
     own.start_recorder()
     until(lambda: len(stored(own)) > 20)
     real = call("hipercam.load1.rpc.telemetry")
@@ -95,11 +95,11 @@ def audited() -> dict[str, Any]:
 
 def test_a_row_that_somebody_has_altered_is_named_and_fetched_again(as_left: Net) -> None:
     alter(as_left.home / "history", "load2", 5)
-    said = as_left.hcam("audit", code=1)
+    said = as_left.hcam_here("audit", code=1)
     assert "1 ALTERED" in said
     assert "load2 5 (epoch " in said
     assert "differs from the journal, which is right: it is fetched again" in said
-    until(lambda: "ALTERED" not in as_left.hcam("audit", code=1))  # gtc and ngc do not answer
+    until(lambda: "ALTERED" not in as_left.hcam_here("audit", code=1))  # gtc and ngc do not answer
     lines = {line["device"]: line["verdict"] for line in audited()["lines"]}
     assert lines["load2"] == "complete"
 
