@@ -1,16 +1,12 @@
-"""The telescope served by omniORB, in processes of their own: omniNames, and `python -m ...orb`."""
+"""The telescope served by omniORB, in processes of their own: omniNames, and `orb_served.py`."""
 
 import asyncio
-import importlib
-import os
-import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from hcam_devices.telescope.corba import Corba
 from hcam_devices.telescope.sim import IDL, NAME
@@ -18,6 +14,7 @@ from hcam_devices.telescope.sim import IDL, NAME
 from ..helpers import AT_MOST
 
 OMNINAMES = Path(str(files("jeteve_omniorb") / "bin" / "omniNames"))
+SERVED = Path(__file__).with_name("orb_served.py")
 LOOPBACK = ["-ORBendPoint", "giop:tcp:127.0.0.1:"]
 
 
@@ -65,7 +62,7 @@ async def telescope(naming_port: int, *options: str) -> AsyncIterator[asyncio.su
 
     ``options`` are those of the ORB.
     """
-    command = [sys.executable, "-m", __name__, str(naming_port), *options]
+    command = [sys.executable, str(SERVED), str(naming_port), IDL, NAME, *options]
     async with _running(*command) as process:
         assert await said(process) == "ready"
         yield process
@@ -76,52 +73,3 @@ async def said(process: asyncio.subprocess.Process) -> str:
     assert process.stdout
     async with asyncio.timeout(AT_MOST):
         return (await process.stdout.readline()).decode().strip()
-
-
-def serve(naming_port: str, *options: str) -> None:
-    """Serve a telescope with the types of our IDL file until the process is killed."""
-    corba = importlib.import_module("omniORB.CORBA")
-    orb = corba.ORB_init([__name__, *LOOPBACK, *options], corba.ORB_ID)
-    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    importlib.import_module("omniORB").importIDL(IDL)
-    naming = importlib.import_module("CosNaming")
-    skeleton: Any = importlib.import_module("HIPERTELESCOPESERVER__POA")
-
-    class Telescope(skeleton.HIPERTelescopeServer_ifce):  # type: ignore[misc]
-        m1NoiseMaxValue = 0.0
-
-        def getTelescopeParams(self) -> list[str]:
-            return ["T_TUBE = 20 / [C];JUNK", "NAME = 'caf\xe9' / of Latin-1"]
-
-        def getHumidity(self) -> float:
-            return 50.0
-
-        def getCabinetTemperature1(self) -> float:
-            return 12.5
-
-        getCabinetTemperature2 = getCabinetTemperature3 = getCabinetTemperature1
-
-        def areMACSFollowErrorBelowThreshold(self) -> bool:
-            return True
-
-        def requestTelescopeOffset(self, dra: float, ddec: float) -> None:
-            print("offset", dra, ddec, flush=True)
-            if dra > 100:
-                raise corba.NO_PERMISSION
-            if ddec > 100:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        def startPointingModel(self, stars: int) -> None:
-            print("stars", stars, flush=True)
-
-    adapter = orb.resolve_initial_references("RootPOA")
-    adapter._get_the_POAManager().activate()
-    context = orb.string_to_object(f"corbaname::127.0.0.1:{naming_port}")
-    context = context._narrow(naming.NamingContext)
-    context.rebind([naming.NameComponent(NAME, "")], Telescope()._this())
-    print("ready", flush=True)
-    orb.run()
-
-
-if __name__ == "__main__":
-    serve(*sys.argv[1:])
