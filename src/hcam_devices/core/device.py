@@ -522,7 +522,7 @@ class Device:
                         continue
                     off = field.deployed_name in self.disabled
                     found.append(Alarm(name, "WARN" if off else "ERR", reading.reason))
-                elif reason := field.unhealthy(reading.value):
+                elif field.healthy and (reason := field.unhealthy(reading.value)):
                     found.append(Alarm(name, "ERR", reason))
         return sorted(found, key=lambda alarm: alarm.severity)
 

@@ -53,6 +53,7 @@ class View(Device):
         self._devices: Mapping[str, Source] = {}
         self._shown: dict[str, list[Readback]] = {}
         self._emitted: object = None
+        self._found: list[Alarm] | None = None
 
     def sources(self) -> tuple[str, ...]:
         """Return the names of the sources."""
@@ -79,8 +80,18 @@ class View(Device):
         source = sample["device"]
         self._heard[source] = (self.clock(), sample)
         self._judge(self._shown[source])
-        if self.connection == "online" and (self.states(), self.alarms()) != self._emitted:
+        if self.connection == "online" and self._find_alarms() != self._emitted:
             self.emit()
+        self._found = None
+
+    def _find_alarms(self) -> object:
+        """Find the alarms, once for a whole sample; return what is published when it changes."""
+        self._found = super().alarms()
+        return self.states(), self._found
+
+    def alarms(self) -> list[Alarm]:
+        """Return everything that is wrong, worst first."""
+        return super().alarms() if self._found is None else self._found
 
     async def poll(self) -> None:
         """Judge the newest samples of the sources."""
@@ -151,8 +162,9 @@ class View(Device):
 
     def emit(self) -> None:
         """Hand a sample to every listener."""
-        self._emitted = self.states(), self.alarms()
+        self._emitted = self._find_alarms()
         super().emit()
+        self._found = None
 
 
 def _value(source: str, name: str, field: Readback, said: Any) -> Value:
