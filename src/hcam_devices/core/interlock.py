@@ -100,6 +100,7 @@ class Interlock(Part):
         self.verified = False
         self._steady = steady
         self._watches = {one: Watch(one, steady) for one in declared.conditions}
+        self._when = [self._watches[one] for one in declared.when]
         self._owner: Device | None = None
         self._devices: Mapping[str, Device] = {}
         self._memory: Memory
@@ -199,12 +200,10 @@ class Interlock(Part):
 
     def _blind(self) -> list[Watch]:
         """Return the conditions of a trip whose values are unknown."""
-        watches = (self._watches[one] for one in self.declared.when)
-        return [watch for watch in watches if watch.met is None]
+        return [watch for watch in self._when if watch.value is None]
 
     def _judge(self) -> None:
-        now = self._steady()
-        watches = [self._watches[one] for one in self.declared.when]
+        now, watches = self._steady(), self._when
         if self._is_clear():
             self._clear_since = now if self._clear_since is None else self._clear_since
         else:
