@@ -127,9 +127,8 @@ async def replay(
                 count += 1
                 newest = timestamp_of(point.time)
                 show(point, count)
-            await session.call(
-                "wamp.session.count"
-            )  # its answer means that the router has read every sample
+            # Its answer means that the router has read every sample.
+            await session.call("wamp.session.count")
     except (OSError, WampError) as error:
         raise HcamError(
             f"{unreachable(address, error, JOIN_WITHIN)}; published until then: {newest}"

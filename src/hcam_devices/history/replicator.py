@@ -138,9 +138,8 @@ class Replicator:
         found = [answer for answer in answers.values() if isinstance(answer, Inventory)]
         for inventory in found:  # all first, because fetching may take long
             self._know(inventory)
-        if devices is None and len(found) == len(
-            answers
-        ):  # forget epochs that no journal has any more
+        if devices is None and len(found) == len(answers):
+            # Forget epochs that no journal has any more.
             held = {samples[:2] for inventory in found for samples in inventory.held}
             self._newest = {key: last for key, last in self._newest.items() if key in held}
         await self._write([])
