@@ -304,7 +304,9 @@ def _salvage(old: Path, new: sqlite3.Connection, name: str, table: Table) -> int
                         for value, kind in zip(row, types.values(), strict=True)
                     ):
                         new.execute(insert, row)
-            except (sqlite3.Error, UnicodeDecodeError):
+            except (sqlite3.Error, UnicodeDecodeError) as error:
+                if getattr(error, "sqlite_errorname", "") == "SQLITE_NOTADB":
+                    break  # the header is read before each query, so all of them would fail
                 errors += 1
                 if last - first >= MAX_SKIP:
                     middle = (first + last) // 2
