@@ -12,7 +12,7 @@ import pytest
 from autobahn.wamp.exception import ApplicationError
 
 from .conftest import DEVICES
-from .tools import PATIENCE, Client, Follower, Net, Sample, client
+from .tools import INSTRUMENT, PATIENCE, Client, Follower, Net, Sample, client
 
 INVALID = "com.hipercam.error.invalid_argument"
 
@@ -112,7 +112,17 @@ def refused(field: str, said: str) -> Callable[[Sample], bool]:
     )
 
 
-@pytest.mark.parametrize("device", DEVICES)
+FIRST = {INSTRUMENT.entries[name].cls: name for name in reversed(DEVICES)}
+"""The first device of each class; only a soak tries the others."""
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        pytest.param(name, marks=[pytest.mark.soak] * (name not in FIRST.values()))
+        for name in DEVICES
+    ],
+)
 async def test_bad_arguments_are_refused_and_change_nothing(net: Net, device: str) -> None:
     async with client(net.address) as session:
         described = await session.call(f"hipercam.{device}.rpc.describe")
