@@ -365,9 +365,9 @@ def measure(system: System, seconds: float, *, with_server: bool) -> None:
         with system.attempt("RPC"):
             system.own |= system.ask(system.session("ask", "--calls", json.dumps(calls)))
             system.floor["rpc"] = system.own.pop("echo")
-        with system.attempt("setpoint of the floor"):
-            system.floor |= system.ask(system.session("floor"))
         if not with_server:
+            with system.attempt("setpoint of the floor"):
+                system.floor |= system.ask(system.session("floor"))
             return
         with system.attempt("call()"):
             procedure, *args = calls["rpc"]
@@ -376,6 +376,7 @@ def measure(system: System, seconds: float, *, with_server: bool) -> None:
             system.floor["call"] = system.own.pop("post")
         with system.attempt("setpoint"):
             system.own |= system.ask(system.session("setpoint"))
+            system.floor["setpoint"] = system.own.pop("echo")
         if system.keys:
             with system.attempt("commands"):
                 commands(system)

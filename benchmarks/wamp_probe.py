@@ -183,10 +183,13 @@ def shows_arrival(telemetry: Telemetry) -> bool:
 async def setpoint(session: Any) -> None:
     """Time from publishing a target of the slide to the telemetry that shows it.
 
-    Between two samples the slide moves there, because the original ignores a second target.
+    Between two samples the slide moves there, because the original ignores a second target. Each
+    is followed by one of the floor, because the machine may be slower in some minutes.
     """
     heard: asyncio.Queue[Telemetry] = asyncio.Queue()
+    echoed: asyncio.Queue[float] = asyncio.Queue()
     await session.subscribe(heard.put_nowait, f"{SLIDE}.telemetry")
+    await session.subscribe(echoed.put_nowait, SHOWN)
 
     async def until(shows: Callable[[Telemetry], bool]) -> None:
         while not shows(await asyncio.wait_for(heard.get(), PATIENCE)):
@@ -199,7 +202,7 @@ async def setpoint(session: Any) -> None:
         await until(shows_arrival)
 
     await finish("home")
-    took = []
+    took, floor = [], []
     for n in range(SETPOINTS):
         wanted = TARGETS[n % len(TARGETS)]
         await asyncio.sleep(random.uniform(0, 1))
@@ -208,7 +211,12 @@ async def setpoint(session: Any) -> None:
         await until(partial(shows_target, wanted=wanted))
         took.append(time.perf_counter() - start)
         await finish("move")
-    report(setpoint=took)
+        await asyncio.sleep(random.uniform(0, 1))
+        start = time.perf_counter()
+        session.publish(SET, n)
+        await asyncio.wait_for(echoed.get(), PATIENCE)
+        floor.append(time.perf_counter() - start)
+    report(setpoint=took, echo=floor)
 
 
 async def flood(session: Any, count: int) -> None:
