@@ -15,7 +15,7 @@ from hcam_devices.wamp.router import ROLES
 
 from .test_door import call, log, send, start
 from .test_door_people import Access, Member, guarded_config, join
-from .tools import PATIENCE, Net, client
+from .tools import PATIENCE, Net, client, until
 
 MEBI = 2**20
 MOST = 40
@@ -116,8 +116,8 @@ async def test_a_subscriber_may_leave_as_much_unread_as_its_role_allows(
             while session.session_id in await device.call("wamp.session.list"):
                 for _ in range(messages):
                     device.publish("hipercam.flood", "x" * 400_000)
-    assert re.search(r"left \d{7} bytes unread \(role observer: at most 2097152\)", log(net))
-    assert re.search(r"left \d{8} bytes unread \(role device: at most 16777216\)", log(net))
+    until(lambda: re.search(r"left \d{7} bytes unread \(role observer: at most 2097152", log(net)))
+    until(lambda: re.search(r"left \d{8} bytes unread \(role device: at most 16777216", log(net)))
 
 
 async def test_a_name_may_have_some_sessions(net: Net, access: Access) -> None:
