@@ -145,6 +145,7 @@ def test_publish_sets_and_simulate_shows_and_injects(net: Net) -> None:
     until(lambda: net.newest("slide")["position"]["target"]["value"] == 1099)
     net.hcam_here("publish", "hipercam.FocalPlaneSlide.target_position", "1100 pix")
     until(lambda: net.newest("slide")["position"]["target"]["value"] == 1100)
+    until(lambda: net.newest("slide")["state"]["stage"] == "inpos")  # as the next test expects
     offered = net.hcam("simulate", "pressure1")
     assert all(word in offered for word in ("may inject", "silence", "base", "delay"))
     try:
