@@ -80,6 +80,7 @@ def test_it_can_be_tried_raw(written: Path) -> None:
     assert run(written, str(written / "raw.py")) == (written / "raw.py.output").read_text()
 
 
+@pytest.mark.merge
 def test_its_own_tests_pass(written: Path) -> None:
     settings, tests = str(ROOT / "pyproject.toml"), str(written / "test_domethermometer.py")
     run(written, "-m", "pytest", "-p", "no:cacheprovider", "-c", settings, tests)
@@ -106,6 +107,7 @@ def test_it_describes_itself_in_the_documented_form(written: Path) -> None:
     assert described["fields"]["fan"]["type"] == "text"
 
 
+@pytest.mark.merge
 def test_it_is_in_style_and_typed(written: Path) -> None:
     settings, dome = str(ROOT / "pyproject.toml"), str(written / "devices" / "domethermometer.py")
     run(written, "-m", "ruff", "check", "--config", settings, dome)
@@ -114,6 +116,7 @@ def test_it_is_in_style_and_typed(written: Path) -> None:
     run(written, "-m", "mypy", "--config-file", settings, "--cache-dir", cache, dome)
 
 
+@pytest.mark.merge
 def test_the_telescope_of_the_page_is_built_typed_and_tested(tmp_path: Path) -> None:
     folder = write(tmp_path, TELESCOPE)
     assert len(BLOCK.findall(TELESCOPE)) == TELESCOPE.count("\n```") // 2
@@ -209,6 +212,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.mark.merge
 @pytest.mark.parametrize(
     "name", [name for _, what, name, _ in BLOCK.findall(DATA) if what == "file"]
 )

@@ -24,6 +24,8 @@ from .test_door import send
 from .test_running_a_site import commands_of
 from .tools import BIN, ROUTER_PYTHON, Follower, Net, client, free_port, soon, until
 
+pytestmark = pytest.mark.merge
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text().partition("\n## Who may do what\n")[2]
 PAGE, OWN_ROUTER = (ROOT / "docs" / "keys.md").read_text().split("\n## Your own Crossbar\n")

@@ -21,6 +21,8 @@ from ..conftest import Scaled
 from .namespaces import Host, made_hosts
 from .tools import BIN, Net, living, until
 
+pytestmark = pytest.mark.merge
+
 PAGE = (Path(__file__).parents[2] / "docs" / "from-one-machine-to-a-site.md").read_text()
 BLOCK = re.compile(r"^```\w+ (\w+=\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ADDRESSES = {
