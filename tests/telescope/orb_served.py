@@ -22,7 +22,7 @@ def serve(naming_port: str, idl: str, name: str, *options: str) -> None:
     naming = importlib.import_module("CosNaming")
     skeleton: Any = importlib.import_module("HIPERTELESCOPESERVER__POA")
 
-    class Telescope(skeleton.HIPERTelescopeServer_ifce):  # type: ignore[misc]
+    class Telescope(skeleton.HIPERTelescopeServer_ifce):  # type: ignore[misc]  # made from the IDL
         m1NoiseMaxValue = 0.0
 
         def getTelescopeParams(self) -> list[str]:

@@ -71,7 +71,7 @@ async def test_several_operations_are_called_in_one_turn_of_the_thread() -> None
             turns.append(work)
             return await in_thread(work)
 
-        link._in_thread = counted  # type: ignore[method-assign]
+        link._in_thread = counted  # type: ignore[method-assign]  # to count
         simulator.simulate("error", exception="NO_RESOURCES", times=1)
         answers = await link.ask_all(None, ["getHumidity", "park", "getCabinetTemperature3"])
         assert [type(answer) for answer in answers] == [RefusedError, RefusedError, float]

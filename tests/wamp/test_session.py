@@ -51,7 +51,7 @@ def hearing(*handlers: Any) -> Session:
 
 def pass_on(session: Session, event: Event) -> None:
     """Let an event arrive as the bytes that a router sends."""
-    serializer: Any = Serializer()  # type: ignore[no-untyped-call]
+    serializer: Any = Serializer()  # type: ignore[no-untyped-call]  # autobahn has no types
     for message in serializer.unserialize(*serializer.serialize(event)):
         session.onMessage(message)
 

@@ -369,7 +369,7 @@ async def join(
     factory = WampWebSocketClientFactory(
         lambda: session,
         url=f"{'wss' if secure else 'ws'}://{address.host}:{address.port}/ws",
-        serializers=[Serializer()],  # type: ignore[no-untyped-call]
+        serializers=[Serializer()],  # type: ignore[no-untyped-call]  # autobahn has no types
         loop=loop,
     )
     factory.protocol = Transport
